@@ -1,0 +1,1 @@
+//! The numbers of DSConv: block-scaled integer codes, block floating point, packing, reference convolution

@@ -1,0 +1,2 @@
+//! The dsconv command
+fn main() {}

@@ -1,0 +1,1 @@
+//! Trains teachers and adapts quantized students on unlabelled images

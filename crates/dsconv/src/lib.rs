@@ -1,0 +1,1 @@
+//! DSConv as burn modules, with straight-through quantization

@@ -1,0 +1,195 @@
+use serde::{Deserialize, Serialize};
+
+/// The shape of a value without its batch: `[C, H, W]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Channels.
+    pub channels: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl Shape {
+    /// `[channels, height, width]`.
+    pub fn new(channels: usize, height: usize, width: usize) -> Self {
+        Self { channels, height, width }
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.channels * self.height * self.width
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[{}, {}, {}]", self.channels, self.height, self.width)
+    }
+}
+
+/// Geometry of a 2-D convolution; weight `[out_channels, in_channels / groups, kh, kw]`, optional bias `[out_channels]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conv2d {
+    /// Input channels.
+    pub in_channels: usize,
+    /// Output channels.
+    pub out_channels: usize,
+    /// `[kh, kw]`.
+    pub kernel: [usize; 2],
+    /// `[vertical, horizontal]`.
+    pub stride: [usize; 2],
+    /// Zeros added on both sides, `[vertical, horizontal]`.
+    pub padding: [usize; 2],
+    /// `[vertical, horizontal]`.
+    pub dilation: [usize; 2],
+    /// Groups; divides both channel counts.
+    pub groups: usize,
+    /// Whether there is a bias.
+    pub bias: bool,
+}
+
+impl Conv2d {
+    /// A square kernel, stride 1, no padding, one group, no bias.
+    pub fn new(in_channels: usize, out_channels: usize, kernel: usize) -> Self {
+        Self {
+            in_channels,
+            out_channels,
+            kernel: [kernel; 2],
+            stride: [1; 2],
+            padding: [0; 2],
+            dilation: [1; 2],
+            groups: 1,
+            bias: false,
+        }
+    }
+
+    /// Sets the stride.
+    pub fn stride(mut self, stride: usize) -> Self {
+        self.stride = [stride; 2];
+        self
+    }
+
+    /// Sets the padding.
+    pub fn padding(mut self, padding: usize) -> Self {
+        self.padding = [padding; 2];
+        self
+    }
+
+    /// Adds a bias.
+    pub fn bias(mut self) -> Self {
+        self.bias = true;
+        self
+    }
+
+    /// `[out_channels, in_channels / groups, kh, kw]`.
+    pub fn weight_shape(&self) -> [usize; 4] {
+        [self.out_channels, self.in_channels / self.groups, self.kernel[0], self.kernel[1]]
+    }
+}
+
+/// Window of a pooling layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool2d {
+    /// `[kh, kw]`.
+    pub kernel: [usize; 2],
+    /// `[vertical, horizontal]`.
+    pub stride: [usize; 2],
+    /// `[vertical, horizontal]`, both sides.
+    pub padding: [usize; 2],
+    /// Round the output size up, as PyTorch's `ceil_mode` (a window must start inside the input or its left padding).
+    pub ceil_mode: bool,
+}
+
+impl Pool2d {
+    /// A square window without padding.
+    pub fn new(kernel: usize, stride: usize) -> Self {
+        Self { kernel: [kernel; 2], stride: [stride; 2], padding: [0; 2], ceil_mode: false }
+    }
+
+    /// Sets the padding.
+    pub fn padding(mut self, padding: usize) -> Self {
+        self.padding = [padding; 2];
+        self
+    }
+
+    /// Rounds the output size up.
+    pub fn ceil_mode(mut self) -> Self {
+        self.ceil_mode = true;
+        self
+    }
+
+    /// Output length along one axis (0 vertical, 1 horizontal), PyTorch's rule; `None` where the window does not fit.
+    pub fn output(&self, axis: usize, input: usize) -> Option<usize> {
+        let (k, s, p) = (self.kernel[axis], self.stride[axis], self.padding[axis]);
+        let free = (input + 2 * p).checked_sub(k)?;
+        let mut out = if self.ceil_mode { free.div_ceil(s) } else { free / s } + 1;
+        if self.ceil_mode && (out - 1) * s >= input + p {
+            out -= 1;
+        }
+        Some(out)
+    }
+}
+
+/// What a node computes. Parameters live in [`crate::Weights`] under `<node name>.<role>`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Op {
+    /// The image, `[N, C, H, W]`; exactly one, always node 0.
+    Input,
+    /// Convolution: `weight [Co, Ci/G, kh, kw]`, `bias [Co]`.
+    Conv2d(Conv2d),
+    /// Fully connected on `[N, in, 1, 1]`: `weight [out, in]`, `bias [out]`.
+    Linear {
+        /// Input features.
+        in_features: usize,
+        /// Output features.
+        out_features: usize,
+        /// Whether there is a bias.
+        bias: bool,
+    },
+    /// Batch normalisation: `weight`, `bias`, `running_mean`, `running_var`, each `[C]`.
+    BatchNorm2d {
+        /// Channels.
+        channels: usize,
+        /// Added to the variance.
+        eps: f64,
+    },
+    /// `y = x * weight[c] + bias[c]`: a batch normalisation with its statistics folded in.
+    Affine {
+        /// Channels.
+        channels: usize,
+    },
+    /// `max(x, 0)`.
+    Relu,
+    /// Largest value of each window.
+    MaxPool2d(Pool2d),
+    /// Mean of each window; padded zeros count (PyTorch's default).
+    AvgPool2d(Pool2d),
+    /// Mean over `output` roughly equal windows; `[1, 1]` is global average pooling.
+    AdaptiveAvgPool2d {
+        /// `[rows, columns]`.
+        output: [usize; 2],
+    },
+    /// Sum of two values of one shape.
+    Add,
+    /// Concatenation along channels.
+    Concat,
+    /// `[N, C, H, W]` to `[N, C*H*W, 1, 1]`.
+    Flatten,
+    /// Identity at inference; drops with this probability while a teacher is trained.
+    Dropout {
+        /// Probability of dropping.
+        p: f64,
+    },
+    /// Option A shortcut of He et al. 4.2: every `stride`-th pixel, channels padded with zeros.
+    PadShortcut {
+        /// Keep pixels 0, stride, 2 stride, ...
+        stride: usize,
+        /// Zero channels put before.
+        before: usize,
+        /// Zero channels put after.
+        after: usize,
+    },
+}

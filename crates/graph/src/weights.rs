@@ -1,0 +1,162 @@
+use std::collections::BTreeMap;
+
+use crate::build::{Graph, Role};
+
+/// A dense f32 tensor, row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    shape: Vec<usize>,
+    data: Vec<f32>,
+}
+
+impl Tensor {
+    /// A tensor of this shape.
+    ///
+    /// # Panics
+    /// If `data` does not have the shape's number of elements.
+    pub fn new(shape: impl Into<Vec<usize>>, data: Vec<f32>) -> Self {
+        let shape = shape.into();
+        assert_eq!(shape.iter().product::<usize>(), data.len(), "tensor of shape {shape:?}");
+        Self { shape, data }
+    }
+
+    /// Its shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Its elements, row-major.
+    pub fn data(&self) -> &[f32] {
+        &self.data
+    }
+
+    /// Its elements, row-major.
+    pub fn data_mut(&mut self) -> &mut [f32] {
+        &mut self.data
+    }
+
+    /// Takes the elements.
+    pub fn into_data(self) -> Vec<f32> {
+        self.data
+    }
+}
+
+/// Parameters by name, as in a PyTorch state dict.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Weights(pub BTreeMap<String, Tensor>);
+
+/// Why weights do not fit a graph: every tensor that is missing, unexpected or of a wrong shape is named.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the weights do not fit `{graph}`:{}", list(missing, unexpected, wrong_shape))]
+pub struct WeightsError {
+    /// The graph's name.
+    pub graph: String,
+    /// Parameters the graph needs and the weights lack.
+    pub missing: Vec<String>,
+    /// Tensors the graph does not know.
+    pub unexpected: Vec<String>,
+    /// `(name, expected shape, found shape)`.
+    pub wrong_shape: Vec<(String, Vec<usize>, Vec<usize>)>,
+}
+
+fn list(missing: &[String], unexpected: &[String], wrong: &[(String, Vec<usize>, Vec<usize>)]) -> String {
+    let mut out = String::new();
+    for name in missing {
+        out += &format!("\n  missing     {name}");
+    }
+    for name in unexpected {
+        out += &format!("\n  unexpected  {name}");
+    }
+    for (name, want, got) in wrong {
+        out += &format!("\n  wrong shape {name}: expected {want:?}, found {got:?}");
+    }
+    out
+}
+
+impl Weights {
+    /// The tensor of this name.
+    ///
+    /// # Panics
+    /// If there is none: weights are checked against their graph once, by [`Weights::check`].
+    pub fn get(&self, name: &str) -> &Tensor {
+        self.0.get(name).unwrap_or_else(|| panic!("no tensor `{name}`: weights were not checked"))
+    }
+
+    /// Adds or replaces a tensor.
+    pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
+        self.0.insert(name.into(), tensor);
+    }
+
+    /// Compares names and shapes with what the graph needs.
+    ///
+    /// # Errors
+    /// [`WeightsError`] lists every difference.
+    pub fn check(&self, graph: &Graph) -> Result<(), WeightsError> {
+        self.check_except(graph, |_| false)
+    }
+
+    /// Like [`Weights::check`], not asking for the parameters for which `elsewhere` holds (codes stored apart).
+    pub(crate) fn check_except(&self, graph: &Graph, elsewhere: impl Fn(&str) -> bool) -> Result<(), WeightsError> {
+        let mut error =
+            WeightsError { graph: graph.name().into(), missing: vec![], unexpected: vec![], wrong_shape: vec![] };
+        let params: BTreeMap<String, Vec<usize>> =
+            graph.params().into_iter().filter(|p| !elsewhere(&p.name)).map(|p| (p.name, p.shape)).collect();
+        for (name, shape) in &params {
+            match self.0.get(name) {
+                None => error.missing.push(name.clone()),
+                Some(t) if t.shape != *shape => error.wrong_shape.push((name.clone(), shape.clone(), t.shape.clone())),
+                Some(_) => {}
+            }
+        }
+        error.unexpected = self.0.keys().filter(|name| !params.contains_key(*name)).cloned().collect();
+        let fits = error.missing.is_empty() && error.unexpected.is_empty() && error.wrong_shape.is_empty();
+        if fits { Ok(()) } else { Err(error) }
+    }
+
+    /// Random weights for training from scratch: He et al. 2015 (fan out, normal) for convolutions, uniform
+    /// `1/sqrt(fan in)` for linear layers, identity for normalisations. The same seed gives the same weights anywhere.
+    pub fn init(graph: &Graph, seed: u64) -> Self {
+        let mut rng = SplitMix(seed);
+        let mut weights = Self::default();
+        for param in graph.params() {
+            let n: usize = param.shape.iter().product();
+            let data = match (param.role, param.shape.as_slice()) {
+                (Role::Weight, &[out, _, kh, kw]) => {
+                    let std = (2.0 / (out * kh * kw) as f64).sqrt();
+                    (0..n).map(|_| (rng.normal() * std) as f32).collect()
+                }
+                (Role::Weight, shape) => {
+                    let bound = 1.0 / (shape[1] as f64).sqrt();
+                    (0..n).map(|_| ((rng.uniform() * 2.0 - 1.0) * bound) as f32).collect()
+                }
+                (Role::Gamma | Role::Variance, _) => vec![1.0; n],
+                (Role::Bias | Role::Mean, _) => vec![0.0; n],
+            };
+            weights.insert(param.name, Tensor::new(param.shape, data));
+        }
+        weights
+    }
+}
+
+/// Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In (0, 1).
+    fn uniform(&mut self) -> f64 {
+        ((self.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    }
+
+    /// Box-Muller.
+    fn normal(&mut self) -> f64 {
+        (-2.0 * self.uniform().ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
+    }
+}

@@ -1,0 +1,1 @@
+//! Image sets: decode, resize, normalise; labelled and unlabelled; the embedded default

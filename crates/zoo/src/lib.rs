@@ -1,0 +1,1 @@
+//! AlexNet, VGG, GoogLeNet, ResNet and DenseNet as graphs, with checkpoints
