@@ -1,0 +1,235 @@
+//! Activations as block floating point, made on the fly.
+//!
+//! At every pixel, up to `B` consecutive channels of one group share a scale `s`, found from their largest magnitude:
+//! - `pow2`: with `E = floor(log2(max |x|))`, read from the exponent bits, `s = 2^(E-m+2)` for signed input and
+//!   `2^(E-m+1)` for input known to be non-negative;
+//! - `float`: `s = max |x| / largest code`, one correctly rounded division (of `max |x|` limited to `2^127`).
+//!
+//! Then, on every engine, `inv = 1 / s` rounded once, and `a = clamp(round_half_even(x * inv))` with one rounded
+//! multiplication. The value is `a * s`.
+//!
+//! The scale is limited to `2^-126 ..= 2^126`, so that it and its reciprocal are normal floats on CPUs that flush
+//! denormals too, and so that no value overflows. What follows:
+//! - a block whose scale would be smaller is rounded to multiples of `2^-126`: denormals become 0, or round up to `2^-126`;
+//! - an all-zero block has mantissas 0 and the scale `2^-126`;
+//! - where 2 signed bits, or a float scale, meet magnitudes above `2^126` or `2^127`, those saturate.
+use rayon::prelude::*;
+
+use crate::error::{check_finite, check_len, elements};
+use crate::{ActivationFormat, ActivationScale, Error, round};
+
+/// An activation in block floating point: `x ~ a * s`.
+///
+/// The fields are what [`quantize_activations`] made; [`conv2d`](crate::conv2d) checks their lengths again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantizedActivations {
+    /// `[N, C, H, W]`.
+    pub shape: [usize; 4],
+    /// Groups that blocks stay inside of.
+    pub groups: usize,
+    /// Bits, block and kind of scale.
+    pub format: ActivationFormat,
+    /// Whether mantissas carry a sign.
+    pub signed: bool,
+    /// The mantissas `a`, `[N, C, H, W]`.
+    pub mantissas: Vec<i16>,
+    /// The scales `s`, `[N, groups * blocks, H, W]`; group `g`'s block `i` is plane `g * blocks + i`.
+    pub scales: Vec<f32>,
+}
+
+impl QuantizedActivations {
+    /// Blocks of one group: `ceil((C / groups) / B)`.
+    pub fn blocks(&self) -> usize {
+        self.format.block.count(self.shape[1] / self.groups)
+    }
+
+    /// `a * s` for every element, `[N, C, H, W]`.
+    pub fn dequantize(&self) -> Vec<f32> {
+        let [batch, channels, height, width] = self.shape;
+        let (area, group) = (height * width, channels / self.groups);
+        let mut values = vec![0.0; self.mantissas.len()];
+        for n in 0..batch {
+            for c in 0..channels {
+                let block = c / group * self.blocks() + c % group / self.format.block.len_in(group);
+                let plane = (n * self.groups * self.blocks() + block) * area;
+                for pixel in 0..area {
+                    let i = (n * channels + c) * area + pixel;
+                    values[i] = f32::from(self.mantissas[i]) * self.scales[plane + pixel];
+                }
+            }
+        }
+        values
+    }
+}
+
+/// Turns `x` of `shape` `[N, C, H, W]` into block floating point. Plain loops: this is the reference.
+///
+/// `signed = false` promises that `x` is non-negative, after a ReLU for example, and spends no bit on a sign; negative
+/// elements become 0. Blocks stay inside each of `groups` equal groups of channels.
+///
+/// # Errors
+/// [`Error::Shape`], [`Error::Length`], [`Error::Groups`], or [`Error::NonFinite`] with the position of the first NaN
+/// or infinity.
+pub fn quantize_activations(
+    x: &[f32],
+    shape: [usize; 4],
+    groups: usize,
+    format: ActivationFormat,
+    signed: bool,
+) -> Result<QuantizedActivations, Error> {
+    check_len("activation", elements(shape)?, x.len())?;
+    let [batch, channels, height, width] = shape;
+    if groups == 0 || !channels.is_multiple_of(groups) {
+        return Err(Error::Groups { channels, groups });
+    }
+    check_finite(x)?;
+    let (area, group) = (height * width, channels / groups);
+    let (lo, hi) = format.code_range(signed);
+    let rule = Rule::new(format, signed);
+    let mut mantissas = vec![0; x.len()];
+    let mut scales = Vec::with_capacity(batch * groups * format.block.count(group) * area);
+    for first in (0..batch * channels).step_by(group) {
+        for block in format.block.ranges(group) {
+            for pixel in 0..area {
+                let elements = block.clone().map(|c| (first + c) * area + pixel);
+                let max = elements.clone().map(|i| x[i].abs()).fold(0.0, f32::max);
+                let (scale, inv) = rule.scale(max);
+                for i in elements {
+                    mantissas[i] = (x[i] * inv).round_ties_even().clamp(lo as f32, hi as f32) as i16;
+                }
+                scales.push(scale);
+            }
+        }
+    }
+    Ok(QuantizedActivations { shape, groups, format, signed, mantissas, scales })
+}
+
+/// The block floating point values of `x` into `out`, both `[N, C, H, W]`: the fast twin of [`quantize_activations`]
+/// followed by [`QuantizedActivations::dequantize`], the same bits. Memory is read and written once, in parallel.
+///
+/// A block that holds a NaN or an infinity becomes all NaN, so that a loss shows it.
+///
+/// # Panics
+/// If a slice does not have the length of `shape`, or `groups` does not divide the channels.
+pub fn dequantized_activations(
+    x: &[f32],
+    shape: [usize; 4],
+    groups: usize,
+    format: ActivationFormat,
+    signed: bool,
+    out: &mut [f32],
+) {
+    let [_, channels, height, width] = shape;
+    assert_eq!(x.len(), shape.iter().product::<usize>(), "activation of shape {shape:?}");
+    assert_eq!(out.len(), x.len(), "output of an activation of shape {shape:?}");
+    assert!(groups > 0 && channels.is_multiple_of(groups), "{channels} channels in {groups} groups");
+    if x.is_empty() {
+        return;
+    }
+    let (area, group) = (height * width, channels / groups);
+    let block = format.block.len_in(group) * area;
+    let rule = Rule::new(format, signed);
+    // Chunks of whole groups, so that the last block of each may be shorter.
+    x.par_chunks(group * area)
+        .zip(out.par_chunks_mut(group * area))
+        .flat_map(|(x, out)| x.par_chunks(block).zip(out.par_chunks_mut(block)))
+        .for_each(|(x, out)| if area == 1 { rule.vector(x, out) } else { rule.planes(x, area, out) });
+}
+
+/// Bits of `f32::INFINITY`; magnitudes compare as their bits do, and NaNs lie above.
+const INFINITY_BITS: i32 = 0x7f80_0000;
+/// Pixels whose scales are kept at a time.
+const STRIP: usize = 256;
+/// Elements of a block that stay in cache between finding its largest magnitude and rounding it.
+const STRIP_ELEMENTS: usize = 16 * 1024;
+
+/// How scales follow from magnitudes, and how elements are rounded.
+struct Rule {
+    kind: ActivationScale,
+    lo: f32,
+    hi: f32,
+    /// `m - 2` for signed input, `m - 1` for unsigned: from the exponent of the maximum to that of a `pow2` scale.
+    shift: i32,
+}
+
+impl Rule {
+    fn new(format: ActivationFormat, signed: bool) -> Self {
+        let (lo, hi) = format.code_range(signed);
+        let shift = i32::from(format.bits.get()) - if signed { 2 } else { 1 };
+        Self { kind: format.scale, lo: lo as f32, hi: hi as f32, shift }
+    }
+
+    /// The scale of a block of finite elements and its reciprocal, rounded once.
+    #[inline(always)]
+    fn scale(&self, max: f32) -> (f32, f32) {
+        match self.kind {
+            ActivationScale::Pow2 => {
+                // Biased exponents 1 and 253 are 2^-126 and 2^126. That of a zero or denormal is 0 and always limited.
+                let exponent = ((max.to_bits() >> 23) as i32 - self.shift).clamp(1, 253) as u32;
+                (f32::from_bits(exponent << 23), f32::from_bits((254 - exponent) << 23))
+            }
+            ActivationScale::Float => {
+                let scale = round::limit(max, 0.0, two_to(127)) / self.hi;
+                let scale = round::limit(scale, two_to(-126), two_to(126));
+                (scale, 1.0 / scale)
+            }
+        }
+    }
+
+    /// [`Rule::scale`] of a magnitude given as bits, NaN for one that is not finite.
+    #[inline(always)]
+    fn scale_of_bits(&self, max: i32) -> (f32, f32) {
+        let (scale, inv) = self.scale(f32::from_bits(max as u32));
+        (if max >= INFINITY_BITS { f32::NAN } else { scale }, inv)
+    }
+
+    #[inline(always)]
+    fn value(&self, x: f32, scale: f32, inv: f32) -> f32 {
+        round::round(x * inv, self.lo, self.hi) * scale
+    }
+
+    /// One block at one pixel, `[len]`.
+    fn vector(&self, x: &[f32], out: &mut [f32]) {
+        let (scale, inv) = self.scale_of_bits(x.iter().fold(0, |max, &x| max.max(magnitude(x))));
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = self.value(x, scale, inv);
+        }
+    }
+
+    /// One block at all pixels, `[len, area]`: strips of pixels, so that the second pass finds its input in cache.
+    fn planes(&self, x: &[f32], area: usize, out: &mut [f32]) {
+        let len = x.len() / area;
+        let strip = (STRIP_ELEMENTS / len).clamp(16, STRIP);
+        let (mut max, mut scale, mut inv) = ([0; STRIP], [0.0; STRIP], [0.0; STRIP]);
+        for start in (0..area).step_by(strip) {
+            let pixels = start..(start + strip).min(area);
+            let max = &mut max[..pixels.len()];
+            max.fill(0);
+            for x in x.chunks_exact(area) {
+                for (max, &x) in max.iter_mut().zip(&x[pixels.clone()]) {
+                    *max = (*max).max(magnitude(x));
+                }
+            }
+            for ((scale, inv), &max) in scale.iter_mut().zip(&mut inv).zip(&*max) {
+                (*scale, *inv) = self.scale_of_bits(max);
+            }
+            for (x, out) in x.chunks_exact(area).zip(out.chunks_exact_mut(area)) {
+                let elements = out[pixels.clone()].iter_mut().zip(&x[pixels.clone()]);
+                for ((out, &x), (&scale, &inv)) in elements.zip(scale.iter().zip(&inv)) {
+                    *out = self.value(x, scale, inv);
+                }
+            }
+        }
+    }
+}
+
+/// `|x|` as bits, a non-negative i32.
+#[inline(always)]
+fn magnitude(x: f32) -> i32 {
+    (x.to_bits() & 0x7fff_ffff) as i32
+}
+
+/// `2^exponent` for a normal exponent.
+const fn two_to(exponent: i32) -> f32 {
+    f32::from_bits(((exponent + 127) as u32) << 23)
+}

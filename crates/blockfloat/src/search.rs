@@ -1,0 +1,164 @@
+//! The search behind [`ScaleRule::Mse`](crate::ScaleRule::Mse).
+//!
+//! For given codes the best scale is least squares, and the error left is `sum(w^2) - sum(w q)^2 / sum(q^2)`; so the
+//! search maximises the *gain* `sum(w q)^2 / sum(q^2)` over the codes that rounding can give.
+//!
+//! Up to 4 bits the optimum is found exactly ([`Search::sweep`]): as `1/|alpha|` grows from 0, codes change one at a time
+//! at known points, and each change updates both sums in constant time. With more bits there are too many points
+//! to sort; a grid of clipping ratios ([`Search::grid`]) starts an alternation of rounding and least squares instead.
+use crate::rules::{least_squares, round_codes};
+use crate::{Bits, round};
+
+/// Most bits for which every rounding point is visited.
+const SWEEP_BITS: u8 = 4;
+/// Clipping ratios of the grid: `GRID_FIRST + i * GRID_STEP` of the largest magnitude.
+const GRID_FIRST: f32 = 0.5;
+const GRID_STEP: f32 = 0.05;
+const GRID_LEN: usize = 13;
+/// How many of the grid's best starts are alternated to a fixed point.
+const GRID_KEPT: usize = 3;
+/// Alternations stop by themselves, as a rule after 3 to 6 rounds.
+const ALTERNATIONS: usize = 16;
+/// Independent partial sums, so that loops vectorise; blocks are padded to a multiple with zeros.
+const LANES: usize = 8;
+
+pub(crate) struct Search {
+    bits: Bits,
+    lo: f32,
+    hi: f32,
+    /// The block times a power of two that brings its largest magnitude into `[1, 2)`, padded with zeros.
+    unit: Vec<f32>,
+    /// Rounding points: `1/|alpha|` as bits, then the element, then the code's new magnitude.
+    events: Vec<u64>,
+    /// The best codes of the block searched last.
+    pub codes: Vec<i8>,
+}
+
+impl Search {
+    pub fn new(bits: Bits) -> Self {
+        let (lo, hi) = (bits.signed_min() as f32, bits.signed_max() as f32);
+        Self { bits, lo, hi, unit: Vec::new(), events: Vec::new(), codes: Vec::new() }
+    }
+
+    /// Searches a block whose largest magnitude is `max > 0`: returns its scale and leaves its codes in `self.codes`.
+    pub fn block(&mut self, w: &[f32], max: f32) -> f32 {
+        // f32 sums of squares must neither overflow nor vanish. f64 holds the factor for every f32, denormals included.
+        let factor = (-f64::from(max).log2().floor()).exp2();
+        self.unit.clear();
+        self.unit.extend(w.iter().map(|&v| (f64::from(v) * factor) as f32));
+        self.unit.resize(w.len().next_multiple_of(LANES), 0.0);
+        let max = (f64::from(max) * factor) as f32;
+        self.codes.clear();
+        self.codes.resize(w.len(), 0);
+        if self.bits.get() <= SWEEP_BITS && w.len() < 1 << 24 {
+            let (minus, plus) = (self.sweep(-1.0, w.len()), self.sweep(1.0, w.len()));
+            // The events of `plus` are still there; those of `minus` are made again where they win.
+            let (sign, steps) = if plus.0 >= minus.0 {
+                (1.0, plus.1)
+            } else {
+                self.sweep(-1.0, w.len());
+                (-1.0, minus.1)
+            };
+            for &event in &self.events[..steps] {
+                let (element, magnitude) = parts(event);
+                let positive = self.unit[element] * sign > 0.0;
+                // As an i32: the magnitude 128 exists only negated.
+                self.codes[element] = (if positive { magnitude as i32 } else { -(magnitude as i32) }) as i8;
+            }
+        } else {
+            let alpha = self.grid(max);
+            round_codes(&self.unit[..w.len()], alpha, self.bits, &mut self.codes);
+        }
+        // Settles on codes that are the rounding of `w / alpha` for the f32 scale itself.
+        let mut alpha = least_squares(w, &self.codes, self.bits);
+        for _ in 0..ALTERNATIONS {
+            if !round_codes(w, alpha, self.bits, &mut self.codes) {
+                break;
+            }
+            alpha = least_squares(w, &self.codes, self.bits);
+        }
+        alpha
+    }
+
+    /// The largest gain over all `alpha` of one sign, and how many of the sorted events lead to it.
+    fn sweep(&mut self, sign: f32, len: usize) -> (f64, usize) {
+        self.events.clear();
+        for (element, &u) in self.unit[..len].iter().enumerate() {
+            let magnitude = u.abs();
+            let last = if u * sign < 0.0 { -self.lo } else { self.hi };
+            for k in 1..=last as u32 {
+                // The code becomes k where |u| / |alpha| = k - 1/2. Positive floats sort as their bits do.
+                let point = (k as f32 - 0.5) / magnitude;
+                if point < f32::INFINITY {
+                    self.events.push(u64::from(point.to_bits()) << 32 | (element as u64) << 8 | u64::from(k));
+                }
+            }
+        }
+        self.events.sort_unstable();
+        let (mut uq, mut qq) = (0.0f64, 0.0f64);
+        let (mut best_uq2, mut best_qq, mut steps) = (0.0, 1.0, 0);
+        for (i, &event) in self.events.iter().enumerate() {
+            let (element, k) = parts(event);
+            uq += f64::from(self.unit[element].abs());
+            qq += (2 * k - 1) as f64; // k^2 - (k-1)^2
+            if uq * uq * best_qq > best_uq2 * qq {
+                (best_uq2, best_qq, steps) = (uq * uq, qq, i + 1);
+            }
+        }
+        (best_uq2 / best_qq, steps)
+    }
+
+    /// A scale for `self.unit`, whose largest magnitude is `max`: the best fixed point from a grid of starts.
+    fn grid(&self, max: f32) -> f32 {
+        let mut kept = [(f64::NEG_INFINITY, 0.0); GRID_KEPT];
+        for end in [self.lo, -self.lo] {
+            for i in 0..GRID_LEN {
+                let start = self.alternate((GRID_FIRST + i as f32 * GRID_STEP) * max / end);
+                if start.0 > kept[GRID_KEPT - 1].0 {
+                    kept[GRID_KEPT - 1] = start;
+                    kept.sort_by(|a, b| b.0.total_cmp(&a.0));
+                }
+            }
+        }
+        for start in &mut kept {
+            for _ in 0..ALTERNATIONS {
+                let next = self.alternate(start.1);
+                if next.0 <= start.0 {
+                    break;
+                }
+                *start = next;
+            }
+        }
+        kept.iter().fold(kept[0], |a, b| if b.0 > a.0 { *b } else { a }).1
+    }
+
+    /// One round of rounding and least squares: the gain of the codes that `alpha` gives, and their best scale.
+    fn alternate(&self, alpha: f32) -> (f64, f32) {
+        let (uq, qq) = products(&self.unit, alpha, self.lo, self.hi);
+        let (uq, qq) = (f64::from(uq), f64::from(qq));
+        if qq == 0.0 { (f64::NEG_INFINITY, alpha) } else { (uq * uq / qq, (uq / qq) as f32) }
+    }
+}
+
+/// The element and the new magnitude of an event.
+fn parts(event: u64) -> (usize, usize) {
+    ((event >> 8 & 0xff_ffff) as usize, (event & 0xff) as usize)
+}
+
+/// `(sum(u q), sum(q^2))` with `q = clamp(round(u / alpha))`. A length that is no multiple of [`LANES`] must be padded.
+pub(crate) fn products(u: &[f32], alpha: f32, lo: f32, hi: f32) -> (f32, f32) {
+    let (mut uq, mut qq) = ([0.0; LANES], [0.0; LANES]);
+    for u in u.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            let q = round::round(round::over(u[lane], alpha), lo, hi);
+            uq[lane] += u[lane] * q;
+            qq[lane] += q * q;
+        }
+    }
+    (uq.iter().sum(), qq.iter().sum())
+}
+
+/// Appends zeros so that [`products`] sees every element.
+pub(crate) fn pad(u: &mut Vec<f32>) {
+    u.resize(u.len().next_multiple_of(LANES), 0.0);
+}

@@ -1,0 +1,163 @@
+//! What a training step needs: fake-quantized weights and scales that follow the shadow weights.
+//!
+//! Wrong lengths panic here: shapes come from a program, not from a file. NaN weights stay visible as NaN.
+use rayon::prelude::*;
+
+use crate::rules::{Quantizer, extreme, least_squares};
+use crate::search::{pad, products};
+use crate::weights::Layout;
+use crate::{Bits, BlockSize, ScaleRule, round};
+
+/// `alpha * clamp(round_half_even(w / alpha))` into `out`: the forward pass of the straight-through estimator.
+///
+/// `weights` and `out` are `[Co, Ci/G, Kh, Kw]`, `scales` `[Co, blocks, Kh, Kw]`. The fast twin of
+/// [`QuantizedWeights::with_scales`](crate::QuantizedWeights::with_scales) followed by `dequantize`, the same bits.
+/// A NaN weight gives NaN.
+///
+/// # Panics
+/// If a slice does not have the length of its shape.
+pub fn quantized_weight_values(
+    weights: &[f32],
+    shape: [usize; 4],
+    block: BlockSize,
+    bits: Bits,
+    scales: &[f32],
+    out: &mut [f32],
+) {
+    map_blocks(weights, shape, block, bits, scales, out, |q, alpha| q * alpha);
+}
+
+/// Like [`quantized_weight_values`], giving the codes `clamp(round_half_even(w / alpha))` themselves, as floats: the
+/// derivative of a weight's value by its scale. A NaN weight gives NaN.
+///
+/// # Panics
+/// If a slice does not have the length of its shape.
+pub fn quantized_weight_codes(
+    weights: &[f32],
+    shape: [usize; 4],
+    block: BlockSize,
+    bits: Bits,
+    scales: &[f32],
+    out: &mut [f32],
+) {
+    map_blocks(weights, shape, block, bits, scales, out, |q, _| q);
+}
+
+fn map_blocks(
+    weights: &[f32],
+    shape: [usize; 4],
+    block: BlockSize,
+    bits: Bits,
+    scales: &[f32],
+    out: &mut [f32],
+    f: impl Fn(f32, f32) -> f32 + Sync,
+) {
+    let layout = check(weights, shape, block, scales);
+    assert_eq!(out.len(), weights.len(), "output of a weight of shape {shape:?}");
+    if weights.is_empty() {
+        return;
+    }
+    let (lo, hi) = (bits.signed_min() as f32, bits.signed_max() as f32);
+    // A block's channels at all taps are contiguous: [len, Kh*Kw]. Its row of scales, repeated, lies beside them.
+    let chunk = layout.block_len * layout.taps;
+    let filters = weights.par_chunks(layout.filter).zip(out.par_chunks_mut(layout.filter));
+    filters.zip(scales.par_chunks(layout.filter_scales)).for_each_init(
+        || vec![0.0; chunk],
+        |repeated, ((weights, out), scales)| {
+            let blocks = weights.chunks(chunk).zip(out.chunks_mut(chunk));
+            for ((weights, out), scales) in blocks.zip(scales.chunks(layout.taps)) {
+                repeat(scales, repeated);
+                for ((out, &w), &alpha) in out.iter_mut().zip(weights).zip(&*repeated) {
+                    *out = f(round::round(round::over(w, alpha), lo, hi), alpha);
+                }
+            }
+        },
+    );
+}
+
+/// Fills `out` with copies of `row`, doubling what is there.
+fn repeat(row: &[f32], out: &mut [f32]) {
+    if let [value] = row {
+        return out.fill(*value);
+    }
+    out[..row.len()].copy_from_slice(row);
+    let mut done = row.len();
+    while done < out.len() {
+        let next = done.min(out.len() - done);
+        out.copy_within(..next, done);
+        done += next;
+    }
+}
+
+/// The least-squares scale `sum(w q) / sum(q^2)` of every block, in f64 and rounded once; 0 where all codes are 0.
+///
+/// `weights` and `codes` are `[Co, Ci/G, Kh, Kw]`, the result `[Co, blocks, Kh, Kw]`.
+///
+/// # Panics
+/// If a slice does not have the length of its shape.
+pub fn least_squares_scales(weights: &[f32], shape: [usize; 4], block: BlockSize, codes: &[i8]) -> Vec<f32> {
+    let layout = Layout::new(shape, block);
+    let mut scales = vec![0.0; layout.scales()];
+    check(weights, shape, block, &scales);
+    assert_eq!(codes.len(), weights.len(), "codes of a weight of shape {shape:?}");
+    if weights.is_empty() {
+        return scales;
+    }
+    let filters = weights.par_chunks(layout.filter).zip(codes.par_chunks(layout.filter));
+    filters.zip(scales.par_chunks_mut(layout.filter_scales)).for_each_init(
+        || (Vec::new(), Vec::new()),
+        |(w, q), ((weights, codes), scales)| {
+            layout.for_each_block(|scale, block| {
+                w.clear();
+                w.extend(block.clone().map(|i| weights[i]));
+                q.clear();
+                q.extend(block.map(|i| codes[i]));
+                scales[scale] = least_squares(w, q, Bits::MAX);
+            });
+        },
+    );
+    scales
+}
+
+/// One warm-started round of the `mse` alternation, in place: codes from the scales at hand, then least-squares scales
+/// of those codes. Cheap enough for every training step, and never worse than keeping the scales, up to f32 rounding.
+///
+/// A block whose codes are all 0 though its weights are not has lost its scale: it starts again from the `l2` rule.
+/// `weights` are `[Co, Ci/G, Kh, Kw]`, `scales` `[Co, blocks, Kh, Kw]`. A NaN weight gives a NaN scale.
+///
+/// # Panics
+/// If a slice does not have the length of its shape.
+pub fn refit(weights: &[f32], shape: [usize; 4], block: BlockSize, bits: Bits, scales: &mut [f32]) {
+    let layout = check(weights, shape, block, scales);
+    if weights.is_empty() {
+        return;
+    }
+    let (lo, hi) = (bits.signed_min() as f32, bits.signed_max() as f32);
+    weights.par_chunks(layout.filter).zip(scales.par_chunks_mut(layout.filter_scales)).for_each_init(
+        || (Vec::new(), Quantizer::new(bits, ScaleRule::L2)),
+        |(buffer, quantizer), (weights, scales)| {
+            layout.for_each_block(|scale, block| {
+                buffer.clear();
+                buffer.extend(block.map(|i| weights[i]));
+                let len = buffer.len();
+                pad(buffer);
+                let (wq, qq) = products(buffer, scales[scale], lo, hi);
+                let alpha = wq / qq;
+                scales[scale] = if qq != 0.0 {
+                    alpha
+                } else if extreme(buffer) == 0.0 {
+                    0.0
+                } else {
+                    quantizer.block(&buffer[..len])
+                };
+            });
+        },
+    );
+}
+
+fn check(weights: &[f32], shape: [usize; 4], block: BlockSize, scales: &[f32]) -> Layout {
+    let layout = Layout::new(shape, block);
+    assert_eq!(weights.len(), shape.iter().product::<usize>(), "weights of shape {shape:?}");
+    assert_eq!(scales.len(), layout.scales(), "scales of a weight of shape {shape:?} in blocks of {block}");
+    layout
+}

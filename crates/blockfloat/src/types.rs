@@ -1,0 +1,262 @@
+//! Bit widths, block lengths and formats: parsed once, valid ever after.
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::str::FromStr;
+
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::ser::{Serialize, Serializer};
+
+use crate::Error;
+
+/// A number of bits from 2 to 8: `b` of a weight code, `m` of an activation mantissa.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+pub struct Bits(u8);
+
+impl Bits {
+    /// The narrowest, 2.
+    pub const MIN: Self = Self(2);
+    /// The widest, 8.
+    pub const MAX: Self = Self(8);
+
+    /// Checks a bit width.
+    ///
+    /// # Errors
+    /// [`Error::Bits`] outside 2 to 8.
+    pub const fn new(bits: u8) -> Result<Self, Error> {
+        if matches!(bits, 2..=8) { Ok(Self(bits)) } else { Err(Error::Bits(bits as u64)) }
+    }
+
+    /// The number.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// The smallest two's complement integer: `-2^(bits-1)`.
+    pub const fn signed_min(self) -> i32 {
+        -(1 << (self.0 - 1))
+    }
+
+    /// The largest two's complement integer: `2^(bits-1) - 1`.
+    pub const fn signed_max(self) -> i32 {
+        (1 << (self.0 - 1)) - 1
+    }
+
+    /// The largest unsigned integer: `2^bits - 1`.
+    pub const fn unsigned_max(self) -> i32 {
+        (1 << self.0) - 1
+    }
+}
+
+impl fmt::Display for Bits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl TryFrom<u64> for Bits {
+    type Error = Error;
+    fn try_from(bits: u64) -> Result<Self, Error> {
+        u8::try_from(bits).map_err(|_| Error::Bits(bits)).and_then(Self::new)
+    }
+}
+
+impl From<Bits> for u64 {
+    fn from(bits: Bits) -> Self {
+        bits.0.into()
+    }
+}
+
+/// A block length `B`: how many consecutive channels of one group share a scale, or all of them
+/// ([`BlockSize::PIXEL`], written `pixel`). Blocks never cross a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BlockSize(Option<NonZeroUsize>);
+
+impl BlockSize {
+    /// One block holds all channels of the group.
+    pub const PIXEL: Self = Self(None);
+
+    /// Checks a block length.
+    ///
+    /// # Errors
+    /// [`Error::BlockSize`] for zero.
+    pub fn new(channels: usize) -> Result<Self, Error> {
+        match NonZeroUsize::new(channels) {
+            Some(n) => Ok(Self(Some(n))),
+            None => Err(Error::BlockSize("0".into())),
+        }
+    }
+
+    /// The length, or `None` for [`BlockSize::PIXEL`].
+    pub fn get(self) -> Option<usize> {
+        self.0.map(NonZeroUsize::get)
+    }
+
+    /// The length of a whole block where a group has `channels` channels: never more than `channels`, at least 1.
+    pub fn len_in(self, channels: usize) -> usize {
+        self.get().unwrap_or(channels).min(channels).max(1)
+    }
+
+    /// How many blocks `channels` channels make, the ragged last one included.
+    pub fn count(self, channels: usize) -> usize {
+        channels.div_ceil(self.len_in(channels))
+    }
+
+    /// The channels of each block, in order; the last block is shorter where the length does not divide `channels`.
+    pub fn ranges(self, channels: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+        let len = self.len_in(channels);
+        (0..self.count(channels)).map(move |i| i * len..((i + 1) * len).min(channels))
+    }
+}
+
+impl fmt::Display for BlockSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.get() {
+            Some(n) => n.fmt(f),
+            None => "pixel".fmt(f),
+        }
+    }
+}
+
+impl FromStr for BlockSize {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self, Error> {
+        if s == "pixel" {
+            return Ok(Self::PIXEL);
+        }
+        s.parse().ok().and_then(|n| Self::new(n).ok()).ok_or_else(|| Error::BlockSize(s.into()))
+    }
+}
+
+impl Serialize for BlockSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.get() {
+            Some(n) => serializer.serialize_u64(n as u64),
+            None => serializer.serialize_str("pixel"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for BlockSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct BlockVisitor;
+        impl Visitor<'_> for BlockVisitor {
+            type Value = BlockSize;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a positive integer or \"pixel\"")
+            }
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<BlockSize, E> {
+                let size = usize::try_from(n).ok().and_then(|n| BlockSize::new(n).ok());
+                size.ok_or_else(|| E::custom(Error::BlockSize(n.to_string())))
+            }
+            fn visit_i64<E: de::Error>(self, n: i64) -> Result<BlockSize, E> {
+                match u64::try_from(n) {
+                    Ok(n) => self.visit_u64(n),
+                    Err(_) => Err(E::custom(Error::BlockSize(n.to_string()))),
+                }
+            }
+            fn visit_str<E: de::Error>(self, s: &str) -> Result<BlockSize, E> {
+                s.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(BlockVisitor)
+    }
+}
+
+/// How a weight block's codes and scale are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScaleRule {
+    /// The paper's: the weight `p` of largest magnitude lands on `-2^(b-1)`,
+    /// `q = clamp(round(-2^(b-1) / p * w))`, and `alpha = sum(w q) / sum(q^2)`.
+    L2,
+    /// The paper's alternative: the codes of `l2`; `alpha` minimises `KL(softmax(w) || softmax(alpha q))`.
+    Kl,
+    /// Ours: codes and scale of least squared error over both signs and many clipping ratios. Never worse than `l2`.
+    #[default]
+    Mse,
+}
+
+impl fmt::Display for ScaleRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::L2 => "l2",
+            Self::Kl => "kl",
+            Self::Mse => "mse",
+        })
+    }
+}
+
+impl FromStr for ScaleRule {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self, Error> {
+        match s {
+            "l2" => Ok(Self::L2),
+            "kl" => Ok(Self::Kl),
+            "mse" => Ok(Self::Mse),
+            _ => Err(Error::UnknownName { what: "scale rule", name: s.into(), allowed: "`l2`, `kl`, `mse`" }),
+        }
+    }
+}
+
+/// How an activation block's scale follows from its largest magnitude.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActivationScale {
+    /// The paper's: a power of two, from the exponent of `max |x|`.
+    Pow2,
+    /// Ours: `max |x|` over the largest code. The same cost at run time, about half a bit better.
+    #[default]
+    Float,
+}
+
+impl fmt::Display for ActivationScale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Pow2 => "pow2",
+            Self::Float => "float",
+        })
+    }
+}
+
+impl FromStr for ActivationScale {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self, Error> {
+        match s {
+            "pow2" => Ok(Self::Pow2),
+            "float" => Ok(Self::Float),
+            _ => Err(Error::UnknownName { what: "activation scale", name: s.into(), allowed: "`pow2`, `float`" }),
+        }
+    }
+}
+
+/// How a convolution's weights are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct WeightFormat {
+    /// Bits of a code, sign included.
+    pub bits: Bits,
+    /// Channels that share a scale.
+    pub block: BlockSize,
+    /// How codes and scales are found.
+    pub rule: ScaleRule,
+}
+
+/// How a convolution's input is turned into block floating point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct ActivationFormat {
+    /// Bits of a mantissa, sign included where the input is signed.
+    pub bits: Bits,
+    /// Channels that share a scale at one pixel.
+    pub block: BlockSize,
+    /// The kind of scale.
+    pub scale: ActivationScale,
+}
+
+impl ActivationFormat {
+    /// The smallest and largest mantissa: symmetric `-(2^(m-1)-1) ..= 2^(m-1)-1` for a signed input,
+    /// `0 ..= 2^m - 1` for one known to be non-negative.
+    pub const fn code_range(&self, signed: bool) -> (i32, i32) {
+        if signed { (-self.bits.signed_max(), self.bits.signed_max()) } else { (0, self.bits.unsigned_max()) }
+    }
+}
