@@ -1,1 +1,39 @@
-//! AlexNet, VGG, GoogLeNet, ResNet and DenseNet as graphs, with checkpoints
+//! AlexNet, VGG, GoogLeNet, ResNet and DenseNet as graphs, with checkpoints.
+//!
+//! ```
+//! use zoo::Config;
+//!
+//! // The paper's network: torchvision's geometry and torchvision's parameter names.
+//! let resnet = zoo::build(&Config::new("resnet50"))?;
+//! assert_eq!(resnet.output().channels, 1000);
+//!
+//! // The same 50 layers, a quarter as wide, for 64x64 images of 10 classes.
+//! let small = zoo::build(&Config {
+//!     classes: Some(10),
+//!     width: Some(0.25),
+//!     stem: Some(zoo::Stem::Small),
+//!     input: Some(64),
+//!     ..Config::new("resnet50")
+//! })?;
+//! assert_eq!(small.output().channels, 10);
+//! # Ok::<(), zoo::ZooError>(())
+//! ```
+//!
+//! [`variants`] is the one table of what there is. A family's file holds its paper, its block sizes and its blocks.
+#![forbid(unsafe_code)]
+
+mod alexnet;
+pub mod checkpoint;
+mod config;
+mod densenet;
+mod googlenet;
+mod resnet;
+mod resnet_cifar;
+#[doc(hidden)]
+pub mod testing;
+mod variants;
+mod vgg;
+
+pub use config::{Config, ZooError, build, variant};
+pub use googlenet::TRANSFORM_INPUT;
+pub use variants::{EMBEDDED_CLASSES, EMBEDDED_INPUT, Family, Pretrained, Stem, Variant, variants};

@@ -1,0 +1,263 @@
+use graph::{Builder, Graph, GraphError, Preprocess, Shape};
+use serde::{Deserialize, Serialize};
+
+use crate::variants::{Arch, Stem, Variant, variants};
+use crate::{alexnet, densenet, googlenet, resnet, resnet_cifar, vgg};
+
+/// Which network to build. What is `None` is the variant's own.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// A name of [`variants`].
+    pub name: String,
+    /// Number of classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<usize>,
+    /// Multiplies every channel count of the paper, hidden fully connected layers included; 1 is the paper's network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<f64>,
+    /// The first layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stem: Option<Stem>,
+    /// Side of the square input image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<usize>,
+    /// GoogLeNet only: begin with torchvision's `transform_input`, for images normalised with ImageNet's mean and
+    /// standard deviation. Without it the network expects mean 0.5 and deviation 0.5, as its weights were trained;
+    /// both give the same result, and [`Config::preprocess`] follows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub transform_input: bool,
+}
+
+impl Config {
+    /// The variant of this name as its table row says.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
+    /// How images become this network's input: the variant's own, scaled to the input side.
+    ///
+    /// # Errors
+    /// [`ZooError::UnknownName`].
+    pub fn preprocess(&self) -> Result<Preprocess, ZooError> {
+        let variant = variant(&self.name)?;
+        let mut preprocess = variant.preprocess.clone();
+        if self.transform_input {
+            let imagenet = Preprocess::imagenet_statistics();
+            (preprocess.mean, preprocess.std) = (imagenet.mean, imagenet.std);
+        }
+        if let Some(input) = self.input {
+            // 256 of 224 stays 8 of 7.
+            preprocess.resize = preprocess.resize.map(|side| (side * input).div_ceil(variant.input));
+            preprocess.crop = preprocess.crop.map(|_| input);
+        }
+        Ok(preprocess)
+    }
+}
+
+/// Why the zoo cannot build a network.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ZooError {
+    /// No variant has this name.
+    #[error("no network is named `{name}`{}", nearest.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default())]
+    UnknownName {
+        /// The name asked for.
+        name: String,
+        /// The variant whose name is closest, where one is close.
+        nearest: Option<String>,
+    },
+    /// A width multiplier that makes no network.
+    #[error("width {width} is not in {MIN_WIDTH}..={MAX_WIDTH}")]
+    Width {
+        /// The multiplier.
+        width: f64,
+    },
+    /// A count of classes or an input side out of range.
+    #[error("{what} {value} is not in 1..={limit}")]
+    Range {
+        /// `classes` or `input`.
+        what: &'static str,
+        /// The value.
+        value: usize,
+        /// The largest allowed.
+        limit: usize,
+    },
+    /// A stem that the variant does not have.
+    #[error("`{name}` has only the small stem: it is a CIFAR network")]
+    Stem {
+        /// The variant.
+        name: String,
+    },
+    /// `transform_input` asked of another family.
+    #[error("`{name}` has no `transform_input`: only GoogLeNet has")]
+    TransformInput {
+        /// The variant.
+        name: String,
+    },
+    /// The shapes do not fit, most often because the input is too small for the stem.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+}
+
+const MIN_WIDTH: f64 = 1.0 / 64.0;
+const MAX_WIDTH: f64 = 16.0;
+const MAX_CLASSES: usize = 1 << 20;
+const MAX_INPUT: usize = 1 << 13;
+
+/// What a family's builder needs to know.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) classes: usize,
+    pub(crate) width: Width,
+    pub(crate) stem: Stem,
+    pub(crate) transform_input: bool,
+}
+
+/// Multiplier of channel counts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Width(f64);
+
+impl Width {
+    /// The fewest channels that a multiplier leaves.
+    const MIN_CHANNELS: usize = 4;
+
+    /// The paper's channel count, scaled and rounded.
+    pub(crate) fn of(self, channels: usize) -> usize {
+        ((channels as f64 * self.0).round() as usize).max(Self::MIN_CHANNELS)
+    }
+}
+
+/// Builds a network.
+///
+/// # Errors
+/// [`ZooError`] says which setting does not fit, and names the nearest variant where the name is unknown.
+pub fn build(config: &Config) -> Result<Graph, ZooError> {
+    let variant = variant(&config.name)?;
+    let name = || config.name.clone();
+    let in_range = |what, value, limit| {
+        if (1..=limit).contains(&value) { Ok(value) } else { Err(ZooError::Range { what, value, limit }) }
+    };
+    let input = in_range("input", config.input.unwrap_or(variant.input), MAX_INPUT)?;
+    let classes = in_range("classes", config.classes.unwrap_or(variant.classes), MAX_CLASSES)?;
+    let width = config.width.unwrap_or(variant.width);
+    if !(MIN_WIDTH..=MAX_WIDTH).contains(&width) {
+        return Err(ZooError::Width { width });
+    }
+    let stem = config.stem.unwrap_or(variant.stem);
+    if stem == Stem::ImageNet && variant.is_cifar() {
+        return Err(ZooError::Stem { name: name() });
+    }
+    if config.transform_input && !matches!(variant.arch, Arch::GoogLeNet) {
+        return Err(ZooError::TransformInput { name: name() });
+    }
+
+    let settings = Settings { classes, width: Width(width), stem, transform_input: config.transform_input };
+    let mut b = Builder::new(name(), Shape::new(3, input, input));
+    match &variant.arch {
+        Arch::AlexNet => alexnet::build(&mut b, &settings),
+        Arch::Vgg(plan) => vgg::build(&mut b, plan, &settings),
+        Arch::GoogLeNet => googlenet::build(&mut b, &settings),
+        Arch::ResNet(plan) => resnet::build(&mut b, plan, &settings),
+        Arch::ResNetCifar(plan) => resnet_cifar::build(&mut b, plan, &settings),
+        Arch::DenseNet(plan) => densenet::build(&mut b, plan, &settings),
+    }
+    Ok(b.finish()?)
+}
+
+/// The table row of this name.
+///
+/// # Errors
+/// [`ZooError::UnknownName`] names the nearest.
+pub fn variant(name: &str) -> Result<&'static Variant, ZooError> {
+    variants().iter().find(|v| v.name == name).ok_or_else(|| {
+        let lower = name.to_lowercase();
+        let nearest = variants()
+            .iter()
+            .map(|v| (distance(&lower, v.name), v.name))
+            .min_by_key(|&(distance, _)| distance)
+            .filter(|&(distance, nearest)| distance <= nearest.len() / 3)
+            .map(|(_, nearest)| nearest.to_owned());
+        ZooError::UnknownName { name: name.to_owned(), nearest }
+    })
+}
+
+/// Levenshtein's edit distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, &cb) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(ca != cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_name_suggests_the_nearest() {
+        let cases = [
+            ("resnt50", Some("resnet50")),
+            ("ResNet-50", Some("resnet50")),
+            ("vgg16-bn", Some("vgg16_bn")),
+            ("googlenet-embeded", Some("googlenet-embedded")),
+            ("transformer", None),
+            ("", None),
+        ];
+        for (name, nearest) in cases {
+            let error = build(&Config::new(name)).unwrap_err();
+            let nearest = nearest.map(str::to_owned);
+            assert_eq!(error, ZooError::UnknownName { name: name.into(), nearest }, "{name}");
+        }
+        assert_eq!(
+            variant("resnt50").unwrap_err().to_string(),
+            "no network is named `resnt50`; did you mean `resnet50`?"
+        );
+    }
+
+    #[test]
+    fn settings_that_make_no_network_are_errors() {
+        let resnet20 = Config::new("resnet20");
+        for width in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e9] {
+            let error = build(&Config { width: Some(width), ..resnet20.clone() }).unwrap_err();
+            assert!(matches!(error, ZooError::Width { .. }), "{error}");
+        }
+        for (classes, input) in [(Some(0), None), (None, Some(0)), (Some(usize::MAX), None), (None, Some(usize::MAX))] {
+            let error = build(&Config { classes, input, ..resnet20.clone() }).unwrap_err();
+            assert!(matches!(error, ZooError::Range { .. }), "{error}");
+        }
+        let error = build(&Config { stem: Some(Stem::ImageNet), ..resnet20.clone() }).unwrap_err();
+        assert!(matches!(error, ZooError::Stem { .. }), "{error}");
+        let error = build(&Config { transform_input: true, ..resnet20 }).unwrap_err();
+        assert!(matches!(error, ZooError::TransformInput { .. }), "{error}");
+        let error = build(&Config { input: Some(32), ..Config::new("alexnet") }).unwrap_err();
+        assert_eq!(error.to_string(), "node `features.12`: window [3, 3] does not fit its input [256, 1, 1]");
+    }
+
+    #[test]
+    fn width_scales_hidden_layers_and_keeps_a_minimum() {
+        let vgg = build(&Config { width: Some(0.5), input: Some(64), ..Config::new("vgg11") }).unwrap();
+        let hidden = vgg.node(vgg.find("classifier.0").unwrap());
+        assert_eq!(hidden.shape, Shape::new(2048, 1, 1));
+        let tiny = build(&Config { width: Some(MIN_WIDTH), ..Config::new("resnet20") }).unwrap();
+        assert_eq!(tiny.node(tiny.find("layer1.0.conv1").unwrap()).shape, Shape::new(4, 32, 32));
+    }
+
+    #[test]
+    fn preprocess_follows_the_input_side() {
+        let config = Config { input: Some(112), ..Config::new("resnet18") };
+        let preprocess = config.preprocess().unwrap();
+        assert_eq!((preprocess.resize, preprocess.crop), (Some(128), Some(112))); // 256 * 112 / 224
+        let googlenet = Config::new("googlenet");
+        assert_eq!(googlenet.preprocess().unwrap().mean, [0.5; 3]);
+        let transformed = Config { transform_input: true, ..googlenet };
+        assert_eq!(transformed.preprocess().unwrap(), Preprocess::imagenet());
+    }
+}

@@ -1,0 +1,104 @@
+//! Weights and inputs made by a formula that `tests/golden/make.py` computes bit for bit the same, and what torchvision
+//! made of them.
+
+use graph::{Graph, Role, Tensor, Weights};
+use serde::Deserialize;
+
+/// `tests/golden/logits.json`: a list of [`Golden`].
+pub const LOGITS: &str = include_str!("../tests/golden/logits.json");
+
+/// What torchvision computes from [`formula_weights`] and [`formula_input`].
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Golden {
+    /// The variant.
+    pub name: String,
+    /// Side of the input image.
+    pub input: usize,
+    /// Images in the batch.
+    pub batch: usize,
+    /// Whether GoogLeNet's `transform_input` is on.
+    #[serde(default)]
+    pub transform_input: bool,
+    /// The first logits of each image.
+    pub logits: Vec<Vec<f64>>,
+    /// For each image, [`projection`] 0, 1, 2, 3 of all its logits.
+    pub projections: Vec<Vec<f64>>,
+    /// Name, mean and root mean square of some layers' outputs over the batch.
+    pub taps: Vec<(String, f64, f64)>,
+}
+
+impl Golden {
+    /// Largest difference from `logits`, `[batch, classes]`, relative to the largest golden value of its kind.
+    pub fn difference(&self, logits: &[f32]) -> f64 {
+        let classes = logits.len() / self.batch;
+        let mut pairs = [vec![], vec![]];
+        for (image, row) in logits.chunks(classes).enumerate() {
+            pairs[0].extend(self.logits[image].iter().zip(row).map(|(&want, &got)| (want, f64::from(got))));
+            let projections = self.projections[image].iter().enumerate();
+            pairs[1].extend(projections.map(|(k, &want)| (want, projection(row, k))));
+        }
+        pairs.iter().map(|pairs| relative(pairs)).fold(0.0, f64::max)
+    }
+}
+
+/// Largest `|got - want|` over largest `|want|`; infinite where a value is not finite.
+fn relative(pairs: &[(f64, f64)]) -> f64 {
+    let largest = pairs.iter().map(|(want, _)| want.abs()).fold(0.0, f64::max);
+    let error = |&(want, got): &(f64, f64)| if got.is_finite() { (got - want).abs() } else { f64::INFINITY };
+    pairs.iter().map(error).fold(0.0, f64::max) / largest
+}
+
+/// Sum of `values` times the noise named `projection{k}`.
+pub fn projection(values: &[f32], k: usize) -> f64 {
+    let noise = Noise::new(&format!("projection{k}"));
+    values.iter().enumerate().map(|(i, &v)| f64::from(v) * f64::from(noise.at(i))).sum()
+}
+
+/// Weights whose every element is a hash of its parameter's name and its index: He et al.'s uniform range for weights,
+/// near identity for normalisations. An affine node gets the constants of GoogLeNet's `transform_input`.
+pub fn formula_weights(graph: &Graph) -> Weights {
+    let mut weights = Weights::default();
+    for param in graph.params() {
+        let noise = Noise::new(&param.name);
+        let n: usize = param.shape.iter().product();
+        let fan_in: usize = param.shape[1..].iter().product();
+        let (centre, spread) = match param.role {
+            Role::Weight => (0.0, (6.0 / fan_in as f64).sqrt() as f32),
+            Role::Gamma => (0.75, 0.25),
+            Role::Bias | Role::Mean => (0.0, 0.125),
+            Role::Variance => (1.0, 0.5),
+        };
+        let data = (0..n).map(|i| noise.at(i) * spread + centre).collect();
+        weights.insert(param.name, Tensor::new(param.shape, data));
+    }
+    if graph.find(crate::TRANSFORM_INPUT).is_some() {
+        crate::googlenet::transform_input(&mut weights);
+    }
+    weights
+}
+
+/// An image batch `[N, C, H, W]` in [-1, 1).
+pub fn formula_input(shape: [usize; 4]) -> Tensor {
+    let noise = Noise::new("input");
+    Tensor::new(shape, (0..shape.iter().product()).map(|i| noise.at(i)).collect())
+}
+
+/// Values in [-1, 1) with 24 bits, a hash of name and index.
+struct Noise(u32);
+
+impl Noise {
+    /// FNV-1a of the name.
+    fn new(name: &str) -> Self {
+        Self(name.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)))
+    }
+
+    /// Murmur 3's finaliser of seed and index.
+    fn at(&self, index: usize) -> f32 {
+        let mut x = self.0 ^ (index as u32).wrapping_mul(0x9e37_79b9);
+        x = (x ^ (x >> 16)).wrapping_mul(0x85eb_ca6b);
+        x = (x ^ (x >> 13)).wrapping_mul(0xc2b2_ae35);
+        x ^= x >> 16;
+        ((x >> 8) as i32 - (1 << 23)) as f32 / (1 << 23) as f32
+    }
+}

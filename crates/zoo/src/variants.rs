@@ -1,0 +1,240 @@
+use std::sync::LazyLock;
+
+use graph::Preprocess;
+use serde::{Deserialize, Serialize};
+
+use crate::{densenet, resnet, resnet_cifar, vgg};
+
+/// Number of classes of the five embedded variants.
+pub const EMBEDDED_CLASSES: usize = 16;
+/// Side of the embedded variants' input image.
+pub const EMBEDDED_INPUT: usize = 32;
+
+/// A family of architectures, one file each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// Krizhevsky 2014.
+    AlexNet,
+    /// Simonyan and Zisserman 2015.
+    Vgg,
+    /// Szegedy et al. 2015.
+    GoogLeNet,
+    /// He et al. 2016.
+    ResNet,
+    /// Huang et al. 2017.
+    DenseNet,
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::AlexNet => "AlexNet",
+            Self::Vgg => "VGG",
+            Self::GoogLeNet => "GoogLeNet",
+            Self::ResNet => "ResNet",
+            Self::DenseNet => "DenseNet",
+        })
+    }
+}
+
+/// The layers before the first block. A family's file says what it does with `Small`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stem {
+    /// The paper's, for inputs near 224x224.
+    ImageNet,
+    /// For inputs of 32x32 to 64x64: a smaller first kernel, less subsampling, and in AlexNet and VGG a classifier to
+    /// match.
+    Small,
+}
+
+/// Published weights of a variant.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Pretrained {
+    /// Where the file is.
+    pub url: String,
+    /// First eight digits of its SHA-256, which its publisher writes into the file's name.
+    pub sha256_prefix: String,
+    /// The whole SHA-256, where we have verified it.
+    pub sha256: Option<&'static str>,
+    /// SPDX identifier of the publisher's licence.
+    pub licence: &'static str,
+    /// Published top-1 accuracy, percent: ImageNet validation or CIFAR-10 test.
+    pub top1: f64,
+    /// Published top-5 accuracy, percent.
+    pub top5: Option<f64>,
+}
+
+/// One row of the table: a network with its input and, where published, its weights.
+#[derive(Debug, Clone, Serialize)]
+pub struct Variant {
+    /// What [`crate::Config::name`] takes.
+    pub name: &'static str,
+    /// Its family.
+    pub family: Family,
+    /// Side of its square input image.
+    pub input: usize,
+    /// Number of classes.
+    pub classes: usize,
+    /// Width multiplier.
+    pub width: f64,
+    /// First layers.
+    pub stem: Stem,
+    /// From an image to its input.
+    pub preprocess: Preprocess,
+    /// Published weights.
+    pub source: Option<Pretrained>,
+    #[serde(skip)]
+    pub(crate) arch: Arch,
+}
+
+impl Variant {
+    /// Whether it is a CIFAR network, whose only stem is its own.
+    pub(crate) fn is_cifar(&self) -> bool {
+        match &self.arch {
+            Arch::ResNetCifar(_) => true,
+            Arch::DenseNet(plan) => plan.cifar,
+            _ => false,
+        }
+    }
+}
+
+/// Which builder makes it, with its plan.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Arch {
+    AlexNet,
+    Vgg(vgg::Plan),
+    GoogLeNet,
+    ResNet(resnet::Plan),
+    ResNetCifar(resnet_cifar::Plan),
+    DenseNet(densenet::Plan),
+}
+
+impl Arch {
+    fn family(&self) -> Family {
+        match self {
+            Self::AlexNet => Family::AlexNet,
+            Self::Vgg(_) => Family::Vgg,
+            Self::GoogLeNet => Family::GoogLeNet,
+            Self::ResNet(_) | Self::ResNetCifar(_) => Family::ResNet,
+            Self::DenseNet(_) => Family::DenseNet,
+        }
+    }
+}
+
+/// Every network of the zoo.
+pub fn variants() -> &'static [Variant] {
+    static TABLE: LazyLock<Vec<Variant>> = LazyLock::new(|| {
+        use Arch::{AlexNet, DenseNet, GoogLeNet, ResNet, ResNetCifar, Vgg};
+        let half = Preprocess { mean: [0.5; 3], std: [0.5; 3], ..Preprocess::imagenet() };
+        vec![
+            // torchvision's ImageNet networks and its IMAGENET1K_V1 weights.
+            imagenet("alexnet", AlexNet, "alexnet-owt-7be5be79.pth", 56.522, 79.066),
+            imagenet("vgg11", Vgg(vgg::A), "vgg11-8a719046.pth", 69.020, 88.628),
+            imagenet("vgg11_bn", Vgg(vgg::A.bn()), "vgg11_bn-6002323d.pth", 70.370, 89.810),
+            imagenet("vgg13", Vgg(vgg::B), "vgg13-19584684.pth", 69.928, 89.246),
+            imagenet("vgg13_bn", Vgg(vgg::B.bn()), "vgg13_bn-abd245e5.pth", 71.586, 90.374),
+            imagenet("vgg16", Vgg(vgg::D), "vgg16-397923af.pth", 71.592, 90.382),
+            imagenet("vgg16_bn", Vgg(vgg::D.bn()), "vgg16_bn-6c64b313.pth", 73.360, 91.516),
+            imagenet("vgg19", Vgg(vgg::E), "vgg19-dcbb9e9d.pth", 72.376, 90.876),
+            imagenet("vgg19_bn", Vgg(vgg::E.bn()), "vgg19_bn-c79401a0.pth", 74.218, 91.842),
+            // Trained on mean 0.5, deviation 0.5: see `Config::transform_input`.
+            Variant { preprocess: half, ..imagenet("googlenet", GoogLeNet, "googlenet-1378be20.pth", 69.778, 89.530) },
+            imagenet("resnet18", ResNet(resnet::RESNET18), "resnet18-f37072fd.pth", 69.758, 89.078),
+            imagenet("resnet34", ResNet(resnet::RESNET34), "resnet34-b627a593.pth", 73.314, 91.420),
+            imagenet("resnet50", ResNet(resnet::RESNET50), "resnet50-0676ba61.pth", 76.130, 92.862),
+            imagenet("resnet101", ResNet(resnet::RESNET101), "resnet101-63fe2227.pth", 77.374, 93.546),
+            imagenet("resnet152", ResNet(resnet::RESNET152), "resnet152-394f9c45.pth", 78.312, 94.046),
+            imagenet("densenet121", DenseNet(densenet::DENSENET121), "densenet121-a639ec97.pth", 74.434, 91.972),
+            imagenet("densenet161", DenseNet(densenet::DENSENET161), "densenet161-8d451a50.pth", 77.138, 93.560),
+            imagenet("densenet169", DenseNet(densenet::DENSENET169), "densenet169-b2777c0a.pth", 75.600, 92.806),
+            imagenet("densenet201", DenseNet(densenet::DENSENET201), "densenet201-c1103571.pth", 76.896, 93.370),
+            // CIFAR-10, 32x32; weights of github.com/akamaster/pytorch_resnet_cifar10.
+            cifar(
+                "resnet20",
+                ResNetCifar(resnet_cifar::RESNET20),
+                Some(("resnet20-12fca82f.th", RESNET20_SHA256, 91.73)),
+            ),
+            cifar("resnet32", ResNetCifar(resnet_cifar::RESNET32), Some(("resnet32-d509ac18.th", None, 92.63))),
+            cifar("resnet44", ResNetCifar(resnet_cifar::RESNET44), Some(("resnet44-014dd654.th", None, 93.10))),
+            cifar(
+                "resnet56",
+                ResNetCifar(resnet_cifar::RESNET56),
+                Some(("resnet56-4bfd9763.th", RESNET56_SHA256, 93.39)),
+            ),
+            cifar("densenet100_bc", DenseNet(densenet::DENSENET100_BC), None),
+            // The embedded set: 32x32, small enough to train and distill on a CPU.
+            embedded("alexnet-embedded", AlexNet),
+            embedded("vgg-embedded", Vgg(vgg::A.bn())),
+            embedded("googlenet-embedded", GoogLeNet),
+            embedded("resnet50-embedded", ResNet(resnet::RESNET50)),
+            Variant { width: 1.0, ..embedded("densenet-embedded", DenseNet(densenet::EMBEDDED)) },
+        ]
+    });
+    &TABLE
+}
+
+const RESNET20_SHA256: Option<&str> = Some("12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8");
+const RESNET56_SHA256: Option<&str> = Some("4bfd97631478d6b638d2764fd2baff3edb1d7d82252d54439343b6596b9b5367");
+
+fn imagenet(name: &'static str, arch: Arch, file: &'static str, top1: f64, top5: f64) -> Variant {
+    Variant {
+        name,
+        family: arch.family(),
+        input: 224,
+        classes: 1000,
+        width: 1.0,
+        stem: Stem::ImageNet,
+        preprocess: Preprocess::imagenet(),
+        source: Some(Pretrained {
+            url: format!("https://download.pytorch.org/models/{file}"),
+            sha256_prefix: sha256_prefix(file),
+            sha256: None,
+            licence: "BSD-3-Clause",
+            top1,
+            top5: Some(top5),
+        }),
+        arch,
+    }
+}
+
+fn cifar(name: &'static str, arch: Arch, source: Option<(&str, Option<&'static str>, f64)>) -> Variant {
+    Variant {
+        name,
+        family: arch.family(),
+        input: 32,
+        classes: 10,
+        width: 1.0,
+        stem: Stem::Small,
+        preprocess: Preprocess::imagenet_statistics(),
+        source: source.map(|(file, sha256, top1)| Pretrained {
+            url: format!("https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/{file}"),
+            sha256_prefix: sha256_prefix(file),
+            sha256,
+            licence: "BSD-2-Clause",
+            top1,
+            top5: None,
+        }),
+        arch,
+    }
+}
+
+fn embedded(name: &'static str, arch: Arch) -> Variant {
+    Variant {
+        name,
+        family: arch.family(),
+        input: EMBEDDED_INPUT,
+        classes: EMBEDDED_CLASSES,
+        width: 0.25,
+        stem: Stem::Small,
+        preprocess: Preprocess::imagenet_statistics(),
+        source: None,
+        arch,
+    }
+}
+
+/// `0676ba61` of `resnet50-0676ba61.pth`.
+fn sha256_prefix(file: &str) -> String {
+    file.rsplit_once('-').and_then(|(_, rest)| rest.split_once('.')).map_or("", |(prefix, _)| prefix).to_owned()
+}
