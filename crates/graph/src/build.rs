@@ -174,12 +174,15 @@ impl Graph {
             .iter()
             .map(|node| match &node.op {
                 Op::Conv2d(c) => {
-                    (c.weight_shape().iter().product::<usize>() * node.shape.height * node.shape.width) as u64
+                    let space = [node.shape.height, node.shape.width];
+                    c.weight_shape().iter().chain(&space).fold(1, |macs: u64, &n| macs.saturating_mul(n as u64))
                 }
-                Op::Linear { in_features, out_features, .. } => (in_features * out_features) as u64,
+                Op::Linear { in_features, out_features, .. } => {
+                    (*in_features as u64).saturating_mul(*out_features as u64)
+                }
                 _ => 0,
             })
-            .sum()
+            .fold(0, u64::saturating_add)
     }
 
     /// Rebuilds a graph from parts, checking names, order and shapes.
@@ -220,9 +223,19 @@ impl<'de> Deserialize<'de> for Graph {
             nodes: Vec<Node>,
         }
         let raw = Raw::deserialize(deserializer)?;
-        let input = raw.nodes.first().map(|n| n.shape).ok_or_else(|| serde::de::Error::custom(GraphError::Empty))?;
-        Self::from_nodes(raw.name, input, raw.nodes.into_iter().map(|n| (n.name, n.op, n.inputs)))
-            .map_err(serde::de::Error::custom)
+        let error = serde::de::Error::custom;
+        let input = raw.nodes.first().map(|n| n.shape).ok_or_else(|| error(GraphError::Empty))?;
+        let shapes: Vec<Shape> = raw.nodes.iter().map(|n| n.shape).collect();
+        let graph = Self::from_nodes(raw.name, input, raw.nodes.into_iter().map(|n| (n.name, n.op, n.inputs)))
+            .map_err(error)?;
+        // Shapes are stored for readers in other languages; ones that contradict the operations are an error.
+        match graph.nodes.iter().zip(shapes).find(|(node, stored)| node.shape != *stored) {
+            None => Ok(graph),
+            Some((node, stored)) => Err(serde::de::Error::custom(GraphError::Shape {
+                node: node.name.clone(),
+                why: format!("gives {}, stored as {stored}", node.shape),
+            })),
+        }
     }
 }
 
@@ -306,6 +319,9 @@ impl Builder {
         if self.nodes.len() < 2 {
             return Err(GraphError::Empty);
         }
+        for node in &self.nodes {
+            check_size(node.shape).map_err(|why| GraphError::Shape { node: node.name.clone(), why })?;
+        }
         let mut seen = HashMap::new();
         for node in &self.nodes {
             if seen.insert(node.name.as_str(), ()).is_some() {
@@ -320,6 +336,18 @@ impl Builder {
         }
     }
 }
+
+/// A value must have elements, and no more of them than memory can address as f32.
+fn check_size(shape: Shape) -> Result<(), String> {
+    let elements = shape.channels.checked_mul(shape.height).and_then(|n| n.checked_mul(shape.width));
+    match elements {
+        Some(1..=MAX_ELEMENTS) => Ok(()),
+        Some(0) => Err(format!("its value {shape} is empty")),
+        _ => Err(format!("its value {shape} is too large")),
+    }
+}
+
+const MAX_ELEMENTS: usize = isize::MAX as usize / size_of::<f32>();
 
 /// Shape of a new node's output, or why its inputs do not fit. All arithmetic on sizes that a file can name is checked.
 fn infer(nodes: &[Node], op: &Op, inputs: &[NodeId]) -> Result<Shape, String> {

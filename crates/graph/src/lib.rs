@@ -5,14 +5,58 @@
 //! (`layer1.0.conv1`), so a node's parameters are `<node>.weight`, `<node>.bias` and so on, as in a PyTorch state dict.
 //!
 //! Every value between nodes has the shape `[N, C, H, W]`; after [`Op::Flatten`] it is `[N, C*H*W, 1, 1]`.
+//!
+//! A [`Model`] is a graph with its parameters; [`Model::quantize`] turns the layers that a [`policy::Policy`] selects into
+//! integers, [`Model::save`] and [`Model::load`] make files of it.
+//!
+//! # The file
+//! A model, in floats or quantized, is one [safetensors](https://github.com/huggingface/safetensors) file: 8 bytes with
+//! the length of a JSON header, the header, then the tensors, row-major and little-endian. Its `__metadata__` has one
+//! entry, `dsconv`, a string that is JSON again:
+//!
+//! | key | value |
+//! |---|---|
+//! | `format`, `version` | `"dsconv-model"`, `1`; a reader refuses others |
+//! | `layout` | this section in short, for whoever finds the file alone |
+//! | `info` | [`Info`]: `preprocess`, `classes`, `source` |
+//! | `layers` | the quantized layers: node name to `shape`, `bits`, `block`, `activation`, `signed` |
+//! | `graph` | [`Graph`]: `name` and `nodes`, each `name`, `op`, `inputs` (positions of earlier nodes) and `shape` `[C, H, W]` |
+//!
+//! A node in `layers` has two tensors in place of `<node>.weight`. With `shape` `[Co, Cg, Kh, Kw]` (`Cg` the input channels of one
+//! group; a linear layer is `[out, in, 1, 1]`), `bits` `b` and `block` `B` (`"pixel"` stands for `Cg`):
+//!
+//! - `<node>.codes`, U8 `[ceil(Co*Cg*Kh*Kw * b / 8)]`: two's complement integers of `b` bits, in row-major order of `shape`. Code `i`
+//!   is bits `i*b .. (i+1)*b` of a stream, lowest bit first; bit `k` of the stream is bit `k % 8` (value `1 << (k % 8)`) of byte `k / 8`.
+//!   The bits after the last code are zero. At 4 bits, byte `j` holds code `2j` in its low half and code `2j + 1` in its high half.
+//! - `<node>.scales`, F32 or F16 `[Co, ceil(Cg / B), Kh, Kw]`, signed: `weight[o, c, y, x] = scales[o, c / B, y, x] * code[o, c, y, x]`.
+//!
+//! `activation` is `null`, or `bits` `m`, `block` and `scale`: at run time every `block` consecutive input channels of a group at one
+//! pixel (the last ones may be fewer) become integers times one scale. Integers lie in `-(2^(m-1)-1) ..= 2^(m-1)-1` if `signed`, else
+//! in `0 ..= 2^m-1`. `scale = "float"` divides the largest magnitude by the largest integer, `"pow2"` is the power of two that
+//! [`blockfloat`] documents. Rounding is half to even.
+//!
+//! All other tensors are parameters under their own names, F32 or F16. F16 holds a tensor only if its largest magnitude is a normal
+//! F16 (`2^-14 ..= 65504`, or all is zero), so that nothing overflows and no value is off by more than `2^-11` of the largest one; a
+//! tensor for which that fails is F32 in a file that is otherwise F16, its scales likewise layer by layer. No float is NaN or infinite.
+//!
+//! Equal models make equal bytes, and a file that is loaded and saved with the same [`SaveOptions`] stays the same.
 #![forbid(unsafe_code)]
 
 mod build;
+mod file;
+mod model;
 mod op;
+pub mod pass;
+mod pattern;
+pub mod policy;
+mod precision;
 mod preprocess;
 mod weights;
 
 pub use build::{Builder, Graph, GraphError, Node, NodeId, Param, Role};
+pub use model::{Info, Model, ModelError, QuantizedLayer};
 pub use op::{Conv2d, Op, Pool2d, Shape};
+pub use policy::{LayerFormat, LayerPlan, Plan, Policy, PolicyError};
+pub use precision::{Float, SaveOptions};
 pub use preprocess::{ChannelOrder, Preprocess};
 pub use weights::{Tensor, Weights, WeightsError};

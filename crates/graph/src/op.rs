@@ -123,9 +123,11 @@ impl Pool2d {
     /// Output length along one axis (0 vertical, 1 horizontal), PyTorch's rule; `None` where the window does not fit.
     pub fn output(&self, axis: usize, input: usize) -> Option<usize> {
         let (k, s, p) = (self.kernel[axis], self.stride[axis], self.padding[axis]);
-        let free = (input + 2 * p).checked_sub(k)?;
-        let mut out = if self.ceil_mode { free.div_ceil(s) } else { free / s } + 1;
-        if self.ceil_mode && (out - 1) * s >= input + p {
+        let padded = p.checked_mul(2)?.checked_add(input)?;
+        let free = padded.checked_sub(k)?;
+        let mut out = if self.ceil_mode { free.div_ceil(s) } else { free / s }.checked_add(1)?;
+        // The division rounded up: a product that overflows starts a window beyond any input.
+        if self.ceil_mode && (out - 1).checked_mul(s).is_none_or(|start| start >= input + p) {
             out -= 1;
         }
         Some(out)
