@@ -233,3 +233,181 @@ fn magnitude(x: f32) -> i32 {
 const fn two_to(exponent: i32) -> f32 {
     f32::from_bits(((exponent + 127) as u32) << 23)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Bits, BlockSize};
+
+    fn format(bits: u8, block: usize, scale: ActivationScale) -> ActivationFormat {
+        ActivationFormat { bits: Bits::new(bits).unwrap(), block: BlockSize::new(block).unwrap(), scale }
+    }
+
+    fn one_pixel(x: &[f32], format: ActivationFormat, signed: bool) -> QuantizedActivations {
+        quantize_activations(x, [1, x.len(), 1, 1], 1, format, signed).unwrap()
+    }
+
+    #[test]
+    fn pow2_follows_the_exponent_of_the_largest_magnitude() {
+        // m = 4, max 5: E = 2, s = 2^(2-4+2) = 1. -2.5 -> -2 (half to even), 0.75 -> 1.
+        let x = one_pixel(&[5.0, -2.5, 0.75], format(4, 3, ActivationScale::Pow2), true);
+        assert_eq!((x.scales[0], x.mantissas), (1.0, vec![5, -2, 1]));
+        // Unsigned: s = 2^(2-4+1) = 0.5, one bit more.
+        let x = one_pixel(&[5.0, 2.5, 0.75], format(4, 3, ActivationScale::Pow2), false);
+        assert_eq!((x.scales[0], x.mantissas), (0.5, vec![10, 5, 2]));
+    }
+
+    #[test]
+    fn pow2_saturates_just_below_the_next_power() {
+        // m = 4, max 7.9: s = 1, 7.9 -> 8, clamped to 7. Unsigned: s = 0.5, 15.8 -> 16, clamped to 15.
+        assert_eq!(one_pixel(&[7.9, -7.9], format(4, 2, ActivationScale::Pow2), true).mantissas, [7, -7]);
+        assert_eq!(one_pixel(&[7.9], format(4, 2, ActivationScale::Pow2), false).mantissas, [15]);
+    }
+
+    #[test]
+    fn float_puts_the_largest_magnitude_on_the_largest_code() {
+        // Signed m = 8: s = 2.54 / 127 = 0.02, 1.0 -> 50. Unsigned: s = 2.55 / 255 = 0.01.
+        assert_eq!(one_pixel(&[-2.54, 1.0], format(8, 2, ActivationScale::Float), true).mantissas, [-127, 50]);
+        assert_eq!(one_pixel(&[2.55, 1.0], format(8, 2, ActivationScale::Float), false).mantissas, [255, 100]);
+    }
+
+    #[test]
+    fn negative_elements_of_an_unsigned_input_become_zero() {
+        for scale in [ActivationScale::Pow2, ActivationScale::Float] {
+            assert_eq!(one_pixel(&[-1.0, 0.5], format(8, 2, scale), false).mantissas[0], 0);
+        }
+    }
+
+    #[test]
+    fn zero_and_denormal_blocks_have_the_smallest_normal_scale() {
+        for scale in [ActivationScale::Pow2, ActivationScale::Float] {
+            for signed in [true, false] {
+                let x = one_pixel(&[0.0, -0.0], format(8, 2, scale), signed);
+                assert_eq!((x.scales[0], &*x.mantissas), (f32::MIN_POSITIVE, &[0, 0][..]));
+                // 2^-149 is 2^-23 of a step; 0.9 * 2^-126 rounds up to one.
+                let x = one_pixel(&[1e-45, 0.9 * f32::MIN_POSITIVE], format(8, 2, scale), signed);
+                assert_eq!((x.scales[0], &*x.mantissas), (f32::MIN_POSITIVE, &[0, 1][..]));
+            }
+        }
+    }
+
+    #[test]
+    fn huge_values_stay_finite_at_every_width() {
+        for bits in 2..=8 {
+            for scale in [ActivationScale::Pow2, ActivationScale::Float] {
+                for signed in [true, false] {
+                    let x = one_pixel(&[f32::MAX, 1e38], format(bits, 2, scale), signed);
+                    let value = x.dequantize()[0];
+                    // Saturated at 2^126 in the worst case, a signed 2-bit mantissa.
+                    assert!(value.is_finite() && value >= two_to(126), "{bits} {scale} {signed}: {value}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nan_and_infinity_are_errors_here_and_all_nan_in_the_fast_twin() {
+        let format = format(8, 2, ActivationScale::Float);
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let x = [1.0, 1.0, bad, 1.0];
+            for shape in [[1, 4, 1, 1], [1, 2, 1, 2]] {
+                let error = quantize_activations(&x, shape, 1, format, true).unwrap_err();
+                assert_eq!(error, Error::NonFinite { index: 2 });
+                let mut out = [0.0; 4];
+                dequantized_activations(&x, shape, 1, format, true, &mut out);
+                // [1, 4, 1, 1]: blocks {0, 1}, {2, 3}. [1, 2, 1, 2]: pixels {0, 2}, {1, 3}.
+                let nan = if shape[1] == 4 { [false, false, true, true] } else { [true, false, true, false] };
+                assert_eq!(out.map(f32::is_nan), nan);
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_stay_inside_their_group() {
+        // Six channels in two groups of three, blocks of two: {0, 1}, {2}, {3, 4}, {5}.
+        let x = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
+        let x = quantize_activations(&x, [1, 6, 1, 1], 2, format(2, 2, ActivationScale::Pow2), true).unwrap();
+        assert_eq!(x.scales, [2.0, 4.0, 16.0, 32.0]);
+        assert_eq!(x.blocks(), 2);
+    }
+
+    #[test]
+    fn groups_that_do_not_divide_the_channels_are_refused() {
+        let format = format(8, 2, ActivationScale::Float);
+        for groups in [0, 2] {
+            let error = quantize_activations(&[0.0; 3], [1, 3, 1, 1], groups, format, true).unwrap_err();
+            assert_eq!(error, Error::Groups { channels: 3, groups });
+        }
+    }
+
+    fn formats() -> impl Strategy<Value = ActivationFormat> {
+        let block = prop_oneof![4 => (1..9usize).prop_map(|n| BlockSize::new(n).unwrap()), 1 => Just(BlockSize::PIXEL)];
+        let scale = prop_oneof![Just(ActivationScale::Pow2), Just(ActivationScale::Float)];
+        (2u8..=8, block, scale).prop_map(|(b, block, scale)| ActivationFormat {
+            bits: Bits::new(b).unwrap(),
+            block,
+            scale,
+        })
+    }
+
+    fn tensors() -> impl Strategy<Value = (Vec<f32>, [usize; 4], usize)> {
+        // Pixels beyond one strip, and one pixel, take other paths.
+        let area = prop_oneof![4 => (1..6usize, 1..6usize), 2 => Just((1, 1)), 1 => (1..3usize, 250..300usize)];
+        let element = prop_oneof![
+            8 => -2.0..2.0f32, 1 => Just(0.0f32), 1 => any::<f32>().prop_filter("finite", |x| x.is_finite())
+        ];
+        (1..3usize, 1..4usize, 1..12usize, area).prop_flat_map(move |(n, groups, group, (h, w))| {
+            let shape = [n, groups * group, h, w];
+            (prop::collection::vec(element.clone(), shape.iter().product::<usize>()), Just(shape), Just(groups))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_fast_twin_gives_the_same_bits((x, shape, groups) in tensors(), format in formats(), signed: bool) {
+            let x: Vec<f32> = if signed { x } else { x.iter().map(|x| x.max(0.0)).collect() };
+            let reference = quantize_activations(&x, shape, groups, format, signed).unwrap().dequantize();
+            let mut out = vec![f32::NAN; x.len()];
+            dequantized_activations(&x, shape, groups, format, signed, &mut out);
+            let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&out), bits(&reference));
+        }
+
+        #[test]
+        fn mantissas_fit_and_scales_and_their_reciprocals_are_normal(
+            (x, shape, groups) in tensors(), format in formats(), signed: bool,
+        ) {
+            let q = quantize_activations(&x, shape, groups, format, signed).unwrap();
+            let (lo, hi) = format.code_range(signed);
+            prop_assert!(q.mantissas.iter().all(|&a| (lo..=hi).contains(&a.into())));
+            prop_assert!(q.scales.iter().all(|s| s.is_normal() && (1.0 / s).is_normal() && *s > 0.0));
+            prop_assert!(q.dequantize().iter().all(|v| v.is_finite()));
+        }
+
+        #[test]
+        fn the_error_is_half_a_step_and_at_the_clamp_of_pow2_less_than_one(
+            x in prop::collection::vec(-100.0..100.0f32, 1..20), bits in 2u8..=8, signed: bool, e in -80..80i32,
+        ) {
+            let x: Vec<f32> =
+                x.iter().map(|x| if signed { *x } else { x.abs() } * (e as f32).exp2()).collect();
+            for scale in [ActivationScale::Pow2, ActivationScale::Float] {
+                let format = format(bits, x.len(), scale);
+                let q = one_pixel(&x, format, signed);
+                let step = f64::from(q.scales[0]);
+                let hi = format.code_range(signed).1;
+                for (&x, (&a, value)) in x.iter().zip(q.mantissas.iter().zip(q.dequantize())) {
+                    // pow2: |x| < 2^(E+1) = (hi + 1) steps (signed and unsigned), so the clamp loses less than one; the
+                    // scaling is exact. float: |x| <= hi steps, up to the roundings of s, 1/s and x/s.
+                    let bound = match scale {
+                        ActivationScale::Pow2 if i32::from(a).abs() == hi => 1.0,
+                        ActivationScale::Pow2 => 0.5,
+                        ActivationScale::Float => 0.5 + 3.0 * f64::from(f32::EPSILON) * f64::from(hi),
+                    };
+                    prop_assert!((f64::from(x) - f64::from(value)).abs() <= bound * step);
+                }
+            }
+        }
+    }
+}

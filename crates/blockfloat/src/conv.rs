@@ -142,3 +142,182 @@ pub fn conv2d(
     });
     Ok(y)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        ActivationFormat, ActivationScale, Bits, BlockSize, ScaleRule, WeightFormat, dequantized_activations,
+        quantize_activations,
+    };
+
+    fn block(n: usize) -> BlockSize {
+        BlockSize::new(n).unwrap()
+    }
+
+    fn activation(x: &[f32], shape: [usize; 4], groups: usize, block: BlockSize) -> QuantizedActivations {
+        let format = ActivationFormat { bits: Bits::MAX, block, scale: ActivationScale::Pow2 };
+        quantize_activations(x, shape, groups, format, true).unwrap()
+    }
+
+    fn weights(w: &[f32], shape: [usize; 4], block: BlockSize) -> QuantizedWeights {
+        let format = WeightFormat { bits: Bits::new(4).unwrap(), block, rule: ScaleRule::L2 };
+        QuantizedWeights::quantize(w, shape, format).unwrap()
+    }
+
+    #[test]
+    fn integers_and_powers_of_two_convolve_exactly() {
+        // [1, 1, 3, 3] of 1..9 with the 2x2 kernel [8, 4; -2, 1]: every block is one weight, and exact.
+        let x: Vec<f32> = (1..10).map(|i| i as f32).collect();
+        let x = activation(&x, [1, 1, 3, 3], 1, block(1));
+        let w = weights(&[8.0, 4.0, -2.0, 1.0], [1, 1, 2, 2], block(1));
+        // 8*1 + 4*2 - 2*4 + 5 = 13, then 11 more a column (8 + 4 - 2 + 1) and 33 a row.
+        let y = conv2d(&x, &w, None, &ConvParams::default()).unwrap();
+        assert_eq!(y, [13.0, 24.0, 46.0, 57.0]);
+        // Padding 1, stride 2: the corners 1*1, -2*2 + 3... each output sees a different part of the kernel.
+        let params = ConvParams { stride: [2, 2], padding: [1, 1], ..ConvParams::default() };
+        let y = conv2d(&x, &w, Some(&[100.0]), &params).unwrap();
+        // Top left sees x11 under tap (1, 1); top right x12, x13 under row 1; bottom left x21, x31 under column 1.
+        let expected = [1.0, -2.0 * 2.0 + 3.0, 4.0 * 4.0 + 7.0, 8.0 * 5.0 + 4.0 * 6.0 - 2.0 * 8.0 + 9.0];
+        assert_eq!(y, expected.map(|y| y + 100.0));
+    }
+
+    #[test]
+    fn one_activation_block_may_hold_several_weight_blocks_but_not_the_reverse() {
+        let w = weights(&[1.0; 6], [1, 6, 1, 1], block(2));
+        let run = |b| conv2d(&activation(&[1.0; 6], [1, 6, 1, 1], 1, b), &w, None, &ConvParams::default());
+        for b in [block(2), block(4), BlockSize::PIXEL, block(100)] {
+            assert_eq!(run(b), Ok(vec![6.0]), "{b}");
+        }
+        assert_eq!(run(block(3)), Err(Error::BlockMismatch { start: 2, end: 4 }));
+        assert_eq!(run(block(1)), Err(Error::BlockMismatch { start: 0, end: 2 }));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let x = activation(&[1.0; 16], [1, 4, 2, 2], 1, block(4));
+        let w = weights(&[1.0; 4], [1, 4, 1, 1], block(4));
+        let params = ConvParams::default();
+        let grouped = ConvParams { groups: 2, ..params };
+        assert_eq!(conv2d(&x, &w, None, &grouped), Err(Error::Groups { channels: 1, groups: 2 }));
+        let narrow = weights(&[1.0; 2], [1, 2, 1, 1], block(4));
+        assert!(matches!(conv2d(&x, &narrow, None, &params), Err(Error::Channels { .. })));
+        assert!(matches!(conv2d(&x, &w, Some(&[0.0; 2]), &params), Err(Error::Length { what: "bias", .. })));
+        let large = weights(&[1.0; 36], [1, 4, 3, 3], block(4));
+        assert_eq!(conv2d(&x, &large, None, &params), Err(Error::Geometry { kernel: [3, 3], input: [2, 2] }));
+        for broken in [ConvParams { stride: [0, 1], ..params }, ConvParams { dilation: [1, 0], ..params }] {
+            assert!(matches!(conv2d(&x, &w, None, &broken), Err(Error::Geometry { .. })));
+        }
+        let mut short = x.clone();
+        short.scales.pop();
+        assert!(matches!(conv2d(&short, &w, None, &params), Err(Error::Length { what: "activation scales", .. })));
+    }
+
+    #[test]
+    fn a_block_that_can_overflow_32_bits_is_refused() {
+        // 2^31 / (128 * 255) = 65793.
+        let n = 65_794;
+        let format = ActivationFormat { bits: Bits::MAX, block: BlockSize::PIXEL, scale: ActivationScale::Float };
+        let x = quantize_activations(&vec![1.0; n], [1, n, 1, 1], 1, format, false).unwrap();
+        let w = QuantizedWeights::from_parts([1, n, 1, 1], Bits::MAX, BlockSize::PIXEL, vec![-128; n], vec![1.0]);
+        let error = conv2d(&x, &w.unwrap(), None, &ConvParams::default()).unwrap_err();
+        assert_eq!(error, Error::BlockTooLong { len: n });
+    }
+
+    #[derive(Debug, Clone)]
+    struct Problem {
+        x: Vec<f32>,
+        x_shape: [usize; 4],
+        x_block: BlockSize,
+        w: Vec<f32>,
+        w_shape: [usize; 4],
+        w_block: BlockSize,
+        bias: Option<Vec<f32>>,
+        params: ConvParams,
+    }
+
+    /// Every kind of convolution: dense, grouped, depthwise, strided, padded, dilated, with ragged blocks.
+    fn problems() -> impl Strategy<Value = Problem> {
+        let sides = (1..4usize, 1..4usize, 0..6usize, 0..6usize);
+        let params = ((1..3usize, 1..3usize), (0..3usize, 0..3usize), (1..3usize, 1..3usize));
+        let channels = (1..3usize, 1..4usize, prop_oneof![Just(1usize), 1..10usize], 1..3usize);
+        let blocks = (1..6usize, prop_oneof![Just(None), (1..4usize).prop_map(Some)]);
+        (sides, params, channels, blocks, any::<bool>()).prop_flat_map(
+            |((kh, kw, more_h, more_w), (stride, padding, dilation), (n, groups, group, per_group), (b, m), biased)| {
+                let (h, w) = ((kh - 1) * dilation.0 + 1 + more_h, (kw - 1) * dilation.1 + 1 + more_w);
+                let (x_shape, w_shape) = ([n, groups * group, h, w], [groups * per_group, group, kh, kw]);
+                let values = |shape: &[usize]| prop::collection::vec(-1.0..1.0f32, shape.iter().product::<usize>());
+                (values(&x_shape), values(&w_shape), values(&[w_shape[0]])).prop_map(move |(x, w, bias)| Problem {
+                    x,
+                    x_shape,
+                    x_block: m.map_or(BlockSize::PIXEL, |m| block(b * m)),
+                    w,
+                    w_shape,
+                    w_block: block(b),
+                    bias: biased.then_some(bias),
+                    params: ConvParams {
+                        stride: stride.into(),
+                        padding: padding.into(),
+                        dilation: dilation.into(),
+                        groups,
+                    },
+                })
+            },
+        )
+    }
+
+    /// The textbook convolution in f64, and the sum of the magnitudes of its terms.
+    fn plain(problem: &Problem, x: &[f32], w: &[f32]) -> Vec<(f64, f64)> {
+        let ([n, c, h, wd], [co, cg, kh, kw]) = (problem.x_shape, problem.w_shape);
+        let ConvParams { stride, padding, dilation, groups } = problem.params;
+        let out_h = (h + 2 * padding[0] - dilation[0] * (kh - 1) - 1) / stride[0] + 1;
+        let out_w = (wd + 2 * padding[1] - dilation[1] * (kw - 1) - 1) / stride[1] + 1;
+        let mut y = Vec::new();
+        for (n, o) in (0..n).flat_map(|n| (0..co).map(move |o| (n, o))) {
+            for (oy, ox) in (0..out_h).flat_map(|y| (0..out_w).map(move |x| (y, x))) {
+                let mut terms = vec![problem.bias.as_ref().map_or(0.0, |b| f64::from(b[o]))];
+                for ci in 0..cg {
+                    for (ky, kx) in (0..kh).flat_map(|y| (0..kw).map(move |x| (y, x))) {
+                        let iy = (oy * stride[0] + ky * dilation[0]) as isize - padding[0] as isize;
+                        let ix = (ox * stride[1] + kx * dilation[1]) as isize - padding[1] as isize;
+                        if (0..h as isize).contains(&iy) && (0..wd as isize).contains(&ix) {
+                            let channel = o / (co / groups) * cg + ci;
+                            let x = x[((n * c + channel) * h + iy as usize) * wd + ix as usize];
+                            terms.push(f64::from(x) * f64::from(w[((o * cg + ci) * kh + ky) * kw + kx]));
+                        }
+                    }
+                }
+                y.push((terms.iter().sum(), terms.iter().map(|t| t.abs()).sum()));
+            }
+        }
+        y
+    }
+
+    proptest! {
+        #[test]
+        fn equals_the_plain_convolution_of_the_dequantized_tensors(
+            problem in problems(), b in 2u8..=8, m in 2u8..=8, signed: bool, pow2: bool,
+        ) {
+            let scale = if pow2 { ActivationScale::Pow2 } else { ActivationScale::Float };
+            let x_format = ActivationFormat { bits: Bits::new(m).unwrap(), block: problem.x_block, scale };
+            let w_format =
+                WeightFormat { bits: Bits::new(b).unwrap(), block: problem.w_block, rule: ScaleRule::Mse };
+            let groups = problem.params.groups;
+            let x = quantize_activations(&problem.x, problem.x_shape, groups, x_format, signed).unwrap();
+            let w = QuantizedWeights::quantize(&problem.w, problem.w_shape, w_format).unwrap();
+            let y = conv2d(&x, &w, problem.bias.as_deref(), &problem.params).unwrap();
+
+            let mut values = vec![0.0; problem.x.len()];
+            dequantized_activations(&problem.x, problem.x_shape, groups, x_format, signed, &mut values);
+            let expected = plain(&problem, &values, &w.dequantize());
+            prop_assert_eq!(y.len(), expected.len());
+            // Each step rounds alpha * s and the sum, and dequantizing rounds every value: a few units of the terms' size.
+            let steps = 4.0 + (problem.w_shape[1] * problem.w_shape[2] * problem.w_shape[3]) as f64;
+            for (y, (expected, size)) in y.iter().zip(expected) {
+                prop_assert!((f64::from(*y) - expected).abs() <= steps * f64::from(f32::EPSILON) * size);
+            }
+        }
+    }
+}

@@ -55,3 +55,67 @@ pub fn unpack(bytes: &[u8], bits: Bits, count: usize) -> Result<Vec<i8>, Error> 
     }
     Ok(codes)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bits(bits: u8) -> Bits {
+        Bits::new(bits).unwrap()
+    }
+
+    #[test]
+    fn four_bit_codes_are_nibbles_low_first() {
+        // 1 = 0001 low, -8 = 1000 high: 0x81. 7 = 0111 low, padding 0: 0x07.
+        assert_eq!(pack(&[1, -8, 7], bits(4)), [0x81, 0x07]);
+    }
+
+    #[test]
+    fn three_bit_codes_cross_bytes() {
+        // Fields 101, 010, 110 (-3, 2, -2), lowest first: ...110 010 101 = 0b1_1001_0101.
+        assert_eq!(pack(&[-3, 2, -2], bits(3)), [0b1001_0101, 0b1]);
+        assert_eq!(unpack(&[0b1001_0101, 0b1], bits(3), 3).unwrap(), [-3, 2, -2]);
+    }
+
+    #[test]
+    fn wrong_lengths_are_refused_before_anything_is_allocated() {
+        assert_eq!(unpack(&[0; 2], bits(4), 5), Err(Error::Length { what: "packed codes", expected: 3, found: 2 }));
+        assert!(matches!(unpack(&[0; 4], bits(4), 5), Err(Error::Length { .. })));
+        assert!(matches!(unpack(&[], bits(8), usize::MAX), Err(Error::Length { .. })));
+        assert_eq!(unpack(&[], bits(5), 0), Ok(vec![]));
+    }
+
+    #[test]
+    fn set_padding_bits_are_refused() {
+        // 3 codes of 4 bits leave the top nibble of the second byte.
+        assert_eq!(unpack(&[0x81, 0x17], bits(4), 3), Err(Error::PackedPadding));
+        assert_eq!(unpack(&[0x81, 0x80], bits(4), 3), Err(Error::PackedPadding));
+    }
+
+    #[test]
+    #[should_panic(expected = "code 2 does not fit 2 bits")]
+    fn codes_too_wide_for_their_field_panic() {
+        pack(&[2], bits(2));
+    }
+
+    proptest! {
+        #[test]
+        fn unpacking_gives_back_the_codes(width in 2u8..=8, raw in prop::collection::vec(any::<i8>(), 0..200)) {
+            let codes: Vec<i8> = raw.iter().map(|c| c >> (8 - width)).collect();
+            let bytes = pack(&codes, bits(width));
+            prop_assert_eq!(bytes.len(), (codes.len() * usize::from(width)).div_ceil(8));
+            prop_assert_eq!(unpack(&bytes, bits(width), codes.len()).unwrap(), codes);
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(
+            width in 2u8..=8, bytes in prop::collection::vec(any::<u8>(), 0..64), count in 0usize..600,
+        ) {
+            if let Ok(codes) = unpack(&bytes, bits(width), count) {
+                prop_assert_eq!(pack(&codes, bits(width)), bytes);
+            }
+        }
+    }
+}

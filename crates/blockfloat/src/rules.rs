@@ -54,10 +54,9 @@ pub(crate) fn extreme(w: &[f32]) -> f32 {
 /// The paper's codes, `clamp(round(-2^(b-1) / p * w))`, in f64 so that a denormal `p` does not overflow.
 fn extreme_codes(w: &[f32], p: f32, bits: Bits, codes: &mut [i8]) {
     let factor = f64::from(bits.signed_min()) / f64::from(p);
-    let hi = f64::from(bits.signed_max());
+    let (lo, hi) = (f64::from(bits.signed_min()), f64::from(bits.signed_max()));
     for (code, &w) in codes.iter_mut().zip(w) {
-        // |w| <= |p|, so the product is at least -2^(b-1) without a clamp, up to a rounding error.
-        *code = (factor * f64::from(w)).round_ties_even().min(hi) as i8;
+        *code = round::round_f64_to_i8(factor * f64::from(w), lo, hi);
     }
 }
 
@@ -165,4 +164,168 @@ fn moments(levels: &[(f64, f64)], alpha: f64) -> (f64, f64) {
     mean /= z;
     let variance: f64 = levels.iter().map(|&(q, n)| n * (alpha * q - top).exp() * (q - mean) * (q - mean)).sum();
     (mean, variance / z)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn quantize(w: &[f32], bits: u8, rule: ScaleRule) -> (Vec<i8>, f32) {
+        let mut quantizer = Quantizer::new(Bits::new(bits).unwrap(), rule);
+        let alpha = quantizer.block(w);
+        (quantizer.codes, alpha)
+    }
+
+    /// Weights of every magnitude f32 has, most of them ordinary.
+    fn blocks() -> impl Strategy<Value = Vec<f32>> {
+        let ordinary = prop::collection::vec(-1.0..1.0f32, 1..80);
+        let any_finite = prop::collection::vec(any::<f32>().prop_filter("finite", |w| w.is_finite()), 1..20);
+        let scaled = (prop::collection::vec(-1.0..1.0f32, 1..40), -148..128i32)
+            .prop_map(|(w, e)| w.iter().map(|&w| (f64::from(w) * f64::from(e).exp2()) as f32).collect());
+        prop_oneof![3 => ordinary, 1 => any_finite, 1 => scaled]
+    }
+
+    #[test]
+    fn l2_puts_the_extreme_weight_on_the_lowest_code() {
+        // p = 0.8: factor -8 / 0.8 = -10. -0.34 -> 3.4 -> 3; 0.1 -> -1.
+        // alpha = (0.8 * -8 - 0.34 * 3 + 0.1 * -1) / (64 + 9 + 1) = -7.52 / 74.
+        let (q, alpha) = quantize(&[0.8, -0.34, 0.1], 4, ScaleRule::L2);
+        assert_eq!(q, [-8, 3, -1]);
+        assert!((alpha - -7.52 / 74.0).abs() < 1e-7, "{alpha}");
+    }
+
+    #[test]
+    fn l2_clamps_the_opposite_extreme_and_takes_the_first_of_equals() {
+        // p = 1 comes first: -1 would be +8, which 4 bits cannot hold.
+        assert_eq!(quantize(&[1.0, -1.0], 4, ScaleRule::L2).0, [-8, 7]);
+        assert_eq!(quantize(&[-1.0, 1.0], 4, ScaleRule::L2).0, [-8, 7]);
+        assert!(quantize(&[1.0, -1.0], 4, ScaleRule::L2).1 < 0.0);
+        assert!(quantize(&[-1.0, 1.0], 4, ScaleRule::L2).1 > 0.0);
+    }
+
+    #[test]
+    fn l2_rounds_halves_to_even() {
+        // factor -2 / -1 = 2: 0.25 -> 0.5 -> 0, and 0.75 -> 1.5 -> 2, clamped to 1.
+        assert_eq!(quantize(&[-1.0, 0.25, 0.75], 2, ScaleRule::L2).0, [-2, 0, 1]);
+    }
+
+    #[test]
+    fn zero_blocks_are_zero_and_single_weights_exact() {
+        for rule in [ScaleRule::L2, ScaleRule::Kl, ScaleRule::Mse] {
+            assert_eq!(quantize(&[0.0, -0.0], 4, rule), (vec![0, 0], 0.0));
+            let (q, alpha) = quantize(&[0.3], 4, rule);
+            assert_eq!(alpha * f32::from(q[0]), 0.3, "{rule}");
+        }
+    }
+
+    #[test]
+    fn kl_recovers_the_scale_of_weights_that_codes_can_hold() {
+        // w = -0.125 q exactly, so KL is 0 at alpha = -0.125.
+        let (q, alpha) = quantize(&[1.0, -0.5, 0.25, 0.0, -0.875], 4, ScaleRule::Kl);
+        assert_eq!(q, [-8, 4, -2, 0, 7]);
+        assert!((alpha - -0.125).abs() < 1e-8, "{alpha}");
+    }
+
+    #[test]
+    fn kl_of_one_hot_softmax_stays_finite() {
+        for scale in [1e3, 1e30, f32::MAX] {
+            let (_, alpha) = quantize(&[scale, -0.4 * scale, 0.2 * scale], 4, ScaleRule::Kl);
+            assert!(alpha.is_finite() && (alpha * -8.0).is_finite(), "{alpha}");
+        }
+    }
+
+    #[test]
+    fn mse_uses_the_end_of_the_codes_that_l2_cannot() {
+        // 2 bits, codes -2..=1. l2 clips one 1.0 of each sign: p = 1 gives codes -2 for 1 and 1 (clamped) for -1.
+        // With q = -+1 for +-1 the block is exact.
+        let w = [1.0, -1.0, 1.0, -1.0];
+        let (q, alpha) = quantize(&w, 2, ScaleRule::Mse);
+        assert_eq!(squared_error(&w, &q, alpha), 0.0);
+        let (q, alpha) = quantize(&w, 2, ScaleRule::L2);
+        assert!(squared_error(&w, &q, alpha) > 0.1);
+    }
+
+    /// `KL(softmax(w) || softmax(alpha q))`.
+    fn divergence(w: &[f32], q: &[i8], alpha: f32) -> f64 {
+        let log_softmax = |v: Vec<f64>| {
+            let max = v.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let log = v.iter().map(|v| (v - max).exp()).sum::<f64>().ln() + max;
+            v.into_iter().map(move |v| v - log).collect::<Vec<_>>()
+        };
+        let p = log_softmax(w.iter().map(|&w| w.into()).collect());
+        let r = log_softmax(q.iter().map(|&q| f64::from(alpha) * f64::from(q)).collect());
+        p.iter().zip(r).map(|(p, r)| p.exp() * (p - r)).sum()
+    }
+
+    /// The derivative of the divergence: `E[q]` under `softmax(alpha q)` minus under `softmax(w)`.
+    fn gradient(w: &[f32], q: &[i8], alpha: f64) -> f64 {
+        let mean = |v: &dyn Fn(usize) -> f64| {
+            let weights: Vec<f64> = (0..w.len()).map(|i| v(i).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            weights.iter().zip(q).map(|(p, &q)| p * f64::from(q)).sum::<f64>() / sum
+        };
+        mean(&|i| alpha * f64::from(q[i])) - mean(&|i| f64::from(w[i]))
+    }
+
+    proptest! {
+        #[test]
+        fn codes_fit_their_bits_and_values_are_finite(w in blocks(), bits in 2u8..=8) {
+            let width = Bits::new(bits).unwrap();
+            for rule in [ScaleRule::L2, ScaleRule::Kl, ScaleRule::Mse] {
+                let (q, alpha) = quantize(&w, bits, rule);
+                prop_assert!(q.iter().all(|&q| (width.signed_min()..=width.signed_max()).contains(&q.into())));
+                prop_assert!(q.iter().all(|&q| (alpha * f32::from(q)).is_finite()), "{rule}: {alpha}");
+            }
+        }
+
+        #[test]
+        fn mse_is_never_worse_than_l2(w in blocks(), bits in 2u8..=8) {
+            let (q, alpha) = quantize(&w, bits, ScaleRule::L2);
+            let (best, scale) = quantize(&w, bits, ScaleRule::Mse);
+            prop_assert!(squared_error(&w, &best, scale) <= squared_error(&w, &q, alpha));
+        }
+
+        #[test]
+        fn mse_is_the_optimum_at_2_bits(w in prop::collection::vec(-1.0..1.0f32, 1..6)) {
+            // All 4^n codes, each with its least-squares scale.
+            let bits = Bits::MIN;
+            let mut optimum = f64::INFINITY;
+            for word in 0..4usize.pow(w.len() as u32) {
+                let q: Vec<i8> = (0..w.len()).map(|i| (word >> (2 * i) & 3) as i8 - 2).collect();
+                optimum = optimum.min(squared_error(&w, &q, least_squares(&w, &q, bits)));
+            }
+            let (q, alpha) = quantize(&w, 2, ScaleRule::Mse);
+            let error = squared_error(&w, &q, alpha);
+            prop_assert!(error <= optimum * (1.0 + 1e-6) + 1e-14, "{error} > {optimum}");
+        }
+
+        #[test]
+        fn kl_gradient_is_zero_and_the_divergence_no_larger_than_that_of_l2(
+            w in prop::collection::vec(-4.0..4.0f32, 2..60), bits in 2u8..=8,
+        ) {
+            let (q, l2) = quantize(&w, bits, ScaleRule::L2);
+            let (same, alpha) = quantize(&w, bits, ScaleRule::Kl);
+            prop_assert_eq!(&q, &same);
+            if q.iter().any(|&code| code != q[0]) {
+                // The curvature is at most ((2^b - 1) / 2)^2, and alpha is rounded to f32.
+                let slack = 127.5f64.powi(2) * f64::from(alpha.abs()) * f64::from(f32::EPSILON) + 1e-9;
+                prop_assert!(gradient(&w, &q, alpha.into()).abs() <= slack);
+            }
+            prop_assert!(divergence(&w, &q, alpha) <= divergence(&w, &q, l2) + 1e-9);
+        }
+
+        #[test]
+        fn a_power_of_two_scales_the_scale_only(
+            w in prop::collection::vec(-1.0..1.0f32, 1..40), bits in 2u8..=8, e in -40..40i32,
+        ) {
+            let factor = (e as f32).exp2();
+            let scaled: Vec<f32> = w.iter().map(|w| w * factor).collect();
+            for rule in [ScaleRule::L2, ScaleRule::Mse] {
+                let (q, alpha) = quantize(&w, bits, rule);
+                prop_assert_eq!(quantize(&scaled, bits, rule), (q, alpha * factor));
+            }
+        }
+    }
 }

@@ -141,7 +141,7 @@ pub fn refit(weights: &[f32], shape: [usize; 4], block: BlockSize, bits: Bits, s
                 buffer.extend(block.map(|i| weights[i]));
                 let len = buffer.len();
                 pad(buffer);
-                let (wq, qq) = products(buffer, scales[scale], lo, hi);
+                let (wq, qq) = products(buffer, |w| round::over(w, scales[scale]), lo, hi);
                 let alpha = wq / qq;
                 scales[scale] = if qq != 0.0 {
                     alpha
@@ -160,4 +160,79 @@ fn check(weights: &[f32], shape: [usize; 4], block: BlockSize, scales: &[f32]) -
     assert_eq!(weights.len(), shape.iter().product::<usize>(), "weights of shape {shape:?}");
     assert_eq!(scales.len(), layout.scales(), "scales of a weight of shape {shape:?} in blocks of {block}");
     layout
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::weights::tests::tensors;
+    use crate::{QuantizedWeights, WeightFormat};
+
+    fn bits_of(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|v| v.to_bits()).collect()
+    }
+
+    #[test]
+    fn nan_weights_and_lost_scales_are_visible_or_zero() {
+        let (block, bits) = (BlockSize::new(2).unwrap(), Bits::new(4).unwrap());
+        let mut out = [9.0; 4];
+        quantized_weight_values(&[f32::NAN, 1.0, f32::NAN, 1.0], [1, 4, 1, 1], block, bits, &[0.5, 0.0], &mut out);
+        assert!(out[0].is_nan() && out[2].is_nan());
+        assert_eq!((out[1], out[3]), (1.0, 0.0));
+    }
+
+    #[test]
+    fn refit_improves_a_scale_and_restarts_a_lost_one() {
+        let (block, bits, shape) = (BlockSize::new(2).unwrap(), Bits::new(4).unwrap(), [1, 6, 1, 1]);
+        // Block 0: alpha 0.9 rounds 4, -2 to 4, -2, whose least squares is 1. Block 1 is lost; l2 gives 8 / -8.
+        // Block 2 is zero.
+        let mut scales = [0.9, 0.0, 3.0];
+        refit(&[4.0, -2.0, 8.0, -4.0, 0.0, 0.0], shape, block, bits, &mut scales);
+        assert_eq!(scales, [1.0, -1.0, 0.0]);
+        refit(&[f32::NAN, 1.0, 8.0, -4.0, 0.0, 0.0], shape, block, bits, &mut scales);
+        assert!(scales[0].is_nan());
+        assert_eq!(scales[1..], [-1.0, 0.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "scales of a weight of shape [1, 4, 1, 1] in blocks of 2")]
+    fn a_wrong_number_of_scales_panics() {
+        let block = BlockSize::new(2).unwrap();
+        quantized_weight_values(&[0.0; 4], [1, 4, 1, 1], block, Bits::MAX, &[1.0], &mut [0.0; 4]);
+    }
+
+    proptest! {
+        #[test]
+        fn fast_values_and_codes_are_those_of_the_reference(
+            (w, shape, block) in tensors(), bits in 2u8..=8, seed in prop::collection::vec(-0.5..0.5f32, 1..20),
+        ) {
+            let bits = Bits::new(bits).unwrap();
+            let scales: Vec<f32> = seed.iter().copied().cycle().take(Layout::new(shape, block).scales()).collect();
+            let reference = QuantizedWeights::with_scales(shape, bits, block, &w, scales.clone()).unwrap();
+            let mut out = vec![0.0; w.len()];
+            quantized_weight_values(&w, shape, block, bits, &scales, &mut out);
+            prop_assert_eq!(bits_of(&out), bits_of(&reference.dequantize()));
+            quantized_weight_codes(&w, shape, block, bits, &scales, &mut out);
+            let codes: Vec<f32> = reference.codes().iter().map(|&q| q.into()).collect();
+            prop_assert_eq!(out, codes);
+        }
+
+        #[test]
+        fn refit_never_makes_the_error_larger((w, shape, block) in tensors(), bits in 2u8..=8) {
+            let bits = Bits::new(bits).unwrap();
+            let format = WeightFormat { bits, block, rule: ScaleRule::L2 };
+            let mut scales = QuantizedWeights::quantize(&w, shape, format).unwrap().scales().to_vec();
+            let error = |scales: &[f32]| -> f64 {
+                let q = QuantizedWeights::with_scales(shape, bits, block, &w, scales.to_vec()).unwrap();
+                q.dequantize().iter().zip(&w).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+            };
+            let before = error(&scales);
+            refit(&w, shape, block, bits, &mut scales);
+            // Values are rounded to f32 on both sides.
+            let norm = w.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>().sqrt();
+            prop_assert!(error(&scales).sqrt() <= before.sqrt() + 2.0 * f64::from(f32::EPSILON) * norm);
+        }
+    }
 }

@@ -260,3 +260,72 @@ impl ActivationFormat {
         if signed { (-self.bits.signed_max(), self.bits.signed_max()) } else { (0, self.bits.unsigned_max()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::de::IntoDeserializer;
+    use serde::de::value::Error as ValueError;
+
+    use super::*;
+
+    #[test]
+    fn bits_from_2_to_8_are_accepted_with_their_integer_ranges() {
+        let table = [(2, -2, 1, 3), (3, -4, 3, 7), (4, -8, 7, 15), (8, -128, 127, 255)];
+        for (bits, min, max, unsigned) in table {
+            let bits = Bits::new(bits).unwrap();
+            assert_eq!((bits.signed_min(), bits.signed_max(), bits.unsigned_max()), (min, max, unsigned));
+        }
+        for bits in [0, 1, 9, 255] {
+            assert_eq!(Bits::new(bits), Err(Error::Bits(bits.into())));
+        }
+    }
+
+    #[test]
+    fn bits_out_of_range_are_refused_when_parsed() {
+        let parse = |n: u64| Bits::deserialize(IntoDeserializer::<ValueError>::into_deserializer(n));
+        assert_eq!(parse(4).unwrap().get(), 4);
+        assert_eq!(parse(300).unwrap_err().to_string(), "300 bits: expected 2 to 8");
+    }
+
+    #[test]
+    fn blocks_cover_the_channels_and_only_the_last_is_ragged() {
+        let ranges = |block: BlockSize, channels| block.ranges(channels).collect::<Vec<_>>();
+        let four = BlockSize::new(4).unwrap();
+        assert_eq!(ranges(four, 10), [0..4, 4..8, 8..10]);
+        assert_eq!(ranges(four, 8), [0..4, 4..8]);
+        assert_eq!(ranges(four, 3), vec![0..3]);
+        assert_eq!(ranges(BlockSize::PIXEL, 10), vec![0..10]);
+        assert_eq!(ranges(BlockSize::new(usize::MAX).unwrap(), 10), vec![0..10]);
+        assert_eq!(four.count(0) + BlockSize::PIXEL.count(0), 0);
+    }
+
+    #[test]
+    fn a_block_size_is_an_integer_or_pixel() {
+        fn parse<'de>(value: impl IntoDeserializer<'de, ValueError>) -> Result<BlockSize, String> {
+            BlockSize::deserialize(value.into_deserializer()).map_err(|e| e.to_string())
+        }
+        assert_eq!(parse(64i64).unwrap().get(), Some(64));
+        assert_eq!(parse("pixel"), Ok(BlockSize::PIXEL));
+        assert_eq!(parse(0u64).unwrap_err(), "block size `0`: expected a positive integer or `pixel`");
+        assert_eq!(parse(-1i64).unwrap_err(), "block size `-1`: expected a positive integer or `pixel`");
+        assert_eq!(parse("all").unwrap_err(), "block size `all`: expected a positive integer or `pixel`");
+        for block in [BlockSize::PIXEL, BlockSize::new(32).unwrap()] {
+            assert_eq!(block.to_string().parse(), Ok(block));
+        }
+    }
+
+    #[test]
+    fn names_parse_as_they_print() {
+        for rule in [ScaleRule::L2, ScaleRule::Kl, ScaleRule::Mse] {
+            assert_eq!(rule.to_string().parse(), Ok(rule));
+            let name = rule.to_string();
+            let parsed = ScaleRule::deserialize(IntoDeserializer::<ValueError>::into_deserializer(name.as_str()));
+            assert_eq!(parsed.unwrap(), rule);
+        }
+        for scale in [ActivationScale::Pow2, ActivationScale::Float] {
+            assert_eq!(scale.to_string().parse(), Ok(scale));
+        }
+        let error = "l1".parse::<ScaleRule>().unwrap_err();
+        assert_eq!(error.to_string(), "unknown scale rule `l1`: expected one of `l2`, `kl`, `mse`");
+    }
+}

@@ -213,3 +213,142 @@ impl Layout {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{ScaleRule, least_squares_scales};
+
+    fn format(bits: u8, block: usize, rule: ScaleRule) -> WeightFormat {
+        WeightFormat { bits: Bits::new(bits).unwrap(), block: BlockSize::new(block).unwrap(), rule }
+    }
+
+    /// Shapes small enough for plain loops, blocks that divide them and blocks that do not.
+    pub(crate) fn tensors() -> impl Strategy<Value = (Vec<f32>, [usize; 4], BlockSize)> {
+        let shape = (1..4usize, 1..12usize, 1..4usize, 1..3usize);
+        let block =
+            prop_oneof![4 => (1..16usize).prop_map(|n| BlockSize::new(n).unwrap()), 1 => Just(BlockSize::PIXEL)];
+        (shape, block).prop_flat_map(|((a, b, c, d), block)| {
+            let weight = prop_oneof![8 => -1.0..1.0f32, 1 => Just(0.0f32)];
+            (prop::collection::vec(weight, a * b * c * d), Just([a, b, c, d]), Just(block))
+        })
+    }
+
+    #[test]
+    fn a_block_is_consecutive_channels_of_one_filter_at_one_tap() {
+        // [Co=1, Cg=3, Kh=1, Kw=2] in blocks of 2: channels {0, 1} and {2} at each of the two taps.
+        // Tap 0 holds 8, -4, 2; tap 1 holds 80, -40, 20.
+        let w = [8.0, 80.0, -4.0, -40.0, 2.0, 20.0];
+        let w = QuantizedWeights::quantize(&w, [1, 3, 1, 2], format(4, 2, ScaleRule::L2)).unwrap();
+        assert_eq!(w.scale_shape(), [1, 2, 1, 2]);
+        assert_eq!(w.scales(), [-1.0, -10.0, -0.25, -2.5]);
+        assert_eq!(w.codes(), [-8, -8, 4, 4, -8, -8]);
+        assert_eq!(w.dequantize(), [8.0, 80.0, -4.0, -40.0, 2.0, 20.0]);
+    }
+
+    #[test]
+    fn a_block_longer_than_the_channels_is_one_block() {
+        let w = QuantizedWeights::quantize(&[1.0; 6], [2, 3, 1, 1], format(4, 64, ScaleRule::Mse)).unwrap();
+        assert_eq!(w.scale_shape(), [2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn nan_and_infinity_are_errors_that_say_where() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let w = [0.0, 1.0, bad, 2.0];
+            let error = QuantizedWeights::quantize(&w, [2, 2, 1, 1], format(4, 2, ScaleRule::Mse)).unwrap_err();
+            assert_eq!(error, Error::NonFinite { index: 2 });
+            let f = format(4, 2, ScaleRule::Mse);
+            let error = QuantizedWeights::with_scales([2, 2, 1, 1], f.bits, f.block, &w, vec![1.0; 2]).unwrap_err();
+            assert_eq!(error, Error::NonFinite { index: 2 });
+        }
+    }
+
+    #[test]
+    fn denormal_and_huge_weights_quantize() {
+        let rules = [ScaleRule::L2, ScaleRule::Kl, ScaleRule::Mse];
+        for rule in rules {
+            let huge =
+                QuantizedWeights::quantize(&[f32::MAX, 0.9 * f32::MAX], [1, 2, 1, 1], format(4, 2, rule)).unwrap();
+            assert!(huge.dequantize().iter().all(|v| v.is_finite()), "{rule}");
+            let tiny = QuantizedWeights::quantize(&[1e-45, -1e-40], [1, 2, 1, 1], format(4, 2, rule)).unwrap();
+            assert!(tiny.dequantize().iter().all(|v| v.abs() <= 1.1e-40), "{rule}");
+        }
+    }
+
+    #[test]
+    fn parts_are_checked() {
+        let f = format(3, 2, ScaleRule::L2);
+        let parts = |shape, codes: &[i8], scales: &[f32]| {
+            QuantizedWeights::from_parts(shape, f.bits, f.block, codes.to_vec(), scales.to_vec()).map(drop)
+        };
+        assert_eq!(parts([1, 3, 1, 1], &[3, -4, 0], &[1.0, 1.0]), Ok(()));
+        assert_eq!(
+            parts([1, 3, 1, 1], &[3, -4], &[1.0, 1.0]),
+            Err(Error::Length { what: "codes", expected: 3, found: 2 })
+        );
+        assert_eq!(
+            parts([1, 3, 1, 1], &[3, -4, 0], &[1.0]),
+            Err(Error::Length { what: "scales", expected: 2, found: 1 })
+        );
+        assert_eq!(parts([1, 3, 1, 1], &[3, 4, 0], &[1.0, 1.0]), Err(Error::CodeRange { index: 1, code: 4, bits: 3 }));
+        assert_eq!(parts([1, 3, 1, 1], &[3, 0, 0], &[1.0, f32::NAN]), Err(Error::NonFiniteScale { index: 1 }));
+        assert_eq!(parts([1, 0, 1, 1], &[], &[]), Err(Error::Shape { shape: [1, 0, 1, 1] }));
+        let hostile = [usize::MAX, 2, 3, 3];
+        assert_eq!(parts(hostile, &[], &[]), Err(Error::Shape { shape: hostile }));
+    }
+
+    #[test]
+    fn with_scales_rounds_half_to_even_clamps_and_takes_scale_zero_as_code_zero() {
+        // 0.25 / 0.5 = 0.5 -> 0, 0.75 / 0.5 = 1.5 -> 2, 9 / 0.5 = 18 -> 7, and the last channel has no scale.
+        let f = format(4, 3, ScaleRule::L2);
+        let w = [0.25, 0.75, 9.0, 5.0];
+        let w = QuantizedWeights::with_scales([1, 4, 1, 1], f.bits, f.block, &w, vec![0.5, 0.0]).unwrap();
+        assert_eq!(w.codes(), [0, 2, 7, 0]);
+    }
+
+    #[test]
+    fn channel_factors_scale_the_channel() {
+        let mut w = QuantizedWeights::quantize(&[8.0, -8.0], [2, 1, 1, 1], format(4, 1, ScaleRule::L2)).unwrap();
+        w.scale_channels(&[2.0, -0.5]);
+        assert_eq!(w.dequantize(), [16.0, 4.0]);
+    }
+
+    #[test]
+    fn storage_counts_codes_and_scales() {
+        // 4 bits, B = 64, 16-bit scales: 4 + 16/64 = 4.25 bits a weight.
+        let shape = [2, 128, 3, 3];
+        let n = 2 * 128 * 9;
+        let w = QuantizedWeights::quantize(&vec![0.5; n], shape, format(4, 64, ScaleRule::L2)).unwrap();
+        assert_eq!(w.storage_bits(16) * 4, n * 17);
+    }
+
+    proptest! {
+        #[test]
+        fn l2_scales_are_least_squares_and_mse_is_no_worse((w, shape, block) in tensors(), bits in 2u8..=8) {
+            let bits = Bits::new(bits).unwrap();
+            let quantize = |rule| QuantizedWeights::quantize(&w, shape, WeightFormat { bits, block, rule }).unwrap();
+            let (l2, mse) = (quantize(ScaleRule::L2), quantize(ScaleRule::Mse));
+            prop_assert_eq!(least_squares_scales(&w, shape, block, l2.codes()), l2.scales());
+            let error = |q: &QuantizedWeights| -> f64 {
+                q.dequantize().iter().zip(&w).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+            };
+            // Slack for summing in another order.
+            prop_assert!(error(&mse) <= error(&l2) * (1.0 + 1e-12));
+            let parts = (mse.codes().to_vec(), mse.scales().to_vec());
+            prop_assert_eq!(QuantizedWeights::from_parts(shape, bits, block, parts.0, parts.1).unwrap(), mse);
+        }
+
+        #[test]
+        fn quantized_values_are_a_fixed_point((w, shape, block) in tensors(), bits in 2u8..=8) {
+            let bits = Bits::new(bits).unwrap();
+            let format = WeightFormat { bits, block, rule: ScaleRule::Mse };
+            let q = QuantizedWeights::quantize(&w, shape, format).unwrap();
+            let scales = q.scales().to_vec();
+            let again = QuantizedWeights::with_scales(shape, bits, block, &q.dequantize(), scales).unwrap();
+            prop_assert_eq!(again, q);
+        }
+    }
+}
