@@ -200,21 +200,9 @@ fn check_tensors(graph: &Graph, layers: &BTreeMap<String, LayerHeader>, tensors:
         expected.insert(codes_name(name), vec![packed_len(count, layer.bits)]);
         expected.insert(scales_name(name), vec![co, layer.block.count(cg), kh, kw]);
     }
-    let mut error =
-        WeightsError { graph: graph.name().into(), missing: vec![], unexpected: vec![], wrong_shape: vec![] };
-    for (name, want) in &expected {
-        match tensors.info(name) {
-            None => error.missing.push(name.clone()),
-            Some(info) if info.shape != *want => {
-                error.wrong_shape.push((name.clone(), want.clone(), info.shape.clone()));
-            }
-            Some(_) => {}
-        }
-    }
-    error.unexpected = tensors.offset_keys().into_iter().filter(|name| !expected.contains_key(name)).collect();
-    error.unexpected.sort();
-    let fits = error.missing.is_empty() && error.unexpected.is_empty() && error.wrong_shape.is_empty();
-    if fits { Ok(()) } else { Err(error.into()) }
+    let found = tensors.tensors();
+    let found = found.iter().map(|(name, info)| (name.as_str(), info.shape.as_slice())).collect();
+    Ok(WeightsError::compare(graph.name(), &expected, &found)?)
 }
 
 fn wrong_dtype(tensor: &str, expected: &'static str, found: Dtype) -> ModelError {

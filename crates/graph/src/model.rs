@@ -252,7 +252,7 @@ impl Model {
         let non_negative = pass::non_negative(&self.graph);
         let mut coded = BTreeSet::new();
         for (name, layer) in &self.layers {
-            let node = self.find_layer(name)?;
+            let node = find_layer(&self.graph, name)?;
             let refuse = |why: String| Err(ModelError::Layer { layer: name.clone(), why });
             let (want, got) = (codes_shape(node), layer.codes.shape());
             if want != Some(got) {
@@ -273,11 +273,6 @@ impl Model {
         }
         self.weights.check_except(&self.graph, |name| coded.contains(name))?;
         check_finite(&self.weights)
-    }
-
-    /// The node of a quantized layer.
-    fn find_layer(&self, name: &str) -> Result<&Node, ModelError> {
-        find_layer(&self.graph, name)
     }
 }
 

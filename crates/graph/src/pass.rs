@@ -97,7 +97,7 @@ impl Norm {
         let name = format!("{layer}.weight");
         let weight = weights.0.get_mut(&name).unwrap_or_else(|| panic!("no tensor `{name}`: weights were not checked"));
         let row = weight.data().len() / self.scale.len();
-        for (filter, k) in weight.data_mut().chunks_exact_mut(row.max(1)).zip(&self.scale) {
+        for (filter, k) in weight.data_mut().chunks_exact_mut(row).zip(&self.scale) {
             for w in filter {
                 *w = (f64::from(*w) * k) as f32;
             }
@@ -138,4 +138,181 @@ pub fn non_negative(graph: &Graph) -> Vec<bool> {
         });
     }
     known
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Builder, Conv2d, Pool2d, Shape};
+
+    fn tensor(values: &[f32]) -> Tensor {
+        Tensor::new([values.len()], values.to_vec())
+    }
+
+    /// gamma, beta, mean, var of the node `name`.
+    fn insert_norm(weights: &mut Weights, name: &str, [gamma, beta, mean, var]: [&[f32]; 4]) {
+        for (suffix, values) in [("weight", gamma), ("bias", beta), ("running_mean", mean), ("running_var", var)] {
+            weights.insert(format!("{name}.{suffix}"), tensor(values));
+        }
+    }
+
+    fn names(graph: &Graph) -> Vec<&str> {
+        graph.nodes().iter().map(|n| n.name.as_str()).collect()
+    }
+
+    #[test]
+    fn folds_into_the_convolution_before() {
+        let mut b = Builder::new("g", Shape::new(1, 1, 1));
+        let x = b.conv("conv", Conv2d::new(1, 2, 1), b.input());
+        let x = b.batch_norm("bn", 0.25, x);
+        b.relu("relu", x);
+        let graph = b.finish().unwrap();
+        let mut weights = Weights::default();
+        weights.insert("conv.weight", Tensor::new([2, 1, 1, 1], vec![2.0, -1.0]));
+        insert_norm(&mut weights, "bn", [&[3.0, 1.0], &[0.5, 0.0], &[1.0, -2.0], &[0.75, 3.75]]);
+        weights.check(&graph).unwrap();
+
+        let (folded, weights) = fold_batch_norm(&graph, &weights);
+        weights.check(&folded).unwrap();
+        assert_eq!(names(&folded), ["input", "conv", "relu"]);
+        // k = gamma / sqrt(var + eps) = [3 / sqrt(0.75 + 0.25), 1 / sqrt(3.75 + 0.25)] = [3, 0.5]
+        // weight' = [2 * 3, -1 * 0.5]; bias' = beta - mean * k = [0.5 - 1 * 3, 0 + 2 * 0.5]
+        assert_eq!(weights.get("conv.weight").data(), [6.0, -0.5]);
+        assert_eq!(weights.get("conv.bias").data(), [-2.5, 1.0]);
+        // At x = 2 the first channel was (2 * 2 - 1) * 3 + 0.5 = 9.5, and is 6 * 2 - 2.5 = 9.5.
+    }
+
+    #[test]
+    fn folds_a_whole_filter_and_the_bias_it_had() {
+        let mut b = Builder::new("g", Shape::new(4, 3, 3));
+        let conv = Conv2d { groups: 2, ..Conv2d::new(4, 2, 3).bias() };
+        let x = b.conv("conv", conv, b.input());
+        b.batch_norm("bn", 0.0, x);
+        let graph = b.finish().unwrap();
+        let mut weights = Weights::default();
+        let values: Vec<f32> = (0..36).map(|i| i as f32).collect();
+        weights.insert("conv.weight", Tensor::new([2, 2, 3, 3], values.clone()));
+        weights.insert("conv.bias", tensor(&[10.0, 20.0]));
+        insert_norm(&mut weights, "bn", [&[1.0, 1.0], &[7.0, 8.0], &[4.0, 16.0], &[4.0, 16.0]]);
+
+        let (folded, weights) = fold_batch_norm(&graph, &weights);
+        assert_eq!(names(&folded), ["input", "conv"]);
+        // k = [1 / 2, 1 / 4], both exact.
+        let expected: Vec<f32> = values.iter().enumerate().map(|(i, w)| w * if i < 18 { 0.5 } else { 0.25 }).collect();
+        assert_eq!(weights.get("conv.weight").data(), expected);
+        // bias' = (bias - mean) * k + beta = [(10 - 4) / 2 + 7, (20 - 16) / 4 + 8]
+        assert_eq!(weights.get("conv.bias").data(), [10.0, 9.0]);
+        assert_eq!(folded.nodes()[1].op, Op::Conv2d(Conv2d { groups: 2, ..Conv2d::new(4, 2, 3).bias() }));
+        weights.check(&folded).unwrap();
+    }
+
+    #[test]
+    fn folds_twice_through_dropout_into_a_linear_layer() {
+        let mut b = Builder::new("g", Shape::new(2, 1, 1));
+        let x = b.linear("fc", 1, b.input());
+        let x = b.push("drop", Op::Dropout { p: 0.5 }, vec![x]);
+        let x = b.batch_norm("bn1", 0.0, x);
+        let x = b.batch_norm("bn2", 0.0, x);
+        b.push("last", Op::Dropout { p: 0.5 }, vec![x]);
+        let graph = b.finish().unwrap();
+        let mut weights = Weights::default();
+        weights.insert("fc.weight", Tensor::new([1, 2], vec![1.0, 2.0]));
+        weights.insert("fc.bias", tensor(&[3.0]));
+        insert_norm(&mut weights, "bn1", [&[2.0], &[1.0], &[1.0], &[1.0]]);
+        insert_norm(&mut weights, "bn2", [&[3.0], &[0.0], &[1.0], &[1.0]]);
+
+        let (folded, weights) = fold_batch_norm(&graph, &weights);
+        assert_eq!(names(&folded), ["input", "fc"]);
+        // weight: times 2 times 3. bias: ((3 - 1) * 2 + 1 - 1) * 3 = 12.
+        assert_eq!(weights.get("fc.weight").data(), [6.0, 12.0]);
+        assert_eq!(weights.get("fc.bias").data(), [12.0]);
+        weights.check(&folded).unwrap();
+    }
+
+    #[test]
+    fn a_normalisation_that_cannot_fold_becomes_affine() {
+        // DenseNet: the convolution's output is normalised and concatenated, so nothing may change it.
+        let mut b = Builder::new("g", Shape::new(1, 2, 2));
+        let first = b.batch_norm("bn0", 0.0, b.input());
+        let conv = b.conv("conv", Conv2d::new(1, 1, 1), first);
+        let norm = b.batch_norm("bn1", 0.0, conv);
+        let relu = b.relu("relu", norm);
+        let joined = b.push("concat", Op::Concat, vec![conv, relu]);
+        b.batch_norm("bn2", 3.0, joined);
+        let graph = b.finish().unwrap();
+        let mut weights = Weights::default();
+        weights.insert("conv.weight", Tensor::new([1, 1, 1, 1], vec![2.0]));
+        insert_norm(&mut weights, "bn0", [&[1.0], &[0.0], &[0.0], &[1.0]]);
+        insert_norm(&mut weights, "bn1", [&[1.0], &[0.0], &[0.0], &[4.0]]);
+        insert_norm(&mut weights, "bn2", [&[4.0, 1.0], &[5.0, 0.0], &[3.0, 0.0], &[1.0, 6.0]]);
+
+        let (folded, weights) = fold_batch_norm(&graph, &weights);
+        weights.check(&folded).unwrap();
+        assert_eq!(names(&folded), names(&graph));
+        assert!(
+            ["bn0", "bn1", "bn2"].iter().all(|n| matches!(folded.node(folded.find(n).unwrap()).op, Op::Affine { .. }))
+        );
+        assert_eq!(weights.get("conv.weight").data(), [2.0]);
+        // weight = gamma / sqrt(var + eps) = [4 / sqrt(4), 1 / sqrt(9)]; bias = beta - mean * weight = [5 - 3 * 2, 0]
+        assert_eq!(weights.get("bn2.weight").data(), [2.0, 1.0 / 3.0]);
+        assert_eq!(weights.get("bn2.bias").data(), [-1.0, 0.0]);
+    }
+
+    #[test]
+    fn edges_follow_to_every_reader() {
+        let mut b = Builder::new("g", Shape::new(1, 2, 2));
+        let conv = b.conv("conv", Conv2d::new(1, 1, 1), b.input());
+        let norm = b.batch_norm("bn", 1e-5, conv);
+        let drop = b.push("drop", Op::Dropout { p: 0.1 }, vec![norm]);
+        let relu = b.relu("relu", drop);
+        b.push("add", Op::Add, vec![relu, norm]);
+        let graph = b.finish().unwrap();
+        let (folded, weights) = fold_batch_norm(&graph, &Weights::init(&graph, 1));
+        weights.check(&folded).unwrap();
+        assert_eq!(names(&folded), ["input", "conv", "relu", "add"]);
+        let inputs = |name: &str| -> Vec<usize> {
+            folded.node(folded.find(name).unwrap()).inputs.iter().map(|id| id.index()).collect()
+        };
+        assert_eq!((inputs("relu"), inputs("add")), (vec![1], vec![2, 1]));
+        // Nothing is left to fold.
+        assert_eq!(fold_batch_norm(&folded, &weights), (folded, weights));
+    }
+
+    #[test]
+    fn a_lone_dropout_stays() {
+        let mut b = Builder::new("g", Shape::new(1, 1, 1));
+        b.push("drop", Op::Dropout { p: 0.1 }, vec![b.input()]);
+        let graph = b.finish().unwrap();
+        assert_eq!(fold_batch_norm(&graph, &Weights::default()).0, graph);
+    }
+
+    #[test]
+    fn knows_what_is_not_negative() {
+        let mut b = Builder::new("g", Shape::new(2, 4, 4));
+        let mut expected = vec![("input", false)];
+        let mut push = |name: &'static str, op: Op, inputs: Vec<NodeId>, known: bool| {
+            expected.push((name, known));
+            b.push(name, op, inputs)
+        };
+        let input = NodeId(0);
+        let conv = push("conv", Op::Conv2d(Conv2d::new(2, 2, 1)), vec![input], false);
+        let relu = push("relu", Op::Relu, vec![conv], true);
+        let max = push("max", Op::MaxPool2d(Pool2d::new(3, 1).padding(1)), vec![relu], true);
+        let avg = push("avg", Op::AvgPool2d(Pool2d::new(1, 1)), vec![max], true);
+        let both = push("add", Op::Add, vec![avg, relu], true);
+        let one = push("add_signed", Op::Add, vec![both, conv], false);
+        let concat = push("concat", Op::Concat, vec![relu, both], true);
+        let mixed = push("concat_signed", Op::Concat, vec![concat, one], false);
+        let pad = push("pad", Op::PadShortcut { stride: 1, before: 0, after: 2 }, vec![concat], true);
+        let all = push("all", Op::Add, vec![pad, mixed], false);
+        let affine = push("affine", Op::Affine { channels: 6 }, vec![all], false);
+        let again = push("relu2", Op::Relu, vec![affine], true);
+        let drop = push("drop", Op::Dropout { p: 0.5 }, vec![again], true);
+        let gap = push("gap", Op::AdaptiveAvgPool2d { output: [1, 1] }, vec![drop], true);
+        let flat = push("flat", Op::Flatten, vec![gap], true);
+        push("fc", Op::Linear { in_features: 6, out_features: 1, bias: true }, vec![flat], false);
+        let graph = b.finish().unwrap();
+        let found: Vec<(&str, bool)> = names(&graph).into_iter().zip(non_negative(&graph)).collect();
+        assert_eq!(found, expected);
+    }
 }

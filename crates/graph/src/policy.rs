@@ -1,5 +1,5 @@
 //! Which layer is quantized to what: a [`Policy`] as people write it, and the [`Plan`] that follows for one graph.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleRule, WeightFormat};
@@ -305,13 +305,6 @@ pub(crate) fn check_blocks(
     Ok(())
 }
 
-impl Plan {
-    /// The distinct formats of the plan, for a summary.
-    pub fn formats(&self) -> BTreeSet<String> {
-        self.0.values().map(ToString::to_string).collect()
-    }
-}
-
 /// `W4 block 32 mse, A4 block 32 float` or `W4 block 32 mse, A float`.
 impl fmt::Display for LayerPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -372,5 +365,192 @@ mod activation {
             ActivationRule::Off => None,
             ActivationRule::Change(change) => Some(change.apply(default_activation())),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Builder, Conv2d, Shape};
+
+    /// conv1 (signed input), layer1.0.conv1 and layer1.0.conv2 (grouped) after a ReLU, fc after flattening.
+    fn network() -> Graph {
+        let mut b = Builder::new("tiny", Shape::new(3, 2, 2));
+        let x = b.conv("conv1", Conv2d::new(3, 96, 1), b.input());
+        let x = b.relu("relu", x);
+        let x = b.conv("layer1.0.conv1", Conv2d::new(96, 96, 1), x);
+        let x = b.relu("layer1.0.relu", x);
+        let x = b.conv("layer1.0.conv2", Conv2d { groups: 2, ..Conv2d::new(96, 96, 1) }, x);
+        let x = b.push("flatten", Op::Flatten, vec![x]);
+        b.linear("fc", 10, x);
+        b.finish().unwrap()
+    }
+
+    fn resolve(toml: &str) -> Result<Plan, PolicyError> {
+        toml::from_str::<Policy>(toml).unwrap_or_else(|error| panic!("{error}")).resolve(&network())
+    }
+
+    fn plan(toml: &str) -> Vec<(String, String, bool)> {
+        let plan = resolve(toml).unwrap_or_else(|error| panic!("{error}"));
+        plan.0.into_iter().map(|(name, layer)| (name, layer.to_string(), layer.signed)).collect()
+    }
+
+    #[test]
+    fn an_empty_table_is_the_default() {
+        assert_eq!(toml::from_str::<Policy>("").unwrap(), Policy::default());
+        let w4a4 = "W4 block 32 mse, A4 block 32 float".to_owned();
+        assert_eq!(
+            plan(""),
+            [
+                ("conv1".into(), w4a4.clone(), true),
+                ("fc".into(), w4a4.clone(), true),
+                ("layer1.0.conv1".into(), w4a4.clone(), false),
+                ("layer1.0.conv2".into(), w4a4, false),
+            ]
+        );
+    }
+
+    #[test]
+    fn later_rules_win_field_by_field() {
+        let toml = r#"
+            bits = 3
+            block = 16
+            rule = "l2"
+            linear = false
+            activation = { bits = 5, block = "pixel" }
+
+            [[rules]]
+            layers = "*conv1"
+            bits = 8
+            activation = { scale = "pow2" }
+
+            [[rules]]
+            layers = "conv1"
+            bits = 6
+            rule = "kl"
+            activation = false
+
+            [[rules]]
+            layers = "layer1.?.conv2"
+            skip = true
+
+            [[rules]]
+            layers = "fc"
+            skip = false
+        "#;
+        assert_eq!(
+            plan(toml),
+            [
+                ("conv1".into(), "W6 block 16 kl, A float".into(), true),
+                ("fc".into(), "W3 block 16 l2, A5 block pixel float".into(), true),
+                ("layer1.0.conv1".into(), "W8 block 16 l2, A5 block pixel pow2".into(), false),
+            ]
+        );
+    }
+
+    #[test]
+    fn weight_only_and_back() {
+        let toml = "activation = false\n[[rules]]\nlayers = 'fc'\nactivation = { bits = 8 }";
+        let plan = plan(toml);
+        assert_eq!(plan[0].1, "W4 block 32 mse, A float");
+        assert_eq!(plan[1].1, "W4 block 32 mse, A8 block 32 float");
+    }
+
+    #[test]
+    fn linear_layers_can_be_left_out() {
+        assert!(plan("linear = false").iter().all(|(name, ..)| name != "fc"));
+    }
+
+    #[test]
+    fn refuses_rules_that_do_nothing() {
+        let error = resolve("[[rules]]\nlayers = 'layer1.0.conv'\nbits = 8").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no layer of `tiny` is named `layer1.0.conv`; \
+             the nearest names are `layer1.0.conv1`, `layer1.0.conv2`, `conv1`"
+        );
+        // A node, but not a layer.
+        assert!(matches!(resolve("[[rules]]\nlayers = 'relu'\nbits = 8"), Err(PolicyError::NoLayer { .. })));
+        let error = resolve("[[rules]]\nlayers = 'fc'").unwrap_err();
+        assert_eq!(error, PolicyError::EmptyRule { pattern: "fc".into() });
+    }
+
+    #[test]
+    fn refuses_blocks_that_no_engine_can_run() {
+        // 96 channels in activation blocks of 32 do not hold weight blocks of 48; the 48 of a group of conv2 do.
+        let rule = |layer: &str, block: &str, activation: &str| {
+            resolve(&format!("[[rules]]\nlayers = '{layer}'\nblock = {block}\nactivation = {{ block = {activation} }}"))
+        };
+        let error = rule("layer1.0.conv1", "48", "32").unwrap_err();
+        assert_eq!(error, PolicyError::Blocks { layer: "layer1.0.conv1".into(), weight: 48, activation: 32 });
+        for (layer, block, activation) in [
+            ("layer1.0.conv1", "48", "\"pixel\""),
+            ("layer1.0.conv1", "\"pixel\"", "96"),
+            ("layer1.0.conv1", "16", "64"),
+            ("layer1.0.conv2", "48", "64"),
+            ("conv1", "48", "32"),
+        ] {
+            assert!(rule(layer, block, activation).is_ok(), "{layer} {block} {activation}");
+        }
+
+        // 2^31 / (128 * 255) = 65793.0..: one channel more can overflow.
+        let mut b = Builder::new("wide", Shape::new(65_794, 1, 1));
+        b.linear("fc", 1, b.input());
+        let graph = b.finish().unwrap();
+        let policy = |block| {
+            let toml = format!("bits = 8\nblock = {block}\nactivation = {{ bits = 8, block = \"pixel\" }}");
+            toml::from_str::<Policy>(&toml).unwrap()
+        };
+        assert!(policy(65_793).resolve(&graph).is_ok());
+        let error = policy(65_794).resolve(&graph).unwrap_err();
+        assert_eq!(error, PolicyError::BlockTooLong { layer: "fc".into(), block: 65_794 });
+    }
+
+    #[test]
+    fn errors_in_a_file_name_what_is_allowed() {
+        let cases = [
+            (
+                "bit = 4",
+                "unknown field `bit`, expected one of `bits`, `block`, `rule`, `linear`, `activation`, `rules`",
+            ),
+            ("bits = 9", "9 bits: expected 2 to 8"),
+            ("bits = 'four'", "invalid type: string \"four\""),
+            ("block = 0", "block size `0`: expected a positive integer or `pixel`"),
+            ("block = 'row'", "block size `row`: expected a positive integer or `pixel`"),
+            ("rule = 'l3'", "unknown variant `l3`, expected one of `l2`, `kl`, `mse`"),
+            (
+                "activation = true",
+                "invalid value: boolean `true`, expected `false` or a table of `bits`, `block`, `scale`",
+            ),
+            ("activation = 8", "invalid type: integer `8`, expected `false` or a table of `bits`, `block`, `scale`"),
+            ("activation = { bit = 8 }", "unknown field `bit`, expected one of `bits`, `block`, `scale`"),
+            ("activation = { scale = 'pow' }", "unknown variant `pow`, expected `pow2` or `float`"),
+            ("[[rules]]\nbits = 4", "missing field `layers`"),
+            ("[[rules]]\nlayers = 'x'\nskp = true", "unknown field `skp`"),
+        ];
+        for (text, expected) in cases {
+            let error = toml::from_str::<Policy>(text).unwrap_err();
+            assert!(error.message().contains(expected), "{text}: {error}");
+            assert!(error.span().is_some(), "{text}: no place");
+        }
+    }
+
+    #[test]
+    fn a_written_policy_reads_back() {
+        let rule = |layers: &str| Rule { layers: layers.into(), ..Rule::default() };
+        let change = ActivationChange { block: Some(BlockSize::PIXEL), ..ActivationChange::default() };
+        let policy = Policy {
+            activation: None,
+            rules: vec![
+                Rule { bits: Some(four_bits()), skip: Some(false), ..rule("a*") },
+                Rule { activation: Some(ActivationRule::Off), ..rule("b") },
+                Rule { activation: Some(ActivationRule::Change(change)), ..rule("c") },
+            ],
+            ..Policy::default()
+        };
+        for policy in [policy, Policy::default()] {
+            assert_eq!(toml::from_str::<Policy>(&toml::to_string(&policy).unwrap()).unwrap(), policy);
+            assert_eq!(serde_json::from_str::<Policy>(&serde_json::to_string(&policy).unwrap()).unwrap(), policy);
+        }
     }
 }

@@ -73,6 +73,28 @@ fn list(missing: &[String], unexpected: &[String], wrong: &[(String, Vec<usize>,
     out
 }
 
+impl WeightsError {
+    /// Compares the tensors that a graph needs with those that were found, names and shapes.
+    pub(crate) fn compare(
+        graph: &str,
+        expected: &BTreeMap<String, Vec<usize>>,
+        found: &BTreeMap<&str, &[usize]>,
+    ) -> Result<(), Self> {
+        let mut error = Self { graph: graph.into(), missing: vec![], unexpected: vec![], wrong_shape: vec![] };
+        for (name, want) in expected {
+            match found.get(name.as_str()) {
+                None => error.missing.push(name.clone()),
+                Some(got) if got != want => error.wrong_shape.push((name.clone(), want.clone(), got.to_vec())),
+                Some(_) => {}
+            }
+        }
+        error.unexpected =
+            found.keys().filter(|name| !expected.contains_key(**name)).map(ToString::to_string).collect();
+        let fits = error.missing.is_empty() && error.unexpected.is_empty() && error.wrong_shape.is_empty();
+        if fits { Ok(()) } else { Err(error) }
+    }
+}
+
 impl Weights {
     /// The tensor of this name.
     ///
@@ -97,20 +119,9 @@ impl Weights {
 
     /// Like [`Weights::check`], not asking for the parameters for which `elsewhere` holds (codes stored apart).
     pub(crate) fn check_except(&self, graph: &Graph, elsewhere: impl Fn(&str) -> bool) -> Result<(), WeightsError> {
-        let mut error =
-            WeightsError { graph: graph.name().into(), missing: vec![], unexpected: vec![], wrong_shape: vec![] };
-        let params: BTreeMap<String, Vec<usize>> =
-            graph.params().into_iter().filter(|p| !elsewhere(&p.name)).map(|p| (p.name, p.shape)).collect();
-        for (name, shape) in &params {
-            match self.0.get(name) {
-                None => error.missing.push(name.clone()),
-                Some(t) if t.shape != *shape => error.wrong_shape.push((name.clone(), shape.clone(), t.shape.clone())),
-                Some(_) => {}
-            }
-        }
-        error.unexpected = self.0.keys().filter(|name| !params.contains_key(*name)).cloned().collect();
-        let fits = error.missing.is_empty() && error.unexpected.is_empty() && error.wrong_shape.is_empty();
-        if fits { Ok(()) } else { Err(error) }
+        let expected = graph.params().into_iter().filter(|p| !elsewhere(&p.name)).map(|p| (p.name, p.shape)).collect();
+        let found = self.0.iter().map(|(name, tensor)| (name.as_str(), tensor.shape())).collect();
+        WeightsError::compare(graph.name(), &expected, &found)
     }
 
     /// Random weights for training from scratch: He et al. 2015 (fan out, normal) for convolutions, uniform
