@@ -8,7 +8,7 @@
 //! | `densenet169` | 32 | 64 | 6, 12, 32, 32 |
 //! | `densenet201` | 32 | 64 | 6, 12, 48, 32 |
 //! | `densenet100_bc` | 12 | 24 | 16, 16, 16 (DenseNet-BC, L = 100, for CIFAR) |
-//! | `densenet-embedded` | 12 | 24 | 6, 8, 12 |
+//! | `densenet-embedded` | 16 | 32 | 3, 6, 12 |
 //!
 //! All are "BC": a 1x1 bottleneck of 4k channels before every 3x3, and transitions that halve the channels.
 //!
@@ -45,7 +45,7 @@ pub(crate) const DENSENET161: Plan = Plan::new(48, 96, &[6, 12, 36, 24]);
 pub(crate) const DENSENET169: Plan = Plan::new(32, 64, &[6, 12, 32, 32]);
 pub(crate) const DENSENET201: Plan = Plan::new(32, 64, &[6, 12, 48, 32]);
 pub(crate) const DENSENET100_BC: Plan = Plan { cifar: true, ..Plan::new(12, 24, &[16, 16, 16]) };
-pub(crate) const EMBEDDED: Plan = Plan::new(12, 24, &[6, 8, 12]);
+pub(crate) const EMBEDDED: Plan = Plan::new(16, 32, &[3, 6, 12]);
 
 pub(crate) fn build(b: &mut Builder, plan: &Plan, s: &Settings) {
     let (growth, first) = (s.width.of(plan.growth), s.width.of(plan.first));
