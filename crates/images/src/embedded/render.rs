@@ -41,20 +41,20 @@ pub(super) struct Difficulty {
 
 /// The published set. Changing a number here changes the set: retrain, and change the checksum in the tests.
 pub(super) const DIFFICULTY: Difficulty = Difficulty {
-    radius: [6.5, 11.5],
+    radius: [8.0, 12.0],
     rotation: 0.349,
     aspect: [0.8, 1.25],
     shear: 0.2,
-    shift: 4.0,
-    contrast: [45.0, 190.0],
-    gradient: [0.0, 90.0],
-    texture: [0.0, 28.0],
+    shift: 3.0,
+    contrast: [80.0, 220.0],
+    gradient: [0.0, 70.0],
+    texture: [0.0, 18.0],
     distractors: 3,
-    distractor_contrast: [30.0, 150.0],
-    bar: 0.3,
-    bar_half_width: [0.8, 1.8],
-    blur: [0.0, 0.8],
-    noise: [3.0, 16.0],
+    distractor_contrast: [20.0, 110.0],
+    bar: 0.25,
+    bar_half_width: [0.7, 1.4],
+    blur: [0.0, 0.7],
+    noise: [2.0, 10.0],
 };
 
 type Colour = [f32; 3];
