@@ -19,15 +19,16 @@ pub(crate) const VERSION: u64 = 1;
 const KEY: &str = "dsconv";
 
 /// Written into every file, so that a reader can be written from the file alone.
-const LAYOUT: &str = "A quantized layer has the tensors `<node>.codes` and `<node>.scales` in place of `<node>.weight`. \
-    With shape = [Co, Cg, Kh, Kw] (output channels, input channels of one group, kernel), bits = b and block = B \
-    (\"pixel\": B = Cg), the codes are Co*Cg*Kh*Kw two's complement integers of b bits in row-major order: code i is bits \
-    i*b .. i*b+b of the stream, lowest bit first, and bit k of the stream is bit k%8 (value 1 << k%8) of byte k/8; the bits after \
-    the last code are 0. Scales have the shape [Co, ceil(Cg/B), Kh, Kw], little-endian F32 or F16. \
-    weight[o,c,y,x] = scales[o, c/B, y, x] * code[o,c,y,x]; a linear layer is a convolution of kernel 1x1. Before the layer, \
-    where activation is not null, each run of activation.block input channels of a group at one pixel is rounded to \
-    activation.bits-bit integers, symmetric if signed, else from 0, times one scale. All other tensors are parameters under \
-    their PyTorch names.";
+const LAYOUT: &str = "A quantized layer has the tensors `<node>.codes` and `<node>.scales` in place of \
+    `<node>.weight`. With shape = [Co, Cg, Kh, Kw] (output channels, input channels of one group, kernel), bits = b and \
+    block = B (\"pixel\": B = Cg), the codes are Co*Cg*Kh*Kw two's complement integers of b bits in row-major order: \
+    code i is bits i*b to i*b+b-1 of the stream, lowest bit first, and bit k of the stream is bit k%8 (value \
+    1 << (k%8)) of byte k/8; the bits after the last code are 0. Scales have the shape [Co, ceil(Cg/B), Kh, Kw], \
+    little-endian F32 or F16. weight[o,c,y,x] = scales[o, floor(c/B), y, x] * code[o,c,y,x]; a linear layer is a \
+    convolution of kernel 1x1. Before a layer whose activation is not null, each run of activation.block input channels \
+    of a group at one pixel is rounded (half to even) to integers of activation.bits bits times one scale: -largest to \
+    largest if signed, else 0 to largest; scale \"float\" is max|x| / largest, \"pow2\" the power of two from the \
+    exponent of max|x|. All other tensors are parameters under their PyTorch names.";
 
 /// The JSON under [`KEY`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,8 +60,8 @@ struct Version {
 }
 
 impl Model {
-    /// Writes the model to `path`, whole or not at all: the file is completed beside `path` and then renamed. Returns its
-    /// size in bytes.
+    /// Writes the model to `path`, whole or not at all: the file is completed beside `path` and then renamed. Returns
+    /// its size in bytes.
     ///
     /// # Errors
     /// [`ModelError::Io`], or as [`Model::to_bytes`].
@@ -236,4 +237,178 @@ fn write_atomic(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Builder, Conv2d, Op, Policy, Shape, fixture};
+
+    const F32: SaveOptions = SaveOptions { floats: Float::F32, scales: Float::F32 };
+    const SCALES_F16: SaveOptions = SaveOptions { floats: Float::F32, scales: Float::F16 };
+    const F16: SaveOptions = SaveOptions { floats: Float::F16, scales: Float::F16 };
+
+    /// Loading gives what was saved, rounded as promised, and saves as the same bytes again.
+    fn assert_round_trip(model: &Model, options: &SaveOptions) {
+        let bytes = model.to_bytes(options).unwrap();
+        let read = Model::from_bytes(&bytes).unwrap();
+        let mut rounded = model.clone();
+        rounded.round(options);
+        assert_eq!(read, rounded);
+        assert!(read.to_bytes(options).unwrap() == bytes, "saved again, the bytes differ");
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+        assert_eq!(bytes.len() as u64, 8 + header + model.storage_bytes(options));
+    }
+
+    #[test]
+    fn files_hold_float_and_quantized_models() {
+        for options in [F32, SCALES_F16, F16] {
+            assert_round_trip(&fixture::float(), &options);
+            assert_round_trip(&fixture::quantized(), &options);
+        }
+        // In F32 nothing is rounded, not even an eps of 0.30000000000000004.
+        assert_eq!(Model::from_bytes(&fixture::quantized().to_bytes(&F32).unwrap()).unwrap(), fixture::quantized());
+        assert_eq!(Model::from_bytes(&fixture::float().to_bytes(&F32).unwrap()).unwrap(), fixture::float());
+    }
+
+    #[test]
+    fn rounded_scales_are_what_f16_stores() {
+        let mut model = fixture::quantized();
+        let read = Model::from_bytes(&model.to_bytes(&SCALES_F16).unwrap()).unwrap();
+        assert_ne!(read, model);
+        model.round_scales_f16();
+        assert_eq!(read, model);
+    }
+
+    #[test]
+    fn scales_that_f16_cannot_hold_stay_f32() {
+        for factor in [1e9, 1e-9] {
+            let mut model = fixture::quantized();
+            model.layers.get_mut("fc").unwrap().codes.scale_channels(&[1.0, factor, factor]);
+            model.layers.get_mut("conv1").unwrap().codes.scale_channels(&[factor; 10]);
+            assert_round_trip(&model, &SCALES_F16);
+            let bytes = model.to_bytes(&SCALES_F16).unwrap();
+            let (_, tensors) = SafeTensors::read_metadata(&bytes).unwrap();
+            let dtype = |name: &str| tensors.info(name).unwrap().dtype;
+            // Filters of fc that are small beside its first one may round, those of conv1 are all small.
+            let fc = if factor > 1.0 { Dtype::F32 } else { Dtype::F16 };
+            assert_eq!(
+                [dtype("fc.scales"), dtype("conv1.scales"), dtype("grouped.scales")],
+                [fc, Dtype::F32, Dtype::F16]
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_is_written_whole_and_replaces_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        std::fs::write(&path, "something else").unwrap();
+        let size = fixture::quantized().save(&path, &F32).unwrap();
+        assert_eq!(size, std::fs::metadata(&path).unwrap().len());
+        assert_eq!(Model::load(&path).unwrap(), fixture::quantized());
+        // A model that cannot be saved leaves the file and no other.
+        let mut broken = fixture::quantized();
+        broken.weights.0.clear();
+        broken.save(&path, &F32).unwrap_err();
+        assert_eq!(Model::load(&path).unwrap(), fixture::quantized());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let plain = folder.path().join("plain");
+            std::fs::write(&plain, "").unwrap();
+            let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode(&path), mode(&plain));
+        }
+    }
+
+    #[test]
+    fn errors_name_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("no").join("model.safetensors");
+        assert!(matches!(Model::load(&path), Err(ModelError::Io { .. })));
+        assert!(matches!(fixture::float().save(&path, &F32), Err(ModelError::Io { .. })));
+        let path = folder.path().join("x.safetensors");
+        std::fs::write(&path, "x").unwrap();
+        let error = Model::load(&path).unwrap_err().to_string();
+        assert_eq!(error, format!("`{}`: not a safetensors file: header too small", path.display()));
+    }
+
+    #[test]
+    fn what_a_header_cannot_hold_is_not_written() {
+        let mut model = fixture::float();
+        model.info.preprocess.mean[1] = f32::NAN;
+        assert!(matches!(model.to_bytes(&F32), Err(ModelError::Header(_))));
+        let mut model = fixture::float();
+        model.weights.0.get_mut("fc.bias").unwrap().data_mut()[2] = f32::NAN;
+        let error = model.to_bytes(&F32).unwrap_err().to_string();
+        assert_eq!(error, "tensor `fc.bias`: element 2 is NaN or infinite");
+    }
+
+    /// The documented layout, read without this crate's code: weights of a 4-bit layer straight from the bytes.
+    #[test]
+    fn the_layout_is_as_documented() {
+        let model = fixture::float().quantize(&fixture::policy(4, 2)).unwrap();
+        let bytes = model.to_bytes(&F32).unwrap();
+        let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + len]).unwrap();
+        let tensor = |name: &str| {
+            let at = |i: usize| 8 + len + header[name]["data_offsets"][i].as_u64().unwrap() as usize;
+            &bytes[at(0)..at(1)]
+        };
+        let (codes, scales) = (tensor("grouped.codes"), tensor("grouped.scales"));
+        let [co, cg, blocks] = [4, 5, 3];
+        let mut values = Vec::new();
+        for o in 0..co {
+            for c in 0..cg {
+                let i = o * cg + c;
+                let field = i32::from(codes[i / 2] >> (4 * (i % 2)) & 15);
+                let code = if field < 8 { field } else { field - 16 };
+                let s = 4 * (o * blocks + c / 2);
+                values.push(f32::from_le_bytes(scales[s..s + 4].try_into().unwrap()) * code as f32);
+            }
+        }
+        assert_eq!(model.dequantized().get("grouped.weight").data(), values);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_layer_survives_a_file(
+            bits in 2u8..=8,
+            block in 1usize..9,
+            groups in 1usize..4,
+            per_group in (1usize..4, 1usize..12),
+            kernel in (1usize..4, 1usize..4),
+            bias in any::<bool>(),
+            weight_only in any::<bool>(),
+            seed in any::<u64>(),
+        ) {
+            let conv = Conv2d {
+                groups,
+                kernel: [kernel.0, kernel.1],
+                bias,
+                ..Conv2d::new(groups * per_group.1, groups * per_group.0, 1)
+            };
+            let mut b = Builder::new("g", Shape::new(conv.in_channels, 3, 3));
+            let x = b.conv("conv", conv, b.input());
+            let x = b.push("flatten", Op::Flatten, vec![x]);
+            b.linear("fc", 2, x);
+            let graph = b.finish().unwrap();
+            let weights = Weights::init(&graph, seed);
+            let float = Model::float(graph, weights, fixture::info()).unwrap();
+            let mut policy = fixture::policy(bits, block);
+            if weight_only {
+                policy = Policy { activation: None, ..policy };
+            }
+            let model = float.quantize(&policy).unwrap();
+            for options in [F32, SCALES_F16, F16] {
+                assert_round_trip(&model, &options);
+            }
+        }
+    }
 }

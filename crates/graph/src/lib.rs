@@ -6,8 +6,26 @@
 //!
 //! Every value between nodes has the shape `[N, C, H, W]`; after [`Op::Flatten`] it is `[N, C*H*W, 1, 1]`.
 //!
-//! A [`Model`] is a graph with its parameters; [`Model::quantize`] turns the layers that a [`policy::Policy`] selects into
+//! A [`Model`] is a graph with its parameters; [`Model::quantize`] turns the layers that a [`Policy`] selects into
 //! integers, [`Model::save`] and [`Model::load`] make files of it.
+//!
+//! ```
+//! use graph::{Builder, Conv2d, Info, Model, Policy, Preprocess, SaveOptions, Shape, Weights};
+//!
+//! let mut b = Builder::new("small", Shape::new(3, 8, 8));
+//! let x = b.conv("conv", Conv2d::new(3, 16, 3).padding(1), b.input());
+//! let x = b.batch_norm("bn", 1e-5, x);
+//! b.relu("relu", x);
+//! let graph = b.finish()?;
+//! let weights = Weights::init(&graph, 1);
+//! let info = Info { preprocess: Preprocess::imagenet(), classes: vec![], source: "an example".into() };
+//!
+//! let quantized = Model::float(graph, weights, info)?.quantize(&Policy::default())?;
+//! assert!(quantized.graph.find("bn").is_none(), "folded into the convolution");
+//! let bytes = quantized.to_bytes(&SaveOptions::default())?;
+//! assert_eq!(Model::from_bytes(&bytes)?, quantized);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # The file
 //! A model, in floats or quantized, is one [safetensors](https://github.com/huggingface/safetensors) file: 8 bytes with
@@ -20,30 +38,37 @@
 //! | `layout` | this section in short, for whoever finds the file alone |
 //! | `info` | [`Info`]: `preprocess`, `classes`, `source` |
 //! | `layers` | the quantized layers: node name to `shape`, `bits`, `block`, `activation`, `signed` |
-//! | `graph` | [`Graph`]: `name` and `nodes`, each `name`, `op`, `inputs` (positions of earlier nodes) and `shape` `[C, H, W]` |
+//! | `graph` | [`Graph`]: `name` and `nodes`; a node's `inputs` are positions of earlier nodes |
 //!
-//! A node in `layers` has two tensors in place of `<node>.weight`. With `shape` `[Co, Cg, Kh, Kw]` (`Cg` the input channels of one
-//! group; a linear layer is `[out, in, 1, 1]`), `bits` `b` and `block` `B` (`"pixel"` stands for `Cg`):
+//! A node in `layers` has two tensors in place of `<node>.weight`. With `shape` `[Co, Cg, Kh, Kw]` (`Cg` the input
+//! channels of one group; a linear layer is `[out, in, 1, 1]`), `bits` `b` and `block` `B` (`"pixel"` stands for `Cg`):
 //!
-//! - `<node>.codes`, U8 `[ceil(Co*Cg*Kh*Kw * b / 8)]`: two's complement integers of `b` bits, in row-major order of `shape`. Code `i`
-//!   is bits `i*b .. (i+1)*b` of a stream, lowest bit first; bit `k` of the stream is bit `k % 8` (value `1 << (k % 8)`) of byte `k / 8`.
-//!   The bits after the last code are zero. At 4 bits, byte `j` holds code `2j` in its low half and code `2j + 1` in its high half.
-//! - `<node>.scales`, F32 or F16 `[Co, ceil(Cg / B), Kh, Kw]`, signed: `weight[o, c, y, x] = scales[o, c / B, y, x] * code[o, c, y, x]`.
+//! - `<node>.codes`, U8 `[ceil(Co*Cg*Kh*Kw * b / 8)]`: two's complement integers of `b` bits, in row-major order of
+//!   `shape`. Code `i` is bits `i*b .. (i+1)*b` of a stream, lowest bit first; bit `k` of the stream is bit `k % 8`
+//!   (value `1 << (k % 8)`) of byte `k / 8`. The bits after the last code are zero. At 4 bits, byte `j` holds code `2j`
+//!   in its low half and code `2j + 1` in its high half.
+//! - `<node>.scales`, F32 or F16 `[Co, ceil(Cg / B), Kh, Kw]`, signed:
+//!   `weight[o, c, y, x] = scales[o, c / B, y, x] * code[o, c, y, x]`.
 //!
-//! `activation` is `null`, or `bits` `m`, `block` and `scale`: at run time every `block` consecutive input channels of a group at one
-//! pixel (the last ones may be fewer) become integers times one scale. Integers lie in `-(2^(m-1)-1) ..= 2^(m-1)-1` if `signed`, else
-//! in `0 ..= 2^m-1`. `scale = "float"` divides the largest magnitude by the largest integer, `"pow2"` is the power of two that
-//! [`blockfloat`] documents. Rounding is half to even.
+//! `activation` is `null`, or `bits` `m`, `block` and `scale`: at run time every `block` consecutive input channels of
+//! a group at one pixel (the last ones may be fewer) become integers times one scale, rounded half to even. With
+//! `L = 2^(m-1) - 1` they lie in `-L ..= L` if `signed`, else, with `L = 2^m - 1`, in `0 ..= L`. The scale is `max|x| / L`
+//! where `scale` is `"float"`, and the power of two that [`blockfloat`] documents where it is `"pow2"`.
 //!
-//! All other tensors are parameters under their own names, F32 or F16. F16 holds a tensor only if its largest magnitude is a normal
-//! F16 (`2^-14 ..= 65504`, or all is zero), so that nothing overflows and no value is off by more than `2^-11` of the largest one; a
-//! tensor for which that fails is F32 in a file that is otherwise F16, its scales likewise layer by layer. No float is NaN or infinite.
+//! All other tensors are parameters under their own names, F32 or F16. F16 holds a tensor only if its largest magnitude
+//! is a normal F16 (`2^-14 ..= 65504`, or all is zero), so that nothing overflows and no value is off by more than
+//! `2^-11` of the largest one; a tensor for which that fails, or a layer's scales, is F32 in a file that is otherwise
+//! F16. No float is NaN or infinite.
 //!
 //! Equal models make equal bytes, and a file that is loaded and saved with the same [`SaveOptions`] stays the same.
 #![forbid(unsafe_code)]
 
 mod build;
 mod file;
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod hostile;
 mod model;
 mod op;
 pub mod pass;

@@ -148,12 +148,13 @@ impl Model {
     }
 
     /// Quantizes a float model: folds batch normalisation ([`pass::fold_batch_norm`]), plans by the policy
-    /// ([`Policy::resolve`]) and rounds the planned layers. Layers that are skipped, biases and affine parameters stay in
-    /// [`Model::weights`].
+    /// ([`Policy::resolve`]) and rounds the planned layers. Layers that are skipped, biases and affine parameters stay
+    /// in [`Model::weights`].
     ///
     /// # Errors
-    /// [`ModelError::Policy`]; [`ModelError::Numbers`] or [`ModelError::NonFinite`] naming the layer or tensor with a NaN or
-    /// infinity, also one that a negative variance makes; [`ModelError::AlreadyQuantized`]; [`ModelError::Weights`].
+    /// [`ModelError::Policy`]; [`ModelError::Numbers`] or [`ModelError::NonFinite`] naming the layer or tensor with a
+    /// NaN or infinity, also one that a negative variance makes; [`ModelError::AlreadyQuantized`];
+    /// [`ModelError::Weights`].
     pub fn quantize(&self, policy: &Policy) -> Result<Self, ModelError> {
         if self.is_quantized() {
             return Err(ModelError::AlreadyQuantized { graph: self.graph.name().into() });
@@ -192,7 +193,8 @@ impl Model {
         weights
     }
 
-    /// Rounds all values to what [`Model::save`] with these options stores, so that what is evaluated is what is stored.
+    /// Rounds all values to what [`Model::save`] with these options stores, so that what is evaluated is what is
+    /// stored.
     pub fn round(&mut self, options: &SaveOptions) {
         for tensor in self.weights.0.values_mut() {
             options.floats.round(tensor.data_mut());
@@ -217,8 +219,8 @@ impl Model {
         self.round(&SaveOptions { floats: Float::F32, scales: Float::F16 });
     }
 
-    /// The narrowest type that stores every block scale as it is: F16 after [`Model::round_scales_f16`], or after loading
-    /// a file with F16 scales, unless a layer needs F32. F16 for a model without quantized layers.
+    /// The narrowest type that stores every block scale as it is: F16 after [`Model::round_scales_f16`], or after
+    /// loading a file with F16 scales, unless a layer needs F32. F16 for a model without quantized layers.
     pub fn scale_precision(&self) -> Float {
         let exact = |scales: &[f32]| {
             let mut rounded = scales.to_vec();
@@ -306,4 +308,120 @@ pub(crate) fn check_finite(weights: &Weights) -> Result<(), ModelError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn quantizing_leaves_in_floats_what_has_no_codes() {
+        let rule = crate::policy::Rule { layers: "depth*".into(), skip: Some(true), ..Default::default() };
+        let policy = Policy { rules: vec![rule], ..fixture::policy(4, 4) };
+        let model = fixture::float().quantize(&policy).unwrap();
+        model.check().unwrap();
+        let floats: Vec<&str> = model.weights.0.keys().map(String::as_str).collect();
+        assert_eq!(floats, ["conv1.bias", "depthwise.bias", "depthwise.weight", "fc.bias", "norm.bias", "norm.weight"]);
+        let shapes: Vec<_> =
+            model.layers.iter().map(|(name, l)| (name.as_str(), l.codes.shape(), l.codes.scale_shape())).collect();
+        assert_eq!(
+            shapes,
+            [
+                ("conv1", [10, 3, 3, 3], [10, 1, 3, 3]),
+                ("fc", [3, 4, 1, 1], [3, 1, 1, 1]),
+                ("grouped", [4, 5, 1, 1], [4, 2, 1, 1]),
+            ]
+        );
+    }
+
+    #[test]
+    fn dequantized_weights_fit_the_graph_and_are_near() {
+        let model = fixture::float().quantize(&fixture::policy(8, 4)).unwrap();
+        let (graph, exact) = pass::fold_batch_norm(&fixture::graph(), &fixture::float().weights);
+        let near = model.dequantized();
+        near.check(&graph).unwrap();
+        for (name, tensor) in &exact.0 {
+            let largest = tensor.data().iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            // 8 bits: half a step is 1/256 of a block's largest weight.
+            let close = tensor.data().iter().zip(near.get(name).data()).all(|(a, b)| (a - b).abs() <= largest / 250.0);
+            assert!(close, "{name}");
+        }
+    }
+
+    #[test]
+    fn quantizing_names_what_it_cannot_do() {
+        let with = |tensor: &str, index: usize, value: f32| {
+            let mut model = fixture::float();
+            model.weights.0.get_mut(tensor).unwrap().data_mut()[index] = value;
+            model.quantize(&fixture::policy(4, 4)).unwrap_err().to_string()
+        };
+        assert_eq!(with("grouped.weight", 3, f32::NAN), "layer `grouped`: element 3 is NaN or infinite");
+        assert_eq!(with("fc.bias", 1, f32::INFINITY), "tensor `fc.bias`: element 1 is NaN or infinite");
+        // sqrt(-1) is NaN: filter 1 of 27 weights.
+        assert_eq!(with("bn1.running_var", 1, -1.0), "layer `conv1`: element 27 is NaN or infinite");
+        assert_eq!(with("norm.running_var", 2, -1.0), "tensor `norm.bias`: element 2 is NaN or infinite");
+
+        let again = fixture::quantized().quantize(&Policy::default()).unwrap_err();
+        assert_eq!(again.to_string(), "`tiny` is quantized already: quantize the float model it came from");
+        let mut model = fixture::float();
+        model.weights.0.remove("fc.bias");
+        assert!(matches!(model.quantize(&Policy::default()), Err(ModelError::Weights(_))));
+    }
+
+    #[test]
+    fn sizes_are_counted_by_hand() {
+        let options = |scales| SaveOptions { floats: Float::F32, scales };
+        let model = fixture::float().quantize(&fixture::policy(3, 4)).unwrap();
+        // Parameters: conv1 270 + 10, norm 10 + 10, grouped 20, depthwise 36 + 4, fc 12 + 3.
+        assert_eq!(model.fp32_bytes(), 4 * 375);
+        // Codes of 3 bits: ceil(810 / 8) + ceil(60 / 8) + ceil(108 / 8) + ceil(36 / 8) = 102 + 8 + 14 + 5 = 129.
+        // Scales: 90 + 8 + 36 + 3 = 137. Floats: 10 + 20 + 4 + 3 = 37.
+        assert_eq!(model.storage_bytes(&options(Float::F32)), 129 + 4 * 137 + 4 * 37);
+        assert_eq!(model.storage_bytes(&options(Float::F16)), 129 + 2 * 137 + 4 * 37);
+        // Unfolded: normalisations of 4 * 10 each, no bias of conv1.
+        let float = fixture::float();
+        assert_eq!(float.fp32_bytes(), 4 * (375 - 10 - 20 + 80));
+        assert_eq!(float.storage_bytes(&SaveOptions::default()), float.fp32_bytes());
+    }
+
+    #[test]
+    fn rounding_shows_in_the_scale_precision() {
+        let mut model = fixture::quantized();
+        assert_eq!(model.scale_precision(), Float::F32);
+        model.round_scales_f16();
+        assert_eq!(model.scale_precision(), Float::F16);
+        let once = model.clone();
+        model.round_scales_f16();
+        assert_eq!(model, once);
+    }
+
+    #[test]
+    fn check_refuses_layers_that_do_not_fit() {
+        let change = |f: &dyn Fn(&mut Model)| {
+            let mut model = fixture::quantized();
+            f(&mut model);
+            model.check().unwrap_err().to_string()
+        };
+        let rename = change(&|m| {
+            let layer = m.layers.remove("fc").unwrap();
+            m.layers.insert("relu".into(), layer);
+        });
+        assert_eq!(rename, "layer `relu`: the graph has no such convolution or linear layer");
+        let swap = change(&|m| {
+            let layer = m.layers["fc"].clone();
+            m.layers.insert("grouped".into(), layer);
+        });
+        assert_eq!(swap, "layer `grouped`: its codes have the shape [3, 4, 1, 1], the graph needs [4, 5, 1, 1]");
+        let unsigned = change(&|m| m.layers.get_mut("conv1").unwrap().signed = false);
+        assert!(unsigned.starts_with("layer `conv1`: it is said to have no negative inputs"), "{unsigned}");
+        let both = change(&|m| {
+            m.weights = m.dequantized();
+        });
+        assert!(both.contains("unexpected  conv1.weight"), "{both}");
+        let neither = change(&|m| {
+            m.layers.remove("fc");
+        });
+        assert!(neither.contains("missing     fc.weight"), "{neither}");
+    }
 }

@@ -9,10 +9,10 @@ use crate::weights::{Tensor, Weights};
 ///
 /// `weight'[o] = weight[o] * k[o]`, `bias'[o] = (bias[o] - mean[o]) * k[o] + beta[o]`, `k = gamma / sqrt(var + eps)`:
 ///
-/// the layer keeps its name and gains a bias, the normalisation disappears. Any other one becomes an [`Op::Affine`] under
-/// its own name with `weight = k`, `bias = beta - mean * k` (DenseNet normalises before its convolutions). [`Op::Dropout`],
-/// the identity at inference, is removed. All of it is computed in f64 and rounded once. The value of the output node
-/// stays; parameters that no longer belong to a node are dropped.
+/// the layer keeps its name and gains a bias, the normalisation disappears. Any other one becomes an [`Op::Affine`]
+/// under its own name with `weight = k`, `bias = beta - mean * k` (DenseNet normalises before its convolutions).
+/// [`Op::Dropout`], the identity at inference, is removed. All of it is computed in f64 and rounded once. The value of
+/// the output node stays; parameters that no longer belong to a node are dropped.
 ///
 /// # Panics
 /// If `weights` lacks a parameter: check them first with [`Weights::check`].
