@@ -34,8 +34,8 @@ const INCEPTION_5: [(&str, Inception); 2] =
     [("inception5a", [256, 160, 320, 32, 128, 128]), ("inception5b", [384, 192, 384, 48, 128, 128])];
 
 /// Name of the node that turns an image normalised with ImageNet's mean and standard deviation into one normalised
-/// with 0.5 and 0.5, which is what torchvision's GoogLeNet weights were trained on. Its parameters are constants,
-/// [`transform_input`]'s, and no checkpoint holds them.
+/// with 0.5 and 0.5, which is what torchvision's GoogLeNet weights were trained on. Its parameters are constants that
+/// no PyTorch checkpoint holds; [`crate::checkpoint::load`] puts them in.
 pub const TRANSFORM_INPUT: &str = "transform_input";
 
 pub(crate) fn build(b: &mut Builder, s: &Settings) {

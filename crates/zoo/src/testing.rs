@@ -4,6 +4,8 @@
 use graph::{Graph, Role, Tensor, Weights};
 use serde::Deserialize;
 
+use crate::Config;
+
 /// `tests/golden/logits.json`: a list of [`Golden`].
 pub const LOGITS: &str = include_str!("../tests/golden/logits.json");
 
@@ -24,11 +26,42 @@ pub struct Golden {
     pub logits: Vec<Vec<f64>>,
     /// For each image, [`projection`] 0, 1, 2, 3 of all its logits.
     pub projections: Vec<Vec<f64>>,
-    /// Name, mean and root mean square of some layers' outputs over the batch.
-    pub taps: Vec<(String, f64, f64)>,
+    /// Some layers' outputs.
+    pub taps: Vec<Tap>,
+}
+
+/// What a layer put out.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Tap {
+    /// The node.
+    pub name: String,
+    /// Mean over the batch.
+    pub mean: f64,
+    /// Root mean square over the batch.
+    pub rms: f64,
+}
+
+impl Tap {
+    /// Difference of the two statistics of `output`, relative to the root mean square.
+    pub fn difference(&self, output: &[f32]) -> f64 {
+        let mean = |f: fn(f64) -> f64| output.iter().map(|&x| f(f64::from(x))).sum::<f64>() / output.len() as f64;
+        let (mean, rms) = (mean(|x| x), mean(|x| x * x).sqrt());
+        let difference = (mean - self.mean).abs().max((rms - self.rms).abs()) / self.rms;
+        if difference.is_finite() { difference } else { f64::INFINITY }
+    }
 }
 
 impl Golden {
+    /// The network that was run.
+    pub fn config(&self) -> Config {
+        Config { input: Some(self.input), transform_input: self.transform_input, ..Config::new(&self.name) }
+    }
+
+    /// The images it was run on.
+    pub fn images(&self) -> Tensor {
+        formula_input([self.batch, 3, self.input, self.input])
+    }
+
     /// Largest difference from `logits`, `[batch, classes]`, relative to the largest golden value of its kind.
     pub fn difference(&self, logits: &[f32]) -> f64 {
         let classes = logits.len() / self.batch;

@@ -282,7 +282,8 @@ def logits(name, make, side, batch, **extra):
         # At once: a ReLU in place may follow.
         def hook(_module, _inputs, output):
             x = output.double()
-            taps.append([path, rounded(x.mean()), rounded(x.square().mean().sqrt())])
+            rms = x.square().mean().sqrt()
+            taps.append({"name": path, "mean": rounded(x.mean()), "rms": rounded(rms)})
 
         return hook
 

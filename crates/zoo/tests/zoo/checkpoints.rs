@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use graph::{Builder, Conv2d, Graph, Op, Shape, Weights};
+use graph::{Builder, Conv2d, Graph, Op, Preprocess, Shape, Tensor, Weights};
 use zoo::checkpoint::{CheckpointError, load};
 use zoo::testing::formula_weights;
 use zoo::{Config, Stem};
+
+use crate::plain;
 
 /// `Tiny` of make.py.
 fn tiny() -> Graph {
@@ -114,8 +116,8 @@ fn googlenet_heads_and_old_densenet_names_load() {
     let expected = formula_weights(&graph);
     let mut file = expected.clone();
     file.0.retain(|name, _| !name.starts_with("transform_input"));
-    file.insert("aux1.conv.conv.weight", graph::Tensor::new([1], vec![1.0]));
-    file.insert("aux2.fc2.bias", graph::Tensor::new([1], vec![1.0]));
+    file.insert("aux1.conv.conv.weight", Tensor::new([1], vec![1.0]));
+    file.insert("aux2.fc2.bias", Tensor::new([1], vec![1.0]));
     assert_eq!(load(write(&folder, &file), &graph).unwrap(), expected);
 
     let graph = zoo::build(&small("densenet121")).unwrap();
@@ -148,21 +150,40 @@ fn write(folder: &tempfile::TempDir, weights: &Weights) -> PathBuf {
     path
 }
 
+/// Number of the first 300 images of `cifar10/test_batch.bin` that PyTorch classifies right with each file.
+const REAL: [(&str, &str, usize); 2] =
+    [("resnet20", "resnet20_cifar10.th", 234), ("resnet56", "resnet56_cifar10.th", 244)];
+
 #[test]
-fn real_cifar_networks_load() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/weights");
-    for (name, file) in [("resnet20", "resnet20_cifar10.th"), ("resnet56", "resnet56_cifar10.th")] {
-        let path = folder.join(file);
-        if !path.exists() {
-            eprintln!("SKIPPED: {} is not there", path.display());
+fn real_cifar_networks_load_and_classify() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
+    let images = fs::read(data.join("cifar10/test_batch.bin"));
+    for (name, file, right) in REAL {
+        let (Ok(images), Ok(true)) = (&images, fs::exists(data.join("weights").join(file))) else {
+            eprintln!("SKIPPED: {file} or the CIFAR-10 images are not in {}", data.display());
             continue;
-        }
-        let graph = zoo::build(&Config::new(name)).unwrap();
-        let weights = load(&path, &graph).unwrap();
+        };
+        let config = Config::new(name);
+        let graph = zoo::build(&config).unwrap();
+        let weights = load(data.join("weights").join(file), &graph).unwrap();
         weights.check(&graph).unwrap();
-        // A trained network's statistics: variances positive, filters centred near zero.
-        for param in graph.params().iter().filter(|p| p.role == graph::Role::Variance) {
-            assert!(weights.get(&param.name).data().iter().all(|&v| v > 0.0), "{}", param.name);
+        if std::env::var("DSCONV_SLOW").is_ok_and(|v| v == "1") {
+            let preprocess = config.preprocess().unwrap();
+            let got = images.as_chunks::<3073>().0[..300].iter().filter(|image| {
+                let logits = plain::run(&graph, &weights, &normalise(&image[1..], &preprocess)).pop().unwrap();
+                let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+                best == Some(usize::from(image[0]))
+            });
+            assert_eq!(got.count(), right, "{file}");
         }
     }
+}
+
+/// Three planes of 32x32 pixels to `[1, 3, 32, 32]`.
+fn normalise(pixels: &[u8], preprocess: &Preprocess) -> Tensor {
+    let value = |(i, &pixel): (usize, &u8)| {
+        let c = i / (32 * 32);
+        (f32::from(pixel) / preprocess.divide - preprocess.mean[c]) / preprocess.std[c]
+    };
+    Tensor::new([1, 3, 32, 32], pixels.iter().enumerate().map(value).collect())
 }
