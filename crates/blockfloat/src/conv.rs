@@ -1,7 +1,7 @@
 //! The reference convolution.
 use rayon::prelude::*;
 
-use crate::error::check_len;
+use crate::error::{check_len, elements};
 use crate::{Error, QuantizedActivations, QuantizedWeights};
 
 /// Geometry of a convolution; `[height, width]` each.
@@ -67,7 +67,8 @@ impl ConvParams {
 /// # Errors
 /// [`Error::Groups`] where `Co` does not split into the groups, [`Error::Channels`] where `x` does not have the weight's
 /// channels and groups, [`Error::BlockMismatch`], [`Error::BlockTooLong`] where a dot product could exceed an i32,
-/// [`Error::Geometry`], and [`Error::Length`] for the bias or for fields of `x` of a wrong length.
+/// [`Error::Geometry`], [`Error::Shape`] where the output would not fit memory, and [`Error::Length`] for the bias or for
+/// fields of `x` of a wrong length.
 pub fn conv2d(
     x: &QuantizedActivations,
     w: &QuantizedWeights,
@@ -86,7 +87,7 @@ pub fn conv2d(
     }
     let [out_height, out_width] = params.output_size([height, width], [kh, kw])?;
     let area = height * width;
-    check_len("mantissas", batch * channels * area, x.mantissas.len())?;
+    check_len("mantissas", elements(x.shape)?, x.mantissas.len())?;
     check_len("activation scales", batch * groups * x.blocks() * area, x.scales.len())?;
     if let Some(bias) = bias {
         check_len("bias", filters, bias.len())?;
@@ -107,7 +108,7 @@ pub fn conv2d(
         blocks.push((range.start / x_len, range));
     }
 
-    let mut y = vec![0.0; batch * filters * out_height * out_width];
+    let mut y = vec![0.0; elements([batch, filters, out_height, out_width])?];
     y.par_chunks_mut(out_height * out_width).enumerate().for_each(|(plane, y)| {
         let (n, o) = (plane / filters, plane % filters);
         let g = o / (filters / groups);
