@@ -1,0 +1,371 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use blockfloat::QuantizedWeights;
+use burn::module::{Module, Param, RunningState};
+use burn::nn::{BatchNorm, BatchNormConfig, Dropout, DropoutConfig};
+use burn::tensor::module::{adaptive_avg_pool2d, avg_pool2d, conv2d, max_pool2d};
+use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
+use burn::tensor::{Device, Tensor, TensorData, activation};
+use graph::policy::Plan;
+use graph::{Graph, Info, Model, ModelError, NodeId, Op, QuantizedLayer, Weights};
+
+use crate::layer::{Alpha, DsConfig, DsConv2d, host};
+
+/// A convolution or a fully connected layer (as a 1x1 convolution) in floats.
+#[derive(Module, Debug)]
+struct FloatConv {
+    weight: Param<Tensor<4>>,
+    bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    options: ConvOptions<2>,
+}
+
+/// `y = x * weight[c] + bias[c]`.
+#[derive(Module, Debug)]
+struct Affine {
+    weight: Param<Tensor<1>>,
+    bias: Param<Tensor<1>>,
+}
+
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+enum Layer {
+    Float(FloatConv),
+    Ds(DsConv2d),
+    BatchNorm(BatchNorm),
+    Affine(Affine),
+    Dropout(Dropout),
+}
+
+/// A [`Graph`] as a burn module, in floats or quantized, with autodiff where its device has it.
+///
+/// Every value between nodes is `[N, C, H, W]`; the output is `[N, classes]`.
+#[derive(Module, Debug)]
+pub struct Network {
+    layers: Vec<Layer>,
+    /// Index into `layers` of every node that has parameters or state.
+    #[module(skip)]
+    slots: Vec<Option<usize>>,
+    #[module(skip)]
+    graph: Arc<Graph>,
+}
+
+impl Network {
+    /// Runs a model as it is: in floats, or with exactly its codes and scales.
+    ///
+    /// # Panics
+    /// If the model's weights do not fit its graph, which [`Model`]'s constructors rule out.
+    pub fn new(model: &Model, device: &Device) -> Self {
+        Self::build(&model.graph, &model.weights, device, |node, options| {
+            let layer = model.layers.get(node)?;
+            let config = DsConfig {
+                weight: blockfloat::WeightFormat {
+                    bits: layer.codes.bits(),
+                    block: layer.codes.block(),
+                    rule: blockfloat::ScaleRule::default(),
+                },
+                activation: layer.activation,
+                signed: layer.signed,
+                alpha: Alpha::Fixed,
+            };
+            let bias = bias(&model.weights, node, device);
+            Some(DsConv2d::new(None, &layer.codes, bias, options, config, device))
+        })
+    }
+
+    /// A float network to be trained: on an autodiff device its batch normalisations use and update batch statistics,
+    /// and its dropouts drop.
+    ///
+    /// # Panics
+    /// If `weights` do not fit `graph` (see [`Weights::check`]).
+    pub fn trainable(graph: &Graph, weights: &Weights, device: &Device) -> Self {
+        Self::build(graph, weights, device, |_, _| None)
+    }
+
+    /// A quantized student of a float model with folded batch normalisation (see [`graph::pass::fold_batch_norm`]):
+    /// shadow weights are copies of the teacher's, which stays untouched.
+    ///
+    /// # Errors
+    /// A NaN or infinite weight, with the layer's name.
+    pub fn student(
+        folded: &Graph,
+        weights: &Weights,
+        plan: &Plan,
+        alpha: Alpha,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let mut codes = BTreeMap::new();
+        for (node, layer) in &plan.0 {
+            let weight = weights.get(&format!("{node}.weight"));
+            let found = QuantizedWeights::quantize(weight.data(), shape4(weight.shape()), layer.weight)
+                .map_err(|source| ModelError::Numbers { layer: node.clone(), source })?;
+            codes.insert(node.as_str(), found);
+        }
+        Ok(Self::build(folded, weights, device, |node, options| {
+            let (layer, codes) = (plan.0.get(node)?, codes.get(node)?);
+            let config = DsConfig { weight: layer.weight, activation: layer.activation, signed: layer.signed, alpha };
+            let weight = weights.get(&format!("{node}.weight"));
+            Some(DsConv2d::new(Some(weight.data()), codes, bias(weights, node, device), options, config, device))
+        }))
+    }
+
+    fn build(
+        graph: &Graph,
+        weights: &Weights,
+        device: &Device,
+        quantized: impl Fn(&str, ConvOptions<2>) -> Option<DsConv2d>,
+    ) -> Self {
+        let mut layers = Vec::new();
+        let mut slots = vec![None; graph.nodes().len()];
+        for (slot, node) in slots.iter_mut().zip(graph.nodes()) {
+            let name = &node.name;
+            let vector = |suffix: &str| {
+                let data = weights.get(&format!("{name}.{suffix}")).data().to_vec();
+                let length = data.len();
+                Tensor::<1>::from_data(TensorData::new(data, [length]), device)
+            };
+            let layer = match &node.op {
+                Op::Conv2d(_) | Op::Linear { .. } => {
+                    let options = conv_options(&node.op);
+                    match quantized(name, options.clone()) {
+                        Some(layer) => Layer::Ds(layer),
+                        None => {
+                            let weight = weights.get(&format!("{name}.weight"));
+                            let data = TensorData::new(weight.data().to_vec(), shape4(weight.shape()));
+                            Layer::Float(FloatConv {
+                                weight: Param::from_tensor(Tensor::from_data(data, device)),
+                                bias: bias(weights, name, device).map(Param::from_tensor),
+                                options,
+                            })
+                        }
+                    }
+                }
+                Op::BatchNorm2d { channels, eps } => {
+                    let mut norm = BatchNormConfig::new(*channels).with_epsilon(*eps).init(device);
+                    norm.gamma = Param::from_tensor(vector("weight"));
+                    norm.beta = Param::from_tensor(vector("bias"));
+                    norm.running_mean = RunningState::new(vector("running_mean").inner());
+                    norm.running_var = RunningState::new(vector("running_var").inner());
+                    Layer::BatchNorm(norm)
+                }
+                Op::Affine { .. } => Layer::Affine(Affine {
+                    weight: Param::from_tensor(vector("weight")),
+                    bias: Param::from_tensor(vector("bias")),
+                }),
+                Op::Dropout { p } => Layer::Dropout(DropoutConfig::new(*p).init()),
+                _ => continue,
+            };
+            *slot = Some(layers.len());
+            layers.push(layer);
+        }
+        Self { layers, slots, graph: Arc::new(graph.clone()) }
+    }
+
+    /// The graph it runs.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// `[N, C, H, W]` to logits `[N, classes]`.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
+        self.forward_taps(x, &[]).0
+    }
+
+    /// Logits, and the outputs of the `taps` in their order, each `[N, C, H, W]`.
+    pub fn forward_taps(&self, x: Tensor<4>, taps: &[NodeId]) -> (Tensor<2>, Vec<Tensor<4>>) {
+        let nodes = self.graph.nodes();
+        let mut uses = self.graph.uses();
+        uses[nodes.len() - 1] += 1;
+        for tap in taps {
+            uses[tap.index()] += 1;
+        }
+        let mut values: Vec<Option<Tensor<4>>> = vec![None; nodes.len()];
+        values[0] = Some(x);
+        for (i, node) in nodes.iter().enumerate().skip(1) {
+            // Takes a value out at its last use, so that it can be freed or changed in place.
+            let mut take = |id: NodeId| {
+                let at = id.index();
+                uses[at] -= 1;
+                if uses[at] == 0 { values[at].take() } else { values[at].clone() }.expect("nodes are in order")
+            };
+            let layer = self.slots[i].map(|slot| &self.layers[slot]);
+            let inputs: Vec<_> = node.inputs.iter().map(|&id| take(id)).collect();
+            values[i] = Some(run(&node.op, layer, inputs));
+        }
+        let tapped = taps.iter().map(|tap| values[tap.index()].clone().expect("taps are kept")).collect();
+        let output = values.pop().flatten().expect("the last node is the output");
+        (output.flatten(1, 3), tapped)
+    }
+
+    /// The weights of a float network under the graph's names, running statistics included.
+    ///
+    /// Quantized layers give their shadow weights' values, `alpha * q`.
+    pub fn to_weights(&self) -> Weights {
+        let mut weights = Weights::default();
+        for (name, layer) in self.named_layers() {
+            if let Layer::Ds(conv) = layer {
+                let value = host(conv.weight());
+                let shape = graph_weight_shape(&self.graph, name);
+                weights.insert(format!("{name}.weight"), graph::Tensor::new(shape, value));
+                if let Some(bias) = &conv.bias {
+                    insert(&mut weights, name, "bias", bias.val());
+                }
+            } else {
+                self.insert_floats(&mut weights, name, layer);
+            }
+        }
+        weights
+    }
+
+    /// The student as a model: codes and scales of every quantized layer, everything else in floats.
+    pub fn to_model(&self, info: Info) -> Model {
+        let mut weights = Weights::default();
+        let mut layers = BTreeMap::new();
+        for (name, layer) in self.named_layers() {
+            if let Layer::Ds(conv) = layer {
+                let DsConfig { activation, signed, .. } = conv.config();
+                layers.insert(name.to_owned(), QuantizedLayer { codes: conv.codes(), activation, signed });
+                if let Some(bias) = &conv.bias {
+                    insert(&mut weights, name, "bias", bias.val());
+                }
+            } else {
+                self.insert_floats(&mut weights, name, layer);
+            }
+        }
+        Model { graph: (*self.graph).clone(), weights, layers, info }
+    }
+
+    fn named_layers(&self) -> impl Iterator<Item = (&str, &Layer)> {
+        let nodes = self.graph.nodes().iter().zip(&self.slots);
+        nodes.filter_map(|(node, slot)| Some((node.name.as_str(), &self.layers[(*slot)?])))
+    }
+
+    fn insert_floats(&self, weights: &mut Weights, name: &str, layer: &Layer) {
+        match layer {
+            Layer::Float(conv) => {
+                let shape = graph_weight_shape(&self.graph, name);
+                weights.insert(format!("{name}.weight"), graph::Tensor::new(shape, host(conv.weight.val())));
+                if let Some(bias) = &conv.bias {
+                    insert(weights, name, "bias", bias.val());
+                }
+            }
+            Layer::BatchNorm(norm) => {
+                insert(weights, name, "weight", norm.gamma.val());
+                insert(weights, name, "bias", norm.beta.val());
+                insert(weights, name, "running_mean", norm.running_mean.value_sync());
+                insert(weights, name, "running_var", norm.running_var.value_sync());
+            }
+            Layer::Affine(affine) => {
+                insert(weights, name, "weight", affine.weight.val());
+                insert(weights, name, "bias", affine.bias.val());
+            }
+            Layer::Dropout(_) | Layer::Ds(_) => {}
+        }
+    }
+}
+
+fn run(op: &Op, layer: Option<&Layer>, inputs: Vec<Tensor<4>>) -> Tensor<4> {
+    let mut inputs = inputs.into_iter();
+    let mut x = || inputs.next().expect("arity was checked");
+    match layer {
+        Some(Layer::Float(conv)) => {
+            return conv2d(x(), conv.weight.val(), conv.bias.as_ref().map(|b| b.val()), conv.options.clone());
+        }
+        Some(Layer::Ds(conv)) => return conv.forward(x()),
+        Some(Layer::BatchNorm(norm)) => return norm.forward(x()),
+        Some(Layer::Affine(affine)) => {
+            let channels = affine.weight.dims()[0];
+            let shape = [1, channels, 1, 1];
+            return x() * affine.weight.val().reshape(shape) + affine.bias.val().reshape(shape);
+        }
+        Some(Layer::Dropout(dropout)) => return dropout.forward(x()),
+        None => {}
+    }
+    match op {
+        Op::Relu => activation::relu(x()),
+        Op::MaxPool2d(p) => {
+            let mut options = MaxPoolOptions::new(p.kernel);
+            options.stride = p.stride;
+            options.padding = p.padding.map(|side| (side, side));
+            options.ceil_mode = p.ceil_mode;
+            max_pool2d(x(), options)
+        }
+        Op::AvgPool2d(p) => {
+            let mut options = AvgPoolOptions::new(p.kernel);
+            options.stride = p.stride;
+            options.padding = p.padding.map(|side| (side, side));
+            options.ceil_mode = p.ceil_mode;
+            avg_pool2d(x(), options)
+        }
+        Op::AdaptiveAvgPool2d { output } => adaptive_avg_pool2d(x(), *output),
+        Op::Add => x() + x(),
+        Op::Concat => Tensor::cat(inputs.collect(), 1),
+        Op::Flatten => {
+            let x = x();
+            let [n, c, h, w] = x.dims();
+            x.reshape([n, c * h * w, 1, 1])
+        }
+        Op::PadShortcut { stride, before, after } => {
+            let x = x();
+            let [n, c, h, w] = x.dims();
+            let device = x.device();
+            let every = burn::tensor::s![.., .., 0..h;*stride, 0..w;*stride];
+            let kept = if *stride == 1 { x } else { x.slice(every) };
+            let [_, _, h, w] = kept.dims();
+            let zeros = |channels: usize| Tensor::zeros([n, channels, h, w], &device);
+            let mut parts = vec![kept];
+            if *before > 0 {
+                parts.insert(0, zeros(*before));
+            }
+            if *after > 0 {
+                parts.push(zeros(*after));
+            }
+            let _ = c;
+            Tensor::cat(parts, 1)
+        }
+        Op::Input
+        | Op::Conv2d(_)
+        | Op::Linear { .. }
+        | Op::BatchNorm2d { .. }
+        | Op::Affine { .. }
+        | Op::Dropout { .. } => {
+            unreachable!("handled with their layers")
+        }
+    }
+}
+
+fn conv_options(op: &Op) -> ConvOptions<2> {
+    match op {
+        Op::Conv2d(c) => ConvOptions::new(c.stride, c.padding, c.dilation, c.groups),
+        _ => ConvOptions::new([1, 1], [0, 0], [1, 1], 1),
+    }
+}
+
+/// A weight's shape as a convolution's: `[out, in]` becomes `[out, in, 1, 1]`.
+fn shape4(shape: &[usize]) -> [usize; 4] {
+    match *shape {
+        [out, input] => [out, input, 1, 1],
+        [out, input, kh, kw] => [out, input, kh, kw],
+        _ => panic!("a weight has 2 or 4 dimensions, got {shape:?}"),
+    }
+}
+
+fn graph_weight_shape(graph: &Graph, node: &str) -> Vec<usize> {
+    let id = graph.find(node).expect("a layer's node");
+    match &graph.node(id).op {
+        Op::Conv2d(c) => c.weight_shape().to_vec(),
+        Op::Linear { in_features, out_features, .. } => vec![*out_features, *in_features],
+        op => panic!("{op:?} has no weight"),
+    }
+}
+
+fn bias(weights: &Weights, node: &str, device: &Device) -> Option<Tensor<1>> {
+    let bias = weights.0.get(&format!("{node}.bias"))?;
+    Some(Tensor::from_data(TensorData::new(bias.data().to_vec(), [bias.data().len()]), device))
+}
+
+fn insert(weights: &mut Weights, node: &str, suffix: &str, value: Tensor<1>) {
+    let data = host(value);
+    weights.insert(format!("{node}.{suffix}"), graph::Tensor::new([data.len()], data));
+}

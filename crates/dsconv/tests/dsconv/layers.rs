@@ -1,0 +1,212 @@
+//! The burn layers against the plain-loop reference of `blockfloat`, and their gradients against the definition.
+
+use blockfloat::{
+    ActivationFormat, ActivationScale, Bits, BlockSize, ConvParams, QuantizedWeights, ScaleRule, WeightFormat,
+};
+use burn::nn::conv::Conv2dConfig;
+use burn::nn::{LinearConfig, PaddingConfig2d};
+use burn::tensor::{Device, Tensor, TensorData};
+use dsconv::{Alpha, DsConfig, DsConv2d, DsLinear, block_float};
+use proptest::prelude::*;
+
+fn bits(b: u8) -> Bits {
+    Bits::new(b).unwrap()
+}
+
+fn values(x: Tensor<4>) -> Vec<f32> {
+    x.inner().into_data().to_vec().unwrap()
+}
+
+/// Numbers without pattern in (-1, 1), the same on every machine.
+fn noise(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..n)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// One convolution, the same for every engine.
+#[derive(Debug, Clone)]
+struct Problem {
+    groups: usize,
+    input: [usize; 4],
+    output: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    dilation: usize,
+    weight: WeightFormat,
+    activation: ActivationFormat,
+    signed: bool,
+    seed: u64,
+}
+
+fn problems() -> impl Strategy<Value = Problem> {
+    let geometry = (1usize..=3, 1usize..=40, 1usize..=6, 1usize..=3, 1usize..=2, 0usize..=1, 1usize..=2);
+    let block = prop_oneof![Just(BlockSize::PIXEL), (1usize..=40).prop_map(|n| BlockSize::new(n).unwrap())];
+    let rule = prop_oneof![Just(ScaleRule::L2), Just(ScaleRule::Kl), Just(ScaleRule::Mse)];
+    let scale = prop_oneof![Just(ActivationScale::Pow2), Just(ActivationScale::Float)];
+    let formats = (2u8..=8, 2u8..=8, block.clone(), block, rule, scale);
+    (geometry, formats, any::<bool>(), any::<u64>()).prop_map(
+        |((groups, per_group, out, kernel, stride, padding, dilation), (b, m, wb, ab, rule, scale), signed, seed)| {
+            Problem {
+                groups,
+                input: [2, groups * per_group, 7, 6],
+                output: groups * out,
+                kernel,
+                stride,
+                padding,
+                dilation,
+                weight: WeightFormat { bits: bits(b), block: wb, rule },
+                activation: ActivationFormat { bits: bits(m), block: ab, scale },
+                signed,
+                seed,
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn simulation_agrees_with_the_reference(p in problems()) {
+        let device = Device::flex();
+        let mut x = noise(p.input.iter().product(), p.seed);
+        if !p.signed {
+            x.iter_mut().for_each(|v| *v = v.max(0.0));
+        }
+        let shape = [p.output, p.input[1] / p.groups, p.kernel, p.kernel];
+        let w = noise(shape.iter().product(), p.seed ^ 1);
+        let bias = noise(p.output, p.seed ^ 2);
+
+        let codes = QuantizedWeights::quantize(&w, shape, p.weight).unwrap();
+        let a = blockfloat::quantize_activations(&x, p.input, p.groups, p.activation, p.signed).unwrap();
+        let params = ConvParams {
+            stride: [p.stride; 2], padding: [p.padding; 2], dilation: [p.dilation; 2], groups: p.groups,
+        };
+        let want = blockfloat::conv2d(&a, &codes, Some(&bias), &params).unwrap();
+
+        let pad = PaddingConfig2d::Explicit(p.padding, p.padding, p.padding, p.padding);
+        let mut conv = Conv2dConfig::new([p.input[1], p.output], [p.kernel; 2])
+            .with_stride([p.stride; 2]).with_dilation([p.dilation; 2]).with_groups(p.groups).with_padding(pad)
+            .init(&device);
+        conv.weight = conv.weight.map(|t| Tensor::from_data(TensorData::new(w.clone(), shape), &t.device()));
+        conv.bias = conv.bias.map(|b| b.map(|t| Tensor::from_data(TensorData::new(bias.clone(), [p.output]), &t.device())));
+        for alpha in [Alpha::Fixed, Alpha::Recomputed] {
+            let config = DsConfig { weight: p.weight, activation: Some(p.activation), signed: p.signed, alpha };
+            let layer = DsConv2d::from_conv(conv.clone(), config);
+            let got = values(layer.forward(Tensor::from_data(TensorData::new(x.clone(), p.input), &device)));
+            // `l2` and `kl` may leave a code next to the nearest one; re-rounding the latent then differs by design.
+            if alpha == Alpha::Fixed && p.weight.rule != ScaleRule::Mse && layer.codes().codes() != codes.codes() {
+                continue;
+            }
+            prop_assert_eq!(got.len(), want.len());
+            // Every partial sum is below the sum of magnitudes; f32 rounds each of the steps to 2^-24 of it.
+            let terms = shape[1] * p.kernel * p.kernel;
+            let bound = 4.0 * terms as f32 * f32::EPSILON * (terms as f32).max(1.0).sqrt() + 1e-5;
+            for (g, w) in got.iter().zip(&want) {
+                prop_assert!((g - w).abs() <= bound, "{g} and {w}, bound {bound}");
+            }
+        }
+    }
+
+    #[test]
+    fn frozen_codes_reproduce_the_layer(p in problems()) {
+        let device = Device::flex();
+        let shape = [p.output, p.input[1] / p.groups, p.kernel, p.kernel];
+        let mut conv = Conv2dConfig::new([p.input[1], p.output], [p.kernel; 2]).with_groups(p.groups).init(&device);
+        conv.weight = conv.weight.map(|t| {
+            Tensor::from_data(TensorData::new(noise(shape.iter().product(), p.seed), shape), &t.device())
+        });
+        let config = DsConfig { weight: p.weight, activation: None, signed: true, alpha: Alpha::Trained };
+        let layer = DsConv2d::from_conv(conv, config);
+        prop_assert_eq!(values(layer.weight()), layer.codes().dequantize());
+    }
+}
+
+#[test]
+fn block_float_is_exact_forward_and_the_identity_backward() {
+    let device = Device::flex().autodiff();
+    let shape = [2, 5, 3, 3];
+    let format = ActivationFormat { bits: bits(3), block: BlockSize::new(2).unwrap(), scale: ActivationScale::Float };
+    let data = noise(90, 7);
+    let x = Tensor::<4>::from_data(TensorData::new(data.clone(), shape), &device).require_grad();
+    let y = block_float(x.clone(), format, true, 1);
+    let mut want = vec![0.0; 90];
+    blockfloat::dequantized_activations(&data, shape, 1, format, true, &mut want);
+    assert_eq!(values(y.clone()), want);
+    let upstream = noise(90, 8);
+    let g = Tensor::<4>::from_data(TensorData::new(upstream.clone(), shape), &device);
+    let grads = (y * g).sum().backward();
+    assert_eq!(values(x.grad(&grads).unwrap()), upstream);
+}
+
+#[test]
+fn weight_gradients_follow_the_definition() {
+    // y = alpha0 * gain * q + alpha0 * (latent - latent): dL/dlatent = g * alpha0, dL/dgain = sum over the block of
+    // g * alpha0 * q. With w = alpha0 * latent that is dL/dw = g: unchanged, clipped weights included.
+    let device = Device::flex().autodiff();
+    let conv = Conv2dConfig::new([5, 3], [2, 2]).with_bias(false).init(&device);
+    let weight = WeightFormat { bits: bits(3), block: BlockSize::new(2).unwrap(), rule: ScaleRule::Mse };
+    let config = DsConfig { weight, activation: None, signed: true, alpha: Alpha::Trained };
+    let layer = DsConv2d::from_conv(conv, config);
+    let g = noise(60, 3);
+    let upstream = Tensor::<4>::from_data(TensorData::new(g.clone(), [3, 5, 2, 2]), &device);
+    let grads = (layer.weight() * upstream).sum().backward();
+    let latent = values(layer.latent.val().grad(&grads).unwrap());
+    let gain = values(layer.gain.as_ref().unwrap().val().grad(&grads).unwrap());
+    let codes = layer.codes();
+    let mut want_gain = vec![0.0f32; gain.len()];
+    for o in 0..3 {
+        for c in 0..5 {
+            for tap in 0..4 {
+                let (w, s) = ((o * 5 + c) * 4 + tap, (o * 3 + c / 2) * 4 + tap);
+                let alpha = codes.scales()[s];
+                assert!((latent[w] - g[w] * alpha).abs() <= 1e-6 * alpha.abs());
+                want_gain[s] += g[w] * alpha * f32::from(codes.codes()[w]);
+            }
+        }
+    }
+    for (got, want) in gain.iter().zip(&want_gain) {
+        assert!((got - want).abs() <= 1e-5, "{got} and {want}");
+    }
+    assert!(layer.scales.val().grad(&grads).is_none(), "the first scales are not trained");
+}
+
+#[test]
+fn recomputed_scales_pass_the_gradient_to_the_shadow_weight() {
+    let device = Device::flex().autodiff();
+    let conv = Conv2dConfig::new([4, 2], [1, 1]).with_bias(false).init(&device);
+    let weight = WeightFormat { bits: bits(4), block: BlockSize::PIXEL, rule: ScaleRule::L2 };
+    let layer =
+        DsConv2d::from_conv(conv, DsConfig { weight, activation: None, signed: true, alpha: Alpha::Recomputed });
+    let grads = layer.weight().sum().backward();
+    let latent = values(layer.latent.val().grad(&grads).unwrap());
+    for (i, g) in latent.iter().enumerate() {
+        assert_eq!(*g, values(layer.scales.val())[i / 4]);
+    }
+}
+
+#[test]
+fn a_linear_layer_is_a_one_by_one_convolution() {
+    let device = Device::flex();
+    let linear = LinearConfig::new(10, 3).init(&device);
+    let x = Tensor::<2>::from_data(TensorData::new(noise(20, 5), [2, 10]), &device);
+    let exact: Vec<f32> = linear.forward(x.clone()).into_data().to_vec().unwrap();
+    let eight = DsConfig {
+        weight: WeightFormat { bits: bits(8), block: BlockSize::new(4).unwrap(), rule: ScaleRule::Mse },
+        activation: None,
+        ..DsConfig::default()
+    };
+    let layer = DsLinear::from_linear(linear, eight);
+    assert_eq!(layer.codes().shape(), [3, 10, 1, 1]);
+    let got: Vec<f32> = layer.forward(x).into_data().to_vec().unwrap();
+    // Half a step of an 8-bit code of a weight below 0.32 is 0.0013; ten of them, inputs below 1.
+    for (g, e) in got.iter().zip(&exact) {
+        assert!((g - e).abs() < 0.013, "{g} and {e}");
+    }
+}

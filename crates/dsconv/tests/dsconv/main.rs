@@ -1,0 +1,4 @@
+//! The burn side against the plain-loop reference, torchvision, and real networks.
+
+mod layers;
+mod network;

@@ -1,0 +1,105 @@
+//! Whole networks: against torchvision's logits, and what quantization and training may and may not touch.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use dsconv::{Alpha, Network};
+use graph::policy::Policy;
+use graph::{Info, Model, Preprocess};
+use zoo::testing::{Golden, LOGITS, formula_input, formula_weights};
+
+fn info() -> Info {
+    Info { preprocess: Preprocess::imagenet_statistics(), classes: vec![], source: "formula".into() }
+}
+
+fn model(config: &zoo::Config) -> Model {
+    let graph = zoo::build(config).unwrap();
+    let weights = formula_weights(&graph);
+    Model::float(graph, weights, info()).unwrap()
+}
+
+fn input(shape: [usize; 4], device: &Device) -> Tensor<4> {
+    Tensor::from_data(TensorData::new(formula_input(shape).into_data(), shape), device)
+}
+
+fn logits(network: &Network, x: Tensor<4>) -> Vec<f32> {
+    network.forward(x).inner().into_data().to_vec().unwrap()
+}
+
+/// One member of each family by default; every variant with `DSCONV_SLOW=1`.
+#[test]
+fn logits_are_torchvisions() {
+    let device = Device::flex();
+    let all: Vec<Golden> = serde_json::from_str(LOGITS).unwrap();
+    let slow = std::env::var_os("DSCONV_SLOW").is_some();
+    let small = ["alexnet", "vgg11_bn", "googlenet", "resnet18", "resnet50", "densenet121", "resnet20"];
+    let mut ran = 0;
+    for golden in all.iter().filter(|g| slow || small.contains(&g.name.as_str())) {
+        let config = zoo::Config {
+            input: Some(golden.input),
+            transform_input: golden.transform_input,
+            ..zoo::Config::new(golden.name.clone())
+        };
+        let network = Network::new(&model(&config), &device);
+        let x = input([golden.batch, 3, golden.input, golden.input], &device);
+        let difference = golden.difference(&logits(&network, x));
+        println!("{}: largest relative difference {difference:.1e}", golden.name);
+        assert!(difference <= 1e-4, "{}: {difference}", golden.name);
+        ran += 1;
+    }
+    assert!(ran >= small.len(), "a family lacks its golden logits");
+}
+
+fn small() -> Model {
+    model(&zoo::Config { width: Some(0.5), ..zoo::Config::new("resnet20") })
+}
+
+#[test]
+fn a_student_starts_as_the_quantized_model_and_leaves_its_teacher_alone() {
+    let device = Device::flex();
+    let teacher = small();
+    let before = teacher.clone();
+    let policy = Policy::default();
+    let quantized = teacher.quantize(&policy).unwrap();
+    let (folded, weights) = graph::pass::fold_batch_norm(&teacher.graph, &teacher.weights);
+    let plan = policy.resolve(&folded).unwrap();
+    let student = Network::student(&folded, &weights, &plan, Alpha::Trained, &device).unwrap();
+    assert_eq!(student.to_model(info()), quantized);
+    let x = input([2, 3, 32, 32], &device);
+    assert_eq!(logits(&student, x.clone()), logits(&Network::new(&quantized, &device), x));
+    assert_eq!(teacher, before);
+}
+
+#[test]
+fn a_float_network_gives_its_weights_back() {
+    let teacher = small();
+    let network = Network::trainable(&teacher.graph, &teacher.weights, &Device::flex().autodiff());
+    assert_eq!(network.to_weights(), teacher.weights);
+    assert_eq!(network.valid().to_weights(), teacher.weights);
+}
+
+#[test]
+fn taps_are_the_values_between_nodes() {
+    let device = Device::flex();
+    let teacher = small();
+    let network = Network::new(&teacher, &device);
+    let id = |name: &str| teacher.graph.find(name).unwrap();
+    let (_, taps) = network.forward_taps(input([1, 3, 32, 32], &device), &[id("layer2.0.conv1"), id("conv1")]);
+    assert_eq!(taps[0].dims(), [1, 16, 16, 16]);
+    assert_eq!(taps[1].dims(), [1, 8, 32, 32]);
+}
+
+#[test]
+fn folding_batch_norm_keeps_the_function() {
+    let device = Device::flex();
+    for name in ["resnet20", "densenet-embedded"] {
+        let model = model(&zoo::Config::new(name));
+        let (graph, weights) = graph::pass::fold_batch_norm(&model.graph, &model.weights);
+        let folded = Model::float(graph, weights, info()).unwrap();
+        let x = input([2, 3, 32, 32], &device);
+        let (a, b) = (logits(&Network::new(&model, &device), x.clone()), logits(&Network::new(&folded, &device), x));
+        let largest = a.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        for (a, b) in a.iter().zip(&b) {
+            assert!((a - b).abs() <= 1e-4 * largest, "{name}: {a} and {b}");
+        }
+    }
+}
