@@ -3,6 +3,9 @@
 //! Training a student and adapting to a new place see only [`Unlabelled`] images, and there is no way from an
 //! [`Unlabelled`] to a label: it does not hold any. [`Labelled`] images are for evaluation and supervised training.
 //!
+//! Images become what PyTorch users feed their networks: decoding, resizing and cropping follow PIL and torchvision, and
+//! the tests compare with them.
+//!
 //! ```
 //! use images::Split;
 //!
@@ -15,13 +18,35 @@
 //! assert_eq!(adapt.batch(&[7])?.pixels.len(), 3 * 32 * 32);
 //! # Ok::<(), images::ImageError>(())
 //! ```
+//!
+//! Folders, CIFAR files and the data sets of `datasets/*.toml` are opened by [`open_labelled`] and [`open_unlabelled`]:
+//!
+//! ```no_run
+//! use graph::Preprocess;
+//! use images::{OpenOptions, open_unlabelled};
+//!
+//! let street = open_unlabelled("photos/street", &Preprocess::imagenet(), &OpenOptions::default())?;
+//! for skipped in street.skipped() {
+//!     eprintln!("{}: {}", skipped.path.display(), skipped.reason);
+//! }
+//! # Ok::<(), images::ImageError>(())
+//! ```
 #![forbid(unsafe_code)]
 
+mod cifar;
+mod decode;
 mod embedded;
 mod error;
+mod fetch;
+mod folder;
+mod manifest;
+mod open;
 mod random;
 mod set;
 
 pub use embedded::{CLASSES as EMBEDDED_CLASSES, embedded, embedded_preprocess, embedded_unlabelled};
 pub use error::ImageError;
+pub use fetch::{FetchError, Progress, fetch};
+pub use manifest::{Archive, Kind, Manifest, dataset_names};
+pub use open::{OpenOptions, open_labelled, open_unlabelled};
 pub use set::{Batch, Labelled, LabelledBatch, Skipped, Split, Unlabelled};

@@ -1,15 +1,17 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use graph::{ChannelOrder, Preprocess};
 use rayon::prelude::*;
 
 use crate::ImageError;
+use crate::decode::{Fit, Rgb, decode};
 use crate::random::{Random, shuffle};
 
 /// What part of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
     /// To train a teacher with labels.
@@ -74,6 +76,11 @@ impl Memory {
         self.pixels.len() / (3 * self.size[0] * self.size[1])
     }
 
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.pixels
+    }
+
     fn image(&self, index: usize) -> &[u8] {
         let bytes = 3 * self.size[0] * self.size[1];
         &self.pixels[index * bytes..][..bytes]
@@ -95,28 +102,80 @@ struct Store {
     name: String,
     /// `[C, H, W]` of a network input.
     shape: [usize; 3],
+    fit: Fit,
     /// `[channel of the network][byte]` to the normalised value.
     values: [[f32; 256]; 3],
     order: ChannelOrder,
     source: Source,
+    /// Files found bad when the set was opened.
+    skipped: Vec<Skipped>,
 }
 
 enum Source {
     Memory(Arc<Memory>),
+    Files(Files),
+}
+
+/// Image files, decoded each time they are asked for.
+pub(crate) struct Files {
+    pub(crate) paths: Vec<PathBuf>,
+    /// How many bad files may still be met.
+    pub(crate) allowed: usize,
+    /// Bad files met so far, by position in `paths`.
+    pub(crate) bad: Mutex<BTreeMap<usize, String>>,
+}
+
+impl Files {
+    fn bad(&self) -> Vec<Skipped> {
+        let bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        bad.iter().map(|(&i, reason)| Skipped { path: self.paths[i].clone(), reason: reason.clone() }).collect()
+    }
 }
 
 impl Unlabelled {
     pub(crate) fn from_memory(name: String, memory: Arc<Memory>, preprocess: &Preprocess) -> Self {
-        let [height, width] = memory.size;
-        let members = (0..memory.len()).collect();
-        let store = Store {
-            name,
-            shape: [3, height, width],
-            values: value_table(preprocess),
-            order: preprocess.order,
-            source: Source::Memory(memory),
-        };
-        Self { store: Arc::new(store), members }
+        let fit = Fit::new(preprocess);
+        let size = fit.output(memory.size);
+        let len = memory.len();
+        Self::new(name, Source::Memory(memory), len, size, fit, preprocess, Vec::new())
+    }
+
+    /// Images that went through `Fit` already.
+    pub(crate) fn from_fitted(
+        name: String,
+        memory: Arc<Memory>,
+        preprocess: &Preprocess,
+        skipped: Vec<Skipped>,
+    ) -> Self {
+        let (len, size) = (memory.len(), memory.size);
+        Self::new(name, Source::Memory(memory), len, size, Fit::none(), preprocess, skipped)
+    }
+
+    /// Files that become images of `size`.
+    pub(crate) fn from_files(
+        name: String,
+        files: Files,
+        size: [usize; 2],
+        preprocess: &Preprocess,
+        skipped: Vec<Skipped>,
+    ) -> Self {
+        let len = files.paths.len();
+        Self::new(name, Source::Files(files), len, size, Fit::new(preprocess), preprocess, skipped)
+    }
+
+    fn new(
+        name: String,
+        source: Source,
+        len: usize,
+        [height, width]: [usize; 2],
+        fit: Fit,
+        preprocess: &Preprocess,
+        skipped: Vec<Skipped>,
+    ) -> Self {
+        let shape = [3, height, width];
+        let (values, order) = (value_table(preprocess), preprocess.order);
+        let store = Store { name, shape, fit, values, order, source, skipped };
+        Self { store: Arc::new(store), members: (0..len).collect() }
     }
 
     /// Number of images.
@@ -139,19 +198,47 @@ impl Unlabelled {
         &self.store.name
     }
 
-    /// The images at `indices`, normalised, in that order.
+    /// The files left out so far, and why. A small set is decoded when it is opened; a large one as it is used, so the
+    /// list may grow.
+    pub fn skipped(&self) -> Vec<Skipped> {
+        let mut skipped = self.store.skipped.clone();
+        if let Source::Files(files) = &self.store.source {
+            skipped.extend(files.bad());
+        }
+        skipped
+    }
+
+    /// The images at `indices`, normalised, in that order; decoded in parallel.
+    ///
+    /// In a set too large to be decoded when it was opened, an image that cannot be decoded is left out of the batch, which
+    /// then holds fewer images than `indices` (look at its `shape`), and is reported by [`skipped`](Self::skipped).
     ///
     /// # Errors
-    /// An index past the end.
+    /// An index past the end; more bad files than [`OpenOptions::max_bad`](crate::OpenOptions::max_bad) allows.
     pub fn batch(&self, indices: &[usize]) -> Result<Batch, ImageError> {
+        Ok(self.batch_and_kept(indices)?.0)
+    }
+
+    /// The batch, and for each index whether its image is in it.
+    fn batch_and_kept(&self, indices: &[usize]) -> Result<(Batch, Vec<bool>), ImageError> {
         let members = self.members_at(indices)?;
         let [channels, height, width] = self.store.shape;
-        let mut pixels = vec![0.0; members.len() * channels * height * width];
-        pixels
-            .par_chunks_exact_mut(channels * height * width)
+        let image = channels * height * width;
+        let mut pixels = vec![0.0; members.len() * image];
+        let kept = pixels
+            .par_chunks_exact_mut(image)
             .zip(&members)
-            .for_each(|(out, &member)| self.store.image(member, out));
-        Ok(Batch { shape: [members.len(), channels, height, width], pixels })
+            .map(|(out, &member)| self.store.image(member, out))
+            .collect::<Result<Vec<bool>, _>>()?;
+        let mut count = 0;
+        for (i, _) in kept.iter().enumerate().filter(|(_, kept)| **kept) {
+            if i != count {
+                pixels.copy_within(i * image..(i + 1) * image, count * image);
+            }
+            count += 1;
+        }
+        pixels.truncate(count * image);
+        Ok((Batch { shape: [count, channels, height, width], pixels }, kept))
     }
 
     /// Shuffles by `seed` and parts into the rest and `held_out` images (fewer if the set is smaller).
@@ -192,10 +279,45 @@ impl fmt::Debug for Unlabelled {
 }
 
 impl Store {
-    fn image(&self, member: usize, out: &mut [f32]) {
+    /// Writes the image; `false` if its file is bad.
+    fn image(&self, member: usize, out: &mut [f32]) -> Result<bool, ImageError> {
         match &self.source {
-            Source::Memory(memory) => self.normalise(memory.image(member), out),
+            Source::Memory(memory) if self.fit.output(memory.size) == memory.size => {
+                self.normalise(memory.image(member), out);
+            }
+            Source::Memory(memory) => {
+                let image = Rgb { size: memory.size, pixels: memory.image(member).to_vec() };
+                let image = self.fit.apply(image).map_err(ImageError::Preprocess)?;
+                self.normalise(&image.pixels, out);
+            }
+            Source::Files(files) => match decode(&files.paths[member]).and_then(|image| self.fit.apply(image)) {
+                Ok(image) => {
+                    let expected = [self.shape[1], self.shape[2]];
+                    if image.size != expected {
+                        let path = files.paths[member].clone();
+                        return Err(ImageError::SizesDiffer { path, got: image.size, expected });
+                    }
+                    self.normalise(&image.pixels, out);
+                }
+                Err(reason) => {
+                    let met = {
+                        let mut bad = files.bad.lock().unwrap_or_else(PoisonError::into_inner);
+                        bad.insert(member, reason);
+                        bad.len()
+                    };
+                    if met > files.allowed {
+                        return Err(ImageError::TooManyBad {
+                            set: self.name.clone(),
+                            bad: files.bad(),
+                            total: files.paths.len(),
+                            allowed: files.allowed,
+                        });
+                    }
+                    return Ok(false);
+                }
+            },
         }
+        Ok(true)
     }
 
     /// `[H, W, RGB]` bytes to `[C, H, W]` in the network's channel order.
@@ -264,13 +386,20 @@ impl Labelled {
         &self.classes
     }
 
-    /// The images at `indices`, normalised, with their labels, in that order.
+    /// The files left out so far, and why: see [`Unlabelled::skipped`].
+    pub fn skipped(&self) -> Vec<Skipped> {
+        self.images.skipped()
+    }
+
+    /// The images at `indices`, normalised, with their labels, in that order; labels stay with their images where
+    /// [`Unlabelled::batch`] leaves one out.
     ///
     /// # Errors
     /// As [`Unlabelled::batch`].
     pub fn batch(&self, indices: &[usize]) -> Result<LabelledBatch, ImageError> {
-        let images = self.images.batch(indices)?;
-        Ok(LabelledBatch { images, labels: indices.iter().map(|&i| self.labels[i]).collect() })
+        let (images, kept) = self.images.batch_and_kept(indices)?;
+        let labels = indices.iter().zip(kept).filter(|(_, kept)| *kept).map(|(&i, _)| self.labels[i]).collect();
+        Ok(LabelledBatch { images, labels })
     }
 
     /// The images alone.
@@ -313,7 +442,89 @@ fn shuffled_parts(len: usize, held_out: usize, seed: u64) -> (Vec<usize>, Vec<us
     (order, held)
 }
 
-fn spread(len: usize, count: usize) -> Vec<usize> {
+/// `count` of `len` indices at equal distances.
+pub(crate) fn spread(len: usize, count: usize) -> Vec<usize> {
     let count = count.min(len);
     (0..count).map(|i| i * len / count).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Five images of one pixel: 0, 10, 20, 30, 40.
+    fn five(preprocess: &Preprocess) -> Labelled {
+        let pixels = (0..5).flat_map(|i| [i * 10; 3]).collect();
+        let images = Unlabelled::from_memory("five".to_owned(), Arc::new(Memory::new([1, 1], pixels)), preprocess);
+        Labelled::new(images, Arc::from([0, 1, 2, 3, 4]), Arc::from([]))
+    }
+
+    fn bytes_as_they_are() -> Preprocess {
+        Preprocess { divide: 1.0, mean: [0.0; 3], std: [1.0; 3], ..Preprocess::imagenet_statistics() }
+    }
+
+    #[test]
+    fn values_are_divided_shifted_and_scaled() {
+        let preprocess =
+            Preprocess { divide: 2.0, mean: [1.0, 2.0, 3.0], std: [0.5, 2.0, 4.0], ..Preprocess::imagenet() };
+        let preprocess = Preprocess { resize: None, crop: None, ..preprocess };
+        // (20 / 2 - 1) / 0.5, (20 / 2 - 2) / 2, (20 / 2 - 3) / 4
+        assert_eq!(five(&preprocess).batch(&[2]).unwrap().images.pixels, [18.0, 4.0, 1.75]);
+    }
+
+    #[test]
+    fn mean_and_std_follow_the_networks_channel_order() {
+        let preprocess = Preprocess { order: ChannelOrder::Bgr, mean: [1.0, 2.0, 3.0], ..bytes_as_they_are() };
+        let memory = Arc::new(Memory::new([1, 1], vec![10, 20, 30]));
+        let set = Unlabelled::from_memory("one".to_owned(), memory, &preprocess);
+        // blue 30 - 1, green 20 - 2, red 10 - 3
+        assert_eq!(set.batch(&[0]).unwrap().pixels, [29.0, 18.0, 7.0]);
+    }
+
+    #[test]
+    fn batches_repeat_and_reorder() {
+        let batch = five(&bytes_as_they_are()).batch(&[4, 0, 4]).unwrap();
+        assert_eq!(batch.labels, [4, 0, 4]);
+        assert_eq!(batch.images.shape, [3, 3, 1, 1]);
+        assert_eq!(batch.images.pixels.iter().step_by(3).copied().collect::<Vec<_>>(), [40.0, 0.0, 40.0]);
+    }
+
+    #[test]
+    fn index_past_the_end_is_an_error() {
+        let error = five(&bytes_as_they_are()).batch(&[5]).unwrap_err();
+        assert_eq!(error.to_string(), "five: image 5 asked for, the set has 5");
+    }
+
+    #[test]
+    fn split_parts_the_set_and_keeps_labels_with_images() {
+        let set = five(&bytes_as_they_are());
+        let (rest, held) = set.split(2, 7);
+        assert_eq!((rest.len(), held.len()), (3, 2));
+        let mut all = [rest.labels(), held.labels()].concat();
+        for part in [&rest, &held] {
+            let batch = part.batch(&(0..part.len()).collect::<Vec<_>>()).unwrap();
+            let firsts: Vec<usize> = batch.images.pixels.iter().step_by(3).map(|&p| p as usize / 10).collect();
+            assert_eq!(firsts, batch.labels);
+        }
+        all.sort_unstable();
+        assert_eq!(all, [0, 1, 2, 3, 4]);
+        assert_eq!(set.split(2, 7).1.labels(), held.labels());
+        assert_eq!(set.without_labels().split(9, 7).1.len(), 5);
+    }
+
+    #[test]
+    fn take_spreads_over_the_set() {
+        let set = five(&bytes_as_they_are());
+        assert_eq!(set.take(2).labels(), [0, 2]);
+        assert_eq!(set.take(9).labels(), [0, 1, 2, 3, 4]);
+        assert!(set.take(0).is_empty());
+    }
+
+    #[test]
+    fn small_images_are_resized_when_they_are_used() {
+        let preprocess = Preprocess { resize: Some(4), crop: Some(2), ..bytes_as_they_are() };
+        let set = five(&preprocess);
+        assert_eq!(set.shape(), [3, 2, 2]);
+        assert_eq!(set.batch(&[3]).unwrap().images.pixels, [30.0; 12]);
+    }
 }

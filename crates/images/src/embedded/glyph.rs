@@ -1,5 +1,7 @@
 //! The sixteen shapes, as inside tests on `[-1, 1]^2` with `y` down.
 
+use std::f32::consts::FRAC_1_SQRT_2;
+
 /// Class names of the embedded set; a label is an index into it.
 pub const CLASSES: [&str; 16] = [
     "disc",
@@ -66,7 +68,7 @@ pub(super) fn inside(class: usize, x: f32, y: f32) -> bool {
         "triangle_down" => triangle(x, -y),
         "plus" => plus(ax, ay),
         "cross" => {
-            let (u, v) = ((x + y) * 0.707_107, (x - y) * 0.707_107);
+            let (u, v) = ((x + y) * FRAC_1_SQRT_2, (x - y) * FRAC_1_SQRT_2);
             plus(u.abs(), v.abs())
         }
         "star5" => polygon(&STAR5, x, y),

@@ -77,3 +77,48 @@ pub(crate) fn embedded_as(split: Split, preprocess: &Preprocess) -> Labelled {
 pub(crate) fn embedded_unlabelled_as(split: Split, preprocess: &Preprocess) -> Unlabelled {
     Unlabelled::from_memory(format!("embedded/{split}"), drawn(split).memory.clone(), preprocess)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sha2::{Digest, Sha256};
+
+    #[test]
+    fn is_the_same_to_the_bit_everywhere() {
+        let mut hasher = Sha256::new();
+        for split in [Split::Train, Split::Adapt, Split::Eval] {
+            let drawn = drawn(split);
+            hasher.update(drawn.memory.bytes());
+            hasher.update(drawn.labels.iter().map(|&label| label as u8).collect::<Vec<u8>>());
+        }
+        let digest: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digest, "d2d1755b6a9e4f1ebd3149e76923e2a5e75ffb4a75d2ad71bb3c37074dc1e874");
+    }
+
+    #[test]
+    fn classes_are_balanced_and_their_order_irregular() {
+        let eval = embedded(Split::Eval);
+        for class in 0..CLASSES.len() {
+            assert_eq!(eval.labels().iter().filter(|&&label| label == class).count(), 125);
+        }
+        let mut orders: Vec<&[usize]> = eval.labels().chunks_exact(CLASSES.len()).collect();
+        orders.sort_unstable();
+        orders.dedup();
+        assert_eq!(orders.len(), 125);
+    }
+
+    #[test]
+    fn splits_share_no_image() {
+        let mut seen = std::collections::HashSet::new();
+        for split in [Split::Train, Split::Adapt, Split::Eval] {
+            assert!(drawn(split).memory.bytes().chunks_exact(IMAGE).all(|image| seen.insert(image)));
+        }
+        assert_eq!(seen.len(), 12_000);
+    }
+
+    #[test]
+    #[should_panic(expected = "the adapt split has no labels")]
+    fn labels_of_the_adapt_split_are_refused() {
+        embedded(Split::Adapt);
+    }
+}

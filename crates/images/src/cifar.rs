@@ -1,0 +1,163 @@
+//! CIFAR's binary files: records of label bytes and 32x32 planar RGB.
+
+use std::path::{Path, PathBuf};
+
+use crate::ImageError;
+use crate::set::Memory;
+
+const SIDE: usize = 32;
+const PLANE: usize = SIDE * SIDE;
+
+/// CIFAR-10's classes.
+pub(crate) const CIFAR10: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+/// Which of the two layouts a file has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// One label byte a record.
+    Ten,
+    /// A coarse and a fine label byte a record.
+    Hundred,
+}
+
+impl Layout {
+    fn label_bytes(self) -> usize {
+        match self {
+            Self::Ten => 1,
+            Self::Hundred => 2,
+        }
+    }
+
+    fn classes(self) -> usize {
+        match self {
+            Self::Ten => 10,
+            Self::Hundred => 100,
+        }
+    }
+
+    /// By size; a size that fits both is decided by CIFAR-100's file names `train.bin` and `test.bin`.
+    fn of(path: &Path, bytes: usize) -> Option<Self> {
+        let fits = |layout: Self| bytes > 0 && bytes.is_multiple_of(layout.label_bytes() + 3 * PLANE);
+        match (fits(Self::Ten), fits(Self::Hundred)) {
+            (true, false) => Some(Self::Ten),
+            (false, true) => Some(Self::Hundred),
+            (false, false) => None,
+            (true, true) => {
+                let hundred = path.file_name().is_some_and(|name| name == "train.bin" || name == "test.bin");
+                Some(if hundred { Self::Hundred } else { Self::Ten })
+            }
+        }
+    }
+}
+
+/// The images of one or more files, in order. The label bytes are passed over.
+pub(crate) fn images(paths: &[PathBuf]) -> Result<Memory, ImageError> {
+    Ok(read(paths, |_, _, _| Ok(()))?.0)
+}
+
+/// The images and (fine) labels of one or more files, and the classes' names where they are known.
+pub(crate) fn labelled(paths: &[PathBuf]) -> Result<(Memory, Vec<usize>, Vec<String>), ImageError> {
+    let mut labels = Vec::new();
+    let (memory, layout) = read(paths, |layout, record, label_bytes| {
+        let label = usize::from(label_bytes[label_bytes.len() - 1]);
+        if label >= layout.classes() {
+            return Err(format!("record {record}: label {label}, CIFAR-{0} has {0} classes", layout.classes()));
+        }
+        labels.push(label);
+        Ok(())
+    })?;
+    let names: &[&str] = if layout == Layout::Ten { &CIFAR10 } else { &[] };
+    Ok((memory, labels, names.iter().map(|&name| name.to_owned()).collect()))
+}
+
+fn read(
+    paths: &[PathBuf],
+    mut label: impl FnMut(Layout, usize, &[u8]) -> Result<(), String>,
+) -> Result<(Memory, Layout), ImageError> {
+    let mut pixels = Vec::new();
+    let mut found = None;
+    for path in paths {
+        let bytes = std::fs::read(path).map_err(|source| ImageError::Io { path: path.clone(), source })?;
+        let fail = |reason: String| ImageError::Cifar { path: path.clone(), reason };
+        let layout = Layout::of(path, bytes.len()).ok_or_else(|| {
+            fail(format!(
+                "{} bytes are no whole number of CIFAR records (CIFAR-10: {}, CIFAR-100: {} bytes each)",
+                bytes.len(),
+                1 + 3 * PLANE,
+                2 + 3 * PLANE
+            ))
+        })?;
+        if *found.get_or_insert(layout) != layout {
+            return Err(fail("CIFAR-10 and CIFAR-100 in one set".to_owned()));
+        }
+        pixels.reserve(bytes.len());
+        for (index, record) in bytes.chunks_exact(layout.label_bytes() + 3 * PLANE).enumerate() {
+            let (labels, planes) = record.split_at(layout.label_bytes());
+            label(layout, index, labels).map_err(fail)?;
+            pixels.extend((0..PLANE).flat_map(|p| [planes[p], planes[PLANE + p], planes[2 * PLANE + p]]));
+        }
+    }
+    Ok((Memory::new([SIDE, SIDE], pixels), found.expect("at least one file")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{OpenOptions, open_labelled, open_unlabelled};
+    use graph::{ChannelOrder, Preprocess};
+
+    fn bytes_as_they_are() -> Preprocess {
+        Preprocess { divide: 1.0, mean: [0.0; 3], std: [1.0; 3], ..Preprocess::imagenet_statistics() }
+    }
+
+    fn record(labels: &[u8], [r, g, b]: [u8; 3]) -> Vec<u8> {
+        [labels, &[r; PLANE], &[g; PLANE], &[b; PLANE]].concat()
+    }
+
+    fn file(folder: &tempfile::TempDir, name: &str, records: &[Vec<u8>]) -> String {
+        let path = folder.path().join(name);
+        std::fs::write(&path, records.concat()).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn cifar10_planes_become_channels() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = file(&folder, "batch.BIN", &[record(&[3], [1, 2, 3]), record(&[9], [4, 5, 6])]);
+        let set = open_labelled(&spec, &bytes_as_they_are(), &OpenOptions::default()).unwrap();
+        assert_eq!(set.labels(), [3, 9]);
+        assert_eq!(set.class_names()[3], "cat");
+        let batch = set.batch(&[1]).unwrap();
+        assert_eq!(batch.labels, [9]);
+        let firsts: Vec<f32> = batch.images.pixels.iter().step_by(PLANE).copied().collect();
+        assert_eq!(firsts, [4.0, 5.0, 6.0]);
+
+        let bgr = Preprocess { order: ChannelOrder::Bgr, ..bytes_as_they_are() };
+        let batch = open_unlabelled(&spec, &bgr, &OpenOptions::default()).unwrap().batch(&[0]).unwrap();
+        let firsts: Vec<f32> = batch.pixels.iter().step_by(PLANE).copied().collect();
+        assert_eq!(firsts, [3.0, 2.0, 1.0]);
+    }
+
+    #[test]
+    fn cifar100_uses_the_fine_label() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = file(&folder, "test.bin", &[record(&[7, 71], [1, 2, 3])]);
+        let set = open_labelled(&spec, &bytes_as_they_are(), &OpenOptions::default()).unwrap();
+        assert_eq!(set.labels(), [71]);
+        assert!(set.class_names().is_empty());
+    }
+
+    #[test]
+    fn damaged_files_name_the_file_and_the_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let open =
+            |spec: &str| open_labelled(spec, &bytes_as_they_are(), &OpenOptions::default()).unwrap_err().to_string();
+        let spec = file(&folder, "label.bin", &[record(&[0], [0; 3]), record(&[10], [0; 3])]);
+        assert!(open(&spec).ends_with("label.bin: record 1: label 10, CIFAR-10 has 10 classes"));
+        let spec = file(&folder, "cut.bin", &[vec![0; 5000]]);
+        assert!(open(&spec).contains("cut.bin: 5000 bytes are no whole number of CIFAR records"));
+        let spec = file(&folder, "empty.bin", &[]);
+        assert!(open(&spec).contains("empty.bin: 0 bytes"));
+    }
+}

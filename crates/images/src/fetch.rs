@@ -1,0 +1,556 @@
+//! Downloads that can be interrupted, and the unpacking of archives.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+/// How often one call tries again after an interruption.
+const ATTEMPTS: usize = 3;
+
+/// What can go wrong with a download.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// The server answered with an error, such as 404.
+    #[error("{url}: the server answered {status}")]
+    Status {
+        /// What was asked for.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+    },
+
+    /// No answer at all.
+    #[error("{url}: {source}")]
+    Connect {
+        /// What was asked for.
+        url: String,
+        /// What went wrong.
+        source: Box<ureq::Error>,
+    },
+
+    /// The answer ended early.
+    #[error(
+        "{url}: interrupted after {done} bytes{}\n\nhint: run it again to go on from there", of_total(*total)
+    )]
+    Interrupted {
+        /// What was asked for.
+        url: String,
+        /// Bytes that arrived, those of earlier calls included.
+        done: u64,
+        /// Bytes there are, if the server said so.
+        total: Option<u64>,
+    },
+
+    /// Everything arrived, and it is not what it should be. The download is deleted.
+    #[error("{url}: SHA-256 is {got}, expected {expected}: the download was damaged, or the file has changed")]
+    Checksum {
+        /// What was asked for.
+        url: String,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        got: String,
+    },
+
+    /// An expected checksum that is none.
+    #[error("`{0}` is no SHA-256 and no beginning of one (8 to 64 hexadecimal digits)")]
+    NotAChecksum(String),
+
+    /// A file that cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// An archive that is damaged, or holds something other than files and folders inside it.
+    #[error("{}: {reason}", path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+fn of_total(total: Option<u64>) -> String {
+    total.map(|total| format!(" of {total}")).unwrap_or_default()
+}
+
+/// How far a download is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes that lie on disk.
+    pub done: u64,
+    /// Bytes there are, if the server said so.
+    pub total: Option<u64>,
+}
+
+/// Downloads `url` to `to`, by way of `<to>.part`, which appears under its name only when complete and verified.
+///
+/// `sha256` may be the whole checksum or its first digits (at least 8, as in PyTorch's file names). With it, a `.part` file
+/// of an interrupted download is continued if the server can, and a file that is there and right is not downloaded again.
+/// Without it, an existing file is taken as it is and an interrupted download starts over, since nothing would tell whether
+/// two halves belong together.
+///
+/// # Errors
+/// See [`FetchError`].
+pub fn fetch(url: &str, sha256: Option<&str>, to: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(), FetchError> {
+    let expected = sha256.map(parse_checksum).transpose()?;
+    let right = |path: &Path| -> Result<bool, FetchError> {
+        Ok(match &expected {
+            Some(expected) => checksum(path)?.starts_with(expected),
+            None => true,
+        })
+    };
+    if to.is_file() && right(to)? {
+        return Ok(());
+    }
+    let mut part = to.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).map_err(io_error(folder))?;
+    }
+
+    let mut attempt = 1;
+    loop {
+        if expected.is_none() {
+            remove(&part)?;
+        }
+        let resumed = match download(url, &part, progress) {
+            Ok(resumed) => resumed,
+            Err(FetchError::Interrupted { .. }) if attempt < ATTEMPTS => {
+                attempt += 1;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if right(&part)? {
+            return fs::rename(&part, to).map_err(io_error(to));
+        }
+        let got = checksum(&part)?;
+        remove(&part)?;
+        // What was continued may have been the beginning of another file.
+        if !resumed || attempt == ATTEMPTS {
+            let expected = expected.unwrap_or_default();
+            return Err(FetchError::Checksum { url: url.to_owned(), expected, got });
+        }
+        attempt += 1;
+    }
+}
+
+/// Appends to `part` what is missing. Whether there was something to continue.
+fn download(url: &str, part: &Path, progress: &mut dyn FnMut(Progress)) -> Result<bool, FetchError> {
+    let have = match fs::metadata(part) {
+        Ok(data) => data.len(),
+        Err(_) => 0,
+    };
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_connect(Some(Duration::from_secs(30)))
+        .timeout_per_read(Some(Duration::from_secs(60)))
+        .user_agent(concat!("dsconv/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .into();
+    let mut request = agent.get(url);
+    if have > 0 {
+        request = request.header("Range", format!("bytes={have}-"));
+    }
+    let response =
+        request.call().map_err(|source| FetchError::Connect { url: url.to_owned(), source: Box::new(source) })?;
+    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+
+    let mut open = OpenOptions::new();
+    open.create(true);
+    let (mut done, total) = match response.status().as_u16() {
+        200 => {
+            // A new file, or a server that does not know ranges: from the start.
+            open.write(true).truncate(true);
+            (0, header("content-length").and_then(|length| length.parse().ok()))
+        }
+        206 => match header("content-range").and_then(content_range) {
+            Some((start, total)) if start == have => {
+                open.append(true);
+                (have, total)
+            }
+            _ => {
+                remove(part)?;
+                return Err(FetchError::Interrupted { url: url.to_owned(), done: 0, total: None });
+            }
+        },
+        // Nothing after `have`: it is complete, which the checksum decides.
+        416 if have > 0 => return Ok(true),
+        status => return Err(FetchError::Status { url: url.to_owned(), status }),
+    };
+    let resumed = done > 0;
+
+    let mut file = open.open(part).map_err(io_error(part))?;
+    let mut body = response.into_body().into_reader();
+    let mut buffer = vec![0; 1 << 16];
+    progress(Progress { done, total });
+    let complete = loop {
+        match body.read(&mut buffer) {
+            Ok(0) => break total.is_none_or(|total| done == total),
+            Ok(count) => {
+                file.write_all(&buffer[..count]).map_err(io_error(part))?;
+                done += count as u64;
+                progress(Progress { done, total });
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break false,
+        }
+    };
+    if complete { Ok(resumed) } else { Err(FetchError::Interrupted { url: url.to_owned(), done, total }) }
+}
+
+/// `bytes 100-199/1000` to the start and the total.
+fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
+    let (start, _) = range.split_once('-')?;
+    Some((start.parse().ok()?, total.parse().ok()))
+}
+
+fn parse_checksum(text: &str) -> Result<String, FetchError> {
+    let digits = text.trim().to_ascii_lowercase();
+    if (8..=64).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        Ok(digits)
+    } else {
+        Err(FetchError::NotAChecksum(text.to_owned()))
+    }
+}
+
+/// SHA-256 of a file, in hexadecimal.
+fn checksum(path: &Path) -> Result<String, FetchError> {
+    let mut file = File::open(path).map_err(io_error(path))?;
+    let mut hasher = Sha256::new();
+    io::copy(&mut file, &mut hasher).map_err(io_error(path))?;
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn remove(path: &Path) -> Result<(), FetchError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn io_error(path: &Path) -> impl Fn(io::Error) -> FetchError {
+    move |source| FetchError::Io { path: path.to_owned(), source }
+}
+
+/// Unpacks files and folders into `folder`; what is in the archive appears only when all of it could be unpacked.
+///
+/// # Errors
+/// A damaged archive; links, devices, absolute paths and paths that lead out of the folder; a name that is there already.
+pub(crate) fn unpack_tar_gz(archive: &Path, folder: &Path) -> Result<(), FetchError> {
+    let fail = |reason: String| FetchError::Archive { path: archive.to_owned(), reason };
+    let damaged = |error: io::Error| fail(format!("cannot be unpacked: {error}"));
+    let staging = tempfile::Builder::new().prefix(".unpack").tempdir_in(folder).map_err(io_error(folder))?;
+
+    let file = File::open(archive).map_err(io_error(archive))?;
+    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(io::BufReader::new(file)));
+    for entry in tar.entries().map_err(damaged)? {
+        let mut entry = entry.map_err(damaged)?;
+        let path = entry.path().map_err(damaged)?.into_owned();
+        let kind = entry.header().entry_type();
+        if !(kind.is_file() || kind.is_dir()) {
+            return Err(fail(format!("`{}` is neither a file nor a folder", path.display())));
+        }
+        let stays = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        if !stays || !entry.unpack_in(staging.path()).map_err(damaged)? {
+            return Err(fail(format!("`{}` leads out of the folder", path.display())));
+        }
+    }
+    for entry in fs::read_dir(staging.path()).map_err(io_error(staging.path()))? {
+        let entry = entry.map_err(io_error(staging.path()))?;
+        let to = folder.join(entry.file_name());
+        if to.exists() {
+            return Err(io_error(&to)(io::ErrorKind::AlreadyExists.into()));
+        }
+        fs::rename(entry.path(), &to).map_err(io_error(&to))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpListener;
+    use std::sync::{Arc, Mutex};
+
+    /// What the server does with one request.
+    #[derive(Clone, Copy)]
+    enum Answer {
+        /// Honours a range; hangs up after this many bytes of the body.
+        Ranges {
+            bytes: usize,
+        },
+        /// Ignores a range.
+        Whole,
+        Status(u16),
+    }
+
+    struct Server {
+        url: String,
+        /// The start of each request's range.
+        ranges: Arc<Mutex<Vec<Option<usize>>>>,
+    }
+
+    /// Serves `content`, one answer a request, on 127.0.0.1.
+    fn serve(content: Vec<u8>, answers: Vec<Answer>) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/file.bin", listener.local_addr().unwrap());
+        let ranges: Arc<Mutex<Vec<Option<usize>>>> = Arc::default();
+        let seen = ranges.clone();
+        std::thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut start = None;
+                for line in BufReader::new(stream.try_clone().unwrap()).lines() {
+                    let line = line.unwrap().to_ascii_lowercase();
+                    if let Some(range) = line.strip_prefix("range: bytes=") {
+                        start = range.trim_end_matches('-').parse().ok();
+                    }
+                    if line.is_empty() {
+                        break;
+                    }
+                }
+                seen.lock().unwrap().push(start);
+                let total = content.len();
+                let (head, from, to) = match (answer, start) {
+                    (Answer::Status(status), _) => (format!("{status} No\r\nContent-Length: 0"), 0, 0),
+                    (Answer::Ranges { .. }, Some(start)) if start >= total => {
+                        ("416 Range Not Satisfiable\r\nContent-Length: 0".to_owned(), 0, 0)
+                    }
+                    (Answer::Ranges { bytes }, Some(start)) => (
+                        format!(
+                            "206 Partial Content\r\nContent-Range: bytes {start}-{}/{total}\r\nContent-Length: {}",
+                            total - 1,
+                            total - start
+                        ),
+                        start,
+                        total.min(start.saturating_add(bytes)),
+                    ),
+                    (Answer::Ranges { bytes }, None) => {
+                        (format!("200 OK\r\nContent-Length: {total}"), 0, total.min(bytes))
+                    }
+                    (Answer::Whole, _) => (format!("200 OK\r\nContent-Length: {total}"), 0, total),
+                };
+                // The client may have hung up.
+                let _ = write!(stream, "HTTP/1.1 {head}\r\nConnection: close\r\n\r\n");
+                let _ = stream.write_all(&content[from..to]);
+            }
+        });
+        Server { url, ranges }
+    }
+
+    fn content() -> Vec<u8> {
+        (0..200_000u32).map(|i| ((i.wrapping_mul(i)) >> 7) as u8).collect()
+    }
+
+    fn sha256(bytes: &[u8]) -> String {
+        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    struct Download {
+        folder: tempfile::TempDir,
+        result: Result<(), FetchError>,
+        steps: Vec<Progress>,
+    }
+
+    impl Download {
+        fn to(folder: tempfile::TempDir, url: &str, sha256: Option<&str>) -> Self {
+            let mut steps = Vec::new();
+            let result = fetch(url, sha256, &folder.path().join("file.bin"), &mut |step| steps.push(step));
+            Self { folder, result, steps }
+        }
+
+        fn new(url: &str, sha256: Option<&str>) -> Self {
+            Self::to(tempfile::tempdir().unwrap(), url, sha256)
+        }
+
+        fn file(&self) -> Option<Vec<u8>> {
+            fs::read(self.folder.path().join("file.bin")).ok()
+        }
+
+        fn part(&self) -> Option<Vec<u8>> {
+            fs::read(self.folder.path().join("file.bin.part")).ok()
+        }
+    }
+
+    #[test]
+    fn whole_file_arrives_with_progress() {
+        let server = serve(content(), vec![Answer::Whole]);
+        let download = Download::new(&server.url, Some(&sha256(&content())[..12]));
+        download.result.as_ref().unwrap();
+        assert_eq!(download.file().unwrap(), content());
+        assert_eq!(download.part(), None);
+        assert_eq!(download.steps[0], Progress { done: 0, total: Some(200_000) });
+        assert_eq!(*download.steps.last().unwrap(), Progress { done: 200_000, total: Some(200_000) });
+    }
+
+    #[test]
+    fn interruption_is_continued_where_it_stopped() {
+        let answers = vec![Answer::Ranges { bytes: 70_000 }, Answer::Ranges { bytes: usize::MAX }];
+        let server = serve(content(), answers);
+        let download = Download::new(&server.url, Some(&sha256(&content())));
+        download.result.as_ref().unwrap();
+        assert_eq!(download.file().unwrap(), content());
+        assert_eq!(*server.ranges.lock().unwrap(), [None, Some(70_000)]);
+    }
+
+    #[test]
+    fn a_later_call_continues_what_an_earlier_one_left() {
+        let server = serve(content(), vec![Answer::Ranges { bytes: 20_000 }; 3]);
+        let download = Download::new(&server.url, Some(&sha256(&content())));
+        let error = download.result.as_ref().unwrap_err().to_string();
+        assert!(error.contains("interrupted after 60000 bytes of 200000"), "{error}");
+        assert_eq!(download.file(), None);
+        assert_eq!(download.part().unwrap(), content()[..60_000]);
+
+        let server = serve(content(), vec![Answer::Ranges { bytes: usize::MAX }]);
+        let download = Download::to(download.folder, &server.url, Some(&sha256(&content())));
+        download.result.as_ref().unwrap();
+        assert_eq!(download.file().unwrap(), content());
+        assert_eq!(*server.ranges.lock().unwrap(), [Some(60_000)]);
+    }
+
+    #[test]
+    fn server_without_ranges_starts_over() {
+        let server = serve(content(), vec![Answer::Ranges { bytes: 70_000 }, Answer::Whole]);
+        let download = Download::new(&server.url, Some(&sha256(&content())));
+        download.result.as_ref().unwrap();
+        assert_eq!(download.file().unwrap(), content());
+    }
+
+    #[test]
+    fn without_a_checksum_nothing_is_continued() {
+        let answers = vec![Answer::Ranges { bytes: 70_000 }, Answer::Ranges { bytes: usize::MAX }];
+        let server = serve(content(), answers);
+        let download = Download::new(&server.url, None);
+        download.result.as_ref().unwrap();
+        assert_eq!(download.file().unwrap(), content());
+        assert_eq!(*server.ranges.lock().unwrap(), [None, None]);
+    }
+
+    #[test]
+    fn part_of_another_file_is_thrown_away() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file.bin.part"), [1; 300]).unwrap();
+        let server = serve(content(), vec![Answer::Ranges { bytes: usize::MAX }; 2]);
+        let download = Download::to(folder, &server.url, Some(&sha256(&content())));
+        download.result.as_ref().unwrap();
+        assert_eq!(download.file().unwrap(), content());
+        assert_eq!(*server.ranges.lock().unwrap(), [Some(300), None]);
+    }
+
+    #[test]
+    fn complete_part_needs_only_its_checksum() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file.bin.part"), content()).unwrap();
+        let server = serve(content(), vec![Answer::Ranges { bytes: usize::MAX }]);
+        let download = Download::to(folder, &server.url, Some(&sha256(&content())));
+        download.result.as_ref().unwrap();
+        assert_eq!(download.file().unwrap(), content());
+    }
+
+    #[test]
+    fn wrong_checksum_leaves_nothing_behind() {
+        let server = serve(content(), vec![Answer::Whole]);
+        let download = Download::new(&server.url, Some("00000000ff"));
+        let error = download.result.as_ref().unwrap_err().to_string();
+        assert!(error.contains("expected 00000000ff"), "{error}");
+        assert_eq!((download.file(), download.part()), (None, None));
+    }
+
+    #[test]
+    fn status_and_refusal_name_the_address() {
+        let server = serve(content(), vec![Answer::Status(404)]);
+        let error = Download::new(&server.url, None).result.unwrap_err().to_string();
+        assert_eq!(error, format!("{}: the server answered 404", server.url));
+
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let url = format!("http://{free}/file.bin");
+        let error = Download::new(&url, None).result.unwrap_err();
+        assert!(matches!(&error, FetchError::Connect { .. }) && error.to_string().starts_with(&url), "{error}");
+    }
+
+    #[test]
+    fn file_that_is_right_is_not_downloaded_again() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file.bin"), content()).unwrap();
+        let download = Download::to(folder, "http://127.0.0.1:9/never", Some(&sha256(&content())));
+        download.result.as_ref().unwrap();
+        assert!(download.steps.is_empty());
+    }
+
+    #[test]
+    fn checksum_must_be_one() {
+        assert!(matches!(Download::new("http://127.0.0.1:9/", Some("1234")).result, Err(FetchError::NotAChecksum(_))));
+    }
+
+    /// A `.tar.gz` of entries `(path, kind, content or link target)`, without the writer's own checks.
+    fn tar_gz(entries: &[(&str, tar::EntryType, &str)]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+        for &(path, kind, content) in entries {
+            let mut header = tar::Header::new_ustar();
+            header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+            header.set_mode(0o644);
+            header.set_entry_type(kind);
+            let body = if kind.is_file() { content } else { "" };
+            if !kind.is_file() {
+                header.as_old_mut().linkname[..content.len()].copy_from_slice(content.as_bytes());
+            }
+            header.set_size(body.len() as u64);
+            header.set_cksum();
+            tar.append(&header, body.as_bytes()).unwrap();
+        }
+        tar.into_inner().unwrap().finish().unwrap()
+    }
+
+    fn unpack(archive: &[u8]) -> (tempfile::TempDir, Result<(), FetchError>) {
+        let outer = tempfile::tempdir().unwrap();
+        let file = outer.path().join("data.tar.gz");
+        let folder = outer.path().join("data");
+        fs::create_dir(&folder).unwrap();
+        fs::write(&file, archive).unwrap();
+        let result = unpack_tar_gz(&file, &folder);
+        (outer, result)
+    }
+
+    #[test]
+    fn archive_is_unpacked() {
+        let archive = tar_gz(&[("a/b.bin", tar::EntryType::Regular, "hello")]);
+        let (outer, result) = unpack(&archive);
+        result.unwrap();
+        assert_eq!(fs::read(outer.path().join("data/a/b.bin")).unwrap(), b"hello");
+    }
+
+    #[test]
+    fn hostile_archives_write_nothing() {
+        use tar::EntryType;
+        let archive = tar_gz(&[("a/b.bin", EntryType::Regular, "hello")]);
+        let cases: [(Vec<u8>, &str); 5] = [
+            (tar_gz(&[("ok", EntryType::Regular, ""), ("../up", EntryType::Regular, "x")]), "leads out"),
+            (tar_gz(&[("/abs", EntryType::Regular, "x")]), "leads out"),
+            (tar_gz(&[("link", EntryType::Symlink, "/etc")]), "neither a file"),
+            (archive[..archive.len() / 2].to_vec(), "cannot be unpacked"),
+            (b"not gzip".to_vec(), "cannot be unpacked"),
+        ];
+        for (archive, reason) in cases {
+            let (outer, result) = unpack(&archive);
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+            assert_eq!(fs::read_dir(outer.path().join("data")).unwrap().count(), 0);
+            assert!(!outer.path().join("up").exists());
+        }
+    }
+}

@@ -1,0 +1,228 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use graph::Preprocess;
+use serde::{Deserialize, Serialize};
+
+use crate::fetch::{FetchError, Progress, fetch, unpack_tar_gz};
+use crate::{ImageError, Split};
+
+/// The manifests that come with the program: names work where there is no `datasets` folder.
+const BUILT_IN: [(&str, &str); 3] = [
+    ("cifar10", include_str!("../../../datasets/cifar10.toml")),
+    ("embedded", include_str!("../../../datasets/embedded.toml")),
+    ("imagenet", include_str!("../../../datasets/imagenet.toml")),
+];
+
+/// A data set, as a file `datasets/<name>.toml` describes it. Its data lies in `datasets/<name>/`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The file's name without `.toml`.
+    pub name: String,
+    /// One line for people.
+    pub title: String,
+    /// How the data is stored.
+    pub kind: Kind,
+    /// Under what terms.
+    pub licence: String,
+    /// Where it comes from.
+    #[serde(default)]
+    pub homepage: Option<String>,
+    /// Number of classes.
+    pub classes: usize,
+    /// The classes' names, where they are few.
+    #[serde(default)]
+    pub class_names: Vec<String>,
+    /// How to get data that cannot be downloaded.
+    #[serde(default)]
+    pub obtain: Option<String>,
+    /// Archives to download and unpack.
+    #[serde(default)]
+    pub archives: Vec<Archive>,
+    /// Images in each split.
+    #[serde(default)]
+    pub images: BTreeMap<Split, usize>,
+    /// Files (CIFAR) or the one folder of each split, in the data set's folder.
+    #[serde(default)]
+    pub splits: BTreeMap<Split, Vec<PathBuf>>,
+    /// How networks for this set take its images.
+    pub preprocess: Preprocess,
+}
+
+/// How a data set is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Drawn by this crate.
+    Embedded,
+    /// CIFAR's binary files.
+    Cifar,
+    /// Folders of image files.
+    Folder,
+}
+
+/// A `.tar.gz` to download.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Archive {
+    /// Where it is.
+    pub url: String,
+    /// Its SHA-256, in hexadecimal.
+    pub sha256: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+impl Manifest {
+    /// The manifest called `name` in the folder `datasets`, or the one that comes with the program; `None` if there is none.
+    ///
+    /// # Errors
+    /// A manifest that cannot be read or understood.
+    pub fn find(name: &str, datasets: &Path) -> Result<Option<Self>, ImageError> {
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+            return Ok(None);
+        }
+        let path = datasets.join(format!("{name}.toml"));
+        if path.is_file() {
+            let text =
+                std::fs::read_to_string(&path).map_err(|source| ImageError::Io { path: path.clone(), source })?;
+            return Self::parse(name, &text, &path).map(Some);
+        }
+        match BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
+            Some((_, text)) => Self::parse(name, text, &path).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn parse(name: &str, text: &str, path: &Path) -> Result<Self, ImageError> {
+        let fail = |reason: String| ImageError::Manifest { path: path.to_owned(), reason };
+        let manifest: Self = toml::from_str(text).map_err(|e| fail(e.to_string()))?;
+        if manifest.name != name {
+            return Err(fail(format!("the name inside is `{}`", manifest.name)));
+        }
+        if !manifest.class_names.is_empty() && manifest.class_names.len() != manifest.classes {
+            return Err(fail(format!("{} classes, {} class names", manifest.classes, manifest.class_names.len())));
+        }
+        for (split, paths) in &manifest.splits {
+            if paths.is_empty() || (manifest.kind == Kind::Folder && paths.len() != 1) {
+                return Err(fail(format!("splits.{split} names {} files", paths.len())));
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// Where the files of `split` lie.
+    ///
+    /// # Errors
+    /// No such split, or a file that is not there.
+    pub fn files_of(&self, split: Split, datasets: &Path) -> Result<Vec<PathBuf>, ImageError> {
+        let folder = datasets.join(&self.name);
+        let paths = self.splits.get(&split).ok_or_else(|| ImageError::Manifest {
+            path: datasets.join(format!("{}.toml", self.name)),
+            reason: format!("there is no split `{split}`"),
+        })?;
+        let paths: Vec<PathBuf> = paths.iter().map(|path| folder.join(path)).collect();
+        match paths.iter().find(|path| !path.exists()) {
+            None => Ok(paths),
+            Some(missing) => Err(ImageError::NotFetched {
+                name: self.name.clone(),
+                path: missing.clone(),
+                hint: self.obtain.clone().unwrap_or_else(|| "fetch the data set first".to_owned()),
+            }),
+        }
+    }
+
+    /// Whether every file of every split is there.
+    pub fn is_fetched(&self, datasets: &Path) -> bool {
+        self.splits.keys().all(|&split| self.files_of(split, datasets).is_ok())
+    }
+
+    /// Downloads and unpacks what is missing into `datasets/<name>/`; an interrupted download is resumed.
+    ///
+    /// # Errors
+    /// A failed download or a damaged archive; a data set that cannot be downloaded.
+    pub fn fetch(&self, datasets: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(), ImageError> {
+        if self.is_fetched(datasets) {
+            return Ok(());
+        }
+        let folder = datasets.join(&self.name);
+        std::fs::create_dir_all(&folder).map_err(|source| FetchError::Io { path: folder.clone(), source })?;
+        for archive in &self.archives {
+            let name = archive.url.rsplit('/').next().unwrap_or("archive");
+            let file = folder.join(name);
+            fetch(&archive.url, Some(&archive.sha256), &file, progress)?;
+            unpack_tar_gz(&file, &folder)?;
+            std::fs::remove_file(&file).map_err(|source| FetchError::Io { path: file.clone(), source })?;
+        }
+        for &split in self.splits.keys() {
+            self.files_of(split, datasets)?;
+        }
+        Ok(())
+    }
+}
+
+/// The data sets that [`Manifest::find`] finds, sorted.
+pub fn dataset_names(datasets: &Path) -> Vec<String> {
+    let mut names: Vec<String> = BUILT_IN.iter().map(|(name, _)| (*name).to_owned()).collect();
+    for entry in std::fs::read_dir(datasets).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            names.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cifar::CIFAR10;
+    use crate::{EMBEDDED_CLASSES, OpenOptions, embedded, embedded_preprocess, embedded_unlabelled, open_labelled};
+
+    fn built_in(name: &str) -> Manifest {
+        Manifest::find(name, Path::new("/nowhere")).unwrap().unwrap()
+    }
+
+    #[test]
+    fn built_in_manifests_agree_with_the_code() {
+        let manifest = built_in("embedded");
+        assert_eq!(manifest.class_names, EMBEDDED_CLASSES);
+        assert_eq!(manifest.preprocess, embedded_preprocess());
+        assert_eq!(manifest.images[&Split::Train], embedded(Split::Train).len());
+        assert_eq!(manifest.images[&Split::Adapt], embedded_unlabelled().len());
+        assert_eq!(manifest.images[&Split::Eval], embedded(Split::Eval).len());
+        assert_eq!(built_in("cifar10").class_names, CIFAR10);
+        assert_eq!(built_in("imagenet").preprocess, Preprocess::imagenet());
+    }
+
+    #[test]
+    fn every_manifest_of_the_repository_is_valid() {
+        let datasets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets");
+        for name in dataset_names(&datasets) {
+            let manifest = Manifest::find(&name, &datasets).unwrap().unwrap();
+            assert!(manifest.archives.iter().all(|archive| archive.sha256.len() == 64), "{name}");
+        }
+    }
+
+    #[test]
+    fn data_that_is_not_there_says_how_to_get_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = OpenOptions { datasets: folder.path().to_owned(), ..OpenOptions::default() };
+        let error = open_labelled("cifar10", &Preprocess::imagenet_statistics(), &options).unwrap_err().to_string();
+        assert!(error.contains("test_batch.bin is not there"), "{error}");
+        let error = open_labelled("cifar11", &Preprocess::imagenet_statistics(), &options).unwrap_err().to_string();
+        assert!(error.ends_with("hint: data sets are cifar10, embedded, imagenet"), "{error}");
+    }
+
+    #[test]
+    fn manifest_errors_point_at_the_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine.toml");
+        std::fs::write(&path, "name = \"mine\"\nkind = \"carrots\"\n").unwrap();
+        let error = Manifest::find("mine", folder.path()).unwrap_err().to_string();
+        assert!(error.contains("mine.toml: TOML parse error at line 2"), "{error}");
+    }
+}
