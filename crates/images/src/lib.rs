@@ -42,6 +42,7 @@ mod folder;
 mod manifest;
 mod open;
 mod random;
+mod resize;
 mod set;
 
 pub use embedded::{CLASSES as EMBEDDED_CLASSES, embedded, embedded_preprocess, embedded_unlabelled};
