@@ -1,1 +1,37 @@
-//! Trains teachers and adapts quantized students on unlabelled images
+//! Trains teachers, adapts quantized students to them on unlabelled images, and measures both.
+//!
+//! - [`train`] trains a float network with labels: the teacher.
+//! - [`adapt`] takes a teacher, a quantization policy and [`images::Unlabelled`] images, and returns the student that
+//!   agrees with the teacher best on images held out. It cannot see a label: none of its arguments holds one.
+//! - [`evaluate`] measures accuracy, agreement and the logits' signal-to-noise ratio.
+//!
+//! Training and adaptation stop and go on to the bit: a run that was killed at any moment and resumed ends with the same
+//! weights as one that was not. Every batch is a pure function of the seed and the step number, and checkpoints are
+//! complete or not there.
+#![forbid(unsafe_code)]
+
+mod adapt;
+mod augment;
+mod checkpoint;
+mod error;
+pub mod evaluate;
+mod files;
+mod fit;
+mod journal;
+mod loader;
+mod optimize;
+mod progress;
+mod random;
+mod train;
+
+pub use adapt::{AdaptConfig, Adapted, BatchNormPolicy, Scales, adapt};
+pub use augment::Augment;
+pub use error::Error;
+pub use evaluate::{Logits, Scores};
+pub use journal::Point;
+pub use optimize::{Optimizer, Schedule};
+pub use progress::{Context, Progress};
+pub use train::{TrainConfig, Trained, train};
+
+/// Stops a run from another thread: the running phase ends with [`Error::Interrupted`] and can be resumed.
+pub use burn::train::Interrupter;

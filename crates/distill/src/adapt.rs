@@ -1,0 +1,469 @@
+//! Adaptation without labels: the student learns to say what its teacher says.
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::data::dataloader::DataLoader;
+use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
+use burn::module::{Module, ParamGroup};
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
+use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
+use dsconv::{Alpha, Network};
+use graph::{Graph, Model, ModelError, NodeId, Policy, pass};
+use images::{Batch, Unlabelled};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::augment::Augment;
+use crate::checkpoint::{self, best_epoch, load_model};
+use crate::evaluate::{Logits, check_fits, host, predict};
+use crate::fit::{Job, Span, fit};
+use crate::journal::{Point, Session};
+use crate::loader::{Loader, tensor};
+use crate::optimize::{Optimizer, Schedule, clip_global_norm};
+use crate::random::{Order, Random};
+use crate::train::claim;
+use crate::{Context, Error, files};
+
+/// Where a student's block scales come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scales {
+    /// Found by the policy's rule, then trained.
+    #[default]
+    Trained,
+    /// Found by the policy's rule and kept.
+    Fixed,
+    /// Found anew by the policy's rule from the shadow weights at each step (the paper's).
+    Recomputed,
+}
+
+impl From<Scales> for Alpha {
+    fn from(scales: Scales) -> Self {
+        match scales {
+            Scales::Trained => Self::Trained,
+            Scales::Fixed => Self::Fixed,
+            Scales::Recomputed => Self::Recomputed,
+        }
+    }
+}
+
+/// What happens to batch normalisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchNormPolicy {
+    /// The teacher's statistics are folded into weights and biases before quantization. The biases are trained.
+    #[default]
+    Fold,
+}
+
+/// How a student is adapted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdaptConfig {
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Images of a step.
+    pub batch: usize,
+    /// Steps from one checkpoint, and measurement on the images held out, to the next.
+    pub checkpoint_every: usize,
+    /// Images that are held out to choose the checkpoint by; at most a quarter of all.
+    pub held_out: usize,
+    /// Checkpoints without a better one before adaptation ends early; 0 never ends it early.
+    pub patience: usize,
+    /// How weights are moved.
+    pub optimizer: Optimizer,
+    /// Highest learning rate of shadow weights, in steps of their codes.
+    pub code_rate: f64,
+    /// Highest learning rate of block scales, in parts of the scale.
+    pub scale_rate: f64,
+    /// Highest learning rate of everything else: biases and layers that stay in floats.
+    pub learning_rate: f64,
+    /// Steps in which the learning rates rise to their highest.
+    pub warmup: usize,
+    /// Weight decay.
+    pub weight_decay: f32,
+    /// Largest norm of all gradients together; 0 sets no limit.
+    pub clip: f32,
+    /// Softens what teacher and student say before they are compared.
+    pub temperature: f64,
+    /// Weight of the tapped nodes' error, `sum (s - t)^2 / sum t^2`, beside the divergence of the logits.
+    pub feature_weight: f64,
+    /// Nodes to tap, by name; `*` and `?` as in the quantization rules. Empty: the last node with a feature map.
+    pub features: Vec<String>,
+    /// Where block scales come from.
+    pub scales: Scales,
+    /// What happens to batch normalisation.
+    pub batch_norm: BatchNormPolicy,
+    /// Random changes to the images.
+    pub augment: Augment,
+}
+
+impl Default for AdaptConfig {
+    fn default() -> Self {
+        Self {
+            steps: 500,
+            batch: 32,
+            checkpoint_every: 50,
+            held_out: 256,
+            patience: 5,
+            optimizer: Optimizer::Adam,
+            code_rate: 1e-2,
+            scale_rate: 1e-3,
+            learning_rate: 1e-3,
+            warmup: 25,
+            weight_decay: 0.0,
+            clip: 5.0,
+            temperature: 2.0,
+            feature_weight: 0.0,
+            features: Vec::new(),
+            scales: Scales::Trained,
+            batch_norm: BatchNormPolicy::Fold,
+            augment: Augment::default(),
+        }
+    }
+}
+
+impl AdaptConfig {
+    /// # Errors
+    /// [`Error::Config`] names the setting whose value makes no sense.
+    pub fn check(&self) -> Result<(), Error> {
+        let counts = [("steps", self.steps), ("batch", self.batch), ("checkpoint_every", self.checkpoint_every)];
+        for (setting, count) in counts.into_iter().chain([("held_out", self.held_out)]) {
+            if count == 0 {
+                return Err(Error::config(&format!("adapt.{setting}"), "must be more than 0"));
+            }
+        }
+        let rates = [
+            ("code_rate", self.code_rate),
+            ("scale_rate", self.scale_rate),
+            ("learning_rate", self.learning_rate),
+            ("weight_decay", f64::from(self.weight_decay)),
+            ("clip", f64::from(self.clip)),
+            ("feature_weight", self.feature_weight),
+        ];
+        for (setting, rate) in rates {
+            if !(rate >= 0.0 && rate.is_finite()) {
+                return Err(Error::config(&format!("adapt.{setting}"), "must be at least 0"));
+            }
+        }
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            return Err(Error::config("adapt.temperature", "must be more than 0"));
+        }
+        Ok(())
+    }
+
+    fn epochs(&self) -> usize {
+        self.steps.div_ceil(self.checkpoint_every)
+    }
+
+    fn schedule(&self, peak: f64) -> Schedule {
+        Schedule { peak, floor: 0.0, warmup: self.warmup, total: self.epochs() * self.checkpoint_every }
+    }
+}
+
+/// What adaptation gives.
+#[derive(Debug)]
+pub struct Adapted {
+    /// The student at its best step, on the plain device.
+    pub student: Network,
+    /// The step it was best at: 0 where no step was better than the student as quantized.
+    pub best_step: usize,
+    /// What was measured on the images held out, from step 0 on.
+    pub points: Vec<Point>,
+}
+
+/// Quantizes a copy of the teacher and trains it, on images alone, to say what the teacher says.
+///
+/// ```text
+/// loss = T^2 KL(softmax(t / T) || softmax(s / T)) + feature_weight * mean over taps of sum (s_i - t_i)^2 / sum t_i^2
+/// ```
+/// where `t` are the teacher's logits, `s` the student's, `T` is the temperature, and `t_i`, `s_i` the outputs of a tapped node
+/// (Hinton et al. 2015; Romero et al. 2015). Images held out measure the divergence at `T = 1` every
+/// [`AdaptConfig::checkpoint_every`] steps; the student with the lowest is returned, and the one before the first step
+/// takes part: adaptation never makes it worse on them.
+///
+/// `folder` gets `adapt.toml` (what the run depends on), `loss.csv` and checkpoints. With `resume` it goes on from the newest
+/// complete checkpoint and ends with the same student, to the bit, as a run that was never stopped.
+///
+/// # Errors
+/// [`Error::RunExists`] where the folder holds a run and `resume` is false; [`Error::OtherRun`] where it was made from other
+/// settings, images or weights; [`Error::Diverged`], [`Error::Interrupted`]; what can go wrong with settings, images and files.
+#[allow(clippy::too_many_arguments)]
+pub fn adapt(
+    teacher: &Model,
+    policy: &Policy,
+    images: &Unlabelled,
+    config: &AdaptConfig,
+    seed: u64,
+    folder: &Path,
+    resume: bool,
+    context: &Context,
+) -> Result<Adapted, Error> {
+    config.check()?;
+    check_fits(&teacher.graph, images)?;
+    if teacher.is_quantized() {
+        return Err(ModelError::AlreadyQuantized { graph: teacher.graph.name().into() }.into());
+    }
+    let origin = Origin {
+        teacher: fingerprint(teacher),
+        images: images.name().to_owned(),
+        count: images.len(),
+        seed,
+        adapt: config.clone(),
+        quantize: policy.clone(),
+    };
+    claim(folder, "adapt.toml", &origin, resume)?;
+
+    let BatchNormPolicy::Fold = config.batch_norm;
+    let (folded, weights) = pass::fold_batch_norm(&teacher.graph, &teacher.weights);
+    let plan = policy.resolve(&folded)?;
+    let device = context.device.clone().autodiff();
+    let student = Network::student(&folded, &weights, &plan, config.scales.into(), &device)?;
+    let teacher = Arc::new(Network::trainable(&folded, &weights, &context.device));
+    let taps = taps(&folded, config)?;
+
+    let (adapting, held) = images.split(config.held_out.min(images.len() / 4).max(1), seed);
+    check_fits(&folded, &adapting)?;
+    let known = |phase: &str, set: &Unlabelled| predict(phase, &[&teacher], set, context).map(|mut all| all.remove(0));
+    let held_logits = Arc::new(known("teacher on the images held out", &held)?);
+    // What the teacher says to images that never change need be asked once.
+    let cached = config.augment.is_none() && taps.is_empty();
+    let logits = if cached { Some(Arc::new(known("teacher on the images to adapt to", &adapting)?)) } else { None };
+
+    let checkpoints = folder.join("checkpoints");
+    let (done, journal) = checkpoint::newest(&checkpoints)?.unwrap_or_default();
+    let patience = (config.patience > 0).then_some(config.patience);
+    let session = Session::new(journal, context.interrupter.clone(), patience);
+    let task = Task {
+        session: session.clone(),
+        teacher,
+        taps: taps.into(),
+        temperature: config.temperature,
+        feature_weight: config.feature_weight,
+        clip: config.clip,
+    };
+    let module = Student { network: student, task };
+
+    let order = Order { len: adapting.len(), batch: config.batch, seed: Random::new(seed, &[3]).next() };
+    let valid = Arc::new(held_batches(&held, held_logits, config.batch));
+    if done == 0 {
+        let point = before(&module, valid.as_ref(), &context.device);
+        session.journal().points = vec![point];
+    }
+    let schedule = config.schedule(config.code_rate);
+    let scheduler = ModuleLrScheduler::new(config.schedule(config.learning_rate).scheduler())
+        .with_group(ParamGroup::from_predicate("latent"), schedule.scheduler())
+        .with_group(ParamGroup::from_predicate("gain"), config.schedule(config.scale_rate).scheduler());
+    let job = Job { module: module.clone(), optimizer: config.optimizer.init(config.weight_decay), scheduler };
+    let span = Span { label: "adapt", checkpoints: &checkpoints, epochs: config.epochs(), done };
+    let log = folder.join("loss.csv");
+    fit(
+        job,
+        &span,
+        Arc::new(adaptation_batches(&adapting, logits, order, config, seed, done)),
+        valid,
+        &session,
+        context,
+        move |journal| {
+            files::write(&log, journal.csv(&schedule, ["held_out_divergence", "held_out_agreement"]).as_bytes())
+        },
+    )?;
+
+    let journal = session.journal().clone();
+    let best = best_epoch(&journal, journal.points.len() - 1);
+    let module = if best == 0 { module } else { module.load_record(load_model(&checkpoints, best)?) };
+    Ok(Adapted { student: module.valid().network, best_step: journal.points[best].step, points: journal.points })
+}
+
+/// All that the result depends on: what a folder must agree in to be resumed.
+#[derive(Serialize)]
+struct Origin {
+    teacher: String,
+    images: String,
+    count: usize,
+    seed: u64,
+    adapt: AdaptConfig,
+    quantize: Policy,
+}
+
+/// SHA-256 of a model's graph and float weights.
+fn fingerprint(model: &Model) -> String {
+    let mut hash = Sha256::new();
+    hash.update(serde_json::to_vec(&model.graph).expect("a graph is data"));
+    for (name, tensor) in &model.weights.0 {
+        hash.update(name.as_bytes());
+        for chunk in tensor.data().chunks(4096) {
+            hash.update(chunk.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+        }
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The nodes to compare beside the logits.
+fn taps(folded: &Graph, config: &AdaptConfig) -> Result<Vec<NodeId>, Error> {
+    let nodes = folded.nodes();
+    let id = |name: &str| folded.find(name).expect("a node of this graph");
+    if config.feature_weight == 0.0 {
+        return Ok(Vec::new());
+    }
+    if config.features.is_empty() {
+        let last = nodes.iter().rev().find(|node| node.shape.height * node.shape.width > 1);
+        return Ok(last.map(|node| id(&node.name)).into_iter().collect());
+    }
+    let mut taps = Vec::new();
+    for pattern in &config.features {
+        let before = taps.len();
+        taps.extend(nodes.iter().filter(|node| matches(pattern, &node.name)).map(|node| id(&node.name)));
+        if taps.len() == before {
+            return Err(Error::config("adapt.features", format!("has `{pattern}`, which no node of `{}` matches", folded.name())));
+        }
+    }
+    taps.sort_unstable();
+    taps.dedup();
+    Ok(taps)
+}
+
+/// Whether `name` is one that `pattern` stands for: `*` any characters, `?` one.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.chars().next() {
+        None => name.is_empty(),
+        Some('*') => (0..=name.len()).any(|at| name.is_char_boundary(at) && matches(&pattern[1..], &name[at..])),
+        Some(p) => name.chars().next().is_some_and(|c| {
+            (p == '?' || p == c) && matches(&pattern[p.len_utf8()..], &name[c.len_utf8()..])
+        }),
+    }
+}
+
+/// The student before its first step, on the images held out.
+fn before(module: &Student, held: &dyn DataLoader<Item>, device: &Device) -> Point {
+    let module = module.valid();
+    let held = held.to_device(device);
+    let (mut losses, mut agreed) = (Vec::new(), 0);
+    for item in held.iter() {
+        let Ok(item) = item else { break };
+        let output = InferenceStep::step(&module, item);
+        let named = output.output.argmax(1).flatten::<1>(0, 1).equal(output.targets).int().sum();
+        agreed += named.into_scalar::<i64>();
+        losses.extend(host(output.loss));
+    }
+    let count = losses.len().max(1);
+    let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / count as f64;
+    Point { step: 0, loss: loss as f32, accuracy: (100.0 * agreed as f64 / count as f64) as f32 }
+}
+
+/// Images, and what the teacher says to them where that is known already.
+struct Item {
+    images: Tensor<4>,
+    teacher: Option<Tensor<2>>,
+}
+
+type Raw = (Batch, Option<(usize, Vec<f32>)>);
+
+fn place((batch, teacher): Raw, device: &Device) -> Item {
+    let count = batch.shape[0];
+    let teacher = teacher.map(|(classes, rows)| {
+        Tensor::from_data(TensorData::new(rows, [count, classes]), &device.clone().inner())
+    });
+    Item { images: tensor(batch, device), teacher }
+}
+
+fn rows(logits: &Logits, images: &[usize]) -> (usize, Vec<f32>) {
+    (logits.classes(), images.iter().flat_map(|&image| logits.row(image).iter().copied()).collect())
+}
+
+fn adaptation_batches(
+    set: &Unlabelled,
+    logits: Option<Arc<Logits>>,
+    order: Order,
+    config: &AdaptConfig,
+    seed: u64,
+    done: usize,
+) -> Loader<Raw, Item> {
+    let (set, augment, batches) = (set.clone(), config.augment, config.checkpoint_every);
+    Loader::new(done, batches, batches * order.batch(), place, move |step| {
+        let indices = order.indices(step);
+        let mut images = set.batch(&indices)?;
+        augment.apply(&mut images, |i| Random::new(seed, &[4, step as u64, i as u64]));
+        Ok((images, logits.as_ref().map(|logits| rows(logits, &indices))))
+    })
+}
+
+fn held_batches(set: &Unlabelled, logits: Arc<Logits>, batch: usize) -> Loader<Raw, Item> {
+    let (set, count) = (set.clone(), set.len());
+    let make = move |i: usize| {
+        let indices: Vec<usize> = (i * batch..count.min((i + 1) * batch)).collect();
+        Ok((set.batch(&indices)?, Some(rows(&logits, &indices))))
+    };
+    Loader::new(0, count.div_ceil(batch), count, place, make).repeating()
+}
+
+/// What a student is asked to do.
+#[derive(Debug, Clone)]
+struct Task {
+    session: Session,
+    /// On the plain device; neither trained nor stored.
+    teacher: Arc<Network>,
+    taps: Arc<[NodeId]>,
+    temperature: f64,
+    feature_weight: f64,
+    clip: f32,
+}
+
+/// A quantized network that learns from its teacher.
+#[derive(Module, Debug)]
+struct Student {
+    network: Network,
+    #[module(skip)]
+    task: Task,
+}
+
+/// `T^2 KL(softmax(t / T) || softmax(s / T))` of each image.
+fn divergence(teacher: Tensor<2>, student: Tensor<2>, temperature: f64) -> Tensor<1> {
+    let log_t = log_softmax(teacher.div_scalar(temperature), 1);
+    let log_s = log_softmax(student.div_scalar(temperature), 1);
+    let terms = log_t.clone().exp() * (log_t - log_s);
+    terms.sum_dim(1).flatten::<1>(0, 1).mul_scalar(temperature * temperature)
+}
+
+impl TrainStep for Student {
+    type Input = Item;
+    type Output = ClassificationOutput;
+
+    fn step(&self, item: Item) -> TrainOutput<ClassificationOutput> {
+        let Task { session, teacher, taps, temperature, feature_weight, .. } = &self.task;
+        let (expected, features) = match item.teacher {
+            Some(logits) if taps.is_empty() => (logits, Vec::new()),
+            _ => teacher.forward_taps(item.images.clone().inner(), taps),
+        };
+        let targets = expected.clone().argmax(1).flatten::<1>(0, 1);
+        let (logits, found) = self.network.forward_taps(item.images, taps);
+        let losses = divergence(Tensor::from_inner(expected), logits.clone(), *temperature);
+        let mut loss = losses.mean();
+        for (t, s) in features.iter().zip(found) {
+            let energy = t.clone().square().sum().add_scalar(f32::MIN_POSITIVE);
+            let error = (s - Tensor::from_inner(t.clone())).square().sum() / Tensor::from_inner(energy);
+            loss = loss + error.mul_scalar(feature_weight / taps.len() as f64);
+        }
+        session.record(loss.clone().into_scalar());
+        let output = ClassificationOutput::new(loss.clone().detach(), logits.detach(), Tensor::from_inner(targets));
+        TrainOutput::new(self, loss.backward(), output)
+    }
+
+    fn optimize(self, optim: &mut ModuleOptimizer, rate: ModuleLearningRate, grads: GradientsParams) -> Self {
+        let grads = if self.task.clip > 0.0 { clip_global_norm(&self, grads, self.task.clip) } else { grads };
+        optim.step(rate, self, grads)
+    }
+}
+
+impl InferenceStep for Student {
+    type Input = Item;
+    type Output = ClassificationOutput;
+
+    fn step(&self, item: Item) -> ClassificationOutput {
+        let teacher = item.teacher.expect("what the teacher says to images held out is known");
+        let logits = self.network.forward(item.images);
+        let targets = teacher.clone().argmax(1).flatten::<1>(0, 1);
+        ClassificationOutput::new(divergence(teacher, logits.clone(), 1.0), logits, targets)
+    }
+}

@@ -1,0 +1,97 @@
+use std::path::{Path, PathBuf};
+
+/// What can go wrong in training, adaptation and evaluation.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file system.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// A file of a run folder that does not read as what it must be.
+    #[error("`{}`: {why}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Images that cannot be read.
+    #[error(transparent)]
+    Images(#[from] images::ImageError),
+    /// A model that cannot be made, read or written.
+    #[error(transparent)]
+    Model(#[from] graph::ModelError),
+    /// Weights that do not fit their graph.
+    #[error(transparent)]
+    Weights(#[from] graph::WeightsError),
+    /// A policy that does not fit the graph.
+    #[error(transparent)]
+    Policy(#[from] graph::PolicyError),
+    /// A setting with a value that makes no sense.
+    #[error("`{setting}` {why}")]
+    Config {
+        /// The setting's path.
+        setting: String,
+        /// What is wrong with its value.
+        why: String,
+    },
+    /// Data that do not fit the network.
+    #[error("{set}: {why}")]
+    Data {
+        /// The image set.
+        set: String,
+        /// What does not fit.
+        why: String,
+    },
+    /// A run folder that holds a run already, which was not to be resumed.
+    #[error("`{}` holds a run already: resume it, or choose another folder", path.display())]
+    RunExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A run folder that was made with other settings.
+    #[error("`{}` was made with other settings: its `{what}` differs", path.display())]
+    OtherRun {
+        /// The folder.
+        path: PathBuf,
+        /// What differs.
+        what: String,
+    },
+    /// The loss is not a number any more.
+    #[error("the loss became {loss} at step {step}: try a lower learning rate, or gradient clipping")]
+    Diverged {
+        /// The optimizer step, from 1.
+        step: usize,
+        /// The loss.
+        loss: f32,
+    },
+    /// Stopped through [`crate::Interrupter::stop`].
+    #[error("stopped{}: resume the run to go on", reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default())]
+    Interrupted {
+        /// The reason that was given.
+        reason: Option<String>,
+    },
+    /// burn's training loop failed.
+    #[error("training failed: {0}")]
+    Training(String),
+}
+
+impl Error {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn file(path: &Path, why: impl ToString) -> Self {
+        Self::File { path: path.to_owned(), why: why.to_string() }
+    }
+
+    pub(crate) fn config(setting: &str, why: impl Into<String>) -> Self {
+        Self::Config { setting: setting.into(), why: why.into() }
+    }
+}

@@ -1,0 +1,221 @@
+//! What a network gets right, and how far a quantized one is from its teacher.
+use burn::tensor::{DType, Tensor};
+use dsconv::Network;
+use images::Unlabelled;
+use serde::{Deserialize, Serialize};
+
+use crate::loader::{Prefetch, tensor};
+use crate::{Context, Error};
+
+/// Images of a batch in evaluation; memory and speed depend on it, results do not.
+const BATCH: usize = 64;
+
+/// The outputs of a network for a set of images, before softmax.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logits {
+    classes: usize,
+    /// `[images, classes]`.
+    values: Vec<f32>,
+}
+
+/// The numbers by which networks are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// Images.
+    pub count: usize,
+    /// Percent of the images whose label has the largest logit.
+    pub top1: f64,
+    /// Percent of the images whose label is among the five largest logits.
+    pub top5: f64,
+    /// Percent of the images for which the network and its teacher name the same class; 100 for the teacher.
+    pub agreement: f64,
+    /// `10 log10(sum t^2 / sum (t - s)^2)` over all raw logits, `t` the teacher's and `s` the network's. `None` where the
+    /// two are the same to the bit.
+    pub sqnr_db: Option<f64>,
+}
+
+impl Logits {
+    /// From `[images, classes]`, row-major.
+    ///
+    /// # Panics
+    /// If there are no classes, or `values` is not a whole number of rows.
+    pub fn new(classes: usize, values: Vec<f32>) -> Self {
+        assert!(classes > 0 && values.len().is_multiple_of(classes), "{} values of {classes} classes", values.len());
+        Self { classes, values }
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.classes
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// One image's logits.
+    pub fn row(&self, image: usize) -> &[f32] {
+        &self.values[image * self.classes..][..self.classes]
+    }
+
+    /// All logits, row after row.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// The class with the largest logit, the first of equal ones.
+    pub fn class(&self, image: usize) -> usize {
+        let row = self.row(image);
+        (1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best })
+    }
+
+    /// Percent of the images whose label is among the `k` largest logits; of equal logits the lower class counts as the
+    /// larger. A label without a number for a logit is never among them.
+    ///
+    /// # Panics
+    /// If there is not one label an image.
+    pub fn accuracy(&self, labels: &[usize], k: usize) -> f64 {
+        assert_eq!(self.len(), labels.len(), "one label an image");
+        let right = labels.iter().enumerate().filter(|&(image, &label)| {
+            let row = self.row(image);
+            let Some(&own) = row.get(label).filter(|own| !own.is_nan()) else { return false };
+            let ahead = row.iter().enumerate().filter(|&(class, &v)| v.is_nan() || v > own || (v == own && class < label));
+            ahead.count() < k
+        });
+        percent(right.count(), labels.len())
+    }
+
+    /// Percent of the images for which both name the same class.
+    ///
+    /// # Panics
+    /// If the two are not of the same size.
+    pub fn agreement(&self, teacher: &Self) -> f64 {
+        assert_eq!((self.len(), self.classes), (teacher.len(), teacher.classes), "logits of the same images");
+        let same = (0..self.len()).filter(|&image| self.class(image) == teacher.class(image));
+        percent(same.count(), self.len())
+    }
+
+    /// See [`Scores::sqnr_db`].
+    ///
+    /// # Panics
+    /// If the two are not of the same size.
+    pub fn sqnr_db(&self, teacher: &Self) -> Option<f64> {
+        assert_eq!(self.values.len(), teacher.values.len(), "logits of the same images");
+        let pairs = || teacher.values.iter().zip(&self.values).map(|(&t, &s)| (f64::from(t), f64::from(s)));
+        let signal: f64 = pairs().map(|(t, _)| t * t).sum();
+        let noise: f64 = pairs().map(|(t, s)| (t - s) * (t - s)).sum();
+        (noise != 0.0).then(|| 10.0 * (signal / noise).log10())
+    }
+
+    /// Accuracy against labels, and closeness to a teacher.
+    ///
+    /// # Panics
+    /// If labels, teacher and these are not of the same images.
+    pub fn scores(&self, labels: &[usize], teacher: &Self) -> Scores {
+        Scores {
+            count: self.len(),
+            top1: self.accuracy(labels, 1),
+            top5: self.accuracy(labels, 5),
+            agreement: self.agreement(teacher),
+            sqnr_db: self.sqnr_db(teacher),
+        }
+    }
+}
+
+fn percent(part: usize, whole: usize) -> f64 {
+    if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }
+}
+
+/// The logits of several networks in one pass over the images: each is decoded once, ahead of the networks, on another
+/// thread.
+///
+/// # Errors
+/// [`Error::Data`] where the images do not fit the networks, [`Error::Images`], [`Error::Interrupted`].
+pub fn predict(
+    phase: &str,
+    networks: &[&Network],
+    images: &Unlabelled,
+    context: &Context,
+) -> Result<Vec<Logits>, Error> {
+    for network in networks {
+        check_fits(network.graph(), images)?;
+    }
+    let count = images.len();
+    let batches = count.div_ceil(BATCH);
+    let source = {
+        let images = images.clone();
+        Prefetch::new(0..batches, move |i| {
+            images.batch(&(i * BATCH..count.min((i + 1) * BATCH)).collect::<Vec<_>>())
+        })
+    };
+    context.progress.start(phase, count);
+    let mut outputs: Vec<Vec<f32>> = vec![Vec::new(); networks.len()];
+    let mut done = 0;
+    for batch in source {
+        context.check()?;
+        let batch = batch?;
+        done += batch.shape[0];
+        let x = tensor(batch, &context.device);
+        for (network, output) in networks.iter().zip(&mut outputs) {
+            output.extend(host(network.forward(x.clone())));
+        }
+        context.progress.advance(done, "");
+    }
+    context.progress.finish();
+    let classes = networks.iter().map(|network| network.graph().output().channels);
+    Ok(classes.zip(outputs).map(|(classes, values)| Logits::new(classes, values)).collect())
+}
+
+/// # Errors
+/// [`Error::Data`] where a set is empty or its images have another size than the network's input.
+pub(crate) fn check_fits(graph: &graph::Graph, images: &Unlabelled) -> Result<(), Error> {
+    let refuse = |why: String| Err(Error::Data { set: images.name().to_owned(), why });
+    let (input, [channels, height, width]) = (graph.input(), images.shape());
+    if (input.channels, input.height, input.width) != (channels, height, width) {
+        return refuse(format!(
+            "its images are {channels}x{height}x{width}, `{}` takes {}x{}x{}",
+            graph.name(),
+            input.channels,
+            input.height,
+            input.width
+        ));
+    }
+    if images.is_empty() { refuse("it has no images".into()) } else { Ok(()) }
+}
+
+/// A tensor's elements, row-major.
+pub(crate) fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.without_autodiff().into_data().convert_dtype(DType::F32).try_into_vec::<f32>().expect("f32 data")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accuracy_counts_labels_among_the_largest() {
+        let logits = Logits::new(3, vec![0.1, 0.9, 0.5, 2.0, 1.0, 3.0, f32::NAN, 1.0, 0.0]);
+        // Ranks of the labels: 1 is first, 1 is third, 1 comes after the NaN.
+        assert_eq!(logits.accuracy(&[1, 1, 1], 1), 100.0 / 3.0);
+        assert_eq!(logits.accuracy(&[1, 1, 1], 2), 200.0 / 3.0);
+        assert_eq!(logits.accuracy(&[1, 1, 0], 5), 200.0 / 3.0);
+        assert_eq!(Logits::new(2, vec![1.0, 1.0]).accuracy(&[1], 1), 0.0);
+    }
+
+    #[test]
+    fn agreement_and_noise_are_against_the_teacher() {
+        let teacher = Logits::new(2, vec![3.0, 1.0, 1.0, 3.0]);
+        let student = Logits::new(2, vec![3.0, 1.0, 3.0, 1.0]);
+        let scores = student.scores(&[0, 1], &teacher);
+        assert_eq!((scores.agreement, scores.top1, scores.top5), (50.0, 50.0, 100.0));
+        // Signal 20, noise 4 + 4.
+        assert!((scores.sqnr_db.unwrap() - 10.0 * 2.5f64.log10()).abs() < 1e-12);
+        assert_eq!(teacher.sqnr_db(&teacher), None);
+    }
+}

@@ -1,0 +1,38 @@
+//! Files that are whole or not there.
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use crate::Error;
+
+/// Writes under a temporary name in the same folder, forces it to the disk, then renames: a reader finds the old file or
+/// the new one, whatever happens in between.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let folder = path.parent().expect("a file in a folder");
+    let attempt = || {
+        fs::create_dir_all(folder)?;
+        let mut file = tempfile::Builder::new().prefix(".tmp").tempfile_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        // The rename itself lies in the folder.
+        File::open(folder)?.sync_all()
+    };
+    attempt().map_err(Error::io(path))
+}
+
+/// [`write`] of a value as indented JSON.
+pub(crate) fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Error> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|e| Error::file(path, e))?;
+    text.push('\n');
+    write(path, text.as_bytes())
+}
+
+/// The value in a JSON file; `None` where there is no file.
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::file(path, e)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(path)(e)),
+    }
+}

@@ -1,0 +1,154 @@
+use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::optim::decay::WeightDecayConfig;
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, ModuleOptimizer, SgdConfig};
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// How weights are moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimizer {
+    /// Gradient descent with Nesterov momentum 0.9.
+    #[default]
+    Sgd,
+    /// Adam (Kingma, Ba 2015); weight decay joins the gradient.
+    Adam,
+    /// Adam with decoupled weight decay (Loshchilov, Hutter 2019).
+    AdamW,
+}
+
+impl Optimizer {
+    pub(crate) fn init(self, weight_decay: f32) -> ModuleOptimizer {
+        let penalty = || (weight_decay > 0.0).then(|| WeightDecayConfig::new(weight_decay));
+        match self {
+            Self::Sgd => {
+                let momentum = MomentumConfig::new().with_dampening(0.0).with_nesterov(true);
+                SgdConfig::new().with_momentum(Some(momentum)).with_weight_decay(penalty()).init()
+            }
+            Self::Adam => AdamConfig::new().with_epsilon(1e-8).with_weight_decay(penalty()).init(),
+            Self::AdamW => AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(weight_decay).init(),
+        }
+    }
+}
+
+/// A learning rate over the steps: a linear warm-up to `peak`, then half a cosine down to `floor`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Schedule {
+    /// The highest learning rate.
+    pub peak: f64,
+    /// The last learning rate.
+    pub floor: f64,
+    /// Steps of the warm-up.
+    pub warmup: usize,
+    /// All steps.
+    pub total: usize,
+}
+
+impl Schedule {
+    /// The learning rate of a step, from 0.
+    pub fn at(&self, step: usize) -> f64 {
+        if step < self.warmup {
+            return self.peak * (step + 1) as f64 / (self.warmup + 1) as f64;
+        }
+        let length = self.total.saturating_sub(self.warmup).max(1);
+        let part = ((step - self.warmup) as f64 / length as f64).min(1.0);
+        self.floor + (self.peak - self.floor) * 0.5 * (1.0 + (std::f64::consts::PI * part).cos())
+    }
+
+    pub(crate) fn scheduler(self) -> Scheduler {
+        Scheduler { schedule: self, step: 0 }
+    }
+}
+
+/// [`Schedule`] for burn; its state is the step.
+#[derive(Debug, Clone)]
+pub(crate) struct Scheduler {
+    schedule: Schedule,
+    step: usize,
+}
+
+impl LrScheduler for Scheduler {
+    fn step(&mut self) -> f64 {
+        let rate = self.schedule.at(self.step);
+        self.step += 1;
+        rate
+    }
+
+    fn to_record(&self) -> LrSchedulerRecord {
+        LrSchedulerRecord::new().with_scalar("step", self.step)
+    }
+
+    fn load_record(&mut self, record: LrSchedulerRecord) {
+        self.step = record.scalar("step").expect("a record of this scheduler");
+    }
+}
+
+/// Scales all gradients by one factor so that their norm together is at most `limit` (burn's own clipping looks at each
+/// parameter alone, which changes the direction).
+pub(crate) fn clip_global_norm<M: Module>(module: &M, grads: GradientsParams, limit: f32) -> GradientsParams {
+    let mut squares = Squares { grads: &grads, sums: Vec::new() };
+    module.visit(&mut squares);
+    if squares.sums.is_empty() {
+        return grads;
+    }
+    let norm = Tensor::cat(squares.sums, 0).sum().sqrt();
+    let factor = norm.add_scalar(1e-12).recip().mul_scalar(limit).clamp_max(1.0);
+    let mut scale = Scale { grads, factor };
+    module.visit(&mut scale);
+    scale.grads
+}
+
+struct Squares<'a> {
+    grads: &'a GradientsParams,
+    sums: Vec<Tensor<1>>,
+}
+
+impl ModuleVisitor for Squares<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(grad) = self.grads.get::<D>(param.id) {
+            self.sums.push(grad.square().sum());
+        }
+    }
+}
+
+struct Scale {
+    grads: GradientsParams,
+    factor: Tensor<1>,
+}
+
+impl ModuleVisitor for Scale {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let id: ParamId = param.id;
+        if let Some(grad) = self.grads.remove::<D>(id) {
+            self.grads.register(id, grad * self.factor.clone().reshape([1; D]));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schedule_warms_up_and_falls_as_a_cosine() {
+        let schedule = Schedule { peak: 1.0, floor: 0.0, warmup: 3, total: 13 };
+        let rates: Vec<f64> = (0..3).map(|step| schedule.at(step)).collect();
+        assert_eq!(rates, [0.25, 0.5, 0.75]);
+        assert_eq!(schedule.at(3), 1.0);
+        // Half way between 3 and 13.
+        assert!((schedule.at(8) - 0.5).abs() < 1e-12);
+        assert!(schedule.at(13) < 1e-12);
+    }
+
+    #[test]
+    fn a_scheduler_goes_on_from_its_record() {
+        let mut one = Schedule { peak: 0.1, floor: 0.01, warmup: 2, total: 9 }.scheduler();
+        let mut other = one.clone();
+        one.step();
+        one.step();
+        other.load_record(one.to_record());
+        assert_eq!(one.step(), other.step());
+    }
+}

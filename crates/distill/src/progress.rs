@@ -1,0 +1,148 @@
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use burn::train::Interrupter;
+use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
+use burn::train::metric::MetricDefinition;
+use burn::train::renderer::{
+    EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining,
+};
+
+use crate::Error;
+
+/// Hears how far a run is. All methods have bodies that do nothing; `()` hears nothing.
+pub trait Progress: Send + Sync {
+    /// A phase begins that counts `total` images or steps.
+    fn start(&self, phase: &str, total: usize) {
+        let _ = (phase, total);
+    }
+
+    /// `done` of the phase's total are done. `note` says more (a loss, an accuracy); empty where there is nothing to say.
+    fn advance(&self, done: usize, note: &str) {
+        let _ = (done, note);
+    }
+
+    /// The phase is over.
+    fn finish(&self) {}
+
+    /// Something to be told once: a default that was chosen, a file that was written.
+    fn message(&self, text: &str) {
+        let _ = text;
+    }
+}
+
+impl Progress for () {}
+
+/// Where a phase runs, who hears of it and who may stop it.
+#[derive(Clone)]
+pub struct Context {
+    /// The plain device; training uses its autodiff twin.
+    pub device: Device,
+    /// Hears how far it is.
+    pub progress: Arc<dyn Progress>,
+    /// Stops it.
+    pub interrupter: Interrupter,
+}
+
+impl Context {
+    /// On this device, silent, with an interrupter of its own.
+    pub fn new(device: Device) -> Self {
+        Self { device, progress: Arc::new(()), interrupter: Interrupter::new() }
+    }
+
+    /// The same with somebody who hears of it.
+    #[must_use]
+    pub fn with_progress(self, progress: impl Progress + 'static) -> Self {
+        Self { progress: Arc::new(progress), ..self }
+    }
+
+    /// # Errors
+    /// [`Error::Interrupted`] once [`Interrupter::stop`] was called.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.interrupter.should_stop() {
+            return Err(Error::Interrupted { reason: self.interrupter.get_message() });
+        }
+        Ok(())
+    }
+}
+
+impl Default for Context {
+    /// On the CPU.
+    fn default() -> Self {
+        Self::new(Device::flex())
+    }
+}
+
+/// burn's training loop speaks to a renderer; ours passes on what [`Progress`] wants to hear.
+pub(crate) struct Renderer {
+    progress: Arc<dyn Progress>,
+    per_epoch: usize,
+    done: usize,
+    training: bool,
+}
+
+impl Renderer {
+    /// Counts in items of the training split, `per_epoch` of them an epoch; `done` epochs were done before.
+    pub(crate) fn new(progress: Arc<dyn Progress>, per_epoch: usize, done: usize) -> Self {
+        Self { progress, per_epoch, done: per_epoch * done, training: false }
+    }
+}
+
+impl TrainingProgressLogger for Renderer {
+    fn start(&mut self, total_epochs: usize, _: usize, _: Option<usize>, label: Option<&str>) {
+        self.progress.start(label.unwrap_or("train"), total_epochs * self.per_epoch);
+        self.progress.advance(self.done, "");
+    }
+
+    fn update_epoch(&mut self, _: usize) {
+        self.done += self.per_epoch;
+    }
+
+    fn start_split(&mut self, split: &str, _: usize) {
+        self.training = split.eq_ignore_ascii_case("train");
+    }
+
+    fn update_split(&mut self, items: usize) {
+        if self.training {
+            self.progress.advance(self.done + items, "");
+        }
+    }
+
+    fn end_split(&mut self) {}
+
+    fn end(&mut self) {
+        self.progress.finish();
+    }
+
+    fn log_event_training(&mut self, _: String) {}
+}
+
+impl MetricsRendererTraining for Renderer {
+    fn update_train(&mut self, _: MetricState) {}
+
+    fn update_valid(&mut self, _: MetricState) {}
+}
+
+impl MetricsRenderer for Renderer {
+    fn manual_close(&mut self) {}
+
+    fn register_metric(&mut self, _: MetricDefinition) {}
+}
+
+impl MetricsRendererEvaluation for Renderer {
+    fn update_test(&mut self, _: EvaluationName, _: MetricState) {}
+}
+
+impl EvaluationProgressLogger for Renderer {
+    fn start_global_progress(&mut self, _: usize) {}
+
+    fn start_test(&mut self, _: &str, _: usize) {}
+
+    fn update_test_progress(&mut self, _: usize) {}
+
+    fn end_test(&mut self) {}
+
+    fn end_global_progress(&mut self) {}
+
+    fn log_event_evaluation(&mut self, _: String) {}
+}

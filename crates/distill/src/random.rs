@@ -1,0 +1,86 @@
+//! Randomness as a pure function: every generator is made from the seed and what it is for.
+
+/// Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014.
+#[derive(Debug, Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// A stream for one purpose: `keys` are, say, an epoch and an index.
+    pub(crate) fn new(seed: u64, keys: &[u64]) -> Self {
+        let mut state = Self(seed);
+        for key in keys {
+            state.0 = state.next() ^ key.wrapping_mul(0xd134_2543_de82_ef95);
+        }
+        state
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In `0..bound`.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        ((u128::from(self.next()) * bound as u128) >> 64) as usize
+    }
+}
+
+/// The order in which images are seen: pass after pass over the set, each a permutation, cut into batches.
+#[derive(Debug, Clone)]
+pub(crate) struct Order {
+    pub(crate) len: usize,
+    pub(crate) batch: usize,
+    pub(crate) seed: u64,
+}
+
+impl Order {
+    /// Batches of one pass. A last, smaller batch is left out, so that all steps weigh the same; the images left out
+    /// differ from pass to pass.
+    pub(crate) fn batches(&self) -> usize {
+        (self.len / self.batch()).max(1)
+    }
+
+    /// Images of a batch: all of them where the set is smaller than the batch asked for.
+    pub(crate) fn batch(&self) -> usize {
+        self.batch.min(self.len)
+    }
+
+    /// The images of a step, counted from 0 over all passes.
+    pub(crate) fn indices(&self, step: usize) -> Vec<usize> {
+        let (pass, batch) = (step / self.batches(), step % self.batches());
+        let mut random = Random::new(self.seed, &[pass as u64]);
+        let mut order: Vec<usize> = (0..self.len).collect();
+        for i in (1..order.len()).rev() {
+            order.swap(i, random.below(i + 1));
+        }
+        order[batch * self.batch()..][..self.batch()].to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_sees_no_image_twice_and_passes_differ() {
+        let order = Order { len: 10, batch: 3, seed: 7 };
+        assert_eq!(order.batches(), 3);
+        let pass = |first: usize| (first..first + 3).flat_map(|step| order.indices(step)).collect::<Vec<_>>();
+        let (first, second) = (pass(0), pass(3));
+        let mut sorted = first.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(sorted.len(), 9);
+        assert_ne!(first, second);
+        assert_eq!(first, pass(0));
+    }
+
+    #[test]
+    fn a_set_smaller_than_a_batch_is_one_batch() {
+        let order = Order { len: 2, batch: 32, seed: 0 };
+        assert_eq!((order.batches(), order.indices(5).len()), (1, 2));
+    }
+}
