@@ -1,2 +1,34 @@
-//! The dsconv command
-fn main() {}
+//! The `dsconv` command: quantizes convolutional networks and wins their accuracy back without labels.
+//!
+//! [`args`] declares what can be typed, [`commands`] does it, [`printer::Printer`] owns stdout and stderr. The exit status
+//! is 0 for a result, 1 where the work failed, 2 for wrong usage or a wrong config.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod config;
+mod device;
+mod error;
+mod names;
+mod output;
+mod printer;
+mod progress;
+mod runs;
+mod source;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    let printer = printer::Printer::new(&cli.global);
+    match commands::run(&cli.command, &printer) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            printer.error(&error);
+            ExitCode::from(error.code())
+        }
+    }
+}

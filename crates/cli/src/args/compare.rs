@@ -1,0 +1,9 @@
+use std::path::PathBuf;
+
+/// `dsconv compare`.
+#[derive(Debug, clap::Args)]
+pub struct Compare {
+    /// Run folders, or names in experiments/runs; without any, all finished runs there
+    #[arg(value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+}

@@ -1,0 +1,44 @@
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+/// `dsconv data`.
+#[derive(Debug, clap::Args)]
+pub struct Data {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: DataCommand,
+}
+
+/// What to do with images.
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// List the image sets of datasets/
+    List,
+    /// Write the embedded set as folders of PNG files
+    Make(Make),
+    /// Download an image set, checked and resumed
+    Get(Get),
+}
+
+/// `dsconv data make`.
+#[derive(Debug, clap::Args)]
+pub struct Make {
+    /// Where to write train/CLASS, eval/CLASS and adapt/
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// At most this many images of each split
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Write into a folder that is not empty
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `dsconv data get`.
+#[derive(Debug, clap::Args)]
+pub struct Get {
+    /// A name of `dsconv data list`
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}

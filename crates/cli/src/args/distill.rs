@@ -1,0 +1,29 @@
+use std::path::PathBuf;
+
+use super::DeviceArg;
+
+/// `dsconv distill`.
+///
+/// Measures the float teacher, quantizes it, measures again, adapts the student on images without labels, measures once
+/// more, and exports it. Prints one table; the run folder keeps the rest.
+#[derive(Debug, clap::Args)]
+pub struct Distill {
+    /// The recipe: a TOML file, or its name in `configs/`
+    #[arg(value_name = "CONFIG")]
+    pub config: String,
+    /// Where the run goes, instead of experiments/runs/NAME-TIME
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Continue a run that was stopped: the one in --out, or the newest of this config
+    #[arg(long, conflicts_with = "force")]
+    pub resume: bool,
+    /// Change a value of the config, such as `quantize.bits=3`
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArg,
+    /// Replace a run that is there
+    #[arg(long)]
+    pub force: bool,
+}

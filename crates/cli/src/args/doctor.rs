@@ -1,0 +1,3 @@
+/// `dsconv doctor`.
+#[derive(Debug, clap::Args)]
+pub struct Doctor {}

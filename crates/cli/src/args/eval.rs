@@ -1,0 +1,21 @@
+use super::{DeviceArg, ModelArgs};
+
+/// `dsconv eval`.
+#[derive(Debug, clap::Args)]
+pub struct Eval {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Labelled images: `embedded`, a name of `dsconv data list`, a folder with one folder a class, or CIFAR .bin files
+    #[arg(long, value_name = "DATA", default_value = "embedded")]
+    pub data: String,
+    /// Use at most this many images, spread over the set
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Also compare with this model: agreement and SQNR of the logits
+    #[arg(long, value_name = "MODEL")]
+    pub against: Option<String>,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArg,
+}

@@ -1,0 +1,100 @@
+//! What can be typed. Nothing is done here: [`crate::commands`] does it.
+mod compare;
+mod data;
+mod device;
+mod distill;
+mod doctor;
+mod eval;
+mod export;
+mod models;
+mod predict;
+mod quantize;
+mod source;
+mod train;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+pub use compare::Compare;
+pub use data::{Data, DataCommand, Get, Make};
+pub use device::{DeviceArg, DeviceName};
+pub use distill::Distill;
+pub use doctor::Doctor;
+pub use eval::Eval;
+pub use export::{Export, Format};
+pub use models::Models;
+pub use predict::Predict;
+pub use quantize::{Quantize, Target};
+pub use source::ModelArgs;
+pub use train::Train;
+
+/// Quantizes convolutional networks to block-scaled integers, without labels.
+///
+/// The main job, a float network made 4-bit and its accuracy won back:
+///
+///     dsconv distill resnet50_4bit
+///
+/// A MODEL is a name (`dsconv models`), a file that dsconv wrote, or a run folder.
+#[derive(Debug, Parser)]
+#[command(name = "dsconv", version, max_term_width = 110, verbatim_doc_comment, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Output")]
+pub struct Global {
+    /// Print the result as one JSON document on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more, on stderr
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// When to use colour: auto, always or never
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    pub color: ColorChoice,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// The commands, in the order in which a newcomer needs them.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Quantize a network and win its accuracy back on unlabelled images
+    Distill(Distill),
+    /// Put the results of several runs in one table
+    Compare(Compare),
+    /// Quantize a network without any data
+    Quantize(Quantize),
+    /// Measure a model's accuracy
+    Eval(Eval),
+    /// Classify images
+    Predict(Predict),
+    /// Write a model in another file format
+    Export(Export),
+    /// Train a float network with labels
+    Train(Train),
+    /// List the networks that can be named
+    Models(Models),
+    /// List, make and download images
+    Data(Data),
+    /// Show versions, devices and folders
+    Doctor(Doctor),
+}

@@ -1,0 +1,96 @@
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::args::Compare;
+use crate::error::{Error, Result};
+use crate::printer::Printer;
+use crate::runs;
+use crate::table::{NOTHING, Table, bytes};
+
+/// The file of a run folder that holds its results.
+pub const METRICS: &str = "metrics.json";
+
+/// A run's results, as far as they are compared.
+#[derive(Debug, Serialize, Deserialize)]
+struct Run {
+    #[serde(default)]
+    run: PathBuf,
+    fp32: Scores,
+    quantized: Scores,
+    adapted: Scores,
+}
+
+/// One network's results.
+#[derive(Debug, Serialize, Deserialize)]
+struct Scores {
+    /// Percent.
+    top1: f64,
+    top5: f64,
+    agreement: f64,
+    sqnr_db: Option<f64>,
+    bytes: u64,
+}
+
+pub fn run(args: &Compare, printer: &Printer) -> Result<()> {
+    let runs = if args.runs.is_empty() { finished()? } else { named(&args.runs)? };
+    let rows = runs.iter().map(|run| read(run)).collect::<Result<Vec<_>>>()?;
+    printer.result(&rows, |printer| {
+        let head = ["run", "FP32", "quantized", "adapted", "gap", "top-5", "agreement", "SQNR dB", "size", "ratio"];
+        let mut table = Table::new(head);
+        for Run { run, fp32, quantized, adapted } in &rows {
+            table.row([
+                runs::run_name(run),
+                format!("{:.2}", fp32.top1),
+                format!("{:.2}", quantized.top1),
+                format!("{:.2}", adapted.top1),
+                format!("{:+.2}", adapted.top1 - fp32.top1),
+                format!("{:.2}", adapted.top5),
+                format!("{:.2}", adapted.agreement),
+                adapted.sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}")),
+                bytes(adapted.bytes),
+                format!("{:.1}x", fp32.bytes as f64 / adapted.bytes as f64),
+            ]);
+        }
+        printer.table(&table);
+    });
+    printer.talk("FP32, quantized, adapted: top-1, percent; the columns after them are the adapted network's");
+    Ok(())
+}
+
+/// All runs that have results.
+fn finished() -> Result<Vec<PathBuf>> {
+    let runs: Vec<PathBuf> = runs::all().into_iter().filter(|run| run.join(METRICS).is_file()).collect();
+    if runs.is_empty() {
+        let error = Error::failed(format!("`{}` has no finished runs", runs::folder().display()));
+        return Err(error.hint("`dsconv distill resnet50_4bit` makes one"));
+    }
+    Ok(runs)
+}
+
+fn named(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let find = |given: &PathBuf| {
+        runs::find(given).ok_or_else(|| {
+            let known = runs::all();
+            let known: Vec<String> = known.iter().map(|run| runs::run_name(run)).collect();
+            let name = given.display().to_string();
+            let error = Error::usage(format!("no run folder at `{name}`"));
+            match crate::names::nearest(&name, known.iter().map(String::as_str)) {
+                Some(near) => error.hint(format!("did you mean `{near}`?")),
+                None => error.hint(format!("runs are in `{}`", runs::folder().display())),
+            }
+        })
+    };
+    given.iter().map(find).collect()
+}
+
+fn read(run: &Path) -> Result<Run> {
+    let path = run.join(METRICS);
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        let error = Error::failed(format!("`{}`: {error}", path.display()));
+        error.hint("the run is not finished: `dsconv distill CONFIG --resume` goes on with it")
+    })?;
+    let read: Run =
+        serde_json::from_str(&text).map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;
+    Ok(Run { run: run.to_owned(), ..read })
+}

@@ -1,0 +1,205 @@
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use graph::Preprocess;
+use images::{Manifest, OpenOptions, Progress, Split, Unlabelled};
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use crate::args::{Data, DataCommand, Get, Make};
+use crate::error::{Error, Result};
+use crate::printer::Printer;
+use crate::source::datasets;
+use crate::table::{Table, bytes, count, duration};
+use crate::{names, source};
+
+pub fn run(args: &Data, printer: &Printer) -> Result<()> {
+    match &args.command {
+        DataCommand::List => list(printer),
+        DataCommand::Make(args) => make(args, printer),
+        DataCommand::Get(args) => get(args, printer),
+    }
+}
+
+/// A line of the list.
+#[derive(Debug, Serialize)]
+struct Row {
+    #[serde(flatten)]
+    manifest: Manifest,
+    /// Whether its files are here.
+    here: bool,
+}
+
+fn list(printer: &Printer) -> Result<()> {
+    let folder = datasets();
+    let mut rows = Vec::new();
+    for name in images::dataset_names(&folder) {
+        if let Some(manifest) = Manifest::find(&name, &folder)? {
+            let here = manifest.is_fetched(&folder);
+            rows.push(Row { manifest, here });
+        }
+    }
+    printer.result(&rows, |printer| {
+        let mut table = Table::new(["name", "classes", "train", "adapt", "eval", "state", "what"]).left([5, 6]);
+        for Row { manifest, here } in &rows {
+            let images = |split| manifest.images.get(&split).map_or(String::new(), |&n| count(n as u64));
+            let download: u64 = manifest.archives.iter().map(|archive| archive.bytes).sum();
+            let state = match (here, download) {
+                (true, _) => "here".to_owned(),
+                (false, 0) => "to be obtained".to_owned(),
+                (false, download) => format!("{} to get", bytes(download)),
+            };
+            table.row([
+                manifest.name.clone(),
+                manifest.classes.to_string(),
+                images(Split::Train),
+                images(Split::Adapt),
+                images(Split::Eval),
+                state,
+                manifest.title.clone(),
+            ]);
+        }
+        printer.table(&table);
+    });
+    printer.talk("a folder of images needs no manifest: give its path wherever a name is taken");
+    Ok(())
+}
+
+/// What was downloaded.
+#[derive(Debug, Serialize)]
+struct Got {
+    name: String,
+    path: PathBuf,
+    seconds: f64,
+}
+
+fn get(args: &Get, printer: &Printer) -> Result<()> {
+    let start = Instant::now();
+    let folder = datasets();
+    let path = match (Manifest::find(&args.name, &folder)?, zoo::variant(&args.name)) {
+        (Some(manifest), _) => images_of(&manifest, &folder, printer)?,
+        (None, Ok(variant)) => weights_of(variant, printer)?,
+        (None, Err(_)) => return Err(unknown(&args.name, &folder)),
+    };
+    let got = Got { name: args.name.clone(), path, seconds: start.elapsed().as_secs_f64() };
+    printer.result(&got, |printer| {
+        printer.line(format!("{} is here: {}, in {}", got.name, got.path.display(), duration(start.elapsed())));
+    });
+    Ok(())
+}
+
+fn images_of(manifest: &Manifest, folder: &Path, printer: &Printer) -> Result<PathBuf> {
+    if manifest.archives.is_empty() && !manifest.is_fetched(folder) {
+        let error = Error::failed(format!("`{}` cannot be downloaded", manifest.name));
+        return Err(match &manifest.obtain {
+            Some(obtain) => error.hint(obtain),
+            None => error,
+        });
+    }
+    printer.talk(format!("{}; licence: {}", manifest.title, manifest.licence));
+    let bar = printer.bar(&manifest.name, 0, "bytes");
+    manifest.fetch(folder, &mut |progress| show(&bar, progress))?;
+    bar.finish_and_clear();
+    Ok(folder.join(&manifest.name))
+}
+
+fn weights_of(variant: &zoo::Variant, printer: &Printer) -> Result<PathBuf> {
+    if let Some(path) = source::teacher(variant.name) {
+        return Ok(path);
+    }
+    let (Some(source), Some(path)) = (&variant.source, source::fetched(variant)) else {
+        return Err(Error::failed(format!("nobody published weights of `{}`", variant.name))
+            .hint("give your own with `--weights FILE`, or train some: `dsconv train CONFIG`"));
+    };
+    printer.talk(format!("weights of {}; licence: {}", variant.name, source.licence));
+    let bar = printer.bar(variant.name, 0, "bytes");
+    let sha256 = source.sha256.unwrap_or(&source.sha256_prefix);
+    images::fetch(&source.url, Some(sha256), &path, &mut |progress| show(&bar, progress))
+        .map_err(images::ImageError::from)?;
+    bar.finish_and_clear();
+    Ok(path)
+}
+
+fn show(bar: &ProgressBar, Progress { done, total }: Progress) {
+    if let Some(total) = total {
+        bar.set_length(total);
+    }
+    bar.set_position(done);
+}
+
+fn unknown(name: &str, folder: &Path) -> Error {
+    let sets = images::dataset_names(folder);
+    let error = Error::usage(format!("no image set and no network is named `{name}`"));
+    let known = sets.iter().map(String::as_str).chain(zoo::variants().iter().map(|variant| variant.name));
+    match names::nearest(name, known) {
+        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error.hint("`dsconv data list` lists image sets, `dsconv models` networks"),
+    }
+}
+
+/// What was written.
+#[derive(Debug, Serialize)]
+struct Made {
+    path: PathBuf,
+    train: usize,
+    eval: usize,
+    adapt: usize,
+}
+
+/// Bytes as they are, so that a PNG holds what the set holds.
+const RAW: Preprocess = Preprocess {
+    resize: None,
+    crop: None,
+    order: graph::ChannelOrder::Rgb,
+    divide: 1.0,
+    mean: [0.0; 3],
+    std: [1.0; 3],
+};
+
+fn make(args: &Make, printer: &Printer) -> Result<()> {
+    let start = Instant::now();
+    let filled = std::fs::read_dir(&args.dir).is_ok_and(|mut entries| entries.next().is_some());
+    if filled && !args.force {
+        let error = Error::failed(format!("`{}` is not empty", args.dir.display()));
+        return Err(error.hint("`--force` writes into it all the same"));
+    }
+    let labelled = |split| -> Result<usize> {
+        let options = OpenOptions { split: Some(split), limit: args.limit, ..OpenOptions::default() };
+        let set = images::open_labelled("embedded", &RAW, &options)?;
+        let (labels, classes) = (set.labels().to_vec(), set.class_names().to_vec());
+        // The number keeps the order of the classes, which readers take from the folders' names.
+        let place = |i: usize| format!("{split}/{:02}_{}/{i:05}.png", labels[i], classes[labels[i]]);
+        write(&set.without_labels(), place, &args.dir, printer)
+    };
+    let (train, eval) = (labelled(Split::Train)?, labelled(Split::Eval)?);
+    let options = OpenOptions { limit: args.limit, ..OpenOptions::default() };
+    let set = images::open_unlabelled("embedded", &RAW, &options)?;
+    let adapt = write(&set, |i| format!("adapt/{i:05}.png"), &args.dir, printer)?;
+
+    let made = Made { path: args.dir.clone(), train, eval, adapt };
+    printer.result(&made, |printer| {
+        let time = duration(start.elapsed());
+        printer
+            .line(format!("wrote {}: {train} train, {eval} eval, {adapt} adapt images, in {time}", args.dir.display()));
+    });
+    Ok(())
+}
+
+fn write(set: &Unlabelled, place: impl Fn(usize) -> String, dir: &Path, printer: &Printer) -> Result<usize> {
+    let [_, height, width] = set.shape();
+    let bar = printer.bar(set.name(), set.len() as u64, "images");
+    for i in 0..set.len() {
+        let planes = set.batch(&[i])?.pixels;
+        let pixel = |x: u32, y: u32| {
+            let at = |c: usize| planes[(c * height + y as usize) * width + x as usize] as u8;
+            image::Rgb([at(0), at(1), at(2)])
+        };
+        let path = dir.join(place(i));
+        std::fs::create_dir_all(path.parent().expect("a file in a folder"))?;
+        let picture = image::RgbImage::from_fn(width as u32, height as u32, pixel);
+        picture.save(&path).map_err(|e| Error::failed(format!("`{}`: {e}", path.display())))?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(set.len())
+}

@@ -1,0 +1,167 @@
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::Serialize;
+
+use crate::args::Doctor;
+use crate::device::{Backend, backends};
+use crate::error::Result;
+use crate::printer::Printer;
+use crate::table::Table;
+use crate::{config, runs, source};
+
+/// The burn that this is built on; a test compares it with the lock file.
+const BURN: &str = "0.22.1";
+
+/// What there is.
+#[derive(Debug, Serialize)]
+struct Report {
+    dsconv: &'static str,
+    burn: &'static str,
+    /// The compiler on the path, not necessarily the one that built this.
+    rustc: Option<String>,
+    just: Option<String>,
+    system: String,
+    cpu: Option<String>,
+    cores: usize,
+    simd: Vec<&'static str>,
+    memory_gib: Option<f64>,
+    devices: Vec<Backend>,
+    binary: Option<PathBuf>,
+    folders: Vec<Folder>,
+    /// Embedded networks whose weights are here, of how many.
+    teachers: [usize; 2],
+}
+
+/// A folder that dsconv uses.
+#[derive(Debug, Serialize)]
+struct Folder {
+    what: &'static str,
+    path: PathBuf,
+    here: bool,
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "all commands have one signature")]
+pub fn run(_: &Doctor, printer: &Printer) -> Result<()> {
+    let report = report();
+    printer.result(&report, |printer| show(&report, printer));
+    Ok(())
+}
+
+fn report() -> Report {
+    let embedded: Vec<&str> =
+        zoo::variants().iter().map(|variant| variant.name).filter(|name| name.ends_with("-embedded")).collect();
+    let here = embedded.iter().filter(|name| source::teacher(name).is_some()).count();
+    let folder = |what, path: PathBuf| Folder { what, here: path.is_dir(), path };
+    let configs = config::folder_above(Path::new("."), "configs").unwrap_or_else(|| source::home().join("configs"));
+    Report {
+        dsconv: env!("CARGO_PKG_VERSION"),
+        burn: BURN,
+        rustc: version("rustc"),
+        just: version("just"),
+        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        cpu: line("/proc/cpuinfo", "model name"),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        simd: simd(),
+        memory_gib: memory(),
+        devices: backends(),
+        binary: std::env::current_exe().ok(),
+        folders: vec![
+            folder("configs", configs),
+            folder("data sets", source::datasets()),
+            folder("teachers", source::home().join("experiments/teachers")),
+            folder("runs", runs::folder()),
+        ],
+        teachers: [here, embedded.len()],
+    }
+}
+
+fn show(report: &Report, printer: &Printer) {
+    let unknown = || "not found".to_owned();
+    let mut table = Table::new(["what", "is"]).left([1]);
+    let mut row = |what: &str, is: String| table.row([what.to_owned(), is]);
+    row("dsconv", report.dsconv.to_owned());
+    row("burn", report.burn.to_owned());
+    row("rustc", report.rustc.clone().unwrap_or_else(unknown));
+    row("just", report.just.clone().unwrap_or_else(unknown));
+    row("system", report.system.clone());
+    row("cpu", report.cpu.clone().unwrap_or_else(unknown));
+    row("cores", report.cores.to_string());
+    row("simd", if report.simd.is_empty() { "none that is used".to_owned() } else { report.simd.join(" ") });
+    if let Some(memory) = report.memory_gib {
+        row("memory", format!("{memory:.1} GiB"));
+    }
+    for device in &report.devices {
+        let is = match (device.compiled, device.feature) {
+            (false, Some(feature)) => format!("not built in: `--features {feature}`"),
+            (_, Some("wgpu" | "cuda")) => format!("built in, {} found", device.found),
+            _ => "built in".to_owned(),
+        };
+        row(&format!("--device {}", device.name), is);
+    }
+    if let Some(binary) = &report.binary {
+        row("binary", binary.display().to_string());
+    }
+    for folder in &report.folders {
+        let there = if folder.here { "" } else { " (not there)" };
+        row(folder.what, format!("{}{there}", folder.path.display()));
+    }
+    row("embedded teachers", format!("{} of {}", report.teachers[0], report.teachers[1]));
+    printer.table(&table);
+}
+
+/// `1.95.0` of `rustc 1.95.0 (...)`.
+fn version(program: &str) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok().filter(|output| output.status.success())?;
+    String::from_utf8_lossy(&output.stdout).split_whitespace().nth(1).map(str::to_owned)
+}
+
+/// The value of the first `key : value` line.
+fn line(file: &str, key: &str) -> Option<String> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find(|line| line.starts_with(key))?;
+    line.split_once(':').map(|(_, value)| value.trim().to_owned())
+}
+
+fn memory() -> Option<f64> {
+    let kibibytes: f64 = line("/proc/meminfo", "MemTotal")?.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes / (1024.0 * 1024.0))
+}
+
+/// Instruction sets that matter to us.
+fn simd() -> Vec<&'static str> {
+    #[allow(unused_mut, reason = "other CPUs")]
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        let known = [
+            ("avx2", is_x86_feature_detected!("avx2")),
+            ("fma", is_x86_feature_detected!("fma")),
+            ("avx512f", is_x86_feature_detected!("avx512f")),
+            ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
+            ("avxvnni", is_x86_feature_detected!("avxvnni")),
+        ];
+        found.extend(known.iter().filter(|(_, here)| *here).map(|(name, _)| *name));
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let known = [
+            ("neon", std::arch::is_aarch64_feature_detected!("neon")),
+            ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod")),
+            ("i8mm", std::arch::is_aarch64_feature_detected!("i8mm")),
+        ];
+        found.extend(known.iter().filter(|(_, here)| *here).map(|(name, _)| *name));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn burn_is_the_locked_one() {
+        let lock = include_str!("../../../../Cargo.lock");
+        assert!(lock.contains(&format!("name = \"burn\"\nversion = \"{BURN}\"")), "{BURN} is not in Cargo.lock");
+    }
+}

@@ -1,0 +1,117 @@
+use std::time::Instant;
+
+use distill::evaluate::predict;
+use dsconv::Network;
+use images::{Labelled, OpenOptions};
+use serde::Serialize;
+
+use crate::args::Eval;
+use crate::error::{Error, Result};
+use crate::printer::Printer;
+use crate::table::{Table, bytes, duration};
+use crate::{device, progress, source};
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    model: String,
+    data: String,
+    /// Images.
+    count: usize,
+    /// Percent.
+    top1: f64,
+    /// Percent.
+    top5: f64,
+    /// Percent of images for which it names the class that `--against` names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agreement: Option<f64>,
+    /// Of its logits against those of `--against`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sqnr_db: Option<f64>,
+    /// The model's parameters as they are stored.
+    bytes: u64,
+    images_per_second: f64,
+    seconds: f64,
+}
+
+pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
+    let device = device::open(args.device.device)?;
+    let source = source::open(&args.model, printer)?;
+    let against = args.against.as_ref().map(|name| source::open_name(name, printer)).transpose()?;
+    let options = OpenOptions { limit: args.limit, datasets: source::datasets(), ..OpenOptions::default() };
+    let set = images::open_labelled(&args.data, &source.model.info.preprocess, &options)?;
+    report_skipped(&set, printer);
+    check_labels(&set, &source.model)?;
+
+    let context = progress::context(device, printer)?;
+    let network = Network::new(&source.model, &context.device);
+    let other = against.as_ref().map(|source| Network::new(&source.model, &context.device));
+    if let Some(other) = &other
+        && other.graph().output() != network.graph().output()
+    {
+        return Err(Error::usage("the two models have different numbers of classes"));
+    }
+    let networks: Vec<&Network> = [Some(&network), other.as_ref()].into_iter().flatten().collect();
+    let start = Instant::now();
+    let logits = predict("eval", &networks, &set.without_labels(), &context)?;
+    let time = start.elapsed();
+    let scores = logits[0].scores(set.labels(), logits.last().expect("one network at least"));
+    let outcome = Outcome {
+        model: source.name,
+        data: set.name().to_owned(),
+        count: scores.count,
+        top1: scores.top1,
+        top5: scores.top5,
+        agreement: other.is_some().then_some(scores.agreement),
+        sqnr_db: scores.sqnr_db.filter(|_| other.is_some()),
+        bytes: source.model.storage_bytes(&stored(&source.model)),
+        images_per_second: scores.count as f64 / time.as_secs_f64(),
+        seconds: time.as_secs_f64(),
+    };
+    printer.result(&outcome, |printer| show(&outcome, printer));
+    printer.talk(format!("{:.0} images a second, {}", outcome.images_per_second, duration(time)));
+    Ok(())
+}
+
+/// How a model is stored if nobody says otherwise: its scales as narrow as they are.
+pub fn stored(model: &graph::Model) -> graph::SaveOptions {
+    graph::SaveOptions { scales: model.scale_precision(), ..graph::SaveOptions::default() }
+}
+
+fn show(outcome: &Outcome, printer: &Printer) {
+    let mut table = Table::new(["model", "data", "images", "top-1", "top-5", "agreement", "SQNR dB", "size"]).left([1]);
+    table.row([
+        outcome.model.clone(),
+        outcome.data.clone(),
+        outcome.count.to_string(),
+        format!("{:.2}", outcome.top1),
+        format!("{:.2}", outcome.top5),
+        outcome.agreement.map_or(String::new(), |percent| format!("{percent:.2}")),
+        outcome.sqnr_db.map_or(String::new(), |db| format!("{db:.1}")),
+        bytes(outcome.bytes),
+    ]);
+    printer.table(&table.without_empty_columns());
+}
+
+/// Files that could not be read are named, and left out.
+pub fn report_skipped(set: &Labelled, printer: &Printer) {
+    let skipped = set.skipped();
+    for file in skipped.iter().take(5) {
+        printer.warn(format!("{}: {}: left out", file.path.display(), file.reason));
+    }
+    if skipped.len() > 5 {
+        printer.warn(format!("and {} more files left out", skipped.len() - 5));
+    }
+}
+
+fn check_labels(set: &Labelled, model: &graph::Model) -> Result<()> {
+    let classes = model.graph.output().channels;
+    match set.labels().iter().max() {
+        Some(&label) if label >= classes => Err(Error::failed(format!(
+            "`{}` has a label {label}, `{}` has {classes} classes",
+            set.name(),
+            model.graph.name()
+        ))),
+        _ => Ok(()),
+    }
+}

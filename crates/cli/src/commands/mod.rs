@@ -1,0 +1,34 @@
+//! What the commands do, one file each.
+mod compare;
+mod data;
+mod distill;
+mod doctor;
+mod eval;
+mod export;
+mod models;
+mod predict;
+mod quantize;
+mod train;
+
+use crate::args::Command;
+use crate::error::Result;
+use crate::printer::Printer;
+
+/// Does it.
+///
+/// # Errors
+/// Whatever keeps the command from its result.
+pub fn run(command: &Command, printer: &Printer) -> Result<()> {
+    match command {
+        Command::Compare(args) => compare::run(args, printer),
+        Command::Data(args) => data::run(args, printer),
+        Command::Distill(args) => distill::run(args, printer),
+        Command::Doctor(args) => doctor::run(args, printer),
+        Command::Eval(args) => eval::run(args, printer),
+        Command::Export(args) => export::run(args, printer),
+        Command::Models(args) => models::run(args, printer),
+        Command::Predict(args) => predict::run(args, printer),
+        Command::Quantize(args) => quantize::run(args, printer),
+        Command::Train(args) => train::run(args, printer),
+    }
+}

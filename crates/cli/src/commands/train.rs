@@ -1,0 +1,124 @@
+use std::path::PathBuf;
+use std::time::Instant;
+
+use distill::TrainConfig;
+use graph::SaveOptions;
+use images::{OpenOptions, Split};
+use serde::{Deserialize, Serialize};
+
+use super::eval::report_skipped;
+use crate::args::Train;
+use crate::config::ConfigFile;
+use crate::error::{Error, Result};
+use crate::printer::Printer;
+use crate::source::{self, RUN_MODEL};
+use crate::table::{bytes, duration};
+use crate::{device, progress};
+
+/// A config of `dsconv train`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recipe {
+    /// The network.
+    model: zoo::Config,
+    /// Weights to begin with; random ones otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    start: Option<PathBuf>,
+    /// Labelled images.
+    #[serde(default)]
+    data: Data,
+    /// How it is trained.
+    #[serde(default)]
+    train: TrainConfig,
+}
+
+/// Labelled images: names of data sets or paths.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Data {
+    /// To train on.
+    train: String,
+    /// To measure on.
+    eval: String,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self { train: "embedded".into(), eval: "embedded".into() }
+    }
+}
+
+/// What came out.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    run: PathBuf,
+    model: PathBuf,
+    /// Percent.
+    top1: f64,
+    /// Percent.
+    top5: f64,
+    bytes: u64,
+    seconds: f64,
+}
+
+pub fn run(args: &Train, printer: &Printer) -> Result<()> {
+    let start = Instant::now();
+    let file = ConfigFile::open(&args.config, &args.set, printer)?;
+    let recipe: Recipe = file.parse()?;
+    let graph = zoo::build(&recipe.model).map_err(|error| model_error(&file, &error))?;
+    let preprocess = recipe.model.preprocess()?;
+    let device = device::open(args.device.device)?;
+    let run = super::distill::run_folder(&file.name(), args.out.as_ref(), args.resume, args.force)?;
+
+    let weights = match &recipe.start {
+        Some(path) => Some(zoo::checkpoint::load(path, &graph)?),
+        None => None,
+    };
+    let open = |spec: &str, split| {
+        let options = OpenOptions { split: Some(split), datasets: source::datasets(), ..OpenOptions::default() };
+        images::open_labelled(spec, &preprocess, &options)
+    };
+    let (train, eval) = (open(&recipe.data.train, Split::Train)?, open(&recipe.data.eval, Split::Eval)?);
+    report_skipped(&train, printer);
+    report_skipped(&eval, printer);
+    printer.talk(format!("training {} on {} images of {}", recipe.model.name, train.len(), train.name()));
+
+    let context = progress::context(device, printer)?;
+    let resume = args.resume;
+    let trained =
+        distill::train(&graph, weights.as_ref(), &train, &eval, &preprocess, &recipe.train, &run, resume, &context)
+            .map_err(|error| super::distill::explain(error, &file, &run, "train."))?;
+    let path = run.join(RUN_MODEL);
+    let size = trained.model.save(&path, &SaveOptions::default())?;
+    std::fs::write(run.join("recipe.toml"), toml::to_string(&recipe)?)?;
+
+    let seconds = start.elapsed().as_secs_f64();
+    let outcome = Outcome { run, model: path, top1: trained.top1, top5: trained.top5, bytes: size, seconds };
+    printer.result(&outcome, |printer| {
+        printer.line(format!("top-1 {:.2}, top-5 {:.2} on {}", outcome.top1, outcome.top5, eval.name()));
+        let time = duration(start.elapsed());
+        printer.line(format!("wrote {}: {}, in {time}", outcome.model.display(), bytes(outcome.bytes)));
+    });
+    Ok(())
+}
+
+/// An error of `[model]`, pointed at the key that it is about.
+pub fn model_error(file: &ConfigFile, error: &zoo::ZooError) -> Error {
+    use zoo::ZooError::{Graph, Range, Stem, TransformInput, UnknownName, Width};
+    let key = match error {
+        UnknownName { .. } => "model.name",
+        Width { .. } => "model.width",
+        Range { what, .. } => return file.error_at(&format!("model.{what}"), error, None),
+        Stem { .. } => "model.stem",
+        TransformInput { .. } => "model.transform_input",
+        Graph(_) => "model",
+    };
+    match error {
+        UnknownName { name, nearest } => {
+            let hint = nearest.as_ref().map(|near| format!("did you mean `{near}`?"));
+            let hint = hint.unwrap_or_else(|| "`dsconv models` lists the names".to_owned());
+            file.error_at(key, format!("no network is named `{name}`"), Some(hint))
+        }
+        error => file.error_at(key, error, None),
+    }
+}

@@ -1,0 +1,478 @@
+//! Config files: found by the name that was typed, read with errors that show the line.
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, ThemeCharacters, ThemeStyles};
+use serde::de::DeserializeOwned;
+use toml::de::{DeTable, DeValue};
+use toml::{Table, Value};
+
+use crate::error::{Error, Result};
+use crate::names;
+use crate::printer::Printer;
+
+/// The folder of recipes.
+const FOLDER: &str = "configs";
+
+/// A config file's text, with the changes of `--set` to be applied.
+#[derive(Debug)]
+pub struct ConfigFile {
+    path: PathBuf,
+    text: String,
+    changes: Vec<Change>,
+    colour: bool,
+}
+
+/// `key.path=value` of `--set`.
+#[derive(Debug)]
+struct Change {
+    typed: String,
+    keys: Vec<String>,
+    value: Value,
+}
+
+impl ConfigFile {
+    /// Opens the config that `typed` means: a path, a path into `config/` or `configs/`, or a bare name there, with or
+    /// without `.toml`. The folder is looked for here and in the folders above.
+    ///
+    /// # Errors
+    /// No such file, with the nearest name; a file that cannot be read; a malformed `--set`.
+    pub fn open(typed: &str, set: &[String], printer: &Printer) -> Result<Self> {
+        let path = find(typed, Path::new("."))?;
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::usage(format!("`{}`: {e}", path.display())))?;
+        let changes = set.iter().map(|typed| Change::parse(typed)).collect::<Result<_>>()?;
+        Ok(Self { path, text, changes, colour: printer.colours_errors() })
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its name: the path below `configs/` without `.toml`, with `-` for `/`.
+    pub fn name(&self) -> String {
+        let stem = self.path.with_extension("");
+        let parts: Vec<String> = stem.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        match parts.iter().rposition(|part| part == FOLDER) {
+            Some(folder) => parts[folder + 1..].join("-"),
+            None => parts.last().cloned().unwrap_or_default(),
+        }
+    }
+
+    /// Its values, `--set` applied.
+    ///
+    /// # Errors
+    /// What is wrong, with its line, a caret and a hint.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
+        let parsed: T = toml::from_str(&self.text).map_err(|error| {
+            let message = error.message().to_owned();
+            let span = error.span().map(|span| self.narrow(&message, span));
+            self.diagnostic(Complaint::read(&message), span)
+        })?;
+        if self.changes.is_empty() {
+            return Ok(parsed);
+        }
+        let mut table: Table = toml::from_str(&self.text)?;
+        for change in &self.changes {
+            change.apply(&mut table)?;
+            // One by one, so that the message names the change at fault.
+            if let Err(error) = Value::Table(table.clone()).try_into::<T>() {
+                let complaint = Complaint::read(error.message());
+                return Err(complaint.into_error().at(format!("--set {}", change.typed)));
+            }
+        }
+        Ok(Value::Table(table).try_into()?)
+    }
+
+    /// An error about the value of `key`, such as `quantize.bits`; it is pointed at where the file has it.
+    pub fn error_at(&self, key: &str, message: impl fmt::Display, hint: Option<String>) -> Error {
+        let complaint = Complaint { message: message.to_string(), label: String::new(), hint };
+        let set = self.changes.iter().rev().find(|change| change.keys.join(".") == key);
+        if let Some(change) = set {
+            return complaint.into_error().at(format!("--set {}", change.typed));
+        }
+        let span = DeTable::parse(&self.text).ok().and_then(|table| span_of(table.get_ref(), key));
+        self.diagnostic(complaint, span)
+    }
+
+    /// serde points at a whole table for a missing key: its first line is enough.
+    fn narrow(&self, message: &str, span: Range<usize>) -> Range<usize> {
+        if message.starts_with("missing field") {
+            let line = self.text[span.clone()].lines().next().map_or(0, str::len);
+            return span.start..span.start + line;
+        }
+        span
+    }
+
+    fn diagnostic(&self, complaint: Complaint, span: Option<Range<usize>>) -> Error {
+        let Some(span) = span.filter(|span| span.end <= self.text.len()) else {
+            return complaint.into_error().at(self.path.display());
+        };
+        let drawing = self.draw(span, &complaint.label);
+        complaint.into_error().snippet(drawing)
+    }
+
+    /// The lines around `span`, with a caret under it.
+    fn draw(&self, span: Range<usize>, label: &str) -> String {
+        let report = Drawing {
+            source: NamedSource::new(self.path.display().to_string(), self.text.clone()),
+            label: LabeledSpan::new((!label.is_empty()).then(|| label.to_owned()), span.start, span.len()),
+        };
+        let styles = if self.colour { ThemeStyles::ansi() } else { ThemeStyles::none() };
+        let characters = ThemeCharacters { error: String::new(), ..ThemeCharacters::unicode() };
+        let handler = GraphicalReportHandler::new_themed(GraphicalTheme { characters, styles })
+            .with_width(110)
+            .with_context_lines(1)
+            .with_links(false);
+        let mut text = String::new();
+        handler.render_report(&mut text, &report).expect("writing to a string");
+        // The message stands in our own first line; what is left of its line is blank.
+        text.lines().skip_while(|line| !line.contains('╭')).map(str::trim_end).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// What serde or we have to say about a place in the file.
+struct Complaint {
+    message: String,
+    label: String,
+    hint: Option<String>,
+}
+
+impl Complaint {
+    /// Reads serde's message: `unknown field`, `unknown variant`, `missing field`, `invalid type`, or a library's own.
+    fn read(message: &str) -> Self {
+        let names = quoted(message);
+        let plain = |message: String, label: &str| Self { message, label: label.into(), hint: None };
+        match names.split_first() {
+            Some((given, allowed)) if message.starts_with("unknown field") => Self {
+                message: format!("unknown key `{given}`"),
+                label: "not a key here".into(),
+                hint: names::suggestion(given, "the keys here are", allowed),
+            },
+            Some((given, allowed)) if message.starts_with("unknown variant") => Self {
+                message: format!("unknown value `{given}`"),
+                label: "not a value of this key".into(),
+                hint: names::suggestion(given, "allowed are", allowed),
+            },
+            Some((given, _)) if message.starts_with("missing field") => Self {
+                message: format!("missing key `{given}`"),
+                label: String::new(),
+                hint: Some(format!("add `{given} = ...` here")),
+            },
+            _ => match message.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected ")) {
+                Some((found, expected)) => plain(format!("expected {}, found {found}", kind(expected)), ""),
+                None => plain(message.trim_end().replace('\n', ", "), ""),
+            },
+        }
+    }
+
+    fn into_error(self) -> Error {
+        let error = Error::usage(self.message);
+        match self.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
+/// Rust's name of a type in the words of a config file.
+fn kind(expected: &str) -> &str {
+    match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "an integer",
+        "f32" | "f64" => "a number",
+        "a boolean" => "`true` or `false`",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
+    }
+}
+
+/// The texts between backquotes.
+fn quoted(message: &str) -> Vec<&str> {
+    message.split('`').skip(1).step_by(2).collect()
+}
+
+#[derive(Debug)]
+struct Drawing {
+    source: NamedSource<String>,
+    label: LabeledSpan,
+}
+
+impl fmt::Display for Drawing {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+impl std::error::Error for Drawing {}
+
+impl miette::Diagnostic for Drawing {
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        Some(&self.source)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        Some(Box::new(std::iter::once(self.label.clone())))
+    }
+}
+
+impl Change {
+    fn parse(typed: &str) -> Result<Self> {
+        let malformed = |why: &str| {
+            Error::usage(format!("--set {typed}: {why}"))
+                .hint("write `--set quantize.bits=3`, with the keys of the config")
+        };
+        let (keys, value) = typed.split_once('=').ok_or_else(|| malformed("no `=`"))?;
+        let keys: Vec<String> = keys.trim().split('.').map(str::to_owned).collect();
+        if keys.iter().any(String::is_empty) {
+            return Err(malformed("no key"));
+        }
+        let value = value.trim();
+        // What is no TOML value is a string that the shell has robbed of its quotes.
+        let parsed = toml::from_str::<Table>(&format!("value = {value}")).ok().and_then(|mut t| t.remove("value"));
+        Ok(Self { typed: typed.to_owned(), keys, value: parsed.unwrap_or_else(|| Value::String(value.to_owned())) })
+    }
+
+    fn apply(&self, table: &mut Table) -> Result<()> {
+        let (last, path) = self.keys.split_last().expect("at least one key");
+        let mut table = table;
+        for key in path {
+            let entry = table.entry(key.clone()).or_insert_with(|| Value::Table(Table::new()));
+            table = entry
+                .as_table_mut()
+                .ok_or_else(|| Error::usage(format!("--set {}: `{key}` is not a table", self.typed)))?;
+        }
+        table.insert(last.clone(), self.value.clone());
+        Ok(())
+    }
+}
+
+/// The span of the value under `key.path`; list items by their index, `rules.0.layers`.
+fn span_of(table: &DeTable, key: &str) -> Option<Range<usize>> {
+    let (first, mut rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
+    let mut value = table.get(first)?;
+    while let Some(path) = rest {
+        let (next, after) = path.split_once('.').map_or((path, None), |(next, after)| (next, Some(after)));
+        value = match value.get_ref() {
+            DeValue::Table(table) => table.get(next)?,
+            DeValue::Array(items) => items.get(next.parse::<usize>().ok()?)?,
+            _ => return None,
+        };
+        rest = after;
+    }
+    Some(value.span())
+}
+
+/// The file that `typed` means, seen from the folder `here`.
+fn find(typed: &str, here: &Path) -> Result<PathBuf> {
+    let given = Path::new(typed);
+    let plain = |path: &Path| path.strip_prefix("./").unwrap_or(path).to_owned();
+    if here.join(given).is_file() {
+        return Ok(plain(&here.join(given)));
+    }
+    // `config/x.toml`, `configs/x.toml`, `./configs/x` and `x` are all `x` in the folder.
+    let name = typed.trim_start_matches("./");
+    let name = ["configs/", "config/"].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+    let name = name.strip_suffix(".toml").unwrap_or(name);
+    let folder = folder_above(here, FOLDER);
+    if let Some(folder) = &folder {
+        let file = folder.join(format!("{name}.toml"));
+        if file.is_file() {
+            return Ok(plain(&file));
+        }
+    }
+    let error = Error::usage(format!("no config is named `{typed}`"));
+    let Some(folder) = folder else {
+        return Err(error.hint("give the path of a TOML file; there is no folder `configs` here or above"));
+    };
+    let all = configs(&folder, "");
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    // The bare name of a config in a subfolder is a likely slip.
+    let below = all.iter().find(|known| known.rsplit('/').next() == Some(name));
+    let hint = match below {
+        Some(known) => Some(format!("did you mean `{known}`?")),
+        None => names::suggestion(name, "configs here:", &all),
+    };
+    Err(match hint {
+        Some(hint) => error.hint(hint),
+        None => error.hint(format!("`{}` has no configs", folder.display())),
+    })
+}
+
+/// `name` in this folder or the nearest one above.
+pub fn folder_above(here: &Path, name: &str) -> Option<PathBuf> {
+    let local = here.join(name);
+    if local.is_dir() {
+        return Some(local);
+    }
+    let absolute = here.canonicalize().ok()?;
+    absolute.ancestors().skip(1).map(|above| above.join(name)).find(|folder| folder.is_dir())
+}
+
+/// Names of all configs below `folder`, sorted, `prefix` before each.
+fn configs(folder: &Path, prefix: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() {
+            found.extend(configs(&entry.path(), &format!("{prefix}{name}/")));
+        } else if let Some(stem) = name.strip_suffix(".toml") {
+            found.push(format!("{prefix}{stem}"));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Recipe {
+        epochs: usize,
+        rate: f64,
+        quantize: graph::Policy,
+        labels: Vec<String>,
+    }
+
+    impl Default for Recipe {
+        fn default() -> Self {
+            Self { epochs: 1, rate: 0.1, quantize: graph::Policy::default(), labels: Vec::new() }
+        }
+    }
+
+    fn file(text: &str, set: &[&str]) -> ConfigFile {
+        let changes = set.iter().map(|typed| Change::parse(typed).unwrap()).collect();
+        ConfigFile { path: "configs/x.toml".into(), text: text.into(), changes, colour: false }
+    }
+
+    /// Message, drawing and hint as the user sees them.
+    fn shown(error: &Error) -> String {
+        [Some(error.message()), error.drawing(), error.advice()].into_iter().flatten().collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn errors_show_the_line() {
+        let cases = [
+            (
+                "epochs = 3\nrat = 0.1\n",
+                "unknown key `rat`
+   ╭─[configs/x.toml:2:1]
+ 1 │ epochs = 3
+ 2 │ rat = 0.1
+   · ─┬─
+   ·  ╰── not a key here
+   ╰────
+did you mean `rate`? the keys here are `epochs`, `rate`, `quantize`, `labels`",
+            ),
+            (
+                "[quantize]\nrule = \"mes\"\n",
+                "unknown value `mes`
+   ╭─[configs/x.toml:2:8]
+ 1 │ [quantize]
+ 2 │ rule = \"mes\"
+   ·        ──┬──
+   ·          ╰── not a value of this key
+   ╰────
+did you mean `mse`? allowed are `l2`, `kl`, `mse`",
+            ),
+            (
+                "epochs = \"three\"\n",
+                "expected a whole number, found string \"three\"
+   ╭─[configs/x.toml:1:10]
+ 1 │ epochs = \"three\"
+   ·          ───────
+   ╰────",
+            ),
+            (
+                "epochs = = 3\n",
+                "extra `=`, expected nothing
+   ╭─[configs/x.toml:1:10]
+ 1 │ epochs = = 3
+   ·          ─
+   ╰────",
+            ),
+        ];
+        for (text, expected) in cases {
+            let error = file(text, &[]).parse::<Recipe>().unwrap_err();
+            assert_eq!(shown(&error), expected, "{text}");
+            assert_eq!(error.code(), 2);
+        }
+    }
+
+    #[test]
+    fn library_messages_are_kept_with_their_place() {
+        let error = file("[quantize]\nbits = 9\n", &[]).parse::<Recipe>().unwrap_err();
+        assert!(shown(&error).contains("configs/x.toml:2:8"), "{}", shown(&error));
+        assert!(error.message().contains('9'), "{}", error.message());
+        let error = file("[[quantize.rules]]\nbits = 8\n", &[]).parse::<Recipe>().unwrap_err();
+        assert!(error.message().contains("missing key `layers`"), "{}", error.message());
+    }
+
+    #[test]
+    fn semantic_errors_point_at_their_key() {
+        let file = file("[quantize]\nbits = 4\n[[quantize.rules]]\nlayers = \"convl\"\n", &[]);
+        let error = file.error_at("quantize.rules.0.layers", "no such layer", None);
+        assert!(shown(&error).contains("configs/x.toml:4:10"), "{}", shown(&error));
+        // A key that the file leaves to its default has no place in it.
+        assert_eq!(shown(&file.error_at("rate", "too high", None)), "configs/x.toml: too high");
+    }
+
+    #[test]
+    fn set_changes_values() {
+        let recipe: Recipe =
+            file("epochs = 3\n", &["epochs=5", "quantize.bits=3", "quantize.rule=l2"]).parse().unwrap();
+        assert_eq!((recipe.epochs, recipe.quantize.bits.get()), (5, 3));
+        assert_eq!(recipe.quantize.rule, blockfloat::ScaleRule::L2);
+        let error = file("", &["quantize.bitz=3"]).parse::<Recipe>().unwrap_err();
+        assert_eq!(error.message(), "--set quantize.bitz=3: unknown key `bitz`");
+        assert!(error.advice().unwrap().starts_with("did you mean `bits`?"));
+        assert_eq!(Change::parse("bits").unwrap_err().message(), "--set bits: no `=`");
+    }
+
+    #[test]
+    fn names_and_paths_reach_the_file() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("configs/imagenet")).unwrap();
+        std::fs::create_dir_all(root.path().join("a/b")).unwrap();
+        for name in ["resnet50_4bit", "vgg_4bit", "imagenet/resnet18_4bit"] {
+            std::fs::write(root.path().join(format!("configs/{name}.toml")), "").unwrap();
+        }
+        let wanted = root.path().join("configs/resnet50_4bit.toml").canonicalize().unwrap();
+        let typed = [
+            "config/resnet50_4bit.toml",
+            "configs/resnet50_4bit.toml",
+            "./configs/resnet50_4bit.toml",
+            "configs/resnet50_4bit",
+            "resnet50_4bit.toml",
+            "resnet50_4bit",
+        ];
+        for typed in typed {
+            for here in ["", "a/b"] {
+                let found = find(typed, &root.path().join(here)).unwrap();
+                assert_eq!(found.canonicalize().unwrap(), wanted, "{typed} from `{here}`");
+            }
+        }
+        let hint = |typed| find(typed, root.path()).unwrap_err().advice().unwrap().to_owned();
+        assert!(hint("config/resnet5_4bit.toml").starts_with("did you mean `resnet50_4bit`?"));
+        assert_eq!(hint("resnet18_4bit"), "did you mean `imagenet/resnet18_4bit`?");
+        assert_eq!(hint("nothing"), "configs here: `imagenet/resnet18_4bit`, `resnet50_4bit`, `vgg_4bit`");
+    }
+
+    #[test]
+    fn a_config_is_named_after_its_place() {
+        let named =
+            |path: &str| ConfigFile { path: path.into(), text: String::new(), changes: vec![], colour: false }.name();
+        assert_eq!(named("configs/vgg_4bit.toml"), "vgg_4bit");
+        assert_eq!(named("/x/configs/imagenet/vgg16_4bit.toml"), "imagenet-vgg16_4bit");
+        assert_eq!(named("/tmp/mine.toml"), "mine");
+    }
+}

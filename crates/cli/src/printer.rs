@@ -1,0 +1,163 @@
+//! The one owner of stdout and stderr: data goes to stdout, talk and progress to stderr.
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use crate::args::{ColorChoice, Global};
+use crate::error::Error;
+use crate::table::Table;
+
+/// How the user wants to be talked to.
+#[derive(Debug, Clone)]
+pub struct Printer {
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+    /// Colour on stdout.
+    out: bool,
+    /// Colour on stderr.
+    err: bool,
+    bars: MultiProgress,
+}
+
+/// SGR parameters of what is emphasised.
+#[derive(Debug, Clone, Copy)]
+enum Style {
+    Bold,
+    Dim,
+    Red,
+    Yellow,
+    Cyan,
+}
+
+impl Style {
+    fn paint(self, on: bool, text: impl Display) -> String {
+        let code = match self {
+            Self::Bold => "1",
+            Self::Dim => "2",
+            Self::Red => "1;31",
+            Self::Yellow => "1;33",
+            Self::Cyan => "1;36",
+        };
+        if on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+    }
+}
+
+impl Printer {
+    /// As the options and the terminal say. `NO_COLOR` and `TERM=dumb` turn colour off, `--color` overrules both.
+    pub fn new(global: &Global) -> Self {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let colour = |terminal: bool| match global.color {
+            ColorChoice::Auto => terminal && !plain,
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+        };
+        // indicatif draws nothing off a terminal.
+        let target = if global.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        Self {
+            json: global.json,
+            quiet: global.quiet,
+            verbose: global.verbose,
+            out: colour(io::stdout().is_terminal()),
+            err: colour(io::stderr().is_terminal()),
+            bars: MultiProgress::with_draw_target(target),
+        }
+    }
+
+    /// Whether details are wanted.
+    pub fn is_verbose(&self) -> bool {
+        self.verbose
+    }
+
+    /// Whether stderr takes colour.
+    pub fn colours_errors(&self) -> bool {
+        self.err
+    }
+
+    /// The result: `document` with `--json`, else what `text` prints.
+    pub fn result<T: Serialize>(&self, document: &T, text: impl FnOnce(&Self)) {
+        if self.json {
+            let json = serde_json::to_string_pretty(document).expect("results are plain data");
+            self.write_out(&json);
+        } else {
+            text(self);
+        }
+    }
+
+    /// A line of the result.
+    pub fn line(&self, text: impl Display) {
+        self.write_out(&text.to_string());
+    }
+
+    /// A table of the result.
+    pub fn table(&self, table: &Table) {
+        let mut lines = table.lines();
+        for (i, line) in lines.iter_mut().enumerate().take(2) {
+            let style = if i == 0 { Style::Bold } else { Style::Dim };
+            *line = style.paint(self.out, &line);
+        }
+        self.write_out(&lines.join("\n"));
+    }
+
+    /// Talk: what is being done. Hidden by `--quiet`.
+    pub fn talk(&self, text: impl Display) {
+        if !self.quiet {
+            self.write_err(&text.to_string());
+        }
+    }
+
+    /// Details, with `--verbose` only.
+    pub fn detail(&self, text: impl Display) {
+        if self.verbose {
+            self.write_err(&Style::Dim.paint(self.err, text));
+        }
+    }
+
+    /// Something the user should know though the work goes on.
+    pub fn warn(&self, text: impl Display) {
+        self.write_err(&format!("{}: {text}", Style::Yellow.paint(self.err, "warning")));
+    }
+
+    /// The last words of a command that failed.
+    pub fn error(&self, error: &Error) {
+        let mut text = format!("{}: {}", Style::Red.paint(self.err, "error"), error.message());
+        if let Some(drawing) = error.drawing() {
+            text += &format!("\n{drawing}");
+        }
+        if let Some(hint) = error.advice() {
+            text += &format!("\n\n{}: {hint}", Style::Cyan.paint(self.err, "hint"));
+        }
+        self.write_err(&text);
+    }
+
+    /// A progress bar on stderr; hidden off a terminal. `unit` is what is counted.
+    pub fn bar(&self, label: impl Into<String>, length: u64, unit: &str) -> ProgressBar {
+        let counts = if unit == "bytes" {
+            "{bytes}/{total_bytes} {bytes_per_sec}".to_owned()
+        } else {
+            format!("{{pos}}/{{len}} {unit}")
+        };
+        let template = format!("{{prefix:<12}} [{{bar:24}}] {counts} {{eta_precise}} left {{wide_msg}}");
+        let style = ProgressStyle::with_template(&template).expect("a valid template").progress_chars("=> ");
+        let bar = self.bars.add(ProgressBar::new(length).with_style(style).with_prefix(label.into()));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    }
+
+    fn write_out(&self, text: &str) {
+        let done = self.bars.suspend(|| writeln!(io::stdout().lock(), "{text}"));
+        if let Err(error) = done {
+            // `dsconv models | head` has had enough: that is no failure.
+            std::process::exit(if error.kind() == io::ErrorKind::BrokenPipe { 0 } else { 1 });
+        }
+    }
+
+    fn write_err(&self, text: &str) {
+        // Nobody is left to tell where stderr is gone.
+        let _ = self.bars.suspend(|| writeln!(io::stderr().lock(), "{text}"));
+    }
+}

@@ -1,0 +1,80 @@
+//! What long work says of itself, as bars on a terminal.
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use burn::tensor::Device;
+use distill::{Context, Interrupter, Progress};
+use indicatif::ProgressBar;
+
+use crate::error::{Error, Result};
+use crate::printer::Printer;
+use crate::table::duration;
+
+/// Off a terminal a phase says how far it is this often.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// A [`Context`] on `device` that shows bars and stops at Ctrl-C; a second Ctrl-C ends the process at once.
+///
+/// # Errors
+/// The system refuses the handler.
+pub fn context(device: Device, printer: &Printer) -> Result<Context> {
+    let interrupter = Interrupter::new();
+    let (stop, voice) = (interrupter.clone(), printer.clone());
+    ctrlc::set_handler(move || {
+        if stop.should_stop() {
+            std::process::exit(130);
+        }
+        voice.talk("stopping at the next step; Ctrl-C again ends at once");
+        stop.stop(Some("Ctrl-C"));
+    })
+    .map_err(|error| Error::failed(format!("cannot listen for Ctrl-C: {error}")))?;
+    let bars = Bars { printer: printer.clone(), phase: Mutex::default() };
+    Ok(Context { device, progress: Arc::new(bars), interrupter })
+}
+
+struct Bars {
+    printer: Printer,
+    phase: Mutex<Option<Phase>>,
+}
+
+struct Phase {
+    name: String,
+    total: usize,
+    bar: ProgressBar,
+    start: Instant,
+    told: Instant,
+}
+
+impl Progress for Bars {
+    fn start(&self, phase: &str, total: usize) {
+        let bar = self.printer.bar(phase.to_owned(), total as u64, "");
+        let now = Instant::now();
+        let phase = Phase { name: phase.to_owned(), total, bar, start: now, told: now };
+        *self.phase.lock().expect("bars do not panic") = Some(phase);
+    }
+
+    fn advance(&self, done: usize, note: &str) {
+        let mut phase = self.phase.lock().expect("bars do not panic");
+        let Some(phase) = phase.as_mut() else { return };
+        phase.bar.set_position(done as u64);
+        if !note.is_empty() {
+            phase.bar.set_message(note.to_owned());
+        }
+        if phase.bar.is_hidden() && phase.told.elapsed() >= EVERY {
+            phase.told = Instant::now();
+            let so_far = duration(phase.start.elapsed());
+            self.printer.talk(format!("{}: {done} of {}, {so_far}  {note}", phase.name, phase.total).trim_end());
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(phase) = self.phase.lock().expect("bars do not panic").take() {
+            phase.bar.finish_and_clear();
+            self.printer.detail(format!("{}: {}", phase.name, duration(phase.start.elapsed())));
+        }
+    }
+
+    fn message(&self, text: &str) {
+        self.printer.talk(text);
+    }
+}

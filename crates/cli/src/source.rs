@@ -1,0 +1,188 @@
+//! What a MODEL argument means: a name, a file that dsconv wrote, or a run folder.
+use std::path::{Path, PathBuf};
+
+use graph::{Graph, Info, Model, ModelError, Weights};
+use zoo::checkpoint::{self, CheckpointError};
+
+use crate::args::ModelArgs;
+use crate::config::folder_above;
+use crate::error::{Error, Result};
+use crate::printer::Printer;
+use crate::{names, runs};
+
+/// The file of a run folder that holds its network.
+pub const RUN_MODEL: &str = "model.safetensors";
+
+/// A model with the name that files made from it get.
+#[derive(Debug)]
+pub struct Source {
+    /// The model.
+    pub model: Model,
+    /// The network's name, or the file's without its extension.
+    pub name: String,
+}
+
+/// Opens what the arguments name.
+///
+/// # Errors
+/// Nothing of that name, with the nearest; weights that are missing or do not fit.
+pub fn open(args: &ModelArgs, printer: &Printer) -> Result<Source> {
+    match &args.weights {
+        Some(weights) => named(&args.model, Some(weights), printer),
+        None => open_name(&args.model, printer),
+    }
+}
+
+/// Opens a model that has its weights: see [`open`].
+///
+/// # Errors
+/// As [`open`].
+pub fn open_name(model: &str, printer: &Printer) -> Result<Source> {
+    // `./resnet50` is a file or folder even where a network has that name.
+    if zoo::variant(model).is_ok() {
+        return named(model, None, printer);
+    }
+    let path = Path::new(model);
+    if path.is_file() {
+        return file(path);
+    }
+    if let Some(run) = runs::find(path) {
+        return folder(&run);
+    }
+    let looks_like_a_path = model.contains(['/', '\\']) || path.extension().is_some();
+    if looks_like_a_path {
+        return Err(Error::usage(format!("no model at `{model}`: there is no such file or run folder")));
+    }
+    let known: Vec<&str> = zoo::variants().iter().map(|variant| variant.name).collect();
+    let error = Error::usage(format!("no model is named `{model}`, and there is no such file or run folder"));
+    Err(match names::nearest(model, known) {
+        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error.hint("`dsconv models` lists the names"),
+    })
+}
+
+/// A file that dsconv wrote.
+fn file(path: &Path) -> Result<Source> {
+    let torch = path.extension().is_some_and(|e| ["pth", "pt", "th", "bin"].iter().any(|t| e.eq_ignore_ascii_case(t)));
+    let bare = |what: &str| {
+        let shown = path.display();
+        Error::usage(format!("`{shown}`: {what}"))
+            .hint(format!("name the network too, such as `resnet50 --weights {shown}`"))
+    };
+    if torch {
+        return Err(bare("a PyTorch file holds weights alone, not a network"));
+    }
+    let model = Model::load(path).map_err(|error| match &error {
+        ModelError::File { source, .. } if matches!(**source, ModelError::NoHeader) => {
+            bare("this file holds weights alone, not a network that dsconv wrote")
+        }
+        _ => Error::from(error),
+    })?;
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Source { model, name })
+}
+
+/// A run folder.
+fn folder(run: &Path) -> Result<Source> {
+    let path = run.join(RUN_MODEL);
+    if !path.is_file() {
+        let error = Error::failed(format!(
+            "`{}` has no `{RUN_MODEL}`: it is no run folder, or the run is not finished",
+            run.display()
+        ));
+        return Err(error.hint("a run that was stopped goes on with `dsconv distill CONFIG --resume`"));
+    }
+    Ok(Source { model: file(&path)?.model, name: runs::run_name(run) })
+}
+
+/// A network of the zoo with its own weights, or those of a file.
+fn named(name: &str, weights: Option<&PathBuf>, printer: &Printer) -> Result<Source> {
+    let Ok(variant) = zoo::variant(name) else {
+        let known: Vec<&str> = zoo::variants().iter().map(|variant| variant.name).collect();
+        let error = Error::usage(format!("no network is named `{name}`: `--weights` needs one"));
+        return Err(match names::nearest(name, known) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error.hint("`dsconv models` lists the names"),
+        });
+    };
+    let config = zoo::Config::new(name);
+    if let Some(path) = weights {
+        return Ok(Source { model: with_weights(&config, path, printer)?, name: name.to_owned() });
+    }
+    if let Some(path) = teacher(name) {
+        return Ok(Source { model: Model::load(path)?, name: name.to_owned() });
+    }
+    if let Some(path) = fetched(variant).filter(|path| path.is_file()) {
+        return Ok(Source { model: with_weights(&config, &path, printer)?, name: name.to_owned() });
+    }
+    let error = Error::failed(format!("the weights of `{name}` are not here"));
+    Err(error.hint(match &variant.source {
+        Some(_) => format!("`dsconv data get {name}` downloads them, or give your own with `--weights FILE`"),
+        None => "give a file with `--weights FILE`, or train some: `dsconv train CONFIG`".to_owned(),
+    }))
+}
+
+/// The network of `config` with the parameters of a checkpoint. A classifier of another size is taken over: the number
+/// of classes is the checkpoint's.
+///
+/// # Errors
+/// A network that cannot be built; what [`checkpoint::load`] says.
+pub fn with_weights(config: &zoo::Config, path: &Path, printer: &Printer) -> Result<Model> {
+    let mut config = config.clone();
+    let mut graph = zoo::build(&config)?;
+    let mut loaded = checkpoint::load(path, &graph);
+    if let Some(classes) = loaded.as_ref().err().and_then(|error| classes_of(error, &graph)) {
+        printer.talk(format!("{} has {classes} classes", path.display()));
+        config.classes = Some(classes);
+        graph = zoo::build(&config)?;
+        loaded = checkpoint::load(path, &graph);
+    }
+    Ok(assemble(&config, graph, loaded?, path.display().to_string())?)
+}
+
+fn assemble(config: &zoo::Config, graph: Graph, weights: Weights, source: String) -> Result<Model> {
+    let info = Info { preprocess: config.preprocess()?, classes: Vec::new(), source };
+    Ok(Model::float(graph, weights, info)?)
+}
+
+/// The number of classes of a checkpoint that differs from the graph in its last layer's outputs alone.
+fn classes_of(error: &CheckpointError, graph: &Graph) -> Option<usize> {
+    let CheckpointError::Weights { source, .. } = error else { return None };
+    if !source.missing.is_empty() || !source.unexpected.is_empty() {
+        return None;
+    }
+    let outputs = graph.output().channels;
+    let mut classes = source.wrong_shape.iter().map(|(_, want, got)| {
+        let fits = want.first() == Some(&outputs) && want.len() == got.len() && want[1..] == got[1..];
+        fits.then(|| got[0])
+    });
+    let first = classes.next()??;
+    classes.all(|other| other == Some(first)).then_some(first)
+}
+
+/// The committed weights of an embedded variant.
+pub fn teacher(name: &str) -> Option<PathBuf> {
+    let path = home().join("experiments/teachers").join(format!("{name}.safetensors"));
+    path.is_file().then_some(path)
+}
+
+/// Where `dsconv data get` puts a variant's published weights.
+pub fn fetched(variant: &zoo::Variant) -> Option<PathBuf> {
+    let url = &variant.source.as_ref()?.url;
+    Some(datasets().join("weights").join(url.rsplit('/').next()?))
+}
+
+/// The folder of data sets.
+pub fn datasets() -> PathBuf {
+    home().join("datasets")
+}
+
+/// The checkout: the nearest folder here or above that has `configs` and `datasets`, else where this binary was built.
+pub fn home() -> PathBuf {
+    let here = folder_above(Path::new("."), "configs").and_then(|configs| configs.parent().map(Path::to_owned));
+    let here = here.filter(|home| home.join("datasets").is_dir());
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/cli lies in it").to_owned();
+    let home = here.unwrap_or_else(built);
+    // What is printed should read `datasets/x`, not `./datasets/x`.
+    home.strip_prefix(".").map(Path::to_owned).unwrap_or(home)
+}

@@ -1,0 +1,131 @@
+//! Tables and figures for people.
+use std::time::Duration;
+
+/// Columns that line up. The first is left-aligned, and those named in [`Table::left`]; figures are right-aligned.
+#[derive(Debug, Default)]
+pub struct Table {
+    head: Vec<String>,
+    left: Vec<usize>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// With these headings.
+    pub fn new<'a>(head: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { head: head.into_iter().map(str::to_owned).collect(), left: vec![0], rows: Vec::new() }
+    }
+
+    /// Left-aligns these columns too.
+    pub fn left(mut self, columns: impl IntoIterator<Item = usize>) -> Self {
+        self.left.extend(columns);
+        self
+    }
+
+    /// Adds a row; missing cells are empty.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    /// Drops the columns that are empty in every row.
+    pub fn without_empty_columns(mut self) -> Self {
+        let empty = |rows: &[Vec<String>], column: usize| {
+            rows.iter().all(|row| row.get(column).is_none_or(|cell| cell.is_empty() || cell == NOTHING))
+        };
+        for column in (1..self.head.len()).rev() {
+            if empty(&self.rows, column) {
+                self.head.remove(column);
+                self.left.retain(|&left| left != column);
+                self.left.iter_mut().filter(|left| **left > column).for_each(|left| *left -= 1);
+                self.rows.iter_mut().filter(|row| row.len() > column).for_each(|row| drop(row.remove(column)));
+            }
+        }
+        self
+    }
+
+    /// The lines, the headings first and ruled off.
+    pub fn lines(&self) -> Vec<String> {
+        let cell = |row: &[String], column: usize| row.get(column).cloned().unwrap_or_default();
+        let widths: Vec<usize> = (0..self.head.len())
+            .map(|c| self.rows.iter().chain([&self.head]).map(|row| width(&cell(row, c))).max().unwrap_or(0))
+            .collect();
+        let line = |row: &[String]| {
+            let cells = widths.iter().enumerate().map(|(c, &wide)| {
+                let text = cell(row, c);
+                let space = " ".repeat(wide - width(&text));
+                if self.left.contains(&c) { text + &space } else { space + &text }
+            });
+            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        };
+        let rule = widths.iter().map(|&wide| "-".repeat(wide)).collect::<Vec<_>>().join("  ");
+        [line(&self.head), rule].into_iter().chain(self.rows.iter().map(|row| line(row))).collect()
+    }
+}
+
+/// What stands in a cell that has no figure.
+pub const NOTHING: &str = "-";
+
+fn width(text: &str) -> usize {
+    text.chars().count()
+}
+
+/// `1.53 MB`.
+pub fn bytes(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.2} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// `25.6 M`.
+pub fn count(count: u64) -> String {
+    match count {
+        0..1_000 => count.to_string(),
+        1_000..1_000_000 => format!("{:.1} k", count as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} M", count as f64 / 1e6),
+        _ => format!("{:.2} G", count as f64 / 1e9),
+    }
+}
+
+/// `1 h 02 min`, `3 min 12 s`, `4.2 s`.
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 59.95 {
+        return format!("{seconds:.1} s");
+    }
+    let whole = seconds.round() as u64;
+    match whole {
+        0..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let mut table = Table::new(["model", "top-1", "note"]).left([2]);
+        table.row(["a".into(), "93.4".into(), "first".into()]);
+        table.row(["résnet".into(), "8.0".into()]);
+        let expected = ["model   top-1  note", "------  -----  -----", "a        93.4  first", "résnet    8.0"];
+        assert_eq!(table.lines(), expected);
+    }
+
+    #[test]
+    fn empty_columns_go() {
+        let mut table = Table::new(["model", "top-5", "note"]).left([2]);
+        table.row(["a".into(), NOTHING.into(), "x".into()]);
+        assert_eq!(table.without_empty_columns().lines(), ["model  note", "-----  ----", "a      x"]);
+    }
+
+    #[test]
+    fn figures_have_units() {
+        assert_eq!([bytes(999), bytes(1_500), bytes(1_530_000)], ["999 B", "1.5 kB", "1.53 MB"]);
+        assert_eq!([count(25_557_032), count(4_089_184_256)], ["25.6 M", "4.09 G"]);
+        let times = [0.04, 4.16, 59.96, 192.0, 3725.0].map(|s| duration(Duration::from_secs_f64(s)));
+        assert_eq!(times, ["0.0 s", "4.2 s", "1 min 00 s", "3 min 12 s", "1 h 02 min"]);
+    }
+}

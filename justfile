@@ -1,0 +1,35 @@
+# `just` lists what there is. A CONFIG is a TOML file or its name in configs/.
+set positional-arguments
+
+# Cargo features of the command line, such as `just features=wgpu distill resnet50_4bit --device wgpu`
+features := ""
+
+[private]
+default:
+    @just --list --unsorted
+
+# Quantize a network, win its accuracy back on unlabelled images, export it
+distill CONFIG *ARGS:
+    @cargo run --release -p cli --features '{{ features }}' -- distill "$@"
+
+# Train a float network with labels
+train CONFIG *ARGS:
+    @cargo run --release -p cli --features '{{ features }}' -- train "$@"
+
+# Any other command, such as `just dsconv models`
+dsconv *ARGS:
+    @cargo run --release -p cli --features '{{ features }}' -- "$@"
+
+# Run all tests
+test *ARGS:
+    cargo test --release --workspace "$@"
+
+# What CI runs, cheapest first: formatting, lints, tests
+check:
+    cargo fmt --all --check
+    cargo clippy --release --workspace --all-targets -- -D warnings
+    just test
+
+# Install what a bare Debian with rustup lacks
+setup *ARGS:
+    bash .ci/setup "$@"
