@@ -34,7 +34,7 @@ pub(crate) fn straight_through<const D: usize>(value: Tensor<D>, x: Tensor<D>) -
 }
 
 /// Whether tensors of this device lie in this process's memory, where plain loops read them without a copy.
-fn on_host(device: &Device) -> bool {
+pub(crate) fn on_host(device: &Device) -> bool {
     matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 

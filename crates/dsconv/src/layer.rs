@@ -3,7 +3,7 @@ use burn::module::{Module, Param};
 use burn::nn::{Linear, PaddingConfig2d, conv::Conv2d};
 use burn::tensor::{Device, Tensor, TensorData, module::conv2d, ops::ConvOptions};
 
-use crate::activation::{block_float, straight_through};
+use crate::activation::{block_float, on_host, straight_through};
 
 /// Where the block scales of a layer under training come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -143,7 +143,7 @@ impl DsConv2d {
             Some(format) => block_float(x, format, self.config.signed, self.options.groups),
             None => x,
         };
-        conv2d(x, self.weight(), self.bias.as_ref().map(|b| b.val()), self.options.clone())
+        convolve(x, self.weight(), self.bias.as_ref().map(|b| b.val()), &self.options)
     }
 
     /// The weights that [`DsConv2d::forward`] uses: exactly `alpha * q`, with the straight-through gradient.
@@ -238,6 +238,35 @@ impl DsLinear {
     /// The codes and scales that stand for the present weights, `[out, in, 1, 1]`.
     pub fn codes(&self) -> QuantizedWeights {
         self.conv.codes()
+    }
+}
+
+/// `conv2d`; in training, a pointwise convolution goes through matrix products, whose gradients burn's CPU backend computes
+/// 1.3 to 2 times as fast as a convolution's (measured on the layers of ResNet-50 at 32x32; the forward pass is slower).
+pub(crate) fn convolve(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    options: &ConvOptions<2>,
+) -> Tensor<4> {
+    let [co, ci, kh, kw] = weight.dims();
+    let plain = *options == ConvOptions::new([1, 1], [0, 0], [1, 1], 1);
+    if !plain || [kh, kw] != [1, 1] || !weight.is_tracked() || !on_host(&x.device()) {
+        return conv2d(x, weight, bias, options.clone());
+    }
+    let [n, _, h, w] = x.dims();
+    let x = x.reshape([n, ci, h * w]);
+    let y = if h * w <= 64 {
+        // One product for the whole batch, [Co, Ci] by [Ci, N*H*W]: an image alone is too narrow.
+        let x = x.swap_dims(0, 1).reshape([ci, n * h * w]);
+        weight.reshape([co, ci]).matmul(x).reshape([co, n, h * w]).swap_dims(0, 1)
+    } else {
+        weight.reshape([1, co, ci]).matmul(x)
+    };
+    let y = y.reshape([n, co, h, w]);
+    match bias {
+        Some(bias) => y + bias.reshape([1, co, 1, 1]),
+        None => y,
     }
 }
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use blockfloat::QuantizedWeights;
 use burn::module::{Module, Param, RunningState};
 use burn::nn::{BatchNorm, BatchNormConfig, Dropout, DropoutConfig};
-use burn::tensor::module::{adaptive_avg_pool2d, avg_pool2d, conv2d, max_pool2d};
+use burn::tensor::module::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
 use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use graph::policy::Plan;
 use graph::{Graph, Info, Model, ModelError, NodeId, Op, QuantizedLayer, Weights};
 
-use crate::layer::{Alpha, DsConfig, DsConv2d, host};
+use crate::layer::{Alpha, DsConfig, DsConv2d, convolve, host};
 
 /// A convolution or a fully connected layer (as a 1x1 convolution) in floats.
 #[derive(Module, Debug)]
@@ -270,7 +270,7 @@ fn run(op: &Op, layer: Option<&Layer>, inputs: Vec<Tensor<4>>) -> Tensor<4> {
     let mut x = || inputs.next().expect("arity was checked");
     match layer {
         Some(Layer::Float(conv)) => {
-            return conv2d(x(), conv.weight.val(), conv.bias.as_ref().map(|b| b.val()), conv.options.clone());
+            return convolve(x(), conv.weight.val(), conv.bias.as_ref().map(|b| b.val()), &conv.options);
         }
         Some(Layer::Ds(conv)) => return conv.forward(x()),
         Some(Layer::BatchNorm(norm)) => return norm.forward(x()),
@@ -308,7 +308,7 @@ fn run(op: &Op, layer: Option<&Layer>, inputs: Vec<Tensor<4>>) -> Tensor<4> {
         }
         Op::PadShortcut { stride, before, after } => {
             let x = x();
-            let [n, c, h, w] = x.dims();
+            let [n, _, h, w] = x.dims();
             let device = x.device();
             let every = burn::tensor::s![.., .., 0..h;*stride, 0..w;*stride];
             let kept = if *stride == 1 { x } else { x.slice(every) };
@@ -321,7 +321,6 @@ fn run(op: &Op, layer: Option<&Layer>, inputs: Vec<Tensor<4>>) -> Tensor<4> {
             if *after > 0 {
                 parts.push(zeros(*after));
             }
-            let _ = c;
             Tensor::cat(parts, 1)
         }
         Op::Input

@@ -1,4 +1,5 @@
 //! The burn side against the plain-loop reference, torchvision, and real networks.
 
+mod devices;
 mod layers;
 mod network;

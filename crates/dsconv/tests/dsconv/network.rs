@@ -22,7 +22,7 @@ fn input(shape: [usize; 4], device: &Device) -> Tensor<4> {
 }
 
 fn logits(network: &Network, x: Tensor<4>) -> Vec<f32> {
-    network.forward(x).inner().into_data().to_vec().unwrap()
+    network.forward(x).inner().into_data().try_to_vec().unwrap()
 }
 
 /// One member of each family by default; every variant with `DSCONV_SLOW=1`.
