@@ -22,7 +22,8 @@ use crate::journal::{Point, Session};
 use crate::loader::{Loader, tensor};
 use crate::optimize::{Optimizer, Schedule, clip_global_norm};
 use crate::random::{Order, Random};
-use crate::train::claim;
+use crate::train::{claim, detached};
+use crate::workers::{Workers, join};
 use crate::{Context, Error, files};
 
 /// Where a student's block scales come from.
@@ -235,8 +236,10 @@ pub fn adapt(
     let (done, journal) = checkpoint::newest(&checkpoints)?.unwrap_or_default();
     let patience = (config.patience > 0).then_some(config.patience);
     let session = Session::new(journal, context.interrupter.clone(), patience);
+    let order = Order { len: adapting.len(), batch: config.batch, seed: Random::new(seed, &[3]).next() };
     let task = Task {
         session: session.clone(),
+        workers: Workers::new(&context.device, order.batch(), 8)?,
         teacher,
         taps: taps.into(),
         temperature: config.temperature,
@@ -245,7 +248,6 @@ pub fn adapt(
     };
     let module = Student { network: student, task };
 
-    let order = Order { len: adapting.len(), batch: config.batch, seed: Random::new(seed, &[3]).next() };
     let valid = Arc::new(held_batches(&held, held_logits, config.batch));
     if done == 0 {
         let point = before(&module, valid.as_ref(), &context.device);
@@ -358,6 +360,20 @@ struct Item {
     teacher: Option<Tensor<2>>,
 }
 
+impl Item {
+    /// One part a worker, each with its share of the images.
+    fn parts(self, workers: &Workers) -> Vec<(Self, f64)> {
+        let [len, ..] = self.images.dims();
+        let cut = |range: std::ops::Range<usize>| {
+            let share = range.len() as f64 / len as f64;
+            let images = self.images.clone().narrow(0, range.start, range.len());
+            let teacher = self.teacher.clone().map(|logits| logits.narrow(0, range.start, range.len()));
+            (Self { images, teacher }, share)
+        };
+        workers.parts(len).into_iter().map(cut).collect()
+    }
+}
+
 type Raw = (Batch, Option<(usize, Vec<f32>)>);
 
 fn place((batch, teacher): Raw, device: &Device) -> Item {
@@ -402,6 +418,7 @@ fn held_batches(set: &Unlabelled, logits: Arc<Logits>, batch: usize) -> Loader<R
 #[derive(Debug, Clone)]
 struct Task {
     session: Session,
+    workers: Workers,
     /// On the plain device; neither trained nor stored.
     teacher: Arc<Network>,
     taps: Arc<[NodeId]>,
@@ -426,12 +443,10 @@ fn divergence(teacher: Tensor<2>, student: Tensor<2>, temperature: f64) -> Tenso
     terms.sum_dim(1).flatten::<1>(0, 1).mul_scalar(temperature * temperature)
 }
 
-impl TrainStep for Student {
-    type Input = Item;
-    type Output = ClassificationOutput;
-
-    fn step(&self, item: Item) -> TrainOutput<ClassificationOutput> {
-        let Task { session, teacher, taps, temperature, feature_weight, .. } = &self.task;
+impl Student {
+    /// Loss of each image and the classes the teacher names; and the tapped nodes' error.
+    fn learn(&self, item: Item) -> (ClassificationOutput, Option<Tensor<1>>) {
+        let Task { teacher, taps, temperature, .. } = &self.task;
         let (expected, features) = match item.teacher {
             Some(logits) if taps.is_empty() => (logits, Vec::new()),
             _ => teacher.forward_taps(item.images.clone().inner(), taps),
@@ -439,15 +454,39 @@ impl TrainStep for Student {
         let targets = expected.clone().argmax(1).flatten::<1>(0, 1);
         let (logits, found) = self.network.forward_taps(item.images, taps);
         let losses = divergence(Tensor::from_inner(expected), logits.clone(), *temperature);
-        let mut loss = losses.mean();
-        for (t, s) in features.iter().zip(found) {
-            let energy = t.clone().square().sum().add_scalar(f32::MIN_POSITIVE);
-            let error = (s - Tensor::from_inner(t.clone())).square().sum() / Tensor::from_inner(energy);
-            loss = loss + error.mul_scalar(feature_weight / taps.len() as f64);
-        }
-        session.record(loss.clone().into_scalar());
-        let output = ClassificationOutput::new(loss.clone().detach(), logits.detach(), Tensor::from_inner(targets));
-        TrainOutput::new(self, loss.backward(), output)
+        let error = |(t, s): (Tensor<4>, Tensor<4>)| {
+            let energy = total(t.clone().square()).add_scalar(f32::MIN_POSITIVE);
+            total((s - Tensor::from_inner(t)).square()) / Tensor::from_inner(energy)
+        };
+        let errors = features.into_iter().zip(found).map(error).reduce(|sum, error| sum + error);
+        let errors = errors.map(|sum| sum.div_scalar(taps.len() as f64));
+        (ClassificationOutput::new(losses, logits, Tensor::from_inner(targets)), errors)
+    }
+}
+
+/// The sum over all elements, over the last dimension first: burn adds millions at once in an order that differs from
+/// call to call.
+fn total(x: Tensor<4>) -> Tensor<1> {
+    x.sum_dim(3).sum()
+}
+
+impl TrainStep for Student {
+    type Input = Item;
+    type Output = ClassificationOutput;
+
+    fn step(&self, item: Item) -> TrainOutput<ClassificationOutput> {
+        let Task { session, workers, feature_weight, .. } = &self.task;
+        let device = item.images.device();
+        let (grads, item) = workers.train_step(self, &device, item.parts(workers), |module, part, share| {
+            let (mut output, error) = module.learn(part);
+            if let Some(error) = error {
+                output.loss = output.loss + error.mul_scalar(*feature_weight);
+            }
+            let loss = output.loss.clone().mean().mul_scalar(share);
+            (GradientsParams::from_grads(loss.backward(), module), detached(output))
+        });
+        session.record(item.loss.clone().mean().into_scalar());
+        TrainOutput { grads, item }
     }
 
     fn optimize(self, optim: &mut ModuleOptimizer, rate: ModuleLearningRate, grads: GradientsParams) -> Self {
@@ -461,9 +500,13 @@ impl InferenceStep for Student {
     type Output = ClassificationOutput;
 
     fn step(&self, item: Item) -> ClassificationOutput {
-        let teacher = item.teacher.expect("what the teacher says to images held out is known");
-        let logits = self.network.forward(item.images);
-        let targets = teacher.clone().argmax(1).flatten::<1>(0, 1);
-        ClassificationOutput::new(divergence(teacher, logits.clone(), 1.0), logits, targets)
+        let workers = &self.task.workers;
+        let parts = item.parts(workers).into_iter().map(|(part, _)| (self.clone(), part)).collect();
+        join(workers.run(parts, |(module, part): (Self, Item)| {
+            let teacher = part.teacher.expect("what the teacher says to images held out is known");
+            let logits = module.network.forward(part.images);
+            let targets = teacher.clone().argmax(1).flatten::<1>(0, 1);
+            ClassificationOutput::new(divergence(teacher, logits.clone(), 1.0), logits, targets)
+        }))
     }
 }

@@ -5,9 +5,10 @@ use images::Unlabelled;
 use serde::{Deserialize, Serialize};
 
 use crate::loader::{Prefetch, tensor};
+use crate::workers::Workers;
 use crate::{Context, Error};
 
-/// Images of a batch in evaluation; memory and speed depend on it, results do not.
+/// Images of a batch in evaluation: memory and speed depend on it.
 const BATCH: usize = 64;
 
 /// The outputs of a network for a set of images, before softmax.
@@ -148,6 +149,7 @@ pub fn predict(
     }
     let count = images.len();
     let batches = count.div_ceil(BATCH);
+    let workers = Workers::new(&context.device, count.min(BATCH), 4)?;
     let source = {
         let images = images.clone();
         Prefetch::new(0..batches, move |i| {
@@ -163,7 +165,11 @@ pub fn predict(
         done += batch.shape[0];
         let x = tensor(batch, &context.device);
         for (network, output) in networks.iter().zip(&mut outputs) {
-            output.extend(host(network.forward(x.clone())));
+            let [len, ..] = x.dims();
+            let part = |range: std::ops::Range<usize>| ((*network).clone(), x.clone().narrow(0, range.start, range.len()));
+            let parts = workers.parts(len).into_iter().map(part).collect();
+            let logits = workers.run(parts, |(network, x): (Network, Tensor<4>)| host(network.forward(x)));
+            output.extend(logits.into_iter().flatten());
         }
         context.progress.advance(done, "");
     }

@@ -23,6 +23,7 @@ mod optimize;
 mod progress;
 mod random;
 mod train;
+mod workers;
 
 pub use adapt::{AdaptConfig, Adapted, BatchNormPolicy, Scales, adapt};
 pub use augment::Augment;

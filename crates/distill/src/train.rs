@@ -7,7 +7,7 @@ use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
 use dsconv::Network;
-use graph::{Graph, Info, Model, Preprocess, Weights};
+use graph::{Graph, Info, Model, Op, Preprocess, Weights};
 use images::{Labelled, LabelledBatch};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,7 @@ use crate::journal::Session;
 use crate::loader::{Loader, tensor};
 use crate::optimize::{Optimizer, Schedule, clip_global_norm};
 use crate::random::{Order, Random};
+use crate::workers::{Workers, join};
 use crate::{Context, Error, files};
 
 /// How a teacher is trained.
@@ -143,7 +144,16 @@ pub fn train(
         }
     };
     let network = Network::trainable(graph, start, &device);
-    let settings = Settings { session: session.clone(), smoothing: config.label_smoothing, clip: config.clip, seed: config.seed };
+    // Dropout draws from one generator, so only one thread may. Batch statistics are those of a part: it must be large.
+    let drops = graph.nodes().iter().any(|node| matches!(node.op, Op::Dropout { p } if p > 0.0));
+    let workers = Workers::new(&context.device, order.batch(), if drops { order.batch() } else { 32 })?;
+    let settings = Settings {
+        session: session.clone(),
+        workers,
+        smoothing: config.label_smoothing,
+        clip: config.clip,
+        seed: config.seed,
+    };
     let module = Classifier { network, settings };
 
     let job = Job {
@@ -221,6 +231,20 @@ pub(crate) struct Item {
     labels: Tensor<1, Int>,
 }
 
+impl Item {
+    /// One part a worker, each with its share of the images.
+    fn parts(self, workers: &Workers) -> Vec<(Self, f64)> {
+        let [len, ..] = self.images.dims();
+        let cut = |range: std::ops::Range<usize>| {
+            let share = range.len() as f64 / len as f64;
+            let images = self.images.clone().narrow(0, range.start, range.len());
+            let labels = self.labels.clone().narrow(0, range.start, range.len());
+            (Self { step: self.step, images, labels }, share)
+        };
+        workers.parts(len).into_iter().map(cut).collect()
+    }
+}
+
 type Raw = (usize, LabelledBatch);
 
 fn place((step, batch): Raw, device: &Device) -> Item {
@@ -252,6 +276,7 @@ fn fixed_batches(set: &Labelled, batch: usize) -> Loader<Raw, Item> {
 #[derive(Debug, Clone)]
 struct Settings {
     session: Session,
+    workers: Workers,
     smoothing: f64,
     clip: f32,
     seed: u64,
@@ -285,12 +310,17 @@ impl TrainStep for Classifier {
     type Output = ClassificationOutput;
 
     fn step(&self, item: Item) -> TrainOutput<ClassificationOutput> {
-        // Dropout draws from the device: what it draws depends on the step alone.
-        item.images.device().seed(Random::new(self.settings.seed, &[2, item.step as u64]).next());
-        let output = self.run(item.images, item.labels, self.settings.smoothing);
-        let loss = output.loss.clone().mean();
-        self.settings.session.record(loss.clone().into_scalar());
-        TrainOutput::new(self, loss.backward(), output)
+        let Settings { session, workers, smoothing, seed, .. } = &self.settings;
+        let device = item.images.device();
+        // What dropout draws depends on the step alone.
+        device.seed(Random::new(*seed, &[2, item.step as u64]).next());
+        let (grads, item) = workers.train_step(self, &device, item.parts(workers), |module, part, share| {
+            let output = module.run(part.images, part.labels, *smoothing);
+            let loss = output.loss.clone().mean().mul_scalar(share);
+            (GradientsParams::from_grads(loss.backward(), module), detached(output))
+        });
+        session.record(item.loss.clone().mean().into_scalar());
+        TrainOutput { grads, item }
     }
 
     fn optimize(self, optim: &mut ModuleOptimizer, rate: ModuleLearningRate, grads: GradientsParams) -> Self {
@@ -305,6 +335,14 @@ impl InferenceStep for Classifier {
     type Output = ClassificationOutput;
 
     fn step(&self, item: Item) -> ClassificationOutput {
-        self.run(item.images, item.labels, 0.0)
+        let workers = &self.settings.workers;
+        let parts = item.parts(workers).into_iter().map(|(part, _)| (self.clone(), part)).collect();
+        join(workers.run(parts, |(module, part): (Self, Item)| module.run(part.images, part.labels, 0.0)))
     }
+}
+
+/// Off the autodiff graph, which holds every value of the forward pass.
+pub(crate) fn detached(output: ClassificationOutput) -> ClassificationOutput {
+    let ClassificationOutput { loss, output, targets } = output;
+    ClassificationOutput::new(loss.without_autodiff(), output.without_autodiff(), targets.without_autodiff())
 }
