@@ -296,12 +296,18 @@ fn for_blocks([co, ci, kh, kw]: [usize; 4], block: BlockSize, mut f: impl FnMut(
     }
 }
 
-/// Weights divided by their block's scale; 0 where the scale is 0 (the block is all zeros).
+/// Weights in units of their block's scale, brought to where they round to their code: the rules but `mse` may choose
+/// another than the nearest. 0 where the scale is 0 (the block is all zeros).
 fn in_units_of(codes: &QuantizedWeights, weight: &[f32]) -> Vec<f32> {
     let mut latent = weight.to_vec();
-    let scales = codes.scales();
+    let (scales, bits) = (codes.scales(), codes.bits());
+    let (lowest, highest) = (bits.signed_min() as f32, bits.signed_max() as f32);
     for_blocks(codes.shape(), codes.block(), |w, s| {
-        latent[w] = if scales[s] == 0.0 { 0.0 } else { latent[w] / scales[s] }
+        let code = f32::from(codes.codes()[w]);
+        let nearest = if scales[s] == 0.0 { 0.0 } else { latent[w] / scales[s] };
+        let low = if code == lowest { f32::NEG_INFINITY } else { code - 0.49 };
+        let high = if code == highest { f32::INFINITY } else { code + 0.49 };
+        latent[w] = nearest.clamp(low, high);
     });
     latent
 }

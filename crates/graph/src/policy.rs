@@ -27,7 +27,7 @@ pub struct LayerFormat {
 /// ```toml
 /// bits = 4
 /// block = 32                  # channels that share a scale, or "pixel" for all of them
-/// rule = "mse"                # or "l2", "kl"
+/// rule = "mse"                # or "l2", "kl", "balanced"
 /// linear = true               # quantize fully connected layers too
 /// activation = { bits = 4, block = 32, scale = "float" }  # or false: floats
 ///
@@ -517,7 +517,7 @@ mod tests {
             ("bits = 'four'", "invalid type: string \"four\""),
             ("block = 0", "block size `0`: expected a positive integer or `pixel`"),
             ("block = 'row'", "block size `row`: expected a positive integer or `pixel`"),
-            ("rule = 'l3'", "unknown variant `l3`, expected one of `l2`, `kl`, `mse`"),
+            ("rule = 'l3'", "unknown variant `l3`, expected one of `l2`, `kl`, `mse`, `balanced`"),
             (
                 "activation = true",
                 "invalid value: boolean `true`, expected `false` or a table of `bits`, `block`, `scale`",

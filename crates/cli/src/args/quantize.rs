@@ -17,7 +17,7 @@ pub struct Quantize {
     /// Channels that share a scale, or `pixel` for all of them
     #[arg(long, default_value = "32", value_name = "N", help_heading = "Numbers")]
     pub block: BlockSize,
-    /// How scales are found: mse, l2 or kl
+    /// How codes and scales are found: mse, l2, kl or balanced
     #[arg(long, default_value = "mse", value_name = "RULE", help_heading = "Numbers")]
     pub rule: ScaleRule,
     /// Bits of a layer's input
