@@ -45,11 +45,6 @@ impl ConfigFile {
         Ok(Self { path, text, changes, colour: printer.colours_errors() })
     }
 
-    /// Where it lies.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Its name: the path below `configs/` without `.toml`, with `-` for `/`.
     pub fn name(&self) -> String {
         let stem = self.path.with_extension("");
@@ -92,8 +87,18 @@ impl ConfigFile {
         if let Some(change) = set {
             return complaint.into_error().at(format!("--set {}", change.typed));
         }
-        let span = DeTable::parse(&self.text).ok().and_then(|table| span_of(table.get_ref(), key));
+        let span = self.place(key);
         self.diagnostic(complaint, span)
+    }
+
+    /// Whether the file has this key.
+    pub fn has(&self, key: &str) -> bool {
+        self.place(key).is_some()
+    }
+
+    /// The span of the value under `key`.
+    fn place(&self, key: &str) -> Option<Range<usize>> {
+        DeTable::parse(&self.text).ok().and_then(|table| span_of(table.get_ref(), key))
     }
 
     /// serde points at a whole table for a missing key: its first line is enough.
@@ -382,7 +387,7 @@ did you mean `rate`? the keys here are `epochs`, `rate`, `quantize`, `labels`",
    ·        ──┬──
    ·          ╰── not a value of this key
    ╰────
-did you mean `mse`? allowed are `l2`, `kl`, `mse`",
+did you mean `mse`? allowed are `l2`, `kl`, `mse`, `balanced`",
             ),
             (
                 "epochs = \"three\"\n",

@@ -13,6 +13,7 @@ mod names;
 mod output;
 mod printer;
 mod progress;
+mod recipe;
 mod runs;
 mod source;
 mod table;

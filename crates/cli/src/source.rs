@@ -162,7 +162,7 @@ fn classes_of(error: &CheckpointError, graph: &Graph) -> Option<usize> {
 
 /// The committed weights of an embedded variant.
 pub fn teacher(name: &str) -> Option<PathBuf> {
-    let path = home().join("experiments/teachers").join(format!("{name}.safetensors"));
+    let path = home().join("crates/zoo/teachers").join(format!("{name}.safetensors"));
     path.is_file().then_some(path)
 }
 

@@ -1,8 +1,9 @@
 //! The built `dsconv`, driven as a user drives it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use graph::{Info, Model, Preprocess, SaveOptions, Weights};
 use serde_json::Value;
@@ -83,10 +84,6 @@ fn tiny() -> &'static Model {
         let info = Info { preprocess: Preprocess::imagenet_statistics(), classes, source: "random".into() };
         Model::float(graph, weights, info).unwrap()
     })
-}
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
 #[test]
@@ -187,6 +184,33 @@ fn a_device_that_is_not_built_in_names_its_feature() {
     let ran = place.run(&["eval", "tiny.safetensors", "--device", "gpu"]);
     assert_eq!(ran.code, Some(2));
     assert!(ran.err.contains("devices are cpu, ndarray, wgpu, wgpu:N, cuda and cuda:N, not `gpu`"), "{}", ran.err);
+}
+
+/// `cargo test -p cli --features ndarray,wgpu,cuda devices` tries them all.
+#[test]
+fn devices_that_are_there_agree() {
+    let place = Place::new();
+    place.json(&["quantize", "tiny.safetensors"]);
+    let report = place.json(&["doctor"]);
+    let eval = |device: &str| {
+        let args =
+            ["eval", "tiny_w4a4.safetensors", "--against", "tiny.safetensors", "--limit", "64", "--device", device];
+        let scores = place.json(&args);
+        ["top1", "agreement", "sqnr_db"].map(|key| scores[key].as_f64().unwrap())
+    };
+    let [_, _, cpu] = eval("cpu");
+    for device in report["devices"].as_array().unwrap() {
+        let name = device["name"].as_str().unwrap();
+        if device["found"] == 0 {
+            eprintln!(
+                "skipped: {name} is {}",
+                if device["compiled"] == true { "not on this machine" } else { "not built in" }
+            );
+            continue;
+        }
+        let [_, _, sqnr] = eval(name);
+        assert!((sqnr - cpu).abs() < 0.5, "{name}: {sqnr} dB, cpu: {cpu} dB");
+    }
 }
 
 #[test]
@@ -292,17 +316,27 @@ fn embedded_images_become_files_that_score_the_same() {
     let ran = place.run(&["data", "make", "pictures"]);
     assert_eq!(ran.code, Some(1), "a folder that is not empty");
 
-    let scores = |data: &str| {
-        let scores = place.json(&["eval", "tiny.safetensors", "--data", data, "--limit", "48"]);
-        (scores["count"].clone(), scores["top1"].clone(), scores["top5"].clone())
-    };
-    assert_eq!(scores("pictures/eval"), scores("embedded"));
+    // The same pixels and labels give the same accuracy, whatever the order.
+    let network = ["eval", "tiny.safetensors", "--data", "pictures/eval"];
+    let scores = place.json(&network);
+    let set = images::embedded(images::Split::Eval);
+    let names = |label: usize| format!("{label:02}_{}", images::EMBEDDED_CLASSES[label]);
+    for i in 0..48 {
+        assert!(place.path(&format!("pictures/eval/{}/{i:05}.png", names(set.labels()[i]))).is_file(), "{i}");
+    }
+    assert_eq!(scores["count"], 48);
+    let options = images::OpenOptions::default();
+    let folder = place.path("pictures/eval");
+    let read = images::open_labelled(folder.to_str().unwrap(), &Preprocess::imagenet_statistics(), &options).unwrap();
+    let mut order: Vec<usize> = (0..48).collect();
+    order.sort_by_key(|&i| set.labels()[i]);
+    assert_eq!(read.batch(&(0..48).collect::<Vec<_>>()).unwrap(), set.batch(&order).unwrap());
 }
 
 #[test]
 fn predict_names_classes() {
     let place = Place::new();
-    place.json(&["data", "make", "pictures", "--limit", "2"]);
+    place.json(&["data", "make", "pictures", "--limit", "16"]);
     let images: Vec<String> = ["00000", "00001"].iter().map(|name| format!("pictures/adapt/{name}.png")).collect();
     let result = place.json(&["predict", "tiny.safetensors", &images[0], &images[1], "--logits", "--top", "3"]);
     for (i, image) in images.iter().enumerate() {
@@ -339,4 +373,252 @@ fn quiet_says_nothing_but_results() {
     let ran = place.run(&["eval", "tiny.safetensors", "--limit", "16", "--quiet"]);
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
     assert!(ran.out.starts_with("model "), "{}", ran.out);
+}
+
+/// A distillation of a second or two.
+const RECIPE: &str = "\
+model = \"tiny.safetensors\"
+
+[data]
+adapt_images = 96
+eval_images = 64
+
+[adapt]
+steps = 12
+checkpoint_every = 3
+batch = 8
+held_out = 24
+";
+
+#[test]
+fn distill_measures_adapts_and_exports() {
+    let place = Place::new();
+    place.write("configs/mine_4bit.toml", RECIPE);
+    let metrics = place.json(&["distill", "config/mine_4bit.toml", "--out", "run"]);
+    for network in ["fp32", "quantized", "adapted"] {
+        for key in ["top1", "top5", "agreement", "bytes"] {
+            assert!(metrics[network][key].is_number(), "{network}.{key}");
+        }
+    }
+    assert_eq!((&metrics["fp32"]["agreement"], &metrics["fp32"]["sqnr_db"]), (&Value::from(100.0), &Value::Null));
+    assert!(metrics["adapted"]["sqnr_db"].as_f64() > metrics["quantized"]["sqnr_db"].as_f64(), "{metrics}");
+    let kept: Value = serde_json::from_slice(&std::fs::read(place.path("run/metrics.json")).unwrap()).unwrap();
+    assert_eq!(kept, metrics);
+    for file in ["config.toml", "loss.csv", "model.safetensors"] {
+        assert!(place.path("run").join(file).is_file(), "{file}");
+    }
+
+    // The run folder is a model, and scores what the table said; the resolved config is a config, for the same bits.
+    let scores = place.json(&["eval", "run", "--limit", "64", "--against", "tiny.safetensors"]);
+    for key in ["top1", "top5", "agreement", "sqnr_db", "bytes"] {
+        assert_eq!(scores[key], metrics["adapted"][key], "{key}");
+    }
+    place.json(&["distill", "run/config.toml", "--out", "again"]);
+    let model = |run: &str| std::fs::read(place.path(run).join("model.safetensors")).unwrap();
+    assert!(model("run") == model("again"), "one config, one result");
+
+    let rows = place.json(&["compare", "run", "again"]);
+    assert_eq!(rows[0]["adapted"], rows[1]["adapted"]);
+    let table = place.run(&["compare", "run", "again"]).out;
+    assert!(table.starts_with("run ") && table.lines().count() == 4, "{table}");
+
+    place.run(&["distill", "mine_4bit", "--out", "run"]).refuses(
+        1,
+        "error: `run` is not empty\n\nhint: `--resume` goes on with the run in it, `--force` replaces it, `--out` names another folder",
+    );
+    let ran = place.run(&["distill", "mine_4bit", "--out", "run", "--resume", "--set", "adapt.steps=6"]);
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.err.contains("begun with another config: it has `steps = 12`, now it is `steps = 6`"), "{}", ran.err);
+    // `--force` is for runs alone.
+    place.run(&["distill", "mine_4bit", "--out", "configs", "--force"]).refuses(
+        1,
+        "error: `configs` is not empty and is no run folder: `--force` does not touch it\n\nhint: `--out` names another folder",
+    );
+}
+
+#[test]
+fn runs_are_named_after_their_config_and_the_time() {
+    let place = Place::new();
+    place.write("configs/imagenet/mine.toml", RECIPE);
+    std::fs::create_dir(place.path("experiments")).unwrap();
+    let metrics = place.json(&["distill", "imagenet/mine", "--set", "adapt.steps=3"]);
+    let run = metrics["run"].as_str().unwrap().to_owned();
+    let name = run.strip_prefix("experiments/runs/").unwrap();
+    assert!(name.starts_with("imagenet-mine-2") && name.len() == "imagenet-mine-20261124-023301".len(), "{name}");
+    // A run is found by its name, the newest one of a config is resumed, and all runs are compared.
+    assert_eq!(place.json(&["eval", name, "--limit", "16"])["model"], name);
+    let resumed = place.json(&["distill", "imagenet/mine", "--set", "adapt.steps=3", "--resume"]);
+    assert_eq!((&resumed["run"], &resumed["adapted"]), (&metrics["run"], &metrics["adapted"]));
+    assert_eq!(place.json(&["compare"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn config_errors_show_the_line() {
+    let place = Place::new();
+    let cases = [
+        (
+            "model = \"tiny.safetensors\"\n[quantize]\nbitz = 4\n",
+            "error: unknown key `bitz`
+   ╭─[configs/mine.toml:3:1]
+ 2 │ [quantize]
+ 3 │ bitz = 4
+   · ──┬─
+   ·   ╰── not a key here
+   ╰────
+
+hint: did you mean `bits`? the keys here are `bits`, `block`, `rule`, `linear`, `activation`, `rules`",
+        ),
+        (
+            "model = \"tiny.safetensors\"\n[quantize]\nbits = 9\n",
+            "error: 9 bits: expected 2 to 8
+   ╭─[configs/mine.toml:3:8]
+ 2 │ [quantize]
+ 3 │ bits = 9
+   ·        ─
+   ╰────",
+        ),
+        (
+            "model = \"tiny.safetensors\"\n[[quantize.rules]]\nlayers = \"layer1.0.con1\"\nskip = true\n",
+            "error: no layer of `resnet20` is named `layer1.0.con1`
+   ╭─[configs/mine.toml:3:10]
+ 2 │ [[quantize.rules]]
+ 3 │ layers = \"layer1.0.con1\"
+   ·          ───────────────
+ 4 │ skip = true
+   ╰────
+
+hint: the nearest names are `layer1.0.conv1`, `layer1.0.conv2`, `layer1.1.conv1`; `*` and `?` stand for any letters",
+        ),
+        (
+            "model = \"resnt20\"\n",
+            "error: no model is named `resnt20`, and there is no such file or run folder
+   ╭─[configs/mine.toml:1:9]
+ 1 │ model = \"resnt20\"
+   ·         ─────────
+   ╰────
+
+hint: did you mean `resnet20`?",
+        ),
+        (
+            "model = \"tiny.safetensors\"\n[adapt]\nbatch = 0\n",
+            "error: `batch` must be more than 0
+   ╭─[configs/mine.toml:3:9]
+ 2 │ [adapt]
+ 3 │ batch = 0
+   ·         ─
+   ╰────",
+        ),
+        (
+            "model = \"tiny.safetensors\"\n[data]\neval = \"embeded\"\n",
+            "error: no images at `embeded`: it is no file or folder, and no data set has that name
+   ╭─[configs/mine.toml:3:8]
+ 2 │ [data]
+ 3 │ eval = \"embeded\"
+   ·        ─────────
+   ╰────
+
+hint: data sets are cifar10, embedded, imagenet",
+        ),
+        (
+            "seed = 1\n",
+            "error: missing key `model`\n   ╭─[configs/mine.toml:1:1]\n 1 │ seed = 1\n   · ▲\n   ╰────\n\nhint: add `model = ...` here",
+        ),
+    ];
+    for (text, expected) in cases {
+        place.write("configs/mine.toml", text);
+        let ran = place.run(&["distill", "config/mine.toml", "--out", "run"]);
+        assert_eq!((ran.err.trim_end(), ran.code), (expected, Some(2)));
+        assert!(ran.out.is_empty() && !place.path("run").exists(), "nothing is begun");
+    }
+    place
+        .run(&["distill", "config/mien.toml"])
+        .refuses(2, "error: no config is named `config/mien.toml`\n\nhint: did you mean `mine`? configs here: `mine`");
+}
+
+/// Kills a distillation at moments spread by a fixed sequence, resumes it each time, and compares with an unbroken run.
+fn killed_and_resumed(recipe: &str, kills: usize) {
+    let place = Place::new();
+    place.write("configs/mine.toml", recipe);
+    let begun = Instant::now();
+    place.json(&["distill", "mine", "--out", "unbroken"]);
+    let unbroken = begun.elapsed();
+
+    let args = ["distill", "mine", "--out", "broken", "--resume"];
+    let (mut killed, mut state) = (0, 0x9e37_79b9_u64);
+    for attempt in 0.. {
+        assert!(attempt < 4 * kills, "it gets nowhere");
+        let mut child = place.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        if killed < kills {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            // Up to two thirds of a whole run; a resumed one that ends sooner was not killed and does not count.
+            std::thread::sleep(unbroken.mul_f64((state >> 40) as f64 / (1u64 << 24) as f64 * 0.67));
+            // SIGKILL: nothing is tidied up.
+            child.kill().unwrap();
+            killed += usize::from(child.wait().unwrap().code().is_none());
+        } else {
+            assert!(child.wait().unwrap().success());
+            break;
+        }
+    }
+    assert_eq!(killed, kills);
+    let model = |run: &str| std::fs::read(place.path(run).join("model.safetensors")).unwrap();
+    assert!(model("unbroken") == model("broken"), "killed {kills} times and resumed, another result");
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_same_bits() {
+    killed_and_resumed(RECIPE, 3);
+}
+
+/// `DSCONV_SLOW=1 cargo test --release -p cli slow -- --nocapture`
+#[test]
+fn slow_ten_kills_resume_to_the_same_bits() {
+    if std::env::var_os("DSCONV_SLOW").is_none() {
+        eprintln!("skipped: DSCONV_SLOW is not set");
+        return;
+    }
+    let recipe = RECIPE.replace("steps = 12", "steps = 200").replace("adapt_images = 96", "adapt_images = 1000");
+    killed_and_resumed(&recipe.replace("checkpoint_every = 3", "checkpoint_every = 10"), 10);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_cleanly() {
+    let place = Place::new();
+    place.write("configs/mine.toml", &RECIPE.replace("steps = 12", "steps = 100000"));
+    let child = place
+        .command(&["distill", "mine", "--out", "run"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let checkpoint = place.path("run/loss.csv");
+    let begun = Instant::now();
+    while !checkpoint.exists() && begun.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(signal.success());
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!(ran.code, Some(130), "{}", ran.err);
+    assert!(
+        ran.err.trim_end().ends_with("error: stopped\n\nhint: the same command with `--resume --out run` goes on"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.out.is_empty() && !place.path("run/model.safetensors").exists());
+}
+
+#[test]
+fn train_writes_a_model_and_resumes() {
+    let place = Place::new();
+    place.write(
+        "configs/teacher.toml",
+        "model = { name = \"resnet20\", classes = 16, width = 0.25 }\n[data]\ntrain_images = 256\neval_images = 64\n[train]\nepochs = 2\n",
+    );
+    let trained = place.json(&["train", "teacher", "--out", "run"]);
+    assert!(trained["top1"].is_number());
+    let again = place.json(&["train", "teacher", "--out", "run", "--resume"]);
+    assert_eq!(again["top1"], trained["top1"]);
+    assert_eq!(place.json(&["eval", "run", "--limit", "64"])["top1"], trained["top1"]);
 }

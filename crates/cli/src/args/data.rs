@@ -27,9 +27,9 @@ pub struct Make {
     /// Where to write train/CLASS, eval/CLASS and adapt/
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
-    /// At most this many images of each split
-    #[arg(long, value_name = "N")]
-    pub limit: Option<usize>,
+    /// Only the first images of each split; 16 hold one of each class
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
+    pub limit: Option<u32>,
     /// Write into a folder that is not empty
     #[arg(long)]
     pub force: bool,

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use blockfloat::{ActivationScale, Bits, BlockSize, ScaleRule};
-use graph::Float;
+use graph::{Float, Policy};
 
 use super::ModelArgs;
 
@@ -12,13 +12,13 @@ pub struct Quantize {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Bits of a weight
-    #[arg(long, default_value = "4", value_name = "2..8", help_heading = "Numbers", value_parser = bits)]
+    #[arg(long, default_value_t = Policy::default().bits, value_name = "2..8", help_heading = "Numbers", value_parser = bits)]
     pub bits: Bits,
     /// Channels that share a scale, or `pixel` for all of them
-    #[arg(long, default_value = "32", value_name = "N", help_heading = "Numbers")]
+    #[arg(long, default_value_t = Policy::default().block, value_name = "N", help_heading = "Numbers")]
     pub block: BlockSize,
     /// How codes and scales are found: mse, l2, kl or balanced
-    #[arg(long, default_value = "mse", value_name = "RULE", help_heading = "Numbers")]
+    #[arg(long, default_value_t = Policy::default().rule, value_name = "RULE", help_heading = "Numbers")]
     pub rule: ScaleRule,
     /// Bits of a layer's input
     #[arg(long, default_value = "4", value_name = "2..8", help_heading = "Numbers", value_parser = bits)]

@@ -164,17 +164,16 @@ fn make(args: &Make, printer: &Printer) -> Result<()> {
         return Err(error.hint("`--force` writes into it all the same"));
     }
     let labelled = |split| -> Result<usize> {
-        let options = OpenOptions { split: Some(split), limit: args.limit, ..OpenOptions::default() };
+        let options = OpenOptions { split: Some(split), ..OpenOptions::default() };
         let set = images::open_labelled("embedded", &RAW, &options)?;
         let (labels, classes) = (set.labels().to_vec(), set.class_names().to_vec());
         // The number keeps the order of the classes, which readers take from the folders' names.
         let place = |i: usize| format!("{split}/{:02}_{}/{i:05}.png", labels[i], classes[labels[i]]);
-        write(&set.without_labels(), place, &args.dir, printer)
+        write(&set.without_labels(), place, args, printer)
     };
     let (train, eval) = (labelled(Split::Train)?, labelled(Split::Eval)?);
-    let options = OpenOptions { limit: args.limit, ..OpenOptions::default() };
-    let set = images::open_unlabelled("embedded", &RAW, &options)?;
-    let adapt = write(&set, |i| format!("adapt/{i:05}.png"), &args.dir, printer)?;
+    let set = images::open_unlabelled("embedded", &RAW, &OpenOptions::default())?;
+    let adapt = write(&set, |i| format!("adapt/{i:05}.png"), args, printer)?;
 
     let made = Made { path: args.dir.clone(), train, eval, adapt };
     printer.result(&made, |printer| {
@@ -185,21 +184,22 @@ fn make(args: &Make, printer: &Printer) -> Result<()> {
     Ok(())
 }
 
-fn write(set: &Unlabelled, place: impl Fn(usize) -> String, dir: &Path, printer: &Printer) -> Result<usize> {
+fn write(set: &Unlabelled, place: impl Fn(usize) -> String, args: &Make, printer: &Printer) -> Result<usize> {
     let [_, height, width] = set.shape();
-    let bar = printer.bar(set.name(), set.len() as u64, "images");
-    for i in 0..set.len() {
+    let count = args.limit.map_or(set.len(), |limit| set.len().min(limit as usize));
+    let bar = printer.bar(set.name(), count as u64, "images");
+    for i in 0..count {
         let planes = set.batch(&[i])?.pixels;
         let pixel = |x: u32, y: u32| {
             let at = |c: usize| planes[(c * height + y as usize) * width + x as usize] as u8;
             image::Rgb([at(0), at(1), at(2)])
         };
-        let path = dir.join(place(i));
+        let path = args.dir.join(place(i));
         std::fs::create_dir_all(path.parent().expect("a file in a folder"))?;
         let picture = image::RgbImage::from_fn(width as u32, height as u32, pixel);
         picture.save(&path).map_err(|e| Error::failed(format!("`{}`: {e}", path.display())))?;
         bar.inc(1);
     }
     bar.finish_and_clear();
-    Ok(set.len())
+    Ok(count)
 }

@@ -69,7 +69,7 @@ fn report() -> Report {
         folders: vec![
             folder("configs", configs),
             folder("data sets", source::datasets()),
-            folder("teachers", source::home().join("experiments/teachers")),
+            folder("teachers", source::home().join("crates/zoo/teachers")),
             folder("runs", runs::folder()),
         ],
         teachers: [here, embedded.len()],

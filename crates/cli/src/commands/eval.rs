@@ -2,7 +2,7 @@ use std::time::Instant;
 
 use distill::evaluate::predict;
 use dsconv::Network;
-use images::{Labelled, OpenOptions};
+use images::{Labelled, OpenOptions, Skipped};
 use serde::Serialize;
 
 use crate::args::Eval;
@@ -28,7 +28,7 @@ struct Outcome {
     /// Of its logits against those of `--against`.
     #[serde(skip_serializing_if = "Option::is_none")]
     sqnr_db: Option<f64>,
-    /// The model's parameters as they are stored.
+    /// The model as a file.
     bytes: u64,
     images_per_second: f64,
     seconds: f64,
@@ -40,7 +40,7 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
     let against = args.against.as_ref().map(|name| source::open_name(name, printer)).transpose()?;
     let options = OpenOptions { limit: args.limit, datasets: source::datasets(), ..OpenOptions::default() };
     let set = images::open_labelled(&args.data, &source.model.info.preprocess, &options)?;
-    report_skipped(&set, printer);
+    report_skipped(&set.skipped(), printer);
     check_labels(&set, &source.model)?;
 
     let context = progress::context(device, printer)?;
@@ -64,7 +64,7 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
         top5: scores.top5,
         agreement: other.is_some().then_some(scores.agreement),
         sqnr_db: scores.sqnr_db.filter(|_| other.is_some()),
-        bytes: source.model.storage_bytes(&stored(&source.model)),
+        bytes: source.model.to_bytes(&stored(&source.model))?.len() as u64,
         images_per_second: scores.count as f64 / time.as_secs_f64(),
         seconds: time.as_secs_f64(),
     };
@@ -74,7 +74,7 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
 }
 
 /// How a model is stored if nobody says otherwise: its scales as narrow as they are.
-pub fn stored(model: &graph::Model) -> graph::SaveOptions {
+fn stored(model: &graph::Model) -> graph::SaveOptions {
     graph::SaveOptions { scales: model.scale_precision(), ..graph::SaveOptions::default() }
 }
 
@@ -94,8 +94,7 @@ fn show(outcome: &Outcome, printer: &Printer) {
 }
 
 /// Files that could not be read are named, and left out.
-pub fn report_skipped(set: &Labelled, printer: &Printer) {
-    let skipped = set.skipped();
+pub fn report_skipped(skipped: &[Skipped], printer: &Printer) {
     for file in skipped.iter().take(5) {
         printer.warn(format!("{}: {}: left out", file.path.display(), file.reason));
     }
@@ -104,7 +103,9 @@ pub fn report_skipped(set: &Labelled, printer: &Printer) {
     }
 }
 
-fn check_labels(set: &Labelled, model: &graph::Model) -> Result<()> {
+/// # Errors
+/// Images of more classes than the network has.
+pub fn check_labels(set: &Labelled, model: &graph::Model) -> Result<()> {
     let classes = model.graph.output().channels;
     match set.labels().iter().max() {
         Some(&label) if label >= classes => Err(Error::failed(format!(

@@ -10,6 +10,9 @@ mod predict;
 mod quantize;
 mod train;
 
+pub use eval::{check_labels, report_skipped};
+pub use train::model_error;
+
 use crate::args::Command;
 use crate::error::Result;
 use crate::printer::Printer;

@@ -40,11 +40,17 @@ struct Data {
     train: String,
     /// To measure on.
     eval: String,
+    /// At most this many images to train on, spread over the set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    train_images: Option<usize>,
+    /// At most this many images to measure on, spread over the set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eval_images: Option<usize>,
 }
 
 impl Default for Data {
     fn default() -> Self {
-        Self { train: "embedded".into(), eval: "embedded".into() }
+        Self { train: "embedded".into(), eval: "embedded".into(), train_images: None, eval_images: None }
     }
 }
 
@@ -68,29 +74,31 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
     let graph = zoo::build(&recipe.model).map_err(|error| model_error(&file, &error))?;
     let preprocess = recipe.model.preprocess()?;
     let device = device::open(args.device.device)?;
-    let run = super::distill::run_folder(&file.name(), args.out.as_ref(), args.resume, args.force)?;
+    let run = super::distill::run_folder(&file.name(), args.out.as_ref(), args.resume, args.force, printer)?;
 
     let weights = match &recipe.start {
         Some(path) => Some(zoo::checkpoint::load(path, &graph)?),
         None => None,
     };
-    let open = |spec: &str, split| {
-        let options = OpenOptions { split: Some(split), datasets: source::datasets(), ..OpenOptions::default() };
+    let open = |spec: &str, split, limit| {
+        let options = OpenOptions { split: Some(split), limit, datasets: source::datasets(), ..OpenOptions::default() };
         images::open_labelled(spec, &preprocess, &options)
     };
-    let (train, eval) = (open(&recipe.data.train, Split::Train)?, open(&recipe.data.eval, Split::Eval)?);
-    report_skipped(&train, printer);
-    report_skipped(&eval, printer);
+    let data = &recipe.data;
+    let train = open(&data.train, Split::Train, data.train_images)?;
+    let eval = open(&data.eval, Split::Eval, data.eval_images)?;
+    report_skipped(&train.skipped(), printer);
+    report_skipped(&eval.skipped(), printer);
     printer.talk(format!("training {} on {} images of {}", recipe.model.name, train.len(), train.name()));
 
     let context = progress::context(device, printer)?;
     let resume = args.resume;
     let trained =
         distill::train(&graph, weights.as_ref(), &train, &eval, &preprocess, &recipe.train, &run, resume, &context)
-            .map_err(|error| super::distill::explain(error, &file, &run, "train."))?;
+            .map_err(|error| super::distill::explain(&error, &file, &run, "train."))?;
     let path = run.join(RUN_MODEL);
     let size = trained.model.save(&path, &SaveOptions::default())?;
-    std::fs::write(run.join("recipe.toml"), toml::to_string(&recipe)?)?;
+    super::distill::write(&run.join("config.toml"), &toml::to_string(&recipe)?)?;
 
     let seconds = start.elapsed().as_secs_f64();
     let outcome = Outcome { run, model: path, top1: trained.top1, top5: trained.top5, bytes: size, seconds };
