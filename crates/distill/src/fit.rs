@@ -4,14 +4,13 @@ use std::sync::Arc;
 use burn::data::dataloader::DataLoader;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::optim::ModuleOptimizer;
-use burn::train::logger::InMemoryMetricLogger;
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{
     ClassificationOutput, InferenceStep, Learner, LearnerModel, SupervisedTraining, TrainStep,
 };
 
 use crate::checkpoint::Checkpoints;
-use crate::journal::{Journal, Session};
+use crate::journal::{Journal, Measurements, Session};
 use crate::progress::Renderer;
 use crate::{Context, Error};
 
@@ -59,7 +58,7 @@ where
         Checkpoints::new(span.checkpoints, session.clone(), on_checkpoint).parts();
     let training = SupervisedTraining::new(span.checkpoints, train, valid)
         .metrics((LossMetric::new(), AccuracyMetric::new()))
-        .with_metric_logger(InMemoryMetricLogger::new())
+        .with_metric_logger(Measurements::default())
         .with_application_logger(None)
         .renderer(Box::new(renderer))
         .with_interrupter(context.interrupter.clone())

@@ -1,10 +1,12 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use burn::train::Interrupter;
 use burn::train::checkpoint::{CheckpointingAction, CheckpointingStrategy};
-use burn::train::metric::store::{Aggregate, EventStoreClient, Split};
+use burn::train::logger::MetricLogger;
+use burn::train::metric::store::{Aggregate, EpochSummary, EventStoreClient, MetricsUpdate, Split};
+use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
 use burn::train::EarlyStoppingStrategy;
 use serde::{Deserialize, Serialize};
 
@@ -129,7 +131,10 @@ impl Session {
 impl CheckpointingStrategy for Session {
     fn checkpointing(&mut self, epoch: usize, store: &EventStoreClient) -> Vec<CheckpointingAction> {
         let find = |name: &str| store.find_metric(name, epoch, Aggregate::Mean, &Split::Valid).map(|v| v as f32);
-        let (loss, accuracy) = (find("Loss").unwrap_or(f32::NAN), find("Accuracy").unwrap_or(f32::NAN));
+        let (Some(loss), Some(accuracy)) = (find("Loss"), find("Accuracy")) else {
+            self.fail(Error::Training(format!("epoch {epoch} measured nothing")));
+            return Vec::new();
+        };
         let step = self.journal().losses.len();
         if !loss.is_finite() {
             self.fail(Error::Diverged { step, loss });
@@ -143,6 +148,40 @@ impl CheckpointingStrategy for Session {
         self.0.marks.lock().expect("nobody panics with the marks").insert(epoch, mark);
         vec![CheckpointingAction::Save]
     }
+}
+
+/// burn's measurements of the last epoch. (Its own `InMemoryMetricLogger` counts epochs from where a run was resumed, and
+/// finds nothing after that.)
+#[derive(Debug, Default)]
+pub(crate) struct Measurements {
+    names: HashMap<MetricId, String>,
+    epoch: usize,
+    entries: HashMap<(String, &'static str), Vec<NumericEntry>>,
+}
+
+impl MetricLogger for Measurements {
+    fn log(&mut self, update: MetricsUpdate, epoch: usize, split: &Split) {
+        if epoch != self.epoch {
+            self.entries.clear();
+            self.epoch = epoch;
+        }
+        for update in update.entries_numeric {
+            if let (Some(name), Some(entry)) = (self.names.get(&update.entry.metric_id), update.numeric_entry) {
+                self.entries.entry((name.clone(), split.clone().into())).or_default().push(entry);
+            }
+        }
+    }
+
+    fn read_numeric(&mut self, name: &str, epoch: usize, split: &Split) -> Result<Vec<NumericEntry>, String> {
+        let found = self.entries.get(&(name.to_owned(), split.clone().into()));
+        Ok(found.filter(|_| epoch == self.epoch).cloned().unwrap_or_default())
+    }
+
+    fn log_metric_definition(&mut self, definition: MetricDefinition) {
+        self.names.insert(definition.metric_id, definition.name.to_string());
+    }
+
+    fn log_epoch_summary(&mut self, _: EpochSummary) {}
 }
 
 impl EarlyStoppingStrategy for Session {

@@ -4,6 +4,7 @@
 //! - [`adapt`] takes a teacher, a quantization policy and [`images::Unlabelled`] images, and returns the student that
 //!   agrees with the teacher best on images held out. It cannot see a label: none of its arguments holds one.
 //! - [`evaluate`] measures accuracy, agreement and the logits' signal-to-noise ratio.
+//! - [`run`] does all of it from a [`DistillConfig`] in a run folder.
 //!
 //! Training and adaptation stop and go on to the bit: a run that was killed at any moment and resumed ends with the same
 //! weights as one that was not. Every batch is a pure function of the seed and the step number, and checkpoints are
@@ -22,6 +23,7 @@ mod loader;
 mod optimize;
 mod progress;
 mod random;
+mod run;
 mod train;
 mod workers;
 
@@ -32,6 +34,9 @@ pub use evaluate::{Logits, Scores};
 pub use journal::Point;
 pub use optimize::{Optimizer, Schedule};
 pub use progress::{Context, Progress};
+pub use run::{
+    DataConfig, DistillConfig, ExportConfig, METRICS, MODEL, Measured, QUANTIZED, Report, STUDENT, run,
+};
 pub use train::{TrainConfig, Trained, train};
 
 /// Stops a run from another thread: the running phase ends with [`Error::Interrupted`] and can be resumed.

@@ -187,7 +187,7 @@ pub fn train(
 
 /// # Errors
 /// [`Error::Data`] where images or labels do not fit the network.
-fn check_set(graph: &Graph, set: &Labelled) -> Result<(), Error> {
+pub(crate) fn check_set(graph: &Graph, set: &Labelled) -> Result<(), Error> {
     check_fits(graph, &set.without_labels())?;
     let classes = graph.output().channels;
     match set.labels().iter().max() {
