@@ -91,11 +91,6 @@ impl ConfigFile {
         self.diagnostic(complaint, span)
     }
 
-    /// Whether the file has this key.
-    pub fn has(&self, key: &str) -> bool {
-        self.place(key).is_some()
-    }
-
     /// The span of the value under `key`.
     fn place(&self, key: &str) -> Option<Range<usize>> {
         DeTable::parse(&self.text).ok().and_then(|table| span_of(table.get_ref(), key))

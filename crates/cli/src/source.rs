@@ -1,7 +1,10 @@
 //! What a MODEL argument means: a name, a file that dsconv wrote, or a run folder.
 use std::path::{Path, PathBuf};
 
-use graph::{Graph, Info, Model, ModelError, Weights};
+use burn::tensor::Device;
+use distill::MODEL;
+use dsconv::Network;
+use graph::{Graph, Info, Model, ModelError, Weights, pass};
 use zoo::checkpoint::{self, CheckpointError};
 
 use crate::args::ModelArgs;
@@ -9,9 +12,6 @@ use crate::config::folder_above;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
 use crate::{names, runs};
-
-/// The file of a run folder that holds its network.
-pub const RUN_MODEL: &str = "model.safetensors";
 
 /// A model with the name that files made from it get.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct Source {
 /// Nothing of that name, with the nearest; weights that are missing or do not fit.
 pub fn open(args: &ModelArgs, printer: &Printer) -> Result<Source> {
     match &args.weights {
-        Some(weights) => named(&args.model, Some(weights), printer),
+        Some(weights) => named(&zoo::Config::new(&args.model), Some(weights), printer),
         None => open_name(&args.model, printer),
     }
 }
@@ -40,7 +40,7 @@ pub fn open(args: &ModelArgs, printer: &Printer) -> Result<Source> {
 pub fn open_name(model: &str, printer: &Printer) -> Result<Source> {
     // `./resnet50` is a file or folder even where a network has that name.
     if zoo::variant(model).is_ok() {
-        return named(model, None, printer);
+        return named(&zoo::Config::new(model), None, printer);
     }
     let path = Path::new(model);
     if path.is_file() {
@@ -59,6 +59,16 @@ pub fn open_name(model: &str, printer: &Printer) -> Result<Source> {
         Some(near) => error.hint(format!("did you mean `{near}`?")),
         None => error.hint("`dsconv models` lists the names"),
     })
+}
+
+/// The network to run: batch normalisation folded into the layers before it, as in a teacher and in every quantized file.
+pub fn network(model: &Model, device: &Device) -> Network {
+    if model.is_quantized() {
+        return Network::new(model, device);
+    }
+    let (graph, weights) = pass::fold_batch_norm(&model.graph, &model.weights);
+    let layers = model.layers.clone();
+    Network::new(&Model { graph, weights, layers, info: model.info.clone() }, device)
 }
 
 /// A file that dsconv wrote.
@@ -84,10 +94,10 @@ fn file(path: &Path) -> Result<Source> {
 
 /// A run folder.
 fn folder(run: &Path) -> Result<Source> {
-    let path = run.join(RUN_MODEL);
+    let path = run.join(MODEL);
     if !path.is_file() {
         let error = Error::failed(format!(
-            "`{}` has no `{RUN_MODEL}`: it is no run folder, or the run is not finished",
+            "`{}` has no `{MODEL}`: it is no run folder, or the run is not finished",
             run.display()
         ));
         return Err(error.hint("a run that was stopped goes on with `dsconv distill CONFIG --resume`"));
@@ -96,7 +106,11 @@ fn folder(run: &Path) -> Result<Source> {
 }
 
 /// A network of the zoo with its own weights, or those of a file.
-fn named(name: &str, weights: Option<&PathBuf>, printer: &Printer) -> Result<Source> {
+///
+/// # Errors
+/// As [`open`].
+pub fn named(config: &zoo::Config, weights: Option<&PathBuf>, printer: &Printer) -> Result<Source> {
+    let name = config.name.as_str();
     let Ok(variant) = zoo::variant(name) else {
         let known: Vec<&str> = zoo::variants().iter().map(|variant| variant.name).collect();
         let error = Error::usage(format!("no network is named `{name}`: `--weights` needs one"));
@@ -105,15 +119,14 @@ fn named(name: &str, weights: Option<&PathBuf>, printer: &Printer) -> Result<Sou
             None => error.hint("`dsconv models` lists the names"),
         });
     };
-    let config = zoo::Config::new(name);
     if let Some(path) = weights {
-        return Ok(Source { model: with_weights(&config, path, printer)?, name: name.to_owned() });
+        return Ok(Source { model: with_weights(config, path, printer)?, name: name.to_owned() });
     }
     if let Some(path) = teacher(name) {
         return Ok(Source { model: Model::load(path)?, name: name.to_owned() });
     }
     if let Some(path) = fetched(variant).filter(|path| path.is_file()) {
-        return Ok(Source { model: with_weights(&config, &path, printer)?, name: name.to_owned() });
+        return Ok(Source { model: with_weights(config, &path, printer)?, name: name.to_owned() });
     }
     let error = Error::failed(format!("the weights of `{name}` are not here"));
     Err(error.hint(match &variant.source {
@@ -127,7 +140,7 @@ fn named(name: &str, weights: Option<&PathBuf>, printer: &Printer) -> Result<Sou
 ///
 /// # Errors
 /// A network that cannot be built; what [`checkpoint::load`] says.
-pub fn with_weights(config: &zoo::Config, path: &Path, printer: &Printer) -> Result<Model> {
+fn with_weights(config: &zoo::Config, path: &Path, printer: &Printer) -> Result<Model> {
     let mut config = config.clone();
     let mut graph = zoo::build(&config)?;
     let mut loaded = checkpoint::load(path, &graph);
@@ -137,7 +150,7 @@ pub fn with_weights(config: &zoo::Config, path: &Path, printer: &Printer) -> Res
         graph = zoo::build(&config)?;
         loaded = checkpoint::load(path, &graph);
     }
-    Ok(assemble(&config, graph, loaded?, path.display().to_string())?)
+    assemble(&config, graph, loaded?, path.display().to_string())
 }
 
 fn assemble(config: &zoo::Config, graph: Graph, weights: Weights, source: String) -> Result<Model> {

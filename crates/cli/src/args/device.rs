@@ -4,9 +4,9 @@ use std::str::FromStr;
 /// Where to compute.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct DeviceArg {
-    /// Where to compute: cpu, ndarray, wgpu, wgpu:N, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    pub device: DeviceName,
+    /// Where to compute: cpu (the default), ndarray, wgpu, wgpu:N, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceName>,
 }
 
 /// A device by name, whether or not this binary has it.

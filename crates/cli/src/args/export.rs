@@ -1,4 +1,5 @@
 use clap::ValueEnum;
+use zoo::Stem;
 
 use super::{ModelArgs, Target};
 
@@ -8,12 +9,52 @@ pub struct Export {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// How the network differs from the zoo's.
+    #[command(flatten)]
+    pub network: Network,
     /// The file format
     #[arg(long, value_name = "FORMAT", default_value = "safetensors")]
     pub format: Format,
     /// Where to write and how.
     #[command(flatten)]
     pub target: Target,
+}
+
+/// How a network with `--weights` differs from the zoo's: written once, the file is a MODEL like any other.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "A network that is not quite the zoo's, with --weights")]
+pub struct Network {
+    /// Side of the square input image
+    #[arg(long, value_name = "N", requires = "weights")]
+    pub input: Option<usize>,
+    /// Multiplier of all channel counts
+    #[arg(long, value_name = "X", requires = "weights")]
+    pub width: Option<f64>,
+    /// First layers: imagenet or small (a 3x3 kernel and less subsampling, for small images)
+    #[arg(long, value_name = "STEM", requires = "weights", value_parser = stem)]
+    pub stem: Option<Stem>,
+    /// Mean of the images it was trained on, of 0..1 values
+    #[arg(long, value_name = "R,G,B", requires = "weights", value_parser = triple)]
+    pub mean: Option<[f32; 3]>,
+    /// Standard deviation of the images it was trained on
+    #[arg(long, value_name = "R,G,B", requires = "weights", value_parser = triple)]
+    pub std: Option<[f32; 3]>,
+}
+
+fn stem(text: &str) -> Result<Stem, String> {
+    match text {
+        "imagenet" => Ok(Stem::ImageNet),
+        "small" => Ok(Stem::Small),
+        _ => Err("`imagenet` or `small`".to_owned()),
+    }
+}
+
+fn triple(text: &str) -> Result<[f32; 3], String> {
+    let values: Result<Vec<f32>, _> = text.split(',').map(|part| part.trim().parse::<f32>()).collect();
+    let values = values.ok().filter(|values| values.iter().all(|value| value.is_finite()));
+    values
+        .and_then(|values| values.try_into().ok())
+        .ok_or_else(|| "three numbers, such as 0.485,0.456,0.406".to_owned())
 }
 
 /// File formats.

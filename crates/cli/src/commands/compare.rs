@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use distill::{METRICS, Report};
+use serde::Serialize;
 
 use crate::args::Compare;
 use crate::error::{Error, Result};
@@ -8,28 +9,12 @@ use crate::printer::Printer;
 use crate::runs;
 use crate::table::{NOTHING, Table, bytes};
 
-/// The file of a run folder that holds its results.
-pub const METRICS: &str = "metrics.json";
-
-/// A run's results, as far as they are compared.
-#[derive(Debug, Serialize, Deserialize)]
+/// A run's results.
+#[derive(Debug, Serialize)]
 struct Run {
-    #[serde(default)]
     run: PathBuf,
-    fp32: Scores,
-    quantized: Scores,
-    adapted: Scores,
-}
-
-/// One network's results.
-#[derive(Debug, Serialize, Deserialize)]
-struct Scores {
-    /// Percent.
-    top1: f64,
-    top5: f64,
-    agreement: f64,
-    sqnr_db: Option<f64>,
-    bytes: u64,
+    #[serde(flatten)]
+    report: Report,
 }
 
 pub fn run(args: &Compare, printer: &Printer) -> Result<()> {
@@ -38,16 +23,16 @@ pub fn run(args: &Compare, printer: &Printer) -> Result<()> {
     printer.result(&rows, |printer| {
         let head = ["run", "FP32", "quantized", "adapted", "gap", "top-5", "agreement", "SQNR dB", "size", "ratio"];
         let mut table = Table::new(head);
-        for Run { run, fp32, quantized, adapted } in &rows {
+        for Run { run, report: Report { fp32, quantized, adapted, .. } } in &rows {
             table.row([
                 runs::run_name(run),
-                format!("{:.2}", fp32.top1),
-                format!("{:.2}", quantized.top1),
-                format!("{:.2}", adapted.top1),
-                format!("{:+.2}", adapted.top1 - fp32.top1),
-                format!("{:.2}", adapted.top5),
-                format!("{:.2}", adapted.agreement),
-                adapted.sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}")),
+                format!("{:.2}", fp32.scores.top1),
+                format!("{:.2}", quantized.scores.top1),
+                format!("{:.2}", adapted.scores.top1),
+                format!("{:+.2}", adapted.scores.top1 - fp32.scores.top1),
+                format!("{:.2}", adapted.scores.top5),
+                format!("{:.2}", adapted.scores.agreement),
+                adapted.scores.sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}")),
                 bytes(adapted.bytes),
                 format!("{:.1}x", fp32.bytes as f64 / adapted.bytes as f64),
             ]);
@@ -90,7 +75,7 @@ fn read(run: &Path) -> Result<Run> {
         let error = Error::failed(format!("`{}`: {error}", path.display()));
         error.hint("the run is not finished: `dsconv distill CONFIG --resume` goes on with it")
     })?;
-    let read: Run =
+    let report =
         serde_json::from_str(&text).map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;
-    Ok(Run { run: run.to_owned(), ..read })
+    Ok(Run { run: run.to_owned(), report })
 }

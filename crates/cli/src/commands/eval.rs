@@ -5,7 +5,7 @@ use dsconv::Network;
 use images::{Labelled, OpenOptions, Skipped};
 use serde::Serialize;
 
-use crate::args::Eval;
+use crate::args::{DeviceName, Eval};
 use crate::error::{Error, Result};
 use crate::printer::Printer;
 use crate::table::{Table, bytes, duration};
@@ -35,7 +35,7 @@ struct Outcome {
 }
 
 pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
-    let device = device::open(args.device.device)?;
+    let device = device::open(args.device.device.unwrap_or(DeviceName::Cpu))?;
     let source = source::open(&args.model, printer)?;
     let against = args.against.as_ref().map(|name| source::open_name(name, printer)).transpose()?;
     let options = OpenOptions { limit: args.limit, datasets: source::datasets(), ..OpenOptions::default() };
@@ -44,8 +44,8 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
     check_labels(&set, &source.model)?;
 
     let context = progress::context(device, printer)?;
-    let network = Network::new(&source.model, &context.device);
-    let other = against.as_ref().map(|source| Network::new(&source.model, &context.device));
+    let network = source::network(&source.model, &context.device);
+    let other = against.as_ref().map(|source| source::network(&source.model, &context.device));
     if let Some(other) = &other
         && other.graph().output() != network.graph().output()
     {
@@ -105,7 +105,7 @@ pub fn report_skipped(skipped: &[Skipped], printer: &Printer) {
 
 /// # Errors
 /// Images of more classes than the network has.
-pub fn check_labels(set: &Labelled, model: &graph::Model) -> Result<()> {
+fn check_labels(set: &Labelled, model: &graph::Model) -> Result<()> {
     let classes = model.graph.output().channels;
     match set.labels().iter().max() {
         Some(&label) if label >= classes => Err(Error::failed(format!(

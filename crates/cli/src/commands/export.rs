@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use crate::args::{Export, Format};
+use crate::args::{Export, Format, Network};
 use crate::error::Result;
 use crate::output::Output;
 use crate::printer::Printer;
@@ -8,7 +8,17 @@ use crate::source;
 
 pub fn run(args: &Export, printer: &Printer) -> Result<()> {
     let start = Instant::now();
-    let source = source::open(&args.model, printer)?;
+    let Network { input, width, stem, mean, std } = args.network;
+    let mut source = match &args.model.weights {
+        Some(weights) => {
+            let config = zoo::Config { input, width, stem, ..zoo::Config::new(&args.model.model) };
+            source::named(&config, Some(weights), printer)?
+        }
+        None => source::open(&args.model, printer)?,
+    };
+    let preprocess = &mut source.model.info.preprocess;
+    preprocess.mean = mean.unwrap_or(preprocess.mean);
+    preprocess.std = std.unwrap_or(preprocess.std);
     let extension = match args.format {
         Format::Safetensors => "safetensors",
     };

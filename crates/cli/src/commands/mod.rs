@@ -10,8 +10,7 @@ mod predict;
 mod quantize;
 mod train;
 
-pub use eval::{check_labels, report_skipped};
-pub use train::model_error;
+pub use eval::report_skipped;
 
 use crate::args::Command;
 use crate::error::Result;

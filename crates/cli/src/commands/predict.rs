@@ -1,12 +1,11 @@
 use std::path::{Path, PathBuf};
 
 use distill::evaluate::{Logits, predict};
-use dsconv::Network;
 use graph::Preprocess;
 use images::{OpenOptions, Unlabelled};
 use serde::Serialize;
 
-use crate::args::Predict;
+use crate::args::{DeviceName, Predict};
 use crate::error::{Error, Result};
 use crate::printer::Printer;
 use crate::table::Table;
@@ -34,11 +33,11 @@ struct Class {
 }
 
 pub fn run(args: &Predict, printer: &Printer) -> Result<()> {
-    let device = device::open(args.device.device)?;
+    let device = device::open(args.device.device.unwrap_or(DeviceName::Cpu))?;
     let source = source::open(&args.model, printer)?;
     let set = open(&args.images, &source.model.info.preprocess)?;
     let context = progress::context(device, printer)?;
-    let network = Network::new(&source.model, &context.device);
+    let network = source::network(&source.model, &context.device);
     let logits = predict("predict", &[&network], &set, &context)?.remove(0);
 
     let classes = &source.model.info.classes;

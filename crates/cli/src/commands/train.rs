@@ -1,17 +1,17 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use distill::TrainConfig;
+use distill::{MODEL, TrainConfig};
 use graph::SaveOptions;
 use images::{OpenOptions, Split};
 use serde::{Deserialize, Serialize};
 
 use super::eval::report_skipped;
-use crate::args::Train;
+use crate::args::{DeviceName, Train};
 use crate::config::ConfigFile;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
-use crate::source::{self, RUN_MODEL};
+use crate::source;
 use crate::table::{bytes, duration};
 use crate::{device, progress};
 
@@ -73,7 +73,7 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
     let recipe: Recipe = file.parse()?;
     let graph = zoo::build(&recipe.model).map_err(|error| model_error(&file, &error))?;
     let preprocess = recipe.model.preprocess()?;
-    let device = device::open(args.device.device)?;
+    let device = device::open(args.device.device.unwrap_or(DeviceName::Cpu))?;
     let run = super::distill::run_folder(&file.name(), args.out.as_ref(), args.resume, args.force, printer)?;
 
     let weights = match &recipe.start {
@@ -96,7 +96,7 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
     let trained =
         distill::train(&graph, weights.as_ref(), &train, &eval, &preprocess, &recipe.train, &run, resume, &context)
             .map_err(|error| super::distill::explain(&error, &file, &run, "train."))?;
-    let path = run.join(RUN_MODEL);
+    let path = run.join(MODEL);
     let size = trained.model.save(&path, &SaveOptions::default())?;
     super::distill::write(&run.join("config.toml"), &toml::to_string(&recipe)?)?;
 
@@ -111,7 +111,7 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
 }
 
 /// An error of `[model]`, pointed at the key that it is about.
-pub fn model_error(file: &ConfigFile, error: &zoo::ZooError) -> Error {
+fn model_error(file: &ConfigFile, error: &zoo::ZooError) -> Error {
     use zoo::ZooError::{Graph, Range, Stem, TransformInput, UnknownName, Width};
     let key = match error {
         UnknownName { .. } => "model.name",
