@@ -43,3 +43,8 @@ mod network;
 pub use activation::block_float;
 pub use layer::{Alpha, DsConfig, DsConv2d, DsLinear};
 pub use network::Network;
+
+/// Compiles and runs the README's Rust code.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
