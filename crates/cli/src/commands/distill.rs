@@ -81,7 +81,13 @@ fn show(outcome: &Outcome, printer: &Printer) {
     printer.table(&table);
     printer.line("");
     printer.line(&outcome.exported);
-    printer.detail(format!("the student was best at step {}", outcome.report.best_step));
+    match outcome.report.best_step {
+        0 => printer.warn(
+            "no step of the adaptation was better on the images held out: the student is the one before it. \
+             Try lower rates, such as `--set adapt.code_rate=2e-3`, or more steps",
+        ),
+        step => printer.detail(format!("the student was best at step {step}")),
+    }
 }
 
 /// Writes a file whole or not at all.
