@@ -9,7 +9,7 @@ use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
 use dsconv::{Alpha, Network};
-use graph::{Graph, Model, ModelError, NodeId, Policy, pass};
+use graph::{Graph, Model, ModelError, NodeId, Policy, Role, Weights, pass};
 use images::{Batch, Unlabelled};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -56,6 +56,9 @@ pub enum BatchNormPolicy {
     /// The teacher's statistics are folded into weights and biases before quantization. The biases are trained.
     #[default]
     Fold,
+    /// The statistics are estimated anew first: those of the quantized student's values, on the images to adapt to. They
+    /// are then folded as the teacher's are.
+    Reestimate,
 }
 
 /// How a student is adapted.
@@ -159,7 +162,7 @@ impl AdaptConfig {
     }
 
     fn schedule(&self, peak: f64) -> Schedule {
-        Schedule { peak, floor: 0.0, warmup: self.warmup, total: self.epochs() * self.checkpoint_every }
+        Schedule { peak, floor: 0.0, warmup: self.warmup, total: self.steps }
     }
 }
 
@@ -216,16 +219,23 @@ pub fn adapt(
     };
     claim(folder, "adapt.toml", &origin, resume)?;
 
-    let BatchNormPolicy::Fold = config.batch_norm;
+    let (adapting, held) = images.split(config.held_out.min(images.len() / 4).max(1), seed);
+    check_fits(&teacher.graph, &adapting)?;
+    let order = Order { len: adapting.len(), batch: config.batch, seed: Random::new(seed, &[3]).next() };
+
     let (folded, weights) = pass::fold_batch_norm(&teacher.graph, &teacher.weights);
     let plan = policy.resolve(&folded)?;
     let device = context.device.clone().autodiff();
-    let student = Network::student(&folded, &weights, &plan, config.scales.into(), &device)?;
+    let start = match config.batch_norm {
+        BatchNormPolicy::Fold => weights.clone(),
+        BatchNormPolicy::Reestimate => {
+            pass::fold_batch_norm(&teacher.graph, &reestimated(teacher, policy, &adapting, &order, context)?).1
+        }
+    };
+    let student = Network::student(&folded, &start, &plan, config.scales.into(), &device)?;
     let teacher = Arc::new(Network::trainable(&folded, &weights, &context.device));
     let taps = taps(&folded, config)?;
 
-    let (adapting, held) = images.split(config.held_out.min(images.len() / 4).max(1), seed);
-    check_fits(&folded, &adapting)?;
     let known = |phase: &str, set: &Unlabelled| predict(phase, &[&teacher], set, context).map(|mut all| all.remove(0));
     let held_logits = Arc::new(known("teacher on the images held out", &held)?);
     // What the teacher says to images that never change need be asked once.
@@ -236,7 +246,6 @@ pub fn adapt(
     let (done, journal) = checkpoint::newest(&checkpoints)?.unwrap_or_default();
     let patience = (config.patience > 0).then_some(config.patience);
     let session = Session::new(journal, context.interrupter.clone(), patience);
-    let order = Order { len: adapting.len(), batch: config.batch, seed: Random::new(seed, &[3]).next() };
     let task = Task {
         session: session.clone(),
         workers: Workers::new(&context.device, order.batch(), 8)?,
@@ -318,7 +327,10 @@ fn taps(folded: &Graph, config: &AdaptConfig) -> Result<Vec<NodeId>, Error> {
         let before = taps.len();
         taps.extend(nodes.iter().filter(|node| matches(pattern, &node.name)).map(|node| id(&node.name)));
         if taps.len() == before {
-            return Err(Error::config("adapt.features", format!("has `{pattern}`, which no node of `{}` matches", folded.name())));
+            return Err(Error::config(
+                "adapt.features",
+                format!("has `{pattern}`, which no node of `{}` matches", folded.name()),
+            ));
         }
     }
     taps.sort_unstable();
@@ -326,14 +338,45 @@ fn taps(folded: &Graph, config: &AdaptConfig) -> Result<Vec<NodeId>, Error> {
     Ok(taps)
 }
 
+/// The teacher's weights with the statistics that batch normalisation finds behind quantized layers.
+///
+/// burn's running averages take a tenth from each batch: after the last one the teacher's own count for half a percent.
+/// Folding them scales whole filters, which changes scales but no code.
+fn reestimated(
+    teacher: &Model,
+    policy: &Policy,
+    images: &Unlabelled,
+    order: &Order,
+    context: &Context,
+) -> Result<Weights, Error> {
+    const BATCHES: usize = 50;
+    let device = context.device.clone().autodiff();
+    let plan = policy.resolve(&teacher.graph)?;
+    let student = Network::student(&teacher.graph, &teacher.weights, &plan, Alpha::Fixed, &device)?;
+    context.progress.start("estimate batch statistics", BATCHES);
+    for step in 0..BATCHES {
+        context.check()?;
+        student.forward(tensor(images.batch(&order.indices(step))?, &device));
+        context.progress.advance(step + 1, "");
+    }
+    context.progress.finish();
+    let mut weights = teacher.weights.clone();
+    let found = student.to_weights();
+    for param in teacher.graph.params().iter().filter(|p| matches!(p.role, Role::Mean | Role::Variance)) {
+        weights.insert(&param.name, found.get(&param.name).clone());
+    }
+    Ok(weights)
+}
+
 /// Whether `name` is one that `pattern` stands for: `*` any characters, `?` one.
 fn matches(pattern: &str, name: &str) -> bool {
     match pattern.chars().next() {
         None => name.is_empty(),
         Some('*') => (0..=name.len()).any(|at| name.is_char_boundary(at) && matches(&pattern[1..], &name[at..])),
-        Some(p) => name.chars().next().is_some_and(|c| {
-            (p == '?' || p == c) && matches(&pattern[p.len_utf8()..], &name[c.len_utf8()..])
-        }),
+        Some(p) => name
+            .chars()
+            .next()
+            .is_some_and(|c| (p == '?' || p == c) && matches(&pattern[p.len_utf8()..], &name[c.len_utf8()..])),
     }
 }
 
@@ -378,9 +421,8 @@ type Raw = (Batch, Option<(usize, Vec<f32>)>);
 
 fn place((batch, teacher): Raw, device: &Device) -> Item {
     let count = batch.shape[0];
-    let teacher = teacher.map(|(classes, rows)| {
-        Tensor::from_data(TensorData::new(rows, [count, classes]), &device.clone().inner())
-    });
+    let teacher = teacher
+        .map(|(classes, rows)| Tensor::from_data(TensorData::new(rows, [count, classes]), &device.clone().inner()));
     Item { images: tensor(batch, device), teacher }
 }
 
@@ -396,13 +438,14 @@ fn adaptation_batches(
     seed: u64,
     done: usize,
 ) -> Loader<Raw, Item> {
-    let (set, augment, batches) = (set.clone(), config.augment, config.checkpoint_every);
+    let (set, augment, batches, total) = (set.clone(), config.augment, config.checkpoint_every, config.steps);
     Loader::new(done, batches, batches * order.batch(), place, move |step| {
         let indices = order.indices(step);
         let mut images = set.batch(&indices)?;
         augment.apply(&mut images, |i| Random::new(seed, &[4, step as u64, i as u64]));
         Ok((images, logits.as_ref().map(|logits| rows(logits, &indices))))
     })
+    .ending(total)
 }
 
 fn held_batches(set: &Unlabelled, logits: Arc<Logits>, batch: usize) -> Loader<Raw, Item> {

@@ -36,6 +36,8 @@ struct State {
     journal: Journal,
 }
 
+type OnComplete = Box<dyn Fn(&Journal) -> Result<(), Error> + Send + Sync>;
+
 /// The checkpoints of one training.
 pub(crate) struct Checkpoints {
     directory: PathBuf,
@@ -43,7 +45,7 @@ pub(crate) struct Checkpoints {
     /// Checkpoints of which some files are written, by epoch.
     pending: Mutex<BTreeMap<usize, State>>,
     /// Told the journal after each complete checkpoint.
-    on_complete: Box<dyn Fn(&Journal) -> Result<(), Error> + Send + Sync>,
+    on_complete: OnComplete,
 }
 
 impl Checkpoints {
@@ -114,7 +116,7 @@ pub(crate) fn newest(directory: &Path) -> Result<Option<(usize, Journal)>, Error
             found.is_some() && found.as_ref() == state.files.get(*name)
         };
         let best = best_epoch(&state.journal, epoch);
-        if PARTS.iter().all(|name| whole(&name)) && (best == 0 || model_path(directory, best).exists()) {
+        if PARTS.iter().all(whole) && (best == 0 || model_path(directory, best).exists()) {
             return Ok(Some((epoch, state.journal)));
         }
     }

@@ -86,7 +86,8 @@ impl Logits {
         let right = labels.iter().enumerate().filter(|&(image, &label)| {
             let row = self.row(image);
             let Some(&own) = row.get(label).filter(|own| !own.is_nan()) else { return false };
-            let ahead = row.iter().enumerate().filter(|&(class, &v)| v.is_nan() || v > own || (v == own && class < label));
+            let ahead =
+                row.iter().enumerate().filter(|&(class, &v)| v.is_nan() || v > own || (v == own && class < label));
             ahead.count() < k
         });
         percent(right.count(), labels.len())
@@ -152,9 +153,7 @@ pub fn predict(
     let workers = Workers::new(&context.device, count.min(BATCH), 4)?;
     let source = {
         let images = images.clone();
-        Prefetch::new(0..batches, move |i| {
-            images.batch(&(i * BATCH..count.min((i + 1) * BATCH)).collect::<Vec<_>>())
-        })
+        Prefetch::new(0..batches, move |i| images.batch(&(i * BATCH..count.min((i + 1) * BATCH)).collect::<Vec<_>>()))
     };
     context.progress.start(phase, count);
     let mut outputs: Vec<Vec<f32>> = vec![Vec::new(); networks.len()];
@@ -166,7 +165,8 @@ pub fn predict(
         let x = tensor(batch, &context.device);
         for (network, output) in networks.iter().zip(&mut outputs) {
             let [len, ..] = x.dims();
-            let part = |range: std::ops::Range<usize>| ((*network).clone(), x.clone().narrow(0, range.start, range.len()));
+            let part =
+                |range: std::ops::Range<usize>| ((*network).clone(), x.clone().narrow(0, range.start, range.len()));
             let parts = workers.parts(len).into_iter().map(part).collect();
             let logits = workers.run(parts, |(network, x): (Network, Tensor<4>)| host(network.forward(x)));
             output.extend(logits.into_iter().flatten());

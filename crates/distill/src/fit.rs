@@ -5,9 +5,7 @@ use burn::data::dataloader::DataLoader;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::optim::ModuleOptimizer;
 use burn::train::metric::{AccuracyMetric, LossMetric};
-use burn::train::{
-    ClassificationOutput, InferenceStep, Learner, LearnerModel, SupervisedTraining, TrainStep,
-};
+use burn::train::{ClassificationOutput, InferenceStep, Learner, LearnerModel, SupervisedTraining, TrainStep};
 
 use crate::checkpoint::Checkpoints;
 use crate::journal::{Journal, Measurements, Session};
@@ -54,8 +52,7 @@ where
         return Ok(());
     }
     let renderer = Renderer::new(context.progress.clone(), train.num_items(), span.done);
-    let [model, optimizer, scheduler] =
-        Checkpoints::new(span.checkpoints, session.clone(), on_checkpoint).parts();
+    let [model, optimizer, scheduler] = Checkpoints::new(span.checkpoints, session.clone(), on_checkpoint).parts();
     let training = SupervisedTraining::new(span.checkpoints, train, valid)
         .metrics((LossMetric::new(), AccuracyMetric::new()))
         .with_metric_logger(Measurements::default())

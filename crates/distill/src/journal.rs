@@ -2,12 +2,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use burn::train::EarlyStoppingStrategy;
 use burn::train::Interrupter;
 use burn::train::checkpoint::{CheckpointingAction, CheckpointingStrategy};
 use burn::train::logger::MetricLogger;
 use burn::train::metric::store::{Aggregate, EpochSummary, EventStoreClient, MetricsUpdate, Split};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
-use burn::train::EarlyStoppingStrategy;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Schedule};

@@ -34,9 +34,7 @@ pub use evaluate::{Logits, Scores};
 pub use journal::Point;
 pub use optimize::{Optimizer, Schedule};
 pub use progress::{Context, Progress};
-pub use run::{
-    DataConfig, DistillConfig, ExportConfig, METRICS, MODEL, Measured, QUANTIZED, Report, STUDENT, run,
-};
+pub use run::{DataConfig, DistillConfig, ExportConfig, METRICS, MODEL, Measured, QUANTIZED, Report, STUDENT, run};
 pub use train::{TrainConfig, Trained, train};
 
 /// Stops a run from another thread: the running phase ends with [`Error::Interrupted`] and can be resumed.

@@ -1,6 +1,6 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
@@ -21,10 +21,7 @@ pub(crate) struct Prefetch<T> {
 
 impl<T: Send + 'static> Prefetch<T> {
     /// `make(i)` for `i` in `range`, at most two of them waiting.
-    pub(crate) fn new(
-        range: std::ops::Range<usize>,
-        make: impl Fn(usize) -> T + Send + 'static,
-    ) -> Self {
+    pub(crate) fn new(range: std::ops::Range<usize>, make: impl Fn(usize) -> T + Send + 'static) -> Self {
         let (sender, receiver) = sync_channel(2);
         // A failed send means that nobody listens any more.
         let work = move || range.map(make).try_for_each(|item| sender.send(item)).unwrap_or(());
@@ -37,7 +34,10 @@ impl<T> Iterator for Prefetch<T> {
 
     fn next(&mut self) -> Option<T> {
         let item = self.receiver.as_ref().and_then(|receiver| receiver.recv().ok());
-        if item.is_none() && let Some(thread) = self.thread.take() && let Err(panic) = thread.join() {
+        if item.is_none()
+            && let Some(thread) = self.thread.take()
+            && let Err(panic) = thread.join()
+        {
             std::panic::resume_unwind(panic);
         }
         item
@@ -67,6 +67,8 @@ pub(crate) struct Loader<R, T> {
     items: usize,
     device: Device,
     epoch: Arc<AtomicUsize>,
+    /// Batches of all epochs together; the last epoch may be shorter.
+    total: usize,
     /// Whether every epoch is the first one again (a validation set).
     repeat: bool,
 }
@@ -81,7 +83,13 @@ impl<R: Send + 'static, T: Send + 'static> Loader<R, T> {
         make: impl Fn(usize) -> Result<R, ImageError> + Send + Sync + 'static,
     ) -> Self {
         let epoch = Arc::new(AtomicUsize::new(epoch));
-        Self { make: Arc::new(make), place, batches, items, device: Device::flex(), epoch, repeat: false }
+        let (total, device) = (usize::MAX, Device::flex());
+        Self { make: Arc::new(make), place, batches, items, device, epoch, total, repeat: false }
+    }
+
+    /// Ends after `total` batches, within an epoch if need be.
+    pub(crate) fn ending(self, total: usize) -> Self {
+        Self { total, ..self }
     }
 
     /// The same batches in every epoch.
@@ -95,7 +103,7 @@ impl<R: Send + 'static, T: Send + 'static> DataLoader<T> for Loader<R, T> {
         let epoch = if self.repeat { 0 } else { self.epoch.fetch_add(1, Ordering::Relaxed) };
         let first = epoch * self.batches;
         let make = self.make.clone();
-        let source = Prefetch::new(first..first + self.batches, move |number| make(number));
+        let source = Prefetch::new(first..(first + self.batches).min(self.total), move |number| make(number));
         Box::new(Epoch { source, loader: self, done: 0 })
     }
 
@@ -104,12 +112,7 @@ impl<R: Send + 'static, T: Send + 'static> DataLoader<T> for Loader<R, T> {
     }
 
     fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<T>> {
-        Arc::new(Self {
-            make: self.make.clone(),
-            device: device.clone(),
-            epoch: self.epoch.clone(),
-            ..*self
-        })
+        Arc::new(Self { make: self.make.clone(), device: device.clone(), epoch: self.epoch.clone(), ..*self })
     }
 
     /// # Panics
@@ -165,5 +168,6 @@ mod tests {
         assert_eq!(copy.iter().map(Result::unwrap).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(numbers(&resumed), [4, 5]);
         assert_eq!(numbers(&loader(4).repeating()), [0, 1]);
+        assert_eq!(numbers(&loader(2).ending(5)), [4]);
     }
 }

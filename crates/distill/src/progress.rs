@@ -3,7 +3,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use burn::train::Interrupter;
 use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
-use burn::train::metric::MetricDefinition;
+use burn::train::metric::{LossMetric, Metric, MetricDefinition, MetricId};
 use burn::train::renderer::{
     EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining,
 };
@@ -79,12 +79,15 @@ pub(crate) struct Renderer {
     per_epoch: usize,
     done: usize,
     training: bool,
+    /// burn's name for the loss among its metrics, and the last one.
+    loss: Option<MetricId>,
+    note: String,
 }
 
 impl Renderer {
     /// Counts in items of the training split, `per_epoch` of them an epoch; `done` epochs were done before.
     pub(crate) fn new(progress: Arc<dyn Progress>, per_epoch: usize, done: usize) -> Self {
-        Self { progress, per_epoch, done: per_epoch * done, training: false }
+        Self { progress, per_epoch, done: per_epoch * done, training: false, loss: None, note: String::new() }
     }
 }
 
@@ -104,7 +107,7 @@ impl TrainingProgressLogger for Renderer {
 
     fn update_split(&mut self, items: usize) {
         if self.training {
-            self.progress.advance(self.done + items, "");
+            self.progress.advance(self.done + items, &self.note);
         }
     }
 
@@ -118,7 +121,13 @@ impl TrainingProgressLogger for Renderer {
 }
 
 impl MetricsRendererTraining for Renderer {
-    fn update_train(&mut self, _: MetricState) {}
+    fn update_train(&mut self, state: MetricState) {
+        if let MetricState::Numeric(entry, Some(value)) = state
+            && self.loss.as_ref() == Some(&entry.metric_id)
+        {
+            self.note = format!("loss {:.4}", value.current());
+        }
+    }
 
     fn update_valid(&mut self, _: MetricState) {}
 }
@@ -126,7 +135,11 @@ impl MetricsRendererTraining for Renderer {
 impl MetricsRenderer for Renderer {
     fn manual_close(&mut self) {}
 
-    fn register_metric(&mut self, _: MetricDefinition) {}
+    fn register_metric(&mut self, definition: MetricDefinition) {
+        if *definition.name == *LossMetric::new().name() {
+            self.loss = Some(definition.metric_id);
+        }
+    }
 }
 
 impl MetricsRendererEvaluation for Renderer {

@@ -193,8 +193,7 @@ pub fn run(
         Some(adaptation) => adaptation,
         None => {
             // The folder is claimed: what of adaptation is in it is this run's.
-            let adapted =
-                adapt(teacher, &config.quantize, images, &config.adapt, config.seed, folder, true, context)?;
+            let adapted = adapt(teacher, &config.quantize, images, &config.adapt, config.seed, folder, true, context)?;
             let record = adapted.student.clone().into_record().into_bytes();
             let student = folder.join(STUDENT);
             files::write(&student, &record.map_err(|e| Error::file(&student, e))?)?;

@@ -1,9 +1,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
 use dsconv::Network;
@@ -70,7 +70,8 @@ impl Default for TrainConfig {
 
 impl TrainConfig {
     fn check(&self) -> Result<(), Error> {
-        let positive = |setting: &str, ok: bool| if ok { Ok(()) } else { Err(Error::config(setting, "must be more than 0")) };
+        let positive =
+            |setting: &str, ok: bool| if ok { Ok(()) } else { Err(Error::config(setting, "must be more than 0")) };
         positive("epochs", self.epochs > 0)?;
         positive("batch", self.batch > 0)?;
         positive("monitor", self.monitor > 0)?;
@@ -324,8 +325,7 @@ impl TrainStep for Classifier {
     }
 
     fn optimize(self, optim: &mut ModuleOptimizer, rate: ModuleLearningRate, grads: GradientsParams) -> Self {
-        let grads =
-            if self.settings.clip > 0.0 { clip_global_norm(&self, grads, self.settings.clip) } else { grads };
+        let grads = if self.settings.clip > 0.0 { clip_global_norm(&self, grads, self.settings.clip) } else { grads };
         optim.step(rate, self, grads)
     }
 }
