@@ -112,9 +112,9 @@ impl Default for AdaptConfig {
             held_out: 256,
             patience: 5,
             optimizer: Optimizer::Adam,
-            code_rate: 1e-2,
-            scale_rate: 1e-3,
-            learning_rate: 1e-3,
+            code_rate: 5e-3,
+            scale_rate: 3e-4,
+            learning_rate: 3e-4,
             warmup: 25,
             weight_decay: 0.0,
             clip: 5.0,
@@ -123,7 +123,8 @@ impl Default for AdaptConfig {
             features: Vec::new(),
             scales: Scales::Trained,
             batch_norm: BatchNormPolicy::Fold,
-            augment: Augment::default(),
+            // So that a few thousand images are not learned by heart.
+            augment: Augment { shift: 2, flip: false },
         }
     }
 }

@@ -116,7 +116,7 @@ impl DsConv2d {
     ) -> Self {
         let shape = codes.shape();
         let latent = match weight {
-            Some(weight) => in_units_of(codes, weight),
+            Some(weight) => in_units_of(codes, weight, config.alpha),
             None => codes.codes().iter().map(|&q| f32::from(q)).collect(),
         };
         let tensor = |data: Vec<f32>, shape: [usize; 4]| Tensor::<4>::from_data(TensorData::new(data, shape), device);
@@ -297,8 +297,9 @@ fn for_blocks([co, ci, kh, kw]: [usize; 4], block: BlockSize, mut f: impl FnMut(
 }
 
 /// Weights in units of their block's scale, brought to where they round to their code: the rules but `mse` may choose
-/// another than the nearest. 0 where the scale is 0 (the block is all zeros).
-fn in_units_of(codes: &QuantizedWeights, weight: &[f32]) -> Vec<f32> {
+/// another than the nearest. With [`Alpha::Recomputed`] the rule sees the weights again, so they stay as they are. 0 where
+/// the scale is 0 (the block is all zeros).
+fn in_units_of(codes: &QuantizedWeights, weight: &[f32], alpha: Alpha) -> Vec<f32> {
     let mut latent = weight.to_vec();
     let (scales, bits) = (codes.scales(), codes.bits());
     let (lowest, highest) = (bits.signed_min() as f32, bits.signed_max() as f32);
@@ -307,7 +308,7 @@ fn in_units_of(codes: &QuantizedWeights, weight: &[f32]) -> Vec<f32> {
         let nearest = if scales[s] == 0.0 { 0.0 } else { latent[w] / scales[s] };
         let low = if code == lowest { f32::NEG_INFINITY } else { code - 0.49 };
         let high = if code == highest { f32::INFINITY } else { code + 0.49 };
-        latent[w] = nearest.clamp(low, high);
+        latent[w] = if alpha == Alpha::Recomputed { nearest } else { nearest.clamp(low, high) };
     });
     latent
 }
