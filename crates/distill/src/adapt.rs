@@ -9,7 +9,7 @@ use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
 use dsconv::{Alpha, Network};
-use graph::{Graph, Model, ModelError, NodeId, Policy, Role, Weights, pass};
+use graph::{Graph, Model, ModelError, NodeId, Policy, Role, Weights, pass, pattern};
 use images::{Batch, Unlabelled};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -326,7 +326,7 @@ fn taps(folded: &Graph, config: &AdaptConfig) -> Result<Vec<NodeId>, Error> {
     let mut taps = Vec::new();
     for pattern in &config.features {
         let before = taps.len();
-        taps.extend(nodes.iter().filter(|node| matches(pattern, &node.name)).map(|node| id(&node.name)));
+        taps.extend(nodes.iter().filter(|node| pattern::matches(pattern, &node.name)).map(|node| id(&node.name)));
         if taps.len() == before {
             return Err(Error::config(
                 "adapt.features",
@@ -367,18 +367,6 @@ fn reestimated(
         weights.insert(&param.name, found.get(&param.name).clone());
     }
     Ok(weights)
-}
-
-/// Whether `name` is one that `pattern` stands for: `*` any characters, `?` one.
-fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.chars().next() {
-        None => name.is_empty(),
-        Some('*') => (0..=name.len()).any(|at| name.is_char_boundary(at) && matches(&pattern[1..], &name[at..])),
-        Some(p) => name
-            .chars()
-            .next()
-            .is_some_and(|c| (p == '?' || p == c) && matches(&pattern[p.len_utf8()..], &name[c.len_utf8()..])),
-    }
 }
 
 /// The student before its first step, on the images held out.

@@ -72,7 +72,7 @@ mod hostile;
 mod model;
 mod op;
 pub mod pass;
-mod pattern;
+pub mod pattern;
 pub mod policy;
 mod precision;
 mod preprocess;

@@ -1,7 +1,7 @@
 //! Layer patterns: `*` stands for any characters, `?` for one, everything else for itself.
 
 /// Whether `name` is one that `pattern` stands for.
-pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+pub fn matches(pattern: &str, name: &str) -> bool {
     distance(pattern, name) == 0
 }
 
