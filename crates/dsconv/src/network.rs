@@ -5,10 +5,10 @@ use blockfloat::QuantizedWeights;
 use burn::module::{Module, Param, RunningState};
 use burn::nn::{BatchNorm, BatchNormConfig, Dropout, DropoutConfig};
 use burn::tensor::module::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
-use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
+use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions, PadMode};
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use graph::policy::Plan;
-use graph::{Graph, Info, Model, ModelError, NodeId, Op, QuantizedLayer, Weights};
+use graph::{Activation, Graph, Info, Model, ModelError, NodeId, Op, QuantizedLayer, Weights};
 
 use crate::layer::{Alpha, DsConfig, DsConv2d, convolve, host};
 
@@ -296,10 +296,31 @@ fn run(op: &Op, layer: Option<&Layer>, inputs: Vec<Tensor<4>>) -> Tensor<4> {
             options.stride = p.stride;
             options.padding = p.padding.map(|side| (side, side));
             options.ceil_mode = p.ceil_mode;
+            options.count_include_pad = p.count_include_pad;
             avg_pool2d(x(), options)
         }
         Op::AdaptiveAvgPool2d { output } => adaptive_avg_pool2d(x(), *output),
+        Op::Activation(function) => apply(*function, x()),
         Op::Add => x() + x(),
+        Op::Mul => x() * x(),
+        Op::Softmax => activation::softmax(x(), 1),
+        Op::Lrn { size, alpha, beta, k } => {
+            let x = x();
+            let channels = x.dims()[1];
+            let squares = pad_channels(x.clone().powi_scalar(2), (size - 1) / 2, size / 2);
+            let windows = (0..*size).map(|i| squares.clone().narrow(1, i, channels));
+            let sum = windows.reduce(|sum, window| sum + window).expect("size is at least 1");
+            x / (sum * (alpha / *size as f64) + *k).powf_scalar(*beta)
+        }
+        Op::Slice { start, channels } => x().narrow(1, *start, *channels),
+        Op::Shuffle { groups } => {
+            let x = x();
+            let [n, c, h, w] = x.dims();
+            x.reshape([n, *groups, c / groups, h * w]).swap_dims(1, 2).reshape([n, c, h, w])
+        }
+        Op::Pad2d { sides: [top, left, bottom, right], value } => {
+            x().pad([(*top, *bottom), (*left, *right)], PadMode::Constant(*value as f32))
+        }
         Op::Concat => Tensor::cat(inputs.collect(), 1),
         Op::Flatten => {
             let x = x();
@@ -308,20 +329,10 @@ fn run(op: &Op, layer: Option<&Layer>, inputs: Vec<Tensor<4>>) -> Tensor<4> {
         }
         Op::PadShortcut { stride, before, after } => {
             let x = x();
-            let [n, _, h, w] = x.dims();
-            let device = x.device();
+            let [_, _, h, w] = x.dims();
             let every = burn::tensor::s![.., .., 0..h;*stride, 0..w;*stride];
             let kept = if *stride == 1 { x } else { x.slice(every) };
-            let [_, _, h, w] = kept.dims();
-            let zeros = |channels: usize| Tensor::zeros([n, channels, h, w], &device);
-            let mut parts = vec![kept];
-            if *before > 0 {
-                parts.insert(0, zeros(*before));
-            }
-            if *after > 0 {
-                parts.push(zeros(*after));
-            }
-            Tensor::cat(parts, 1)
+            pad_channels(kept, *before, *after)
         }
         Op::Input
         | Op::Conv2d(_)
@@ -331,6 +342,30 @@ fn run(op: &Op, layer: Option<&Layer>, inputs: Vec<Tensor<4>>) -> Tensor<4> {
         | Op::Dropout { .. } => {
             unreachable!("handled with their layers")
         }
+    }
+}
+
+fn apply(function: Activation, x: Tensor<4>) -> Tensor<4> {
+    match function {
+        Activation::Clip { min, max } => {
+            let x = if let Some(min) = min { x.clamp_min(min) } else { x };
+            if let Some(max) = max { x.clamp_max(max) } else { x }
+        }
+        Activation::LeakyRelu { slope } => activation::leaky_relu(x, slope),
+        Activation::Sigmoid => activation::sigmoid(x),
+        Activation::HardSigmoid { alpha, beta } => activation::hard_sigmoid(x, alpha, beta),
+        Activation::HardSwish => x.clone() * activation::hard_sigmoid(x, 1.0 / 6.0, 0.5),
+        Activation::Silu => activation::silu(x),
+    }
+}
+
+/// Zero channels put before and after.
+fn pad_channels(x: Tensor<4>, before: usize, after: usize) -> Tensor<4> {
+    let ([n, _, h, w], device) = (x.dims(), x.device());
+    let zeros = |channels: usize| (channels > 0).then(|| Tensor::zeros([n, channels, h, w], &device));
+    match (zeros(before), zeros(after)) {
+        (None, None) => x,
+        (first, last) => Tensor::cat([first, Some(x), last].into_iter().flatten().collect(), 1),
     }
 }
 

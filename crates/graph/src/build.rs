@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::op::{Conv2d, Op, Pool2d, Shape};
+use crate::op::{Activation, Conv2d, Op, Pool2d, Shape};
 
 /// A node of one [`Graph`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -356,7 +356,7 @@ fn infer(nodes: &[Node], op: &Op, inputs: &[NodeId]) -> Result<Shape, String> {
     }
     let arity_fits = match op {
         Op::Input => return Err("only the first node can be the input".into()),
-        Op::Add => inputs.len() == 2,
+        Op::Add | Op::Mul => inputs.len() == 2,
         Op::Concat => !inputs.is_empty(),
         _ => inputs.len() == 1,
     };
@@ -395,7 +395,44 @@ fn infer(nodes: &[Node], op: &Op, inputs: &[NodeId]) -> Result<Shape, String> {
             Ok(Shape::new(*out_features, 1, 1))
         }
         Op::BatchNorm2d { channels, .. } | Op::Affine { channels } => same_channels(*channels),
-        Op::Relu | Op::Dropout { .. } => Ok(x),
+        Op::Relu | Op::Dropout { .. } | Op::Softmax => Ok(x),
+        Op::Activation(function) => {
+            let fits = match *function {
+                Activation::Clip { min, max } => {
+                    let (low, high) = (min.unwrap_or(f64::MIN), max.unwrap_or(f64::MAX));
+                    low.is_finite() && high.is_finite() && low <= high
+                }
+                Activation::LeakyRelu { slope } => slope.is_finite(),
+                Activation::HardSigmoid { alpha, beta } => alpha.is_finite() && beta.is_finite(),
+                Activation::Sigmoid | Activation::HardSwish | Activation::Silu => true,
+            };
+            if fits { Ok(x) } else { Err(format!("{function:?} is not a function")) }
+        }
+        Op::Lrn { size, alpha, beta, k } => {
+            if *size == 0 || ![alpha, beta, k].iter().all(|v| v.is_finite() && **v >= 0.0) {
+                return Err("needs size >= 1 and finite alpha, beta, k >= 0".into());
+            }
+            Ok(x)
+        }
+        Op::Slice { start, channels } => match start.checked_add(*channels) {
+            Some(end) if end <= x.channels => Ok(Shape { channels: *channels, ..x }),
+            _ => Err(format!("takes {channels} channels from {start} of {x}")),
+        },
+        Op::Shuffle { groups } => {
+            if *groups > 0 && x.channels.is_multiple_of(*groups) {
+                Ok(x)
+            } else {
+                Err(format!("{groups} groups do not divide {} channels", x.channels))
+            }
+        }
+        Op::Pad2d { sides: [top, left, bottom, right], value } => {
+            let height = x.height.checked_add(*top).and_then(|n| n.checked_add(*bottom));
+            let width = x.width.checked_add(*left).and_then(|n| n.checked_add(*right));
+            match (height, width) {
+                (Some(height), Some(width)) if value.is_finite() => Ok(Shape { height, width, ..x }),
+                _ => Err("needs a finite value and a border that fits memory".into()),
+            }
+        }
         Op::MaxPool2d(p) | Op::AvgPool2d(p) => {
             if (0..2).any(|a| p.stride[a] == 0 || p.kernel[a] == 0 || p.padding[a] > p.kernel[a] / 2) {
                 return Err("needs stride and kernel >= 1 and padding <= kernel / 2".into());
@@ -414,6 +451,10 @@ fn infer(nodes: &[Node], op: &Op, inputs: &[NodeId]) -> Result<Shape, String> {
         Op::Add => {
             let y = nodes[inputs[1].0].shape;
             if x == y { Ok(x) } else { Err(format!("adds {x} and {y}")) }
+        }
+        Op::Mul => {
+            let y = nodes[inputs[1].0].shape;
+            if x == y || y == Shape::new(x.channels, 1, 1) { Ok(x) } else { Err(format!("multiplies {x} and {y}")) }
         }
         Op::Concat => {
             let mut channels = 0usize;

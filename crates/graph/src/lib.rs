@@ -80,7 +80,7 @@ mod weights;
 
 pub use build::{Builder, Graph, GraphError, Node, NodeId, Param, Role};
 pub use model::{Info, Model, ModelError, QuantizedLayer};
-pub use op::{Conv2d, Op, Pool2d, Shape};
+pub use op::{Activation, Conv2d, Op, Pool2d, Shape};
 pub use policy::{LayerFormat, LayerPlan, Plan, Policy, PolicyError};
 pub use precision::{Float, SaveOptions};
 pub use preprocess::{ChannelOrder, Preprocess};

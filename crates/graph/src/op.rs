@@ -100,12 +100,19 @@ pub struct Pool2d {
     pub padding: [usize; 2],
     /// Round the output size up, as PyTorch's `ceil_mode` (a window must start inside the input or its left padding).
     pub ceil_mode: bool,
+    /// Whether an average counts padded zeros, as PyTorch does unless told otherwise; a maximum never sees them.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub count_include_pad: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Pool2d {
     /// A square window without padding.
     pub fn new(kernel: usize, stride: usize) -> Self {
-        Self { kernel: [kernel; 2], stride: [stride; 2], padding: [0; 2], ceil_mode: false }
+        Self { kernel: [kernel; 2], stride: [stride; 2], padding: [0; 2], ceil_mode: false, count_include_pad: true }
     }
 
     /// Sets the padding.
@@ -132,6 +139,37 @@ impl Pool2d {
         }
         Some(out)
     }
+}
+
+/// A function of one number, other than [`Op::Relu`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "function", rename_all = "snake_case")]
+pub enum Activation {
+    /// `min(max(x, min), max)`; a bound that is `None` does not limit. ReLU6 is 0 to 6.
+    Clip {
+        /// Smallest value.
+        min: Option<f64>,
+        /// Largest value, not below `min`.
+        max: Option<f64>,
+    },
+    /// `x` where it is positive, else `slope * x`.
+    LeakyRelu {
+        /// Of the negative side.
+        slope: f64,
+    },
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// `min(max(alpha x + beta, 0), 1)`.
+    HardSigmoid {
+        /// Slope; PyTorch's is 1/6.
+        alpha: f64,
+        /// Value at 0; PyTorch's is 1/2.
+        beta: f64,
+    },
+    /// `x * min(max(x + 3, 0), 6) / 6`.
+    HardSwish,
+    /// `x / (1 + exp(-x))`, also called swish.
+    Silu,
 }
 
 /// What a node computes. Parameters live in [`crate::Weights`] under `<node name>.<role>`.
@@ -165,9 +203,11 @@ pub enum Op {
     },
     /// `max(x, 0)`.
     Relu,
+    /// Another function, element by element.
+    Activation(Activation),
     /// Largest value of each window.
     MaxPool2d(Pool2d),
-    /// Mean of each window; padded zeros count (PyTorch's default).
+    /// Mean of each window.
     AvgPool2d(Pool2d),
     /// Mean over `output` roughly equal windows; `[1, 1]` is global average pooling.
     AdaptiveAvgPool2d {
@@ -176,8 +216,43 @@ pub enum Op {
     },
     /// Sum of two values of one shape.
     Add,
+    /// Product of two values: of one shape, or the second `[C, 1, 1]`, a gate for each channel (squeeze and excitation).
+    Mul,
     /// Concatenation along channels.
     Concat,
+    /// Channels `start .. start + channels`.
+    Slice {
+        /// First channel.
+        start: usize,
+        /// How many.
+        channels: usize,
+    },
+    /// Channel shuffle (ShuffleNet): `[groups, C / groups]` transposed.
+    Shuffle {
+        /// Divides the channels.
+        groups: usize,
+    },
+    /// A constant border.
+    Pad2d {
+        /// Rows and columns added: `[top, left, bottom, right]`.
+        sides: [usize; 4],
+        /// What they hold, finite.
+        value: f64,
+    },
+    /// Local response normalisation across channels (AlexNet, 2012):
+    /// `y = x / (k + alpha / size * sum(x^2))^beta`, the sum over channels `c - (size-1)/2 ..= c + size/2`.
+    Lrn {
+        /// Channels in a sum.
+        size: usize,
+        /// Of the sum.
+        alpha: f64,
+        /// Exponent.
+        beta: f64,
+        /// Added.
+        k: f64,
+    },
+    /// Softmax across channels.
+    Softmax,
     /// `[N, C, H, W]` to `[N, C*H*W, 1, 1]`.
     Flatten,
     /// Identity at inference; drops with this probability while a teacher is trained.

@@ -1,6 +1,6 @@
 //! Passes: what a graph is rewritten to, or found to be, before it is quantized.
 use crate::build::{Graph, NodeId};
-use crate::op::Op;
+use crate::op::{Activation, Op};
 use crate::weights::{Tensor, Weights};
 
 /// Removes batch normalisation, and dropout with it.
@@ -125,7 +125,13 @@ pub fn non_negative(graph: &Graph) -> Vec<bool> {
     let mut known: Vec<bool> = Vec::with_capacity(graph.nodes().len());
     for node in graph.nodes() {
         known.push(match &node.op {
-            Op::Relu => true,
+            Op::Relu | Op::Softmax => true,
+            Op::Activation(Activation::Clip { min, .. }) => min.is_some_and(|min| min >= 0.0),
+            Op::Activation(Activation::Sigmoid | Activation::HardSigmoid { .. }) => true,
+            // Of a non-negative input HardSwish and SiLU are non-negative too.
+            Op::Activation(Activation::HardSwish | Activation::Silu) => known[node.inputs[0].index()],
+            Op::Activation(Activation::LeakyRelu { .. }) => known[node.inputs[0].index()],
+            Op::Pad2d { value, .. } => *value >= 0.0 && known[node.inputs[0].index()],
             Op::MaxPool2d(_)
             | Op::AvgPool2d(_)
             | Op::AdaptiveAvgPool2d { .. }
@@ -133,6 +139,10 @@ pub fn non_negative(graph: &Graph) -> Vec<bool> {
             | Op::Dropout { .. }
             | Op::Concat
             | Op::Add
+            | Op::Mul
+            | Op::Lrn { .. }
+            | Op::Slice { .. }
+            | Op::Shuffle { .. }
             | Op::PadShortcut { .. } => node.inputs.iter().all(|id| known[id.index()]),
             Op::Input | Op::Conv2d(_) | Op::Linear { .. } | Op::BatchNorm2d { .. } | Op::Affine { .. } => false,
         });

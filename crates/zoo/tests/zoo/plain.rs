@@ -84,6 +84,7 @@ fn one(node: &Node, weights: &Weights, inputs: &[Image]) -> Vec<f32> {
             });
             zeros(*before).chain(kept).chain(zeros(*after)).collect()
         }
+        op => panic!("no network of the zoo has {op:?}"),
     }
 }
 

@@ -1,0 +1,6 @@
+//! ONNX files: classification networks in, quantized networks out.
+//!
+//! This is a crate of its own so that the runtime, which reads [`graph`]'s files, does not depend on protocol buffers.
+#![forbid(unsafe_code)]
+
+pub mod proto;
