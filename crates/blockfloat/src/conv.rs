@@ -1,4 +1,6 @@
 //! The reference convolution.
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::error::{check_len, elements};
@@ -43,22 +45,41 @@ impl ConvParams {
     }
 }
 
+/// A weight block of every filter.
+struct Block {
+    /// Its position among the blocks of a filter's tap.
+    index: usize,
+    /// The activation block that it lies in.
+    x_block: usize,
+    /// Its channels in the group.
+    channels: Range<usize>,
+}
+
 /// The convolution every engine must reproduce bit for bit. Plain loops: this is the reference.
 ///
 /// `x` is `[N, C, H, W]`, `w` `[Co, Ci/G, Kh, Kw]`, `bias` `[Co]`, the result `[N, Co, H', W']` with
 /// [`ConvParams::output_size`]:
 ///
-/// `y[n, o, p] = bias[o] + sum over kh, kw, block of alpha[o, block, kh, kw] * s[n, block, pixel] * dot(q, a)`
+/// `y[n, o, p] = bias[o] + sum over kh, kw, block of alpha[o, block, kh, kw] * sx[n, block, pixel] * dot(q, a)`
 ///
 /// # Order of the sum
 /// 1. One f32 accumulator starts at `+0`.
 /// 2. Taps in the order `kh`, then `kw`; a tap outside the input is left out (zero padding has mantissas 0).
 /// 3. At each tap the weight's blocks in channel order: `dot` is exact in i32, and
-///    `acc = fma(alpha * s, dot as f32, acc)`, where `alpha * s` and `dot as f32` are each rounded once, half to even.
+///    `acc = fma(alpha * sx, dot as f32, acc)`, where `alpha * sx` and `dot as f32` are each rounded once, half to even.
 /// 4. Last, and only where there is a bias, `y = acc + bias[o]`.
 ///
+/// # Order of the sum with two-level scales
+/// `y[n, o, p] = bias[o] + s[o] * sum over kh, kw, x_block of sx[n, x_block, pixel] * t`
+/// 1. One f32 accumulator starts at `+0`.
+/// 2. Taps in the order `kh`, then `kw`; a tap outside the input is left out.
+/// 3. At each tap the *activation's* blocks in channel order: `t = sum of k * dot(q, a)` over the weight blocks in it is
+///    exact in i32, and `acc = fma(sx, t as f32, acc)`, where `t as f32` is rounded once, half to even.
+/// 4. Last, `y = fma(acc, s[o], bias[o])` where there is a bias, else `y = acc * s[o]`.
+///
+/// # Both
 /// A block whose mantissas are all 0 leaves the accumulator as it is, so an engine may skip it or may compute padding
-/// (as long as `alpha * s` does not overflow).
+/// (as long as `alpha * sx` does not overflow).
 ///
 /// # Blocks
 /// The activation's block length must be a multiple of the weight's, or [`BlockSize::PIXEL`](crate::BlockSize::PIXEL):
@@ -66,7 +87,8 @@ impl ConvParams {
 ///
 /// # Errors
 /// [`Error::Groups`] where `Co` does not split into the groups, [`Error::Channels`] where `x` does not have the weight's
-/// channels and groups, [`Error::BlockMismatch`], [`Error::BlockTooLong`] where a dot product could exceed an i32,
+/// channels and groups, [`Error::BlockMismatch`], [`Error::BlockTooLong`] where a dot product, or with two-level scales
+/// the sum over an activation block, could exceed an i32,
 /// [`Error::Geometry`], [`Error::Shape`] where the output would not fit memory, and [`Error::Length`] for the bias or for
 /// fields of `x` of a wrong length.
 pub fn conv2d(
@@ -93,19 +115,22 @@ pub fn conv2d(
         check_len("bias", filters, bias.len())?;
     }
 
-    // Each weight block: its channels, and the activation block they lie in.
     let x_len = x.format.block.len_in(group);
     let (lo, hi) = x.format.code_range(x.signed);
     let product = i64::from(-w.bits().signed_min()) * i64::from(hi.max(-lo));
     let mut blocks = Vec::new();
-    for range in w.block().ranges(group) {
+    for (index, range) in w.block().ranges(group).enumerate() {
         if range.start / x_len != (range.end - 1) / x_len {
             return Err(Error::BlockMismatch { start: range.start, end: range.end });
         }
         if range.len() as i64 > i64::from(i32::MAX) / product {
             return Err(Error::BlockTooLong { len: range.len() });
         }
-        blocks.push((range.start / x_len, range));
+        blocks.push(Block { index, x_block: range.start / x_len, channels: range });
+    }
+    let two_level = w.two_level();
+    if two_level.is_some() && x_len as i64 > i64::from(i32::MAX) / (127 * i64::from(hi.max(-lo))) {
+        return Err(Error::BlockTooLong { len: x_len });
     }
 
     let mut y = vec![0.0; elements([batch, filters, out_height, out_width])?];
@@ -123,21 +148,37 @@ pub fn conv2d(
                     continue;
                 }
                 let pixel = row * width + column;
-                for (block, (x_block, range)) in blocks.iter().enumerate() {
+                let dot = |block: &Block| {
                     let mut dot = 0i32;
-                    for c in range.clone() {
+                    for c in block.channels.clone() {
                         let q = w.codes()[(o * group + c) * kh * kw + tap];
                         let a = x.mantissas[(n * channels + g * group + c) * area + pixel];
                         dot += i32::from(q) * i32::from(a);
                     }
-                    let alpha = w.scales()[(o * blocks.len() + block) * kh * kw + tap];
-                    let s = x.scales[((n * groups + g) * x.blocks() + x_block) * area + pixel];
-                    acc = (alpha * s).mul_add(dot as f32, acc);
+                    dot
+                };
+                let scale = |block: &Block| (o * blocks.len() + block.index) * kh * kw + tap;
+                let sx = |x_block: usize| x.scales[((n * groups + g) * x.blocks() + x_block) * area + pixel];
+                match two_level {
+                    None => {
+                        for block in &blocks {
+                            let alpha = w.scales()[scale(block)];
+                            acc = (alpha * sx(block.x_block)).mul_add(dot(block) as f32, acc);
+                        }
+                    }
+                    Some(levels) => {
+                        for blocks in blocks.chunk_by(|a, b| a.x_block == b.x_block) {
+                            let t: i32 = blocks.iter().map(|b| i32::from(levels.factors()[scale(b)]) * dot(b)).sum();
+                            acc = sx(blocks[0].x_block).mul_add(t as f32, acc);
+                        }
+                    }
                 }
             }
-            *y = match bias {
-                Some(bias) => acc + bias[o],
-                None => acc,
+            *y = match (two_level, bias) {
+                (None, None) => acc,
+                (None, Some(bias)) => acc + bias[o],
+                (Some(levels), None) => acc * levels.channel()[o],
+                (Some(levels), Some(bias)) => acc.mul_add(levels.channel()[o], bias[o]),
             };
         }
     });
@@ -194,6 +235,46 @@ mod tests {
         }
         assert_eq!(run(block(3)), Err(Error::BlockMismatch { start: 2, end: 4 }));
         assert_eq!(run(block(1)), Err(Error::BlockMismatch { start: 0, end: 2 }));
+    }
+
+    #[test]
+    fn two_level_scales_multiply_once_an_activation_block_and_once_an_output() {
+        // One 1x1 filter over 4 channels in blocks of 2: s = 0.5, k = 3 and -2, codes 1, 2 | 4, -7; bias 0.25.
+        let codes = vec![1, 2, 4, -7];
+        let w = QuantizedWeights::from_parts_two_level(
+            [1, 4, 1, 1],
+            Bits::new(4).unwrap(),
+            block(2),
+            codes,
+            vec![0.5],
+            vec![3, -2],
+        )
+        .unwrap();
+        // Powers of two scales: mantissas of 8 signed bits are exact integers here.
+        let x = [64.0, 65.0, 32.0, 33.0];
+        let t = 3.0 * (64.0 + 2.0 * 65.0) - 2.0 * (4.0 * 32.0 - 7.0 * 33.0);
+        for b in [block(2), block(4), BlockSize::PIXEL] {
+            let x = activation(&x, [1, 4, 1, 1], 1, b);
+            assert_eq!(conv2d(&x, &w, Some(&[0.25]), &ConvParams::default()), Ok(vec![0.5 * t + 0.25]), "{b}");
+            assert_eq!(conv2d(&x, &w, None, &ConvParams::default()), Ok(vec![0.5 * t]), "{b}");
+        }
+    }
+
+    #[test]
+    fn an_activation_block_that_could_overflow_two_level_sums_is_refused() {
+        // 66,312 channels of 127 * 255 exceed an i32; each weight block alone does not.
+        let run = |channels: usize| {
+            let shape = [1, channels, 1, 1];
+            let factors = vec![15; channels.div_ceil(64)];
+            let codes = vec![7; channels];
+            let bits = Bits::new(4).unwrap();
+            let w = QuantizedWeights::from_parts_two_level(shape, bits, block(64), codes, vec![1.0], factors).unwrap();
+            let format = ActivationFormat { bits: Bits::MAX, block: BlockSize::PIXEL, scale: ActivationScale::Float };
+            let x = quantize_activations(&vec![1.0; channels], shape, 1, format, false).unwrap();
+            conv2d(&x, &w, None, &ConvParams::default())
+        };
+        assert_eq!(run(66_312), Err(Error::BlockTooLong { len: 66_312 }));
+        assert!(run(66_311).is_ok());
     }
 
     #[test]
@@ -299,7 +380,7 @@ mod tests {
     proptest! {
         #[test]
         fn equals_the_plain_convolution_of_the_dequantized_tensors(
-            problem in problems(), b in 2u8..=8, m in 2u8..=8, signed: bool, pow2: bool,
+            problem in problems(), b in 2u8..=8, m in 2u8..=8, signed: bool, pow2: bool, two_level: bool,
         ) {
             let scale = if pow2 { ActivationScale::Pow2 } else { ActivationScale::Float };
             let x_format = ActivationFormat { bits: Bits::new(m).unwrap(), block: problem.x_block, scale };
@@ -308,13 +389,14 @@ mod tests {
             let groups = problem.params.groups;
             let x = quantize_activations(&problem.x, problem.x_shape, groups, x_format, signed).unwrap();
             let w = QuantizedWeights::quantize(&problem.w, problem.w_shape, w_format).unwrap();
+            let w = if two_level { w.to_two_level() } else { w };
             let y = conv2d(&x, &w, problem.bias.as_deref(), &problem.params).unwrap();
 
             let mut values = vec![0.0; problem.x.len()];
             dequantized_activations(&problem.x, problem.x_shape, groups, x_format, signed, &mut values);
             let expected = plain(&problem, &values, &w.dequantize());
             prop_assert_eq!(y.len(), expected.len());
-            // Each step rounds alpha * s and the sum, and dequantizing rounds every value: a few units of the terms' size.
+            // Each step rounds alpha * sx and the sum, and dequantizing rounds every value: a few units of the terms' size.
             let steps = 4.0 + (problem.w_shape[1] * problem.w_shape[2] * problem.w_shape[3]) as f64;
             for (y, (expected, size)) in y.iter().zip(expected) {
                 prop_assert!((f64::from(*y) - expected).abs() <= steps * f64::from(f32::EPSILON) * size);

@@ -56,6 +56,14 @@ pub enum Error {
         /// The bit width.
         bits: u8,
     },
+    /// A product of factor and code, of two-level scales, that an INT8 weight cannot hold.
+    #[error("factor times code is {product} at {index}: the limit is 127 either way")]
+    ProductRange {
+        /// Its position among the codes.
+        index: usize,
+        /// The product.
+        product: i32,
+    },
     /// Channels that cannot be split evenly into groups.
     #[error("{channels} channels cannot be split into {groups} groups")]
     Groups {

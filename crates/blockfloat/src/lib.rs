@@ -15,7 +15,8 @@
 //! | `B` | block length: consecutive channels of one group that share a scale; the last block of a group may be shorter |
 //! | `b`, `m` | bits of a weight code, bits of an activation mantissa, 2 to 8 each |
 //! | `q`, `alpha` | a weight's integer code, its block's scale: `w ~ alpha * q` |
-//! | `a`, `s` | an activation's mantissa, its block's scale: `x ~ s * a` |
+//! | `s`, `k` | of a weight with two-level scales: `alpha = s * k`, `s` a float an output channel, `k` an integer a block |
+//! | `a`, `sx` | an activation's mantissa, its block's scale: `x ~ sx * a` |
 //!
 //! All tensors are row-major slices. Rounding is half to even everywhere.
 //!
@@ -55,6 +56,7 @@ mod round;
 mod rules;
 mod search;
 mod training;
+mod two_level;
 mod types;
 mod weights;
 
@@ -63,5 +65,6 @@ pub use conv::{ConvParams, conv2d};
 pub use error::Error;
 pub use pack::{pack, packed_len, unpack};
 pub use training::{least_squares_scales, quantized_weight_codes, quantized_weight_values, refit};
-pub use types::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleRule, WeightFormat};
+pub use two_level::TwoLevel;
+pub use types::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule, WeightFormat};
 pub use weights::QuantizedWeights;

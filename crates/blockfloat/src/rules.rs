@@ -1,4 +1,6 @@
 //! The scale rules on one block, each as a function of a contiguous `[len]` slice of weights.
+use std::ops::RangeInclusive;
+
 use crate::search::Search;
 use crate::{Bits, ScaleRule, round};
 
@@ -43,7 +45,7 @@ impl Quantizer {
                 }
             }
             ScaleRule::Balanced => {
-                balance(w, alpha, self.bits, &mut self.codes);
+                balance(w, alpha, self.bits.signed_min()..=self.bits.signed_max(), &mut self.codes);
                 alpha
             }
         }
@@ -53,10 +55,10 @@ impl Quantizer {
 /// Weight of `sum(e)^2` beside `sum(e^2)` in [`ScaleRule::Balanced`].
 const BALANCE: f64 = 0.3;
 
-/// Moves codes by one, each time the one that lowers `sum(e^2) + BALANCE * sum(e)^2` most, until none does.
+/// Moves codes by one within `range`, each time the one that lowers `sum(e^2) + BALANCE * sum(e)^2` most, until none does.
 ///
 /// A move by `d` changes `e` by `-alpha d`, so the objective by `2 e de + de^2 + BALANCE (2 sum(e) de + de^2)`.
-fn balance(w: &[f32], alpha: f32, bits: Bits, codes: &mut [i8]) {
+pub(crate) fn balance(w: &[f32], alpha: f32, range: RangeInclusive<i32>, codes: &mut [i8]) {
     let alpha = f64::from(alpha);
     let error = |w: f32, q: i8| f64::from(w) - alpha * f64::from(q);
     let mut sum: f64 = w.iter().zip(&*codes).map(|(&w, &q)| error(w, q)).sum();
@@ -68,7 +70,7 @@ fn balance(w: &[f32], alpha: f32, bits: Bits, codes: &mut [i8]) {
                 let de = -alpha * f64::from(d);
                 let change = 2.0 * error(w, q) * de + de * de + BALANCE * (2.0 * sum * de + de * de);
                 let moved = i32::from(q) + i32::from(d);
-                if change < best && (bits.signed_min()..=bits.signed_max()).contains(&moved) {
+                if change < best && range.contains(&moved) {
                     (best, at) = (change, Some((i, d)));
                 }
             }

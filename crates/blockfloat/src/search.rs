@@ -21,7 +21,7 @@ const GRID_KEPT: usize = 3;
 /// Alternations stop by themselves, as a rule after 3 to 6 rounds.
 const ALTERNATIONS: usize = 16;
 /// Independent partial sums, so that loops vectorise; blocks are padded to a multiple with zeros.
-const LANES: usize = 8;
+pub(crate) const LANES: usize = 8;
 
 pub(crate) struct Search {
     bits: Bits,
@@ -163,11 +163,11 @@ pub(crate) fn pad(u: &mut Vec<f32>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Roughly normal weights: the sum of 12 uniform ones (splitmix64).
-    fn normal(seed: u64, len: usize) -> Vec<f32> {
+    pub(crate) fn normal(seed: u64, len: usize) -> Vec<f32> {
         let mut state = seed;
         let mut uniform = || {
             state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

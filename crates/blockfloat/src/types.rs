@@ -209,6 +209,26 @@ impl FromStr for ScaleRule {
     }
 }
 
+/// How a weight's scales are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScaleFormat {
+    /// A float for each block.
+    #[default]
+    Float,
+    /// A float for each output channel and a small integer for each block: see [`TwoLevel`](crate::TwoLevel).
+    TwoLevel,
+}
+
+impl fmt::Display for ScaleFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Float => "float",
+            Self::TwoLevel => "two_level",
+        })
+    }
+}
+
 /// How an activation block's scale follows from its largest magnitude.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]

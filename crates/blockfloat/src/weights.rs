@@ -3,20 +3,22 @@ use rayon::prelude::*;
 
 use crate::error::{check_finite, check_len, elements};
 use crate::rules::{Quantizer, round_codes};
-use crate::{Bits, BlockSize, Error, WeightFormat};
+use crate::{Bits, BlockSize, Error, TwoLevel, WeightFormat};
 
 /// A convolution's weights: codes `q` of `b` bits and a signed scale `alpha` for each block, `w ~ alpha * q`
 /// (the paper's VQK and KDS, section 3). A block is up to `B` consecutive input channels of one filter at one tap.
 ///
 /// Codes have the weight's shape `[Co, Ci/G, Kh, Kw]`, scales `[Co, blocks, Kh, Kw]` with
-/// `blocks = ceil((Ci/G) / B)`. Every code lies in `-2^(b-1) ..= 2^(b-1)-1` and every scale is finite.
+/// `blocks = ceil((Ci/G) / B)`. Every code lies in `-2^(b-1) ..= 2^(b-1)-1` and every scale is finite. Scales may have
+/// two levels: [`QuantizedWeights::two_level`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedWeights {
-    shape: [usize; 4],
-    bits: Bits,
-    block: BlockSize,
-    codes: Vec<i8>,
-    scales: Vec<f32>,
+    pub(crate) shape: [usize; 4],
+    pub(crate) bits: Bits,
+    pub(crate) block: BlockSize,
+    pub(crate) codes: Vec<i8>,
+    pub(crate) scales: Vec<f32>,
+    pub(crate) two_level: Option<TwoLevel>,
 }
 
 impl QuantizedWeights {
@@ -44,7 +46,7 @@ impl QuantizedWeights {
                 });
             },
         );
-        Ok(Self { shape, bits, block, codes, scales })
+        Ok(Self { shape, bits, block, codes, scales, two_level: None })
     }
 
     /// Codes and scales from elsewhere, a file for example.
@@ -61,11 +63,8 @@ impl QuantizedWeights {
     ) -> Result<Self, Error> {
         check_len("codes", elements(shape)?, codes.len())?;
         check_scales(&scales, Layout::new(shape, block).scales())?;
-        let range = bits.signed_min()..=bits.signed_max();
-        if let Some(index) = codes.iter().position(|&q| !range.contains(&q.into())) {
-            return Err(Error::CodeRange { index, code: codes[index].into(), bits: bits.get() });
-        }
-        Ok(Self { shape, bits, block, codes, scales })
+        check_codes(&codes, bits)?;
+        Ok(Self { shape, bits, block, codes, scales, two_level: None })
     }
 
     /// Rounds weights to scales that are already known, a trained student's for example:
@@ -96,7 +95,7 @@ impl QuantizedWeights {
                 }
             });
         }
-        Ok(Self { shape, bits, block, codes, scales })
+        Ok(Self { shape, bits, block, codes, scales, two_level: None })
     }
 
     /// `[Co, Ci/G, Kh, Kw]`.
@@ -153,15 +152,33 @@ impl QuantizedWeights {
     /// Unless there are `Co` factors.
     pub fn scale_channels(&mut self, factors: &[f32]) {
         assert_eq!(factors.len(), self.shape[0], "one factor an output channel");
+        if let Some(two_level) = &mut self.two_level {
+            two_level.channel.iter_mut().zip(factors).for_each(|(s, factor)| *s *= factor);
+            self.scales = two_level.scales();
+            return;
+        }
         let each = Layout::new(self.shape, self.block).filter_scales;
         for (scales, &factor) in self.scales.chunks_mut(each).zip(factors) {
             scales.iter_mut().for_each(|alpha| *alpha *= factor);
         }
     }
 
-    /// Bits of all codes, and of all scales where each takes `scale_bits` (32, or 16).
+    /// Bits of all codes, and of all scales where each takes `scale_bits` (32, or 16). Two-level scales take 8 bits a
+    /// block and 32 a channel, whatever `scale_bits` is.
     pub fn storage_bits(&self, scale_bits: usize) -> usize {
-        self.codes.len() * usize::from(self.bits.get()) + self.scales.len() * scale_bits
+        let scales = match &self.two_level {
+            Some(two_level) => 8 * two_level.factors.len() + 32 * two_level.channel.len(),
+            None => self.scales.len() * scale_bits,
+        };
+        self.codes.len() * usize::from(self.bits.get()) + scales
+    }
+}
+
+pub(crate) fn check_codes(codes: &[i8], bits: Bits) -> Result<(), Error> {
+    let range = bits.signed_min()..=bits.signed_max();
+    match codes.iter().position(|&q| !range.contains(&q.into())) {
+        None => Ok(()),
+        Some(index) => Err(Error::CodeRange { index, code: codes[index].into(), bits: bits.get() }),
     }
 }
 
