@@ -39,7 +39,7 @@ impl Output {
     pub fn new(target: &Target, default: &str) -> Result<Self> {
         let path = target.output.clone().unwrap_or_else(|| PathBuf::from(default));
         refuse_overwrite(&path, target.force)?;
-        Ok(Self { path, options: SaveOptions { floats: target.floats, scales: target.scales } })
+        Ok(Self { path, options: target.options() })
     }
 
     /// Writes a model, whole or not at all.

@@ -2,6 +2,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use blockfloat::ScaleFormat;
 use burn::module::Module;
 use dsconv::Network;
 use graph::{Float, Model, Policy, SaveOptions, pass};
@@ -197,7 +198,11 @@ pub fn run(
             let record = adapted.student.clone().into_record().into_bytes();
             let student = folder.join(STUDENT);
             files::write(&student, &record.map_err(|e| Error::file(&student, e))?)?;
-            adapted.student.to_model(teacher.info.clone()).save(&path, &config.export.into())?;
+            let mut model = adapted.student.to_model(teacher.info.clone());
+            if config.quantize.scales == ScaleFormat::TwoLevel {
+                model = model.to_two_level()?;
+            }
+            model.save(&path, &config.export.into())?;
             let adaptation = Adaptation { best_step: adapted.best_step, held_out: adapted.points };
             files::write_json(&folder.join(ADAPTATION), &adaptation)?;
             adaptation

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::Path;
 
-use blockfloat::{ActivationFormat, Bits, BlockSize, QuantizedWeights, pack, packed_len, unpack};
+use blockfloat::{ActivationFormat, Bits, BlockSize, QuantizedWeights, ScaleFormat, pack, packed_len, unpack};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,9 @@ const LAYOUT: &str = "A quantized layer has the tensors `<node>.codes` and `<nod
     block = B (\"pixel\": B = Cg), the codes are Co*Cg*Kh*Kw two's complement integers of b bits in row-major order: \
     code i is bits i*b to i*b+b-1 of the stream, lowest bit first, and bit k of the stream is bit k%8 (value \
     1 << (k%8)) of byte k/8; the bits after the last code are 0. Scales have the shape [Co, ceil(Cg/B), Kh, Kw], \
-    little-endian F32 or F16. weight[o,c,y,x] = scales[o, floor(c/B), y, x] * code[o,c,y,x]; a linear layer is a \
+    little-endian F32 or F16. weight[o,c,y,x] = scales[o, floor(c/B), y, x] * code[o,c,y,x]. A layer whose `scales` is \
+    \"two_level\" has in place of them `<node>.factors`, I8 of that shape, and `<node>.channel_scales`, F32 [Co]: scales = \
+    channel_scales[o] * factors[o, floor(c/B), y, x]. A linear layer is a \
     convolution of kernel 1x1. Before a layer whose activation is not null, each run of activation.block input channels \
     of a group at one pixel is rounded (half to even) to integers of activation.bits bits times one scale: -largest to \
     largest if signed, else 0 to largest; scale \"float\" is max|x| / largest, \"pow2\" the power of two from the \
@@ -48,8 +50,14 @@ struct LayerHeader {
     shape: [usize; 4],
     bits: Bits,
     block: BlockSize,
+    #[serde(default, skip_serializing_if = "is_float")]
+    scales: ScaleFormat,
     activation: Option<ActivationFormat>,
     signed: bool,
+}
+
+fn is_float(scales: &ScaleFormat) -> bool {
+    *scales == ScaleFormat::Float
 }
 
 /// The part of a header that all versions share.
@@ -95,10 +103,17 @@ impl Model {
         }
         for (name, QuantizedLayer { codes, .. }) in &self.layers {
             let packed = pack(codes.codes(), codes.bits());
-            let float = options.scales.for_values(codes.scales());
             let scale_shape = codes.scale_shape().to_vec();
             tensors.push((codes_name(name), Dtype::U8, vec![packed.len()], packed));
-            tensors.push((scales_name(name), dtype(float), scale_shape, float.encode(codes.scales())));
+            if let Some(levels) = codes.two_level() {
+                let factors = levels.factors().iter().map(|&k| k as u8).collect();
+                let channel = Float::F32.encode(levels.channel());
+                tensors.push((factors_name(name), Dtype::I8, scale_shape, factors));
+                tensors.push((channel_name(name), Dtype::F32, vec![levels.channel().len()], channel));
+            } else {
+                let float = options.scales.for_values(codes.scales());
+                tensors.push((scales_name(name), dtype(float), scale_shape, float.encode(codes.scales())));
+            }
         }
         let views = tensors
             .iter()
@@ -148,16 +163,33 @@ impl Model {
             }
         }
         let mut quantized = BTreeMap::new();
-        for (name, LayerHeader { shape, bits, block, activation, signed }) in layers {
+        for (name, LayerHeader { shape, bits, block, scales, activation, signed }) in layers {
             let codes = codes_name(&name);
             let (info, packed) = read(&codes);
             if info.dtype != Dtype::U8 {
                 return Err(wrong_dtype(&codes, "U8", info.dtype));
             }
-            let (_, scales) = read_floats(&scales_name(&name))?;
-            let codes = unpack(packed, bits, shape.iter().product())
-                .and_then(|codes| QuantizedWeights::from_parts(shape, bits, block, codes, scales))
-                .map_err(|source| ModelError::Numbers { layer: name.clone(), source })?;
+            let numbers = |source| ModelError::Numbers { layer: name.clone(), source };
+            let codes = unpack(packed, bits, shape.iter().product()).map_err(numbers)?;
+            let codes = match scales {
+                ScaleFormat::Float => {
+                    let (_, scales) = read_floats(&scales_name(&name))?;
+                    QuantizedWeights::from_parts(shape, bits, block, codes, scales)
+                }
+                ScaleFormat::TwoLevel => {
+                    let (info, factors) = read(&factors_name(&name));
+                    if info.dtype != Dtype::I8 {
+                        return Err(wrong_dtype(&factors_name(&name), "I8", info.dtype));
+                    }
+                    let (info, channel) = read(&channel_name(&name));
+                    if info.dtype != Dtype::F32 {
+                        return Err(wrong_dtype(&channel_name(&name), "F32", info.dtype));
+                    }
+                    let (factors, channel) = (factors.iter().map(|&k| k as i8).collect(), Float::F32.decode(channel));
+                    QuantizedWeights::from_parts_two_level(shape, bits, block, codes, channel, factors)
+                }
+            };
+            let codes = codes.map_err(numbers)?;
             quantized.insert(name, QuantizedLayer { codes, activation, signed });
         }
         let model = Self { graph, weights, layers: quantized, info: info.into_owned() };
@@ -168,7 +200,8 @@ impl Model {
     fn header(&self) -> Result<String, ModelError> {
         let layers = self.layers.iter().map(|(name, QuantizedLayer { codes, activation, signed })| {
             let (shape, bits, block) = (codes.shape(), codes.bits(), codes.block());
-            (name.clone(), LayerHeader { shape, bits, block, activation: *activation, signed: *signed })
+            let scales = codes.two_level().map_or(ScaleFormat::Float, |_| ScaleFormat::TwoLevel);
+            (name.clone(), LayerHeader { shape, bits, block, scales, activation: *activation, signed: *signed })
         });
         let header = Header {
             format: FORMAT.into(),
@@ -199,7 +232,16 @@ fn check_tensors(graph: &Graph, layers: &BTreeMap<String, LayerHeader>, tensors:
         let [co, cg, kh, kw] = want;
         expected.remove(&weight_name(name));
         expected.insert(codes_name(name), vec![packed_len(count, layer.bits)]);
-        expected.insert(scales_name(name), vec![co, layer.block.count(cg), kh, kw]);
+        let scale_shape = vec![co, layer.block.count(cg), kh, kw];
+        match layer.scales {
+            ScaleFormat::Float => {
+                expected.insert(scales_name(name), scale_shape);
+            }
+            ScaleFormat::TwoLevel => {
+                expected.insert(factors_name(name), scale_shape);
+                expected.insert(channel_name(name), vec![co]);
+            }
+        }
     }
     let found = tensors.tensors();
     let found = found.iter().map(|(name, info)| (name.as_str(), info.shape.as_slice())).collect();
@@ -223,6 +265,14 @@ fn codes_name(layer: &str) -> String {
 
 fn scales_name(layer: &str) -> String {
     format!("{layer}.scales")
+}
+
+fn factors_name(layer: &str) -> String {
+    format!("{layer}.factors")
+}
+
+fn channel_name(layer: &str) -> String {
+    format!("{layer}.channel_scales")
 }
 
 /// A temporary file in the same folder, so that the rename stays on one file system.
@@ -280,6 +330,21 @@ mod tests {
         assert_ne!(read, model);
         model.round_scales_f16();
         assert_eq!(read, model);
+    }
+
+    #[test]
+    fn two_level_scales_are_stored_as_they_are() {
+        let model = fixture::quantized().to_two_level().unwrap();
+        for options in [F32, SCALES_F16, F16] {
+            assert_round_trip(&model, &options);
+            let read = Model::from_bytes(&model.to_bytes(&options).unwrap()).unwrap();
+            assert_eq!(read.layers, model.layers);
+        }
+        assert_eq!(model.to_two_level().unwrap(), model);
+        assert_eq!(model.scale_precision(), Float::F16);
+        // Of the fixture, see `sizes_are_counted_by_hand`: 137 factors, 10 + 4 + 4 + 3 channels.
+        let float = fixture::quantized().storage_bytes(&F32);
+        assert_eq!(model.storage_bytes(&F32), float - 4 * 137 + 137 + 4 * 21);
     }
 
     #[test]
@@ -386,6 +451,7 @@ mod tests {
             kernel in (1usize..4, 1usize..4),
             bias in any::<bool>(),
             weight_only in any::<bool>(),
+            two_level in any::<bool>(),
             seed in any::<u64>(),
         ) {
             let conv = Conv2d {
@@ -404,6 +470,9 @@ mod tests {
             let mut policy = fixture::policy(bits, block);
             if weight_only {
                 policy = Policy { activation: None, ..policy };
+            }
+            if two_level {
+                policy.scales = ScaleFormat::TwoLevel;
             }
             let model = float.quantize(&policy).unwrap();
             for options in [F32, SCALES_F16, F16] {

@@ -127,6 +127,35 @@ fn values_must_be_valid() {
 }
 
 #[test]
+fn two_level_scales_must_be_valid() {
+    let bytes = fixture::quantized().to_two_level().unwrap().to_bytes(&SaveOptions::default()).unwrap();
+    let forge = |change: &dyn Fn(&mut Value, &mut Vec<u8>)| {
+        let (mut header, mut data) = split(&bytes);
+        change(&mut header, &mut data);
+        Model::from_bytes(&join(&header, &data)).expect_err("a forged file was read").to_string()
+    };
+    let at = |h: &Value, tensor: &str| h[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
+    let factor = forge(&|h, data| data[at(h, "fc.factors") + 1] = 0x80);
+    assert!(factor.starts_with("layer `fc`: factor times code is "), "{factor}");
+    let nan = forge(&|h, data| {
+        let start = at(h, "fc.channel_scales") + 8;
+        data[start..start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    assert_eq!(nan, "layer `fc`: scale 2 is NaN or infinite");
+    let dtype = forge(&|h, _| h["fc.factors"]["dtype"] = json!("U8"));
+    assert_eq!(dtype, "tensor `fc.factors`: expected I8, found U8");
+    let float = forge(&|h, _| {
+        let mut inner: Value = serde_json::from_str(h["__metadata__"]["dsconv"].as_str().unwrap()).unwrap();
+        inner["layers"]["fc"].as_object_mut().unwrap().remove("scales");
+        h["__metadata__"]["dsconv"] = json!(inner.to_string());
+    });
+    assert!(
+        float.contains("missing     fc.scales\n  unexpected  fc.channel_scales\n  unexpected  fc.factors"),
+        "{float}"
+    );
+}
+
+#[test]
 fn layers_must_fit_the_graph() {
     let unsigned = forge_inner(|h| h["layers"]["conv1"]["signed"] = json!(false));
     assert!(unsigned.starts_with("layer `conv1`: it is said to have no negative inputs"), "{unsigned}");

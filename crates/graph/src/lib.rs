@@ -37,7 +37,7 @@
 //! | `format`, `version` | `"dsconv-model"`, `1`; a reader refuses others |
 //! | `layout` | this section in short, for whoever finds the file alone |
 //! | `info` | [`Info`]: `preprocess`, `classes`, `source` |
-//! | `layers` | the quantized layers: node name to `shape`, `bits`, `block`, `activation`, `signed` |
+//! | `layers` | the quantized layers: node name to `shape`, `bits`, `block`, `scales`, `activation`, `signed` |
 //! | `graph` | [`Graph`]: `name` and `nodes`; a node's `inputs` are positions of earlier nodes |
 //!
 //! A node in `layers` has two tensors in place of `<node>.weight`. With `shape` `[Co, Cg, Kh, Kw]` (`Cg` the input
@@ -49,6 +49,10 @@
 //!   in its low half and code `2j + 1` in its high half.
 //! - `<node>.scales`, F32 or F16 `[Co, ceil(Cg / B), Kh, Kw]`, signed:
 //!   `weight[o, c, y, x] = scales[o, c / B, y, x] * code[o, c, y, x]`.
+//!
+//! Where a layer's `scales` is `"two_level"` (left out, it is `"float"`), two tensors stand in place of the scales:
+//! - `<node>.factors`, I8 `[Co, ceil(Cg / B), Kh, Kw]`, never -128, with `|factor * code| <= 127`;
+//! - `<node>.channel_scales`, F32 `[Co]`: `scales[o, ..] = channel_scales[o] * factors[o, ..]`, rounded to F32.
 //!
 //! `activation` is `null`, or `bits` `m`, `block` and `scale`: at run time every `block` consecutive input channels of
 //! a group at one pixel (the last ones may be fewer) become integers times one scale, rounded half to even. With

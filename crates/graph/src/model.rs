@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use blockfloat::{ActivationFormat, QuantizedWeights, packed_len};
+use blockfloat::{ActivationFormat, QuantizedWeights, ScaleFormat, TwoLevel, packed_len};
 use serde::{Deserialize, Serialize};
 
 use crate::build::{Graph, Node};
@@ -168,6 +168,10 @@ impl Model {
             let shape = codes_shape(node).expect("only layers are planned");
             let weight = weights.0.remove(&weight_name(&node.name)).expect("weights were checked");
             let codes = QuantizedWeights::quantize(weight.data(), shape, plan.weight)
+                .and_then(|codes| match plan.scales {
+                    ScaleFormat::Float => Ok(codes),
+                    ScaleFormat::TwoLevel => codes.refit_two_level(weight.data(), plan.weight.rule),
+                })
                 .map_err(|source| ModelError::Numbers { layer: node.name.clone(), source })?;
             let layer = QuantizedLayer { codes, activation: plan.activation, signed: plan.signed };
             layers.insert(node.name.clone(), layer);
@@ -179,6 +183,22 @@ impl Model {
     /// Whether any layer is in integers.
     pub fn is_quantized(&self) -> bool {
         !self.layers.is_empty()
+    }
+
+    /// The same network with two-level scales in every quantized layer, fitted to the weights that the layer stands for
+    /// now ([`QuantizedWeights::to_two_level`]).
+    ///
+    /// # Errors
+    /// [`ModelError::Policy`] where a layer's activation blocks are too long for the integer sums of two-level scales.
+    pub fn to_two_level(&self) -> Result<Self, ModelError> {
+        let mut model = self.clone();
+        for (name, layer) in &mut model.layers {
+            let node = find_layer(&self.graph, name)?;
+            let codes = &layer.codes;
+            check_blocks(node, codes.bits(), codes.block(), ScaleFormat::TwoLevel, layer.activation)?;
+            layer.codes = codes.to_two_level();
+        }
+        Ok(model)
     }
 
     /// All parameters as floats, under the names the graph gives them.
@@ -201,6 +221,9 @@ impl Model {
         }
         for layer in self.layers.values_mut() {
             let codes = &layer.codes;
+            if codes.two_level().is_some() {
+                continue;
+            }
             let mut scales = codes.scales().to_vec();
             options.scales.round(&mut scales);
             layer.codes = QuantizedWeights::from_parts(
@@ -219,7 +242,7 @@ impl Model {
         self.round(&SaveOptions { floats: Float::F32, scales: Float::F16 });
     }
 
-    /// The narrowest type that stores every block scale as it is: F16 after [`Model::round_scales_f16`], or after
+    /// The narrowest type that stores every float block scale as it is: F16 after [`Model::round_scales_f16`], or after
     /// loading a file with F16 scales, unless a layer needs F32. F16 for a model without quantized layers.
     pub fn scale_precision(&self) -> Float {
         let exact = |scales: &[f32]| {
@@ -227,7 +250,11 @@ impl Model {
             Float::F16.round(&mut rounded);
             Float::F16.for_values(scales) == Float::F16 && rounded == scales
         };
-        if self.layers.values().all(|layer| exact(layer.codes.scales())) { Float::F16 } else { Float::F32 }
+        if self.layers.values().all(|layer| layer.codes.two_level().is_some() || exact(layer.codes.scales())) {
+            Float::F16
+        } else {
+            Float::F32
+        }
     }
 
     /// Bytes of all tensors as [`Model::save`] with these options stores them, without the file's header.
@@ -235,7 +262,11 @@ impl Model {
         let floats = |values: &[f32], asked: Float| (values.len() * asked.for_values(values).bytes()) as u64;
         let weights = self.weights.0.values().map(|tensor| floats(tensor.data(), options.floats));
         let layers = self.layers.values().map(|QuantizedLayer { codes, .. }| {
-            packed_len(codes.codes().len(), codes.bits()) as u64 + floats(codes.scales(), options.scales)
+            let scales = match codes.two_level() {
+                Some(two_level) => storage_of(two_level),
+                None => floats(codes.scales(), options.scales),
+            };
+            packed_len(codes.codes().len(), codes.bits()) as u64 + scales
         });
         weights.chain(layers).sum()
     }
@@ -266,7 +297,8 @@ impl Model {
             if layer.activation.is_some() && !layer.signed && !non_negative[node.inputs[0].index()] {
                 return refuse("it is said to have no negative inputs, but nothing before it keeps them out".into());
             }
-            check_blocks(node, layer.codes.bits(), layer.codes.block(), layer.activation)?;
+            let scales = layer.codes.two_level().map_or(ScaleFormat::Float, |_| ScaleFormat::TwoLevel);
+            check_blocks(node, layer.codes.bits(), layer.codes.block(), scales, layer.activation)?;
             if let Some(index) = layer.codes.scales().iter().position(|s| !s.is_finite()) {
                 let source = blockfloat::Error::NonFiniteScale { index };
                 return Err(ModelError::Numbers { layer: name.clone(), source });
@@ -276,6 +308,11 @@ impl Model {
         self.weights.check_except(&self.graph, |name| coded.contains(name))?;
         check_finite(&self.weights)
     }
+}
+
+/// Bytes of two-level scales: an F32 a channel, a byte a block.
+fn storage_of(two_level: &TwoLevel) -> u64 {
+    (4 * two_level.channel().len() + two_level.factors().len()) as u64
 }
 
 /// The convolution or linear layer of this name.

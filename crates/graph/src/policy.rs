@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleRule, WeightFormat};
+use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule, WeightFormat};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -28,6 +28,7 @@ pub struct LayerFormat {
 /// bits = 4
 /// block = 32                  # channels that share a scale, or "pixel" for all of them
 /// rule = "mse"                # or "l2", "kl", "balanced"
+/// scales = "float"            # or "two_level": a float a filter, an integer a block
 /// linear = true               # quantize fully connected layers too
 /// activation = { bits = 4, block = 32, scale = "float" }  # or false: floats
 ///
@@ -51,6 +52,8 @@ pub struct Policy {
     pub block: BlockSize,
     /// How weight codes and scales are found.
     pub rule: ScaleRule,
+    /// How scales are stored.
+    pub scales: ScaleFormat,
     /// Whether fully connected layers are quantized; a rule with `skip = false` includes one all the same.
     pub linear: bool,
     /// The format of layer inputs; `None`, written `false`, keeps them in floats. A table may leave fields out.
@@ -113,6 +116,8 @@ pub struct ActivationChange {
 pub struct LayerPlan {
     /// Its weight.
     pub weight: WeightFormat,
+    /// How its scales are stored.
+    pub scales: ScaleFormat,
     /// Its input; `None` keeps it in floats.
     pub activation: Option<ActivationFormat>,
     /// Whether its input can be negative.
@@ -162,7 +167,7 @@ pub enum PolicyError {
     BlockTooLong {
         /// The layer.
         layer: String,
-        /// Channels of a weight block.
+        /// Channels of a weight block; with two-level scales, of an activation block.
         block: usize,
     },
 }
@@ -193,6 +198,7 @@ impl Default for Policy {
             bits: four_bits(),
             block: block_of_32(),
             rule: ScaleRule::Mse,
+            scales: ScaleFormat::Float,
             linear: true,
             activation: Some(default_activation()),
             rules: Vec::new(),
@@ -241,9 +247,10 @@ impl Policy {
             }
             if !skip {
                 let LayerFormat { weight, activation } = format;
-                check_blocks(node, weight.bits, weight.block, activation)?;
+                let scales = self.scales;
+                check_blocks(node, weight.bits, weight.block, scales, activation)?;
                 let signed = !non_negative[node.inputs[0].index()];
-                plan.0.insert(node.name.clone(), LayerPlan { weight, activation, signed });
+                plan.0.insert(node.name.clone(), LayerPlan { weight, scales, activation, signed });
             }
         }
         Ok(plan)
@@ -281,11 +288,13 @@ impl ActivationChange {
 }
 
 /// The runtime's two conditions on a layer with integer activations: a weight block lies in one activation block, and
-/// its dot product, at most `B * 2^(b-1) * (2^m - 1)`, in an i32.
+/// its dot product, at most `B * 2^(b-1) * (2^m - 1)`, in an i32. With two-level scales the sum over an activation block
+/// must fit too, at most `127 * (2^m - 1)` a channel.
 pub(crate) fn check_blocks(
     node: &Node,
     bits: Bits,
     block: BlockSize,
+    scales: ScaleFormat,
     activation: Option<ActivationFormat>,
 ) -> Result<(), PolicyError> {
     let Some(activation) = activation else { return Ok(()) };
@@ -298,9 +307,12 @@ pub(crate) fn check_blocks(
     if activation_len < channels && activation_len % weight_len != 0 {
         return Err(PolicyError::Blocks { layer: node.name.clone(), weight: weight_len, activation: activation_len });
     }
-    let largest = i64::from(-bits.signed_min()) * i64::from(activation.bits.unsigned_max());
-    if weight_len as u64 > (i64::from(i32::MAX) / largest) as u64 {
-        return Err(PolicyError::BlockTooLong { layer: node.name.clone(), block: weight_len });
+    let (len, largest) = match scales {
+        ScaleFormat::Float => (weight_len, -bits.signed_min()),
+        ScaleFormat::TwoLevel => (activation_len, 127),
+    };
+    if len as u64 > (i32::MAX / (largest * activation.bits.unsigned_max())) as u64 {
+        return Err(PolicyError::BlockTooLong { layer: node.name.clone(), block: len });
     }
     Ok(())
 }
@@ -309,7 +321,11 @@ pub(crate) fn check_blocks(
 impl fmt::Display for LayerPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let WeightFormat { bits, block, rule } = self.weight;
-        write!(f, "W{bits} block {block} {rule}, ")?;
+        write!(f, "W{bits} block {block} {rule}")?;
+        if self.scales == ScaleFormat::TwoLevel {
+            f.write_str(" two-level")?;
+        }
+        f.write_str(", ")?;
         match self.activation {
             Some(ActivationFormat { bits, block, scale }) => write!(f, "A{bits} block {block} {scale}"),
             None => f.write_str("A float"),
@@ -511,7 +527,7 @@ mod tests {
         let cases = [
             (
                 "bit = 4",
-                "unknown field `bit`, expected one of `bits`, `block`, `rule`, `linear`, `activation`, `rules`",
+                "unknown field `bit`, expected one of `bits`, `block`, `rule`, `scales`, `linear`, `activation`, `rules`",
             ),
             ("bits = 9", "9 bits: expected 2 to 8"),
             ("bits = 'four'", "invalid type: string \"four\""),

@@ -23,7 +23,7 @@ pub use eval::Eval;
 pub use export::{Export, Format, Network};
 pub use models::Models;
 pub use predict::Predict;
-pub use quantize::{Quantize, Target};
+pub use quantize::{Quantize, Scales, Target};
 pub use source::ModelArgs;
 pub use train::Train;
 

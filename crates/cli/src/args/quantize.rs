@@ -1,7 +1,8 @@
 use std::path::PathBuf;
 
 use blockfloat::{ActivationScale, Bits, BlockSize, ScaleRule};
-use graph::{Float, Policy};
+use clap::ValueEnum;
+use graph::{Float, Policy, SaveOptions};
 
 use super::ModelArgs;
 
@@ -52,12 +53,31 @@ pub struct Target {
     /// Replace a file that is there
     #[arg(long)]
     pub force: bool,
-    /// How block scales are stored
-    #[arg(long, value_name = "f16|f32", default_value = "f16", value_parser = float)]
-    pub scales: Float,
+    /// How weight scales are stored: a float a block (f16, f32), or two-level, a float a filter and a small integer a block
+    #[arg(long, value_name = "f16|f32|two-level", default_value = "f16", hide_possible_values = true)]
+    pub scales: Scales,
     /// How the other floats are stored: biases, layers that are not quantized
     #[arg(long, value_name = "f16|f32", default_value = "f32", value_parser = float)]
     pub floats: Float,
+}
+
+/// How weight scales are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Scales {
+    /// A half a block
+    F16,
+    /// A float a block
+    F32,
+    /// A float a filter, an 8-bit integer a block
+    TwoLevel,
+}
+
+impl Target {
+    /// How to store floats.
+    pub fn options(&self) -> SaveOptions {
+        let scales = if self.scales == Scales::F32 { Float::F32 } else { Float::F16 };
+        SaveOptions { floats: self.floats, scales }
+    }
 }
 
 fn bits(text: &str) -> Result<Bits, String> {

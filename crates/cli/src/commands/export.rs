@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use crate::args::{Export, Format, Network};
+use crate::args::{Export, Format, Network, Scales};
 use crate::error::Result;
 use crate::output::Output;
 use crate::printer::Printer;
@@ -25,6 +25,9 @@ pub fn run(args: &Export, printer: &Printer) -> Result<()> {
     let output = Output::new(&args.target, &format!("{}.{extension}", source.name))?;
     if !source.model.is_quantized() {
         printer.warn(format!("`{}` is not quantized: the file holds floats", source.name));
+    }
+    if args.target.scales == Scales::TwoLevel {
+        source.model = source.model.to_two_level()?;
     }
     let written = output.save(&source.model, start)?;
     printer.result(&written, |printer| printer.line(&written));

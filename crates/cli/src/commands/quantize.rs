@@ -1,12 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use blockfloat::{ActivationFormat, BlockSize};
+use blockfloat::{ActivationFormat, BlockSize, ScaleFormat};
 use graph::policy::Rule;
-use graph::{Model, Policy, SaveOptions, pass};
+use graph::{Model, Policy, pass};
 use serde::Serialize;
 
-use crate::args::Quantize;
+use crate::args::{Quantize, Scales};
 use crate::error::{Error, Result};
 use crate::output::{Output, Written};
 use crate::printer::Printer;
@@ -56,7 +56,7 @@ pub fn run(args: &Quantize, printer: &Printer) -> Result<()> {
     let output = Output::new(&args.target, &format!("{}_{}.safetensors", source.name, scheme(&policy)))?;
     printer.detail(format!("quantizing {} to {}", source.name, formats(&source.model, &policy)?));
     let mut quantized = source.model.quantize(&policy)?;
-    quantized.round(&SaveOptions { floats: args.target.floats, scales: args.target.scales });
+    quantized.round(&args.target.options());
     let layers = measure(&source.model, &quantized, &policy)?;
     let written = output.save(&quantized, start)?;
 
@@ -106,6 +106,7 @@ fn policy(args: &Quantize) -> Policy {
         bits: args.bits,
         block: args.block,
         rule: args.rule,
+        scales: if args.target.scales == Scales::TwoLevel { ScaleFormat::TwoLevel } else { ScaleFormat::Float },
         linear: !args.convolutions_only,
         activation: (!args.weights_only).then_some(activation),
         rules: args.skip.iter().map(skip).collect(),
