@@ -9,6 +9,7 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 
 use crate::build::Graph;
+use crate::dsc;
 use crate::model::{Info, Model, ModelError, QuantizedLayer, codes_shape, find_layer, weight_name};
 use crate::precision::{Float, SaveOptions};
 use crate::weights::{Tensor, Weights, WeightsError};
@@ -80,7 +81,7 @@ impl Model {
         Ok(bytes.len() as u64)
     }
 
-    /// Reads a file that [`Model::save`] wrote.
+    /// Reads a file that [`Model::save`] or [`Model::save_dsc`] wrote.
     ///
     /// # Errors
     /// [`ModelError::Io`], or [`ModelError::File`] with what [`Model::from_bytes`] says.
@@ -122,12 +123,15 @@ impl Model {
         Ok(serialize(views, Some(HashMap::from([(KEY.into(), self.header()?)])))?)
     }
 
-    /// Reads the bytes of a file. Nothing is taken on trust: every tensor must be one that the header asks for, of the
+    /// Reads the bytes of a file, safetensors or [`dsc`]. Nothing is taken on trust: every tensor must be one that the header asks for, of the
     /// right shape and type, with finite values and codes that fit.
     ///
     /// # Errors
     /// [`ModelError`] says what is wrong, and where.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelError> {
+        if bytes.starts_with(&dsc::MAGIC) {
+            return Ok(dsc::File::parse(bytes)?.to_model()?);
+        }
         let (header_len, tensors) = SafeTensors::read_metadata(bytes)?;
         // 8 bytes before the header hold its length; `read_metadata` has checked that the rest is exactly the tensors.
         let data = &bytes[8 + header_len..];
@@ -276,7 +280,7 @@ fn channel_name(layer: &str) -> String {
 }
 
 /// A temporary file in the same folder, so that the rename stays on one file system.
-fn write_atomic(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     // Temporary files are private by default; this one becomes an ordinary file, as the umask allows.

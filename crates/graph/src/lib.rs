@@ -64,10 +64,13 @@
 //! `2^-11` of the largest one; a tensor for which that fails, or a layer's scales, is F32 in a file that is otherwise
 //! F16. No float is NaN or infinite.
 //!
+//! [`dsc`] is the other format: the same network for the integer runtime, which [`Model::load`] reads too.
+//!
 //! Equal models make equal bytes, and a file that is loaded and saved with the same [`SaveOptions`] stays the same.
 #![forbid(unsafe_code)]
 
 mod build;
+pub mod dsc;
 mod file;
 #[cfg(test)]
 mod fixture;

@@ -89,6 +89,9 @@ pub enum ModelError {
         /// The version it names.
         version: u64,
     },
+    /// A `.dsc` file with something wrong in it, or a model that such a file cannot hold.
+    #[error(transparent)]
+    Dsc(#[from] crate::dsc::DscError),
     /// Tensors are missing, unexpected or of a wrong shape.
     #[error(transparent)]
     Weights(#[from] WeightsError),
