@@ -1,0 +1,47 @@
+//! Memory that begins at a cache line.
+use std::ops::{Deref, DerefMut};
+
+/// Bytes of a cache line, and of the widest vector.
+const LINE: usize = 64;
+
+/// A fixed number of elements whose first one begins a cache line.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer<T> {
+    data: Vec<T>,
+    start: usize,
+    len: usize,
+}
+
+impl<T: Copy + Default> Buffer<T> {
+    /// `len` elements of value zero.
+    pub fn new(len: usize) -> Self {
+        let data = vec![T::default(); len + LINE / size_of::<T>()];
+        let start = data.as_ptr().align_offset(LINE).min(LINE / size_of::<T>());
+        Self { data, start, len }
+    }
+
+    /// A copy of `values`.
+    pub fn from_slice(values: &[T]) -> Self {
+        let mut buffer = Self::new(values.len());
+        buffer.copy_from_slice(values);
+        buffer
+    }
+
+    /// Bytes it takes.
+    pub fn bytes(&self) -> usize {
+        self.data.len() * size_of::<T>()
+    }
+}
+
+impl<T> Deref for Buffer<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.data[self.start..self.start + self.len]
+    }
+}
+
+impl<T> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.data[self.start..self.start + self.len]
+    }
+}

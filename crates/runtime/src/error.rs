@@ -1,0 +1,52 @@
+use std::path::PathBuf;
+
+/// Why a model cannot be loaded or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file system.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// The file, or the model in it.
+    #[error(transparent)]
+    Model(#[from] graph::ModelError),
+    /// A layer that cannot be run.
+    #[error("layer `{layer}`: {why}")]
+    Layer {
+        /// The layer.
+        layer: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A kernel that is not known, or that this CPU cannot run.
+    #[error("kernel `{name}` {why}; available here: {}", available.join(", "))]
+    Kernel {
+        /// As asked for.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+        /// Kernels that can be asked for.
+        available: Vec<&'static str>,
+    },
+    /// An input that is not a whole number of images, or none.
+    #[error("the input has {found} elements: expected a multiple of {image}, the elements of an image {shape}")]
+    Input {
+        /// Elements given.
+        found: usize,
+        /// Elements of one image.
+        image: usize,
+        /// Its shape.
+        shape: graph::Shape,
+    },
+    /// An input with a NaN or an infinity.
+    #[error("element {index} of the input is NaN or infinite")]
+    NonFinite {
+        /// Its position.
+        index: usize,
+    },
+}

@@ -1,0 +1,300 @@
+//! Runs a program's steps: rows are shared out to threads, strips of pixels stay in cache until they are rounded.
+use rayon::prelude::*;
+
+use crate::buffer::Buffer;
+use crate::kernels::{ConvCall, Kernel, QuantizeCall, Rows, SLACK, STRIP};
+use crate::layout::Layout;
+use crate::ops::Memory;
+use crate::plan::{CodesView, IntConv, Plan, Program, Step, StepOp};
+
+/// Most integer forms of one value that are made in one pass.
+const EMITS: usize = 4;
+
+/// An integer slot.
+#[derive(Debug, Default)]
+pub(crate) struct Codes {
+    pub codes: Buffer<u8>,
+    pub scales: Buffer<f32>,
+}
+
+/// The slots of a program, for a number of images.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    floats: Vec<Buffer<f32>>,
+    codes: Vec<Codes>,
+    /// Rows of steps whose value nobody reads as floats, one strip for each part of the rows.
+    scratch: Buffer<f32>,
+    parts: usize,
+}
+
+impl Workspace {
+    /// For `images` images at a time, each step in up to `parts` parts.
+    pub fn new(program: &Program, images: usize, parts: usize) -> Self {
+        Self {
+            floats: program.floats.iter().map(|&n| Buffer::new(n * images)).collect(),
+            codes: program
+                .codes
+                .iter()
+                .map(|size| Codes {
+                    codes: Buffer::new(size.bytes * images + SLACK),
+                    scales: Buffer::new(size.scales * images),
+                })
+                .collect(),
+            scratch: Buffer::new(program.scratch * parts),
+            parts,
+        }
+    }
+
+    /// Bytes it takes.
+    pub fn bytes(&self) -> usize {
+        let codes = self.codes.iter().map(|c| c.codes.bytes() + c.scales.bytes());
+        self.floats.iter().map(Buffer::bytes).chain(codes).sum::<usize>() + self.scratch.bytes()
+    }
+}
+
+/// What a run reads beside its slots.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub rows: &'a [f32],
+    pub image: &'a [f32],
+}
+
+/// Called after each step with its index.
+pub(crate) type Observer<'a> = &'a mut dyn FnMut(usize);
+
+/// Runs all steps on `images` images.
+pub(crate) fn run(
+    plan: &Plan,
+    program: &Program,
+    kernel: &dyn Kernel,
+    workspace: &mut Workspace,
+    source: Source<'_>,
+    images: usize,
+    mut observer: Option<Observer<'_>>,
+) {
+    for (index, step) in program.steps.iter().enumerate() {
+        let rows = step.shape.height * images;
+        let slot = step.dest.map(|view| match view.source {
+            crate::plan::Source::Slot(slot) => slot,
+            crate::plan::Source::Row => unreachable!("the body's rows are copied when it ends"),
+        });
+        // What a step writes is taken out, so that the rest can be read.
+        let mut dest = slot.map(|slot| std::mem::take(&mut workspace.floats[slot]));
+        let mut taken: [Codes; EMITS] = Default::default();
+        let mut scratch = std::mem::take(&mut workspace.scratch);
+        for first in (0..step.emits.len().max(1)).step_by(EMITS) {
+            let emits = &step.emits[first.min(step.emits.len())..(first + EMITS).min(step.emits.len())];
+            let mut out = Out { rows: dest.as_deref_mut(), emits: Default::default(), scratch: &mut scratch };
+            for ((emit, taken), out) in emits.iter().zip(&mut taken).zip(&mut out.emits) {
+                *taken = std::mem::take(&mut workspace.codes[emit.slot]);
+                let layout = &plan.layouts[emit.layout];
+                clear_borders(emit, layout, images, taken);
+                let (start, len) = (emit.pad[0] * emit.width, rows * emit.width);
+                *out = Some((
+                    &mut taken.codes[start * layout.bytes..(start + len) * layout.bytes],
+                    &mut taken.scales[start * layout.scales..(start + len) * layout.scales],
+                ));
+            }
+            let task = Task {
+                plan,
+                step,
+                kernel,
+                memory: Memory { floats: &workspace.floats, rows: source.rows, image: source.image },
+                codes: &workspace.codes,
+                emits,
+            };
+            task.split(0..rows, out, workspace.parts);
+            for (emit, taken) in emits.iter().zip(&mut taken) {
+                workspace.codes[emit.slot] = std::mem::take(taken);
+            }
+        }
+        workspace.scratch = scratch;
+        if let (Some(slot), Some(dest)) = (slot, dest) {
+            workspace.floats[slot] = dest;
+        }
+        if let Some(observer) = &mut observer {
+            observer(index);
+        }
+    }
+}
+
+/// Zeros around an integer activation: the slot held something else before.
+fn clear_borders(emit: &CodesView, layout: &Layout, images: usize, codes: &mut Codes) {
+    let ([py, px], width, zero) = (emit.pad, emit.width, layout.zero());
+    let rows = emit.height * images;
+    let mut clear = |pixels: std::ops::Range<usize>| {
+        codes.codes[pixels.start * layout.bytes..pixels.end * layout.bytes].fill(zero);
+        codes.scales[pixels.start * layout.scales..pixels.end * layout.scales].fill(0.0);
+    };
+    clear(0..py * width);
+    clear((py + rows) * width..(2 * py + rows) * width);
+    if px > 0 {
+        for row in py..py + rows {
+            clear(row * width..row * width + px);
+            clear((row + 1) * width - px..(row + 1) * width);
+        }
+    }
+}
+
+/// What a step writes, of some rows.
+struct Out<'a> {
+    /// The value as floats.
+    rows: Option<&'a mut [f32]>,
+    emits: [Option<(&'a mut [u8], &'a mut [f32])>; EMITS],
+    scratch: &'a mut [f32],
+}
+
+struct Task<'a> {
+    plan: &'a Plan,
+    step: &'a Step,
+    kernel: &'a dyn Kernel,
+    memory: Memory<'a>,
+    codes: &'a [Codes],
+    emits: &'a [CodesView],
+}
+
+impl Task<'_> {
+    /// Runs rows in up to `parts` parts at the same time.
+    fn split(&self, rows: std::ops::Range<usize>, out: Out<'_>, parts: usize) {
+        let half = rows.len() / 2;
+        if parts < 2 || half == 0 {
+            return self.rows(rows, out);
+        }
+        let mut emits: [_; 2] = Default::default();
+        for (i, slices) in out.emits.into_iter().enumerate() {
+            let Some((codes, scales)) = slices else { continue };
+            let (layout, pixels) = (&self.plan.layouts[self.emits[i].layout], half * self.emits[i].width);
+            let (codes, scales) = (codes.split_at_mut(pixels * layout.bytes), scales.split_at_mut(pixels * layout.scales));
+            let halves: &mut [[Option<(&mut [u8], &mut [f32])>; EMITS]; 2] = &mut emits;
+            halves[0][i] = Some((codes.0, scales.0));
+            halves[1][i] = Some((codes.1, scales.1));
+        }
+        let stride = self.step.dest.map_or(0, |view| view.stride);
+        let values = out.rows.map(|rows| rows.split_at_mut(half * self.step.shape.width * stride));
+        let (first, second) = values.map_or((None, None), |(a, b)| (Some(a), Some(b)));
+        let (low, high) = out.scratch.split_at_mut(out.scratch.len() / parts * (parts / 2));
+        let [low_emits, high_emits] = emits;
+        let middle = rows.start + half;
+        rayon::join(
+            || self.split(rows.start..middle, Out { rows: first, emits: low_emits, scratch: low }, parts / 2),
+            || self.split(middle..rows.end, Out { rows: second, emits: high_emits, scratch: high }, parts - parts / 2),
+        );
+    }
+
+    fn rows(&self, rows: std::ops::Range<usize>, out: Out<'_>) {
+        let Self { step, kernel, memory, .. } = self;
+        let width = step.shape.width;
+        let Out { rows: mut values, mut emits, scratch } = out;
+        let (start, end) = (rows.start * width, rows.end * width);
+        let mut pixels = [0u32; STRIP];
+        let mut first = start;
+        while first < end {
+            let count = (end - first).min(step.strip);
+            let (out, stride): (&mut [f32], usize) = match (&mut values, step.dest) {
+                (Some(rows), Some(view)) => (&mut rows[(first - start) * view.stride + view.offset..], view.stride),
+                _ => (scratch, step.shape.channels),
+            };
+            if let StepOp::Conv(conv) = &step.op {
+                self.conv(conv, first, count, &mut pixels, out, stride);
+            } else {
+                kernel.compute(step, memory, first, count, out, stride);
+            }
+            if !step.posts.is_empty() {
+                kernel.finish(step, memory, first, count, out, stride);
+            }
+            for (emit, slices) in self.emits.iter().zip(&mut emits) {
+                let Some((codes, scales)) = slices else { continue };
+                let layout = &self.plan.layouts[emit.layout];
+                let pixels = &mut pixels[..count];
+                walk(first - start, width, pixels, |y, x| y * emit.width + emit.pad[1] + x);
+                let call = QuantizeCall { layout, x: Rows { data: out, stride }, pixels };
+                kernel.quantize(&call, codes, scales);
+            }
+            first += count;
+        }
+    }
+
+    fn conv(&self, conv: &IntConv, first: usize, count: usize, pixels: &mut [u32; STRIP], out: &mut [f32], stride: usize) {
+        let pixels = &mut pixels[..count];
+        let ([sy, sx], width) = (conv.stride, conv.input.width);
+        let (shape, input_height) = (self.step.shape, conv.input.height);
+        // Images lie below each other; only layers without a border run several at once.
+        walk(first, shape.width, pixels, |y, x| {
+            let (image, y) = (y / shape.height, y % shape.height);
+            conv.origin + (image * input_height + y * sy) * width + x * sx
+        });
+        let slot = &self.codes[conv.input.slot];
+        let call = ConvCall {
+            weights: &conv.weights,
+            layout: &self.plan.layouts[conv.input.layout],
+            codes: &slot.codes,
+            scales: &slot.scales,
+            pixels,
+            taps: &conv.taps,
+            panels: 0..conv.weights.panels.len(),
+            residual: conv.residual.map(|view| {
+                let rows = self.memory.rows(view);
+                Rows { data: &rows.data[first * rows.stride..], ..rows }
+            }),
+            clamp: conv.clamp,
+        };
+        self.kernel.conv(&call, out, stride);
+    }
+}
+
+/// Fills `pixels` with `at(y, x)` of consecutive pixels of rows of `width`.
+fn walk(first: usize, width: usize, pixels: &mut [u32], at: impl Fn(usize, usize) -> usize) {
+    let (mut y, mut x) = (first / width, first % width);
+    for pixel in pixels {
+        *pixel = at(y, x) as u32;
+        x += 1;
+        if x == width {
+            (y, x) = (y + 1, 0);
+        }
+    }
+}
+
+/// Copies what leaves the body to an image's row, channel by channel.
+pub(crate) fn cross(plan: &Plan, workspace: &Workspace, row: &mut [f32]) {
+    let memory = Memory { floats: &workspace.floats, rows: &[], image: &[] };
+    for &(view, at) in &plan.crossing {
+        let (rows, area) = (memory.rows(view), view.shape.height * view.shape.width);
+        for pixel in 0..area {
+            for c in 0..view.shape.channels {
+                row[at + c * area + pixel] = rows.data[pixel * rows.stride + c];
+            }
+        }
+    }
+}
+
+/// Copies the head's output, one row an image.
+pub(crate) fn output(plan: &Plan, workspace: &Workspace, rows: &[f32], logits: &mut [f32]) {
+    let Some(view) = plan.output else {
+        logits.copy_from_slice(rows);
+        return;
+    };
+    let memory = Memory { floats: &workspace.floats, rows, image: &[] };
+    let source = memory.rows(view);
+    for (i, logits) in logits.chunks_exact_mut(plan.outputs).enumerate() {
+        logits.copy_from_slice(&source.data[i * source.stride..][..logits.len()]);
+    }
+}
+
+/// Runs `f` on each item of two slices with its own workspace, in parallel.
+pub(crate) fn each_image(
+    workspaces: &mut [Workspace],
+    images: &[f32],
+    image: usize,
+    rows: &mut [f32],
+    row: usize,
+    run: impl Fn(&mut Workspace, &[f32], &mut [f32]) + Sync,
+) {
+    let count = images.len() / image;
+    let share = count.div_ceil(workspaces.len());
+    let shares = images.par_chunks(share * image).zip(rows.par_chunks_mut(share * row));
+    workspaces.par_iter_mut().zip(shares).for_each(|(workspace, (images, rows))| {
+        for (image, row) in images.chunks_exact(image).zip(rows.chunks_exact_mut(row)) {
+            run(workspace, image, row);
+        }
+    });
+}

@@ -1,0 +1,126 @@
+//! The kernels: the loops that take the time, one module for each instruction set.
+//!
+//! This module tree is the only place with `unsafe`. A kernel is a value that can be made only where the CPU runs it
+//! (`new() -> Option<Self>`), and [`Kernel`]'s functions check the lengths of all slices before a pointer is used.
+//! Every kernel gives the bits of [`blockfloat::conv2d`] and [`blockfloat::quantize_activations`]: vectors run across
+//! outputs, never inside one sum.
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod scalar;
+mod select;
+
+use crate::layout::{LANES, Layout};
+#[cfg(doc)]
+use crate::ops;
+use crate::ops::Memory;
+use crate::pack::Packed;
+use crate::plan::Step;
+
+pub use select::{KernelName, kernels};
+pub(crate) use scalar::limit;
+pub(crate) use select::select;
+
+/// Most outputs that one call computes.
+pub(crate) const STRIP: usize = 256;
+
+/// Rows of floats, one a pixel, `stride` floats apart.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub data: &'a [f32],
+    pub stride: usize,
+}
+
+/// Some output pixels of a convolution.
+#[derive(Debug)]
+pub(crate) struct ConvCall<'a> {
+    pub weights: &'a Packed,
+    pub layout: &'a Layout,
+    /// Codes of all pixels, borders included: `[pixels, layout.bytes]` and [`SLACK`] bytes.
+    pub codes: &'a [u8],
+    /// `[pixels, layout.scales]`.
+    pub scales: &'a [f32],
+    /// Input pixel under the first tap, for each output.
+    pub pixels: &'a [u32],
+    /// Distance of each tap from the first, in pixels.
+    pub taps: &'a [u32],
+    /// Panels to compute.
+    pub panels: std::ops::Range<usize>,
+    /// Added after the bias, row `i` to output `i`.
+    pub residual: Option<Rows<'a>>,
+    /// Limits of the result.
+    pub clamp: Option<(f32, f32)>,
+}
+
+/// Bytes that a kernel may read after the last pixel's codes.
+pub(crate) const SLACK: usize = 64;
+
+impl ConvCall<'_> {
+    /// Panics unless every access of a kernel lies in its slice. `out` has row `i` of output `i`.
+    fn check(&self, out: &[f32], stride: usize) {
+        let (w, layout) = (self.weights, self.layout);
+        let last = self.pixels.iter().max().map_or(0, |&p| p as usize) + self.taps.iter().max().map_or(0, |&t| t as usize);
+        assert!(self.codes.len() >= (last + 1) * layout.bytes + SLACK, "codes of {last} pixels");
+        assert!(self.scales.len() >= (last + 1) * layout.scales, "scales of {last} pixels");
+        assert!(self.pixels.len() <= STRIP && self.taps.len() == w.taps && self.panels.end <= w.panels.len());
+        let channels = w.panels[self.panels.clone()].iter().map(|p| p.first + p.lanes).max().unwrap_or(0);
+        let rows_fit = |len: usize, stride: usize| match self.pixels.len() {
+            0 => true,
+            n => len >= (n - 1) * stride + channels,
+        };
+        assert!(rows_fit(out.len(), stride), "output rows");
+        assert!(self.residual.is_none_or(|r| rows_fit(r.data.len(), r.stride)), "residual rows");
+        let scales = w.panels.len() * w.taps * w.segments.len() * LANES;
+        if w.depthwise {
+            let values = w.panels.len() * w.taps * LANES;
+            assert!(w.values.len() == values && (w.two_level() || w.alpha.len() == values));
+            assert!(layout.bytes >= w.panels.len() * LANES && layout.scales >= w.panels.len() * LANES);
+        } else {
+            let steps: usize = w.segments.iter().map(|s| if w.nibbles { s.steps.div_ceil(2) } else { s.steps }).sum();
+            assert!(w.panel_bytes == w.taps * steps * 64 && w.weights.len() == w.panels.len() * w.panel_bytes);
+            assert!(w.two_level() || w.alpha.len() == scales);
+            assert!(w.start.is_empty() || w.start.len() == scales);
+            let codes: usize = w.segments.iter().map(|s| s.steps * 4).sum();
+            let group = w.panels.iter().map(|p| p.group).max().unwrap_or(0);
+            assert!(group * w.group_bytes + codes <= layout.bytes);
+            assert!(w.segments.iter().all(|s| group * w.group_scales + s.scale < layout.scales));
+        }
+        let lanes = w.panels.len() * LANES;
+        assert!(w.channel.is_empty() || w.channel.len() == lanes);
+        assert!(w.bias.is_empty() || w.bias.len() == lanes);
+        assert!(w.panels.iter().all(|p| p.lanes <= LANES));
+    }
+}
+
+/// Float rows to integers: row `i` of `x` to pixel `pixels[i]`.
+#[derive(Debug)]
+pub(crate) struct QuantizeCall<'a> {
+    pub layout: &'a Layout,
+    pub x: Rows<'a>,
+    pub pixels: &'a [u32],
+}
+
+impl QuantizeCall<'_> {
+    fn check(&self, codes: &[u8], scales: &[f32]) {
+        let layout = self.layout;
+        let last = self.pixels.iter().max().map_or(0, |&p| p as usize);
+        assert!(codes.len() >= (last + 1) * layout.bytes && scales.len() >= (last + 1) * layout.scales);
+        let rows = self.pixels.len();
+        assert!(rows <= STRIP && (rows == 0 || self.x.data.len() >= (rows - 1) * self.x.stride + layout.channels));
+    }
+}
+
+/// An instruction set's kernels.
+pub(crate) trait Kernel: Sync + Send {
+    /// Its name.
+    fn name(&self) -> KernelName;
+    /// Computes the outputs of a call into `out`, row `i` of output `i`, `stride` floats apart.
+    fn conv(&self, call: &ConvCall<'_>, out: &mut [f32], stride: usize);
+    /// Rounds rows to codes and scales.
+    fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]);
+    /// [`ops::compute`], compiled for this instruction set.
+    fn compute(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize);
+    /// [`ops::finish`], compiled for this instruction set.
+    fn finish(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize);
+}

@@ -1,0 +1,216 @@
+//! Plain loops in the reference's order, for every CPU.
+use blockfloat::ActivationScale;
+
+use super::{ConvCall, Kernel, KernelName, QuantizeCall};
+use crate::layout::{LANES, Layout, OFFSET};
+use crate::ops::{self, Memory};
+use crate::pack::Packed;
+use crate::plan::Step;
+
+/// The portable kernel.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Scalar;
+
+impl Kernel for Scalar {
+    fn name(&self) -> KernelName {
+        KernelName::Scalar
+    }
+
+    fn conv(&self, call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+        call.check(out, stride);
+        conv(call, out, stride);
+    }
+
+    fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+        call.check(codes, scales);
+        quantize(call, codes, scales);
+    }
+
+    fn compute(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
+        ops::compute(step, memory, first, count, out, stride);
+    }
+
+    fn finish(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
+        ops::finish(step, memory, first, count, out, stride);
+    }
+}
+
+/// `y` limited as the vector instructions limit: a NaN, and a zero of the other sign, becomes the bound.
+#[inline(always)]
+pub(crate) fn limit(y: f32, lo: f32, hi: f32) -> f32 {
+    let y = if y > lo { y } else { lo };
+    if y < hi { y } else { hi }
+}
+
+/// The convolution, plain loops.
+#[inline(always)]
+pub(super) fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+    let w = call.weights;
+    for p in call.panels.clone() {
+        let panel = w.panels[p];
+        for (i, &pixel) in call.pixels.iter().enumerate() {
+            let mut acc = [0.0f32; LANES];
+            for (tap, &distance) in call.taps.iter().enumerate() {
+                let pixel = (pixel + distance) as usize;
+                let codes = &call.codes[pixel * call.layout.bytes..];
+                let scales = &call.scales[pixel * call.layout.scales..];
+                if w.depthwise {
+                    let zero = i32::from(call.layout.zero());
+                    depthwise(w, p, tap, &codes[p * LANES..], &scales[p * LANES..], zero, &mut acc);
+                } else {
+                    dense(w, p, tap, &codes[panel.group * w.group_bytes..], &scales[panel.group * w.group_scales..], &mut acc);
+                }
+            }
+            let at = p * LANES;
+            for lane in 0..panel.lanes {
+                let bias = w.bias.get(at + lane).copied();
+                let mut y = match (w.channel.get(at + lane), bias) {
+                    (Some(s), Some(bias)) => acc[lane].mul_add(*s, bias),
+                    (Some(s), None) => acc[lane] * s,
+                    (None, Some(bias)) => acc[lane] + bias,
+                    (None, None) => acc[lane],
+                };
+                let channel = panel.first + lane;
+                if let Some(r) = call.residual {
+                    y += r.data[i * r.stride + channel];
+                }
+                if let Some((lo, hi)) = call.clamp {
+                    y = limit(y, lo, hi);
+                }
+                out[i * stride + channel] = y;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn dense(w: &Packed, p: usize, tap: usize, codes: &[u8], scales: &[f32], acc: &mut [f32; LANES]) {
+    let line = |s: usize| if w.nibbles { s.div_ceil(2) } else { s };
+    let tap_lines: usize = w.segments.iter().map(|s| line(s.steps)).sum();
+    let mut weights = &w.weights[p * w.panel_bytes + tap * tap_lines * 64..];
+    let mut codes = codes;
+    for (i, segment) in w.segments.iter().enumerate() {
+        let at = ((p * w.taps + tap) * w.segments.len() + i) * LANES;
+        let mut dot = [0i32; LANES];
+        if !w.start.is_empty() {
+            dot.copy_from_slice(&w.start[at..at + LANES]);
+        }
+        for step in 0..segment.steps {
+            let a: [u8; 4] = std::array::from_fn(|k| codes[step * 4 + k]);
+            for lane in 0..LANES {
+                for k in 0..4 {
+                    let q = if w.nibbles {
+                        // Up to the top of the byte, and back down with its sign.
+                        ((weights[step / 2 * 64 + lane * 4 + k] << (4 - step % 2 * 4)) as i8) >> 4
+                    } else {
+                        weights[step * 64 + lane * 4 + k] as i8
+                    };
+                    dot[lane] += i32::from(q) * i32::from(a[k]);
+                }
+            }
+        }
+        let s = scales[segment.scale];
+        for lane in 0..LANES {
+            let factor = if w.two_level() { s } else { w.alpha[at + lane] * s };
+            acc[lane] = factor.mul_add(dot[lane] as f32, acc[lane]);
+        }
+        weights = &weights[line(segment.steps) * 64..];
+        codes = &codes[segment.steps * 4..];
+    }
+}
+
+#[inline(always)]
+fn depthwise(w: &Packed, p: usize, tap: usize, codes: &[u8], scales: &[f32], zero: i32, acc: &mut [f32; LANES]) {
+    let at = (p * w.taps + tap) * LANES;
+    for lane in 0..LANES {
+        // Exact: at most 127 * 255.
+        let dot = w.values[at + lane] * (i32::from(codes[lane]) - zero) as f32;
+        let s = scales[lane];
+        let factor = if w.two_level() { s } else { w.alpha[at + lane] * s };
+        acc[lane] = factor.mul_add(dot, acc[lane]);
+    }
+}
+
+/// How a block's scale follows from its largest magnitude: [`blockfloat::quantize_activations`]'s rule.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rule {
+    pub kind: ActivationScale,
+    pub lo: i32,
+    pub hi: i32,
+    /// From the exponent of the maximum to that of a `pow2` scale.
+    pub shift: i32,
+    /// Added to a mantissa.
+    pub offset: i32,
+}
+
+/// `2^e` for a normal exponent.
+pub(super) const fn two_to(e: i32) -> f32 {
+    f32::from_bits(((e + 127) as u32) << 23)
+}
+
+impl Rule {
+    pub fn new(layout: &Layout) -> Self {
+        let (lo, hi) = layout.range;
+        let shift = i32::from(layout.bits) - if layout.signed { 2 } else { 1 };
+        Self { kind: layout.scale, lo, hi, shift, offset: if layout.signed { OFFSET } else { 0 } }
+    }
+
+    /// The scale and its reciprocal.
+    #[inline(always)]
+    pub fn scale(&self, max: f32) -> (f32, f32) {
+        match self.kind {
+            ActivationScale::Pow2 => {
+                let exponent = ((max.to_bits() >> 23) as i32 - self.shift).clamp(1, 253) as u32;
+                (f32::from_bits(exponent << 23), f32::from_bits((254 - exponent) << 23))
+            }
+            ActivationScale::Float => {
+                let scale = max.min(two_to(127)) / self.hi as f32;
+                let scale = scale.max(two_to(-126)).min(two_to(126));
+                (scale, 1.0 / scale)
+            }
+        }
+    }
+
+    /// The byte of one element. Limits first: the integer is the same, and it stays where adding `1.5 * 2^23` rounds.
+    #[inline(always)]
+    pub fn code(&self, x: f32, inv: f32) -> u8 {
+        let t = (x * inv).max(self.lo as f32).min(self.hi as f32) + 12_582_912.0;
+        (t.to_bits() as i32 + self.offset) as u8
+    }
+}
+
+/// Quantization, plain loops.
+#[inline(always)]
+pub(super) fn quantize(call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+    let layout = call.layout;
+    let rule = Rule::new(layout);
+    for (i, &pixel) in call.pixels.iter().enumerate() {
+        let x = &call.x.data[i * call.x.stride..][..layout.channels];
+        let codes = &mut codes[pixel as usize * layout.bytes..][..layout.bytes];
+        let scales = &mut scales[pixel as usize * layout.scales..][..layout.scales];
+        if layout.depthwise {
+            for ((code, scale), &x) in codes.iter_mut().zip(scales).zip(x) {
+                let (s, inv) = rule.scale(x.abs());
+                (*code, *scale) = (rule.code(x, inv), s);
+            }
+            continue;
+        }
+        let mut pieces = layout.pieces.iter().peekable();
+        for (block, scale) in layout.blocks.iter().zip(scales) {
+            let max = x[block.clone()].iter().fold(0.0f32, |max, x| max.max(x.abs()));
+            let (s, inv) = rule.scale(max);
+            *scale = s;
+            if layout.pieces.is_empty() {
+                for (code, &x) in codes[block.clone()].iter_mut().zip(&x[block.clone()]) {
+                    *code = rule.code(x, inv);
+                }
+            }
+            while let Some(piece) = pieces.next_if(|p| p.channels.end <= block.end) {
+                let x = &x[piece.channels.clone()];
+                for (code, &x) in codes[piece.at..].iter_mut().zip(x) {
+                    *code = rule.code(x, inv);
+                }
+            }
+        }
+    }
+}

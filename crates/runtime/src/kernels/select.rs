@@ -1,0 +1,77 @@
+//! Which kernel runs.
+use std::fmt;
+use std::str::FromStr;
+
+#[cfg(target_arch = "x86_64")]
+use super::avx512::Avx512Vnni;
+use super::Kernel;
+use super::scalar::Scalar;
+use crate::Error;
+
+/// An instruction set that the engine has kernels for; `DSCONV_KERNEL` takes its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum KernelName {
+    /// Plain loops, for every CPU.
+    Scalar,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-VNNI: 256-bit integer dot products.
+    AvxVnni,
+    /// AVX-512 F, BW, VL and VNNI.
+    Avx512Vnni,
+}
+
+impl KernelName {
+    /// All of them, slowest first.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni];
+
+    /// As `DSCONV_KERNEL` takes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::AvxVnni => "avxvnni",
+            Self::Avx512Vnni => "avx512vnni",
+        }
+    }
+
+    fn make(self) -> Option<Box<dyn Kernel>> {
+        match self {
+            Self::Scalar => Some(Box::new(Scalar)),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => Some(Box::new(Avx512Vnni::new()?)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for KernelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for KernelName {
+    type Err = Error;
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let known = Self::ALL.into_iter().find(|k| k.as_str() == name);
+        known.ok_or_else(|| refuse(name, "is not known"))
+    }
+}
+
+fn refuse(name: &str, why: &'static str) -> Error {
+    Error::Kernel { name: name.into(), why, available: kernels().into_iter().map(KernelName::as_str).collect() }
+}
+
+/// The kernels that this CPU runs, slowest first.
+pub fn kernels() -> Vec<KernelName> {
+    KernelName::ALL.into_iter().filter(|name| name.make().is_some()).collect()
+}
+
+/// The kernel asked for, or the fastest.
+pub(crate) fn select(asked: Option<KernelName>) -> Result<Box<dyn Kernel>, Error> {
+    match asked {
+        Some(name) => name.make().ok_or_else(|| refuse(name.as_str(), "cannot run on this CPU")),
+        None => Ok(KernelName::ALL.into_iter().rev().find_map(KernelName::make).expect("the scalar kernel runs anywhere")),
+    }
+}

@@ -1,0 +1,40 @@
+//! The integer engine: loads a quantized network and runs it with integer kernels. No burn, no float weights.
+//!
+//! A [`Model`] is a plan with packed weights, shared by any number of threads; a [`Session`] is one thread's memory for
+//! running it. The same file gives the same bits on every CPU and with every number of threads.
+//!
+//! ```
+//! use graph::{Builder, Conv2d, Info, Op, Policy, Preprocess, Shape, Weights};
+//!
+//! let mut b = Builder::new("small", Shape::new(3, 8, 8));
+//! let x = b.conv("conv", Conv2d::new(3, 16, 3).padding(1), b.input());
+//! let x = b.relu("relu", x);
+//! let x = b.push("pool", Op::AdaptiveAvgPool2d { output: [1, 1] }, vec![x]);
+//! b.linear("fc", 10, x);
+//! let graph = b.finish()?;
+//! let info = Info { preprocess: Preprocess::imagenet(), classes: vec![], source: "an example".into() };
+//! let weights = Weights::init(&graph, 1);
+//! let quantized = graph::Model::float(graph, weights, info)?.quantize(&Policy::default())?;
+//!
+//! let model = runtime::Model::new(quantized)?;
+//! let mut session = model.session(1);
+//! let image = vec![0.5; 3 * 8 * 8];
+//! assert_eq!(session.run(&image)?.len(), 10);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![deny(unsafe_code)]
+
+mod buffer;
+mod error;
+mod exec;
+mod kernels;
+mod layout;
+mod math;
+mod model;
+mod ops;
+mod pack;
+mod plan;
+
+pub use error::Error;
+pub use kernels::{KernelName, kernels};
+pub use model::{Model, Session, StepReport};

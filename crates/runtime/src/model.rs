@@ -1,0 +1,293 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use graph::{Info, Shape};
+
+use crate::exec::{self, Source, Workspace};
+use crate::kernels::{Kernel, KernelName, select};
+use crate::plan::{Plan, StepOp};
+use crate::Error;
+
+/// The environment variable that names a kernel.
+const KERNEL: &str = "DSCONV_KERNEL";
+
+/// A quantized network, ready to run: cheap to clone, safe to share between threads.
+#[derive(Clone)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    plan: Plan,
+    kernel: Box<dyn Kernel>,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("input", &self.input()).field("kernel", &self.kernel()).finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// Loads a model file and packs it for the fastest kernel of this CPU, or the one that `DSCONV_KERNEL` names.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a file that cannot be read, [`Error::Layer`], [`Error::Kernel`].
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::new(graph::Model::load(path.as_ref())?)
+    }
+
+    /// [`Model::load`] of a file's bytes.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+        Self::new(graph::Model::from_bytes(bytes)?)
+    }
+
+    /// From a model in memory.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn new(model: graph::Model) -> Result<Self, Error> {
+        let asked = match std::env::var(KERNEL) {
+            Ok(name) if !name.is_empty() => Some(name.parse()?),
+            _ => None,
+        };
+        Self::with_kernel(model, asked)
+    }
+
+    /// From a model in memory, for one kernel or the fastest.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn with_kernel(model: graph::Model, kernel: Option<KernelName>) -> Result<Self, Error> {
+        let kernel = select(kernel)?;
+        let plan = Plan::new(model)?;
+        Ok(Self { inner: Arc::new(Inner { plan, kernel }) })
+    }
+
+    /// The kernel it runs on.
+    pub fn kernel(&self) -> KernelName {
+        self.inner.kernel.name()
+    }
+
+    /// What goes with the network.
+    pub fn info(&self) -> &Info {
+        &self.inner.plan.info
+    }
+
+    /// Shape of an input image.
+    pub fn input(&self) -> Shape {
+        self.inner.plan.input
+    }
+
+    /// Elements of an image's output.
+    pub fn outputs(&self) -> usize {
+        self.inner.plan.outputs
+    }
+
+    /// Bytes of packed weights.
+    pub fn weight_bytes(&self) -> usize {
+        self.inner.plan.weight_bytes()
+    }
+
+    /// Memory to run it in, with a pool of `threads` threads (at least one).
+    pub fn session(&self, threads: usize) -> Session {
+        let threads = threads.max(1);
+        let pool = (threads > 1).then(|| {
+            let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            builder.thread_name(|i| format!("dsconv-{i}")).build().ok()
+        });
+        let pool = pool.flatten();
+        let threads = if pool.is_some() { threads } else { 1 };
+        let body = Workspace::new(&self.inner.plan.body, 1, threads);
+        Session { model: self.clone(), threads, pool, bodies: vec![body], head: None, rows: vec![], logits: vec![] }
+    }
+}
+
+/// One thread's memory for running a [`Model`]. After the first run of a batch size, runs allocate nothing.
+#[derive(Debug)]
+pub struct Session {
+    model: Model,
+    threads: usize,
+    pool: Option<rayon::ThreadPool>,
+    /// One for each image that runs at the same time.
+    bodies: Vec<Workspace>,
+    /// With the batch it is for.
+    head: Option<(usize, Workspace)>,
+    rows: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+/// What a step of a run took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// The node it begins with.
+    pub name: String,
+    /// What it computes.
+    pub kind: &'static str,
+    /// Shape of its output.
+    pub shape: Shape,
+    /// Multiply-accumulates of one image.
+    pub macs: u64,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+impl Session {
+    /// The model it runs.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Runs `[N, C, H, W]` images, preprocessed as [`Info::preprocess`] says, to `[N, outputs]`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] unless these are whole images, [`Error::NonFinite`].
+    pub fn run(&mut self, input: &[f32]) -> Result<&[f32], Error> {
+        self.check(input)?;
+        let images = input.len() / self.model.input().elements();
+        let pool = self.pool.take();
+        match &pool {
+            Some(pool) => pool.install(|| self.forward(input, images)),
+            None => self.forward(input, images),
+        }
+        self.pool = pool;
+        Ok(&self.logits)
+    }
+
+    /// The most likely class of each image with its logit; see [`Session::run`].
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn classify(&mut self, input: &[f32]) -> Result<Vec<(usize, f32)>, Error> {
+        let outputs = self.model.outputs();
+        let best = |row: &[f32]| {
+            let mut best = (0, row[0]);
+            for (class, &logit) in row.iter().enumerate() {
+                if logit > best.1 {
+                    best = (class, logit);
+                }
+            }
+            best
+        };
+        Ok(self.run(input)?.chunks_exact(outputs).map(best).collect())
+    }
+
+    /// One image, each step timed.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; also if there is more than one image.
+    pub fn profile(&mut self, input: &[f32]) -> Result<Vec<StepReport>, Error> {
+        self.check(input)?;
+        if input.len() != self.model.input().elements() {
+            return Err(self.wrong_input(input.len()));
+        }
+        self.reserve(1, 1);
+        let inner = self.model.inner.clone();
+        let plan = &inner.plan;
+        let mut times = Vec::with_capacity(plan.body.steps.len() + plan.head.steps.len());
+        let pool = self.pool.take();
+        let mut run = || {
+            let mut last = std::time::Instant::now();
+            let mut observe = |_: usize| {
+                let now = std::time::Instant::now();
+                times.push((now - last).as_secs_f64());
+                last = now;
+            };
+            let kernel = &*inner.kernel;
+            let source = Source { rows: &[], image: input };
+            exec::run(plan, &plan.body, kernel, &mut self.bodies[0], source, 1, Some(&mut observe));
+            exec::cross(plan, &self.bodies[0], &mut self.rows);
+            let (_, head) = self.head.as_mut().expect("reserved");
+            exec::run(plan, &plan.head, kernel, head, Source { rows: &self.rows, image: &[] }, 1, Some(&mut observe));
+        };
+        match &pool {
+            Some(pool) => pool.install(&mut run),
+            None => run(),
+        }
+        self.pool = pool;
+        let steps = plan.body.steps.iter().chain(&plan.head.steps);
+        let report = |(step, seconds): (&crate::plan::Step, f64)| StepReport {
+            name: step.name.clone(),
+            kind: kind(&step.op),
+            shape: step.shape,
+            macs: step.macs(),
+            seconds,
+        };
+        Ok(steps.zip(times).map(report).collect())
+    }
+
+    /// Bytes of its buffers.
+    pub fn bytes(&self) -> usize {
+        let head = self.head.as_ref().map_or(0, |(_, head)| head.bytes());
+        self.bodies.iter().map(Workspace::bytes).sum::<usize>() + head
+    }
+
+    fn wrong_input(&self, found: usize) -> Error {
+        let shape = self.model.input();
+        Error::Input { found, image: shape.elements(), shape }
+    }
+
+    fn check(&self, input: &[f32]) -> Result<(), Error> {
+        if input.is_empty() || !input.len().is_multiple_of(self.model.input().elements()) {
+            return Err(self.wrong_input(input.len()));
+        }
+        // A finite number times 0 is 0, any other one's product is NaN and stays in the sum.
+        if input.iter().map(|x| x * 0.0).sum::<f32>() != 0.0 {
+            let index = input.iter().position(|x| !x.is_finite()).unwrap_or(0);
+            return Err(Error::NonFinite { index });
+        }
+        Ok(())
+    }
+
+    /// Buffers for this many images, `bodies` of them at the same time.
+    fn reserve(&mut self, images: usize, bodies: usize) {
+        let plan = &self.model.inner.plan;
+        while self.bodies.len() < bodies {
+            self.bodies.push(Workspace::new(&plan.body, 1, 1));
+        }
+        if self.head.as_ref().is_none_or(|(batch, _)| *batch != images) {
+            self.head = Some((images, Workspace::new(&plan.head, images, self.threads)));
+        }
+        self.rows.resize(images * plan.row, 0.0);
+        self.logits.resize(images * plan.outputs, 0.0);
+    }
+
+    fn forward(&mut self, input: &[f32], images: usize) {
+        let bodies = if images >= self.threads { self.threads } else { 1 };
+        self.reserve(images, bodies);
+        let Inner { plan, kernel } = &*self.model.inner;
+        let kernel = &**kernel;
+        let one = |workspace: &mut Workspace, image: &[f32], row: &mut [f32]| {
+            exec::run(plan, &plan.body, kernel, workspace, Source { rows: &[], image }, 1, None);
+            exec::cross(plan, workspace, row);
+        };
+        let image = plan.input.elements();
+        if bodies > 1 {
+            exec::each_image(&mut self.bodies[..bodies], input, image, &mut self.rows, plan.row, one);
+        } else {
+            for (image, row) in input.chunks_exact(image).zip(self.rows.chunks_exact_mut(plan.row)) {
+                one(&mut self.bodies[0], image, row);
+            }
+        }
+        let (_, head) = self.head.as_mut().expect("reserved");
+        exec::run(plan, &plan.head, kernel, head, Source { rows: &self.rows, image: &[] }, images, None);
+        exec::output(plan, head, &self.rows, &mut self.logits);
+    }
+}
+
+fn kind(op: &StepOp) -> &'static str {
+    match op {
+        StepOp::Image => "input",
+        StepOp::Conv(_) => "integer convolution",
+        StepOp::FloatConv(..) => "float convolution",
+        StepOp::Copy(_) => "elementwise",
+        StepOp::MaxPool(..) | StepOp::AvgPool(..) | StepOp::Adaptive(..) => "pool",
+        StepOp::Add(..) | StepOp::Mul(..) => "elementwise",
+        StepOp::Lrn { .. } => "lrn",
+        StepOp::Softmax(_) => "softmax",
+        StepOp::Concat(_) | StepOp::Shuffle(..) | StepOp::Pad2d(..) | StepOp::Flatten(_) | StepOp::PadShortcut { .. } => "move",
+    }
+}

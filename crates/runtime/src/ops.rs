@@ -1,0 +1,255 @@
+//! Operations in floats, plain loops over the channels of a pixel in a stated order: the compiler makes vectors of them,
+//! and the bits are the same on every CPU.
+use graph::{Activation, Pool2d, Shape};
+
+use crate::buffer::Buffer;
+use crate::kernels::{Rows, limit};
+use crate::math;
+use crate::plan::{FloatConv, PostOp, Source, Step, StepOp, View};
+
+/// What a step can read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory<'a> {
+    pub floats: &'a [Buffer<f32>],
+    /// Rows that the body handed on.
+    pub rows: &'a [f32],
+    /// `[C, H, W]`.
+    pub image: &'a [f32],
+}
+
+impl<'a> Memory<'a> {
+    /// The pixels of a view.
+    pub fn rows(&self, view: View) -> Rows<'a> {
+        let data: &[f32] = match view.source {
+            Source::Slot(slot) => &self.floats[slot],
+            Source::Row => self.rows,
+        };
+        Rows { data: &data[view.offset..], stride: view.stride }
+    }
+}
+
+impl<'a> Rows<'a> {
+    #[inline(always)]
+    fn pixel(&self, i: usize, channels: usize) -> &'a [f32] {
+        &self.data[i * self.stride..][..channels]
+    }
+}
+
+/// Computes pixels `first ..` of a step into `out`, rows of `stride` floats.
+#[inline(always)]
+pub(crate) fn compute(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
+    let shape = step.shape;
+    let area = shape.height * shape.width;
+    for i in first..first + count {
+        let out = &mut out[(i - first) * stride..][..shape.channels];
+        let (image, y, x) = (i / area, i % area / shape.width, i % shape.width);
+        match &step.op {
+            StepOp::Conv(_) => unreachable!("integer kernels compute it"),
+            StepOp::Image => {
+                for (c, out) in out.iter_mut().enumerate() {
+                    *out = memory.image[c * area + i];
+                }
+            }
+            StepOp::FloatConv(conv, view) => convolve(conv, memory.rows(*view), view.shape, [image, y, x], out),
+            StepOp::Copy(view) => out.copy_from_slice(memory.rows(*view).pixel(i, shape.channels)),
+            StepOp::MaxPool(pool, view) => {
+                out.fill(f32::NEG_INFINITY);
+                window(pool, view.shape, y, x, |pixel| {
+                    let row = memory.rows(*view).pixel(image * view.shape.height * view.shape.width + pixel, out.len());
+                    out.iter_mut().zip(row).for_each(|(out, &x)| *out = if x > *out { x } else { *out });
+                });
+            }
+            StepOp::AvgPool(pool, view) => {
+                out.fill(0.0);
+                let (inside, padded) = window(pool, view.shape, y, x, |pixel| {
+                    let row = memory.rows(*view).pixel(image * view.shape.height * view.shape.width + pixel, out.len());
+                    out.iter_mut().zip(row).for_each(|(out, &x)| *out += x);
+                });
+                let count = if pool.count_include_pad { padded } else { inside };
+                out.iter_mut().for_each(|out| *out /= count as f32);
+            }
+            StepOp::Adaptive(_, view) => {
+                let (h, w) = (view.shape.height, view.shape.width);
+                let range = |i: usize, n: usize, size: usize| i * size / n..((i + 1) * size).div_ceil(n);
+                let (ys, xs) = (range(y, shape.height, h), range(x, shape.width, w));
+                let count = ys.len() * xs.len();
+                out.fill(0.0);
+                for iy in ys {
+                    for ix in xs.clone() {
+                        let row = memory.rows(*view).pixel((image * h + iy) * w + ix, out.len());
+                        out.iter_mut().zip(row).for_each(|(out, &x)| *out += x);
+                    }
+                }
+                out.iter_mut().for_each(|out| *out /= count as f32);
+            }
+            StepOp::Add(a, b) => {
+                let (a, b) = (memory.rows(*a).pixel(i, out.len()), memory.rows(*b).pixel(i, out.len()));
+                out.iter_mut().zip(a.iter().zip(b)).for_each(|(out, (a, b))| *out = a + b);
+            }
+            StepOp::Mul(a, b) => {
+                let gate = if a.shape == b.shape { i } else { image };
+                let (a, b) = (memory.rows(*a).pixel(i, out.len()), memory.rows(*b).pixel(gate, out.len()));
+                out.iter_mut().zip(a.iter().zip(b)).for_each(|(out, (a, b))| *out = a * b);
+            }
+            StepOp::Concat(parts) => {
+                let mut at = 0;
+                for part in parts {
+                    let channels = part.shape.channels;
+                    out[at..at + channels].copy_from_slice(memory.rows(*part).pixel(i, channels));
+                    at += channels;
+                }
+            }
+            StepOp::Shuffle(groups, view) => {
+                let row = memory.rows(*view).pixel(i, out.len());
+                let each = out.len() / groups;
+                for (c, out) in out.iter_mut().enumerate() {
+                    *out = row[c % groups * each + c / groups];
+                }
+            }
+            StepOp::Pad2d([top, left, _, _], value, view) => {
+                match (y.checked_sub(*top), x.checked_sub(*left)) {
+                    (Some(y), Some(x)) if y < view.shape.height && x < view.shape.width => {
+                        let pixel = (image * view.shape.height + y) * view.shape.width + x;
+                        out.copy_from_slice(memory.rows(*view).pixel(pixel, out.len()));
+                    }
+                    _ => out.fill(*value),
+                }
+            }
+            StepOp::Lrn { size, alpha, beta, k, x } => {
+                let row = memory.rows(*x).pixel(i, out.len());
+                let channels = out.len();
+                out.fill(0.0);
+                // Channels c - (size-1)/2 ..= c + size/2, lowest first.
+                for d in 0..*size {
+                    let (d, before) = (d as isize - ((size - 1) / 2) as isize, d < (size - 1) / 2);
+                    let distance = d.unsigned_abs().min(channels);
+                    let (to, from) = if before { (distance, 0) } else { (0, distance) };
+                    let n = channels - distance;
+                    for (out, x) in out[to..to + n].iter_mut().zip(&row[from..from + n]) {
+                        *out += x * x;
+                    }
+                }
+                for (out, x) in out.iter_mut().zip(row) {
+                    *out = x / math::pow(*out * alpha + k, *beta);
+                }
+            }
+            StepOp::Softmax(view) => {
+                let row = memory.rows(*view).pixel(i, out.len());
+                let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let mut sum = 0.0;
+                for (out, x) in out.iter_mut().zip(row) {
+                    *out = math::exp(x - max);
+                    sum += *out;
+                }
+                out.iter_mut().for_each(|out| *out /= sum);
+            }
+            StepOp::Flatten(view) => {
+                // [H, W, C] to C*H*W features, the channel's pixels together.
+                let area = view.shape.height * view.shape.width;
+                for pixel in 0..area {
+                    let row = memory.rows(*view).pixel(image * area + pixel, view.shape.channels);
+                    for (c, x) in row.iter().enumerate() {
+                        out[c * area + pixel] = *x;
+                    }
+                }
+            }
+            StepOp::PadShortcut { stride, before, x: view } => {
+                out.fill(0.0);
+                let pixel = (image * view.shape.height + y * stride) * view.shape.width + x * stride;
+                let channels = view.shape.channels;
+                out[*before..before + channels].copy_from_slice(memory.rows(*view).pixel(pixel, channels));
+            }
+        }
+    }
+}
+
+/// Calls `visit` for each pixel of an output's window that lies in the input, row by row; how many these are, and how
+/// many pixels the window has in the padded input.
+#[inline(always)]
+fn window(pool: &Pool2d, input: Shape, y: usize, x: usize, mut visit: impl FnMut(usize)) -> (usize, usize) {
+    let range = |at: usize, axis: usize, size: usize| {
+        let (start, pad) = (at * pool.stride[axis], pool.padding[axis]);
+        let end = (start + pool.kernel[axis]).min(size + 2 * pad);
+        (start.saturating_sub(pad)..end.saturating_sub(pad).min(size), end.saturating_sub(start))
+    };
+    let ((ys, rows), (xs, columns)) = (range(y, 0, input.height), range(x, 1, input.width));
+    for y in ys.clone() {
+        for x in xs.clone() {
+            visit(y * input.width + x);
+        }
+    }
+    (ys.len() * xs.len(), rows * columns)
+}
+
+/// One output pixel: the bias, then taps in the order (kh, kw) and channels in order, each step rounded twice.
+#[inline(always)]
+fn convolve(f: &FloatConv, rows: Rows<'_>, input: Shape, [image, y, x]: [usize; 3], out: &mut [f32]) {
+    let c = &f.conv;
+    let (cg, each) = (c.in_channels / c.groups, c.out_channels / c.groups);
+    let taps = c.kernel[0] * c.kernel[1];
+    match &f.bias {
+        Some(bias) => out.copy_from_slice(bias),
+        None => out.fill(0.0),
+    }
+    for tap in 0..taps {
+        let iy = (y * c.stride[0] + tap / c.kernel[1] * c.dilation[0]).wrapping_sub(c.padding[0]);
+        let ix = (x * c.stride[1] + tap % c.kernel[1] * c.dilation[1]).wrapping_sub(c.padding[1]);
+        if iy >= input.height || ix >= input.width {
+            continue;
+        }
+        let pixel = rows.pixel((image * input.height + iy) * input.width + ix, c.in_channels);
+        if cg == 1 && each == 1 {
+            let weights = f.weights.chunks_exact(taps);
+            out.iter_mut().zip(pixel).zip(weights).for_each(|((out, x), w)| *out += w[tap] * x);
+            continue;
+        }
+        for (g, (out, pixel)) in out.chunks_exact_mut(each).zip(pixel.chunks_exact(cg)).enumerate() {
+            let weights = &f.weights[(g * taps + tap) * cg * each..][..cg * each];
+            for (x, weights) in pixel.iter().zip(weights.chunks_exact(each)) {
+                out.iter_mut().zip(weights).for_each(|(out, w)| *out += w * x);
+            }
+        }
+    }
+}
+
+/// What follows on a step's rows, pixels `first ..`.
+#[inline(always)]
+pub(crate) fn finish(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
+    let channels = step.shape.channels;
+    for post in &step.posts {
+        for i in 0..count {
+            let out = &mut out[i * stride..][..channels];
+            match post {
+                PostOp::Add(view) => {
+                    let row = memory.rows(*view).pixel(first + i, channels);
+                    out.iter_mut().zip(row).for_each(|(out, x)| *out += x);
+                }
+                PostOp::Clamp(lo, hi) => out.iter_mut().for_each(|x| *x = limit(*x, *lo, *hi)),
+                PostOp::Affine(weight, bias) => {
+                    out.iter_mut().zip(weight.iter().zip(bias)).for_each(|(x, (w, b))| *x = *x * w + b);
+                }
+                PostOp::Function(function) => out.iter_mut().for_each(|x| *x = apply(*function, *x)),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn apply(function: Activation, x: f32) -> f32 {
+    match function {
+        Activation::Clip { min, max } => {
+            limit(x, min.map_or(f32::NEG_INFINITY, |v| v as f32), max.map_or(f32::INFINITY, |v| v as f32))
+        }
+        Activation::LeakyRelu { slope } => {
+            if x > 0.0 {
+                x
+            } else {
+                x * slope as f32
+            }
+        }
+        Activation::Sigmoid => 1.0 / (1.0 + math::exp(-x)),
+        Activation::HardSigmoid { alpha, beta } => limit(alpha as f32 * x + beta as f32, 0.0, 1.0),
+        Activation::HardSwish => x * limit(x * (1.0 / 6.0) + 0.5, 0.0, 1.0),
+        Activation::Silu => x / (1.0 + math::exp(-x)),
+    }
+}

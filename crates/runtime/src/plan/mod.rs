@@ -1,0 +1,480 @@
+//! From a quantized network to steps with packed weights and buffers.
+//!
+//! 1. [`fuse`]: a convolution with what follows it element by element, a residual sum included, is one step.
+//! 2. [`place`]: where each value lies. Parts of a concatenation are written where the whole is; buffers whose lives do
+//!    not overlap share memory.
+//! 3. Here: each integer layer's input is rounded by the step that makes it, for all its consumers; weights are packed.
+//!
+//! The *body* runs an image at a time. The *head*, from where all values are 1x1, runs a whole batch: its weights are
+//! read once for all images.
+mod fuse;
+mod place;
+
+use std::collections::BTreeMap;
+
+use graph::{Activation, Conv2d, Graph, Info, Model, Node, Op, Pool2d, QuantizedLayer, Shape};
+
+pub(crate) use self::place::{Source, View};
+use self::fuse::{Kind, Post};
+use self::place::{Placement, assign};
+use crate::Error;
+use crate::kernels::{SLACK, STRIP};
+use crate::layout::Layout;
+use crate::pack::{Integers, Packed};
+
+/// An integer activation in memory: `[H + 2 pad, W + 2 pad]` pixels of one layout.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct CodesView {
+    pub slot: usize,
+    pub layout: usize,
+    /// `[vertical, horizontal]` border of zeros on either side.
+    pub pad: [usize; 2],
+    /// Pixels of a row, borders included.
+    pub width: usize,
+    /// Rows without borders.
+    pub height: usize,
+}
+
+impl CodesView {
+    /// Pixels of all rows, of `images` images below each other.
+    pub fn pixels(&self, images: usize) -> usize {
+        (self.height * images + 2 * self.pad[0]) * self.width
+    }
+}
+
+/// A convolution in integers, or a linear layer.
+#[derive(Debug)]
+pub(crate) struct IntConv {
+    pub weights: Packed,
+    pub input: CodesView,
+    /// The input pixel under the first tap of output (0, 0).
+    pub origin: usize,
+    pub stride: [usize; 2],
+    /// Distance of each tap from the first.
+    pub taps: Vec<u32>,
+    pub residual: Option<View>,
+    pub clamp: Option<(f32, f32)>,
+    /// Multiply-accumulates an output pixel.
+    pub macs: u64,
+}
+
+/// A convolution in floats: `weights [G, taps, Cg, Co / G]`.
+#[derive(Debug)]
+pub(crate) struct FloatConv {
+    pub conv: Conv2d,
+    pub weights: Vec<f32>,
+    pub bias: Option<Vec<f32>>,
+}
+
+/// What a step computes for each output pixel.
+#[derive(Debug)]
+pub(crate) enum StepOp {
+    Image,
+    Conv(Box<IntConv>),
+    FloatConv(Box<FloatConv>, View),
+    Copy(View),
+    MaxPool(Pool2d, View),
+    AvgPool(Pool2d, View),
+    Adaptive([usize; 2], View),
+    Add(View, View),
+    Mul(View, View),
+    Concat(Vec<View>),
+    Shuffle(usize, View),
+    Pad2d([usize; 4], f32, View),
+    Lrn { size: usize, alpha: f32, beta: f32, k: f32, x: View },
+    Softmax(View),
+    Flatten(View),
+    PadShortcut { stride: usize, before: usize, x: View },
+}
+
+/// What a step does to its rows before they are rounded or read.
+#[derive(Debug)]
+pub(crate) enum PostOp {
+    Add(View),
+    Clamp(f32, f32),
+    Function(Activation),
+    Affine(Vec<f32>, Vec<f32>),
+}
+
+/// One pass over the pixels of a value.
+#[derive(Debug)]
+pub(crate) struct Step {
+    /// The node it begins with.
+    pub name: String,
+    pub op: StepOp,
+    pub posts: Vec<PostOp>,
+    /// Of what it makes.
+    pub shape: Shape,
+    pub dest: Option<View>,
+    /// Integer forms that it makes.
+    pub emits: Vec<CodesView>,
+    /// Pixels computed at a time.
+    pub strip: usize,
+}
+
+impl Step {
+    /// Multiply-accumulates of one image.
+    pub fn macs(&self) -> u64 {
+        let pixels = (self.shape.height * self.shape.width) as u64;
+        match &self.op {
+            StepOp::Conv(conv) => conv.macs * pixels,
+            StepOp::FloatConv(conv, _) => conv.weights.len() as u64 * pixels,
+            _ => 0,
+        }
+    }
+}
+
+/// Steps and the slots they need, for one image.
+#[derive(Debug, Default)]
+pub(crate) struct Program {
+    pub steps: Vec<Step>,
+    /// Floats of each slot.
+    pub floats: Vec<usize>,
+    /// Pixels (see [`CodesView::pixels`]), bytes and scales of each integer slot.
+    pub codes: Vec<CodeSize>,
+    /// Floats that a strip of any step takes.
+    pub scratch: usize,
+}
+
+/// What an integer slot must hold, for one image.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct CodeSize {
+    pub bytes: usize,
+    pub scales: usize,
+}
+
+/// A network, ready to run.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub body: Program,
+    pub head: Program,
+    pub layouts: Vec<Layout>,
+    /// Values that the body hands on, and where they begin in a row.
+    pub crossing: Vec<(View, usize)>,
+    /// Floats of a row.
+    pub row: usize,
+    /// The logits, if the head makes them; else they are the row.
+    pub output: Option<View>,
+    pub input: Shape,
+    pub outputs: usize,
+    pub info: Info,
+}
+
+impl Plan {
+    /// Plans a model and packs its weights; each layer's codes are freed as soon as they are packed.
+    pub fn new(mut model: Model) -> Result<Self, Error> {
+        model.check()?;
+        let graph = model.graph.clone();
+        let formats: BTreeMap<String, LayerFormat> = model
+            .layers
+            .iter()
+            .filter_map(|(name, layer)| Some((name.clone(), LayerFormat::new(layer)?)))
+            .collect();
+        let integer = |node: &Node| formats.contains_key(&node.name);
+        let placement = Placement::new(&graph, &integer);
+        let mut draft = Draft::new(&graph, &placement, &formats);
+        let mut steps = Vec::with_capacity(placement.steps.len());
+        for i in 0..placement.steps.len() {
+            steps.push(draft.step(i, &mut model)?);
+        }
+        let head = steps.split_off(placement.body);
+        let program = |steps: Vec<Step>, head: bool| {
+            let scratch = steps.iter().filter(|s| s.dest.is_none()).map(|s| s.strip * s.shape.channels).max();
+            let (floats, codes) = draft.sizes(head);
+            Program { steps, floats, codes, scratch: scratch.unwrap_or(0) }
+        };
+        let (body, head) = (program(steps, false), program(head, true));
+        let last = graph.nodes().len() - 1;
+        let crossing = placement.crossing.iter().map(|&(node, at)| (draft.view(node, false), at)).collect();
+        let output = (!head.steps.is_empty()).then(|| draft.view(last, true));
+        Ok(Self {
+            body,
+            head,
+            crossing,
+            row: placement.row,
+            output,
+            input: graph.input(),
+            outputs: graph.output().elements(),
+            layouts: std::mem::take(&mut draft.layouts),
+            info: model.info,
+        })
+    }
+
+    /// Bytes of all packed weights.
+    pub fn weight_bytes(&self) -> usize {
+        let steps = self.body.steps.iter().chain(&self.head.steps);
+        steps
+            .map(|s| match &s.op {
+                StepOp::Conv(conv) => conv.weights.bytes(),
+                StepOp::FloatConv(conv, _) => 4 * conv.weights.len(),
+                _ => 0,
+            })
+            .sum()
+    }
+}
+
+/// What rounding a layer's input needs to know.
+#[derive(Debug, Clone)]
+struct LayerFormat {
+    weight: blockfloat::BlockSize,
+    activation: blockfloat::ActivationFormat,
+    signed: bool,
+}
+
+impl LayerFormat {
+    fn new(layer: &QuantizedLayer) -> Option<Self> {
+        Some(Self { weight: layer.codes.block(), activation: layer.activation?, signed: layer.signed })
+    }
+}
+
+/// A plan in the making.
+struct Draft<'a> {
+    graph: &'a Graph,
+    placement: &'a Placement,
+    layouts: Vec<Layout>,
+    /// What each step emits; slots are assigned.
+    emits: Vec<Vec<CodesView>>,
+    /// For each step with integer input, where it lies.
+    inputs: Vec<Option<CodesView>>,
+    float_slots: Vec<usize>,
+    float_sizes: [Vec<usize>; 2],
+    code_sizes: [Vec<CodeSize>; 2],
+}
+
+impl<'a> Draft<'a> {
+    fn new(graph: &'a Graph, placement: &'a Placement, formats: &BTreeMap<String, LayerFormat>) -> Self {
+        let nodes = graph.nodes();
+        let n = placement.steps.len();
+        let mut layouts: Vec<Layout> = Vec::new();
+        let mut emits: Vec<Vec<CodesView>> = vec![vec![]; n];
+        let mut last_use: Vec<Vec<usize>> = vec![vec![]; n];
+        let mut wanted: Vec<Option<(usize, usize)>> = vec![None; n];
+        for (i, step) in placement.steps.iter().enumerate() {
+            let Some(from) = placement.emitter[i] else { continue };
+            let node = &nodes[step.root];
+            let x = nodes[step.inputs[0]].shape;
+            let format = &formats[&node.name];
+            let (groups, pad, depthwise) = match &node.op {
+                Op::Conv2d(c) => (c.groups, c.padding, c.groups == c.in_channels && c.groups == c.out_channels && c.groups > 1),
+                _ => (1, [0, 0], false),
+            };
+            let layout = Layout::new(x.channels, groups, format.weight, format.activation, format.signed, depthwise);
+            let id = layouts.iter().position(|l| *l == layout).unwrap_or_else(|| {
+                layouts.push(layout);
+                layouts.len() - 1
+            });
+            let at = emits[from].iter().position(|e| e.layout == id).unwrap_or_else(|| {
+                emits[from].push(CodesView { slot: 0, layout: id, pad: [0, 0], width: x.width, height: x.height });
+                last_use[from].push(i);
+                emits[from].len() - 1
+            });
+            let emit = &mut emits[from][at];
+            emit.pad = [emit.pad[0].max(pad[0]), emit.pad[1].max(pad[1])];
+            emit.width = x.width + 2 * emit.pad[1];
+            last_use[from][at] = i;
+            wanted[i] = Some((from, at));
+        }
+
+        // Slots: integers, then floats, the body's and the head's apart.
+        let mut code_sizes = [vec![], vec![]];
+        for (part, sizes) in code_sizes.iter_mut().enumerate() {
+            let ids: Vec<(usize, usize)> = (0..n)
+                .filter(|&i| (i >= placement.body) == (part == 1))
+                .flat_map(|i| (0..emits[i].len()).map(move |e| (i, e)))
+                .collect();
+            let lives: Vec<_> = ids
+                .iter()
+                .map(|&(i, e)| {
+                    let (emit, layout) = (&emits[i][e], &layouts[emits[i][e].layout]);
+                    (i, last_use[i][e], [emit.pixels(1) * layout.bytes, emit.pixels(1) * layout.scales])
+                })
+                .collect();
+            let (slots, needed) = assign(&lives);
+            for (&(i, e), slot) in ids.iter().zip(slots) {
+                emits[i][e].slot = slot;
+            }
+            *sizes = needed.into_iter().map(|[bytes, scales]| CodeSize { bytes, scales }).collect();
+        }
+        let mut float_slots = vec![0; placement.buffers.len()];
+        let mut float_sizes = [vec![], vec![]];
+        for (part, sizes) in float_sizes.iter_mut().enumerate() {
+            let ids: Vec<usize> = (0..placement.buffers.len())
+                .filter(|&b| (placement.buffers[b].first >= placement.body) == (part == 1))
+                .collect();
+            let lives: Vec<_> = ids
+                .iter()
+                .map(|&b| (placement.buffers[b].first, placement.buffers[b].last, [placement.buffers[b].len]))
+                .collect();
+            let (slots, needed) = assign(&lives);
+            for (&b, slot) in ids.iter().zip(slots) {
+                float_slots[b] = slot;
+            }
+            *sizes = needed.into_iter().map(|[len]| len).collect();
+        }
+        let inputs = wanted.iter().map(|w| w.map(|(from, at)| emits[from][at].clone())).collect();
+        Self { graph, placement, layouts, emits, inputs, float_slots, float_sizes, code_sizes }
+    }
+
+    fn sizes(&self, head: bool) -> (Vec<usize>, Vec<CodeSize>) {
+        (self.float_sizes[usize::from(head)].clone(), self.code_sizes[usize::from(head)].clone())
+    }
+
+    fn slot(&self, view: View) -> View {
+        match view.source {
+            Source::Slot(buffer) => View { source: Source::Slot(self.float_slots[buffer]), ..view },
+            Source::Row => view,
+        }
+    }
+
+    fn view(&self, node: usize, head: bool) -> View {
+        self.slot(self.placement.view(self.graph, node, head))
+    }
+
+    fn step(&mut self, i: usize, model: &mut Model) -> Result<Step, Error> {
+        let fused = &self.placement.steps[i];
+        let node = &self.graph.nodes()[fused.root];
+        let shape = node.shape;
+        let mut posts = Vec::with_capacity(fused.posts.len());
+        for post in &fused.posts {
+            posts.push(match post {
+                Post::Add(other) => PostOp::Add(self.view(*other, fused.head)),
+                Post::Clamp(lo, hi) => PostOp::Clamp(*lo, *hi),
+                Post::Function(f) => PostOp::Function(*f),
+                Post::Affine(affine) => {
+                    let name = &self.graph.nodes()[*affine].name;
+                    let param = |role: &str| model.weights.get(&format!("{name}.{role}")).data().to_vec();
+                    PostOp::Affine(param("weight"), param("bias"))
+                }
+            });
+        }
+        let op = match fused.kind {
+            Kind::Copy => StepOp::Copy(self.view(fused.inputs[0], fused.head)),
+            Kind::Node => self.op(i, node, model, &mut posts)?,
+        };
+        let dest = self.placement.dest(self.graph, i).map(|view| self.slot(view));
+        // A strip of floats stays in the second-level cache between being computed and being rounded.
+        let strip = (96 * 1024 / 4 / shape.channels).clamp(48, STRIP) / 12 * 12;
+        let (name, emits) = (node.name.clone(), std::mem::take(&mut self.emits[i]));
+        Ok(Step { name, op, posts, shape, dest, emits, strip })
+    }
+
+    fn op(&mut self, i: usize, node: &Node, model: &mut Model, posts: &mut Vec<PostOp>) -> Result<StepOp, Error> {
+        let fused = &self.placement.steps[i];
+        let x = |k: usize| self.view(fused.inputs[k], fused.head);
+        Ok(match &node.op {
+            Op::Input => StepOp::Image,
+            Op::Conv2d(conv) => self.conv(i, node, conv.clone(), model, posts)?,
+            Op::Linear { in_features, out_features, bias } => {
+                let conv = Conv2d { bias: *bias, ..Conv2d::new(*in_features, *out_features, 1) };
+                self.conv(i, node, conv, model, posts)?
+            }
+            Op::BatchNorm2d { channels, eps } => {
+                let param = |role: &str| model.weights.get(&format!("{}.{role}", node.name)).data();
+                let (gamma, beta, mean, var) =
+                    (param("weight"), param("bias"), param("running_mean"), param("running_var"));
+                let scale: Vec<f64> =
+                    (0..*channels).map(|c| f64::from(gamma[c]) / (f64::from(var[c]) + eps).sqrt()).collect();
+                let shift = (0..*channels).map(|c| (f64::from(beta[c]) - f64::from(mean[c]) * scale[c]) as f32).collect();
+                posts.insert(0, PostOp::Affine(scale.iter().map(|&s| s as f32).collect(), shift));
+                StepOp::Copy(x(0))
+            }
+            Op::MaxPool2d(pool) => StepOp::MaxPool(pool.clone(), x(0)),
+            Op::AvgPool2d(pool) => StepOp::AvgPool(pool.clone(), x(0)),
+            Op::AdaptiveAvgPool2d { output } => StepOp::Adaptive(*output, x(0)),
+            Op::Add => StepOp::Add(x(0), x(1)),
+            Op::Mul => StepOp::Mul(x(0), x(1)),
+            Op::Concat => StepOp::Concat((0..fused.inputs.len()).map(x).collect()),
+            Op::Shuffle { groups } => StepOp::Shuffle(*groups, x(0)),
+            Op::Pad2d { sides, value } => StepOp::Pad2d(*sides, *value as f32, x(0)),
+            Op::Lrn { size, alpha, beta, k } => StepOp::Lrn {
+                size: *size,
+                alpha: (alpha / *size as f64) as f32,
+                beta: *beta as f32,
+                k: *k as f32,
+                x: x(0),
+            },
+            Op::Softmax => StepOp::Softmax(x(0)),
+            Op::Flatten => StepOp::Flatten(x(0)),
+            Op::PadShortcut { stride, before, .. } => StepOp::PadShortcut { stride: *stride, before: *before, x: x(0) },
+            Op::Relu | Op::Activation(_) | Op::Affine { .. } | Op::Dropout { .. } | Op::Slice { .. } => {
+                unreachable!("{} is part of another step", node.name)
+            }
+        })
+    }
+
+    fn conv(
+        &self,
+        i: usize,
+        node: &Node,
+        conv: Conv2d,
+        model: &mut Model,
+        posts: &mut Vec<PostOp>,
+    ) -> Result<StepOp, Error> {
+        let bias = model.weights.0.remove(&format!("{}.bias", node.name)).map(graph::Tensor::into_data);
+        let layer = model.layers.remove(&node.name);
+        let Some(input) = self.inputs[i].clone() else {
+            let weight = match layer {
+                Some(layer) => layer.codes.dequantize(),
+                None => {
+                    let weight = model.weights.0.remove(&format!("{}.weight", node.name));
+                    weight.expect("the model was checked").into_data()
+                }
+            };
+            let x = self.view(self.placement.steps[i].inputs[0], self.placement.steps[i].head);
+            return Ok(StepOp::FloatConv(Box::new(FloatConv::new(conv, &weight, bias)), x));
+        };
+        let layer = layer.expect("layers with integer input are quantized");
+        let layout = &self.layouts[input.layout];
+        // Linear layers read each weight once an image: they are kept small. Convolutions read them many times.
+        let nibbles = matches!(node.op, Op::Linear { .. }) && layer.codes.bits().get() <= 4;
+        let weights = Packed::new(Integers::codes(&layer.codes), bias.as_deref(), layout, nibbles);
+        let distance = |k: usize, axis: usize| k * conv.dilation[axis];
+        let taps = (0..conv.kernel[0])
+            .flat_map(|y| (0..conv.kernel[1]).map(move |x| (y, x)))
+            .map(|(y, x)| distance(y, 0) * input.width + distance(x, 1));
+        let taps: Option<Vec<u32>> = taps.map(|t| u32::try_from(t).ok()).collect();
+        let fits = u32::try_from(input.pixels(1)).is_ok() && weights.taps > 0;
+        let Some(taps) = taps.filter(|_| fits) else {
+            return Err(Error::Layer { layer: node.name.clone(), why: "its input has more than 2^32 pixels".into() });
+        };
+        let origin = (input.pad[0] - conv.padding[0]) * input.width + input.pad[1] - conv.padding[1];
+        let residual = match posts.first() {
+            Some(PostOp::Add(view)) => Some(*view),
+            _ => None,
+        };
+        if residual.is_some() {
+            posts.remove(0);
+        }
+        let clamp = match posts.first() {
+            Some(PostOp::Clamp(lo, hi)) => Some((*lo, *hi)),
+            _ => None,
+        };
+        if clamp.is_some() {
+            posts.remove(0);
+        }
+        let [co, cg, kh, kw] = conv.weight_shape();
+        let macs = (co * cg * kh * kw) as u64;
+        let stride = conv.stride;
+        Ok(StepOp::Conv(Box::new(IntConv { weights, input, origin, stride, taps, residual, clamp, macs })))
+    }
+}
+
+impl FloatConv {
+    fn new(conv: Conv2d, weight: &[f32], bias: Option<Vec<f32>>) -> Self {
+        let [co, cg, kh, kw] = conv.weight_shape();
+        let (taps, each) = (kh * kw, co / conv.groups);
+        let mut weights = vec![0.0; weight.len()];
+        for o in 0..co {
+            for c in 0..cg {
+                for tap in 0..taps {
+                    let to = ((o / each * taps + tap) * cg + c) * each + o % each;
+                    weights[to] = weight[(o * cg + c) * taps + tap];
+                }
+            }
+        }
+        Self { conv, weights, bias }
+    }
+}
+
+/// Bytes that an integer slot takes beyond its pixels.
+pub(crate) const CODE_SLACK: usize = SLACK;

@@ -1,0 +1,280 @@
+//! Where values lie: which buffers there are, and which of them share memory.
+use std::collections::{BTreeMap, BTreeSet};
+
+use graph::{Graph, Node, Op, Shape};
+
+use super::fuse::{Fused, Fusion, Kind, Post, Role, copy, fuse};
+
+/// What a view is a part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A float slot.
+    Slot(usize),
+    /// What the body of the network hands to its head, one row an image.
+    Row,
+}
+
+/// A float value `[H, W, C]` in memory: pixels `stride` apart, channels from `offset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct View {
+    pub source: Source,
+    pub offset: usize,
+    pub stride: usize,
+    pub shape: Shape,
+}
+
+/// A float buffer before slots are assigned: `[H, W, stride]`, alive from step `first` to `last`.
+#[derive(Debug, Clone)]
+pub(crate) struct FloatBuffer {
+    pub len: usize,
+    pub stride: usize,
+    pub first: usize,
+    pub last: usize,
+    /// The concatenation it was made for.
+    owner: Option<usize>,
+}
+
+/// Steps in the order they run, the body's, then the head's, and where their values lie.
+#[derive(Debug)]
+pub(crate) struct Placement {
+    pub steps: Vec<Fused>,
+    /// How many of them are the body's.
+    pub body: usize,
+    /// For each step with integer input, the step that makes it.
+    pub emitter: Vec<Option<usize>>,
+    pub buffers: Vec<FloatBuffer>,
+    /// Values that the head, or the caller, takes from the body, and where they begin in a row.
+    pub crossing: Vec<(usize, usize)>,
+    /// Floats of a row.
+    pub row: usize,
+    place: BTreeMap<usize, (usize, usize)>,
+    fusion: Fusion,
+}
+
+impl Placement {
+    /// Places the values of a graph; `integer` tells the layers that read integers.
+    pub fn new(graph: &Graph, integer: &dyn Fn(&Node) -> bool) -> Self {
+        let mut copied = BTreeSet::new();
+        loop {
+            match Self::attempt(graph, integer, &copied) {
+                Ok(placement) => return placement,
+                // Each round copies one more concatenation.
+                Err(concat) => copied.insert(concat),
+            };
+        }
+    }
+
+    fn attempt(graph: &Graph, integer: &dyn Fn(&Node) -> bool, copied: &BTreeSet<usize>) -> Result<Self, usize> {
+        let nodes = graph.nodes();
+        let mut fusion = fuse(graph, copied, integer);
+        let reads_integers = |s: &Fused| s.kind == Kind::Node && integer(&nodes[s.root]);
+
+        // Steps in order, with one that rounds before each layer whose input no step of its part makes.
+        let mut steps: Vec<Fused> = Vec::new();
+        let mut emitter: Vec<Option<usize>> = Vec::new();
+        let mut moved = vec![0; fusion.steps.len()];
+        let mut roundings: BTreeMap<(usize, bool), usize> = BTreeMap::new();
+        for part in [false, true] {
+            for (old, step) in fusion.steps.iter().enumerate().filter(|(_, s)| s.head == part) {
+                let from = reads_integers(step).then(|| {
+                    let input = step.inputs[0];
+                    match fusion.roles[input] {
+                        Role::Step(s) if fusion.steps[s].head == part => moved[s],
+                        _ => *roundings.entry((input, part)).or_insert_with(|| {
+                            steps.push(Fused { silent: true, ..copy(input, input, part) });
+                            emitter.push(None);
+                            steps.len() - 1
+                        }),
+                    }
+                });
+                moved[old] = steps.len();
+                steps.push(step.clone());
+                emitter.push(from);
+            }
+        }
+        for role in &mut fusion.roles {
+            if let Role::Step(s) = role {
+                *s = moved[*s];
+            }
+        }
+        let body = steps.iter().filter(|s| !s.head).count();
+        let mut this = Self {
+            steps,
+            body,
+            emitter,
+            buffers: vec![],
+            crossing: vec![],
+            row: 0,
+            place: BTreeMap::new(),
+            fusion,
+        };
+        this.join(graph)?;
+        this.store(graph, &reads_integers);
+        this.check_conflicts(graph, &reads_integers)?;
+        Ok(this)
+    }
+
+    /// Gives the parts of concatenations their places in one buffer, the outermost first.
+    fn join(&mut self, graph: &Graph) -> Result<(), usize> {
+        for (i, node) in graph.nodes().iter().enumerate().rev() {
+            if node.op != Op::Concat || self.fusion.roles[i] != Role::Alias {
+                continue;
+            }
+            let (buffer, mut offset) = match self.place.get(&i) {
+                Some(place) => *place,
+                None => {
+                    let buffer = self.new_buffer(node.shape, Some(i));
+                    self.place.insert(i, (buffer, 0));
+                    (buffer, 0)
+                }
+            };
+            for id in &node.inputs {
+                let input = id.index();
+                let own = match self.fusion.roles[input] {
+                    Role::Step(s) => self.steps[s].value == input,
+                    Role::Alias => graph.node(*id).op == Op::Concat,
+                };
+                if !own || self.place.insert(input, (buffer, offset)).is_some() {
+                    return Err(i);
+                }
+                offset += graph.node(*id).shape.channels;
+            }
+        }
+        Ok(())
+    }
+
+    fn new_buffer(&mut self, shape: Shape, owner: Option<usize>) -> usize {
+        self.buffers.push(FloatBuffer {
+            len: shape.elements(),
+            stride: shape.channels,
+            first: usize::MAX,
+            last: 0,
+            owner,
+        });
+        self.buffers.len() - 1
+    }
+
+    /// Nodes that a step reads as floats.
+    fn float_reads(&self, step: usize, reads_integers: &dyn Fn(&Fused) -> bool) -> Vec<usize> {
+        let s = &self.steps[step];
+        let inputs = if reads_integers(s) { &[][..] } else { &s.inputs };
+        let added = s.posts.iter().filter_map(|p| if let Post::Add(node) = p { Some(*node) } else { None });
+        inputs.iter().copied().chain(added).collect()
+    }
+
+    /// Gives every value that is read as floats a buffer, and finds how long each lives.
+    fn store(&mut self, graph: &Graph, reads_integers: &dyn Fn(&Fused) -> bool) {
+        for step in 0..self.steps.len() {
+            for node in self.float_reads(step, reads_integers) {
+                self.read(graph, node, step, self.steps[step].head);
+            }
+        }
+        let last = graph.nodes().len() - 1;
+        self.read(graph, last, self.steps.len(), self.fusion.head[last]);
+        if !self.fusion.head[last] {
+            self.cross(graph, last);
+        }
+    }
+
+    /// Notes that `step` reads `node`.
+    fn read(&mut self, graph: &Graph, node: usize, step: usize, head: bool) {
+        if head && !self.fusion.head[node] {
+            self.cross(graph, node);
+            return;
+        }
+        match self.fusion.roles[node] {
+            Role::Alias => {
+                if let Some(&(buffer, _)) = self.place.get(&node) {
+                    self.buffers[buffer].last = self.buffers[buffer].last.max(step);
+                }
+                for id in &graph.nodes()[node].inputs {
+                    self.read(graph, id.index(), step, head);
+                }
+            }
+            Role::Step(made) => {
+                let buffer = match self.place.get(&node) {
+                    Some(&(buffer, _)) => buffer,
+                    None => {
+                        let buffer = self.new_buffer(graph.nodes()[node].shape, None);
+                        self.place.insert(node, (buffer, 0));
+                        buffer
+                    }
+                };
+                let buffer = &mut self.buffers[buffer];
+                buffer.first = buffer.first.min(made);
+                buffer.last = buffer.last.max(step);
+            }
+        }
+    }
+
+    /// Notes that a value leaves the body.
+    fn cross(&mut self, graph: &Graph, node: usize) {
+        if self.crossing.iter().any(|&(n, _)| n == node) {
+            return;
+        }
+        self.crossing.push((node, self.row));
+        self.row += graph.nodes()[node].shape.elements();
+        self.read(graph, node, self.body, false);
+    }
+
+    /// Refuses a concatenation of whose buffer a step would read one part while it writes another.
+    fn check_conflicts(&self, graph: &Graph, reads_integers: &dyn Fn(&Fused) -> bool) -> Result<(), usize> {
+        for (i, step) in self.steps.iter().enumerate() {
+            let Some(dest) = self.dest(graph, i) else { continue };
+            for node in self.float_reads(i, reads_integers) {
+                if self.view(graph, node, step.head).source == dest.source {
+                    let Source::Slot(buffer) = dest.source else { continue };
+                    return Err(self.buffers[buffer].owner.expect("only a concatenation's buffer has two writers"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a step stores its value as floats.
+    pub fn dest(&self, graph: &Graph, step: usize) -> Option<View> {
+        let s = &self.steps[step];
+        (!s.silent && self.place.contains_key(&s.value)).then(|| self.view(graph, s.value, s.head))
+    }
+
+    /// Where the value of a node lies for a reader in the body or the head; slots are buffers still.
+    pub fn view(&self, graph: &Graph, node: usize, head: bool) -> View {
+        let shape = graph.nodes()[node].shape;
+        if head && !self.fusion.head[node] {
+            let (_, offset) = self.crossing.iter().find(|(n, _)| *n == node).expect("every crossing value was noted");
+            return View { source: Source::Row, offset: *offset, stride: self.row, shape };
+        }
+        if let Some(&(buffer, offset)) = self.place.get(&node) {
+            return View { source: Source::Slot(buffer), offset, stride: self.buffers[buffer].stride, shape };
+        }
+        let n = &graph.nodes()[node];
+        let inner = self.view(graph, n.inputs[0].index(), head);
+        let start = if let Op::Slice { start, .. } = n.op { start } else { 0 };
+        View { offset: inner.offset + start, shape, ..inner }
+    }
+}
+
+/// Which slot each of some lifetimes `(first, last, size)` gets, and the size of every slot. Two that overlap, or where
+/// one ends at the step at which the other begins, never share one.
+pub(crate) fn assign<const N: usize>(lives: &[(usize, usize, [usize; N])]) -> (Vec<usize>, Vec<[usize; N]>) {
+    let mut order: Vec<usize> = (0..lives.len()).collect();
+    order.sort_by_key(|&i| lives[i].0);
+    let (mut slot_of, mut slots) = (vec![0; lives.len()], Vec::<([usize; N], usize)>::new());
+    for i in order {
+        let (first, last, size) = lives[i];
+        let growth = |have: &[usize; N]| -> usize { (0..N).map(|k| size[k].saturating_sub(have[k])).sum() };
+        let waste = |have: &[usize; N]| -> usize { (0..N).map(|k| have[k].saturating_sub(size[k])).sum() };
+        let free = slots.iter().enumerate().filter(|(_, (_, until))| *until < first);
+        let best = free.min_by_key(|(_, (have, _))| (growth(have), waste(have))).map(|(slot, _)| slot);
+        let slot = best.unwrap_or_else(|| {
+            slots.push(([0; N], 0));
+            slots.len() - 1
+        });
+        for k in 0..N {
+            slots[slot].0[k] = slots[slot].0[k].max(size[k]);
+        }
+        slots[slot].1 = last;
+        slot_of[i] = slot;
+    }
+    (slot_of, slots.into_iter().map(|(size, _)| size).collect())
+}

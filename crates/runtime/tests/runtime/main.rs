@@ -1,0 +1,5 @@
+//! The engine against the reference.
+mod networks;
+mod ops;
+mod plain;
+mod problem;

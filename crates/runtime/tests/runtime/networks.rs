@@ -1,0 +1,84 @@
+//! Whole networks: the plain interpreter's logits from every kernel and any number of threads.
+use blockfloat::{ActivationScale, Bits, BlockSize};
+use graph::{Info, Model, Policy, Shape};
+use zoo::testing::{formula_input, formula_weights};
+use zoo::{Config, Stem};
+
+use crate::plain;
+
+/// The bits of every image's logits, from all kernels and thread counts, are those of the interpreter.
+pub fn check(model: &Model, images: usize) {
+    let Shape { channels, height, width } = model.graph.input();
+    let input = formula_input([images, channels, height, width]);
+    let one = model.graph.input().elements();
+    let expected: Vec<f32> = input.data().chunks(one).flat_map(|image| plain::run(model, image)).collect();
+    assert!(expected.iter().all(|x| x.is_finite()) && expected.iter().any(|x| *x != expected[0]), "degenerate logits");
+    for kernel in runtime::kernels() {
+        let engine = runtime::Model::with_kernel(model.clone(), Some(kernel)).unwrap();
+        for threads in [1, 2, 3] {
+            let mut session = engine.session(threads);
+            // A second run finds the buffers as the first one left them.
+            for batch in [images, 1, images] {
+                let found = session.run(&input.data()[..batch * one]).unwrap();
+                let wrong = found.iter().zip(&expected).position(|(a, b)| a.to_bits() != b.to_bits());
+                if let Some(i) = wrong {
+                    panic!(
+                        "{}: {kernel}, {threads} threads, batch {batch}: logit {i} is {}, not {}",
+                        model.graph.name(),
+                        found[i],
+                        expected[i]
+                    );
+                }
+                assert_eq!(found.len(), batch * engine.outputs());
+            }
+        }
+    }
+}
+
+fn policy(weight_bits: u8, activation_bits: u8, block: usize, scale: ActivationScale) -> Policy {
+    let (bits, block) = (Bits::new(weight_bits).unwrap(), BlockSize::new(block).unwrap());
+    let mut policy = Policy { bits, block, rule: blockfloat::ScaleRule::L2, ..Policy::default() };
+    let activation = policy.activation.as_mut().unwrap();
+    (activation.bits, activation.block, activation.scale) = (Bits::new(activation_bits).unwrap(), block, scale);
+    policy
+}
+
+fn quantize(config: &Config, policy: &Policy) -> Model {
+    let graph = zoo::build(config).unwrap();
+    let weights = formula_weights(&graph);
+    let info = Info { preprocess: config.preprocess().unwrap(), classes: vec![], source: "a formula".into() };
+    Model::float(graph, weights, info).unwrap().quantize(policy).unwrap()
+}
+
+#[test]
+fn every_family_of_the_zoo_gives_the_interpreters_bits() {
+    let small = |name: &str, width: f64| Config {
+        classes: Some(10),
+        width: Some(width),
+        stem: Some(Stem::Small),
+        input: Some(64),
+        ..Config::new(name)
+    };
+    let float = ActivationScale::Float;
+    check(&quantize(&small("alexnet", 0.25), &policy(4, 8, 64, float)), 2);
+    check(&quantize(&small("vgg11", 0.25), &policy(4, 4, 32, ActivationScale::Pow2)), 2);
+    check(&quantize(&small("googlenet", 0.5), &policy(4, 8, 64, float)), 2);
+    check(&quantize(&small("resnet18", 0.5), &policy(8, 8, 16, float)), 2);
+    check(&quantize(&small("resnet50", 0.25), &policy(4, 8, 64, float)), 2);
+    check(&quantize(&small("densenet121", 0.5), &policy(3, 6, 24, float)), 1);
+    check(&quantize(&Config::new("resnet20"), &policy(2, 5, 32, float)), 2);
+}
+
+#[test]
+fn layers_in_floats_and_activations_in_floats_run_too() {
+    let mut policy = policy(4, 8, 64, ActivationScale::Float);
+    policy.activation.as_mut().unwrap().block = BlockSize::PIXEL;
+    let rule = |layers: &str| graph::policy::Rule { layers: layers.into(), ..Default::default() };
+    policy.rules = vec![
+        graph::policy::Rule { skip: Some(true), ..rule("conv1") },
+        graph::policy::Rule { activation: Some(graph::policy::ActivationRule::Off), ..rule("layer2.0.*") },
+        graph::policy::Rule { bits: Some(Bits::MAX), ..rule("fc") },
+    ];
+    let config = Config { classes: Some(10), width: Some(0.25), input: Some(64), ..Config::new("resnet18") };
+    check(&quantize(&config, &policy), 3);
+}

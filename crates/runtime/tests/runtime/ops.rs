@@ -1,0 +1,1 @@
+//! Operations that the zoo does not have, and what a model refuses.
