@@ -20,13 +20,6 @@ impl<T: Copy + Default> Buffer<T> {
         Self { data, start, len }
     }
 
-    /// A copy of `values`.
-    pub fn from_slice(values: &[T]) -> Self {
-        let mut buffer = Self::new(values.len());
-        buffer.copy_from_slice(values);
-        buffer
-    }
-
     /// Bytes it takes.
     pub fn bytes(&self) -> usize {
         self.data.len() * size_of::<T>()

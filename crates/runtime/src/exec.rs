@@ -136,11 +136,14 @@ fn clear_borders(emit: &CodesView, layout: &Layout, images: usize, codes: &mut C
     }
 }
 
+/// Codes and scales of each integer form.
+type Emitted<'a> = [Option<(&'a mut [u8], &'a mut [f32])>; EMITS];
+
 /// What a step writes, of some rows.
 struct Out<'a> {
     /// The value as floats.
     rows: Option<&'a mut [f32]>,
-    emits: [Option<(&'a mut [u8], &'a mut [f32])>; EMITS],
+    emits: Emitted<'a>,
     scratch: &'a mut [f32],
 }
 
@@ -160,14 +163,14 @@ impl Task<'_> {
         if parts < 2 || half == 0 {
             return self.rows(rows, out);
         }
-        let mut emits: [_; 2] = Default::default();
+        let mut emits: [Emitted<'_>; 2] = Default::default();
         for (i, slices) in out.emits.into_iter().enumerate() {
             let Some((codes, scales)) = slices else { continue };
             let (layout, pixels) = (&self.plan.layouts[self.emits[i].layout], half * self.emits[i].width);
-            let (codes, scales) = (codes.split_at_mut(pixels * layout.bytes), scales.split_at_mut(pixels * layout.scales));
-            let halves: &mut [[Option<(&mut [u8], &mut [f32])>; EMITS]; 2] = &mut emits;
-            halves[0][i] = Some((codes.0, scales.0));
-            halves[1][i] = Some((codes.1, scales.1));
+            let (codes, scales) =
+                (codes.split_at_mut(pixels * layout.bytes), scales.split_at_mut(pixels * layout.scales));
+            emits[0][i] = Some((codes.0, scales.0));
+            emits[1][i] = Some((codes.1, scales.1));
         }
         let stride = self.step.dest.map_or(0, |view| view.stride);
         let values = out.rows.map(|rows| rows.split_at_mut(half * self.step.shape.width * stride));
@@ -214,7 +217,15 @@ impl Task<'_> {
         }
     }
 
-    fn conv(&self, conv: &IntConv, first: usize, count: usize, pixels: &mut [u32; STRIP], out: &mut [f32], stride: usize) {
+    fn conv(
+        &self,
+        conv: &IntConv,
+        first: usize,
+        count: usize,
+        pixels: &mut [u32; STRIP],
+        out: &mut [f32],
+        stride: usize,
+    ) {
         let pixels = &mut pixels[..count];
         let ([sy, sx], width) = (conv.stride, conv.input.width);
         let (shape, input_height) = (self.step.shape, conv.input.height);

@@ -72,7 +72,19 @@ impl Layout {
             pieces.clear();
         }
         let (range, bits) = (format.code_range(signed), format.bits.get());
-        Self { channels, groups, range, bits, scale: format.scale, signed, blocks, pieces, bytes: at, scales, depthwise }
+        Self {
+            channels,
+            groups,
+            range,
+            bits,
+            scale: format.scale,
+            signed,
+            blocks,
+            pieces,
+            bytes: at,
+            scales,
+            depthwise,
+        }
     }
 
     /// The byte that stands for 0.

@@ -3,10 +3,10 @@ use std::sync::Arc;
 
 use graph::{Info, Shape};
 
+use crate::Error;
 use crate::exec::{self, Source, Workspace};
 use crate::kernels::{Kernel, KernelName, select};
 use crate::plan::{Plan, StepOp};
-use crate::Error;
 
 /// The environment variable that names a kernel.
 const KERNEL: &str = "DSCONV_KERNEL";
@@ -288,6 +288,10 @@ fn kind(op: &StepOp) -> &'static str {
         StepOp::Add(..) | StepOp::Mul(..) => "elementwise",
         StepOp::Lrn { .. } => "lrn",
         StepOp::Softmax(_) => "softmax",
-        StepOp::Concat(_) | StepOp::Shuffle(..) | StepOp::Pad2d(..) | StepOp::Flatten(_) | StepOp::PadShortcut { .. } => "move",
+        StepOp::Concat(_)
+        | StepOp::Shuffle(..)
+        | StepOp::Pad2d(..)
+        | StepOp::Flatten(_)
+        | StepOp::PadShortcut { .. } => "move",
     }
 }

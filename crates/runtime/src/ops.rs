@@ -68,7 +68,7 @@ pub(crate) fn compute(step: &Step, memory: &Memory<'_>, first: usize, count: usi
                 let count = if pool.count_include_pad { padded } else { inside };
                 out.iter_mut().for_each(|out| *out /= count as f32);
             }
-            StepOp::Adaptive(_, view) => {
+            StepOp::Adaptive(view) => {
                 let (h, w) = (view.shape.height, view.shape.width);
                 let range = |i: usize, n: usize, size: usize| i * size / n..((i + 1) * size).div_ceil(n);
                 let (ys, xs) = (range(y, shape.height, h), range(x, shape.width, w));
@@ -106,15 +106,13 @@ pub(crate) fn compute(step: &Step, memory: &Memory<'_>, first: usize, count: usi
                     *out = row[c % groups * each + c / groups];
                 }
             }
-            StepOp::Pad2d([top, left, _, _], value, view) => {
-                match (y.checked_sub(*top), x.checked_sub(*left)) {
-                    (Some(y), Some(x)) if y < view.shape.height && x < view.shape.width => {
-                        let pixel = (image * view.shape.height + y) * view.shape.width + x;
-                        out.copy_from_slice(memory.rows(*view).pixel(pixel, out.len()));
-                    }
-                    _ => out.fill(*value),
+            StepOp::Pad2d([top, left, _, _], value, view) => match (y.checked_sub(*top), x.checked_sub(*left)) {
+                (Some(y), Some(x)) if y < view.shape.height && x < view.shape.width => {
+                    let pixel = (image * view.shape.height + y) * view.shape.width + x;
+                    out.copy_from_slice(memory.rows(*view).pixel(pixel, out.len()));
                 }
-            }
+                _ => out.fill(*value),
+            },
             StepOp::Lrn { size, alpha, beta, k, x } => {
                 let row = memory.rows(*x).pixel(i, out.len());
                 let channels = out.len();

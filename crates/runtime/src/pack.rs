@@ -1,5 +1,5 @@
 //! Weights in the order in which kernels read them.
-use blockfloat::{BlockSize, QuantizedWeights};
+use blockfloat::BlockSize;
 
 use crate::buffer::Buffer;
 use crate::layout::{LANES, Layout, OFFSET};
@@ -39,12 +39,6 @@ pub(crate) enum Scale<'a> {
     Channel(&'a [f32]),
 }
 
-impl<'a> Integers<'a> {
-    pub fn codes(w: &'a QuantizedWeights) -> Self {
-        Self { shape: w.shape(), block: w.block(), values: w.codes(), scale: Scale::Block(w.scales()) }
-    }
-}
-
 /// Weights of a convolution, `P` panels of 16 outputs: `weights [P, taps, steps, 16, 4]`, `alpha [P, taps, S, 16]`.
 ///
 /// Each tap has the same `S` segments. Where `nibbles`, two steps share 64 bytes, the first one in the low halves, and
@@ -71,8 +65,6 @@ pub(crate) struct Packed {
     pub group_bytes: usize,
     pub group_scales: usize,
     pub depthwise: bool,
-    /// Largest magnitude of a weight.
-    pub largest: u8,
 }
 
 impl Packed {
@@ -112,7 +104,6 @@ impl Packed {
             group_bytes: layout.group_bytes(),
             group_scales: layout.group_scales(),
             depthwise: layout.depthwise,
-            largest: w.values.iter().map(|q| q.unsigned_abs()).max().unwrap_or(0),
             panels,
         }
     }
@@ -168,7 +159,8 @@ impl Packed {
                 Some(at)
             })
             .collect();
-        let tap_lines = packed.segments.iter().map(|s| if nibbles { s.steps.div_ceil(2) } else { s.steps }).sum::<usize>();
+        let tap_lines =
+            packed.segments.iter().map(|s| if nibbles { s.steps.div_ceil(2) } else { s.steps }).sum::<usize>();
         packed.panel_bytes = taps * tap_lines * 64;
         packed.weights = Buffer::new(packed.panels.len() * packed.panel_bytes);
         let scales = packed.panels.len() * taps * segments * LANES;

@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 use blockfloat::ActivationScale;
 
 use super::scalar::{Rule, quantize as quantize_plain, two_to};
-use super::{ConvCall, Kernel, KernelName, QuantizeCall, scalar};
-use crate::layout::LANES;
+use super::{ConvCall, Kernel, KernelName, QuantizeCall};
+use crate::layout::{LANES, Layout};
 use crate::ops::{self, Memory};
 use crate::plan::Step;
 
@@ -70,9 +70,9 @@ fn finish(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mu
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
 unsafe fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
     let w = call.weights;
-    if w.depthwise || w.nibbles {
-        // TODO
-        return scalar::conv(call, out, stride);
+    if w.depthwise {
+        // SAFETY: `call` was checked.
+        return unsafe { depthwise(call, out, stride) };
     }
     let mut panel = call.panels.start;
     while panel < call.panels.end {
@@ -85,6 +85,7 @@ unsafe fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
             // SAFETY: `call` was checked; the tile lies in it.
             unsafe {
                 match (w.two_level(), !w.start.is_empty()) {
+                    _ if w.nibbles => tile.nibbles(rows, pair),
                     (false, false) => tile.run::<false, false>(rows, pair),
                     (false, true) => tile.run::<false, true>(rows, pair),
                     (true, false) => tile.run::<true, false>(rows, pair),
@@ -180,7 +181,8 @@ impl Tile<'_> {
                         weights = weights.add(64);
                     }
                     for p in 0..P {
-                        let alpha = if TWO { _mm512_setzero_ps() } else { _mm512_loadu_ps(alpha.add(p * scale_stride)) };
+                        let alpha =
+                            if TWO { _mm512_setzero_ps() } else { _mm512_loadu_ps(alpha.add(p * scale_stride)) };
                         for r in 0..R {
                             let s = _mm512_set1_ps(*scales[r].add(scale_at + segment.scale));
                             let factor = if TWO { s } else { _mm512_mul_ps(alpha, s) };
@@ -191,11 +193,123 @@ impl Tile<'_> {
                     start = start.wrapping_add(LANES);
                 }
             }
+            self.finish(&sum, TWO);
+        }
+    }
+
+    /// Linear layers in 4 bits: weights are unpacked in registers on their way from memory.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+    unsafe fn nibbles(self, rows: usize, pair: bool) {
+        // SAFETY: of the caller.
+        unsafe {
+            match (rows, pair) {
+                (6, true) => self.nibble_tile::<6, 2>(),
+                (5, true) => self.nibble_tile::<5, 2>(),
+                (4, true) => self.nibble_tile::<4, 2>(),
+                (3, true) => self.nibble_tile::<3, 2>(),
+                (2, true) => self.nibble_tile::<2, 2>(),
+                (_, true) => self.nibble_tile::<1, 2>(),
+                (6, false) => self.nibble_tile::<6, 1>(),
+                (5, false) => self.nibble_tile::<5, 1>(),
+                (4, false) => self.nibble_tile::<4, 1>(),
+                (3, false) => self.nibble_tile::<3, 1>(),
+                (2, false) => self.nibble_tile::<2, 1>(),
+                (_, false) => self.nibble_tile::<1, 1>(),
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+    unsafe fn nibble_tile<const R: usize, const P: usize>(self) {
+        let Tile { call, panel, first, .. } = self;
+        let w = call.weights;
+        let group = w.panels[panel].group;
+        let (bytes, floats) = (call.layout.bytes, call.layout.scales);
+        let scale_stride = w.taps * w.segments.len() * LANES;
+        let low = _mm512_set1_epi8(15);
+        // Two's complement of each value of a nibble.
+        let signed = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
+        // SAFETY: `ConvCall::check` held for every pixel, tap, panel and segment; after an odd number of steps a segment's
+        // last codes are multiplied by weights of 0, and `SLACK` bytes follow the last pixel.
+        unsafe {
+            let mut codes = [std::ptr::null::<u8>(); R];
+            let mut scales = [std::ptr::null::<f32>(); R];
+            for r in 0..R {
+                let pixel = *call.pixels.get_unchecked(first + r) as usize;
+                codes[r] = call.codes.as_ptr().add(pixel * bytes + group * w.group_bytes);
+                scales[r] = call.scales.as_ptr().add(pixel * floats + group * w.group_scales);
+            }
+            let mut weights = w.weights.as_ptr().add(panel * w.panel_bytes);
+            let mut alpha = w.alpha.as_ptr().add(panel * scale_stride);
+            let mut start = w.start.as_ptr().wrapping_add(panel * scale_stride);
+            let signed_input = !w.start.is_empty();
+            let mut sum = [[_mm512_setzero_ps(); P]; R];
+            for &tap in call.taps {
+                let mut at = tap as usize * bytes;
+                let scale_at = tap as usize * floats;
+                for segment in &w.segments {
+                    // Even and odd steps apart: two chains of sums for each output.
+                    let mut even = [[_mm512_setzero_si512(); P]; R];
+                    let mut odd = [[_mm512_setzero_si512(); P]; R];
+                    if signed_input {
+                        for p in 0..P {
+                            let s = _mm512_loadu_si512(start.add(p * scale_stride).cast());
+                            for r in 0..R {
+                                even[r][p] = s;
+                            }
+                        }
+                    }
+                    for _ in 0..segment.steps.div_ceil(2) {
+                        let mut q = [[_mm512_setzero_si512(); P]; 2];
+                        for p in 0..P {
+                            let packed = _mm512_loadu_si512(weights.add(p * w.panel_bytes).cast());
+                            _mm_prefetch::<_MM_HINT_T0>(weights.add(p * w.panel_bytes).wrapping_add(2048).cast());
+                            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(packed), low);
+                            q[0][p] = _mm512_shuffle_epi8(signed, _mm512_and_si512(packed, low));
+                            q[1][p] = _mm512_shuffle_epi8(signed, high);
+                        }
+                        for r in 0..R {
+                            let a = codes[r].add(at).cast::<i32>();
+                            let (first, second) = (a.read_unaligned(), a.add(1).read_unaligned());
+                            for p in 0..P {
+                                even[r][p] = _mm512_dpbusd_epi32(even[r][p], _mm512_set1_epi32(first), q[0][p]);
+                                odd[r][p] = _mm512_dpbusd_epi32(odd[r][p], _mm512_set1_epi32(second), q[1][p]);
+                            }
+                        }
+                        at += 8;
+                        weights = weights.add(64);
+                    }
+                    at -= segment.steps % 2 * 4;
+                    for p in 0..P {
+                        let alpha = _mm512_loadu_ps(alpha.add(p * scale_stride));
+                        for r in 0..R {
+                            let factor = _mm512_mul_ps(alpha, _mm512_set1_ps(*scales[r].add(scale_at + segment.scale)));
+                            let dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even[r][p], odd[r][p]));
+                            sum[r][p] = _mm512_fmadd_ps(factor, dot, sum[r][p]);
+                        }
+                    }
+                    alpha = alpha.add(LANES);
+                    start = start.wrapping_add(LANES);
+                }
+            }
+            self.finish(&sum, false);
+        }
+    }
+
+    /// Channel scales, bias, residual and limits; then the rows are stored.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+    unsafe fn finish<const R: usize, const P: usize>(self, sum: &[[__m512; P]; R], two: bool) {
+        let Tile { call, panel, first, .. } = self;
+        let w = call.weights;
+        // SAFETY: `ConvCall::check` held for every output, panel and residual row; stores are limited to its lanes.
+        unsafe {
             for p in 0..P {
                 let panel_of = w.panels.get_unchecked(panel + p);
                 let mask = mask(panel_of.lanes);
                 let lane = (panel + p) * LANES;
-                let channel = TWO.then(|| _mm512_loadu_ps(w.channel.as_ptr().add(lane)));
+                let channel = two.then(|| _mm512_loadu_ps(w.channel.as_ptr().add(lane)));
                 let bias = (!w.bias.is_empty()).then(|| _mm512_loadu_ps(w.bias.as_ptr().add(lane)));
                 for r in 0..R {
                     let mut y = match (channel, bias) {
@@ -218,15 +332,205 @@ impl Tile<'_> {
     }
 }
 
+/// One multiplication a tap: 16 channels of `R` pixels at a time.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+unsafe fn depthwise(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+    let mut panel = call.panels.start;
+    while panel < call.panels.end {
+        let mut first = 0;
+        while first < call.pixels.len() {
+            let tile = Tile { call, panel, first, out: out.as_mut_ptr(), stride };
+            // SAFETY: `call` was checked.
+            unsafe {
+                if call.pixels.len() - first >= 4 {
+                    tile.depthwise::<4>();
+                    first += 4;
+                } else {
+                    tile.depthwise::<1>();
+                    first += 1;
+                }
+            }
+        }
+        panel += 1;
+    }
+}
+
+impl Tile<'_> {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+    unsafe fn depthwise<const R: usize>(self) {
+        let Tile { call, panel, first, .. } = self;
+        let w = call.weights;
+        let (bytes, floats) = (call.layout.bytes, call.layout.scales);
+        let zero = _mm512_set1_epi32(call.layout.zero().into());
+        let mut sum = [[_mm512_setzero_ps(); 1]; R];
+        // SAFETY: `ConvCall::check` held for every pixel and tap; rows of codes and scales have whole panels.
+        unsafe {
+            let mut weights = w.values.as_ptr().add(panel * w.taps * LANES);
+            let mut alpha = w.alpha.as_ptr().wrapping_add(panel * w.taps * LANES);
+            let codes = call.codes.as_ptr().add(panel * LANES);
+            let scales = call.scales.as_ptr().add(panel * LANES);
+            for &tap in call.taps {
+                let q = _mm512_loadu_ps(weights);
+                let factor = (!w.two_level()).then(|| _mm512_loadu_ps(alpha));
+                for r in 0..R {
+                    let pixel = (*call.pixels.get_unchecked(first + r) + tap) as usize;
+                    let a = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.add(pixel * bytes).cast()));
+                    let dot = _mm512_mul_ps(q, _mm512_cvtepi32_ps(_mm512_sub_epi32(a, zero)));
+                    let s = _mm512_loadu_ps(scales.add(pixel * floats));
+                    let factor = factor.map_or(s, |alpha| _mm512_mul_ps(alpha, s));
+                    sum[r][0] = _mm512_fmadd_ps(factor, dot, sum[r][0]);
+                }
+                weights = weights.add(LANES);
+                alpha = alpha.wrapping_add(LANES);
+            }
+            self.finish(&sum, w.two_level());
+        }
+    }
+}
+
 /// The lowest `lanes` of 16.
 #[inline(always)]
 fn mask(lanes: usize) -> __mmask16 {
     if lanes >= 16 { 0xffff } else { (1 << lanes) - 1 }
 }
 
+/// Pixels whose scales are found at a time.
+const SCALES: usize = 512;
+
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
 unsafe fn quantize(call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
     let layout = call.layout;
-    let _ = (two_to(0), ActivationScale::Float, Rule::new(layout));
-    quantize_plain(call, codes, scales);
+    let blocks = layout.blocks.len();
+    if layout.depthwise || !layout.pieces.is_empty() || blocks > SCALES || layout.channels < LANES {
+        return quantize_plain(call, codes, scales);
+    }
+    let rule = Vectors::new(layout);
+    let mut max = [0f32; SCALES];
+    let mut inv = [0f32; SCALES];
+    let at_once = SCALES / blocks;
+    let mut first = 0;
+    while first < call.pixels.len() {
+        let count = (call.pixels.len() - first).min(at_once);
+        let pixels = &call.pixels[first..first + count];
+        // SAFETY: `QuantizeCall::check` held: rows have all channels, and each pixel lies in `codes` and `scales`.
+        unsafe {
+            let x = call.x.data.as_ptr().add(first * call.x.stride);
+            for i in 0..count {
+                for (b, block) in layout.blocks.iter().enumerate() {
+                    max[i * blocks + b] = largest(x.add(i * call.x.stride + block.start), block.len());
+                }
+            }
+            // Whole vectors: what lies behind the last one is not read again.
+            let mut at = 0;
+            while at < count * blocks {
+                let (s, i) = rule.scale(_mm512_loadu_ps(max.as_ptr().add(at)));
+                _mm512_storeu_ps(max.as_mut_ptr().add(at), s);
+                _mm512_storeu_ps(inv.as_mut_ptr().add(at), i);
+                at += LANES;
+            }
+            for (i, &pixel) in pixels.iter().enumerate() {
+                let codes = codes.as_mut_ptr().add(pixel as usize * layout.bytes);
+                for (b, block) in layout.blocks.iter().enumerate() {
+                    *scales.get_unchecked_mut(pixel as usize * blocks + b) = max[i * blocks + b];
+                    let inv = _mm512_set1_ps(inv[i * blocks + b]);
+                    rule.block(x.add(i * call.x.stride + block.start), block.len(), inv, codes.add(block.start));
+                }
+            }
+        }
+        first += count;
+    }
+}
+
+/// Largest magnitude of `n` floats.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+unsafe fn largest(x: *const f32, n: usize) -> f32 {
+    let mut max = _mm512_setzero_ps();
+    let mut second = _mm512_setzero_ps();
+    let mut c = 0;
+    // SAFETY: of the caller; the last load is masked.
+    unsafe {
+        while c + 2 * LANES <= n {
+            max = _mm512_max_ps(max, _mm512_abs_ps(_mm512_loadu_ps(x.add(c))));
+            second = _mm512_max_ps(second, _mm512_abs_ps(_mm512_loadu_ps(x.add(c + LANES))));
+            c += 2 * LANES;
+        }
+        while c < n {
+            let part = _mm512_maskz_loadu_ps(mask(n - c), x.add(c));
+            max = _mm512_max_ps(max, _mm512_abs_ps(part));
+            c += LANES;
+        }
+    }
+    _mm512_reduce_max_ps(_mm512_max_ps(max, second))
+}
+
+/// [`Rule`] in vectors.
+struct Vectors {
+    rule: Rule,
+    lo: __m512i,
+    hi: __m512i,
+    offset: __m512i,
+}
+
+impl Vectors {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+    fn new(layout: &Layout) -> Self {
+        let rule = Rule::new(layout);
+        let splat = |v: i32| _mm512_set1_epi32(v);
+        Self { lo: splat(rule.lo), hi: splat(rule.hi), offset: splat(rule.offset), rule }
+    }
+
+    /// Scales and their reciprocals.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+    fn scale(&self, max: __m512) -> (__m512, __m512) {
+        let splat = |v: f32| _mm512_set1_ps(v);
+        match self.rule.kind {
+            ActivationScale::Pow2 => {
+                let e = _mm512_srli_epi32::<23>(_mm512_castps_si512(max));
+                let e = _mm512_sub_epi32(e, _mm512_set1_epi32(self.rule.shift));
+                let e = _mm512_min_epi32(_mm512_max_epi32(e, _mm512_set1_epi32(1)), _mm512_set1_epi32(253));
+                let float = |e: __m512i| _mm512_castsi512_ps(_mm512_slli_epi32::<23>(e));
+                (float(e), float(_mm512_sub_epi32(_mm512_set1_epi32(254), e)))
+            }
+            ActivationScale::Float => {
+                let scale = _mm512_div_ps(_mm512_min_ps(max, splat(two_to(127))), splat(self.rule.hi as f32));
+                let scale = _mm512_min_ps(_mm512_max_ps(scale, splat(two_to(-126))), splat(two_to(126)));
+                (scale, _mm512_div_ps(splat(1.0), scale))
+            }
+        }
+    }
+
+    /// Bytes of 16 floats. Their products with `inv` are below `2^31`, or saturate.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+    fn codes(&self, x: __m512, inv: __m512) -> __m512i {
+        let a = _mm512_cvtps_epi32(_mm512_mul_ps(x, inv));
+        _mm512_add_epi32(_mm512_min_epi32(_mm512_max_epi32(a, self.lo), self.hi), self.offset)
+    }
+
+    /// The codes of one block.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+    unsafe fn block(&self, x: *const f32, n: usize, inv: __m512, codes: *mut u8) {
+        let mut c = 0;
+        // Packing works in each quarter of a vector: this order of its 4-byte words puts them right.
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        // SAFETY: of the caller; the last load and store are masked.
+        unsafe {
+            while c + 64 <= n {
+                let a = |k: usize| self.codes(_mm512_loadu_ps(x.add(c + k * LANES)), inv);
+                let words = _mm512_packus_epi16(_mm512_packus_epi32(a(0), a(1)), _mm512_packus_epi32(a(2), a(3)));
+                _mm512_storeu_si512(codes.add(c).cast(), _mm512_permutexvar_epi32(order, words));
+                c += 64;
+            }
+            while c < n {
+                let mask = mask(n - c);
+                let a = self.codes(_mm512_maskz_loadu_ps(mask, x.add(c)), inv);
+                _mm_mask_storeu_epi8(codes.add(c).cast(), mask, _mm512_cvtepi32_epi8(a));
+                c += LANES;
+            }
+        }
+    }
 }

@@ -5,6 +5,8 @@
 //! Every kernel gives the bits of [`blockfloat::conv2d`] and [`blockfloat::quantize_activations`]: vectors run across
 //! outputs, never inside one sum.
 #![allow(unsafe_code)]
+// Tiles of registers are arrays, walked by the indices that also address memory.
+#![allow(clippy::needless_range_loop)]
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -18,9 +20,9 @@ use crate::ops::Memory;
 use crate::pack::Packed;
 use crate::plan::Step;
 
-pub use select::{KernelName, kernels};
 pub(crate) use scalar::limit;
 pub(crate) use select::select;
+pub use select::{KernelName, kernels};
 
 /// Most outputs that one call computes.
 pub(crate) const STRIP: usize = 256;
@@ -60,7 +62,8 @@ impl ConvCall<'_> {
     /// Panics unless every access of a kernel lies in its slice. `out` has row `i` of output `i`.
     fn check(&self, out: &[f32], stride: usize) {
         let (w, layout) = (self.weights, self.layout);
-        let last = self.pixels.iter().max().map_or(0, |&p| p as usize) + self.taps.iter().max().map_or(0, |&t| t as usize);
+        let last =
+            self.pixels.iter().max().map_or(0, |&p| p as usize) + self.taps.iter().max().map_or(0, |&t| t as usize);
         assert!(self.codes.len() >= (last + 1) * layout.bytes + SLACK, "codes of {last} pixels");
         assert!(self.scales.len() >= (last + 1) * layout.scales, "scales of {last} pixels");
         assert!(self.pixels.len() <= STRIP && self.taps.len() == w.taps && self.panels.end <= w.panels.len());

@@ -58,7 +58,14 @@ pub(super) fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
                     let zero = i32::from(call.layout.zero());
                     depthwise(w, p, tap, &codes[p * LANES..], &scales[p * LANES..], zero, &mut acc);
                 } else {
-                    dense(w, p, tap, &codes[panel.group * w.group_bytes..], &scales[panel.group * w.group_scales..], &mut acc);
+                    dense(
+                        w,
+                        p,
+                        tap,
+                        &codes[panel.group * w.group_bytes..],
+                        &scales[panel.group * w.group_scales..],
+                        &mut acc,
+                    );
                 }
             }
             let at = p * LANES;

@@ -2,9 +2,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::Kernel;
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512Vnni;
-use super::Kernel;
 use super::scalar::Scalar;
 use crate::Error;
 
@@ -72,6 +72,8 @@ pub fn kernels() -> Vec<KernelName> {
 pub(crate) fn select(asked: Option<KernelName>) -> Result<Box<dyn Kernel>, Error> {
     match asked {
         Some(name) => name.make().ok_or_else(|| refuse(name.as_str(), "cannot run on this CPU")),
-        None => Ok(KernelName::ALL.into_iter().rev().find_map(KernelName::make).expect("the scalar kernel runs anywhere")),
+        None => {
+            Ok(KernelName::ALL.into_iter().rev().find_map(KernelName::make).expect("the scalar kernel runs anywhere"))
+        }
     }
 }

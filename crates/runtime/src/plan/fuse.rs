@@ -72,10 +72,9 @@ pub(crate) fn fuse(graph: &Graph, copied: &BTreeSet<usize>, integer: impl Fn(&No
         };
         let post = match &node.op {
             Op::Relu => Some(Post::Clamp(0.0, f32::INFINITY)),
-            Op::Activation(Activation::Clip { min, max }) => Some(Post::Clamp(
-                min.map_or(f32::NEG_INFINITY, |v| v as f32),
-                max.map_or(f32::INFINITY, |v| v as f32),
-            )),
+            Op::Activation(Activation::Clip { min, max }) => {
+                Some(Post::Clamp(min.map_or(f32::NEG_INFINITY, |v| v as f32), max.map_or(f32::INFINITY, |v| v as f32)))
+            }
             Op::Activation(function) => Some(Post::Function(*function)),
             Op::Affine { .. } => Some(Post::Affine(i)),
             _ => None,

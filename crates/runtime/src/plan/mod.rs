@@ -14,13 +14,13 @@ use std::collections::BTreeMap;
 
 use graph::{Activation, Conv2d, Graph, Info, Model, Node, Op, Pool2d, QuantizedLayer, Shape};
 
-pub(crate) use self::place::{Source, View};
 use self::fuse::{Kind, Post};
 use self::place::{Placement, assign};
+pub(crate) use self::place::{Source, View};
 use crate::Error;
-use crate::kernels::{SLACK, STRIP};
+use crate::kernels::STRIP;
 use crate::layout::Layout;
-use crate::pack::{Integers, Packed};
+use crate::pack::{Integers, Packed, Scale};
 
 /// An integer activation in memory: `[H + 2 pad, W + 2 pad]` pixels of one layout.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,7 +75,7 @@ pub(crate) enum StepOp {
     Copy(View),
     MaxPool(Pool2d, View),
     AvgPool(Pool2d, View),
-    Adaptive([usize; 2], View),
+    Adaptive(View),
     Add(View, View),
     Mul(View, View),
     Concat(Vec<View>),
@@ -165,11 +165,8 @@ impl Plan {
     pub fn new(mut model: Model) -> Result<Self, Error> {
         model.check()?;
         let graph = model.graph.clone();
-        let formats: BTreeMap<String, LayerFormat> = model
-            .layers
-            .iter()
-            .filter_map(|(name, layer)| Some((name.clone(), LayerFormat::new(layer)?)))
-            .collect();
+        let formats: BTreeMap<String, LayerFormat> =
+            model.layers.iter().filter_map(|(name, layer)| Some((name.clone(), LayerFormat::new(layer)?))).collect();
         let integer = |node: &Node| formats.contains_key(&node.name);
         let placement = Placement::new(&graph, &integer);
         let mut draft = Draft::new(&graph, &placement, &formats);
@@ -255,7 +252,9 @@ impl<'a> Draft<'a> {
             let x = nodes[step.inputs[0]].shape;
             let format = &formats[&node.name];
             let (groups, pad, depthwise) = match &node.op {
-                Op::Conv2d(c) => (c.groups, c.padding, c.groups == c.in_channels && c.groups == c.out_channels && c.groups > 1),
+                Op::Conv2d(c) => {
+                    (c.groups, c.padding, c.groups == c.in_channels && c.groups == c.out_channels && c.groups > 1)
+                }
                 _ => (1, [0, 0], false),
             };
             let layout = Layout::new(x.channels, groups, format.weight, format.activation, format.signed, depthwise);
@@ -374,13 +373,14 @@ impl<'a> Draft<'a> {
                     (param("weight"), param("bias"), param("running_mean"), param("running_var"));
                 let scale: Vec<f64> =
                     (0..*channels).map(|c| f64::from(gamma[c]) / (f64::from(var[c]) + eps).sqrt()).collect();
-                let shift = (0..*channels).map(|c| (f64::from(beta[c]) - f64::from(mean[c]) * scale[c]) as f32).collect();
+                let shift =
+                    (0..*channels).map(|c| (f64::from(beta[c]) - f64::from(mean[c]) * scale[c]) as f32).collect();
                 posts.insert(0, PostOp::Affine(scale.iter().map(|&s| s as f32).collect(), shift));
                 StepOp::Copy(x(0))
             }
             Op::MaxPool2d(pool) => StepOp::MaxPool(pool.clone(), x(0)),
             Op::AvgPool2d(pool) => StepOp::AvgPool(pool.clone(), x(0)),
-            Op::AdaptiveAvgPool2d { output } => StepOp::Adaptive(*output, x(0)),
+            Op::AdaptiveAvgPool2d { .. } => StepOp::Adaptive(x(0)),
             Op::Add => StepOp::Add(x(0), x(1)),
             Op::Mul => StepOp::Mul(x(0), x(1)),
             Op::Concat => StepOp::Concat((0..fused.inputs.len()).map(x).collect()),
@@ -426,8 +426,19 @@ impl<'a> Draft<'a> {
         let layer = layer.expect("layers with integer input are quantized");
         let layout = &self.layouts[input.layout];
         // Linear layers read each weight once an image: they are kept small. Convolutions read them many times.
-        let nibbles = matches!(node.op, Op::Linear { .. }) && layer.codes.bits().get() <= 4;
-        let weights = Packed::new(Integers::codes(&layer.codes), bias.as_deref(), layout, nibbles);
+        let codes = &layer.codes;
+        let nibbles = matches!(node.op, Op::Linear { .. }) && codes.bits().get() <= 4 && codes.two_level().is_none();
+        let products = codes.int8_weights();
+        let integers = Integers {
+            shape: codes.shape(),
+            block: codes.block(),
+            values: products.as_deref().unwrap_or(codes.codes()),
+            scale: match codes.two_level() {
+                Some(levels) => Scale::Channel(levels.channel()),
+                None => Scale::Block(codes.scales()),
+            },
+        };
+        let weights = Packed::new(integers, bias.as_deref(), layout, nibbles);
         let distance = |k: usize, axis: usize| k * conv.dilation[axis];
         let taps = (0..conv.kernel[0])
             .flat_map(|y| (0..conv.kernel[1]).map(move |x| (y, x)))
@@ -475,6 +486,3 @@ impl FloatConv {
         Self { conv, weights, bias }
     }
 }
-
-/// Bytes that an integer slot takes beyond its pixels.
-pub(crate) const CODE_SLACK: usize = SLACK;

@@ -98,16 +98,8 @@ impl Placement {
             }
         }
         let body = steps.iter().filter(|s| !s.head).count();
-        let mut this = Self {
-            steps,
-            body,
-            emitter,
-            buffers: vec![],
-            crossing: vec![],
-            row: 0,
-            place: BTreeMap::new(),
-            fusion,
-        };
+        let mut this =
+            Self { steps, body, emitter, buffers: vec![], crossing: vec![], row: 0, place: BTreeMap::new(), fusion };
         this.join(graph)?;
         this.store(graph, &reads_integers);
         this.check_conflicts(graph, &reads_integers)?;
@@ -270,9 +262,7 @@ pub(crate) fn assign<const N: usize>(lives: &[(usize, usize, [usize; N])]) -> (V
             slots.push(([0; N], 0));
             slots.len() - 1
         });
-        for k in 0..N {
-            slots[slot].0[k] = slots[slot].0[k].max(size[k]);
-        }
+        slots[slot].0.iter_mut().zip(size).for_each(|(have, size)| *have = size.max(*have));
         slots[slot].1 = last;
         slot_of[i] = slot;
     }

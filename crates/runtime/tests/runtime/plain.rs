@@ -139,8 +139,10 @@ fn convolve(model: &Model, node: &Node, conv: &Conv2d, shape: Shape, x: &[f32]) 
         for i in 0..node.shape.height * node.shape.width {
             let mut sum = bias.map_or(0.0, |b| b[o]);
             for tap in 0..kh * kw {
-                let row = (i / node.shape.width * conv.stride[0] + tap / kw * conv.dilation[0]).checked_sub(conv.padding[0]);
-                let col = (i % node.shape.width * conv.stride[1] + tap % kw * conv.dilation[1]).checked_sub(conv.padding[1]);
+                let row =
+                    (i / node.shape.width * conv.stride[0] + tap / kw * conv.dilation[0]).checked_sub(conv.padding[0]);
+                let col =
+                    (i % node.shape.width * conv.stride[1] + tap % kw * conv.dilation[1]).checked_sub(conv.padding[1]);
                 let (Some(row), Some(col)) = (row, col) else { continue };
                 if row >= shape.height || col >= shape.width {
                     continue;
@@ -185,7 +187,13 @@ fn apply(function: Activation, x: f32) -> f32 {
             let x = min.map_or(x, |min| x.max(min as f32));
             max.map_or(x, |max| x.min(max as f32))
         }
-        Activation::LeakyRelu { slope } => if x > 0.0 { x } else { x * slope as f32 },
+        Activation::LeakyRelu { slope } => {
+            if x > 0.0 {
+                x
+            } else {
+                x * slope as f32
+            }
+        }
         Activation::Sigmoid => sigmoid(x),
         Activation::HardSigmoid { alpha, beta } => (alpha as f32 * x + beta as f32).clamp(0.0, 1.0),
         Activation::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),

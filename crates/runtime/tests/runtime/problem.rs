@@ -16,6 +16,7 @@ pub struct Problem {
     weight_block: BlockSize,
     activation: ActivationFormat,
     signed: bool,
+    two_level: bool,
     seed: u64,
 }
 
@@ -41,7 +42,8 @@ impl Problem {
         let code = |x: f32| (x * 1.3 * hi as f32).round().clamp(lo as f32, hi as f32) as i8;
         let codes = codes.into_iter().map(code).collect();
         let scales = shape[0] * block.count(shape[1]) * shape[2] * shape[3];
-        QuantizedWeights::from_parts(shape, bits, block, codes, noise(self.seed + 1, scales)).unwrap()
+        let weights = QuantizedWeights::from_parts(shape, bits, block, codes, noise(self.seed + 1, scales)).unwrap();
+        if self.two_level { weights.to_two_level() } else { weights }
     }
 
     /// `[C, H, W]`: blocks of zeros and blocks of very different sizes among them.
@@ -137,7 +139,7 @@ prop_compose! {
         activation_bits in 2..=8u8,
         weight_block in prop_oneof![1..20usize, Just(0), Just(16), Just(32), Just(64)],
         multiple in 0..4usize,
-        pow2: bool, signed: bool, bias: bool, seed: u32,
+        pow2: bool, signed: bool, bias: bool, two_level: bool, seed: u32,
     ) -> Problem {
         let conv = Conv2d {
             in_channels: group * groups, out_channels: out * groups, kernel, stride, padding, dilation, groups, bias,
@@ -146,7 +148,7 @@ prop_compose! {
         let activation =
             ActivationFormat { bits: Bits::new(activation_bits).unwrap(), block: block(weight_block * multiple), scale };
         let input = Shape::new(group * groups, size[0], size[1]);
-        Problem { conv, input, weight_bits, weight_block: block(weight_block), activation, signed, seed: seed.into() }
+        Problem { conv, input, weight_bits, weight_block: block(weight_block), activation, signed, two_level, seed: seed.into() }
     }
 }
 
@@ -175,6 +177,9 @@ fn layers_of_real_networks_give_the_reference_bits() {
     for (conv, size, b, signed) in cases {
         let input = Shape::new(conv.in_channels, size, size);
         let (weight_block, activation) = (block(b), w4a8(b));
-        Problem { conv, input, weight_bits: 4, weight_block, activation, signed, seed: 1 }.check();
+        for two_level in [false, true] {
+            let conv = conv.clone();
+            Problem { conv, input, weight_bits: 4, weight_block, activation, signed, two_level, seed: 1 }.check();
+        }
     }
 }
