@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::op::{Activation, Conv2d, Op, Pool2d, Shape};
+use crate::op::{Conv2d, Op, Pool2d, Shape};
 
 /// A node of one [`Graph`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -273,12 +273,19 @@ impl Builder {
     /// Adds a node.
     pub fn push(&mut self, name: impl Into<String>, op: Op, inputs: Vec<NodeId>) -> NodeId {
         let name = name.into();
-        let shape = infer(&self.nodes, &op, &inputs).unwrap_or_else(|why| {
+        let shape = self.infer(&op, &inputs).unwrap_or_else(|why| {
             self.error.get_or_insert(GraphError::Shape { node: name.clone(), why });
             Shape::new(0, 0, 0)
         });
         self.nodes.push(Node { name, op, inputs, shape });
         NodeId(self.nodes.len() - 1)
+    }
+
+    fn infer(&self, op: &Op, inputs: &[NodeId]) -> Result<Shape, String> {
+        let shape = |id: &NodeId| {
+            self.nodes.get(id.0).map(|node| node.shape).ok_or_else(|| format!("input {} is not an earlier node", id.0))
+        };
+        op.output(&inputs.iter().map(shape).collect::<Result<Vec<_>, _>>()?)
     }
 
     /// Adds a convolution.
@@ -348,135 +355,3 @@ fn check_size(shape: Shape) -> Result<(), String> {
 }
 
 const MAX_ELEMENTS: usize = isize::MAX as usize / size_of::<f32>();
-
-/// Shape of a new node's output, or why its inputs do not fit. All arithmetic on sizes that a file can name is checked.
-fn infer(nodes: &[Node], op: &Op, inputs: &[NodeId]) -> Result<Shape, String> {
-    if let Some(bad) = inputs.iter().find(|id| id.0 >= nodes.len()) {
-        return Err(format!("input {} is not an earlier node", bad.0));
-    }
-    let arity_fits = match op {
-        Op::Input => return Err("only the first node can be the input".into()),
-        Op::Add | Op::Mul => inputs.len() == 2,
-        Op::Concat => !inputs.is_empty(),
-        _ => inputs.len() == 1,
-    };
-    if !arity_fits {
-        return Err(format!("does not take {} inputs", inputs.len()));
-    }
-    let x = nodes[inputs[0].0].shape;
-    let same_channels = |channels: usize| {
-        if channels == x.channels { Ok(x) } else { Err(format!("has {channels} channels, its input {}", x.channels)) }
-    };
-    match op {
-        Op::Input => unreachable!("handled above"),
-        Op::Conv2d(c) => {
-            same_channels(c.in_channels)?;
-            if c.groups == 0 || c.in_channels % c.groups != 0 || c.out_channels % c.groups != 0 || c.out_channels == 0 {
-                return Err(format!(
-                    "{} groups do not divide {} -> {} channels",
-                    c.groups, c.in_channels, c.out_channels
-                ));
-            }
-            let out = |axis: usize, input: usize| -> Option<usize> {
-                let reach = c.dilation[axis].checked_mul(c.kernel[axis].checked_sub(1)?)?.checked_add(1)?;
-                let padded = c.padding[axis].checked_mul(2)?.checked_add(input)?;
-                padded.checked_sub(reach)?.checked_div(c.stride[axis])?.checked_add(1)
-            };
-            match (out(0, x.height), out(1, x.width)) {
-                (Some(height), Some(width)) => Ok(Shape::new(c.out_channels, height, width)),
-                _ => Err(format!("kernel {:?} does not fit its input {x}", c.kernel)),
-            }
-        }
-        Op::Linear { in_features, out_features, .. } => {
-            if x.height != 1 || x.width != 1 {
-                return Err(format!("needs a flattened input, got {x}"));
-            }
-            same_channels(*in_features)?;
-            Ok(Shape::new(*out_features, 1, 1))
-        }
-        Op::BatchNorm2d { channels, .. } | Op::Affine { channels } => same_channels(*channels),
-        Op::Relu | Op::Dropout { .. } | Op::Softmax => Ok(x),
-        Op::Activation(function) => {
-            let fits = match *function {
-                Activation::Clip { min, max } => {
-                    let (low, high) = (min.unwrap_or(f64::MIN), max.unwrap_or(f64::MAX));
-                    low.is_finite() && high.is_finite() && low <= high
-                }
-                Activation::LeakyRelu { slope } => slope.is_finite(),
-                Activation::HardSigmoid { alpha, beta } => alpha.is_finite() && beta.is_finite(),
-                Activation::Sigmoid | Activation::HardSwish | Activation::Silu => true,
-            };
-            if fits { Ok(x) } else { Err(format!("{function:?} is not a function")) }
-        }
-        Op::Lrn { size, alpha, beta, k } => {
-            if *size == 0 || ![alpha, beta, k].iter().all(|v| v.is_finite() && **v >= 0.0) {
-                return Err("needs size >= 1 and finite alpha, beta, k >= 0".into());
-            }
-            Ok(x)
-        }
-        Op::Slice { start, channels } => match start.checked_add(*channels) {
-            Some(end) if end <= x.channels => Ok(Shape { channels: *channels, ..x }),
-            _ => Err(format!("takes {channels} channels from {start} of {x}")),
-        },
-        Op::Shuffle { groups } => {
-            if *groups > 0 && x.channels.is_multiple_of(*groups) {
-                Ok(x)
-            } else {
-                Err(format!("{groups} groups do not divide {} channels", x.channels))
-            }
-        }
-        Op::Pad2d { sides: [top, left, bottom, right], value } => {
-            let height = x.height.checked_add(*top).and_then(|n| n.checked_add(*bottom));
-            let width = x.width.checked_add(*left).and_then(|n| n.checked_add(*right));
-            match (height, width) {
-                (Some(height), Some(width)) if value.is_finite() => Ok(Shape { height, width, ..x }),
-                _ => Err("needs a finite value and a border that fits memory".into()),
-            }
-        }
-        Op::MaxPool2d(p) | Op::AvgPool2d(p) => {
-            if (0..2).any(|a| p.stride[a] == 0 || p.kernel[a] == 0 || p.padding[a] > p.kernel[a] / 2) {
-                return Err("needs stride and kernel >= 1 and padding <= kernel / 2".into());
-            }
-            match (p.output(0, x.height), p.output(1, x.width)) {
-                (Some(height), Some(width)) => Ok(Shape::new(x.channels, height, width)),
-                _ => Err(format!("window {:?} does not fit its input {x}", p.kernel)),
-            }
-        }
-        Op::AdaptiveAvgPool2d { output } => {
-            if output.contains(&0) {
-                return Err("needs an output of at least 1x1".into());
-            }
-            Ok(Shape::new(x.channels, output[0], output[1]))
-        }
-        Op::Add => {
-            let y = nodes[inputs[1].0].shape;
-            if x == y { Ok(x) } else { Err(format!("adds {x} and {y}")) }
-        }
-        Op::Mul => {
-            let y = nodes[inputs[1].0].shape;
-            if x == y || y == Shape::new(x.channels, 1, 1) { Ok(x) } else { Err(format!("multiplies {x} and {y}")) }
-        }
-        Op::Concat => {
-            let mut channels = 0usize;
-            for id in inputs {
-                let y = nodes[id.0].shape;
-                if (y.height, y.width) != (x.height, x.width) {
-                    return Err(format!("joins {x} and {y}"));
-                }
-                channels = channels.checked_add(y.channels).ok_or("too many channels")?;
-            }
-            Ok(Shape { channels, ..x })
-        }
-        Op::Flatten => {
-            let features = x.channels.checked_mul(x.height).and_then(|n| n.checked_mul(x.width));
-            Ok(Shape::new(features.ok_or("too many features")?, 1, 1))
-        }
-        Op::PadShortcut { stride, before, after } => {
-            if *stride == 0 {
-                return Err("needs stride >= 1".into());
-            }
-            let channels = x.channels.checked_add(*before).and_then(|n| n.checked_add(*after));
-            Ok(Shape::new(channels.ok_or("too many channels")?, x.height.div_ceil(*stride), x.width.div_ceil(*stride)))
-        }
-    }
-}

@@ -76,6 +76,7 @@ mod file;
 mod fixture;
 #[cfg(test)]
 mod hostile;
+mod infer;
 mod model;
 mod op;
 pub mod pass;
