@@ -3,4 +3,7 @@
 //! This is a crate of its own so that the runtime, which reads [`graph`]'s files, does not depend on protocol buffers.
 #![forbid(unsafe_code)]
 
+mod import;
 pub mod proto;
+
+pub use import::{ImportError, ImportOptions, Imported, OPSETS, import};

@@ -1,0 +1,432 @@
+//! Convolutions, linear layers, normalisations and pooling.
+use graph::{Conv2d, Op, Pool2d, Shape, Tensor};
+
+use super::constant::Data;
+use super::error::{Refusal, Result};
+use super::fold;
+use super::lower::{Kind, Lowering, axis};
+use super::names;
+use super::node::{Node, decimal};
+use super::view::View;
+
+/// Window, strides and borders of a convolution or pooling, over rows and columns.
+struct Window {
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    dilation: [usize; 2],
+    /// `[top, left, bottom, right]`.
+    pads: [usize; 4],
+}
+
+impl Window {
+    /// Reads the attributes; `kernel` is the weight's where there is one.
+    fn read(node: Node<'_>, kernel: Option<[usize; 2]>, input: Shape) -> Result<Self> {
+        let pair = |name: &str| -> Result<Option<[usize; 2]>> {
+            let Some(values) = node.ints(name)? else { return Ok(None) };
+            match sizes(name, values)?[..] {
+                [rows, columns] => Ok(Some([rows, columns])),
+                _ => Err(format!("`{name}` has {} values: only 2-D is supported", values.len()).into()),
+            }
+        };
+        let stated = pair("kernel_shape")?;
+        if let (Some(stated), Some(kernel)) = (stated, kernel)
+            && stated != kernel
+        {
+            return Err(format!("`kernel_shape` is {stated:?}, its weight's kernel {kernel:?}").into());
+        }
+        let kernel = kernel.or(stated).ok_or("lacks `kernel_shape`")?;
+        let stride = pair("strides")?.unwrap_or([1, 1]);
+        let dilation = pair("dilations")?.unwrap_or([1, 1]);
+        if [kernel, stride, dilation].as_flattened().contains(&0) {
+            return Err("a kernel, stride or dilation of 0".into());
+        }
+        let explicit = match node.ints("pads")? {
+            None => [0; 4],
+            Some(values) => sizes("pads", values)?.try_into().map_err(|_| "`pads` must have 4 values")?,
+        };
+        let auto = node.string("auto_pad")?.unwrap_or("NOTSET");
+        let pads = match auto {
+            "NOTSET" => explicit,
+            "VALID" => [0; 4],
+            "SAME_UPPER" | "SAME_LOWER" => {
+                let side = |axis: usize, size: usize| -> Option<(usize, usize)> {
+                    let reach = dilation[axis].checked_mul(kernel[axis] - 1)?.checked_add(1)?;
+                    let needed = (size.div_ceil(stride[axis]) - 1).checked_mul(stride[axis])?.checked_add(reach)?;
+                    let total = needed.saturating_sub(size);
+                    let (less, more) = (total / 2, total - total / 2);
+                    Some(if auto == "SAME_UPPER" { (less, more) } else { (more, less) })
+                };
+                let (rows, columns) =
+                    side(0, input.height).zip(side(1, input.width)).ok_or("its borders are too large")?;
+                [rows.0, columns.0, rows.1, columns.1]
+            }
+            other => return Err(format!("`auto_pad` is `{other}`").into()),
+        };
+        Ok(Self { kernel, stride, dilation, pads })
+    }
+
+    fn is_symmetric(&self) -> bool {
+        self.pads[0] == self.pads[2] && self.pads[1] == self.pads[3]
+    }
+
+    /// Places along one axis that a window can be put, in floor mode or ceil mode, and none where it does not fit.
+    ///
+    /// In ceil mode a last window may hang over the border, but has to begin before it (opset 1 to 21 do not say so; ONNX
+    /// Runtime and PyTorch do it).
+    fn places(&self, axis: usize, input: usize, ceil: bool) -> Option<usize> {
+        let reach = self.dilation[axis].checked_mul(self.kernel[axis] - 1)?.checked_add(1)?;
+        let begin = self.pads[axis].checked_add(input)?;
+        let free = begin.checked_add(self.pads[axis + 2])?.checked_sub(reach)?;
+        let places = (if ceil { free.div_ceil(self.stride[axis]) } else { free / self.stride[axis] }).checked_add(1)?;
+        let hangs = ceil && (places - 1).checked_mul(self.stride[axis]).is_none_or(|start| start >= begin);
+        Some(places - usize::from(hangs))
+    }
+}
+
+fn sizes(name: &str, values: &[i64]) -> Result<Vec<usize>> {
+    let sizes: Option<Vec<usize>> = values.iter().map(|&v| usize::try_from(v).ok()).collect();
+    sizes.ok_or_else(|| format!("`{name}` has a negative value").into())
+}
+
+impl<'a> Lowering<'a> {
+    pub fn conv(&mut self, node: Node<'a>) -> Result<View> {
+        let x = self.view(node, 0)?;
+        let input = self.nchw(&x)?;
+        let shape = self.nodes[input].shape;
+        let weight = self.constant(node, 1)?.ok_or("lacks a weight")?;
+        let &[out_channels, per_group, rows, columns] = weight.dims.as_slice() else {
+            return Err(format!("its weight has the shape {:?}: only 2-D is supported", weight.dims).into());
+        };
+        let window = Window::read(node, Some([rows, columns]), shape)?;
+        let groups = usize::try_from(node.int("group")?.unwrap_or(1)).map_err(|_| "a negative `group`")?;
+        let in_channels = per_group.checked_mul(groups).ok_or("too many channels")?;
+        let bias = self.constant(node, 2)?;
+        let mut conv = Conv2d {
+            in_channels,
+            out_channels,
+            kernel: window.kernel,
+            stride: window.stride,
+            padding: [window.pads[0], window.pads[1]],
+            dilation: window.dilation,
+            groups,
+            bias: bias.is_some(),
+        };
+        self.use_parameter_name(&weight.name);
+        let values = self.floats(&weight, weight.data.len(), "weight")?;
+        let mut params = vec![("weight", Tensor::new(weight.dims.clone(), values))];
+        if let Some(bias) = bias {
+            params.push(("bias", Tensor::new([out_channels], self.floats(&bias, out_channels, "bias")?)));
+        }
+        let mut from = input;
+        if !window.is_symmetric() {
+            conv.padding = [0, 0];
+            from = self.border(input, window.pads, 0.0)?;
+        }
+        let node = self.add(Kind::Op(Op::Conv2d(conv)), vec![from], params, None)?;
+        Ok(self.image(node))
+    }
+
+    pub fn border(&mut self, input: usize, sides: [usize; 4], value: f64) -> Result<usize> {
+        self.add_named("pad", Kind::Op(Op::Pad2d { sides, value }), vec![input], vec![], None)
+    }
+
+    pub fn gemm(&mut self, node: Node<'a>) -> Result<View> {
+        if node.flag("transA")? {
+            return Err("`transA` is not supported".into());
+        }
+        let weight = self.constant(node, 1)?.ok_or("lacks a weight")?;
+        let &[rows, columns] = weight.dims.as_slice() else {
+            return Err(format!("its weight has the shape {:?}", weight.dims).into());
+        };
+        self.use_parameter_name(&weight.name);
+        let (alpha, beta) = (node.float("alpha")?.unwrap_or(1.0), node.float("beta")?.unwrap_or(1.0));
+        let transposed = node.flag("transB")?;
+        let mut values = self.floats(&weight, weight.data.len(), "weight")?;
+        let [out_features, in_features] = if transposed { [rows, columns] } else { [columns, rows] };
+        if !transposed {
+            values = fold::permute(&values, &weight.dims, &[1, 0]);
+        }
+        if alpha != 1.0 {
+            values.iter_mut().for_each(|v| *v *= alpha);
+        }
+        let bias = match self.constant(node, 2)? {
+            None => None,
+            Some(bias) => {
+                let mut values = bias.as_floats()?.to_vec();
+                if values.len() == 1 {
+                    self.charge(out_features)?;
+                    values = vec![values[0]; out_features];
+                }
+                if values.len() != out_features {
+                    return Err(format!("its bias has the shape {:?}", bias.dims).into());
+                }
+                values.iter_mut().for_each(|v| *v *= beta);
+                Some(values)
+            }
+        };
+        self.linear(node, values, [out_features, in_features], bias)
+    }
+
+    pub fn matmul(&mut self, node: Node<'a>) -> Result<View> {
+        let weight = self.constant(node, 1)?.ok_or("lacks a weight")?;
+        let &[in_features, out_features] = weight.dims.as_slice() else {
+            return Err(format!("its weight has the shape {:?}", weight.dims).into());
+        };
+        self.use_parameter_name(&weight.name);
+        let values = self.floats(&weight, weight.data.len(), "weight")?;
+        let values = fold::permute(&values, &weight.dims, &[1, 0]);
+        self.linear(node, values, [out_features, in_features], None)
+    }
+
+    /// `weight` is `[out, in]`.
+    fn linear(
+        &mut self,
+        node: Node<'a>,
+        mut weight: Vec<f32>,
+        [out_features, in_features]: [usize; 2],
+        bias: Option<Vec<f32>>,
+    ) -> Result<View> {
+        let x = self.view(node, 0)?;
+        if x.rank() != 2 {
+            return Err(format!("its input has the shape {:?}: only [N, features] is supported", x.shape()).into());
+        }
+        let input = if let Some(order) = self.flattened_order(&x) {
+            // The features of a transposed image: the weight's columns move instead.
+            if order.dims.iter().skip(1).product::<usize>() != in_features {
+                return Err(format!("its weight has {in_features} inputs for {:?}", x.shape()).into());
+            }
+            let inverse: Vec<usize> =
+                (1..order.dims.len()).map(|axis| order.perm.iter().position(|&p| p == axis).unwrap_or(0)).collect();
+            let columns: Vec<usize> = order.shape()[1..].to_vec();
+            let dims: Vec<usize> = [&[out_features], columns.as_slice()].concat();
+            let perm: Vec<usize> = [&[0], inverse.as_slice()].concat();
+            weight = fold::permute(&weight, &dims, &perm);
+            let plain = View::plain(order.node, vec![self.batch, in_features]);
+            self.nchw(&plain)?
+        } else {
+            self.nchw(&x)?
+        };
+        let mut params = vec![("weight", Tensor::new([out_features, in_features], weight))];
+        let op = Op::Linear { in_features, out_features, bias: bias.is_some() };
+        if let Some(bias) = bias {
+            params.push(("bias", Tensor::new([out_features], bias)));
+        }
+        let node = self.add(Kind::Op(op), vec![input], params, None)?;
+        Ok(self.features(node))
+    }
+
+    pub fn batch_norm(&mut self, node: Node<'a>) -> Result<View> {
+        if node.flag("training_mode")? || node.int("spatial")? == Some(0) {
+            return Err("only the inference mode over channels is supported".into());
+        }
+        let x = self.view(node, 0)?;
+        let (input, view) = self.channels_second(&x)?;
+        let channels = self.nodes[input].shape.channels;
+        let eps = node.decimal("epsilon", 1e-5)?;
+        let mut params = Vec::new();
+        for (index, suffix) in [(1, "weight"), (2, "bias"), (3, "running_mean"), (4, "running_var")] {
+            let values = self.constant(node, index)?.ok_or_else(|| format!("lacks input {index}"))?;
+            if index == 1 {
+                self.use_parameter_name(&values.name);
+            }
+            params.push((suffix, Tensor::new([channels], self.floats(&values, channels, suffix)?)));
+        }
+        let node = self.add(Kind::Op(Op::BatchNorm2d { channels, eps }), vec![input], params, None)?;
+        Ok(View { node, ..view })
+    }
+
+    pub fn pool(&mut self, node: Node<'a>) -> Result<View> {
+        let x = self.view(node, 0)?;
+        let is_max = node.op() == "MaxPool";
+        if let (5, false, Some(&[size, 1, 1])) = (x.rank(), is_max, node.ints("kernel_shape")?) {
+            return self.channel_mean(node, &x, size);
+        }
+        let input = self.nchw(&x)?;
+        let shape = self.nodes[input].shape;
+        let window = Window::read(node, None, shape)?;
+        if window.dilation != [1, 1] {
+            return Err("a pooling with `dilations` is not supported".into());
+        }
+        let count_include_pad = !is_max && node.flag("count_include_pad")?;
+        let ceil = node.flag("ceil_mode")? && matches!(node.string("auto_pad")?, None | Some("NOTSET"));
+        let size =
+            |axis: usize, input: usize| window.places(axis, input, ceil).ok_or("its window does not fit its input");
+        let output = [size(0, shape.height)?, size(1, shape.width)?];
+        let op = |pool: Pool2d| if is_max { Op::MaxPool2d(pool) } else { Op::AvgPool2d(pool) };
+        let mut pool = Pool2d {
+            kernel: window.kernel,
+            stride: window.stride,
+            padding: [window.pads[0], window.pads[1]],
+            ceil_mode: ceil,
+            // Where nothing is padded, both are the same: PyTorch's default is kept.
+            count_include_pad: count_include_pad || is_max || (window.pads == [0; 4] && !ceil),
+        };
+        // The last windows may hang over a border that is not the same on both sides, as in ceil mode, where nobody
+        // counts what they hold of it.
+        let hangs_count = !is_max && count_include_pad && window.pads != [0; 4];
+        let fits = |pool: &Pool2d| {
+            let small = (0..2).all(|axis| pool.padding[axis] <= pool.kernel[axis] / 2);
+            small && [pool.output(0, shape.height), pool.output(1, shape.width)] == output.map(Some)
+        };
+        if window.is_symmetric() && fits(&pool) {
+            return self.simple(op(pool), input);
+        }
+        if !hangs_count {
+            for ceil_mode in [false, true] {
+                pool.ceil_mode = ceil_mode;
+                pool.count_include_pad = is_max;
+                if fits(&pool) {
+                    return self.simple(op(pool), input);
+                }
+            }
+        }
+        if !is_max && !count_include_pad {
+            return Err("borders that differ, of which a mean does not count the zeros, are not supported".into());
+        }
+        if ceil && !is_max {
+            return Err("`ceil_mode` with borders that differ is not supported".into());
+        }
+        // The lowest value, which no maximum sees; the zeros of a mean count.
+        let value = if is_max { f64::from(f32::MIN) } else { 0.0 };
+        let padded = self.border(input, window.pads, value)?;
+        let view =
+            self.simple(op(Pool2d { padding: [0, 0], ceil_mode: ceil, count_include_pad: true, ..pool }), padded)?;
+        let Shape { height, width, .. } = self.nodes[view.node].shape;
+        if [height, width] == output { Ok(view) } else { Err("`ceil_mode` with these borders is not supported".into()) }
+    }
+
+    /// An average over channels, put as a third dimension: how PyTorch writes local response normalisation.
+    fn channel_mean(&mut self, node: Node<'a>, x: &View, size: i64) -> Result<View> {
+        let plain = node.ints("pads")?.is_none_or(|pads| pads.iter().all(|&p| p == 0))
+            && node.ints("strides")?.is_none_or(|strides| strides.iter().all(|&s| s == 1))
+            && node.ints("dilations")?.is_none_or(|dilations| dilations.iter().all(|&d| d == 1))
+            && !node.flag("ceil_mode")?;
+        let Shape { channels, height, width } = self.nodes[x.node].shape;
+        if !x.is_plain() || x.dims != [self.batch, 1, channels, height, width] || !plain {
+            return Err("a 3-D pooling".into());
+        }
+        let size = usize::try_from(size).ok().filter(|&size| size > 0).ok_or("a window of no size")?;
+        let node = self.add(Kind::ChannelMean { size }, vec![x.node], vec![], None)?;
+        let Shape { channels, height, width } = self.nodes[node].shape;
+        Ok(View::plain(node, vec![self.batch, 1, channels, height, width]))
+    }
+
+    pub fn global_pool(&mut self, node: Node<'a>) -> Result<View> {
+        let x = self.view(node, 0)?;
+        let input = self.nchw(&x)?;
+        if node.op() == "GlobalAveragePool" {
+            return self.simple(Op::AdaptiveAvgPool2d { output: [1, 1] }, input);
+        }
+        let Shape { height, width, .. } = self.nodes[input].shape;
+        let pool = Pool2d { kernel: [height, width], ..Pool2d::new(1, 1) };
+        self.simple(Op::MaxPool2d(pool), input)
+    }
+
+    /// A mean over rows, columns or both.
+    pub fn reduce_mean(&mut self, node: Node<'a>) -> Result<View> {
+        let x = self.view(node, 0)?;
+        let rank = x.rank();
+        let axes = match self.ints(node, "axes", 1)? {
+            Some(axes) if !axes.is_empty() => axes.iter().map(|&a| axis(a, rank)).collect::<Result<Vec<_>>>()?,
+            _ if node.flag("noop_with_empty_axes")? => return Ok(x),
+            _ => (0..rank).collect(),
+        };
+        let keep = node.int("keepdims")?.unwrap_or(1) != 0;
+        let Shape { channels, height, width } = self.nodes[x.node].shape;
+        // Which of the node's own axes go: those behind the batch and the channels.
+        let reduced: Vec<usize> = (0..rank).filter(|&axis| axes.iter().any(|&a| x.perm[a] == axis)).collect();
+        let spatial = x.dims.get(..2) == Some(&[self.batch, channels]);
+        let is_all = spatial && (2..rank).all(|axis| x.dims[axis] == 1 || reduced.contains(&axis));
+        let op = if reduced.iter().any(|&axis| axis < 2) {
+            None
+        } else if is_all {
+            Some(Op::AdaptiveAvgPool2d { output: [1, 1] })
+        } else if x.dims == [self.batch, channels, height, width] {
+            let kernel = [if reduced == [2] { height } else { 1 }, if reduced == [3] { width } else { 1 }];
+            Some(Op::AvgPool2d(Pool2d { kernel, ..Pool2d::new(1, 1) }))
+        } else {
+            None
+        };
+        let op = op.ok_or_else(|| {
+            Refusal::from(format!("a mean over axes {axes:?} of {:?}: only rows and columns are supported", x.shape()))
+        })?;
+        let pooled = self.add(Kind::Op(op), vec![x.node], vec![], None)?;
+        let mut view = x;
+        view.node = pooled;
+        for &axis in &reduced {
+            view.dims[axis] = 1;
+        }
+        if !keep {
+            let mut gone = axes;
+            gone.sort_unstable_by(|a, b| b.cmp(a));
+            gone.dedup();
+            for axis in gone {
+                view = view.squeeze(axis);
+            }
+            return Ok(view);
+        }
+        let rank: Vec<usize> = (0..view.rank()).collect();
+        Ok(view.transpose(&rank))
+    }
+
+    pub fn lrn(&mut self, node: Node<'a>) -> Result<View> {
+        let x = self.view(node, 0)?;
+        let input = self.nchw(&x)?;
+        let size = node.int("size")?.ok_or("lacks `size`")?;
+        let size = usize::try_from(size).map_err(|_| "a negative `size`")?;
+        if size > self.nodes[input].shape.channels.saturating_mul(2) {
+            return Err("a window larger than its input".into());
+        }
+        let op = Op::Lrn {
+            size,
+            alpha: node.decimal("alpha", 1e-4)?,
+            beta: node.decimal("beta", 0.75)?,
+            k: node.decimal("bias", 1.0)?,
+        };
+        self.simple(op, input)
+    }
+
+    /// Softmax across channels, or its logarithm at the end of the network.
+    pub fn softmax(&mut self, node: Node<'a>) -> Result<View> {
+        let x = self.view(node, 0)?;
+        let default = if self.opset < 13 { 1 } else { -1 };
+        let over = x.perm[axis(node.int("axis")?.unwrap_or(default), x.rank())?];
+        let input = self.nchw(&x)?;
+        let Shape { height, width, .. } = self.nodes[input].shape;
+        // Opset 12 and older take the axes behind it too.
+        let alone = self.opset >= 13 || (height == 1 && width == 1);
+        if over != 1 || !alone {
+            return Err("only a softmax over classes is supported".into());
+        }
+        let kind = Kind::Op(Op::Softmax);
+        let node = self.add(kind, vec![input], vec![], None)?;
+        Ok(View { node, ..x })
+    }
+
+    /// A node named after its parameter, where that has a name.
+    fn use_parameter_name(&mut self, initializer: &str) {
+        if let Some(path) = names::of_parameter(initializer) {
+            self.wanted = path.to_owned();
+        }
+    }
+
+    /// Something of the view's channels: the node and the view to give its result, whose channels are axis 1.
+    pub fn channels_second(&mut self, x: &View) -> Result<(usize, View)> {
+        let channels = self.nodes[x.node].shape.channels;
+        let direct = x.dims.get(..2) == Some(&[self.batch, channels]) && x.perm.get(1) == Some(&1);
+        if direct {
+            return Ok((x.node, x.clone()));
+        }
+        let node = self.nchw(x)?;
+        let view = if x.rank() == 2 { self.features(node) } else { self.image(node) };
+        Ok((node, view))
+    }
+}
+
+/// The float of a constant with one element, where it is finite.
+pub(super) fn scalar(constant: &super::constant::Constant) -> Result<f64> {
+    match (&constant.data, constant.scalar()) {
+        (Data::Float(_), Some(value)) if value.is_finite() => Ok(decimal(value)),
+        _ => Err(format!("a constant of shape {:?} where one finite number belongs", constant.dims).into()),
+    }
+}

@@ -1,0 +1,424 @@
+//! From the nodes of the file to those of the graph, one after the other.
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use graph::{Op, Shape, Tensor};
+
+use super::ImportError;
+use super::constant::{Constant, Data};
+use super::error::{Refusal, Result};
+use super::names;
+use super::node::Node;
+use super::view::View;
+use crate::proto::GraphProto;
+
+/// Largest value between nodes, in elements of one image.
+const MAX_VALUE: usize = 1 << 28;
+
+/// What a lowered node computes.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Kind {
+    /// An operation of the graph.
+    Op(Op),
+    /// The mean of `size` channels, from each channel to the ones after it. Only part of a pattern.
+    ChannelMean { size: usize },
+    /// `x^exponent`. Only part of a pattern.
+    Power { exponent: f64 },
+    /// The first value divided by the second. Only part of a pattern.
+    Divide,
+    /// The features of a view that is not in its node's order. Only before a fully connected layer.
+    Reordered(View),
+}
+
+/// A node of the graph to be.
+#[derive(Debug, Clone)]
+pub(super) struct Lowered {
+    /// Not yet unique.
+    pub name: String,
+    pub kind: Kind,
+    /// Positions of earlier nodes.
+    pub inputs: Vec<usize>,
+    /// By the last part of their names.
+    pub params: Vec<(&'static str, Tensor)>,
+    pub shape: Shape,
+    /// Title and op of the node of the file.
+    pub origin: (String, String),
+}
+
+impl Lowered {
+    pub fn op(&self) -> Option<&Op> {
+        match &self.kind {
+            Kind::Op(op) => Some(op),
+            _ => None,
+        }
+    }
+
+    /// # Panics
+    /// If there is none of this name.
+    pub fn param(&self, name: &str) -> &[f32] {
+        let found = self.params.iter().find(|(suffix, _)| *suffix == name);
+        found.unwrap_or_else(|| panic!("no parameter `{name}`")).1.data()
+    }
+}
+
+/// A value of the file.
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    Constant(Rc<Constant>),
+    View(View),
+}
+
+/// What is known while going through the nodes.
+pub(super) struct Lowering<'a> {
+    pub opset: i64,
+    /// Images in a batch: the file's number, or one that stands for any.
+    pub batch: usize,
+    pub values: HashMap<&'a str, Value>,
+    /// How often each value of the file is read.
+    pub uses: HashMap<&'a str, usize>,
+    /// The types that read each value, where a node must know.
+    pub readers: HashMap<&'a str, Vec<&'a str>>,
+    pub nodes: Vec<Lowered>,
+    /// Where each node's flattened value is.
+    flattened: HashMap<usize, usize>,
+    /// Elements of constants and parameters that may still be made.
+    budget: usize,
+    /// Title and op of the node at work, and a name for what it makes.
+    origin: (String, String),
+    pub wanted: String,
+    pub notes: Vec<String>,
+}
+
+impl<'a> Lowering<'a> {
+    /// `bytes` is the size of the file, which bounds what may be made of it.
+    pub fn new(opset: i64, batch: usize, bytes: usize) -> Self {
+        Self {
+            opset,
+            batch,
+            values: HashMap::new(),
+            uses: HashMap::new(),
+            readers: HashMap::new(),
+            nodes: Vec::new(),
+            flattened: HashMap::new(),
+            budget: bytes.saturating_mul(2).saturating_add(1 << 20),
+            origin: Default::default(),
+            wanted: String::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Puts the image first; `perm` is that of its view.
+    pub fn input(&mut self, name: &'a str, shape: Shape, perm: &[usize]) -> Result<()> {
+        let node = self.add_named("input", Kind::Op(Op::Input), vec![], vec![], Some(shape))?;
+        let view = View::plain(node, vec![self.batch, shape.channels, shape.height, shape.width]).transpose(perm);
+        self.values.insert(name, Value::View(view));
+        Ok(())
+    }
+
+    /// Pays for `elements` numbers about to be made.
+    pub fn charge(&mut self, elements: usize) -> Result<()> {
+        let left = self.budget.checked_sub(elements);
+        self.budget = left.ok_or("makes more numbers than the file's size justifies")?;
+        Ok(())
+    }
+
+    /// Counts who reads what, in this graph and those within it.
+    pub fn count(&mut self, graph: &'a GraphProto) {
+        for node in &graph.node {
+            for input in &node.input {
+                *self.uses.entry(input).or_default() += 1;
+                self.readers.entry(input).or_default().push(&node.op_type);
+            }
+            for inner in node.attribute.iter().filter_map(|attribute| attribute.g.as_deref()) {
+                self.count(inner);
+            }
+        }
+        for output in &graph.output {
+            *self.uses.entry(&output.name).or_default() += 1;
+        }
+    }
+
+    /// Reads constants and lowers those nodes of `graph` that `outputs` need.
+    pub fn graph(&mut self, graph: &'a GraphProto) -> std::result::Result<(), ImportError> {
+        let mut needed: std::collections::HashSet<&str> = graph.output.iter().map(|o| o.name.as_str()).collect();
+        let mut wanted = vec![false; graph.node.len()];
+        for (node, wanted) in graph.node.iter().zip(&mut wanted).rev() {
+            *wanted = node.output.iter().any(|output| needed.contains(output.as_str()));
+            if *wanted {
+                needed.extend(node.input.iter().map(String::as_str));
+                for inner in node.attribute.iter().filter_map(|attribute| attribute.g.as_deref()) {
+                    needs(inner, &mut needed);
+                }
+            }
+        }
+        for tensor in graph.initializer.iter().filter(|tensor| needed.contains(tensor.name.as_str())) {
+            let constant = Constant::read(tensor)?;
+            self.values.insert(&tensor.name, Value::Constant(Rc::new(constant)));
+        }
+        for (proto, _) in graph.node.iter().zip(wanted).filter(|(_, wanted)| *wanted) {
+            self.node(Node(proto))?;
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, node: Node<'a>) -> std::result::Result<(), ImportError> {
+        let op = node.full_op();
+        self.origin = (node.title().to_owned(), op.clone());
+        self.wanted = names::of_node(node);
+        let results = self.dispatch(node).map_err(|refusal| refusal.at(node.title(), &op))?;
+        for (output, value) in node.0.output.iter().zip(results) {
+            if let Some(value) = value
+                && !output.is_empty()
+                && self.values.insert(output, value).is_some()
+            {
+                return Err(
+                    Refusal::from(format!("its output '{output}' has the name of another value")).at(node.title(), &op)
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn dispatch(&mut self, node: Node<'a>) -> Result<Vec<Option<Value>>> {
+        if !node.is_standard() {
+            return Err(Refusal::hint(
+                "operators of other domains are not supported",
+                "export with the standard operators alone (`ai.onnx`)",
+            ));
+        }
+        if let Some(result) = self.fold(node)? {
+            return Ok(vec![Some(Value::Constant(Rc::new(result)))]);
+        }
+        let one = |view: View| Ok(vec![Some(Value::View(view))]);
+        match node.op() {
+            "Conv" => one(self.conv(node)?),
+            "Gemm" => one(self.gemm(node)?),
+            "MatMul" => one(self.matmul(node)?),
+            "BatchNormalization" => one(self.batch_norm(node)?),
+            "MaxPool" | "AveragePool" => one(self.pool(node)?),
+            "GlobalAveragePool" | "GlobalMaxPool" => one(self.global_pool(node)?),
+            "ReduceMean" => one(self.reduce_mean(node)?),
+            "LRN" => one(self.lrn(node)?),
+            "Softmax" | "LogSoftmax" => one(self.softmax(node)?),
+            "Relu" | "Clip" | "LeakyRelu" | "PRelu" | "Sigmoid" | "HardSigmoid" | "HardSwish" | "Min" | "Max" => {
+                one(self.activation(node)?)
+            }
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Neg" | "Sum" => one(self.arithmetic(node)?),
+            "Identity" | "Dropout" | "Cast" => one(self.pass(node)?),
+            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Transpose" | "Expand" => one(self.rearrange(node)?),
+            "Slice" => one(self.slice(node)?),
+            "Split" => Ok(self.split(node)?),
+            "Gather" => one(self.gather(node)?),
+            "Pad" => one(self.pad(node)?),
+            "Concat" => one(self.concat(node)?),
+            "If" => self.branch(node),
+            "LayerNormalization" | "InstanceNormalization" | "GroupNormalization" => Err(Refusal::hint(
+                "not supported: only batch normalisation is, whose statistics are constants",
+                "ConvNeXt and transformers need it: quantize a network with batch normalisation",
+            )),
+            "QuantizeLinear" | "DequantizeLinear" | "QLinearConv" | "ConvInteger" | "DynamicQuantizeLinear" => {
+                Err(Refusal::hint("the network is quantized already", "import the float network it came from"))
+            }
+            _ => Err(Refusal::hint("not supported", "the operators that are: see the documentation of `onnx::import`")),
+        }
+    }
+
+    /// An `If` whose condition is known.
+    fn branch(&mut self, node: Node<'a>) -> Result<Vec<Option<Value>>> {
+        let Value::Constant(condition) = self.value(node, 0)? else {
+            return Err("its condition depends on the image".into());
+        };
+        let taken = match condition.scalar() {
+            Some(0.0) => "else_branch",
+            Some(_) => "then_branch",
+            None => return Err("its condition is not one value".into()),
+        };
+        let graph = node.graph(taken)?;
+        let origin = self.origin.clone();
+        self.graph(graph).map_err(|error| Refusal { why: String::new(), hint: None, whole: Some(Box::new(error)) })?;
+        self.origin = origin;
+        let value = |name: &str| self.values.get(name).cloned().ok_or_else(|| unknown(name));
+        graph.output.iter().map(|output| value(&output.name).map(Some)).collect()
+    }
+
+    /// The value of input `index`.
+    pub fn value(&self, node: Node<'_>, index: usize) -> Result<Value> {
+        let name = node.input(index).ok_or_else(|| format!("lacks input {index}"))?;
+        self.values.get(name).cloned().ok_or_else(|| unknown(name))
+    }
+
+    /// The value of an input that is computed from the image.
+    pub fn view(&self, node: Node<'_>, index: usize) -> Result<View> {
+        match self.value(node, index)? {
+            Value::View(view) => Ok(view),
+            Value::Constant(_) => Err(format!("input {index} is a constant").into()),
+        }
+    }
+
+    /// The value of an input that must be known; `None` where it is left out.
+    pub fn constant(&self, node: Node<'_>, index: usize) -> Result<Option<Rc<Constant>>> {
+        if node.input(index).is_none() {
+            return Ok(None);
+        }
+        match self.value(node, index)? {
+            Value::Constant(constant) => Ok(Some(constant)),
+            Value::View(_) => Err(format!("input {index} is not a constant").into()),
+        }
+    }
+
+    /// Integers that are an attribute in older opsets and an input in newer ones.
+    pub fn ints(&self, node: Node<'_>, attribute: &str, input: usize) -> Result<Option<Vec<i64>>> {
+        if let Some(values) = node.ints(attribute)? {
+            return Ok(Some(values.to_vec()));
+        }
+        match self.constant(node, input)? {
+            Some(constant) => Ok(Some(constant.as_ints()?.to_vec())),
+            None => Ok(None),
+        }
+    }
+
+    /// Adds a node of the graph under the name of the node at work. `shape` is that of the input node alone.
+    pub fn add(
+        &mut self,
+        kind: Kind,
+        inputs: Vec<usize>,
+        params: Vec<(&'static str, Tensor)>,
+        shape: Option<Shape>,
+    ) -> Result<usize> {
+        let name = self.wanted.clone();
+        self.add_named(&name, kind, inputs, params, shape)
+    }
+
+    pub fn add_named(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        inputs: Vec<usize>,
+        params: Vec<(&'static str, Tensor)>,
+        shape: Option<Shape>,
+    ) -> Result<usize> {
+        let shapes: Vec<Shape> = inputs.iter().map(|&input| self.nodes[input].shape).collect();
+        let shape = match (&kind, shape) {
+            (_, Some(shape)) => shape,
+            (Kind::Op(op), None) => op.output(&shapes)?,
+            (Kind::ChannelMean { size }, None) => {
+                let channels = (shapes[0].channels + 1).checked_sub(*size).ok_or("a window larger than its input")?;
+                Shape { channels, ..shapes[0] }
+            }
+            (Kind::Power { .. } | Kind::Divide | Kind::Reordered(_), None) => shapes[0],
+        };
+        let elements = shape.channels.checked_mul(shape.height).and_then(|n| n.checked_mul(shape.width));
+        match elements {
+            Some(1..=MAX_VALUE) => {}
+            Some(0) => return Err(format!("its value {shape} is empty").into()),
+            _ => return Err(format!("its value {shape} is too large").into()),
+        }
+        if let Some((suffix, _)) = params.iter().find(|(_, tensor)| tensor.data().iter().any(|v| !v.is_finite())) {
+            return Err(format!("its {suffix} has values that are NaN or infinite").into());
+        }
+        let name = name.to_owned();
+        self.nodes.push(Lowered { name, kind, inputs, params, shape, origin: self.origin.clone() });
+        Ok(self.nodes.len() - 1)
+    }
+
+    /// An operation without parameters that reads one node, its value `[N, C, H, W]`.
+    pub fn simple(&mut self, op: Op, input: usize) -> Result<View> {
+        let node = self.add(Kind::Op(op), vec![input], vec![], None)?;
+        Ok(self.image(node))
+    }
+
+    /// The value of a node as it is.
+    pub fn image(&self, node: usize) -> View {
+        let Shape { channels, height, width } = self.nodes[node].shape;
+        View::plain(node, vec![self.batch, channels, height, width])
+    }
+
+    /// The value of a node whose pixels are 1x1 as `[N, C]`.
+    pub fn features(&self, node: usize) -> View {
+        View::plain(node, vec![self.batch, self.nodes[node].shape.channels])
+    }
+
+    /// The node whose value is this view as `[N, C, H, W]`, or `[N, F]` as `[N, F, 1, 1]`, flattening where needed.
+    pub fn nchw(&mut self, view: &View) -> Result<usize> {
+        if !view.is_plain() {
+            return Err(
+                format!("its input of shape {:?} is transposed in a way that does not cancel", view.shape()).into()
+            );
+        }
+        let shape = self.nodes[view.node].shape;
+        let dims = &view.dims;
+        if dims.first() != Some(&self.batch) {
+            return Err(format!("its input of shape {dims:?} has no batch in front").into());
+        }
+        if dims[1..] == [shape.channels, shape.height, shape.width] {
+            return Ok(view.node);
+        }
+        if !(2..=4).contains(&dims.len()) || dims[2..].iter().any(|&n| n != 1) {
+            return Err(format!("its input was reshaped from {shape} to {dims:?}: only flattening is supported").into());
+        }
+        self.flatten(view.node)
+    }
+
+    fn flatten(&mut self, node: usize) -> Result<usize> {
+        let shape = self.nodes[node].shape;
+        if shape.height == 1 && shape.width == 1 {
+            return Ok(node);
+        }
+        if let Some(&flat) = self.flattened.get(&node) {
+            return Ok(flat);
+        }
+        let flat = self.add_named("flatten", Kind::Op(Op::Flatten), vec![node], vec![], None)?;
+        self.flattened.insert(node, flat);
+        Ok(flat)
+    }
+
+    /// `Affine` with these values, one a channel or one for all.
+    pub fn affine(&mut self, input: usize, weight: &[f32], bias: &[f32]) -> Result<usize> {
+        let channels = self.nodes[input].shape.channels;
+        self.charge(channels.saturating_mul(2))?;
+        let spread = |values: &[f32]| match values {
+            &[value] => vec![value; channels],
+            values => values.to_vec(),
+        };
+        let params =
+            vec![("weight", Tensor::new([channels], spread(weight))), ("bias", Tensor::new([channels], spread(bias)))];
+        self.add(Kind::Op(Op::Affine { channels }), vec![input], params, None)
+    }
+
+    /// Floats of a parameter of `count` elements.
+    pub fn floats(&mut self, constant: &Constant, count: usize, what: &str) -> Result<Vec<f32>> {
+        match &constant.data {
+            Data::Float(values) if values.len() == count => {
+                self.charge(count)?;
+                Ok(values.clone())
+            }
+            Data::Float(values) => Err(format!("its {what} has {} elements, {count} are needed", values.len()).into()),
+            Data::Int(_) => Err(format!("its {what} has integers").into()),
+        }
+    }
+}
+
+fn unknown(name: &str) -> Refusal {
+    format!("'{name}' is not the output of an earlier node").into()
+}
+
+/// All names that a graph within a node may read.
+fn needs<'a>(graph: &'a GraphProto, needed: &mut std::collections::HashSet<&'a str>) {
+    needed.extend(graph.output.iter().map(|output| output.name.as_str()));
+    for node in &graph.node {
+        needed.extend(node.input.iter().map(String::as_str));
+        for inner in node.attribute.iter().filter_map(|attribute| attribute.g.as_deref()) {
+            needs(inner, needed);
+        }
+    }
+}
+
+/// An axis counted from the end where negative.
+pub(super) fn axis(axis: i64, rank: usize) -> Result<usize> {
+    let rank_i = i64::try_from(rank).unwrap_or(i64::MAX);
+    let from_front = if axis < 0 { axis.saturating_add(rank_i) } else { axis };
+    usize::try_from(from_front)
+        .ok()
+        .filter(|&axis| axis < rank)
+        .ok_or_else(|| format!("axis {axis} of a value with {rank} axes").into())
+}

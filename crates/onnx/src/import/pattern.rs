@@ -1,0 +1,342 @@
+//! Several nodes of the file that are one operation of the graph.
+use graph::{Activation, Op, Tensor};
+
+use super::lower::{Kind, Lowered};
+
+/// The nodes on the way, rewritten in place; those that nothing reads any more are left for later.
+pub(super) struct Rewriter {
+    pub nodes: Vec<Lowered>,
+    readers: Vec<usize>,
+    /// Where the value of a node is now.
+    place: Vec<usize>,
+    pub output: usize,
+}
+
+impl Rewriter {
+    pub fn new(nodes: Vec<Lowered>, output: usize) -> Self {
+        let mut readers = vec![0; nodes.len()];
+        for node in &nodes {
+            for &input in &node.inputs {
+                readers[input] += 1;
+            }
+        }
+        readers[output] += 1;
+        let place = (0..nodes.len()).collect();
+        Self { nodes, readers, place, output }
+    }
+
+    pub fn run(&mut self) {
+        self.pass(Self::function);
+        self.pass(Self::normalisation);
+        self.pass(Self::affine);
+        self.pass(Self::border);
+    }
+
+    fn pass(&mut self, rule: fn(&mut Self, usize)) {
+        for i in 0..self.nodes.len() {
+            self.place[i] = self.resolve(i);
+            for k in 0..self.nodes[i].inputs.len() {
+                let input = self.nodes[i].inputs[k];
+                self.nodes[i].inputs[k] = self.place[input];
+            }
+            if self.readers[i] > 0 {
+                rule(self, i);
+            }
+        }
+        self.output = self.resolve(self.output);
+    }
+
+    /// Where the value of a node is now.
+    fn resolve(&self, mut i: usize) -> usize {
+        while self.place[i] != i {
+            i = self.place[i];
+        }
+        i
+    }
+
+    fn op(&self, i: usize) -> Option<&Op> {
+        self.nodes[i].op()
+    }
+
+    fn input(&self, i: usize) -> usize {
+        self.nodes[i].inputs[0]
+    }
+
+    fn is_read_once(&self, i: usize) -> bool {
+        self.readers[i] == 1
+    }
+
+    /// `weight` and `bias` of an affine node that treats all channels alike.
+    fn uniform(&self, i: usize) -> Option<(f64, f64)> {
+        let Op::Affine { .. } = self.op(i)? else { return None };
+        let one = |name: &str| {
+            let values = self.nodes[i].param(name);
+            values.iter().all(|v| *v == values[0]).then(|| super::node::decimal(values[0]))
+        };
+        Some((one("weight")?, one("bias")?))
+    }
+
+    /// Lets node `i` compute `kind` of `input` alone.
+    fn replace(&mut self, i: usize, kind: Kind, input: usize) {
+        self.readers[input] += 1;
+        let old = std::mem::replace(&mut self.nodes[i].inputs, vec![input]);
+        self.nodes[i].kind = kind;
+        self.nodes[i].params = vec![];
+        for input in old {
+            self.release(input);
+        }
+    }
+
+    /// One reader less; what nobody reads does not read either.
+    fn release(&mut self, i: usize) {
+        let mut stack = vec![i];
+        while let Some(i) = stack.pop() {
+            self.readers[i] -= 1;
+            if self.readers[i] == 0 {
+                stack.extend(self.nodes[i].inputs.iter().map(|&input| self.resolve(input)));
+            }
+        }
+    }
+
+    /// Node `i` is nothing but its input.
+    fn remove(&mut self, i: usize) {
+        let input = self.input(i);
+        self.readers[input] += self.readers[i];
+        self.readers[i] = 1;
+        self.place[i] = input;
+        self.release(i);
+    }
+
+    fn function(&mut self, i: usize) {
+        if let Some(Op::Activation(Activation::Clip { min, max })) = self.op(i).cloned() {
+            self.clips(i, min, max);
+            return;
+        }
+        if let Some((scale, 0.0)) = self.uniform(i) {
+            self.scaled(i, scale);
+            return;
+        }
+        if self.op(i) == Some(&Op::Mul) {
+            self.gated(i);
+        }
+    }
+
+    /// A clip of a clip, or of `a x + b`: `HardSigmoid` where it is from 0 to 1.
+    fn clips(&mut self, i: usize, min: Option<f64>, max: Option<f64>) {
+        let before = self.input(i);
+        if !self.is_read_once(before) {
+            return;
+        }
+        let lower = match self.op(before) {
+            Some(Op::Relu) => Some((Some(0.0), None)),
+            Some(Op::Activation(Activation::Clip { min, max })) => Some((*min, *max)),
+            _ => None,
+        };
+        if let Some((low, high)) = lower {
+            let limit = |value: f64| {
+                let value = min.map_or(value, |min| value.max(min));
+                max.map_or(value, |max| value.min(max))
+            };
+            let clip = Activation::Clip { min: low.map(limit).or(min), max: high.map(limit).or(max) };
+            self.replace(i, Kind::Op(Op::Activation(clip)), self.input(before));
+            return;
+        }
+        if let (Some(0.0), Some(1.0), Some((alpha, beta))) = (min, max, self.uniform(before)) {
+            let function = Activation::HardSigmoid { alpha, beta };
+            self.replace(i, Kind::Op(Op::Activation(function)), self.input(before));
+        }
+    }
+
+    /// `scale` times a clip from 0 to `1 / scale`, or times `x * clip(x + 3, 0, 6)`.
+    fn scaled(&mut self, i: usize, scale: f64) {
+        let before = self.input(i);
+        if !self.is_read_once(before) {
+            return;
+        }
+        let is_one = |value: f64| (value - 1.0).abs() < 1e-6;
+        match self.op(before) {
+            Some(Op::Activation(Activation::Clip { min: Some(0.0), max: Some(max) })) if is_one(scale * max) => {
+                let inner = self.input(before);
+                if let Some((alpha, beta)) = self.uniform(inner).filter(|_| self.is_read_once(inner)) {
+                    let function = hard_sigmoid(alpha * scale, beta * scale);
+                    self.replace(i, Kind::Op(Op::Activation(function)), self.input(inner));
+                }
+            }
+            Some(Op::Mul) if is_one(scale * 6.0) => {
+                if let Some(x) = self.product(before, |rewriter, clip, x| rewriter.is_relu6_of_plus_3(clip, x)) {
+                    self.replace(i, Kind::Op(Op::Activation(Activation::HardSwish)), x);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn is_relu6_of_plus_3(&self, clip: usize, x: usize) -> bool {
+        let is_relu6 = self.op(clip) == Some(&Op::Activation(Activation::Clip { min: Some(0.0), max: Some(6.0) }));
+        is_relu6 && {
+            let plus = self.input(clip);
+            self.is_read_once(plus) && self.uniform(plus) == Some((1.0, 3.0)) && self.input(plus) == x
+        }
+    }
+
+    /// `x` of the product `i` of `x` and a function of `x` that nothing else reads.
+    fn product(&self, i: usize, is_function: impl Fn(&Self, usize, usize) -> bool) -> Option<usize> {
+        let &[a, b] = self.nodes[i].inputs.as_slice() else { return None };
+        [(a, b), (b, a)]
+            .into_iter()
+            .find(|&(function, x)| self.is_read_once(function) && is_function(self, function, x))
+            .map(|(_, x)| x)
+    }
+
+    /// `x` times its sigmoid.
+    fn gated(&mut self, i: usize) {
+        let silu = |rewriter: &Self, function: usize, x: usize| {
+            rewriter.op(function) == Some(&Op::Activation(Activation::Sigmoid)) && rewriter.input(function) == x
+        };
+        let hard = |rewriter: &Self, function: usize, x: usize| {
+            let Some(Op::Activation(Activation::HardSigmoid { alpha, beta })) = rewriter.op(function) else {
+                return false;
+            };
+            (alpha * 6.0 - 1.0).abs() < 1e-6 && *beta == 0.5 && rewriter.input(function) == x
+        };
+        if let Some(x) = self.product(i, silu) {
+            self.replace(i, Kind::Op(Op::Activation(Activation::Silu)), x);
+        } else if let Some(x) = self.product(i, hard) {
+            self.replace(i, Kind::Op(Op::Activation(Activation::HardSwish)), x);
+        }
+    }
+
+    /// Local response normalisation as PyTorch writes it: `x / (k + alpha * mean(x^2 of channels around))^beta`.
+    fn normalisation(&mut self, i: usize) {
+        if self.nodes[i].kind != Kind::Divide {
+            return;
+        }
+        let &[x, power] = self.nodes[i].inputs.as_slice() else { return };
+        let Kind::Power { exponent: beta } = self.nodes[power].kind else { return };
+        let mut at = self.input(power);
+        let (mut alpha, mut k) = (1.0, 0.0);
+        for _ in 0..2 {
+            if let Some((weight, bias)) = self.uniform(at) {
+                (alpha, k) = (alpha * weight, k + alpha * bias);
+                at = self.input(at);
+            }
+        }
+        let Kind::ChannelMean { size } = self.nodes[at].kind else { return };
+        let padded = self.input(at);
+        let Some(&Op::PadShortcut { stride: 1, before, after }) = self.op(padded) else { return };
+        let square = self.input(padded);
+        let is_square = self.op(square) == Some(&Op::Mul) && self.nodes[square].inputs == [x, x];
+        if is_square && (before, after) == ((size - 1) / 2, size / 2) {
+            self.replace(i, Kind::Op(Op::Lrn { size, alpha, beta, k }), x);
+        }
+    }
+
+    /// Scales and shifts of channels: into the layer before, or two into one.
+    fn affine(&mut self, i: usize) {
+        let Some(Op::Affine { .. }) = self.op(i) else { return };
+        let before = self.input(i);
+        let weight = self.nodes[i].param("weight").to_vec();
+        let bias = self.nodes[i].param("bias").to_vec();
+        if weight.iter().all(|&w| w == 1.0) && bias.iter().all(|&b| b == 0.0) && before > 0 {
+            self.remove(i);
+            return;
+        }
+        if !self.is_read_once(before) {
+            return;
+        }
+        let is_layer = match self.nodes[before].op().cloned() {
+            Some(Op::Conv2d(conv)) => {
+                self.nodes[before].kind = Kind::Op(Op::Conv2d(graph::Conv2d { bias: true, ..conv }));
+                true
+            }
+            Some(Op::Linear { in_features, out_features, .. }) => {
+                self.nodes[before].kind = Kind::Op(Op::Linear { in_features, out_features, bias: true });
+                true
+            }
+            Some(Op::Affine { .. }) => false,
+            _ => return,
+        };
+        let params = &mut self.nodes[before].params;
+        for (suffix, tensor) in params.iter_mut() {
+            let rows = tensor.data().len() / weight.len();
+            let is_bias = *suffix == "bias";
+            for (o, row) in tensor.data_mut().chunks_exact_mut(rows.max(1)).enumerate() {
+                for value in row {
+                    let shift = if is_bias { f64::from(bias[o]) } else { 0.0 };
+                    *value = (f64::from(*value) * f64::from(weight[o]) + shift) as f32;
+                }
+            }
+        }
+        if is_layer && params.iter().all(|(suffix, _)| *suffix != "bias") {
+            params.push(("bias", Tensor::new([bias.len()], bias)));
+        }
+        self.remove(i);
+    }
+
+    /// A border of zeros that the convolution or mean behind it can have itself.
+    fn border(&mut self, i: usize) {
+        let before = match self.nodes[i].inputs.first() {
+            Some(&before) if self.is_read_once(before) => before,
+            _ => return,
+        };
+        let Some(&Op::Pad2d { sides: [top, left, bottom, right], value: 0.0 }) = self.op(before) else { return };
+        if (top, left) != (bottom, right) {
+            return;
+        }
+        let input = self.input(before);
+        match &mut self.nodes[i].kind {
+            Kind::Op(Op::Conv2d(conv)) => {
+                let padded = [conv.padding[0].checked_add(top), conv.padding[1].checked_add(left)];
+                let [Some(rows), Some(columns)] = padded else { return };
+                conv.padding = [rows, columns];
+            }
+            Kind::Op(Op::AvgPool2d(pool)) => {
+                let is_small = top <= pool.kernel[0] / 2 && left <= pool.kernel[1] / 2;
+                if pool.padding != [0, 0] || pool.ceil_mode || !pool.count_include_pad || !is_small {
+                    return;
+                }
+                pool.padding = [top, left];
+            }
+            _ => return,
+        }
+        self.nodes[i].inputs[0] = input;
+        self.readers[input] += 1;
+        self.release(before);
+    }
+
+    /// The nodes that the output needs, in order.
+    pub fn finish(mut self) -> Vec<Lowered> {
+        for i in 0..self.nodes.len() {
+            self.place[i] = self.resolve(i);
+        }
+        let mut needed = vec![false; self.nodes.len()];
+        needed[self.output] = true;
+        for i in (0..self.nodes.len()).rev() {
+            if needed[i] {
+                for &input in &self.nodes[i].inputs {
+                    needed[self.resolve(input)] = true;
+                }
+            }
+        }
+        // The image is the first node also where nothing of it is read.
+        needed[0] = true;
+        let mut new = vec![0; self.nodes.len()];
+        let mut kept = Vec::new();
+        for (i, mut node) in self.nodes.into_iter().enumerate() {
+            if needed[i] && i <= self.output {
+                for input in &mut node.inputs {
+                    *input = new[self.place[*input]];
+                }
+                new[i] = kept.len();
+                kept.push(node);
+            }
+        }
+        kept
+    }
+}
+
+/// PyTorch's 1/6 is not a float that a decimal of few digits names.
+fn hard_sigmoid(alpha: f64, beta: f64) -> Activation {
+    let alpha = if (alpha * 6.0 - 1.0).abs() < 1e-6 { 1.0 / 6.0 } else { alpha };
+    Activation::HardSigmoid { alpha, beta }
+}
