@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod device;
 mod error;
+mod import;
 mod names;
 mod output;
 mod printer;

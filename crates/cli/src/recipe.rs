@@ -5,7 +5,7 @@ use distill::DistillConfig;
 use graph::{Model, PolicyError};
 use images::{Labelled, OpenOptions, Unlabelled};
 
-use crate::args::ModelArgs;
+use crate::args::{ImageArgs, ModelArgs};
 use crate::commands::report_skipped;
 use crate::config::ConfigFile;
 use crate::error::{Error, Result};
@@ -49,7 +49,8 @@ pub fn open(config: &DistillConfig, file: &ConfigFile, printer: &Printer) -> Res
 
 /// The float teacher that a config names.
 fn teacher(name: &str, weights: Option<&Path>, file: &ConfigFile, printer: &Printer) -> Result<Model> {
-    let args = ModelArgs { model: name.to_owned(), weights: weights.map(Path::to_owned) };
+    let image = ImageArgs::default();
+    let args = ModelArgs { model: name.to_owned(), weights: weights.map(Path::to_owned), image };
     let opened = source::open(&args, printer).map_err(|error| match error.code() {
         2 => file.error_at("model", error.message(), error.advice().map(str::to_owned)),
         _ => error,

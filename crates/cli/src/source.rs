@@ -1,4 +1,4 @@
-//! What a MODEL argument means: a name, a file that dsconv wrote, or a run folder.
+//! What a MODEL argument means: a name, a file that dsconv wrote, an ONNX file, or a run folder.
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -7,11 +7,11 @@ use dsconv::Network;
 use graph::{Graph, Info, Model, ModelError, Weights, pass};
 use zoo::checkpoint::{self, CheckpointError};
 
-use crate::args::ModelArgs;
+use crate::args::{ImageArgs, ModelArgs};
 use crate::config::folder_above;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
-use crate::{names, runs};
+use crate::{import, names, runs};
 
 /// A model with the name that files made from it get.
 #[derive(Debug)]
@@ -27,10 +27,25 @@ pub struct Source {
 /// # Errors
 /// Nothing of that name, with the nearest; weights that are missing or do not fit.
 pub fn open(args: &ModelArgs, printer: &Printer) -> Result<Source> {
-    match &args.weights {
-        Some(weights) => named(&zoo::Config::new(&args.model), Some(weights), printer),
-        None => open_name(&args.model, printer),
+    let path = Path::new(&args.model);
+    if args.weights.is_none() && import::is_onnx(path) && path.is_file() {
+        return onnx(path, &args.image, false, printer);
     }
+    if args.image.input_size.is_some() {
+        return Err(Error::usage("`--input-size` is for ONNX files that leave the size of the image open"));
+    }
+    let mut source = match &args.weights {
+        Some(weights) => named(&zoo::Config::new(&args.model), Some(weights), printer)?,
+        None => open_name(&args.model, printer)?,
+    };
+    args.image.apply(&mut source.model.info.preprocess);
+    Ok(source)
+}
+
+/// An ONNX file.
+fn onnx(path: &Path, image: &ImageArgs, quietly: bool, printer: &Printer) -> Result<Source> {
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Source { model: import::open(path, image, quietly, printer)?, name })
 }
 
 /// Opens a model that has its weights: see [`open`].
@@ -44,7 +59,8 @@ pub fn open_name(model: &str, printer: &Printer) -> Result<Source> {
     }
     let path = Path::new(model);
     if path.is_file() {
-        return file(path);
+        // Images are prepared as the model that this one is compared with says.
+        return if import::is_onnx(path) { onnx(path, &ImageArgs::default(), true, printer) } else { file(path) };
     }
     if let Some(run) = runs::find(path) {
         return folder(&run);
@@ -120,6 +136,10 @@ pub fn named(config: &zoo::Config, weights: Option<&PathBuf>, printer: &Printer)
         });
     };
     if let Some(path) = weights {
+        if import::is_onnx(path) {
+            let error = Error::usage(format!("`{}`: an ONNX file is a whole network", path.display()));
+            return Err(error.hint("name it as the model, without another's name"));
+        }
         return Ok(Source { model: with_weights(config, path, printer)?, name: name.to_owned() });
     }
     if let Some(path) = teacher(name) {

@@ -33,12 +33,6 @@ pub struct Network {
     /// First layers: imagenet or small (a 3x3 kernel and less subsampling, for small images)
     #[arg(long, value_name = "STEM", requires = "weights", value_parser = stem)]
     pub stem: Option<Stem>,
-    /// Mean of the images it was trained on, of 0..1 values
-    #[arg(long, value_name = "R,G,B", requires = "weights", value_parser = triple)]
-    pub mean: Option<[f32; 3]>,
-    /// Standard deviation of the images it was trained on
-    #[arg(long, value_name = "R,G,B", requires = "weights", value_parser = triple)]
-    pub std: Option<[f32; 3]>,
 }
 
 fn stem(text: &str) -> Result<Stem, String> {
@@ -47,14 +41,6 @@ fn stem(text: &str) -> Result<Stem, String> {
         "small" => Ok(Stem::Small),
         _ => Err("`imagenet` or `small`".to_owned()),
     }
-}
-
-fn triple(text: &str) -> Result<[f32; 3], String> {
-    let values: Result<Vec<f32>, _> = text.split(',').map(|part| part.trim().parse::<f32>()).collect();
-    let values = values.ok().filter(|values| values.iter().all(|value| value.is_finite()));
-    values
-        .and_then(|values| values.try_into().ok())
-        .ok_or_else(|| "three numbers, such as 0.485,0.456,0.406".to_owned())
 }
 
 /// File formats.

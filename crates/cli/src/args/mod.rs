@@ -24,7 +24,7 @@ pub use export::{Export, Format, Network};
 pub use models::Models;
 pub use predict::Predict;
 pub use quantize::{Quantize, Scales, Target};
-pub use source::ModelArgs;
+pub use source::{ImageArgs, ModelArgs};
 pub use train::Train;
 
 /// Quantizes convolutional networks to block-scaled integers, without labels.
@@ -33,7 +33,7 @@ pub use train::Train;
 ///
 ///     dsconv distill resnet50_4bit
 ///
-/// A MODEL is a name (`dsconv models`), a file that dsconv wrote, or a run folder.
+/// A MODEL is a name (`dsconv models`), a file that dsconv wrote, an ONNX file, or a run folder.
 #[derive(Debug, Parser)]
 #[command(name = "dsconv", version, max_term_width = 110, verbatim_doc_comment, disable_help_subcommand = true)]
 pub struct Cli {

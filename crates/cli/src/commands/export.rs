@@ -8,17 +8,16 @@ use crate::source;
 
 pub fn run(args: &Export, printer: &Printer) -> Result<()> {
     let start = Instant::now();
-    let Network { input, width, stem, mean, std } = args.network;
+    let Network { input, width, stem } = args.network;
     let mut source = match &args.model.weights {
         Some(weights) => {
             let config = zoo::Config { input, width, stem, ..zoo::Config::new(&args.model.model) };
-            source::named(&config, Some(weights), printer)?
+            let mut source = source::named(&config, Some(weights), printer)?;
+            args.model.image.apply(&mut source.model.info.preprocess);
+            source
         }
         None => source::open(&args.model, printer)?,
     };
-    let preprocess = &mut source.model.info.preprocess;
-    preprocess.mean = mean.unwrap_or(preprocess.mean);
-    preprocess.std = std.unwrap_or(preprocess.std);
     let extension = match args.format {
         Format::Safetensors => "safetensors",
     };

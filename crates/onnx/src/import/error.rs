@@ -53,6 +53,12 @@ pub enum ImportError {
         /// What to do.
         hint: Option<&'static str>,
     },
+    /// The file leaves the size of the image open: [`super::ImportOptions::input`] can say it.
+    #[error("input '{input}': the size of the image is left open")]
+    OpenSize {
+        /// Its name.
+        input: String,
+    },
     /// The network's output is not one value for each class.
     #[error("output '{output}': {why}")]
     Output {
@@ -71,6 +77,7 @@ impl ImportError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Node { hint, .. } | Self::Tensor { hint, .. } | Self::Input { hint, .. } => *hint,
+            Self::OpenSize { .. } => Some("give it, such as `--input-size 224`"),
             Self::Opset { version, .. } if *version < *super::OPSETS.start() => {
                 Some("convert it with `onnx.version_converter.convert_version(model, 17)`")
             }

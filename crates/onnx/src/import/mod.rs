@@ -160,8 +160,6 @@ fn input_dims(input: &ValueInfoProto, options: &ImportOptions) -> Result<([usize
         }
     }
     let [batch, a, b, c] = sizes;
-    let open = "the size of the image is left open";
-    let hint = Some("give it: `--input-size 224`");
     // Channels last where only that makes sense.
     let is_last = matches!(c, Some(1 | 3)) && !matches!(a, Some(1 | 3));
     let (channels, rows, columns) = if is_last { (c, a, b) } else { (a, b, c) };
@@ -171,7 +169,7 @@ fn input_dims(input: &ValueInfoProto, options: &ImportOptions) -> Result<([usize
         (Some(stated), 0) => Ok(stated),
         (Some(stated), given) if stated == given => Ok(stated),
         (Some(stated), given) => Err(refuse(format!("takes images of {stated} pixels a side, not of {given}"), None)),
-        (None, 0) => Err(refuse(open.into(), hint)),
+        (None, 0) => Err(ImportError::OpenSize { input: input.name.clone() }),
         (None, given) => Ok(given),
     };
     let (rows, columns) = (side(rows, given[0])?, side(columns, given[1])?);
