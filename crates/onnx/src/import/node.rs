@@ -49,7 +49,7 @@ impl<'a> Node<'a> {
     }
 
     pub fn int(self, name: &str) -> Result<Option<i64>> {
-        Ok(self.attribute(name, AttributeType::Int)?.map(|a| a.i))
+        Ok(self.attribute(name, AttributeType::Int)?.map(|a| a.i.unwrap_or(0)))
     }
 
     pub fn flag(self, name: &str) -> Result<bool> {
@@ -65,7 +65,7 @@ impl<'a> Node<'a> {
     }
 
     pub fn float(self, name: &str) -> Result<Option<f32>> {
-        Ok(self.attribute(name, AttributeType::Float)?.map(|a| a.f))
+        Ok(self.attribute(name, AttributeType::Float)?.map(|a| a.f.unwrap_or(0.0)))
     }
 
     /// A float that has to be finite, as the shortest decimal that rounds to it: 1e-5 and not 9.99999975e-6.
