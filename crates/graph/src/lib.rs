@@ -91,5 +91,5 @@ pub use model::{Info, Model, ModelError, QuantizedLayer};
 pub use op::{Activation, Conv2d, Op, Pool2d, Shape};
 pub use policy::{LayerFormat, LayerPlan, Plan, Policy, PolicyError};
 pub use precision::{Float, SaveOptions};
-pub use preprocess::{ChannelOrder, Preprocess};
+pub use preprocess::{ChannelOrder, Normaliser, Preprocess};
 pub use weights::{Tensor, Weights, WeightsError};

@@ -57,4 +57,39 @@ impl Preprocess {
             std: [0.229, 0.224, 0.225],
         }
     }
+
+    /// The part of it that changes values, with a table for each channel.
+    pub fn normaliser(&self) -> Normaliser {
+        let value = |c: usize, byte: usize| (byte as f32 / self.divide - self.mean[c]) / self.std[c];
+        Normaliser { values: std::array::from_fn(|c| std::array::from_fn(|byte| value(c, byte))), order: self.order }
+    }
+}
+
+/// From decoded pixels of the network's size to its input: `(pixel / divide - mean[c]) / std[c]` in that order of rounding,
+/// as torchvision's `ToTensor` and `Normalize` do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Normaliser {
+    /// `[channel of the network][byte]` to the normalised value.
+    values: [[f32; 256]; 3],
+    order: ChannelOrder,
+}
+
+impl Normaliser {
+    /// `[H, W, RGB]` bytes to `[C, H, W]` in the network's channel order.
+    ///
+    /// # Panics
+    /// Unless `out` is as long as `rgb`.
+    pub fn apply(&self, rgb: &[u8], out: &mut [f32]) {
+        assert_eq!(rgb.len(), out.len(), "a value for each byte");
+        let plane = out.len() / 3;
+        for (channel, values) in self.values.iter().enumerate() {
+            let from = match self.order {
+                ChannelOrder::Rgb => channel,
+                ChannelOrder::Bgr => 2 - channel,
+            };
+            for (value, pixel) in out[channel * plane..].iter_mut().zip(rgb.chunks_exact(3)) {
+                *value = values[usize::from(pixel[from])];
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use graph::{ChannelOrder, Preprocess};
+use graph::{Normaliser, Preprocess};
 use rayon::prelude::*;
 
 use crate::ImageError;
@@ -103,9 +103,7 @@ struct Store {
     /// `[C, H, W]` of a network input.
     shape: [usize; 3],
     fit: Fit,
-    /// `[channel of the network][byte]` to the normalised value.
-    values: [[f32; 256]; 3],
-    order: ChannelOrder,
+    normaliser: Normaliser,
     source: Source,
     /// Files found bad when the set was opened.
     skipped: Vec<Skipped>,
@@ -173,8 +171,7 @@ impl Unlabelled {
         skipped: Vec<Skipped>,
     ) -> Self {
         let shape = [3, height, width];
-        let (values, order) = (value_table(preprocess), preprocess.order);
-        let store = Store { name, shape, fit, values, order, source, skipped };
+        let store = Store { name, shape, fit, normaliser: preprocess.normaliser(), source, skipped };
         Self { store: Arc::new(store), members: (0..len).collect() }
     }
 
@@ -283,12 +280,12 @@ impl Store {
     fn image(&self, member: usize, out: &mut [f32]) -> Result<bool, ImageError> {
         match &self.source {
             Source::Memory(memory) if self.fit.output(memory.size) == memory.size => {
-                self.normalise(memory.image(member), out);
+                self.normaliser.apply(memory.image(member), out);
             }
             Source::Memory(memory) => {
                 let image = Rgb { size: memory.size, pixels: memory.image(member).to_vec() };
                 let image = self.fit.apply(image).map_err(ImageError::Preprocess)?;
-                self.normalise(&image.pixels, out);
+                self.normaliser.apply(&image.pixels, out);
             }
             Source::Files(files) => match decode(&files.paths[member]).and_then(|image| self.fit.apply(image)) {
                 Ok(image) => {
@@ -297,7 +294,7 @@ impl Store {
                         let path = files.paths[member].clone();
                         return Err(ImageError::SizesDiffer { path, got: image.size, expected });
                     }
-                    self.normalise(&image.pixels, out);
+                    self.normaliser.apply(&image.pixels, out);
                 }
                 Err(reason) => {
                     let met = {
@@ -319,27 +316,6 @@ impl Store {
         }
         Ok(true)
     }
-
-    /// `[H, W, RGB]` bytes to `[C, H, W]` in the network's channel order.
-    fn normalise(&self, rgb: &[u8], out: &mut [f32]) {
-        let plane = out.len() / 3;
-        for (channel, (out, values)) in out.chunks_exact_mut(plane).zip(&self.values).enumerate() {
-            let from = match self.order {
-                ChannelOrder::Rgb => channel,
-                ChannelOrder::Bgr => 2 - channel,
-            };
-            for (value, pixel) in out.iter_mut().zip(rgb.chunks_exact(3)) {
-                *value = values[usize::from(pixel[from])];
-            }
-        }
-    }
-}
-
-/// `(byte / divide - mean) / std` in that order of rounding, as torchvision's `ToTensor` and `Normalize` do.
-fn value_table(preprocess: &Preprocess) -> [[f32; 256]; 3] {
-    std::array::from_fn(|c| {
-        std::array::from_fn(|byte| (byte as f32 / preprocess.divide - preprocess.mean[c]) / preprocess.std[c])
-    })
 }
 
 /// Images with labels, for evaluation and supervised training. Cheap to clone.
@@ -450,6 +426,8 @@ pub(crate) fn spread(len: usize, count: usize) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    use graph::ChannelOrder;
+
     use super::*;
 
     /// Five images of one pixel: 0, 10, 20, 30, 40.

@@ -1,0 +1,61 @@
+/* dsconv: runs quantized networks (.dsc files) in integers. The same file gives the same bits on every CPU.
+ *
+ *     dsconv_model *model = dsconv_model_load("resnet50.dsc");
+ *     dsconv_session *session = dsconv_session_new(model, 1);
+ *     if (!session || dsconv_session_run(session, image, 1, logits) != 0) puts(dsconv_last_error());
+ *     dsconv_session_free(session);
+ *     dsconv_model_free(model);
+ *
+ * A function that fails returns NULL, or a number other than 0; dsconv_last_error() then says why. A null pointer in
+ * place of a model or session is such a failure, never a crash, so that only the last call of a chain need be checked.
+ *
+ * Models may be shared between threads. A session belongs to one thread at a time; make one for each thread. A session
+ * keeps what it needs of its model: they may be freed in any order.
+ */
+#ifndef DSCONV_H
+#define DSCONV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A network, ready to run. */
+typedef struct dsconv_model dsconv_model;
+/* One thread's memory for running it. */
+typedef struct dsconv_session dsconv_session;
+
+/* Why this thread's last failed call failed; "" before any. Valid until this thread's next call. */
+const char *dsconv_last_error(void);
+
+/* Loads a file; NULL if that fails. */
+dsconv_model *dsconv_model_load(const char *path);
+/* Loads a file's content, which is not needed any more afterwards. */
+dsconv_model *dsconv_model_from_bytes(const void *data, size_t size);
+void dsconv_model_free(dsconv_model *model);
+
+/* Shape of an input image: channels, height, width. Zeros for NULL. */
+void dsconv_model_input(const dsconv_model *model, size_t shape[3]);
+/* Logits of an image. 0 for NULL. */
+size_t dsconv_model_outputs(const dsconv_model *model);
+/* Name of a class; NULL where it has none. Valid as long as the model. */
+const char *dsconv_model_class(const dsconv_model *model, size_t index);
+
+/* Memory to run a model with `threads` threads; NULL if that fails. */
+dsconv_session *dsconv_session_new(const dsconv_model *model, size_t threads);
+void dsconv_session_free(dsconv_session *session);
+
+/* Runs `count` images, [count, channels, height, width] floats, normalised as the network was trained, to
+ * [count, outputs] logits. 0, or 1 if it fails. */
+int dsconv_session_run(dsconv_session *session, const float *images, size_t count, float *logits);
+/* The same of decoded pictures of the input's size, [count, height, width, 3] bytes, red, green, blue: normalises them
+ * as the file says. */
+int dsconv_session_run_rgb(dsconv_session *session, const uint8_t *images, size_t count, float *logits);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
