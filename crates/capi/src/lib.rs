@@ -52,11 +52,11 @@ fn call<T>(failed: T, body: impl FnOnce() -> Result<T, String>) -> T {
     })
 }
 
-/// Null keeps the message of the call that returned it.
+/// Null passes on why the call that returned it failed.
 fn given<T>(pointer: Option<T>, what: &str) -> Result<T, String> {
     pointer.ok_or_else(|| {
         let earlier = LAST_ERROR.with_borrow(|text| text.to_string_lossy().into_owned());
-        if earlier.is_empty() { format!("{what} is null") } else { earlier }
+        if earlier.is_empty() { format!("{what} is null") } else { format!("{what} is null: {earlier}") }
     })
 }
 

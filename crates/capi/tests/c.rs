@@ -1,0 +1,159 @@
+//! The C example, compiled and run; the functions as C would call them.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::ptr::{null, null_mut};
+
+use dsconv_c::*;
+use graph::{Builder, Conv2d, Info, Model, Op, Policy, Preprocess, SaveOptions, Shape, Weights};
+
+fn network() -> Model {
+    let mut b = Builder::new("small", Shape::new(3, 8, 6));
+    let x = b.conv("conv", Conv2d::new(3, 16, 3).padding(1), b.input());
+    let x = b.relu("relu", x);
+    let x = b.push("pool", Op::AdaptiveAvgPool2d { output: [1, 1] }, vec![x]);
+    b.linear("fc", 3, x);
+    let graph = b.finish().unwrap();
+    let weights = Weights::init(&graph, 1);
+    let classes = ["cat", "dog", "caf\u{e9}"].map(String::from).to_vec();
+    let info = Info { preprocess: Preprocess::imagenet_statistics(), classes, source: "a test".into() };
+    Model::float(graph, weights, info).unwrap().quantize(&Policy::default()).unwrap()
+}
+
+fn picture() -> Vec<u8> {
+    (0..8 * 6 * 3).map(|i| (i * 37 % 256) as u8).collect()
+}
+
+/// What the engine says of the picture in Rust.
+fn expected(model: &Model) -> Vec<f32> {
+    let mut input = vec![0.0; 8 * 6 * 3];
+    model.info.preprocess.normaliser().apply(&picture(), &mut input);
+    runtime::Model::new(model.clone()).unwrap().session(1).run(&input).unwrap().to_vec()
+}
+
+fn save(folder: &Path) -> PathBuf {
+    let path = folder.join("small.safetensors");
+    network().save(&path, &SaveOptions { floats: graph::Float::F32, scales: graph::Float::F32 }).unwrap();
+    path
+}
+
+fn load(path: &Path) -> *mut CModel {
+    let path = CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: a C string.
+    unsafe { dsconv_model_load(path.as_ptr()) }
+}
+
+fn last_error() -> String {
+    // SAFETY: always a C string.
+    unsafe { CStr::from_ptr(dsconv_last_error()) }.to_str().unwrap().to_owned()
+}
+
+/// Compiles the example against the library that cargo has put beside this test.
+fn compile(folder: &Path) -> Option<PathBuf> {
+    let Ok(found) = Command::new("cc").arg("--version").output() else {
+        eprintln!("skipped: no C compiler");
+        return None;
+    };
+    assert!(found.status.success());
+    let libraries = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = folder.join("classify");
+    let output = Command::new("cc")
+        .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"])
+        .arg("-I")
+        .arg(here.join("include"))
+        .arg(here.join("examples/classify.c"))
+        .arg("-L")
+        .arg(&libraries)
+        .arg(format!("-Wl,-rpath,{}", libraries.display()))
+        .args(["-ldsconv_c", "-o"])
+        .arg(&program)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(program)
+}
+
+#[test]
+fn the_example_says_what_rust_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(program) = compile(folder.path()) else { return };
+    let (network, picture_file) = (save(folder.path()), folder.path().join("picture.rgb"));
+    std::fs::write(&picture_file, picture()).unwrap();
+    let run = |network: &Path| -> Output { Command::new(&program).arg(network).arg(&picture_file).output().unwrap() };
+
+    let output = run(&network);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let logits = expected(&self::network());
+    let best = (0..3).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+    assert_eq!(words[..2], [&best.to_string(), ["cat", "dog", "caf\u{e9}"][best]]);
+    // %.9g is enough digits to give the same bits back.
+    assert_eq!(words[2].parse::<f32>().unwrap(), logits[best]);
+
+    let output = run(&folder.path().join("missing.dsc"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("missing.dsc"), "the failed load is what is reported");
+}
+
+#[test]
+fn floats_and_bytes_give_the_same_logits_for_every_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = load(&save(folder.path()));
+    assert!(!model.is_null(), "{}", last_error());
+    let mut shape = [0; 3];
+    // SAFETY: the model is alive until freed below; slices are as long as counts say.
+    unsafe {
+        dsconv_model_input(model, shape.as_mut_ptr());
+        assert_eq!((shape, dsconv_model_outputs(model)), ([3, 8, 6], 3));
+        assert_eq!(CStr::from_ptr(dsconv_model_class(model, 1)).to_str().unwrap(), "dog");
+        assert!(dsconv_model_class(model, 3).is_null());
+        let session = dsconv_session_new(model, 2);
+        // A session outlives its model.
+        dsconv_model_free(model);
+        let expected = expected(&network());
+        for count in [1, 3] {
+            let pictures = picture().repeat(count);
+            let mut normalised = vec![0.0; 144];
+            network().info.preprocess.normaliser().apply(&picture(), &mut normalised);
+            let images = normalised.repeat(count);
+            let (mut a, mut b) = (vec![0.0; 3 * count], vec![0.0; 3 * count]);
+            assert_eq!(dsconv_session_run(session, images.as_ptr(), count, a.as_mut_ptr()), 0);
+            assert_eq!(dsconv_session_run_rgb(session, pictures.as_ptr(), count, b.as_mut_ptr()), 0);
+            assert_eq!((&a, &b), (&expected.repeat(count), &expected.repeat(count)));
+        }
+        dsconv_session_free(session);
+    }
+}
+
+#[test]
+fn misuse_is_an_error_with_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    // SAFETY: null is allowed everywhere; the rest as in the test above.
+    unsafe {
+        assert!(dsconv_model_load(null()).is_null());
+        assert_eq!(last_error(), "path is null");
+        assert!(dsconv_model_from_bytes(b"not a model".as_ptr().cast(), 11).is_null());
+        assert!(!last_error().is_empty());
+        assert!(dsconv_session_new(null(), 1).is_null());
+        assert_eq!(dsconv_session_run(null_mut(), null(), 1, null_mut()), 1);
+        assert_eq!(dsconv_model_outputs(null()), 0);
+        dsconv_model_free(null_mut());
+        dsconv_session_free(null_mut());
+
+        let model = load(&save(folder.path()));
+        let session = dsconv_session_new(model, 1);
+        let mut logits = [0.0; 3];
+        assert_eq!(dsconv_session_run(session, null(), 1, logits.as_mut_ptr()), 1);
+        assert_eq!(last_error(), "images or logits are null");
+        assert_eq!(dsconv_session_run(session, logits.as_ptr(), usize::MAX / 8, logits.as_mut_ptr()), 1);
+        let nan = [f32::NAN; 144];
+        assert_eq!(dsconv_session_run(session, nan.as_ptr(), 1, logits.as_mut_ptr()), 1);
+        assert!(last_error().contains("NaN"), "{}", last_error());
+        dsconv_session_free(session);
+        dsconv_model_free(model);
+    }
+}
