@@ -6,7 +6,7 @@ Networks are torchvision's with seeded random weights (speed does not depend on 
 QDQ (U8 activations, S8 weights per channel) by ONNX Runtime's own tool, for OpenVINO by NNCF, and to `.dsc` by `dsconv`. Every engine gets one
 burst of runs in turn, round after round; the table has the median over rounds of each burst's fastest run, in
 milliseconds, and ratios to ONNX Runtime. Needs torch, torchvision, onnx, onnxruntime, openvino, nncf and numpy, and a
-built `dsconv` and `libdsconv.so` (`cargo build --release -p cli -p capi`).
+built `dsconv` and `libdsconv_c.so` (`cargo build --release -p cli -p capi`).
 """
 
 import argparse
@@ -142,7 +142,7 @@ class Dsconv:
     """The C interface, include/dsconv.h."""
 
     def __init__(self):
-        lib = ctypes.CDLL(str(target() / "libdsconv.so"))
+        lib = ctypes.CDLL(str(target() / "libdsconv_c.so"))
         lib.dsconv_model_load.restype = ctypes.c_void_p
         lib.dsconv_model_load.argtypes = [ctypes.c_char_p]
         lib.dsconv_model_outputs.restype = ctypes.c_size_t
