@@ -2,10 +2,10 @@
 use rayon::prelude::*;
 
 use crate::buffer::Buffer;
-use crate::kernels::{ConvCall, Kernel, QuantizeCall, Rows, SLACK, STRIP};
+use crate::kernels::{ConvCall, Kernel, PlanesCall, QuantizeCall, Residual, Rows, SLACK, STRIP};
 use crate::layout::Layout;
 use crate::ops::Memory;
-use crate::plan::{CodesView, IntConv, Plan, Program, Step, StepOp};
+use crate::plan::{Added, CodesView, IntConv, Plan, Program, Step, StepOp};
 
 /// Most integer forms of one value that are made in one pass.
 const EMITS: usize = 4;
@@ -193,11 +193,19 @@ impl Task<'_> {
         let mut first = start;
         while first < end {
             let count = (end - first).min(step.strip);
+            let only_codes = values.is_none() && step.posts.is_empty();
+            if only_codes && self.planes(first, start, count, &mut pixels, &mut emits) {
+                first += count;
+                continue;
+            }
             let (out, stride): (&mut [f32], usize) = match (&mut values, step.dest) {
                 (Some(rows), Some(view)) => (&mut rows[(first - start) * view.stride + view.offset..], view.stride),
-                _ => (scratch, step.shape.channels),
+                _ => (&mut *scratch, step.shape.channels),
             };
             if let StepOp::Conv(conv) = &step.op {
+                if let Some(before) = &conv.before {
+                    self.conv(before, first, count, &mut pixels, out, stride);
+                }
                 self.conv(conv, first, count, &mut pixels, out, stride);
             } else {
                 kernel.compute(step, memory, first, count, out, stride);
@@ -215,6 +223,24 @@ impl Task<'_> {
             }
             first += count;
         }
+    }
+
+    /// Rounds an image of few channels straight from its planes, where every form allows it.
+    fn planes(&self, first: usize, start: usize, count: usize, pixels: &mut [u32], emits: &mut Emitted<'_>) -> bool {
+        let layouts = || self.emits.iter().map(|e| &self.plan.layouts[e.layout]);
+        if !matches!(self.step.op, StepOp::Image) || !layouts().all(PlanesCall::fits) {
+            return false;
+        }
+        let shape = self.step.shape;
+        for (emit, slices) in self.emits.iter().zip(emits) {
+            let Some((codes, scales)) = slices else { continue };
+            let (layout, pixels) = (&self.plan.layouts[emit.layout], &mut pixels[..count]);
+            walk(first - start, shape.width, pixels, |y, x| y * emit.width + emit.pad[1] + x);
+            let area = shape.height * shape.width;
+            let call = PlanesCall { layout, image: self.memory.image, area, first, pixels };
+            self.kernel.quantize_planes(&call, codes, scales);
+        }
+        true
     }
 
     fn conv(
@@ -243,10 +269,14 @@ impl Task<'_> {
             pixels,
             taps: &conv.taps,
             panels: 0..conv.weights.panels.len(),
-            residual: conv.residual.map(|view| {
-                let rows = self.memory.rows(view);
-                Rows { data: &rows.data[first * rows.stride..], ..rows }
-            }),
+            residual: match conv.residual {
+                None => Residual::None,
+                Some(Added::Dest) => Residual::Output,
+                Some(Added::View(view)) => {
+                    let rows = self.memory.rows(view);
+                    Residual::Rows(Rows { data: &rows.data[first * rows.stride..], ..rows })
+                }
+            },
             clamp: conv.clamp,
         };
         self.kernel.conv(&call, out, stride);

@@ -4,9 +4,10 @@ use std::arch::x86_64::*;
 use blockfloat::ActivationScale;
 
 use super::scalar::{Rule, quantize as quantize_plain, two_to};
-use super::{ConvCall, Kernel, KernelName, QuantizeCall};
+use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, Residual, scalar};
 use crate::layout::{LANES, Layout};
 use crate::ops::{self, Memory};
+use crate::pack::{Panel, Segment};
 use crate::plan::Step;
 
 /// Pixels of a tile.
@@ -46,6 +47,11 @@ impl Kernel for Avx512Vnni {
         unsafe { quantize(call, codes, scales) }
     }
 
+    fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+        // SAFETY: the CPU has the instructions, or there would be no `self`.
+        unsafe { quantize_planes(call, codes, scales) }
+    }
+
     fn compute(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
         // SAFETY: the CPU has the instructions, or there would be no `self`.
         unsafe { compute(step, memory, first, count, out, stride) }
@@ -55,6 +61,11 @@ impl Kernel for Avx512Vnni {
         // SAFETY: the CPU has the instructions, or there would be no `self`.
         unsafe { finish(step, memory, first, count, out, stride) }
     }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+fn quantize_planes(call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+    scalar::quantize_planes(call, codes, scales);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
@@ -74,6 +85,8 @@ unsafe fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
         // SAFETY: `call` was checked.
         return unsafe { depthwise(call, out, stride) };
     }
+    // Up to four channels of a colour image: one step a tap.
+    let stem = w.segments.len() == 1 && w.segments[0].steps == 1;
     let mut panel = call.panels.start;
     while panel < call.panels.end {
         // Two panels at once where they read the same channels.
@@ -86,10 +99,12 @@ unsafe fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
             unsafe {
                 match (w.two_level(), !w.start.is_empty()) {
                     _ if w.nibbles => tile.nibbles(rows, pair),
-                    (false, false) => tile.run::<false, false>(rows, pair),
-                    (false, true) => tile.run::<false, true>(rows, pair),
-                    (true, false) => tile.run::<true, false>(rows, pair),
-                    (true, true) => tile.run::<true, true>(rows, pair),
+                    (false, true) if stem => tile.run::<false, true, true>(rows, pair),
+                    (true, true) if stem => tile.run::<true, true, true>(rows, pair),
+                    (false, false) => tile.run::<false, false, false>(rows, pair),
+                    (false, true) => tile.run::<false, true, false>(rows, pair),
+                    (true, false) => tile.run::<true, false, false>(rows, pair),
+                    (true, true) => tile.run::<true, true, false>(rows, pair),
                 }
             }
             first += rows;
@@ -108,92 +123,112 @@ struct Tile<'a> {
     stride: usize,
 }
 
+/// A function that computes some pixels by one or two panels (`PAIR`): integer sums of a segment and float sums of all,
+/// both in registers. Registers are named one by one: arrays of them would live on the stack.
+macro_rules! tile {
+    ($name:ident: $($r:literal $codes:ident $scales:ident $d:ident $e:ident $s:ident $t:ident),+) => {
+        #[inline(never)]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+        unsafe fn $name<const PAIR: bool, const TWO: bool, const START: bool, const ONE: bool>(self) {
+            let Tile { call, panel, first, .. } = self;
+            let w = call.weights;
+            let group = w.panels[panel].group;
+            let (bytes, floats, next) = (call.layout.bytes, call.layout.scales, w.panel_bytes);
+            let segments = w.segments.len();
+            let next_scales = w.taps * segments * LANES;
+            // SAFETY: `ConvCall::check` held for every pixel, tap, panel and segment.
+            unsafe {
+                $(
+                    let pixel = *call.pixels.get_unchecked(first + $r) as usize;
+                    let $codes = call.codes.as_ptr().add(pixel * bytes + group * w.group_bytes);
+                    let $scales = call.scales.as_ptr().add(pixel * floats + group * w.group_scales);
+                    let (mut $s, mut $t) = (_mm512_setzero_ps(), _mm512_setzero_ps());
+                )+
+                let mut weights = w.weights.as_ptr().add(panel * next);
+                let mut alpha = w.alpha.as_ptr().wrapping_add(panel * next_scales);
+                let mut start = w.start.as_ptr().wrapping_add(panel * next_scales);
+                for &tap in call.taps {
+                    let mut at = tap as usize * bytes;
+                    let scale_at = tap as usize * floats;
+                    for i in 0..if ONE { 1 } else { segments } {
+                        let Segment { steps, scale } =
+                            if ONE { Segment { steps: 1, scale: 0 } } else { *w.segments.get_unchecked(i) };
+                        let (mut d, mut e) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+                        if START {
+                            d = _mm512_loadu_si512(start.cast());
+                            if PAIR {
+                                e = _mm512_loadu_si512(start.add(next_scales).cast());
+                            }
+                        }
+                        $( let (mut $d, mut $e) = (d, e); )+
+                        for _ in 0..steps {
+                            let q = _mm512_loadu_si512(weights.cast());
+                            let r = if PAIR { _mm512_loadu_si512(weights.add(next).cast()) } else { q };
+                            $(
+                                let a = _mm512_set1_epi32($codes.add(at).cast::<i32>().read_unaligned());
+                                $d = _mm512_dpbusd_epi32($d, a, q);
+                                if PAIR {
+                                    $e = _mm512_dpbusd_epi32($e, a, r);
+                                }
+                            )+
+                            at += 4;
+                            weights = weights.add(64);
+                        }
+                        let zero = _mm512_setzero_ps();
+                        let a = if TWO { zero } else { _mm512_loadu_ps(alpha) };
+                        let b = if TWO || !PAIR { zero } else { _mm512_loadu_ps(alpha.add(next_scales)) };
+                        $(
+                            let s = _mm512_set1_ps(*$scales.add(scale_at + scale));
+                            let factor = if TWO { s } else { _mm512_mul_ps(a, s) };
+                            $s = _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps($d), $s);
+                            if PAIR {
+                                let factor = if TWO { s } else { _mm512_mul_ps(b, s) };
+                                $t = _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps($e), $t);
+                            }
+                        )+
+                        alpha = alpha.wrapping_add(LANES);
+                        start = start.wrapping_add(LANES);
+                    }
+                }
+                let end = self.end(0);
+                $( end.store($r, $s); )+
+                if PAIR {
+                    let end = self.end(1);
+                    $( end.store($r, $t); )+
+                }
+            }
+        }
+    };
+}
+
 impl Tile<'_> {
+    tile!(rows6: 0 c0 x0 d0 e0 s0 t0, 1 c1 x1 d1 e1 s1 t1, 2 c2 x2 d2 e2 s2 t2, 3 c3 x3 d3 e3 s3 t3, 4 c4 x4 d4 e4 s4 t4,
+        5 c5 x5 d5 e5 s5 t5);
+    tile!(rows5: 0 c0 x0 d0 e0 s0 t0, 1 c1 x1 d1 e1 s1 t1, 2 c2 x2 d2 e2 s2 t2, 3 c3 x3 d3 e3 s3 t3, 4 c4 x4 d4 e4 s4 t4);
+    tile!(rows4: 0 c0 x0 d0 e0 s0 t0, 1 c1 x1 d1 e1 s1 t1, 2 c2 x2 d2 e2 s2 t2, 3 c3 x3 d3 e3 s3 t3);
+    tile!(rows3: 0 c0 x0 d0 e0 s0 t0, 1 c1 x1 d1 e1 s1 t1, 2 c2 x2 d2 e2 s2 t2);
+    tile!(rows2: 0 c0 x0 d0 e0 s0 t0, 1 c1 x1 d1 e1 s1 t1);
+    tile!(rows1: 0 c0 x0 d0 e0 s0 t0);
+
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-    unsafe fn run<const TWO: bool, const START: bool>(self, rows: usize, pair: bool) {
+    unsafe fn run<const TWO: bool, const START: bool, const ONE: bool>(self, rows: usize, pair: bool) {
         // SAFETY: of the caller.
         unsafe {
             match (rows, pair) {
-                (6, true) => self.tile::<6, 2, TWO, START>(),
-                (5, true) => self.tile::<5, 2, TWO, START>(),
-                (4, true) => self.tile::<4, 2, TWO, START>(),
-                (3, true) => self.tile::<3, 2, TWO, START>(),
-                (2, true) => self.tile::<2, 2, TWO, START>(),
-                (_, true) => self.tile::<1, 2, TWO, START>(),
-                (6, false) => self.tile::<6, 1, TWO, START>(),
-                (5, false) => self.tile::<5, 1, TWO, START>(),
-                (4, false) => self.tile::<4, 1, TWO, START>(),
-                (3, false) => self.tile::<3, 1, TWO, START>(),
-                (2, false) => self.tile::<2, 1, TWO, START>(),
-                (_, false) => self.tile::<1, 1, TWO, START>(),
+                (6, true) => self.rows6::<true, TWO, START, ONE>(),
+                (5, true) => self.rows5::<true, TWO, START, ONE>(),
+                (4, true) => self.rows4::<true, TWO, START, ONE>(),
+                (3, true) => self.rows3::<true, TWO, START, ONE>(),
+                (2, true) => self.rows2::<true, TWO, START, ONE>(),
+                (_, true) => self.rows1::<true, TWO, START, ONE>(),
+                (6, false) => self.rows6::<false, TWO, START, ONE>(),
+                (5, false) => self.rows5::<false, TWO, START, ONE>(),
+                (4, false) => self.rows4::<false, TWO, START, ONE>(),
+                (3, false) => self.rows3::<false, TWO, START, ONE>(),
+                (2, false) => self.rows2::<false, TWO, START, ONE>(),
+                (_, false) => self.rows1::<false, TWO, START, ONE>(),
             }
-        }
-    }
-
-    /// `R` pixels by `P` panels: integer sums of a segment and float sums of all, both in registers.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-    unsafe fn tile<const R: usize, const P: usize, const TWO: bool, const START: bool>(self) {
-        let Tile { call, panel, first, .. } = self;
-        let w = call.weights;
-        let group = w.panels[panel].group;
-        let (bytes, floats) = (call.layout.bytes, call.layout.scales);
-        let segments = w.segments.len();
-        let scale_stride = w.taps * segments * LANES;
-        // SAFETY: `ConvCall::check` held for every pixel, tap, panel and segment.
-        unsafe {
-            let mut codes = [std::ptr::null::<u8>(); R];
-            let mut scales = [std::ptr::null::<f32>(); R];
-            for r in 0..R {
-                let pixel = *call.pixels.get_unchecked(first + r) as usize;
-                codes[r] = call.codes.as_ptr().add(pixel * bytes + group * w.group_bytes);
-                scales[r] = call.scales.as_ptr().add(pixel * floats + group * w.group_scales);
-            }
-            let mut weights = w.weights.as_ptr().add(panel * w.panel_bytes);
-            let mut alpha = w.alpha.as_ptr().wrapping_add(panel * scale_stride);
-            let mut start = w.start.as_ptr().wrapping_add(panel * scale_stride);
-            let mut sum = [[_mm512_setzero_ps(); P]; R];
-            for &tap in call.taps {
-                let mut at = tap as usize * bytes;
-                let scale_at = tap as usize * floats;
-                for segment in &w.segments {
-                    let mut dot = [[_mm512_setzero_si512(); P]; R];
-                    if START {
-                        for p in 0..P {
-                            let s = _mm512_loadu_si512(start.add(p * scale_stride).cast());
-                            for r in 0..R {
-                                dot[r][p] = s;
-                            }
-                        }
-                    }
-                    for _ in 0..segment.steps {
-                        let mut q = [_mm512_setzero_si512(); P];
-                        for p in 0..P {
-                            q[p] = _mm512_loadu_si512(weights.add(p * w.panel_bytes).cast());
-                        }
-                        for r in 0..R {
-                            let a = _mm512_set1_epi32(codes[r].add(at).cast::<i32>().read_unaligned());
-                            for p in 0..P {
-                                dot[r][p] = _mm512_dpbusd_epi32(dot[r][p], a, q[p]);
-                            }
-                        }
-                        at += 4;
-                        weights = weights.add(64);
-                    }
-                    for p in 0..P {
-                        let alpha =
-                            if TWO { _mm512_setzero_ps() } else { _mm512_loadu_ps(alpha.add(p * scale_stride)) };
-                        for r in 0..R {
-                            let s = _mm512_set1_ps(*scales[r].add(scale_at + segment.scale));
-                            let factor = if TWO { s } else { _mm512_mul_ps(alpha, s) };
-                            sum[r][p] = _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps(dot[r][p]), sum[r][p]);
-                        }
-                    }
-                    alpha = alpha.wrapping_add(LANES);
-                    start = start.wrapping_add(LANES);
-                }
-            }
-            self.finish(&sum, TWO);
         }
     }
 
@@ -220,6 +255,7 @@ impl Tile<'_> {
         }
     }
 
+    #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
     unsafe fn nibble_tile<const R: usize, const P: usize>(self) {
         let Tile { call, panel, first, .. } = self;
@@ -293,41 +329,80 @@ impl Tile<'_> {
                     start = start.wrapping_add(LANES);
                 }
             }
-            self.finish(&sum, false);
+            for p in 0..P {
+                let end = self.end(p);
+                for r in 0..R {
+                    end.store(r, sum[r][p]);
+                }
+            }
         }
     }
 
-    /// Channel scales, bias, residual and limits; then the rows are stored.
+    /// What ends the sums of a panel.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-    unsafe fn finish<const R: usize, const P: usize>(self, sum: &[[__m512; P]; R], two: bool) {
-        let Tile { call, panel, first, .. } = self;
-        let w = call.weights;
-        // SAFETY: `ConvCall::check` held for every output, panel and residual row; stores are limited to its lanes.
+    unsafe fn end(&self, next: usize) -> End {
+        let Tile { call, first, .. } = *self;
+        let (w, panel) = (call.weights, self.panel + next);
+        // SAFETY: `ConvCall::check` held for every output, panel and residual row.
         unsafe {
-            for p in 0..P {
-                let panel_of = w.panels.get_unchecked(panel + p);
-                let mask = mask(panel_of.lanes);
-                let lane = (panel + p) * LANES;
-                let channel = two.then(|| _mm512_loadu_ps(w.channel.as_ptr().add(lane)));
-                let bias = (!w.bias.is_empty()).then(|| _mm512_loadu_ps(w.bias.as_ptr().add(lane)));
-                for r in 0..R {
-                    let mut y = match (channel, bias) {
-                        (Some(s), Some(bias)) => _mm512_fmadd_ps(sum[r][p], s, bias),
-                        (Some(s), None) => _mm512_mul_ps(sum[r][p], s),
-                        (None, Some(bias)) => _mm512_add_ps(sum[r][p], bias),
-                        (None, None) => sum[r][p],
-                    };
-                    if let Some(residual) = call.residual {
-                        let at = residual.data.as_ptr().add((first + r) * residual.stride + panel_of.first);
-                        y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, at));
-                    }
-                    if let Some((lo, hi)) = call.clamp {
-                        y = _mm512_min_ps(_mm512_max_ps(y, _mm512_set1_ps(lo)), _mm512_set1_ps(hi));
-                    }
-                    _mm512_mask_storeu_ps(self.out.add((first + r) * self.stride + panel_of.first), mask, y);
-                }
+            let Panel { first: channel, lanes, .. } = *w.panels.get_unchecked(panel);
+            let load = |values: &[f32]| match values.is_empty() {
+                true => None,
+                false => Some(_mm512_loadu_ps(values.as_ptr().add(panel * LANES))),
+            };
+            let (residual, residual_stride) = match call.residual {
+                Residual::Rows(rows) => (rows.data.as_ptr().add(first * rows.stride + channel), rows.stride),
+                Residual::Output => (self.out.add(first * self.stride + channel).cast_const(), self.stride),
+                Residual::None => (std::ptr::null(), 0),
+            };
+            let clamp = call.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+            End {
+                channel: load(&w.channel),
+                bias: load(&w.bias),
+                residual,
+                residual_stride,
+                clamp: call.clamp.map(|_| (_mm512_set1_ps(clamp.0), _mm512_set1_ps(clamp.1))),
+                mask: mask(lanes),
+                out: self.out.add(first * self.stride + channel),
+                stride: self.stride,
             }
+        }
+    }
+}
+
+/// Channel scales, bias, residual and limits of a panel, and where its rows go.
+struct End {
+    channel: Option<__m512>,
+    bias: Option<__m512>,
+    residual: *const f32,
+    residual_stride: usize,
+    clamp: Option<(__m512, __m512)>,
+    mask: __mmask16,
+    out: *mut f32,
+    stride: usize,
+}
+
+impl End {
+    /// Ends the sums of pixel `r` and stores them.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+    unsafe fn store(&self, r: usize, sum: __m512) {
+        let mut y = match (self.channel, self.bias) {
+            (Some(s), Some(bias)) => _mm512_fmadd_ps(sum, s, bias),
+            (Some(s), None) => _mm512_mul_ps(sum, s),
+            (None, Some(bias)) => _mm512_add_ps(sum, bias),
+            (None, None) => sum,
+        };
+        // SAFETY: of the caller; loads and stores are limited to the panel's lanes.
+        unsafe {
+            if !self.residual.is_null() {
+                y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(self.mask, self.residual.add(r * self.residual_stride)));
+            }
+            if let Some((lo, hi)) = self.clamp {
+                y = _mm512_min_ps(_mm512_max_ps(y, lo), hi);
+            }
+            _mm512_mask_storeu_ps(self.out.add(r * self.stride), self.mask, y);
         }
     }
 }
@@ -356,13 +431,14 @@ unsafe fn depthwise(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
 }
 
 impl Tile<'_> {
+    #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
     unsafe fn depthwise<const R: usize>(self) {
         let Tile { call, panel, first, .. } = self;
         let w = call.weights;
         let (bytes, floats) = (call.layout.bytes, call.layout.scales);
         let zero = _mm512_set1_epi32(call.layout.zero().into());
-        let mut sum = [[_mm512_setzero_ps(); 1]; R];
+        let mut sum = [_mm512_setzero_ps(); R];
         // SAFETY: `ConvCall::check` held for every pixel and tap; rows of codes and scales have whole panels.
         unsafe {
             let mut weights = w.values.as_ptr().add(panel * w.taps * LANES);
@@ -378,12 +454,15 @@ impl Tile<'_> {
                     let dot = _mm512_mul_ps(q, _mm512_cvtepi32_ps(_mm512_sub_epi32(a, zero)));
                     let s = _mm512_loadu_ps(scales.add(pixel * floats));
                     let factor = factor.map_or(s, |alpha| _mm512_mul_ps(alpha, s));
-                    sum[r][0] = _mm512_fmadd_ps(factor, dot, sum[r][0]);
+                    sum[r] = _mm512_fmadd_ps(factor, dot, sum[r]);
                 }
                 weights = weights.add(LANES);
                 alpha = alpha.wrapping_add(LANES);
             }
-            self.finish(&sum, w.two_level());
+            let end = self.end(0);
+            for (r, sum) in sum.into_iter().enumerate() {
+                end.store(r, sum);
+            }
         }
     }
 }

@@ -34,6 +34,16 @@ pub(crate) struct Rows<'a> {
     pub stride: usize,
 }
 
+/// What is added to an output.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Residual<'a> {
+    None,
+    /// Row `i` to output `i`.
+    Rows(Rows<'a>),
+    /// What lies where the output goes.
+    Output,
+}
+
 /// Some output pixels of a convolution.
 #[derive(Debug)]
 pub(crate) struct ConvCall<'a> {
@@ -49,8 +59,8 @@ pub(crate) struct ConvCall<'a> {
     pub taps: &'a [u32],
     /// Panels to compute.
     pub panels: std::ops::Range<usize>,
-    /// Added after the bias, row `i` to output `i`.
-    pub residual: Option<Rows<'a>>,
+    /// Added after the bias.
+    pub residual: Residual<'a>,
     /// Limits of the result.
     pub clamp: Option<(f32, f32)>,
 }
@@ -73,7 +83,9 @@ impl ConvCall<'_> {
             n => len >= (n - 1) * stride + channels,
         };
         assert!(rows_fit(out.len(), stride), "output rows");
-        assert!(self.residual.is_none_or(|r| rows_fit(r.data.len(), r.stride)), "residual rows");
+        if let Residual::Rows(r) = self.residual {
+            assert!(rows_fit(r.data.len(), r.stride), "residual rows");
+        }
         let scales = w.panels.len() * w.taps * w.segments.len() * LANES;
         if w.depthwise {
             let values = w.panels.len() * w.taps * LANES;
@@ -114,6 +126,27 @@ impl QuantizeCall<'_> {
     }
 }
 
+/// Pixels of a planar image of at most [`PLANES`] channels to integers: pixel `first + i` to pixel `pixels[i]`.
+#[derive(Debug)]
+pub(crate) struct PlanesCall<'a> {
+    pub layout: &'a Layout,
+    /// `[C, area]`.
+    pub image: &'a [f32],
+    pub area: usize,
+    pub first: usize,
+    pub pixels: &'a [u32],
+}
+
+/// Most channels of a [`PlanesCall`].
+pub(crate) const PLANES: usize = 4;
+
+impl PlanesCall<'_> {
+    /// Whether a layout can be made from planes: all channels of a pixel share a scale.
+    pub fn fits(layout: &Layout) -> bool {
+        layout.channels <= PLANES && layout.blocks.len() == 1 && layout.pieces.is_empty() && !layout.depthwise
+    }
+}
+
 /// An instruction set's kernels.
 pub(crate) trait Kernel: Sync + Send {
     /// Its name.
@@ -122,6 +155,8 @@ pub(crate) trait Kernel: Sync + Send {
     fn conv(&self, call: &ConvCall<'_>, out: &mut [f32], stride: usize);
     /// Rounds rows to codes and scales.
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]);
+    /// Rounds a planar image to codes and scales.
+    fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]);
     /// [`ops::compute`], compiled for this instruction set.
     fn compute(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize);
     /// [`ops::finish`], compiled for this instruction set.

@@ -1,7 +1,7 @@
 //! Plain loops in the reference's order, for every CPU.
 use blockfloat::ActivationScale;
 
-use super::{ConvCall, Kernel, KernelName, QuantizeCall};
+use super::{ConvCall, Kernel, KernelName, PLANES, PlanesCall, QuantizeCall, Residual, STRIP};
 use crate::layout::{LANES, Layout, OFFSET};
 use crate::ops::{self, Memory};
 use crate::pack::Packed;
@@ -24,6 +24,10 @@ impl Kernel for Scalar {
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
         call.check(codes, scales);
         quantize(call, codes, scales);
+    }
+
+    fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+        quantize_planes(call, codes, scales);
     }
 
     fn compute(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
@@ -78,8 +82,10 @@ pub(super) fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
                     (None, None) => acc[lane],
                 };
                 let channel = panel.first + lane;
-                if let Some(r) = call.residual {
-                    y += r.data[i * r.stride + channel];
+                match call.residual {
+                    Residual::Rows(r) => y += r.data[i * r.stride + channel],
+                    Residual::Output => y += out[i * stride + channel],
+                    Residual::None => {}
                 }
                 if let Some((lo, hi)) = call.clamp {
                     y = limit(y, lo, hi);
@@ -219,5 +225,33 @@ pub(super) fn quantize(call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [
                 }
             }
         }
+    }
+}
+
+/// [`quantize`] of a planar image, a plane at a time.
+#[inline(always)]
+pub(super) fn quantize_planes(call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+    let (layout, count) = (call.layout, call.pixels.len());
+    let rule = Rule::new(layout);
+    let plane = |c: usize| &call.image[c * call.area + call.first..][..count];
+    let (mut scale, mut inv) = ([0.0f32; STRIP], [0.0f32; STRIP]);
+    for c in 0..layout.channels {
+        for (max, x) in scale[..count].iter_mut().zip(plane(c)) {
+            *max = if x.abs() > *max { x.abs() } else { *max };
+        }
+    }
+    for (scale, inv) in scale[..count].iter_mut().zip(&mut inv) {
+        (*scale, *inv) = rule.scale(*scale);
+    }
+    let mut bytes = [[0u8; STRIP]; PLANES];
+    for (c, bytes) in bytes.iter_mut().enumerate().take(layout.channels) {
+        for ((byte, x), inv) in bytes[..count].iter_mut().zip(plane(c)).zip(&inv) {
+            *byte = rule.code(*x, *inv);
+        }
+    }
+    for (i, &pixel) in call.pixels.iter().enumerate() {
+        let codes = &mut codes[pixel as usize * layout.bytes..][..PLANES];
+        codes.copy_from_slice(&[bytes[0][i], bytes[1][i], bytes[2][i], bytes[3][i]]);
+        scales[pixel as usize] = scale[i];
     }
 }

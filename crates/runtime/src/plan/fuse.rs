@@ -37,6 +37,10 @@ pub(crate) struct Fused {
     pub head: bool,
     /// Whether its value is only rounded for integer consumers, another step's node having it already.
     pub silent: bool,
+    /// The convolution whose value is this one's residual and nothing else: computed with it, a strip at a time.
+    pub before: Option<usize>,
+    /// The step that computes this one.
+    pub host: Option<usize>,
 }
 
 /// What a node is in the plan.
@@ -99,6 +103,14 @@ pub(crate) fn fuse(graph: &Graph, copied: &BTreeSet<usize>, integer: impl Fn(&No
             let candidates = operands.iter().filter_map(|&(mine, other)| Some((open(mine)?, other)));
             let best = candidates.filter(convolution).max_by_key(|&(step, _)| step);
             if let Some((step, other)) = best.filter(|&(step, other)| before(other, step, &roles, graph)) {
+                let partner = open(other).filter(|&s| {
+                    let s = &steps[s];
+                    s.kind == Kind::Node && s.posts.is_empty() && s.before.is_none() && integer(&nodes[s.root])
+                });
+                if let Some(partner) = partner {
+                    steps[partner].host = Some(step);
+                    steps[step].before = Some(partner);
+                }
                 steps[step].posts.push(Post::Add(other));
                 steps[step].value = i;
                 roles.push(Role::Step(step));
@@ -111,7 +123,17 @@ pub(crate) fn fuse(graph: &Graph, copied: &BTreeSet<usize>, integer: impl Fn(&No
             roles.push(Role::Alias);
             continue;
         }
-        steps.push(Fused { root: i, value: i, kind: Kind::Node, inputs, posts: vec![], head: head[i], silent: false });
+        steps.push(Fused {
+            root: i,
+            value: i,
+            kind: Kind::Node,
+            inputs,
+            posts: vec![],
+            head: head[i],
+            silent: false,
+            before: None,
+            host: None,
+        });
         roles.push(Role::Step(steps.len() - 1));
     }
     Fusion { steps, roles, head }
@@ -119,7 +141,17 @@ pub(crate) fn fuse(graph: &Graph, copied: &BTreeSet<usize>, integer: impl Fn(&No
 
 /// A step that gives the value of `input` again.
 pub(crate) fn copy(input: usize, value: usize, head: bool) -> Fused {
-    Fused { root: value, value, kind: Kind::Copy, inputs: vec![input], posts: vec![], head, silent: false }
+    Fused {
+        root: value,
+        value,
+        kind: Kind::Copy,
+        inputs: vec![input],
+        posts: vec![],
+        head,
+        silent: false,
+        before: None,
+        host: None,
+    }
 }
 
 /// Whether the value of `node` is complete before `step` begins.

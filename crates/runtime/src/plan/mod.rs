@@ -52,10 +52,21 @@ pub(crate) struct IntConv {
     pub stride: [usize; 2],
     /// Distance of each tap from the first.
     pub taps: Vec<u32>,
-    pub residual: Option<View>,
+    pub residual: Option<Added>,
+    /// Another convolution, whose value is added.
+    pub before: Option<Box<IntConv>>,
     pub clamp: Option<(f32, f32)>,
     /// Multiply-accumulates an output pixel.
     pub macs: u64,
+}
+
+/// What a convolution adds to its sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Added {
+    /// A value.
+    View(View),
+    /// What lies where the result goes.
+    Dest,
 }
 
 /// A convolution in floats: `weights [G, taps, Cg, Co / G]`.
@@ -174,7 +185,19 @@ impl Plan {
         for i in 0..placement.steps.len() {
             steps.push(draft.step(i, &mut model)?);
         }
-        let head = steps.split_off(placement.body);
+        // Convolutions that another step computes move there.
+        for i in 0..steps.len() {
+            let Some(before) = placement.steps[i].before else { continue };
+            let before = std::mem::replace(&mut steps[before].op, StepOp::Image);
+            if let (StepOp::Conv(conv), StepOp::Conv(before)) = (&mut steps[i].op, before) {
+                conv.macs += before.macs;
+                conv.before = Some(before);
+            }
+        }
+        let mut own = placement.steps.iter().map(|s| s.host.is_none());
+        let mut head = steps.split_off(placement.body);
+        steps.retain(|_| own.next().unwrap_or(true));
+        head.retain(|_| own.next().unwrap_or(true));
         let program = |steps: Vec<Step>, head: bool| {
             let scratch = steps.iter().filter(|s| s.dest.is_none()).map(|s| s.strip * s.shape.channels).max();
             let (floats, codes) = draft.sizes(head);
@@ -202,7 +225,7 @@ impl Plan {
         let steps = self.body.steps.iter().chain(&self.head.steps);
         steps
             .map(|s| match &s.op {
-                StepOp::Conv(conv) => conv.weights.bytes(),
+                StepOp::Conv(conv) => conv.weights.bytes() + conv.before.as_ref().map_or(0, |b| b.weights.bytes()),
                 StepOp::FloatConv(conv, _) => 4 * conv.weights.len(),
                 _ => 0,
             })
@@ -264,13 +287,15 @@ impl<'a> Draft<'a> {
             });
             let at = emits[from].iter().position(|e| e.layout == id).unwrap_or_else(|| {
                 emits[from].push(CodesView { slot: 0, layout: id, pad: [0, 0], width: x.width, height: x.height });
-                last_use[from].push(i);
+                last_use[from].push(0);
                 emits[from].len() - 1
             });
+            // An input is read when the step runs that computes this one.
+            let i_read = step.host.unwrap_or(i);
             let emit = &mut emits[from][at];
             emit.pad = [emit.pad[0].max(pad[0]), emit.pad[1].max(pad[1])];
             emit.width = x.width + 2 * emit.pad[1];
-            last_use[from][at] = i;
+            last_use[from][at] = last_use[from][at].max(i_read);
             wanted[i] = Some((from, at));
         }
 
@@ -336,6 +361,13 @@ impl<'a> Draft<'a> {
         let mut posts = Vec::with_capacity(fused.posts.len());
         for post in &fused.posts {
             posts.push(match post {
+                // The value of a step that runs with this one lies where the result goes.
+                Post::Add(other) if fused.before.is_some() => PostOp::Add(View {
+                    source: Source::Row,
+                    offset: 0,
+                    stride: 0,
+                    shape: self.graph.nodes()[*other].shape,
+                }),
                 Post::Add(other) => PostOp::Add(self.view(*other, fused.head)),
                 Post::Clamp(lo, hi) => PostOp::Clamp(*lo, *hi),
                 Post::Function(f) => PostOp::Function(*f),
@@ -449,8 +481,11 @@ impl<'a> Draft<'a> {
             return Err(Error::Layer { layer: node.name.clone(), why: "its input has more than 2^32 pixels".into() });
         };
         let origin = (input.pad[0] - conv.padding[0]) * input.width + input.pad[1] - conv.padding[1];
+        let dest = self.placement.dest(self.graph, i).map(|view| self.slot(view));
         let residual = match posts.first() {
-            Some(PostOp::Add(view)) => Some(*view),
+            Some(PostOp::Add(_)) if self.placement.steps[i].before.is_some() => Some(Added::Dest),
+            Some(PostOp::Add(view)) if Some(*view) == dest => Some(Added::Dest),
+            Some(PostOp::Add(view)) => Some(Added::View(*view)),
             _ => None,
         };
         if residual.is_some() {
@@ -466,7 +501,17 @@ impl<'a> Draft<'a> {
         let [co, cg, kh, kw] = conv.weight_shape();
         let macs = (co * cg * kh * kw) as u64;
         let stride = conv.stride;
-        Ok(StepOp::Conv(Box::new(IntConv { weights, input, origin, stride, taps, residual, clamp, macs })))
+        Ok(StepOp::Conv(Box::new(IntConv {
+            weights,
+            input,
+            origin,
+            stride,
+            taps,
+            residual,
+            before: None,
+            clamp,
+            macs,
+        })))
     }
 }
 

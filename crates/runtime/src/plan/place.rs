@@ -92,6 +92,10 @@ impl Placement {
                 emitter.push(from);
             }
         }
+        for step in &mut steps {
+            step.before = step.before.map(|s| moved[s]);
+            step.host = step.host.map(|s| moved[s]);
+        }
         for role in &mut fusion.roles {
             if let Role::Step(s) = role {
                 *s = moved[*s];
@@ -102,6 +106,7 @@ impl Placement {
             Self { steps, body, emitter, buffers: vec![], crossing: vec![], row: 0, place: BTreeMap::new(), fusion };
         this.join(graph)?;
         this.store(graph, &reads_integers);
+        this.add_in_place(&reads_integers);
         this.check_conflicts(graph, &reads_integers)?;
         Ok(this)
     }
@@ -150,7 +155,10 @@ impl Placement {
     fn float_reads(&self, step: usize, reads_integers: &dyn Fn(&Fused) -> bool) -> Vec<usize> {
         let s = &self.steps[step];
         let inputs = if reads_integers(s) { &[][..] } else { &s.inputs };
-        let added = s.posts.iter().filter_map(|p| if let Post::Add(node) = p { Some(*node) } else { None });
+        let added = s.posts.iter().filter_map(|p| match p {
+            Post::Add(node) if s.before.is_none() => Some(*node),
+            _ => None,
+        });
         inputs.iter().copied().chain(added).collect()
     }
 
@@ -165,6 +173,24 @@ impl Placement {
         self.read(graph, last, self.steps.len(), self.fusion.head[last]);
         if !self.fusion.head[last] {
             self.cross(graph, last);
+        }
+    }
+
+    /// Lets a sum take the place of its residual where nobody reads that again: half the memory to go through.
+    fn add_in_place(&mut self, reads_integers: &dyn Fn(&Fused) -> bool) {
+        for (i, step) in self.steps.iter().enumerate() {
+            let Some(Post::Add(other)) = step.posts.first() else { continue };
+            let (Some(&(from, 0)), Some(&(to, 0))) = (self.place.get(other), self.place.get(&step.value)) else {
+                continue;
+            };
+            let (old, new) = (&self.buffers[from], &self.buffers[to]);
+            let whole = old.owner.is_none() && new.owner.is_none() && old.len == new.len && old.stride == new.stride;
+            if whole && from != to && old.last == i && old.first < i && reads_integers(step) && step.before.is_none() {
+                let last = new.last;
+                self.buffers[from].last = last;
+                self.buffers[to].len = 0;
+                self.place.insert(step.value, (from, 0));
+            }
         }
     }
 
@@ -214,6 +240,10 @@ impl Placement {
         for (i, step) in self.steps.iter().enumerate() {
             let Some(dest) = self.dest(graph, i) else { continue };
             for node in self.float_reads(i, reads_integers) {
+                let residual = matches!(step.posts.first(), Some(Post::Add(other)) if *other == node);
+                if residual && self.view(graph, node, step.head) == dest {
+                    continue;
+                }
                 if self.view(graph, node, step.head).source == dest.source {
                     let Source::Slot(buffer) = dest.source else { continue };
                     return Err(self.buffers[buffer].owner.expect("only a concatenation's buffer has two writers"));
