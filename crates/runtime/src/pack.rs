@@ -65,6 +65,8 @@ pub(crate) struct Packed {
     pub group_bytes: usize,
     pub group_scales: usize,
     pub depthwise: bool,
+    /// Largest magnitude of a weight.
+    pub largest: u8,
 }
 
 impl Packed {
@@ -104,6 +106,7 @@ impl Packed {
             group_bytes: layout.group_bytes(),
             group_scales: layout.group_scales(),
             depthwise: layout.depthwise,
+            largest: w.values.iter().map(|q| q.unsigned_abs()).max().unwrap_or(0),
             panels,
         }
     }

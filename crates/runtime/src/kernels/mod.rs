@@ -12,6 +12,8 @@
 mod avx512;
 mod scalar;
 mod select;
+#[cfg(target_arch = "x86_64")]
+mod ymm;
 
 use crate::layout::{LANES, Layout};
 #[cfg(doc)]

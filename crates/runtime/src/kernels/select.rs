@@ -6,6 +6,8 @@ use super::Kernel;
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512Vnni;
 use super::scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+use super::ymm::{avx2::Avx2, avxvnni::AvxVnni};
 use crate::Error;
 
 /// An instruction set that the engine has kernels for; `DSCONV_KERNEL` takes its name.
@@ -39,8 +41,13 @@ impl KernelName {
         match self {
             Self::Scalar => Some(Box::new(Scalar)),
             #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Some(Box::new(Avx2::new()?)),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => Some(Box::new(AvxVnni::new()?)),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => Some(Box::new(Avx512Vnni::new()?)),
-            _ => None,
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => None,
         }
     }
 }

@@ -1,0 +1,578 @@
+//! 256-bit kernels: a panel of 16 outputs is two vectors of 8.
+//!
+//! [`avxvnni`] has integer dot products. [`avx2`] multiplies bytes pairwise into 16 bits (`maddubs`), which saturates:
+//! - A pair's sum is at most `2 * A * Q`, `A` the largest unsigned code and `Q` the largest weight. While several of them
+//!   fit 16 bits (8 steps for 4-bit weights and 8-bit codes) they are added there, then widened.
+//! - Where not even one pair fits (8-bit weights beyond 64, with codes beyond 127), codes are split into their highest
+//!   bit and the rest: `2 * 128 * 128` and `2 * 127 * 128` fit. Exact for every code and weight.
+use std::arch::x86_64::*;
+
+use blockfloat::ActivationScale;
+
+use super::scalar::{Rule, two_to};
+use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, Residual, scalar};
+use crate::layout::{LANES, Layout};
+use crate::ops::{self, Memory};
+use crate::pack::{Panel, Segment};
+use crate::plan::Step;
+
+/// Lanes of a vector.
+const V: usize = 8;
+/// Pixels whose scales are found at a time.
+const SCALES: usize = 256;
+
+/// A function that computes some pixels by one panel. Registers are named one by one: arrays of them would live on the
+/// stack. `m` and `n` of a row are sums in 16 bits.
+macro_rules! tile {
+    ($features:literal $function:ident: $($r:literal $codes:ident $scales:ident $a:ident $b:ident $m:ident $n:ident $s:ident $t:ident),+) => {
+        #[inline(never)]
+        #[target_feature(enable = $features)]
+        unsafe fn $function(self) {
+            let Tile { call, panel, first, fitting, .. } = self;
+            let w = call.weights;
+            let group = w.panels[panel].group;
+            let (bytes, floats) = (call.layout.bytes, call.layout.scales);
+            let two = w.two_level();
+            // SAFETY: `ConvCall::check` held for every pixel, tap, panel and segment.
+            unsafe {
+                $(
+                    let pixel = *call.pixels.get_unchecked(first + $r) as usize;
+                    let $codes = call.codes.as_ptr().add(pixel * bytes + group * w.group_bytes);
+                    let $scales = call.scales.as_ptr().add(pixel * floats + group * w.group_scales);
+                    let (mut $s, mut $t) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+                )+
+                let mut weights = w.weights.as_ptr().add(panel * w.panel_bytes);
+                let mut alpha = w.alpha.as_ptr().wrapping_add(panel * w.taps * w.segments.len() * LANES);
+                let mut start = w.start.as_ptr().wrapping_add(panel * w.taps * w.segments.len() * LANES);
+                for &tap in call.taps {
+                    let mut at = tap as usize * bytes;
+                    let scale_at = tap as usize * floats;
+                    for &Segment { steps, scale } in &w.segments {
+                        let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+                        if !w.start.is_empty() {
+                            low = _mm256_loadu_si256(start.cast());
+                            high = _mm256_loadu_si256(start.add(V).cast());
+                        }
+                        $( let (mut $a, mut $b) = (low, high); )+
+                        if VNNI || fitting < 2 {
+                            for _ in 0..steps {
+                                let q = _mm256_loadu_si256(weights.cast());
+                                let r = _mm256_loadu_si256(weights.add(32).cast());
+                                $(
+                                    let a = _mm256_set1_epi32($codes.add(at).cast::<i32>().read_unaligned());
+                                    if VNNI || fitting == 1 {
+                                        $a = dot($a, a, q);
+                                        $b = dot($b, a, r);
+                                    } else {
+                                        $a = wide_dot($a, a, q);
+                                        $b = wide_dot($b, a, r);
+                                    }
+                                )+
+                                at += 4;
+                                weights = weights.add(64);
+                            }
+                        } else {
+                            let one = _mm256_set1_epi16(1);
+                            let mut left = steps;
+                            while left > 0 {
+                                let now = left.min(fitting);
+                                $( let (mut $m, mut $n) = (_mm256_setzero_si256(), _mm256_setzero_si256()); )+
+                                for _ in 0..now {
+                                    let q = _mm256_loadu_si256(weights.cast());
+                                    let r = _mm256_loadu_si256(weights.add(32).cast());
+                                    $(
+                                        let a = $codes.add(at).cast::<i32>().read_unaligned();
+                                        let a = _mm256_set1_epi32(a);
+                                        $m = _mm256_add_epi16($m, _mm256_maddubs_epi16(a, q));
+                                        $n = _mm256_add_epi16($n, _mm256_maddubs_epi16(a, r));
+                                    )+
+                                    at += 4;
+                                    weights = weights.add(64);
+                                }
+                                $(
+                                    $a = _mm256_add_epi32($a, _mm256_madd_epi16($m, one));
+                                    $b = _mm256_add_epi32($b, _mm256_madd_epi16($n, one));
+                                )+
+                                left -= now;
+                            }
+                        }
+                        let zero = _mm256_setzero_ps();
+                        let low = if two { zero } else { _mm256_loadu_ps(alpha) };
+                        let high = if two { zero } else { _mm256_loadu_ps(alpha.add(V)) };
+                        $(
+                            let s = _mm256_set1_ps(*$scales.add(scale_at + scale));
+                            let (f, g) =
+                                if two { (s, s) } else { (_mm256_mul_ps(low, s), _mm256_mul_ps(high, s)) };
+                            $s = _mm256_fmadd_ps(f, _mm256_cvtepi32_ps($a), $s);
+                            $t = _mm256_fmadd_ps(g, _mm256_cvtepi32_ps($b), $t);
+                        )+
+                        alpha = alpha.wrapping_add(LANES);
+                        start = start.wrapping_add(LANES);
+                    }
+                }
+                $( self.store($r, $s, $t); )+
+            }
+        }
+    };
+}
+
+/// A kernel type and its functions for one set of features; `$dot(sum, unsigned, signed)` is an integer dot product.
+macro_rules! ymm {
+    ($module:ident, $kernel:ident, $features:literal, $name:expr, $vnni:literal, $dot:expr, [$($feature:tt),+]) => {
+        pub(super) mod $module {
+            use super::*;
+
+            const VNNI: bool = $vnni;
+
+            /// The kernel of CPUs with these instructions.
+            #[derive(Debug, Clone, Copy)]
+            pub(crate) struct $kernel(());
+
+            impl $kernel {
+                /// `None` where the CPU lacks an instruction.
+                pub fn new() -> Option<Self> {
+                    ($(is_x86_feature_detected!($feature))&&+).then_some(Self(()))
+                }
+            }
+
+            impl Kernel for $kernel {
+                fn name(&self) -> KernelName {
+                    $name
+                }
+
+                fn conv(&self, call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+                    call.check(out, stride);
+                    // SAFETY: the CPU has the instructions, or there would be no `self`; `check` bounds every access.
+                    unsafe { conv(call, out, stride) }
+                }
+
+                fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+                    call.check(codes, scales);
+                    // SAFETY: the CPU has the instructions, or there would be no `self`; `check` bounds every access.
+                    unsafe { quantize(call, codes, scales) }
+                }
+
+                fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+                    // SAFETY: the CPU has the instructions, or there would be no `self`.
+                    unsafe { quantize_planes(call, codes, scales) }
+                }
+
+                fn compute(
+                    &self,
+                    step: &Step,
+                    memory: &Memory<'_>,
+                    first: usize,
+                    count: usize,
+                    out: &mut [f32],
+                    stride: usize,
+                ) {
+                    // SAFETY: the CPU has the instructions, or there would be no `self`.
+                    unsafe { compute(step, memory, first, count, out, stride) }
+                }
+
+                fn finish(
+                    &self,
+                    step: &Step,
+                    memory: &Memory<'_>,
+                    first: usize,
+                    count: usize,
+                    out: &mut [f32],
+                    stride: usize,
+                ) {
+                    // SAFETY: the CPU has the instructions, or there would be no `self`.
+                    unsafe { finish(step, memory, first, count, out, stride) }
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn quantize_planes(call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+                scalar::quantize_planes(call, codes, scales);
+            }
+
+            #[target_feature(enable = $features)]
+            fn compute(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
+                ops::compute(step, memory, first, count, out, stride);
+            }
+
+            #[target_feature(enable = $features)]
+            fn finish(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
+                ops::finish(step, memory, first, count, out, stride);
+            }
+
+            #[target_feature(enable = $features)]
+            unsafe fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+                let w = call.weights;
+                // How many steps' pairs fit 16 bits.
+                let largest = call.layout.range.1 + i32::from(call.layout.zero());
+                let fitting = usize::try_from(32767 / (2 * largest * i32::from(w.largest).max(1))).unwrap_or(0);
+                let rows_at_once = if w.depthwise || !VNNI { 4 } else { 6 };
+                for panel in call.panels.clone() {
+                    let mut first = 0;
+                    while first < call.pixels.len() {
+                        let rows = (call.pixels.len() - first).min(rows_at_once);
+                        let tile = Tile { call, panel, first, fitting, out: out.as_mut_ptr(), stride };
+                        // SAFETY: `call` was checked; the tile lies in it.
+                        unsafe {
+                            match rows {
+                                _ if w.depthwise => tile.depthwise(rows),
+                                6 if !w.nibbles => tile.rows6(),
+                                5 if !w.nibbles => tile.rows5(),
+                                1 if w.nibbles => tile.nibbles::<1>(),
+                                2 if w.nibbles => tile.nibbles::<2>(),
+                                3 if w.nibbles => tile.nibbles::<3>(),
+                                _ if w.nibbles => tile.nibbles::<4>(),
+                                4 => tile.rows4(),
+                                3 => tile.rows3(),
+                                2 => tile.rows2(),
+                                _ => tile.rows1(),
+                            }
+                        }
+                        first += if w.nibbles { rows.min(4) } else { rows };
+                    }
+                }
+            }
+
+            /// Some pixels and one panel of a checked call.
+            #[derive(Clone, Copy)]
+            struct Tile<'a> {
+                call: &'a ConvCall<'a>,
+                panel: usize,
+                first: usize,
+                fitting: usize,
+                out: *mut f32,
+                stride: usize,
+            }
+
+            /// `sum + dot(a, q)` in each lane, exact if a pair fits 16 bits, or if the CPU has the instruction.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn dot(sum: __m256i, a: __m256i, q: __m256i) -> __m256i {
+                if VNNI {
+                    return $dot(sum, a, q);
+                }
+                _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, q), _mm256_set1_epi16(1)))
+            }
+
+            /// [`dot`] for every code and weight.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn wide_dot(sum: __m256i, a: __m256i, q: __m256i) -> __m256i {
+                let top = _mm256_set1_epi8(-128);
+                dot(dot(sum, _mm256_andnot_si256(top, a), q), _mm256_and_si256(top, a), q)
+            }
+
+            impl Tile<'_> {
+                tile!($features rows6: 0 c0 x0 a0 b0 m0 n0 s0 t0, 1 c1 x1 a1 b1 m1 n1 s1 t1, 2 c2 x2 a2 b2 m2 n2 s2 t2, 3 c3 x3 a3 b3 m3 n3 s3 t3,
+                    4 c4 x4 a4 b4 m4 n4 s4 t4, 5 c5 x5 a5 b5 m5 n5 s5 t5);
+                tile!($features rows5: 0 c0 x0 a0 b0 m0 n0 s0 t0, 1 c1 x1 a1 b1 m1 n1 s1 t1, 2 c2 x2 a2 b2 m2 n2 s2 t2, 3 c3 x3 a3 b3 m3 n3 s3 t3,
+                    4 c4 x4 a4 b4 m4 n4 s4 t4);
+                tile!($features rows4: 0 c0 x0 a0 b0 m0 n0 s0 t0, 1 c1 x1 a1 b1 m1 n1 s1 t1, 2 c2 x2 a2 b2 m2 n2 s2 t2, 3 c3 x3 a3 b3 m3 n3 s3 t3);
+                tile!($features rows3: 0 c0 x0 a0 b0 m0 n0 s0 t0, 1 c1 x1 a1 b1 m1 n1 s1 t1, 2 c2 x2 a2 b2 m2 n2 s2 t2);
+                tile!($features rows2: 0 c0 x0 a0 b0 m0 n0 s0 t0, 1 c1 x1 a1 b1 m1 n1 s1 t1);
+                tile!($features rows1: 0 c0 x0 a0 b0 m0 n0 s0 t0);
+
+                /// Linear layers in 4 bits: weights are unpacked in registers on their way from memory.
+                #[inline(never)]
+                #[target_feature(enable = $features)]
+                unsafe fn nibbles<const R: usize>(self) {
+                    let Tile { call, panel, first, .. } = self;
+                    let w = call.weights;
+                    let group = w.panels[panel].group;
+                    let (bytes, floats) = (call.layout.bytes, call.layout.scales);
+                    let low = _mm256_set1_epi8(15);
+                    // Two's complement of each value of a nibble. Pairs of 4-bit weights always fit 16 bits.
+                    let signed = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                        0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1,
+                    ));
+                    // SAFETY: `ConvCall::check` held for every pixel, tap, panel and segment; after an odd number of steps a
+                    // segment's last codes are multiplied by weights of 0, and `SLACK` bytes follow the last pixel.
+                    unsafe {
+                        let mut codes = [std::ptr::null::<u8>(); R];
+                        let mut scales = [std::ptr::null::<f32>(); R];
+                        for r in 0..R {
+                            let pixel = *call.pixels.get_unchecked(first + r) as usize;
+                            codes[r] = call.codes.as_ptr().add(pixel * bytes + group * w.group_bytes);
+                            scales[r] = call.scales.as_ptr().add(pixel * floats + group * w.group_scales);
+                        }
+                        let mut weights = w.weights.as_ptr().add(panel * w.panel_bytes);
+                        let mut alpha = w.alpha.as_ptr().add(panel * w.taps * w.segments.len() * LANES);
+                        let mut start = w.start.as_ptr().wrapping_add(panel * w.taps * w.segments.len() * LANES);
+                        let mut sum = [[_mm256_setzero_ps(); 2]; R];
+                        for &tap in call.taps {
+                            let mut at = tap as usize * bytes;
+                            let scale_at = tap as usize * floats;
+                            for segment in &w.segments {
+                                let mut dots = [[_mm256_setzero_si256(); 2]; R];
+                                if !w.start.is_empty() {
+                                    for r in 0..R {
+                                        dots[r][0] = _mm256_loadu_si256(start.cast());
+                                        dots[r][1] = _mm256_loadu_si256(start.add(V).cast());
+                                    }
+                                }
+                                for _ in 0..segment.steps.div_ceil(2) {
+                                    for h in 0..2 {
+                                        let packed = _mm256_loadu_si256(weights.add(32 * h).cast());
+                                        let high = _mm256_and_si256(_mm256_srli_epi16::<4>(packed), low);
+                                        let q = _mm256_shuffle_epi8(signed, _mm256_and_si256(packed, low));
+                                        let p = _mm256_shuffle_epi8(signed, high);
+                                        for r in 0..R {
+                                            let a = codes[r].add(at).cast::<i32>();
+                                            let (first, second) = (a.read_unaligned(), a.add(1).read_unaligned());
+                                            dots[r][h] = dot(dots[r][h], _mm256_set1_epi32(first), q);
+                                            dots[r][h] = dot(dots[r][h], _mm256_set1_epi32(second), p);
+                                        }
+                                    }
+                                    at += 8;
+                                    weights = weights.add(64);
+                                }
+                                at -= segment.steps % 2 * 4;
+                                for h in 0..2 {
+                                    let alpha = _mm256_loadu_ps(alpha.add(V * h));
+                                    for r in 0..R {
+                                        let s = _mm256_set1_ps(*scales[r].add(scale_at + segment.scale));
+                                        let dot = _mm256_cvtepi32_ps(dots[r][h]);
+                                        sum[r][h] = _mm256_fmadd_ps(_mm256_mul_ps(alpha, s), dot, sum[r][h]);
+                                    }
+                                }
+                                alpha = alpha.add(LANES);
+                                start = start.wrapping_add(LANES);
+                            }
+                        }
+                        for r in 0..R {
+                            self.store(r, sum[r][0], sum[r][1]);
+                        }
+                    }
+                }
+
+                /// One multiplication a tap.
+                #[target_feature(enable = $features)]
+                unsafe fn depthwise(self, rows: usize) {
+                    let Tile { call, panel, first, .. } = self;
+                    let w = call.weights;
+                    let (bytes, floats) = (call.layout.bytes, call.layout.scales);
+                    let zero = _mm256_set1_epi32(call.layout.zero().into());
+                    // SAFETY: `ConvCall::check` held for every pixel and tap; rows of codes and scales have whole panels.
+                    unsafe {
+                        for r in 0..rows {
+                            let mut sum = [_mm256_setzero_ps(); 2];
+                            let mut at = panel * w.taps * LANES;
+                            for &tap in call.taps {
+                                let pixel = (*call.pixels.get_unchecked(first + r) + tap) as usize;
+                                for h in 0..2 {
+                                    let lane = panel * LANES + h * V;
+                                    let a = _mm_loadl_epi64(call.codes.as_ptr().add(pixel * bytes + lane).cast());
+                                    let a = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(a), zero));
+                                    let dot = _mm256_mul_ps(_mm256_loadu_ps(w.values.as_ptr().add(at + h * V)), a);
+                                    let s = _mm256_loadu_ps(call.scales.as_ptr().add(pixel * floats + lane));
+                                    let factor = match w.two_level() {
+                                        true => s,
+                                        false => _mm256_mul_ps(_mm256_loadu_ps(w.alpha.as_ptr().add(at + h * V)), s),
+                                    };
+                                    sum[h] = _mm256_fmadd_ps(factor, dot, sum[h]);
+                                }
+                                at += LANES;
+                            }
+                            self.store(r, sum[0], sum[1]);
+                        }
+                    }
+                }
+
+                /// Ends the sums of pixel `r` and stores them.
+                #[inline]
+                #[target_feature(enable = $features)]
+                unsafe fn store(self, r: usize, low: __m256, high: __m256) {
+                    let Tile { call, panel, first, out, stride, .. } = self;
+                    let w = call.weights;
+                    // SAFETY: `ConvCall::check` held for every output, panel and residual row; loads and stores are limited
+                    // to the panel's lanes.
+                    unsafe {
+                        let Panel { first: channel, lanes, .. } = *w.panels.get_unchecked(panel);
+                        let out = out.add((first + r) * stride + channel);
+                        for (h, sum) in [low, high].into_iter().enumerate() {
+                            let mask = mask(lanes as i32 - (h * V) as i32);
+                            let load = |values: &[f32]| match values.is_empty() {
+                                true => None,
+                                false => Some(_mm256_loadu_ps(values.as_ptr().add(panel * LANES + h * V))),
+                            };
+                            let mut y = match (load(&w.channel), load(&w.bias)) {
+                                (Some(s), Some(bias)) => _mm256_fmadd_ps(sum, s, bias),
+                                (Some(s), None) => _mm256_mul_ps(sum, s),
+                                (None, Some(bias)) => _mm256_add_ps(sum, bias),
+                                (None, None) => sum,
+                            };
+                            let out = out.wrapping_add(h * V);
+                            match call.residual {
+                                Residual::Rows(rows) => {
+                                    let row = rows.data.as_ptr().wrapping_add((first + r) * rows.stride + channel + h * V);
+                                    y = _mm256_add_ps(y, _mm256_maskload_ps(row, mask));
+                                }
+                                Residual::Output => y = _mm256_add_ps(y, _mm256_maskload_ps(out, mask)),
+                                Residual::None => {}
+                            }
+                            if let Some((lo, hi)) = call.clamp {
+                                y = _mm256_min_ps(_mm256_max_ps(y, _mm256_set1_ps(lo)), _mm256_set1_ps(hi));
+                            }
+                            _mm256_maskstore_ps(out, mask, y);
+                        }
+                    }
+                }
+            }
+
+            /// The lowest `lanes` of 8.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn mask(lanes: i32) -> __m256i {
+                _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+            }
+
+            #[target_feature(enable = $features)]
+            unsafe fn quantize(call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+                let layout = call.layout;
+                let blocks = layout.blocks.len();
+                if layout.depthwise || !layout.pieces.is_empty() || blocks > SCALES || layout.channels < V {
+                    return scalar::quantize(call, codes, scales);
+                }
+                let rule = Vectors::new(layout);
+                let mut max = [0f32; SCALES];
+                let mut inv = [0f32; SCALES];
+                let at_once = SCALES / blocks;
+                let mut first = 0;
+                while first < call.pixels.len() {
+                    let count = (call.pixels.len() - first).min(at_once);
+                    // SAFETY: `QuantizeCall::check` held: rows have all channels, and each pixel lies in `codes` and
+                    // `scales`.
+                    unsafe {
+                        let x = call.x.data.as_ptr().add(first * call.x.stride);
+                        for i in 0..count {
+                            for (b, block) in layout.blocks.iter().enumerate() {
+                                max[i * blocks + b] = largest(x.add(i * call.x.stride + block.start), block.len());
+                            }
+                        }
+                        // Whole vectors: what lies behind the last one is not read again.
+                        let mut at = 0;
+                        while at < count * blocks {
+                            let (s, i) = rule.scale(_mm256_loadu_ps(max.as_ptr().add(at)));
+                            _mm256_storeu_ps(max.as_mut_ptr().add(at), s);
+                            _mm256_storeu_ps(inv.as_mut_ptr().add(at), i);
+                            at += V;
+                        }
+                        for i in 0..count {
+                            let pixel = *call.pixels.get_unchecked(first + i) as usize;
+                            let codes = codes.as_mut_ptr().add(pixel * layout.bytes);
+                            for (b, block) in layout.blocks.iter().enumerate() {
+                                *scales.get_unchecked_mut(pixel * blocks + b) = max[i * blocks + b];
+                                let x = x.add(i * call.x.stride + block.start);
+                                rule.block(x, block.len(), inv[i * blocks + b], codes.add(block.start));
+                            }
+                        }
+                    }
+                    first += count;
+                }
+            }
+
+            /// Largest magnitude of `n` floats.
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn largest(x: *const f32, n: usize) -> f32 {
+                let sign = _mm256_set1_ps(-0.0);
+                let mut max = _mm256_setzero_ps();
+                let mut c = 0;
+                // SAFETY: of the caller.
+                unsafe {
+                    while c + V <= n {
+                        max = _mm256_max_ps(max, _mm256_andnot_ps(sign, _mm256_loadu_ps(x.add(c))));
+                        c += V;
+                    }
+                    if c < n {
+                        let part = _mm256_maskload_ps(x.add(c), mask((n - c) as i32));
+                        max = _mm256_max_ps(max, _mm256_andnot_ps(sign, part));
+                    }
+                }
+                let max = _mm_max_ps(_mm256_castps256_ps128(max), _mm256_extractf128_ps::<1>(max));
+                let max = _mm_max_ps(max, _mm_movehl_ps(max, max));
+                _mm_cvtss_f32(_mm_max_ss(max, _mm_movehdup_ps(max)))
+            }
+
+            /// [`Rule`] in vectors.
+            struct Vectors {
+                rule: Rule,
+                lo: __m256i,
+                hi: __m256i,
+                offset: __m256i,
+            }
+
+            impl Vectors {
+                #[inline]
+                #[target_feature(enable = $features)]
+                fn new(layout: &Layout) -> Self {
+                    let rule = Rule::new(layout);
+                    let splat = |v: i32| _mm256_set1_epi32(v);
+                    Self { lo: splat(rule.lo), hi: splat(rule.hi), offset: splat(rule.offset), rule }
+                }
+
+                /// Scales and their reciprocals.
+                #[inline]
+                #[target_feature(enable = $features)]
+                fn scale(&self, max: __m256) -> (__m256, __m256) {
+                    let splat = |v: f32| _mm256_set1_ps(v);
+                    match self.rule.kind {
+                        ActivationScale::Pow2 => {
+                            let e = _mm256_srli_epi32::<23>(_mm256_castps_si256(max));
+                            let e = _mm256_sub_epi32(e, _mm256_set1_epi32(self.rule.shift));
+                            let e = _mm256_min_epi32(_mm256_max_epi32(e, _mm256_set1_epi32(1)), _mm256_set1_epi32(253));
+                            let float = |e: __m256i| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(e));
+                            (float(e), float(_mm256_sub_epi32(_mm256_set1_epi32(254), e)))
+                        }
+                        ActivationScale::Float => {
+                            let scale = _mm256_div_ps(_mm256_min_ps(max, splat(two_to(127))), splat(self.rule.hi as f32));
+                            let scale = _mm256_min_ps(_mm256_max_ps(scale, splat(two_to(-126))), splat(two_to(126)));
+                            (scale, _mm256_div_ps(splat(1.0), scale))
+                        }
+                    }
+                }
+
+                /// Codes of 8 floats. Their products with `inv` are below `2^31`.
+                #[inline]
+                #[target_feature(enable = $features)]
+                fn codes(&self, x: __m256, inv: __m256) -> __m256i {
+                    let a = _mm256_cvtps_epi32(_mm256_mul_ps(x, inv));
+                    _mm256_add_epi32(_mm256_min_epi32(_mm256_max_epi32(a, self.lo), self.hi), self.offset)
+                }
+
+                /// The codes of one block.
+                #[inline]
+                #[target_feature(enable = $features)]
+                unsafe fn block(&self, x: *const f32, n: usize, inv: f32, codes: *mut u8) {
+                    let splat = _mm256_set1_ps(inv);
+                    // Packing works in each half of a vector: this order of its 4-byte words puts them right.
+                    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+                    let mut c = 0;
+                    // SAFETY: of the caller.
+                    unsafe {
+                        while c + 4 * V <= n {
+                            let a = |k: usize| self.codes(_mm256_loadu_ps(x.add(c + k * V)), splat);
+                            let words = _mm256_packus_epi16(_mm256_packus_epi32(a(0), a(1)), _mm256_packus_epi32(a(2), a(3)));
+                            _mm256_storeu_si256(codes.add(c).cast(), _mm256_permutevar8x32_epi32(words, order));
+                            c += 4 * V;
+                        }
+                        while c < n {
+                            *codes.add(c) = self.rule.code(*x.add(c), inv);
+                            c += 1;
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+
+ymm!(avx2, Avx2, "avx2,fma", KernelName::Avx2, false, |sum, _, _| sum, ["avx2", "fma"]);
+ymm!(
+    avxvnni,
+    AvxVnni,
+    "avx2,fma,avxvnni",
+    KernelName::AvxVnni,
+    true,
+    _mm256_dpbusd_avx_epi32,
+    ["avx2", "fma", "avxvnni"]
+);
