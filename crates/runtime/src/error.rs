@@ -12,9 +12,20 @@ pub enum Error {
         /// What went wrong.
         source: std::io::Error,
     },
-    /// The file, or the model in it.
+    /// A file whose content is not a model that runs.
+    #[error("`{}`: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
+    /// A model file, or a model in memory.
     #[error(transparent)]
     Model(#[from] graph::ModelError),
+    /// A `.dsc` file.
+    #[error(transparent)]
+    Dsc(#[from] graph::dsc::DscError),
     /// A layer that cannot be run.
     #[error("layer `{layer}`: {why}")]
     Layer {

@@ -6,7 +6,7 @@ use graph::{Info, Shape};
 use crate::Error;
 use crate::exec::{self, Source, Workspace};
 use crate::kernels::{Kernel, KernelName, select};
-use crate::plan::{Plan, StepOp};
+use crate::plan::{Parameters, Plan, StepOp};
 
 /// The environment variable that names a kernel.
 const KERNEL: &str = "DSCONV_KERNEL";
@@ -22,6 +22,14 @@ struct Inner {
     kernel: Box<dyn Kernel>,
 }
 
+/// The kernel that the environment asks for.
+fn asked() -> Result<Option<KernelName>, Error> {
+    match std::env::var(KERNEL) {
+        Ok(name) if !name.is_empty() => Ok(Some(name.parse()?)),
+        _ => Ok(None),
+    }
+}
+
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Model").field("input", &self.input()).field("kernel", &self.kernel()).finish_non_exhaustive()
@@ -29,19 +37,26 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
-    /// Loads a model file and packs it for the fastest kernel of this CPU, or the one that `DSCONV_KERNEL` names.
+    /// Loads a `.dsc` file, or a model file that [`graph::Model::save`] wrote, and packs it for the fastest kernel of this
+    /// CPU, or the one that `DSCONV_KERNEL` names.
     ///
     /// # Errors
-    /// [`Error::Model`] for a file that cannot be read, [`Error::Layer`], [`Error::Kernel`].
+    /// [`Error::Io`]; [`Error::File`] around [`Error::Dsc`], [`Error::Model`], [`Error::Layer`] or [`Error::Kernel`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::new(graph::Model::load(path.as_ref())?)
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        Self::from_bytes(&bytes).map_err(|source| Error::File { path: path.to_owned(), source: Box::new(source) })
     }
 
-    /// [`Model::load`] of a file's bytes.
+    /// [`Model::load`] of a file's bytes. The layers of a `.dsc` file are decoded and packed one by one.
     ///
     /// # Errors
     /// As [`Model::load`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+        if bytes.starts_with(&graph::dsc::MAGIC) {
+            let file = graph::dsc::File::parse(bytes)?;
+            return Self::build(Parameters::File(&file), asked()?);
+        }
         Self::new(graph::Model::from_bytes(bytes)?)
     }
 
@@ -50,11 +65,7 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn new(model: graph::Model) -> Result<Self, Error> {
-        let asked = match std::env::var(KERNEL) {
-            Ok(name) if !name.is_empty() => Some(name.parse()?),
-            _ => None,
-        };
-        Self::with_kernel(model, asked)
+        Self::with_kernel(model, asked()?)
     }
 
     /// From a model in memory, for one kernel or the fastest.
@@ -62,8 +73,12 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn with_kernel(model: graph::Model, kernel: Option<KernelName>) -> Result<Self, Error> {
+        Self::build(Parameters::Model(Box::new(model)), kernel)
+    }
+
+    fn build(parameters: Parameters<'_>, kernel: Option<KernelName>) -> Result<Self, Error> {
         let kernel = select(kernel)?;
-        let plan = Plan::new(model)?;
+        let plan = Plan::new(parameters)?;
         Ok(Self { inner: Arc::new(Inner { plan, kernel }) })
     }
 

@@ -8,13 +8,16 @@
 //! The *body* runs an image at a time. The *head*, from where all values are 1x1, runs a whole batch: its weights are
 //! read once for all images.
 mod fuse;
+mod parameters;
 mod place;
 
 use std::collections::BTreeMap;
 
-use graph::{Activation, Conv2d, Graph, Info, Model, Node, Op, Pool2d, QuantizedLayer, Shape};
+use graph::{Activation, Conv2d, Graph, Info, Node, Op, Pool2d, Shape};
 
 use self::fuse::{Kind, Post};
+use self::parameters::LayerFormat;
+pub(crate) use self::parameters::Parameters;
 use self::place::{Placement, assign};
 pub(crate) use self::place::{Source, View};
 use crate::Error;
@@ -173,17 +176,15 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Plans a model and packs its weights; each layer's codes are freed as soon as they are packed.
-    pub fn new(mut model: Model) -> Result<Self, Error> {
-        model.check()?;
-        let graph = model.graph.clone();
-        let formats: BTreeMap<String, LayerFormat> =
-            model.layers.iter().filter_map(|(name, layer)| Some((name.clone(), LayerFormat::new(layer)?))).collect();
+    pub fn new(mut parameters: Parameters<'_>) -> Result<Self, Error> {
+        parameters.check()?;
+        let (graph, formats) = (parameters.graph(), parameters.formats());
         let integer = |node: &Node| formats.contains_key(&node.name);
         let placement = Placement::new(&graph, &integer);
         let mut draft = Draft::new(&graph, &placement, &formats);
         let mut steps = Vec::with_capacity(placement.steps.len());
         for i in 0..placement.steps.len() {
-            steps.push(draft.step(i, &mut model)?);
+            steps.push(draft.step(i, &mut parameters)?);
         }
         // Convolutions that another step computes move there.
         for i in 0..steps.len() {
@@ -216,7 +217,7 @@ impl Plan {
             input: graph.input(),
             outputs: graph.output().elements(),
             layouts: std::mem::take(&mut draft.layouts),
-            info: model.info,
+            info: parameters.info(),
         })
     }
 
@@ -230,20 +231,6 @@ impl Plan {
                 _ => 0,
             })
             .sum()
-    }
-}
-
-/// What rounding a layer's input needs to know.
-#[derive(Debug, Clone)]
-struct LayerFormat {
-    weight: blockfloat::BlockSize,
-    activation: blockfloat::ActivationFormat,
-    signed: bool,
-}
-
-impl LayerFormat {
-    fn new(layer: &QuantizedLayer) -> Option<Self> {
-        Some(Self { weight: layer.codes.block(), activation: layer.activation?, signed: layer.signed })
     }
 }
 
@@ -354,7 +341,7 @@ impl<'a> Draft<'a> {
         self.slot(self.placement.view(self.graph, node, head))
     }
 
-    fn step(&mut self, i: usize, model: &mut Model) -> Result<Step, Error> {
+    fn step(&mut self, i: usize, parameters: &mut Parameters<'_>) -> Result<Step, Error> {
         let fused = &self.placement.steps[i];
         let node = &self.graph.nodes()[fused.root];
         let shape = node.shape;
@@ -373,14 +360,14 @@ impl<'a> Draft<'a> {
                 Post::Function(f) => PostOp::Function(*f),
                 Post::Affine(affine) => {
                     let name = &self.graph.nodes()[*affine].name;
-                    let param = |role: &str| model.weights.get(&format!("{name}.{role}")).data().to_vec();
-                    PostOp::Affine(param("weight"), param("bias"))
+                    let mut param = |role: &str| parameters.floats(&format!("{name}.{role}"));
+                    PostOp::Affine(param("weight")?, param("bias")?)
                 }
             });
         }
         let op = match fused.kind {
             Kind::Copy => StepOp::Copy(self.view(fused.inputs[0], fused.head)),
-            Kind::Node => self.op(i, node, model, &mut posts)?,
+            Kind::Node => self.op(i, node, parameters, &mut posts)?,
         };
         let dest = self.placement.dest(self.graph, i).map(|view| self.slot(view));
         // A strip of floats stays in the second-level cache between being computed and being rounded.
@@ -389,20 +376,26 @@ impl<'a> Draft<'a> {
         Ok(Step { name, op, posts, shape, dest, emits, strip })
     }
 
-    fn op(&mut self, i: usize, node: &Node, model: &mut Model, posts: &mut Vec<PostOp>) -> Result<StepOp, Error> {
+    fn op(
+        &mut self,
+        i: usize,
+        node: &Node,
+        parameters: &mut Parameters<'_>,
+        posts: &mut Vec<PostOp>,
+    ) -> Result<StepOp, Error> {
         let fused = &self.placement.steps[i];
         let x = |k: usize| self.view(fused.inputs[k], fused.head);
         Ok(match &node.op {
             Op::Input => StepOp::Image,
-            Op::Conv2d(conv) => self.conv(i, node, conv.clone(), model, posts)?,
+            Op::Conv2d(conv) => self.conv(i, node, conv.clone(), parameters, posts)?,
             Op::Linear { in_features, out_features, bias } => {
                 let conv = Conv2d { bias: *bias, ..Conv2d::new(*in_features, *out_features, 1) };
-                self.conv(i, node, conv, model, posts)?
+                self.conv(i, node, conv, parameters, posts)?
             }
             Op::BatchNorm2d { channels, eps } => {
-                let param = |role: &str| model.weights.get(&format!("{}.{role}", node.name)).data();
+                let mut param = |role: &str| parameters.floats(&format!("{}.{role}", node.name));
                 let (gamma, beta, mean, var) =
-                    (param("weight"), param("bias"), param("running_mean"), param("running_var"));
+                    (param("weight")?, param("bias")?, param("running_mean")?, param("running_var")?);
                 let scale: Vec<f64> =
                     (0..*channels).map(|c| f64::from(gamma[c]) / (f64::from(var[c]) + eps).sqrt()).collect();
                 let shift =
@@ -439,18 +432,15 @@ impl<'a> Draft<'a> {
         i: usize,
         node: &Node,
         conv: Conv2d,
-        model: &mut Model,
+        parameters: &mut Parameters<'_>,
         posts: &mut Vec<PostOp>,
     ) -> Result<StepOp, Error> {
-        let bias = model.weights.0.remove(&format!("{}.bias", node.name)).map(graph::Tensor::into_data);
-        let layer = model.layers.remove(&node.name);
+        let bias = if conv.bias { Some(parameters.floats(&format!("{}.bias", node.name))?) } else { None };
+        let layer = parameters.layer(&node.name)?;
         let Some(input) = self.inputs[i].clone() else {
             let weight = match layer {
                 Some(layer) => layer.codes.dequantize(),
-                None => {
-                    let weight = model.weights.0.remove(&format!("{}.weight", node.name));
-                    weight.expect("the model was checked").into_data()
-                }
+                None => parameters.floats(&format!("{}.weight", node.name))?,
             };
             let x = self.view(self.placement.steps[i].inputs[0], self.placement.steps[i].head);
             return Ok(StepOp::FloatConv(Box::new(FloatConv::new(conv, &weight, bias)), x));

@@ -1,1 +1,162 @@
-//! Operations that the zoo does not have, and what a model refuses.
+//! Operations that the zoo does not have, files, and what is refused.
+use graph::{Activation, Builder, Conv2d, Info, Model, NodeId, Op, Policy, Pool2d, Preprocess, Shape, dsc};
+use zoo::testing::formula_weights;
+
+use crate::networks::check;
+use crate::plain;
+
+fn info() -> Info {
+    Info { preprocess: Preprocess::imagenet(), classes: vec![], source: "a test".into() }
+}
+
+fn quantize(b: Builder) -> Model {
+    let graph = b.finish().unwrap();
+    let weights = formula_weights(&graph);
+    Model::float(graph, weights, info()).unwrap().quantize(&Policy::default()).unwrap()
+}
+
+/// 3x11x11, two convolutions, a shuffle, gates, padding, slices, pools, concatenations that share parts, and a head.
+fn every_exact_operation() -> Builder {
+    let mut b = Builder::new("many", Shape::new(3, 11, 11));
+    let clip = |min, max| Op::Activation(Activation::Clip { min, max });
+    let stem = b.conv("stem", Conv2d::new(3, 24, 3).stride(2).padding(1).bias(), b.input());
+    let relu6 = b.push("relu6", clip(Some(0.0), Some(6.0)), vec![stem]);
+    let depth = b.conv("depth", Conv2d { groups: 24, ..Conv2d::new(24, 24, 3).padding(1) }, relu6);
+    let shuffled = b.push("shuffle", Op::Shuffle { groups: 3 }, vec![depth]);
+    let low = b.push("low", Op::Slice { start: 0, channels: 10 }, vec![shuffled]);
+    let high = b.push("high", Op::Slice { start: 10, channels: 14 }, vec![shuffled]);
+    let grouped = b.conv("grouped", Conv2d { groups: 2, ..Conv2d::new(14, 20, 1) }, high);
+    let leaky = b.push("leaky", Op::Activation(Activation::LeakyRelu { slope: 0.1 }), vec![grouped]);
+    // `leaky` is part of both, so that one of them must copy it.
+    let first = b.push("first", Op::Concat, vec![low, leaky]);
+    let second = b.push("second", Op::Concat, vec![leaky, relu6]);
+    let a = b.conv("a", Conv2d::new(30, 40, 1), first);
+    let c = b.conv("c", Conv2d::new(44, 40, 3).padding(1), second);
+    let sum = b.push("sum", Op::Add, vec![a, c]);
+    let hard = b.push("hard", Op::Activation(Activation::HardSwish), vec![sum]);
+    let pooled = b.push("squeeze", Op::AdaptiveAvgPool2d { output: [1, 1] }, vec![hard]);
+    let gate = b.conv("gate", Conv2d::new(40, 40, 1).bias(), pooled);
+    let sigmoid = Op::Activation(Activation::HardSigmoid { alpha: 0.2, beta: 0.5 });
+    let gate = b.push("hard_sigmoid", sigmoid, vec![gate]);
+    let scaled = b.push("scale", Op::Mul, vec![hard, gate]);
+    let twice = b.push("twice", Op::Add, vec![scaled, scaled]);
+    let padded = b.push("pad", Op::Pad2d { sides: [1, 0, 2, 1], value: 0.5 }, vec![twice]);
+    let pool = Pool2d { count_include_pad: false, ..Pool2d::new(3, 2).padding(1).ceil_mode() };
+    let mean = b.push("mean", Op::AvgPool2d(pool.clone()), vec![padded]);
+    let max = b.max_pool("max", pool, padded);
+    let both = b.push("both", Op::Concat, vec![max, mean]);
+    let drop = b.push("drop", Op::Dropout { p: 0.5 }, vec![both]);
+    let flat = b.push("flatten", Op::Flatten, vec![drop]);
+    let hidden = b.linear("hidden", 37, flat);
+    let hidden = b.relu("relu", hidden);
+    let other = b.linear("other", 37, flat);
+    let all = b.push("all", Op::Concat, vec![hidden, other]);
+    let all = b.push("shuffle_head", Op::Shuffle { groups: 2 }, vec![all]);
+    b.linear("out", 7, all);
+    b
+}
+
+#[test]
+fn imported_operations_give_the_interpreters_bits() {
+    check(&quantize(every_exact_operation()), 3);
+}
+
+#[test]
+fn residuals_and_concatenations_that_alias_are_kept_apart() {
+    let mut b = Builder::new("alias", Shape::new(16, 6, 6));
+    let conv = |b: &mut Builder, name: &str, x: NodeId| b.conv(name, Conv2d::new(16, 16, 3).padding(1), x);
+    let input = b.input();
+    let x = conv(&mut b, "a", input);
+    let y = conv(&mut b, "b", x);
+    // `x` is read again after the sum that could have taken its place.
+    let sum = b.push("sum", Op::Add, vec![y, x]);
+    let again = b.push("again", Op::Add, vec![sum, x]);
+    // A part of the concatenation is computed from another part.
+    let relu = b.relu("relu", again);
+    let joined = b.push("joined", Op::Concat, vec![again, relu]);
+    let nested = b.push("nested", Op::Concat, vec![joined, x]);
+    let z = b.conv("z", Conv2d::new(48, 16, 1), nested);
+    let w = conv(&mut b, "w", sum);
+    // Both operands are convolutions that nobody else reads.
+    let last = b.push("last", Op::Add, vec![z, w]);
+    b.relu("end", last);
+    check(&quantize(b), 2);
+}
+
+#[test]
+fn functions_with_transcendentals_are_near_the_interpreter() {
+    let mut b = Builder::new("functions", Shape::new(12, 5, 5));
+    let x = b.push("lrn", Op::Lrn { size: 5, alpha: 0.5, beta: 0.75, k: 2.0 }, vec![b.input()]);
+    let x = b.push("silu", Op::Activation(Activation::Silu), vec![x]);
+    let x = b.push("lrn2", Op::Lrn { size: 4, alpha: 0.5, beta: 0.6, k: 1.0 }, vec![x]);
+    let x = b.push("sigmoid", Op::Activation(Activation::Sigmoid), vec![x]);
+    let x = b.conv("conv", Conv2d::new(12, 9, 1), x);
+    b.push("softmax", Op::Softmax, vec![x]);
+    let graph = b.finish().unwrap();
+    let weights = formula_weights(&graph);
+    let model = Model::float(graph, weights, info()).unwrap();
+    let image: Vec<f32> = (0..300).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
+    let expected = plain::run(&model, &image);
+    for kernel in runtime::kernels() {
+        let engine = runtime::Model::with_kernel(model.clone(), Some(kernel)).unwrap();
+        let found = engine.session(1).run(&image).unwrap().to_vec();
+        let difference = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(difference < 1e-6, "{kernel}: {difference}");
+    }
+}
+
+#[test]
+fn a_dsc_file_runs_as_the_model_it_was_made_from() {
+    let model = quantize(every_exact_operation());
+    let bytes = dsc::write(&model, &dsc::Options::default()).unwrap();
+    let image: Vec<f32> = (0..363).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
+    let from_file = runtime::Model::from_bytes(&bytes).unwrap().session(1).run(&image).unwrap().to_vec();
+    let stored = dsc::File::parse(&bytes).unwrap().to_model().unwrap();
+    let safetensors = stored.to_bytes(&graph::SaveOptions::default()).unwrap();
+    let from_model = runtime::Model::from_bytes(&safetensors).unwrap().session(1).run(&image).unwrap().to_vec();
+    assert_eq!(from_file, from_model);
+    assert_eq!(from_file, plain::run(&stored, &image));
+
+    let folder = std::env::temp_dir().join(format!("dsconv-runtime-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("model.dsc");
+    std::fs::write(&path, &bytes[..bytes.len() - 64]).unwrap();
+    let error = runtime::Model::load(&path).unwrap_err().to_string();
+    assert!(error.contains("model.dsc"), "{error}");
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(matches!(runtime::Model::load(&path).unwrap_err(), runtime::Error::Io { .. }));
+}
+
+#[test]
+fn what_is_no_image_is_refused() {
+    let model = runtime::Model::new(quantize(every_exact_operation())).unwrap();
+    let mut session = model.session(2);
+    for wrong in [0, 362, 364] {
+        let error = session.run(&vec![0.0; wrong]).unwrap_err();
+        assert!(matches!(error, runtime::Error::Input { image: 363, .. }), "{error}");
+    }
+    let mut image = vec![f32::MAX; 2 * 363];
+    assert_eq!(session.run(&image).unwrap().len(), 14);
+    image[400] = f32::NAN;
+    assert!(matches!(session.run(&image).unwrap_err(), runtime::Error::NonFinite { index: 400 }));
+    assert_eq!(session.classify(&image[..363]).unwrap().len(), 1);
+    assert!("sse9".parse::<runtime::KernelName>().unwrap_err().to_string().contains("scalar"));
+}
+
+#[test]
+fn sessions_of_one_model_run_at_the_same_time() {
+    let model = runtime::Model::new(quantize(every_exact_operation())).unwrap();
+    let image = |seed: usize| (0..363).map(|i| ((i * 37 + seed) % 101) as f32 / 50.0 - 1.0).collect::<Vec<f32>>();
+    let expected: Vec<Vec<f32>> = (0..4).map(|s| model.session(1).run(&image(s)).unwrap().to_vec()).collect();
+    std::thread::scope(|scope| {
+        for (seed, expected) in expected.iter().enumerate() {
+            let model = &model;
+            scope.spawn(move || {
+                let mut session = model.session(1);
+                for _ in 0..20 {
+                    assert_eq!(session.run(&image(seed)).unwrap(), expected);
+                }
+            });
+        }
+    });
+}

@@ -196,7 +196,7 @@ fn apply(function: Activation, x: f32) -> f32 {
         }
         Activation::Sigmoid => sigmoid(x),
         Activation::HardSigmoid { alpha, beta } => (alpha as f32 * x + beta as f32).clamp(0.0, 1.0),
-        Activation::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
+        Activation::HardSwish => x * (x * (1.0 / 6.0) + 0.5).clamp(0.0, 1.0),
         Activation::Silu => x * sigmoid(x),
     }
 }

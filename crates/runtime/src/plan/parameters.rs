@@ -1,0 +1,84 @@
+//! Where a plan takes its numbers from: a model in memory, or a `.dsc` file that is decoded layer by layer.
+use std::collections::BTreeMap;
+
+use blockfloat::{ActivationFormat, BlockSize};
+use graph::dsc::File;
+use graph::{Graph, Info, Model, QuantizedLayer, Tensor};
+
+use crate::Error;
+
+/// How a layer's input is rounded.
+#[derive(Debug, Clone)]
+pub(super) struct LayerFormat {
+    pub weight: BlockSize,
+    pub activation: ActivationFormat,
+    pub signed: bool,
+}
+
+/// A network's parameters. Each is taken once, and freed when it has been packed.
+#[derive(Debug)]
+pub(crate) enum Parameters<'a> {
+    Model(Box<Model>),
+    File(&'a File<'a>),
+}
+
+impl Parameters<'_> {
+    pub(super) fn graph(&self) -> Graph {
+        match self {
+            Self::Model(model) => model.graph.clone(),
+            Self::File(file) => file.graph().clone(),
+        }
+    }
+
+    pub(super) fn info(&self) -> Info {
+        match self {
+            Self::Model(model) => model.info.clone(),
+            Self::File(file) => file.info().clone(),
+        }
+    }
+
+    /// Refuses parameters that do not fit the graph.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        match self {
+            Self::Model(model) => Ok(model.check()?),
+            // Parsing has checked all but the numbers, which are checked when they are decoded.
+            Self::File(_) => Ok(()),
+        }
+    }
+
+    /// The layers with integer inputs, by node.
+    pub(super) fn formats(&self) -> BTreeMap<String, LayerFormat> {
+        let format = |weight, activation: Option<ActivationFormat>, signed| {
+            activation.map(|activation| LayerFormat { weight, activation, signed })
+        };
+        match self {
+            Self::Model(model) => model
+                .layers
+                .iter()
+                .filter_map(|(name, l)| Some((name.clone(), format(l.codes.block(), l.activation, l.signed)?)))
+                .collect(),
+            Self::File(file) => file
+                .layers()
+                .iter()
+                .filter_map(|l| Some((l.node.clone(), format(l.block, l.activation, l.signed)?)))
+                .collect(),
+        }
+    }
+
+    /// A layer's codes, `None` if it is in floats.
+    pub(super) fn layer(&mut self, name: &str) -> Result<Option<QuantizedLayer>, Error> {
+        match self {
+            Self::Model(model) => Ok(model.layers.remove(name)),
+            Self::File(file) if file.layers().iter().any(|l| l.node == name) => Ok(Some(file.layer(name)?)),
+            Self::File(_) => Ok(None),
+        }
+    }
+
+    /// A float parameter.
+    pub(super) fn floats(&mut self, name: &str) -> Result<Vec<f32>, Error> {
+        match self {
+            Self::Model(model) => Ok(model.weights.0.remove(name).map(Tensor::into_data).unwrap_or_default()),
+            Self::File(file) => Ok(file.floats(name)?.into_data()),
+        }
+    }
+}
