@@ -614,6 +614,31 @@ fn a_killed_run_resumes_to_the_same_bits() {
     killed_and_resumed(RECIPE, 3);
 }
 
+/// Sums are cut and ordered the same way on any number of cores.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_result_does_not_depend_on_the_number_of_cores() {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim();
+    let first = allowed.split([',', '-']).next().unwrap();
+    if cores == 1 || Command::new("taskset").arg("--version").output().is_err() {
+        println!("SKIPPED: needs two cores and `taskset`");
+        return;
+    }
+    let place = Place::new();
+    // Two parts a batch.
+    place.write("configs/mine.toml", &RECIPE.replace("batch = 8", "batch = 16"));
+    let model = |cores: &str, run: &str| {
+        let distill = place.command(&["distill", "mine", "--quiet", "--out", run]);
+        let mut pinned = Command::new("taskset");
+        pinned.args(["-c", cores]).arg(distill.get_program()).args(distill.get_args());
+        assert!(pinned.current_dir(place.folder.path()).stdout(Stdio::null()).status().unwrap().success());
+        std::fs::read(place.path(run).join("model.safetensors")).unwrap()
+    };
+    assert!(model(allowed, "all") == model(first, "one"), "other bits on one core");
+}
+
 /// `DSCONV_SLOW=1 cargo test --release -p cli slow -- --nocapture`
 #[test]
 fn slow_ten_kills_resume_to_the_same_bits() {

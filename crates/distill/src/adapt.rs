@@ -26,6 +26,9 @@ use crate::train::{claim, detached};
 use crate::workers::{Workers, join};
 use crate::{Context, Error, files};
 
+/// Images of a part of a batch, at least: a part costs a pass over all weights.
+const LEAST: usize = 8;
+
 /// Where a student's block scales come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -69,6 +72,9 @@ pub struct AdaptConfig {
     pub steps: usize,
     /// Images of a step.
     pub batch: usize,
+    /// Parts that a batch is cut into on the CPU, each of 8 images or more, which are worked on at the same time. The result
+    /// depends on it in the last bits, and not on the number of cores; more than 2 may pay on many cores.
+    pub parts: usize,
     /// Steps from one checkpoint, and measurement on the images held out, to the next.
     pub checkpoint_every: usize,
     /// Images that are held out to choose the checkpoint by; at most a quarter of all.
@@ -108,6 +114,7 @@ impl Default for AdaptConfig {
         Self {
             steps: 500,
             batch: 32,
+            parts: 2,
             checkpoint_every: 50,
             held_out: 256,
             patience: 5,
@@ -134,7 +141,7 @@ impl AdaptConfig {
     /// [`Error::Config`] names the setting whose value makes no sense.
     pub fn check(&self) -> Result<(), Error> {
         let counts = [("steps", self.steps), ("batch", self.batch), ("checkpoint_every", self.checkpoint_every)];
-        for (setting, count) in counts.into_iter().chain([("held_out", self.held_out)]) {
+        for (setting, count) in counts.into_iter().chain([("parts", self.parts), ("held_out", self.held_out)]) {
             if count == 0 {
                 return Err(Error::config(&format!("adapt.{setting}"), "must be more than 0"));
             }
@@ -249,7 +256,7 @@ pub fn adapt(
     let session = Session::new(journal, context.interrupter.clone(), patience);
     let task = Task {
         session: session.clone(),
-        workers: Workers::new(&context.device, order.batch(), 8)?,
+        workers: Workers::new(&context.device, config.parts.min(order.batch() / LEAST))?,
         teacher,
         taps: taps.into(),
         temperature: config.temperature,

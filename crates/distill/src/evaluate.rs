@@ -5,11 +5,13 @@ use images::Unlabelled;
 use serde::{Deserialize, Serialize};
 
 use crate::loader::{Prefetch, tensor};
-use crate::workers::Workers;
+use crate::workers::{Workers, cores};
 use crate::{Context, Error};
 
 /// Images of a batch in evaluation: memory and speed depend on it.
 const BATCH: usize = 64;
+/// Images of a part of one, at least. An image's logits do not depend on the others beside it.
+const LEAST: usize = 8;
 
 /// The outputs of a network for a set of images, before softmax.
 #[derive(Debug, Clone, PartialEq)]
@@ -150,7 +152,7 @@ pub fn predict(
     }
     let count = images.len();
     let batches = count.div_ceil(BATCH);
-    let workers = Workers::new(&context.device, count.min(BATCH), 4)?;
+    let workers = Workers::new(&context.device, cores().min(count.min(BATCH) / LEAST))?;
     let source = {
         let images = images.clone();
         Prefetch::new(0..batches, move |i| images.batch(&(i * BATCH..count.min((i + 1) * BATCH)).collect::<Vec<_>>()))

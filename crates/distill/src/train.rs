@@ -146,8 +146,10 @@ pub fn train(
     };
     let network = Network::trainable(graph, start, &device);
     // Dropout draws from one generator, so only one thread may. Batch statistics are those of a part: it must be large.
+    const PARTS: usize = 2;
+    const LEAST: usize = 32;
     let drops = graph.nodes().iter().any(|node| matches!(node.op, Op::Dropout { p } if p > 0.0));
-    let workers = Workers::new(&context.device, order.batch(), if drops { order.batch() } else { 32 })?;
+    let workers = Workers::new(&context.device, if drops { 1 } else { PARTS.min(order.batch() / LEAST) })?;
     let settings = Settings {
         session: session.clone(),
         workers,

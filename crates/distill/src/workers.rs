@@ -1,67 +1,80 @@
-//! Work on parts of a batch, one part a core.
+//! Work on parts of a batch at the same time.
 //!
 //! On the CPU many of burn's operations run on one core, so a batch is cut and every part runs through a network of its own,
-//! as in data-parallel training. Which part runs on which thread is fixed, each worker's operations stay on its thread,
-//! and results are put together in the order of the parts: the same numbers every time.
+//! as in data-parallel training. Sums over a batch, so gradients, depend on where it is cut, in their last bits. The number of
+//! parts therefore never comes from the number of cores, and results are put together in the order of the parts: the same
+//! numbers every time, on any number of cores.
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use burn::backend::DispatchDevice;
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
 use burn::train::ClassificationOutput;
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
 use crate::Error;
 
-/// More threads than this bring little to batches of this size.
-const MOST: usize = 8;
-
-/// A fixed number of threads; none but the caller's for one part, and on a GPU.
+/// A fixed number of parts, and threads for them; none but the caller's for one part, and on a GPU.
 #[derive(Debug, Clone)]
-pub(crate) struct Workers(Arc<[ThreadPool]>);
+pub(crate) struct Workers {
+    parts: usize,
+    pools: Arc<[ThreadPool]>,
+}
 
 impl Workers {
-    /// For batches of `batch` images of which no part is to have fewer than `least`.
+    /// For batches that are cut into `parts`, at least one. All cores are used: several for a part where there are more
+    /// cores than parts.
     ///
     /// # Errors
     /// The system has no more threads.
-    pub(crate) fn new(device: &Device, batch: usize, least: usize) -> Result<Self, Error> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(MOST);
-        let parts = if is_cpu(device) { cores.min(batch / least) } else { 1 };
-        let pool = |_| ThreadPoolBuilder::new().num_threads(1).build();
-        let pools: Result<Vec<_>, _> = (0..if parts > 1 { parts } else { 0 }).map(pool).collect();
-        pools.map(|pools| Self(pools.into())).map_err(|e| Error::Training(e.to_string()))
+    pub(crate) fn new(device: &Device, parts: usize) -> Result<Self, Error> {
+        let parts = if is_cpu(device) { parts.max(1) } else { 1 };
+        Self::on_cores(cores(), parts).map_err(|e| Error::Training(e.to_string()))
     }
 
-    /// The parts of `0..len`: as many as there are workers, the first ones longer where they do not divide it.
+    fn on_cores(cores: usize, parts: usize) -> Result<Self, ThreadPoolBuildError> {
+        let count = if parts > 1 { parts.min(cores) } else { 0 };
+        let threads = |i: usize| (cores + count - 1 - i) / count;
+        let pools: Result<Vec<_>, _> =
+            (0..count).map(|i| ThreadPoolBuilder::new().num_threads(threads(i)).build()).collect();
+        Ok(Self { parts, pools: pools?.into() })
+    }
+
+    /// The parts of `0..len`: as many as batches are cut into, the first ones longer where they do not divide it.
     pub(crate) fn parts(&self, len: usize) -> Vec<Range<usize>> {
-        let count = self.0.len().clamp(1, len.max(1));
+        let count = self.parts.min(len.max(1));
         let start = |part: usize| part * (len / count) + part.min(len % count);
         (0..count).map(|part| start(part)..start(part + 1)).collect()
     }
 
-    /// `work` on every item at the same time, item `i` on worker `i`; results in the order of the items.
+    /// `work` on every item, on as many at the same time as there are threads; results in the order of the items.
     ///
     /// # Panics
     /// If `work` does.
     pub(crate) fn run<I: Send, T: Send>(&self, items: Vec<I>, work: impl Fn(I) -> T + Sync) -> Vec<T> {
-        if items.len() == 1 || self.0.is_empty() {
+        if items.len() == 1 || self.pools.is_empty() {
             return items.into_iter().map(work).collect();
         }
-        assert!(items.len() <= self.0.len(), "one worker an item");
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = items
-                .into_iter()
-                .zip(self.0.iter())
-                .map(|(item, pool)| scope.spawn(|| pool.install(|| work(item))))
-                .collect();
-            let join = |thread: std::thread::ScopedJoinHandle<'_, T>| {
+        let queue = Mutex::new(items.into_iter().enumerate());
+        let next = || queue.lock().expect("taking an item does not panic").next();
+        let work_off = || {
+            let mut results = Vec::new();
+            while let Some((i, item)) = next() {
+                results.push((i, work(item)));
+            }
+            results
+        };
+        let mut results = std::thread::scope(|scope| {
+            let threads: Vec<_> = self.pools.iter().map(|pool| scope.spawn(|| pool.install(work_off))).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, Vec<(usize, T)>>| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
-            threads.into_iter().map(join).collect()
-        })
+            threads.into_iter().flat_map(join).collect::<Vec<_>>()
+        });
+        results.sort_by_key(|&(i, _)| i);
+        results.into_iter().map(|(_, result)| result).collect()
     }
 
     /// Gradients and output of a training step from those of its parts. `step` gets a copy of the module, the part, and the
@@ -108,6 +121,11 @@ pub(crate) fn join(mut parts: Vec<ClassificationOutput>) -> ClassificationOutput
     ClassificationOutput::new(Tensor::cat(losses, 0), Tensor::cat(outputs, 0), Tensor::cat(targets, 0))
 }
 
+/// The cores that this process may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 fn is_cpu(device: &Device) -> bool {
     matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
@@ -117,11 +135,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_cover_a_batch_in_order() {
-        let pools = (0..3).map(|_| ThreadPoolBuilder::new().num_threads(1).build().unwrap()).collect::<Vec<_>>();
-        let workers = Workers(pools.into());
-        assert_eq!(workers.parts(8), [0..3, 3..6, 6..8]);
-        assert_eq!(workers.parts(2), [0..1, 1..2]);
-        assert_eq!(workers.run(workers.parts(8), |range| range.len()), [3, 3, 2]);
+    fn parts_cover_a_batch_in_order_on_any_number_of_cores() {
+        for cores in [1, 2, 3, 8] {
+            let workers = Workers::on_cores(cores, 3).unwrap();
+            assert_eq!(workers.parts(8), [0..3, 3..6, 6..8]);
+            assert_eq!(workers.parts(2), [0..1, 1..2]);
+            assert_eq!(workers.run(workers.parts(8), |range| range.len()), [3, 3, 2]);
+            let threads: usize = workers.pools.iter().map(ThreadPool::current_num_threads).sum();
+            assert_eq!(threads, cores, "all cores work");
+        }
+        assert_eq!(Workers::on_cores(4, 1).unwrap().run(vec![7], |x| x + 1), [8]);
     }
 }
