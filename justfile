@@ -24,7 +24,11 @@ dsconv *ARGS:
 test *ARGS:
     cargo test --release --workspace "$@"
 
-# What CI runs, cheapest first: formatting, lints, tests
+# Run the tests of `--device ndarray` and `--device wgpu`; for wgpu without a GPU, `just setup --wgpu` first
+test-devices *ARGS:
+    cargo test --release -p cli -p dsconv --features cli/ndarray,cli/wgpu device "$@" -- --nocapture
+
+# What CI runs before `test-devices`, cheapest first: formatting, lints, tests
 check:
     cargo fmt --all --check
     cargo clippy --release --workspace --all-targets -- -D warnings

@@ -61,7 +61,7 @@ fn not_compiled(feature: &str) -> Error {
 
 #[allow(dead_code, reason = "not used on a CPU-only build")]
 fn not_found(name: DeviceName, what: &str, found: usize) -> Error {
-    let error = Error::failed(format!("no device `{name}`: {found} {what} found"));
+    let error = Error::failed(format!("no device `{name}`: {found} found{what}"));
     error.hint("`dsconv doctor` shows what there is; `--device cpu` is always there")
 }
 
@@ -88,7 +88,7 @@ mod wgpu {
         match index {
             None if !found.is_empty() => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
             Some(index) if index < found.len() => Ok(found.swap_remove(index)),
-            _ => Err(not_found(name, "GPUs with a Vulkan, Metal or DirectX driver", found.len())),
+            _ => Err(not_found(name, ", by the drivers of Vulkan, Metal and DirectX", found.len())),
         }
     }
 }
@@ -116,7 +116,7 @@ mod cuda {
 
     pub fn open(name: DeviceName, index: usize) -> Result<Device> {
         let found = list().len();
-        if index < found { Ok(Device::cuda(index)) } else { Err(not_found(name, "CUDA devices", found)) }
+        if index < found { Ok(Device::cuda(index)) } else { Err(not_found(name, "", found)) }
     }
 }
 

@@ -68,7 +68,10 @@ fn composed(x: Tensor<4>, format: ActivationFormat, signed: bool, groups: usize)
     } else {
         (0, (1 << bits) - 1, bits - 1)
     };
-    let max = split.clone().abs().max_dim(2);
+    // 0, and NaN for a block that holds NaN or an infinity: what a maximum makes of them differs from device to device,
+    // and some cannot turn them into an index.
+    let poison = (split.clone() - split.clone()).sum_dim(2);
+    let max = split.clone().abs().max_dim(2).mask_fill(poison.clone().is_nan(), 1.0);
     let scale = match format.scale {
         ActivationScale::Float => max.div_scalar(high as f32),
         ActivationScale::Pow2 => power_of_two_below(max).mul_scalar((-exponent_bits as f32).exp2()),
@@ -76,7 +79,7 @@ fn composed(x: Tensor<4>, format: ActivationFormat, signed: bool, groups: usize)
     // A normal scale has a normal reciprocal's worth of room; smaller blocks flush to zero codes.
     let scale = scale.clamp_min(f32::MIN_POSITIVE);
     let codes = (split * scale.clone().recip()).round().clamp(low as f32, high as f32);
-    let value = (codes * scale).reshape([n * groups, blocks * block, h, w]);
+    let value = (codes * scale + poison).reshape([n * groups, blocks * block, h, w]);
     let value = if ragged > 0 { value.narrow(1, 0, group) } else { value };
     value.reshape([n, c, h, w])
 }

@@ -76,6 +76,25 @@ fn block_float_is_the_cpus() {
 }
 
 #[test]
+fn a_block_that_is_not_finite_is_nan() {
+    // Channels 0, 1 and 2, 3 are blocks; three pixels.
+    let (nan, inf) = (f32::NAN, f32::INFINITY);
+    let input = vec![nan, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, inf, 3.0, 4.0, 4.0, 4.0];
+    let is_nan = [true, false, false, true, false, false, false, true, false, false, true, false];
+    let all = devices().into_iter().chain([("cpu", Device::flex())]);
+    for (name, device) in all {
+        for signed in [true, false] {
+            for scale in [ActivationScale::Float, ActivationScale::Pow2] {
+                let format = ActivationFormat { bits: Bits::new(4).unwrap(), block: BlockSize::new(2).unwrap(), scale };
+                let x = Tensor::<4>::from_data(TensorData::new(input.clone(), [1, 4, 1, 3]), &device);
+                let got: Vec<bool> = values(block_float(x, format, signed, 1)).iter().map(|v| v.is_nan()).collect();
+                assert_eq!(got, is_nan, "{name}, signed {signed}, {scale:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_students_logits_and_gradients_are_the_cpus() {
     let graph = zoo::build(&zoo::Config { width: Some(0.5), ..zoo::Config::new("resnet20") }).unwrap();
     let weights = formula_weights(&graph);
