@@ -1,7 +1,7 @@
 # `just` lists what there is. A CONFIG is a TOML file or its name in configs/.
 set positional-arguments
 
-# Cargo features of the command line, such as `just features=wgpu distill resnet50_4bit --device wgpu`
+# Cargo features of the command line, such as `just features=ndarray,wgpu distill resnet50_4bit --device wgpu`
 features := ""
 
 [private]
