@@ -279,8 +279,11 @@ fn channel_name(layer: &str) -> String {
     format!("{layer}.channel_scales")
 }
 
-/// A temporary file in the same folder, so that the rename stays on one file system.
-pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Writes a file whole or not at all: under a temporary name in the same folder, then renamed.
+///
+/// # Errors
+/// The file system's.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     // Temporary files are private by default; this one becomes an ordinary file, as the umask allows.

@@ -87,6 +87,7 @@ mod preprocess;
 mod weights;
 
 pub use build::{Builder, Graph, GraphError, Node, NodeId, Param, Role};
+pub use file::write_atomic;
 pub use model::{Info, Model, ModelError, QuantizedLayer};
 pub use op::{Activation, Conv2d, Op, Pool2d, Shape};
 pub use policy::{LayerFormat, LayerPlan, Plan, Policy, PolicyError};
