@@ -4,6 +4,7 @@
 //! - [`adapt`] takes a teacher, a quantization policy and [`images::Unlabelled`] images, and returns the student that
 //!   agrees with the teacher best on images held out. It cannot see a label: none of its arguments holds one.
 //! - [`evaluate`] measures accuracy, agreement and the logits' signal-to-noise ratio.
+//! - [`calibrate()`] finds the ranges of a network's values.
 //! - [`run`] does all of it from a [`DistillConfig`] in a run folder.
 //!
 //! Training and adaptation stop and go on to the bit: a run that was killed at any moment and resumed ends with the same
@@ -13,6 +14,7 @@
 
 mod adapt;
 mod augment;
+mod calibrate;
 mod checkpoint;
 mod error;
 pub mod evaluate;
@@ -29,6 +31,7 @@ mod workers;
 
 pub use adapt::{AdaptConfig, Adapted, BatchNormPolicy, Scales, adapt};
 pub use augment::Augment;
+pub use calibrate::{Calibration, calibrate};
 pub use error::Error;
 pub use evaluate::{Logits, Scores};
 pub use journal::Point;
