@@ -1,0 +1,186 @@
+//! Networks out: `.onnx` files in three profiles.
+use std::collections::BTreeMap;
+
+use graph::{Model, pass};
+use prost::Message;
+
+use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto};
+
+mod attribute;
+mod block_float;
+mod emit;
+mod network;
+mod ops;
+mod quantized;
+mod weights;
+
+pub use quantized::{ActivationCodes, Range, Ranges, observed};
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Profile {
+    /// Codes of 4 bits (8 for those that need more than 4) with block scales, and inputs of layers in block floating
+    /// point or, without `activations`, in floats.
+    Int4 {
+        /// Whether inputs of layers are rounded as the model says.
+        activations: bool,
+    },
+    /// Weights of 8 bits with one scale for each output channel, from two-level scales; activations of 8 bits with one
+    /// scale for each value.
+    Int8 {
+        /// Of the values that [`observed`] names, for a model with folded batch normalisation.
+        ranges: Ranges,
+        /// What stands for an activation.
+        codes: ActivationCodes,
+    },
+    /// Floats: the weights that codes stand for.
+    Fp32,
+}
+
+impl Profile {
+    /// `int4`, `int8` or `fp32`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Int4 { .. } => "int4",
+            Self::Int8 { .. } => "int8",
+            Self::Fp32 => "fp32",
+        }
+    }
+}
+
+/// Why a model cannot be written.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// A profile of integers for a model of floats.
+    #[error("`{graph}` is not quantized: the profile `{profile}` needs integer weights")]
+    NotQuantized {
+        /// The graph.
+        graph: String,
+        /// The profile.
+        profile: &'static str,
+    },
+    /// A layer whose block scales are floats.
+    #[error("layer `{layer}`: the profile `int8` needs two-level scales")]
+    BlockScales {
+        /// The layer.
+        layer: String,
+    },
+    /// A value of unknown range.
+    #[error("node `{node}`: the range of its values is not known")]
+    Range {
+        /// The node.
+        node: String,
+    },
+    /// A file larger than a protocol buffer can be.
+    #[error("the file would have {bytes} bytes: ONNX files end at 2 GiB")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+    },
+}
+
+/// First version of the operators with `DequantizeLinear` by blocks and `INT4`, and its file version.
+const OPSET_BLOCKS: i64 = 21;
+const IR_BLOCKS: i64 = 10;
+/// First version with a scale for each channel, and its file version.
+const OPSET_CHANNELS: i64 = 13;
+const IR_CHANNELS: i64 = 7;
+
+/// The bytes of an `.onnx` file; see [`crate`] for what runs it.
+///
+/// # Errors
+/// [`ExportError`].
+///
+/// # Panics
+/// If the model's weights do not fit its graph, which [`Model`]'s constructors rule out.
+pub fn export(model: &Model, profile: &Profile) -> Result<Vec<u8>, ExportError> {
+    encode(&translate(model, profile)?, i32::MAX as u64)
+}
+
+fn encode(proto: &ModelProto, limit: u64) -> Result<Vec<u8>, ExportError> {
+    let bytes = proto.encoded_len() as u64;
+    if bytes > limit {
+        return Err(ExportError::TooLarge { bytes });
+    }
+    Ok(proto.encode_to_vec())
+}
+
+/// The file as messages.
+///
+/// # Errors
+/// As [`export`], but for the size.
+pub fn translate(model: &Model, profile: &Profile) -> Result<ModelProto, ExportError> {
+    if *profile != Profile::Fp32 && !model.is_quantized() {
+        return Err(ExportError::NotQuantized { graph: model.graph.name().into(), profile: profile.name() });
+    }
+    let folded;
+    let model = if model.is_quantized() {
+        model
+    } else {
+        let (graph, weights) = pass::fold_batch_norm(&model.graph, &model.weights);
+        folded = Model { graph, weights, layers: BTreeMap::new(), info: model.info.clone() };
+        &folded
+    };
+    let mut network = network::Network::new(model, profile)?;
+    network.run()?;
+
+    let (ir_version, version) = match profile {
+        Profile::Int4 { .. } => (IR_BLOCKS, OPSET_BLOCKS),
+        Profile::Int8 { .. } | Profile::Fp32 => (IR_CHANNELS, OPSET_CHANNELS),
+    };
+    let mut opset_import = vec![OperatorSetIdProto { domain: String::new(), version }];
+    if !network.functions.is_empty() {
+        opset_import.push(OperatorSetIdProto { domain: block_float::DOMAIN.into(), version: 1 });
+    }
+    Ok(ModelProto {
+        ir_version,
+        producer_name: "dsconv".into(),
+        producer_version: env!("CARGO_PKG_VERSION").into(),
+        opset_import,
+        metadata_props: metadata(model, profile),
+        functions: network.functions.iter().map(|&kind| block_float::function(kind)).collect(),
+        graph: Some(network.out.graph),
+        ..Default::default()
+    })
+}
+
+/// What a user of the file must know beside the network.
+fn metadata(model: &Model, profile: &Profile) -> Vec<StringStringEntryProto> {
+    let json = |value: serde_json::Result<String>| value.expect("strings and numbers are JSON");
+    let mut entries = vec![
+        ("profile", profile.name().to_owned()),
+        ("format", format(model, profile)),
+        ("source", model.info.source.clone()),
+        ("preprocess", json(serde_json::to_string(&model.info.preprocess))),
+    ];
+    if !model.info.classes.is_empty() {
+        entries.push(("classes", json(serde_json::to_string(&model.info.classes))));
+    }
+    entries.into_iter().map(|(key, value)| StringStringEntryProto { key: key.into(), value }).collect()
+}
+
+/// The number formats of the layers, most frequent first: `W4 B32 A4 B32 float x 52, float x 1`.
+fn format(model: &Model, profile: &Profile) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for node in model.graph.nodes() {
+        if !matches!(node.op, graph::Op::Conv2d(_) | graph::Op::Linear { .. }) {
+            continue;
+        }
+        let name = match (model.layers.get(&node.name), profile) {
+            (None, _) | (_, Profile::Fp32) => "floats".to_owned(),
+            (Some(_), Profile::Int8 { codes, .. }) => format!("int8 weights, {} activations", codes.name()),
+            (Some(layer), Profile::Int4 { activations }) => {
+                let weights = format!("{}-bit weights in blocks of {}", layer.codes.bits(), layer.codes.block());
+                match layer.activation.filter(|_| *activations) {
+                    Some(a) => format!("{weights}, {}-bit activations in blocks of {} ({})", a.bits, a.block, a.scale),
+                    None => format!("{weights}, float activations"),
+                }
+            }
+        };
+        *counts.entry(name).or_default() += 1;
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    counts.iter().map(|(name, count)| format!("{count} layers: {name}")).collect::<Vec<_>>().join("; ")
+}
