@@ -48,14 +48,27 @@ impl Output {
     /// The file system's.
     pub fn save(&self, model: &Model, start: Instant) -> Result<Written> {
         let size = model.save(&self.path, &self.options)?;
+        Ok(self.written(model, size, start))
+    }
+
+    /// Writes a model in another format, whole or not at all.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn save_bytes(&self, bytes: &[u8], model: &Model, start: Instant) -> Result<Written> {
+        graph::write_atomic(&self.path, bytes).map_err(|e| Error::failed(format!("`{}`: {e}", self.path.display())))?;
+        Ok(self.written(model, bytes.len() as u64, start))
+    }
+
+    fn written(&self, model: &Model, bytes: u64, start: Instant) -> Written {
         let fp32_bytes = model.fp32_bytes();
-        Ok(Written {
+        Written {
             path: self.path.clone(),
-            bytes: size,
+            bytes,
             fp32_bytes,
-            ratio: fp32_bytes as f64 / size as f64,
+            ratio: fp32_bytes as f64 / bytes as f64,
             seconds: start.elapsed().as_secs_f64(),
-        })
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The built `dsconv`, driven as a user drives it.
 
+mod onnx;
+
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;

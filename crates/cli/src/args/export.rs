@@ -1,4 +1,5 @@
 use clap::ValueEnum;
+use distill::Calibration;
 use zoo::Stem;
 
 use super::{ModelArgs, Target};
@@ -15,6 +16,9 @@ pub struct Export {
     /// The file format
     #[arg(long, value_name = "FORMAT", default_value = "safetensors")]
     pub format: Format,
+    /// What an ONNX file holds.
+    #[command(flatten)]
+    pub onnx: Onnx,
     /// Where to write and how.
     #[command(flatten)]
     pub target: Target,
@@ -48,4 +52,54 @@ fn stem(text: &str) -> Result<Stem, String> {
 pub enum Format {
     /// Packed codes, block scales and the graph, in one safetensors file
     Safetensors,
+    /// An ONNX file: see --profile
+    Onnx,
+}
+
+/// What an ONNX file holds.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "With --format onnx")]
+pub struct Onnx {
+    /// int4: codes with block scales; int8: 8-bit weights and activations; fp32: floats [default: int4, fp32 for a float model]
+    #[arg(long, value_name = "int4|int8|fp32", hide_possible_values = true)]
+    pub profile: Option<Profile>,
+    /// Inputs of layers with the profile int4: on rounds them as the model does, off leaves them in floats
+    #[arg(long, value_name = "on|off", default_value = "on", hide_possible_values = true)]
+    pub activations: Switch,
+    /// Unlabelled images that the ranges of the profile int8 are found on: as for `dsconv eval --data`
+    #[arg(long, value_name = "DATA")]
+    pub calibrate: Option<String>,
+    /// How ranges are found: mse or percentile
+    #[arg(long, value_name = "RULE", default_value = "mse", value_parser = calibration)]
+    pub calibration: Calibration,
+    /// Use at most this many images, spread over the set
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub calibration_images: usize,
+    /// INT8 activations with zero point 0, as TensorRT wants them, in place of UINT8
+    #[arg(long)]
+    pub symmetric: bool,
+}
+
+/// What an ONNX file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    /// Codes with block scales
+    Int4,
+    /// 8-bit weights and activations
+    Int8,
+    /// Floats
+    Fp32,
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On
+    On,
+    /// Off
+    Off,
+}
+
+fn calibration(text: &str) -> Result<Calibration, String> {
+    text.parse()
 }

@@ -20,7 +20,7 @@ pub use device::{DeviceArg, DeviceName};
 pub use distill::Distill;
 pub use doctor::Doctor;
 pub use eval::Eval;
-pub use export::{Export, Format, Network};
+pub use export::{Export, Format, Network, Onnx, Profile, Switch};
 pub use models::Models;
 pub use predict::Predict;
 pub use quantize::{Quantize, Scales, Target};

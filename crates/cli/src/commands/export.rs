@@ -18,10 +18,10 @@ pub fn run(args: &Export, printer: &Printer) -> Result<()> {
         }
         None => source::open(&args.model, printer)?,
     };
-    let extension = match args.format {
-        Format::Safetensors => "safetensors",
-    };
-    let output = Output::new(&args.target, &format!("{}.{extension}", source.name))?;
+    if args.format == Format::Onnx {
+        return super::onnx::run(args, source, printer, start);
+    }
+    let output = Output::new(&args.target, &format!("{}.safetensors", source.name))?;
     if !source.model.is_quantized() {
         printer.warn(format!("`{}` is not quantized: the file holds floats", source.name));
     }

@@ -6,6 +6,7 @@ mod doctor;
 mod eval;
 mod export;
 mod models;
+mod onnx;
 mod predict;
 mod quantize;
 mod train;

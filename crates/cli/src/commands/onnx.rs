@@ -1,0 +1,86 @@
+//! `dsconv export --format onnx`.
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use distill::calibrate;
+use graph::Model;
+use images::OpenOptions;
+use onnx::{ActivationCodes, Range, Ranges};
+use serde::Serialize;
+
+use crate::args::{DeviceName, Export, Onnx, Profile, Scales, Switch};
+use crate::error::{Error, Result};
+use crate::output::{Output, Written};
+use crate::printer::Printer;
+use crate::source::{self, Source};
+use crate::{device, progress};
+
+/// What came out.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    #[serde(flatten)]
+    written: Written,
+    profile: &'static str,
+}
+
+pub fn run(args: &Export, source: Source, printer: &Printer, start: Instant) -> Result<()> {
+    let Source { mut model, name } = source;
+    let asked = args.onnx.profile.unwrap_or(if model.is_quantized() { Profile::Int4 } else { Profile::Fp32 });
+    let suffix = match (asked, args.onnx.activations) {
+        (Profile::Int4, Switch::On) => "int4",
+        (Profile::Int4, Switch::Off) => "int4_weights",
+        (Profile::Int8, _) => "int8",
+        (Profile::Fp32, _) => "fp32",
+    };
+    let output = Output::new(&args.target, &format!("{name}_{suffix}.onnx"))?;
+    if asked != Profile::Fp32 && !model.is_quantized() {
+        return Err(Error::usage(format!("`{name}` is not quantized: the profile {suffix} needs integer weights"))
+            .hint(format!("`dsconv quantize {name}` makes some, and `--profile fp32` writes floats")));
+    }
+    if args.target.scales == Scales::TwoLevel {
+        model = model.to_two_level()?;
+    }
+    let profile = match asked {
+        Profile::Int4 => onnx::Profile::Int4 { activations: args.onnx.activations == Switch::On },
+        Profile::Fp32 => onnx::Profile::Fp32,
+        Profile::Int8 => {
+            if model.layers.values().any(|layer| layer.codes.two_level().is_none()) {
+                printer.talk("8-bit weights have two-level scales: codes and scales are fitted anew");
+                model = model.to_two_level()?;
+            }
+            let ranges = ranges(&args.onnx, &model, printer)?;
+            let codes = if args.onnx.symmetric { ActivationCodes::Symmetric } else { ActivationCodes::Unsigned };
+            onnx::Profile::Int8 { ranges, codes }
+        }
+    };
+    let bytes = onnx::export(&model, &profile)?;
+    let written = output.save_bytes(&bytes, &model, start)?;
+    let outcome = Outcome { written, profile: profile.name() };
+    printer.result(&outcome, |printer| printer.line(&outcome.written));
+    Ok(())
+}
+
+/// Of all values that are rounded, on images, with the weights of the file and everything else in floats.
+fn ranges(args: &Onnx, model: &Model, printer: &Printer) -> Result<Ranges> {
+    let Some(data) = &args.calibrate else {
+        return Err(Error::usage("the profile int8 has one scale for each activation, found on images")
+            .hint("`--calibrate DATA` names some: a folder, a file, `embedded`; labels are not read"));
+    };
+    let mut model = model.clone();
+    model.layers.values_mut().for_each(|layer| layer.activation = None);
+    let limit = Some(args.calibration_images);
+    let options = OpenOptions { limit, datasets: source::datasets(), ..OpenOptions::default() };
+    let set = images::open_unlabelled(data, &model.info.preprocess, &options)?;
+    super::report_skipped(&set.skipped(), printer);
+    let context = progress::context(device::open(DeviceName::Cpu)?, printer)?;
+    let network = source::network(&model, &context.device);
+    let nodes = onnx::observed(network.graph());
+    let found = calibrate(&network, &nodes, &set, args.calibration, &context)?;
+    let name = |id: graph::NodeId| network.graph().node(id).name.clone();
+    let ranges: BTreeMap<_, _> =
+        nodes.iter().zip(found).map(|(&id, [min, max])| (name(id), Range { min, max })).collect();
+    for (node, Range { min, max }) in &ranges {
+        printer.detail(format!("{node}: {min:.4} to {max:.4}"));
+    }
+    Ok(ranges)
+}
