@@ -12,6 +12,8 @@ mod emit;
 mod network;
 mod ops;
 mod quantized;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 pub use quantized::{ActivationCodes, Range, Ranges, observed};

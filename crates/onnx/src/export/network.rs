@@ -177,6 +177,15 @@ impl<'a> Network<'a> {
             Op::Affine { .. } => {
                 let x = self.square(inputs[0]);
                 let parameter = |suffix: &str| self.model.weights.get(&format!("{name}.{suffix}")).data();
+                if let Some(grid) = self.grid(inputs[0]) {
+                    // An integer operation like the others, which neither ONNX Runtime nor OpenVINO makes of a
+                    // normalisation.
+                    let layer = Layer::affine(parameter("weight"), parameter("bias"), grid.scale);
+                    let channels = layer.scales.len();
+                    let [weight, bias] = self.integers(name, &[channels, 1, 1, 1], layer, grid.scale);
+                    let attributes = [ints("kernel_shape", [1, 1]), int("group", channels as i64)];
+                    return Ok(spatial(self.out.node(name, "Conv", &[&x, &weight, &bias], attributes)));
+                }
                 spatial(ops::affine(&mut self.out, name, &x, parameter("weight"), parameter("bias")))
             }
             Op::BatchNorm2d { .. } => unreachable!("batch normalisation was folded"),
@@ -289,13 +298,23 @@ impl<'a> Network<'a> {
         bias: Option<&[f32]>,
     ) -> Result<[String; 3], ExportError> {
         let name = node.name.as_str();
-        let input = self.value(node.inputs[0]).grid.as_ref().map(|(grid, _)| grid.scale);
-        let input = input.ok_or_else(|| ExportError::Range { node: name.into() })?;
+        let grid = self.grid(node.inputs[0]).ok_or_else(|| ExportError::Range { node: name.into() })?;
         let shape = layer.codes.shape();
         let dims = if matches!(node.op, Op::Linear { .. }) { &shape[..2] } else { &shape[..] };
-        let Layer { codes, scales, bias } = Layer::new(name, &layer.codes, bias, input)?;
+        let layer = Layer::new(name, &layer.codes, bias, grid.scale)?;
+        let [weight, bias] = self.integers(name, dims, layer, grid.scale);
+        Ok([weight, bias, x.into()])
+    }
+
+    fn grid(&self, id: NodeId) -> Option<Grid> {
+        self.value(id).grid.as_ref().map(|(grid, _)| *grid)
+    }
+
+    /// Weight of these `dims` and bias (empty where there is none) from integers, for inputs of the scale `input`.
+    fn integers(&mut self, name: &str, dims: &[usize], layer: Layer, input: f32) -> [String; 2] {
+        let Layer { codes, scales, bias } = layer;
         let out = &mut self.out;
-        let channels = [shape[0]];
+        let channels = [scales.len()];
         let bytes = codes.iter().map(|q| q.cast_unsigned()).collect();
         let codes = out.constant(&format!("{name}.codes"), raw(DataType::Int8, dims, bytes));
         let steps = out.constant(&format!("{name}.scales"), floats(&channels, &scales));
@@ -314,7 +333,7 @@ impl<'a> Network<'a> {
                 out.node(&format!("{name}.bias"), "DequantizeLinear", &[&codes, &steps, &zeros], axis())
             }
         };
-        Ok([weight, bias, x.into()])
+        [weight, bias]
     }
 }
 

@@ -156,10 +156,20 @@ impl Layer {
         bias: Option<&[f32]>,
         input: f32,
     ) -> Result<Self, ExportError> {
-        let (Some(two_level), Some(mut codes)) = (weights.two_level(), weights.int8_weights()) else {
+        let (Some(two_level), Some(codes)) = (weights.two_level(), weights.int8_weights()) else {
             return Err(ExportError::BlockScales { layer: name.into() });
         };
-        let mut scales = two_level.channel().to_vec();
+        Ok(Self::fit(codes, two_level.channel().to_vec(), bias, input))
+    }
+
+    /// `y = x * weight[c] + bias[c]`, one code for each channel.
+    pub(super) fn affine(weight: &[f32], bias: &[f32], input: f32) -> Self {
+        let codes = weight.iter().map(|w| if *w < 0.0 { -127 } else { 127 }).collect();
+        Self::fit(codes, weight.iter().map(|w| w.abs() / 127.0).collect(), Some(bias), input)
+    }
+
+    /// Makes scales positive and biases fit.
+    fn fit(mut codes: Vec<i8>, mut scales: Vec<f32>, bias: Option<&[f32]>, input: f32) -> Self {
         let filter = codes.len() / scales.len();
         for (o, (codes, scale)) in codes.chunks_mut(filter).zip(&mut scales).enumerate() {
             if *scale < 0.0 {
@@ -183,7 +193,7 @@ impl Layer {
             let code = |(&b, &s): (&f32, &f32)| (f64::from(b) / f64::from(input * s)).round_ties_even() as i32;
             bias.iter().zip(&scales).map(code).collect()
         });
-        Ok(Self { codes, scales, bias })
+        Self { codes, scales, bias }
     }
 }
 
@@ -203,4 +213,88 @@ pub(super) fn grids(graph: &Graph, ranges: &Ranges, codes: ActivationCodes) -> R
         });
     }
     Ok(grids)
+}
+
+#[cfg(test)]
+mod tests {
+    use blockfloat::{Bits, BlockSize};
+
+    use super::*;
+
+    fn grid(min: f32, max: f32, codes: ActivationCodes) -> Grid {
+        Grid::new(Range { min, max }, false, codes)
+    }
+
+    #[test]
+    fn zero_is_a_code_and_nothing_lies_beyond_a_clip() {
+        for (min, max) in [(0.0, 6.0), (0.0, 0.1), (-1.0, 3.0), (-5.0, -1.0), (2.0, 7.0), (0.0, 1e-40), (-1e30, 1e38)] {
+            let Grid { scale, zero, .. } = grid(min, max, ActivationCodes::Unsigned);
+            assert!(scale.is_normal() && scale > 0.0, "{min} {max}: {scale}");
+            assert!((0..=255).contains(&zero));
+            if min == 0.0 && max > 1e-30 {
+                assert_eq!(zero, 0);
+                assert!(scale * 255.0 <= max && scale * 255.0 >= max * 0.999_999, "{max}: {}", scale * 255.0);
+            }
+            let Grid { scale, zero, .. } = grid(min, max, ActivationCodes::Symmetric);
+            assert!(scale.is_normal() && zero == 0, "{min} {max}");
+            assert!(f64::from(scale) * 127.0 >= f64::from(max.max(-min).max(0.0)) * 0.999_999);
+        }
+        // Known to be positive: no code is spent below zero.
+        let range = Range { min: -1e-3, max: 2.0 };
+        assert_eq!(Grid::new(range, true, ActivationCodes::Unsigned).zero, 0);
+    }
+
+    fn two_level(channel: &[f32], factors: &[i8], codes: &[i8]) -> QuantizedWeights {
+        let shape = [channel.len(), codes.len() / channel.len(), 1, 1];
+        let block = BlockSize::new(1).unwrap();
+        let bits = Bits::new(4).unwrap();
+        QuantizedWeights::from_parts_two_level(shape, bits, block, codes.to_vec(), channel.to_vec(), factors.to_vec())
+            .unwrap()
+    }
+
+    #[test]
+    fn a_layer_is_its_products_with_positive_scales() {
+        let weights = two_level(&[0.5, -0.25], &[3, 1, 2, 9], &[-8, 7, 1, -3]);
+        let layer = Layer::new("fc", &weights, Some(&[1.0, -2.0]), 0.125).unwrap();
+        // Products -24, 7 and 2, -27; the second channel's turned with its scale. Bias: 1 / (0.125 * 0.5), -2 / (0.125 * 0.25).
+        assert_eq!(layer, Layer { codes: vec![-24, 7, -2, 27], scales: vec![0.5, 0.25], bias: Some(vec![16, -64]) });
+        let values: Vec<f32> = layer.codes.iter().zip([0.5, 0.5, 0.25, 0.25]).map(|(&q, s)| f32::from(q) * s).collect();
+        assert_eq!(values, weights.dequantize());
+    }
+
+    #[test]
+    fn an_affine_node_is_one_code_a_channel() {
+        let Layer { codes, scales, bias } = Layer::affine(&[2.0, -0.5, 0.0], &[1.0, 3.0, -7.0], 0.25);
+        assert_eq!(codes, [127, -127, 0]);
+        assert_eq!(scales[..2], [2.0 / 127.0, 0.5 / 127.0]);
+        for (o, (weight, shift)) in [(2.0, 1.0), (-0.5, 3.0), (0.0, -7.0)].into_iter().enumerate() {
+            let scale = f64::from(scales[o]);
+            assert!((f64::from(codes[o]) * scale - weight).abs() < 1e-6);
+            // Half a step of the bias.
+            let found = f64::from(bias.as_ref().unwrap()[o]) * scale * 0.25;
+            assert!((found - shift).abs() <= 0.126 * scale, "{found}");
+        }
+    }
+
+    #[test]
+    fn channels_without_weights_keep_their_bias() {
+        let weights = two_level(&[0.0, 1.0, 0.5], &[1, 1, 1], &[7, 0, 0]);
+        let layer = Layer::new("fc", &weights, Some(&[3.0, -5.0, 0.0]), 0.01).unwrap();
+        assert_eq!(layer.codes, [0, 0, 0]);
+        for (o, bias) in [3.0, -5.0, 0.0].into_iter().enumerate() {
+            let value = f64::from(layer.bias.as_ref().unwrap()[o]) * f64::from(layer.scales[o]) * 0.01;
+            assert!((value - bias).abs() <= 1e-6 * f64::abs(bias), "{value} {bias}");
+        }
+    }
+
+    #[test]
+    fn a_bias_that_dwarfs_the_weights_fits_32_bits() {
+        // 1000 / (1e-3 * 1e-6) = 1e12 steps are more than an i32 holds: the step grows about 931 times.
+        let weights = two_level(&[1e-6], &[15], &[-8]);
+        let layer = Layer::new("fc", &weights, Some(&[1000.0]), 1e-3).unwrap();
+        assert_eq!(layer.codes, [0], "-120 / 931 rounds to 0, less than the bias resolves");
+        let bias = layer.bias.unwrap()[0];
+        assert!((1 << 29..=1 << 30).contains(&bias), "{bias}");
+        assert!((f64::from(bias) * f64::from(layer.scales[0]) * 1e-3 - 1000.0).abs() < 1e-3);
+    }
 }
