@@ -8,7 +8,7 @@ use images::Unlabelled;
 
 use crate::evaluate::check_fits;
 use crate::loader::{Prefetch, tensor};
-use crate::workers::Workers;
+use crate::workers::{Workers, cores};
 use crate::{Context, Error};
 
 /// Images of a batch: every observed value of these is in memory at a time.
@@ -58,7 +58,7 @@ pub fn calibrate(
 ) -> Result<Vec<[f32; 2]>, Error> {
     check_fits(network.graph(), images)?;
     let count = images.len();
-    let workers = Workers::new(&context.device, count.min(BATCH), 1)?;
+    let workers = Workers::new(&context.device, cores().min(count.min(BATCH)))?;
     let source = {
         let images = images.clone();
         let batch = move |i| images.batch(&(i * BATCH..count.min((i + 1) * BATCH)).collect::<Vec<_>>());
