@@ -7,6 +7,7 @@
 mod args;
 mod commands;
 mod config;
+mod deploy;
 mod device;
 mod error;
 mod import;

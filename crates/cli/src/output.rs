@@ -6,6 +6,7 @@ use graph::{Model, SaveOptions};
 use serde::Serialize;
 
 use crate::args::Target;
+use crate::deploy::EXTENSION;
 use crate::error::{Error, Result};
 use crate::table::{bytes, duration};
 
@@ -22,6 +23,14 @@ pub struct Written {
     pub ratio: f64,
     /// How long the command took.
     pub seconds: f64,
+}
+
+impl Written {
+    /// A file of `bytes` of a network that takes `fp32_bytes` in floats.
+    pub fn new(path: PathBuf, bytes: u64, fp32_bytes: u64, start: Instant) -> Self {
+        let ratio = fp32_bytes as f64 / bytes as f64;
+        Self { path, bytes, fp32_bytes, ratio, seconds: start.elapsed().as_secs_f64() }
+    }
 }
 
 /// A file that may be written.
@@ -60,15 +69,13 @@ impl Output {
         Ok(self.written(model, bytes.len() as u64, start))
     }
 
+    /// Whether the file's name asks for a .dsc file.
+    pub fn is_dsc(&self) -> bool {
+        self.path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(EXTENSION))
+    }
+
     fn written(&self, model: &Model, bytes: u64, start: Instant) -> Written {
-        let fp32_bytes = model.fp32_bytes();
-        Written {
-            path: self.path.clone(),
-            bytes,
-            fp32_bytes,
-            ratio: fp32_bytes as f64 / bytes as f64,
-            seconds: start.elapsed().as_secs_f64(),
-        }
+        Written::new(self.path.clone(), bytes, model.fp32_bytes(), start)
     }
 }
 

@@ -93,8 +93,10 @@ fn help_names_every_command() {
     let place = Place::new();
     let ran = place.run(&["--help"]);
     assert_eq!(ran.code, Some(0));
-    for command in ["distill", "compare", "quantize", "eval", "predict", "export", "train", "models", "data", "doctor"]
-    {
+    for command in [
+        "distill", "compare", "quantize", "eval", "predict", "export", "inspect", "verify", "train", "models", "data",
+        "doctor",
+    ] {
         assert!(ran.out.lines().any(|line| line.trim_start().starts_with(command)), "{command}\n{}", ran.out);
         let help = place.run(&[command, "--help"]);
         assert_eq!(help.code, Some(0), "{command}");
@@ -335,6 +337,76 @@ fn an_exported_file_scores_as_its_model() {
 }
 
 #[test]
+fn a_dsc_file_is_a_model_that_can_be_inspected_and_verified() {
+    let place = Place::new();
+    place.json(&["quantize", "tiny.safetensors", "-o", "a.safetensors"]);
+    place.json(&["quantize", "tiny.safetensors", "-o", "a.dsc"]);
+    place.json(&["export", "a.safetensors", "--format", "dsc", "-o", "b.dsc"]);
+    let read = |name: &str| std::fs::read(place.path(name)).unwrap();
+    assert!(read("a.dsc") == read("b.dsc"), "equal models, equal files");
+    // The same codes and scales in both formats, so the same predictions.
+    assert_eq!(Model::load(place.path("a.dsc")).unwrap(), Model::load(place.path("a.safetensors")).unwrap());
+    let eval = |model: &str| place.json(&["eval", model, "--limit", "160", "--against", "tiny.safetensors"]);
+    let (a, b) = (eval("a.safetensors"), eval("a.dsc"));
+    for key in ["top1", "top5", "agreement", "sqnr_db"] {
+        assert_eq!(a[key], b[key], "{key}");
+    }
+    assert_eq!(b["bytes"], read("a.dsc").len());
+
+    let found = place.json(&["inspect", "a.dsc", "--source", "tiny.safetensors"]);
+    let layers = found["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 20);
+    assert_eq!(
+        (&layers[0]["name"], &layers[0]["scales"], &layers[0]["bits"]),
+        (&"conv1".into(), &"f16".into(), &4.into())
+    );
+    assert!(layers.iter().all(|layer| layer["sqnr_db"].as_f64().unwrap() > 15.0));
+    let ran = place.run(&["inspect", "a.dsc"]);
+    assert!(ran.out.contains("layer3.2.conv2") && !ran.out.contains("SQNR"), "{}", ran.out);
+    let ran = place.run(&["inspect", "a.dsc", "--source", "a.safetensors"]);
+    assert!(ran.code == Some(2) && ran.err.contains("--source takes the float model"), "{}", ran.err);
+
+    let verified = place.json(&["verify", "a.dsc"]);
+    assert_eq!((&verified["layers"], &verified["pair"]["identical"]), (&20.into(), &true.into()));
+    let mut bytes = read("a.dsc");
+    let last = bytes.len() - 200;
+    bytes[last] ^= 1;
+    std::fs::write(place.path("damaged.dsc"), &bytes).unwrap();
+    let ran = place.run(&["verify", "damaged.dsc"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
+    assert!(ran.err.starts_with("error: `damaged.dsc`: ") && ran.err.contains("the file is damaged"), "{}", ran.err);
+    place.run(&["verify", "a.safetensors"]).refuses(1, "error: `a.safetensors`: header, byte 0: not a .dsc file");
+
+    // Logits of another network: right checksums, wrong content.
+    let model = Model::load(place.path("a.dsc")).unwrap();
+    let pair = Some(graph::dsc::Pair { seed: 1, logits: vec![1.0; 16] });
+    let forged = graph::dsc::Options { pair, ..graph::dsc::Options::default() };
+    model.save_dsc(place.path("forged.dsc"), &forged).unwrap();
+    let ran = place.run(&["verify", "forged.dsc"]);
+    assert!(ran.code == Some(1) && ran.err.contains("the stored input gives logits that differ by"), "{}", ran.err);
+    assert_eq!(place.run(&["verify", "forged.dsc", "--no-run"]).code, Some(0));
+
+    let ran = place.run(&["export", "tiny.safetensors", "--format", "dsc"]);
+    assert!(ran.code == Some(2) && ran.err.contains("a .dsc file holds integers"), "{}", ran.err);
+}
+
+#[test]
+fn two_level_scales_cost_little_and_survive_both_formats() {
+    let place = Place::new();
+    let float = place.json(&["quantize", "tiny.safetensors", "-o", "float.safetensors"]);
+    let two = place.json(&["quantize", "tiny.safetensors", "--scales", "two-level", "-o", "two.safetensors"]);
+    let db = |found: &Value| found["weight_sqnr_db"].as_f64().unwrap();
+    assert!(db(&two) > db(&float) - 0.5, "{} dB for {}", db(&two), db(&float));
+    place.json(&["export", "two.safetensors", "--format", "dsc", "-o", "two.dsc"]);
+    assert_eq!(Model::load(place.path("two.dsc")).unwrap(), Model::load(place.path("two.safetensors")).unwrap());
+    // What is quantized already is converted.
+    place.json(&["export", "float.safetensors", "--scales", "two-level", "--format", "dsc", "-o", "converted.dsc"]);
+    let found = place.json(&["inspect", "converted.dsc"]);
+    assert!(found["layers"].as_array().unwrap().iter().all(|layer| layer["scales"] == "two-level"));
+    assert_eq!(place.json(&["verify", "converted.dsc"])["pair"]["identical"], true);
+}
+
+#[test]
 fn a_network_that_is_not_quite_the_zoos_becomes_a_file() {
     let place = Place::new();
     // Bare weights of the tiny network, under torch's names; the classes are read from them.
@@ -418,6 +490,11 @@ fn predict_names_classes() {
     let ran = place.run(&["predict", "tiny.safetensors", "broken.png"]);
     assert_eq!(ran.code, Some(1));
     assert!(ran.err.starts_with("error: `broken.png`: "), "{}", ran.err);
+    // A .dsc file needs nothing beside it.
+    place.json(&["quantize", "tiny.safetensors", "-o", "a.dsc"]);
+    place.json(&["quantize", "tiny.safetensors", "-o", "a.safetensors"]);
+    let by = |model: &str| place.json(&["predict", model, &images[0], "--logits"]);
+    assert_eq!(by("a.dsc"), by("a.safetensors"));
     let ran = place.run(&["predict", "tiny.safetensors", "missing.jpg"]);
     assert!(ran.code == Some(1) && ran.err.starts_with("error: `missing.jpg`: "), "{}", ran.err);
 }
@@ -468,7 +545,7 @@ fn distill_measures_adapts_and_exports() {
     assert!(metrics["adapted"]["sqnr_db"].as_f64() > metrics["quantized"]["sqnr_db"].as_f64(), "{metrics}");
     let kept: Value = serde_json::from_slice(&std::fs::read(place.path("run/metrics.json")).unwrap()).unwrap();
     assert_eq!([&kept["fp32"], &kept["adapted"]], [&metrics["fp32"], &metrics["adapted"]]);
-    for file in ["config.toml", "loss.csv", "model.safetensors"] {
+    for file in ["config.toml", "loss.csv", "model.safetensors", "model.dsc"] {
         assert!(place.path("run").join(file).is_file(), "{file}");
     }
 
@@ -477,6 +554,8 @@ fn distill_measures_adapts_and_exports() {
     for key in ["top1", "top5", "agreement", "sqnr_db", "bytes"] {
         assert_eq!(scores[key], metrics["adapted"][key], "{key}");
     }
+    let stored = |file: &str| Model::load(place.path("run").join(file)).unwrap();
+    assert_eq!(stored("model.dsc"), stored("model.safetensors"));
     place.json(&["distill", "run/config.toml", "--out", "again"]);
     let model = |run: &str| std::fs::read(place.path(run).join("model.safetensors")).unwrap();
     assert!(model("run") == model("again"), "one config, one result");

@@ -248,12 +248,8 @@ impl Model {
     /// The narrowest type that stores every float block scale as it is: F16 after [`Model::round_scales_f16`], or after
     /// loading a file with F16 scales, unless a layer needs F32. F16 for a model without quantized layers.
     pub fn scale_precision(&self) -> Float {
-        let exact = |scales: &[f32]| {
-            let mut rounded = scales.to_vec();
-            Float::F16.round(&mut rounded);
-            Float::F16.for_values(scales) == Float::F16 && rounded == scales
-        };
-        if self.layers.values().all(|layer| layer.codes.two_level().is_some() || exact(layer.codes.scales())) {
+        if self.layers.values().all(|layer| layer.codes.two_level().is_some() || Float::F16.holds(layer.codes.scales()))
+        {
             Float::F16
         } else {
             Float::F32

@@ -34,6 +34,13 @@ impl Float {
         if self == Self::F16 && (largest == 0.0 || normal.contains(&largest)) { Self::F16 } else { Self::F32 }
     }
 
+    /// Whether these values, rounded to this type already, are stored in it as they are.
+    pub fn holds(self, values: &[f32]) -> bool {
+        let mut rounded = values.to_vec();
+        self.round(&mut rounded);
+        self.for_values(values) == self && rounded == values
+    }
+
     /// The values after being stored in this type and read again.
     pub(crate) fn round(self, values: &mut [f32]) {
         if self.for_values(values) == Self::F16 {

@@ -52,6 +52,8 @@ fn stem(text: &str) -> Result<Stem, String> {
 pub enum Format {
     /// Packed codes, block scales and the graph, in one safetensors file
     Safetensors,
+    /// The same, ready to run in integers: checked, aligned, with an input and its logits
+    Dsc,
     /// An ONNX file: see --profile
     Onnx,
 }

@@ -6,11 +6,13 @@ mod distill;
 mod doctor;
 mod eval;
 mod export;
+mod inspect;
 mod models;
 mod predict;
 mod quantize;
 mod source;
 mod train;
+mod verify;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -21,11 +23,13 @@ pub use distill::Distill;
 pub use doctor::Doctor;
 pub use eval::Eval;
 pub use export::{Export, Format, Network, Onnx, Profile, Switch};
+pub use inspect::Inspect;
 pub use models::Models;
 pub use predict::Predict;
 pub use quantize::{Quantize, Scales, Target};
 pub use source::{ImageArgs, ModelArgs};
 pub use train::Train;
+pub use verify::Verify;
 
 /// Quantizes convolutional networks to block-scaled integers, without labels.
 ///
@@ -89,6 +93,10 @@ pub enum Command {
     Predict(Predict),
     /// Write a model in another file format
     Export(Export),
+    /// Show what is in a model: formats, sizes and scales of its layers
+    Inspect(Inspect),
+    /// Check a .dsc file: structure, checksums, and the stored logits
+    Verify(Verify),
     /// Train a float network with labels
     Train(Train),
     /// List the networks that can be named

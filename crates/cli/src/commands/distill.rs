@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use distill::{DistillConfig, METRICS, MODEL, Measured, Report};
+use graph::Model;
 use serde::Serialize;
 
 use crate::args::{DeviceName, Distill};
@@ -11,7 +12,10 @@ use crate::output::Written;
 use crate::printer::Printer;
 use crate::recipe::{self, Opened, setting_error};
 use crate::table::{NOTHING, Table, bytes};
-use crate::{device, progress, runs};
+use crate::{deploy, device, progress, runs};
+
+/// The adapted student for the integer runtime, in the run folder.
+const DEPLOYED: &str = "model.dsc";
 
 /// What came out.
 #[derive(Debug, Serialize)]
@@ -21,6 +25,7 @@ struct Outcome {
     #[serde(flatten)]
     report: Report,
     exported: Written,
+    deployed: Written,
 }
 
 pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
@@ -54,9 +59,19 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
         ratio: ratio(&report.fp32, &report.adapted),
         seconds: start.elapsed().as_secs_f64(),
     };
-    let outcome = Outcome { run, model: config.model, report, exported };
+    let deployed = deploy(&run, &config, start)?;
+    let outcome = Outcome { run, model: config.model, report, exported, deployed };
     printer.result(&outcome, |printer| show(&outcome, printer));
     Ok(())
+}
+
+/// Leaves the adapted student as a .dsc file too.
+fn deploy(run: &Path, config: &DistillConfig, start: Instant) -> Result<Written> {
+    let model = Model::load(run.join(MODEL))?;
+    let path = run.join(DEPLOYED);
+    let data = deploy::bytes(&model, &config.export.into())?;
+    graph::write_atomic(&path, &data).map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;
+    Ok(Written::new(path, data.len() as u64, model.fp32_bytes(), start))
 }
 
 fn ratio(fp32: &Measured, network: &Measured) -> f64 {
@@ -81,6 +96,7 @@ fn show(outcome: &Outcome, printer: &Printer) {
     printer.table(&table);
     printer.line("");
     printer.line(&outcome.exported);
+    printer.line(&outcome.deployed);
     match outcome.report.best_step {
         0 => printer.warn(
             "no step of the adaptation was better on the images held out: the student is the one before it. \

@@ -64,13 +64,22 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
         top5: scores.top5,
         agreement: other.is_some().then_some(scores.agreement),
         sqnr_db: scores.sqnr_db.filter(|_| other.is_some()),
-        bytes: source.model.to_bytes(&stored(&source.model))?.len() as u64,
+        bytes: size(&args.model.model, &source.model)?,
         images_per_second: scores.count as f64 / time.as_secs_f64(),
         seconds: time.as_secs_f64(),
     };
     printer.result(&outcome, |printer| show(&outcome, printer));
     printer.talk(format!("{:.0} images a second, {}", outcome.images_per_second, duration(time)));
     Ok(())
+}
+
+/// Of the file that was named, else of the one that `dsconv export` would write.
+fn size(name: &str, model: &graph::Model) -> Result<u64> {
+    let path = std::path::Path::new(name);
+    if path.is_file() && graph::Model::load(path).is_ok() {
+        return Ok(std::fs::metadata(path)?.len());
+    }
+    Ok(model.to_bytes(&stored(model))?.len() as u64)
 }
 
 /// How a model is stored if nobody says otherwise: its scales as narrow as they are.

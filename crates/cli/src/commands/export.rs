@@ -1,7 +1,8 @@
 use std::time::Instant;
 
 use crate::args::{Export, Format, Network, Scales};
-use crate::error::Result;
+use crate::deploy;
+use crate::error::{Error, Result};
 use crate::output::Output;
 use crate::printer::Printer;
 use crate::source;
@@ -18,17 +19,31 @@ pub fn run(args: &Export, printer: &Printer) -> Result<()> {
         }
         None => source::open(&args.model, printer)?,
     };
-    if args.format == Format::Onnx {
-        return super::onnx::run(args, source, printer, start);
+    let extension = match args.format {
+        Format::Safetensors => "safetensors",
+        Format::Dsc => deploy::EXTENSION,
+        Format::Onnx => return super::onnx::run(args, source, printer, start),
+    };
+    let output = Output::new(&args.target, &format!("{}.{extension}", source.name))?;
+    if args.format == Format::Dsc && !source.model.is_quantized() {
+        return Err(not_quantized(&source.name));
     }
-    let output = Output::new(&args.target, &format!("{}.safetensors", source.name))?;
     if !source.model.is_quantized() {
         printer.warn(format!("`{}` is not quantized: the file holds floats", source.name));
     }
     if args.target.scales == Scales::TwoLevel {
         source.model = source.model.to_two_level()?;
     }
-    let written = output.save(&source.model, start)?;
+    let model = &source.model;
+    let written = match args.format {
+        Format::Dsc => output.save_bytes(&deploy::bytes(model, &args.target.options())?, model, start)?,
+        _ => output.save(model, start)?,
+    };
     printer.result(&written, |printer| printer.line(&written));
     Ok(())
+}
+
+fn not_quantized(name: &str) -> Error {
+    Error::usage(format!("`{name}` is not quantized: a .dsc file holds integers"))
+        .hint(format!("`dsconv quantize {name} -o {name}.dsc` makes one"))
 }

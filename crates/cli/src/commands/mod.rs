@@ -5,11 +5,13 @@ mod distill;
 mod doctor;
 mod eval;
 mod export;
+mod inspect;
 mod models;
 mod onnx;
 mod predict;
 mod quantize;
 mod train;
+mod verify;
 
 pub use eval::report_skipped;
 
@@ -29,9 +31,11 @@ pub fn run(command: &Command, printer: &Printer) -> Result<()> {
         Command::Doctor(args) => doctor::run(args, printer),
         Command::Eval(args) => eval::run(args, printer),
         Command::Export(args) => export::run(args, printer),
+        Command::Inspect(args) => inspect::run(args, printer),
         Command::Models(args) => models::run(args, printer),
         Command::Predict(args) => predict::run(args, printer),
         Command::Quantize(args) => quantize::run(args, printer),
         Command::Train(args) => train::run(args, printer),
+        Command::Verify(args) => verify::run(args, printer),
     }
 }

@@ -3,10 +3,11 @@ use std::time::Instant;
 
 use blockfloat::{ActivationFormat, BlockSize, ScaleFormat};
 use graph::policy::Rule;
-use graph::{Model, Policy, pass};
+use graph::{Model, Policy, QuantizedLayer, Weights, pass};
 use serde::Serialize;
 
 use crate::args::{Quantize, Scales};
+use crate::deploy;
 use crate::error::{Error, Result};
 use crate::output::{Output, Written};
 use crate::printer::Printer;
@@ -38,15 +39,32 @@ struct Layer {
 
 /// Sums of squares.
 #[derive(Debug, Default, Clone, Copy)]
-struct Power {
+pub(super) struct Power {
     signal: f64,
     noise: f64,
 }
 
 impl Power {
-    fn decibels(self) -> Option<f64> {
+    pub(super) fn decibels(self) -> Option<f64> {
         (self.noise > 0.0).then(|| 10.0 * (self.signal / self.noise).log10())
     }
+}
+
+impl std::ops::Add for Power {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self { signal: self.signal + other.signal, noise: self.noise + other.noise }
+    }
+}
+
+/// Signal and noise of a layer against the float weights it stands for, batch normalisation folded in.
+pub(super) fn sqnr(weights: &Weights, name: &str, layer: &QuantizedLayer) -> Power {
+    let mut power = Power::default();
+    for (&w, &v) in weights.get(&format!("{name}.weight")).data().iter().zip(&layer.codes.dequantize()) {
+        power.signal += f64::from(w) * f64::from(w);
+        power.noise += (f64::from(w) - f64::from(v)).powi(2);
+    }
+    power
 }
 
 pub fn run(args: &Quantize, printer: &Printer) -> Result<()> {
@@ -58,12 +76,12 @@ pub fn run(args: &Quantize, printer: &Printer) -> Result<()> {
     let mut quantized = source.model.quantize(&policy)?;
     quantized.round(&args.target.options());
     let layers = measure(&source.model, &quantized, &policy)?;
-    let written = output.save(&quantized, start)?;
+    let written = match output.is_dsc() {
+        true => output.save_bytes(&deploy::bytes(&quantized, &args.target.options())?, &quantized, start)?,
+        false => output.save(&quantized, start)?,
+    };
 
-    let total = layers.values().fold(Power::default(), |sum, layer| Power {
-        signal: sum.signal + layer.power.signal,
-        noise: sum.noise + layer.power.noise,
-    });
+    let total = layers.values().fold(Power::default(), |sum, layer| sum + layer.power);
     let float_layers = float_layers(&quantized);
     let outcome = Outcome { written, weight_sqnr_db: total.decibels(), layers, float_layers };
     printer.result(&outcome, |printer| show(&outcome, printer));
@@ -146,20 +164,15 @@ fn formats(model: &Model, policy: &Policy) -> Result<String> {
 fn measure(float: &Model, quantized: &Model, policy: &Policy) -> Result<BTreeMap<String, Layer>> {
     let (graph, weights) = pass::fold_batch_norm(&float.graph, &float.weights);
     let plan = policy.resolve(&graph)?;
-    let layer = |(name, layer): (&String, &graph::QuantizedLayer)| {
-        let exact = weights.get(&format!("{name}.weight")).data();
-        let mut power = Power::default();
-        for (&w, &v) in exact.iter().zip(&layer.codes.dequantize()) {
-            power.signal += f64::from(w) * f64::from(w);
-            power.noise += (f64::from(w) - f64::from(v)).powi(2);
-        }
+    let layer = |(name, layer): (&String, &QuantizedLayer)| {
+        let power = sqnr(&weights, name, layer);
         let format = plan.0.get(name).map(ToString::to_string).unwrap_or_default();
-        (name.clone(), Layer { format, weights: exact.len(), sqnr_db: power.decibels(), power })
+        (name.clone(), Layer { format, weights: layer.codes.codes().len(), sqnr_db: power.decibels(), power })
     };
     Ok(quantized.layers.iter().map(layer).collect())
 }
 
-fn float_layers(model: &Model) -> Vec<String> {
+pub(super) fn float_layers(model: &Model) -> Vec<String> {
     let layers =
         model.graph.nodes().iter().filter(|node| matches!(node.op, graph::Op::Conv2d(_) | graph::Op::Linear { .. }));
     layers.filter(|node| !model.layers.contains_key(&node.name)).map(|node| node.name.clone()).collect()

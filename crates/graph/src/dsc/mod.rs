@@ -85,7 +85,7 @@
 //!
 //! # What reading promises
 //! Every refusal is a [`DscError`] with section, offset and reason. No byte of the file is free: all follow from the model
-//! and from the type chosen for each tensor. Nothing is allocated on a size's word alone: at most 64 bytes for each
+//! and from the type chosen for each tensor. Nothing is allocated on a size's word alone: at most 32 bytes for each
 //! byte of metadata, and 8 for each other byte, of the layers that are decoded.
 mod error;
 mod layout;

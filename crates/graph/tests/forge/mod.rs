@@ -59,7 +59,9 @@ pub fn seal(bytes: &mut [u8]) {
         let end = (offset as usize).checked_add(len as usize);
         if let Some(data) = end.and_then(|end| bytes.get(offset as usize..end)) {
             let checksum = crc32fast::hash(data).to_le_bytes();
-            bytes[at + 24..at + 28].copy_from_slice(&checksum);
+            if let Some(field) = bytes.get_mut(at + 24..at + 28) {
+                field.copy_from_slice(&checksum);
+            }
         }
     }
     if bytes.len() >= HEADER {
@@ -78,7 +80,7 @@ pub fn model(two_level: bool) -> Model {
     let x = b.batch_norm("norm", 1e-5, x);
     let y = b.conv("grouped", Conv2d { groups: 2, ..Conv2d::new(8, 4, 1).bias() }, x);
     let y = b.push("swish", Op::Activation(graph::Activation::HardSwish), vec![y]);
-    let z = b.conv("skipped", Conv2d::new(8, 2, 1).bias(), x);
+    let z = b.conv("skipped", Conv2d::new(8, 1, 1).bias(), x);
     let x = b.push("concat", Op::Concat, vec![y, z]);
     let gate = b.push("mean", Op::AdaptiveAvgPool2d { output: [1, 1] }, vec![x]);
     let gate = b.push("gate", Op::Activation(graph::Activation::Sigmoid), vec![gate]);

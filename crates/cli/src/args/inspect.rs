@@ -1,0 +1,20 @@
+use std::path::PathBuf;
+
+use super::ImageArgs;
+
+/// `dsconv inspect`.
+#[derive(Debug, clap::Args)]
+pub struct Inspect {
+    /// A file that dsconv wrote (.dsc or .safetensors), or another MODEL
+    #[arg(value_name = "FILE")]
+    pub model: String,
+    /// The float model it was made from: adds the SQNR of every layer's weights
+    #[arg(long, value_name = "MODEL")]
+    pub source: Option<String>,
+    /// Weights of a network named with --source: .pth, .pt, .th or .safetensors
+    #[arg(long, value_name = "FILE", requires = "source")]
+    pub weights: Option<PathBuf>,
+    /// What the network expects of an image.
+    #[command(flatten)]
+    pub image: ImageArgs,
+}

@@ -1,0 +1,12 @@
+use std::path::PathBuf;
+
+/// `dsconv verify`.
+#[derive(Debug, clap::Args)]
+pub struct Verify {
+    /// A .dsc file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Check the bytes only, without running the stored input
+    #[arg(long)]
+    pub no_run: bool,
+}
