@@ -98,7 +98,7 @@ fn original(name: &str, args: &Inspect, model: &Model, printer: &Printer) -> Res
     let shapes: BTreeMap<_, _> = graph.params().into_iter().map(|param| (param.name, param.shape)).collect();
     let missing = model.layers.iter().find(|(name, layer)| {
         let shape = shapes.get(&format!("{name}.weight"));
-        !shape.is_some_and(|shape| shape.iter().product::<usize>() == layer.codes.codes().len())
+        shape.is_none_or(|shape| shape.iter().product::<usize>() != layer.codes.codes().len())
     });
     match missing {
         None => Ok(weights),

@@ -35,7 +35,7 @@ impl fmt::Display for Section {
 }
 
 /// Why a `.dsc` file is refused, and where.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{section}, byte {offset}: {reason}")]
 pub struct DscError {
     /// The section.
@@ -47,7 +47,7 @@ pub struct DscError {
 }
 
 /// What is wrong with a `.dsc` file.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
     /// Not this format.
@@ -109,6 +109,16 @@ pub enum Reason {
     NonFinite {
         /// The tensor.
         tensor: String,
+    },
+    /// An engine that gives other logits for the stored input.
+    #[error("logit {index} is {found} where {stored} is stored, for the input of the stored pair")]
+    Logits {
+        /// The first one that differs.
+        index: usize,
+        /// As stored.
+        stored: f32,
+        /// As found.
+        found: f32,
     },
     /// A layer or tensor that was asked for and is not in the file.
     #[error("there is no `{0}`")]

@@ -24,6 +24,8 @@ pub struct File<'a> {
     layer_index: HashMap<String, usize>,
     floats: HashMap<String, (FloatInfo, Range<usize>)>,
     pair: Option<Pair>,
+    /// Start of the logits.
+    pair_at: usize,
 }
 
 impl<'a> File<'a> {
@@ -73,6 +75,7 @@ impl<'a> File<'a> {
             }
         }
         at += 1;
+        let mut pair_at = 0;
         let pair = match pair {
             None => None,
             Some(seed) => {
@@ -80,6 +83,7 @@ impl<'a> File<'a> {
                 let too_many = || refuse(Reason::Metadata(format!("{outputs} logits do not fit memory")));
                 let range = expect(&entries, at, LOGITS, 0, outputs.checked_mul(4).ok_or_else(too_many)?)?;
                 at += 1;
+                pair_at = range.start;
                 let logits = Float::F32.decode(&bytes[range.clone()]);
                 finite(&logits, Float::F32, &range, Section::Logits, "logits")?;
                 Some(Pair { seed, logits })
@@ -97,7 +101,7 @@ impl<'a> File<'a> {
             .zip(places)
             .map(|(info, place)| (info.name.clone(), (info, section.start + place.start..section.start + place.end)))
             .collect();
-        Ok(Self { bytes, graph, info, layers, ranges, layer_index, floats, pair })
+        Ok(Self { bytes, graph, info, layers, ranges, layer_index, floats, pair, pair_at })
     }
 
     /// The network.
@@ -123,6 +127,24 @@ impl<'a> File<'a> {
     /// The stored input and output.
     pub fn pair(&self) -> Option<&Pair> {
         self.pair.as_ref()
+    }
+
+    /// Compares an engine's logits for the input of [`File::pair`] with the stored ones, bit by bit: engines of this
+    /// arithmetic give the same on every machine. Without a pair there is nothing to compare.
+    ///
+    /// # Errors
+    /// [`Reason::Logits`] with the place of the first one that differs, [`Reason::Length`] where there are more or fewer.
+    pub fn check_logits(&self, found: &[f32]) -> Result<(), DscError> {
+        let Some(Pair { logits, .. }) = &self.pair else { return Ok(()) };
+        let refuse = |index: usize, reason| Err(DscError::new(Section::Logits, self.pair_at + 4 * index, reason));
+        if logits.len() != found.len() {
+            let reason = Reason::Length { expected: 4 * logits.len() as u64, found: 4 * found.len() as u64 };
+            return refuse(0, reason);
+        }
+        match logits.iter().zip(found).position(|(a, b)| a.to_bits() != b.to_bits()) {
+            None => Ok(()),
+            Some(index) => refuse(index, Reason::Logits { index, stored: logits[index], found: found[index] }),
+        }
     }
 
     /// Decodes a layer.

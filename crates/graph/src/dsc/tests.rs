@@ -56,6 +56,19 @@ fn layers_and_floats_are_decoded_one_by_one() {
 }
 
 #[test]
+fn logits_are_compared_bit_by_bit() {
+    let pair = Some(Pair { seed: 1, logits: vec![0.5, 0.0, 2.0] });
+    let bytes = write(&model(), &Options { pair, ..Options::default() }).unwrap();
+    let file = File::parse(&bytes).unwrap();
+    assert_eq!(file.check_logits(&[0.5, 0.0, 2.0]), Ok(()));
+    let error = file.check_logits(&[0.5, -0.0, 2.0]).unwrap_err();
+    let start = bytes.len() - 64;
+    let said = "logit 1 is -0 where 0 is stored, for the input of the stored pair";
+    assert_eq!(error.to_string(), format!("logits, byte {}: {said}", start + 4));
+    assert!(file.check_logits(&[0.5]).is_err());
+}
+
+#[test]
 fn sections_are_aligned_and_little_beside_the_numbers() {
     let bytes = write(&model(), &Options::default()).unwrap();
     let count = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
