@@ -84,6 +84,7 @@ pub mod pattern;
 pub mod policy;
 mod precision;
 mod preprocess;
+mod state_dict;
 mod weights;
 
 pub use build::{Builder, Graph, GraphError, Node, NodeId, Param, Role};
@@ -93,4 +94,5 @@ pub use op::{Activation, Conv2d, Op, Pool2d, Shape};
 pub use policy::{LayerFormat, LayerPlan, Plan, Policy, PolicyError};
 pub use precision::{Float, SaveOptions};
 pub use preprocess::{ChannelOrder, Normaliser, Preprocess};
+pub use state_dict::state_dict;
 pub use weights::{Tensor, Weights, WeightsError};
