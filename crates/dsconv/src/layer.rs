@@ -137,12 +137,22 @@ impl DsConv2d {
         self.config
     }
 
-    /// `[N, Ci, H, W]` to `[N, Co, H', W']`.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = match self.config.activation {
+    /// Its stride, padding, dilation and groups.
+    pub fn options(&self) -> &ConvOptions<2> {
+        &self.options
+    }
+
+    /// The values that stand for an input `[N, Ci, H, W]`: what its integers see.
+    pub fn input(&self, x: Tensor<4>) -> Tensor<4> {
+        match self.config.activation {
             Some(format) => block_float(x, format, self.config.signed, self.options.groups),
             None => x,
-        };
+        }
+    }
+
+    /// `[N, Ci, H, W]` to `[N, Co, H', W']`.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = self.input(x);
         convolve(x, self.weight(), self.bias.as_ref().map(|b| b.val()), &self.options)
     }
 

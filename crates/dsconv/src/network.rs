@@ -189,13 +189,47 @@ impl Network {
                 uses[at] -= 1;
                 if uses[at] == 0 { values[at].take() } else { values[at].clone() }.expect("nodes are in order")
             };
-            let layer = self.slots[i].map(|slot| &self.layers[slot]);
             let inputs: Vec<_> = node.inputs.iter().map(|&id| take(id)).collect();
-            values[i] = Some(run(&node.op, layer, inputs));
+            values[i] = Some(self.forward_node(i, inputs));
         }
         let tapped = taps.iter().map(|tap| values[tap.index()].clone().expect("taps are kept")).collect();
         let output = values.pop().flatten().expect("the last node is the output");
         (output.flatten(1, 3), tapped)
+    }
+
+    /// The output of the graph's node number `index` (not of node 0, the input), given its inputs, each `[N, C, H, W]`.
+    ///
+    /// # Panics
+    /// If there is no such node, or it takes another number of inputs.
+    pub fn forward_node(&self, index: usize, inputs: Vec<Tensor<4>>) -> Tensor<4> {
+        let layer = self.slots[index].map(|slot| &self.layers[slot]);
+        run(&self.graph.nodes()[index].op, layer, inputs)
+    }
+
+    /// The quantized layer of the graph's node number `index`, if it is one.
+    pub fn quantized_layer(&self, index: usize) -> Option<&DsConv2d> {
+        match &self.layers[self.slots[index]?] {
+            Layer::Ds(conv) => Some(conv),
+            _ => None,
+        }
+    }
+
+    /// Gives the quantized layer of the graph's node number `index` other codes, whose values become its shadow weight, and
+    /// another bias `[Co]` if it has one.
+    ///
+    /// # Panics
+    /// If that node is no quantized layer, or a shape differs.
+    pub fn requantize(&mut self, index: usize, codes: &QuantizedWeights, offset: Option<Vec<f32>>) {
+        let slot = self.slots[index].expect("a node with a layer");
+        let Layer::Ds(old) = &self.layers[slot] else { panic!("node {index} is not quantized") };
+        assert_eq!(codes.shape(), old.latent.dims(), "codes of node {index}");
+        let device = old.latent.device();
+        let bias = old.bias.as_ref().map(|bias| match offset {
+            Some(offset) => Tensor::from_data(TensorData::new(offset, bias.dims()), &device),
+            None => bias.val(),
+        });
+        let new = DsConv2d::new(None, codes, bias, old.options().clone(), old.config(), &device);
+        self.layers[slot] = Layer::Ds(new);
     }
 
     /// The weights of a float network under the graph's names, running statistics included.

@@ -70,6 +70,27 @@ fn a_student_starts_as_the_quantized_model_and_leaves_its_teacher_alone() {
 }
 
 #[test]
+fn a_layer_takes_other_codes_and_another_bias() {
+    let device = Device::flex();
+    let teacher = small();
+    let (folded, weights) = graph::pass::fold_batch_norm(&teacher.graph, &teacher.weights);
+    let plan = Policy::default().resolve(&folded).unwrap();
+    let index = folded.find("layer1.0.conv1").unwrap().index();
+    for alpha in [Alpha::Trained, Alpha::Fixed, Alpha::Recomputed] {
+        let mut student = Network::student(&folded, &weights, &plan, alpha, &device).unwrap();
+        let before = student.to_model(info());
+        let mut codes = before.layers["layer1.0.conv1"].codes.clone();
+        codes.scale_channels(&[2.0; 8]);
+        student.requantize(index, &codes, Some(vec![0.5; 8]));
+        let after = student.to_model(info());
+        assert_eq!(after.layers["layer1.0.conv1"].codes.dequantize(), codes.dequantize(), "{alpha:?}");
+        assert_eq!(after.weights.get("layer1.0.conv1.bias").data(), [0.5; 8]);
+        assert_eq!(after.layers["layer1.0.conv2"], before.layers["layer1.0.conv2"]);
+        assert!(student.quantized_layer(index).is_some() && student.quantized_layer(index + 1).is_none());
+    }
+}
+
+#[test]
 fn a_float_network_gives_its_weights_back() {
     let teacher = small();
     let network = Network::trainable(&teacher.graph, &teacher.weights, &Device::flex().autodiff());
