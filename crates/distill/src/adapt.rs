@@ -8,20 +8,21 @@ use burn::module::{Module, ParamGroup};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
-use dsconv::{Alpha, Network};
-use graph::{Graph, Model, ModelError, NodeId, Policy, Role, Weights, pass, pattern};
+use dsconv::Network;
+use graph::{Graph, Model, ModelError, NodeId, Policy, pass, pattern};
 use images::{Batch, Unlabelled};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::augment::Augment;
 use crate::checkpoint::{self, best_epoch, load_model};
 use crate::evaluate::{Logits, check_fits, host, predict};
 use crate::fit::{Job, Span, fit};
+use crate::fit_layers::{fitted, reestimated};
 use crate::journal::{Point, Session};
 use crate::loader::{Loader, tensor};
-use crate::optimize::{Optimizer, Schedule, clip_global_norm};
+use crate::optimize::clip_global_norm;
 use crate::random::{Order, Random};
+use crate::settings::{AdaptConfig, BatchNormPolicy};
 use crate::train::{claim, detached};
 use crate::workers::{Workers, join};
 use crate::{Context, Error, files};
@@ -29,163 +30,19 @@ use crate::{Context, Error, files};
 /// Images of a part of a batch, at least: a part costs a pass over all weights.
 const LEAST: usize = 8;
 
-/// Where a student's block scales come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scales {
-    /// Found by the policy's rule, then trained.
-    #[default]
-    Trained,
-    /// Found by the policy's rule and kept.
-    Fixed,
-    /// Found anew by the policy's rule from the shadow weights at each step (the paper's).
-    Recomputed,
-}
-
-impl From<Scales> for Alpha {
-    fn from(scales: Scales) -> Self {
-        match scales {
-            Scales::Trained => Self::Trained,
-            Scales::Fixed => Self::Fixed,
-            Scales::Recomputed => Self::Recomputed,
-        }
-    }
-}
-
-/// What happens to batch normalisation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BatchNormPolicy {
-    /// The teacher's statistics are folded into weights and biases before quantization. The biases are trained.
-    #[default]
-    Fold,
-    /// The statistics are estimated anew first: those of the quantized student's values, on the images to adapt to. They
-    /// are then folded as the teacher's are.
-    Reestimate,
-}
-
-/// How a student is adapted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AdaptConfig {
-    /// Optimizer steps.
-    pub steps: usize,
-    /// Images of a step.
-    pub batch: usize,
-    /// Parts that a batch is cut into on the CPU, each of 8 images or more, which are worked on at the same time. The result
-    /// depends on it in the last bits, and not on the number of cores; more than 2 may pay on many cores.
-    pub parts: usize,
-    /// Steps from one checkpoint, and measurement on the images held out, to the next.
-    pub checkpoint_every: usize,
-    /// Images that are held out to choose the checkpoint by; at most a quarter of all.
-    pub held_out: usize,
-    /// Checkpoints without a better one before adaptation ends early; 0 never ends it early.
-    pub patience: usize,
-    /// How weights are moved.
-    pub optimizer: Optimizer,
-    /// Highest learning rate of shadow weights, in steps of their codes.
-    pub code_rate: f64,
-    /// Highest learning rate of block scales, in parts of the scale.
-    pub scale_rate: f64,
-    /// Highest learning rate of everything else: biases and layers that stay in floats.
-    pub learning_rate: f64,
-    /// Steps in which the learning rates rise to their highest.
-    pub warmup: usize,
-    /// Weight decay.
-    pub weight_decay: f32,
-    /// Largest norm of all gradients together; 0 sets no limit.
-    pub clip: f32,
-    /// Softens what teacher and student say before they are compared.
-    pub temperature: f64,
-    /// Weight of the tapped nodes' error, `sum (s - t)^2 / sum t^2`, beside the divergence of the logits.
-    pub feature_weight: f64,
-    /// Nodes to tap, by name; `*` and `?` as in the quantization rules. Empty: the last node with a feature map.
-    pub features: Vec<String>,
-    /// Where block scales come from.
-    pub scales: Scales,
-    /// What happens to batch normalisation.
-    pub batch_norm: BatchNormPolicy,
-    /// Random changes to the images.
-    pub augment: Augment,
-}
-
-impl Default for AdaptConfig {
-    fn default() -> Self {
-        Self {
-            steps: 500,
-            batch: 32,
-            parts: 2,
-            checkpoint_every: 50,
-            held_out: 256,
-            patience: 5,
-            optimizer: Optimizer::Adam,
-            code_rate: 5e-3,
-            scale_rate: 3e-4,
-            learning_rate: 3e-4,
-            warmup: 25,
-            weight_decay: 0.0,
-            clip: 5.0,
-            temperature: 2.0,
-            feature_weight: 0.0,
-            features: Vec::new(),
-            scales: Scales::Trained,
-            batch_norm: BatchNormPolicy::Fold,
-            // So that a few thousand images are not learned by heart.
-            augment: Augment { shift: 2, flip: false },
-        }
-    }
-}
-
-impl AdaptConfig {
-    /// # Errors
-    /// [`Error::Config`] names the setting whose value makes no sense.
-    pub fn check(&self) -> Result<(), Error> {
-        let counts = [("steps", self.steps), ("batch", self.batch), ("checkpoint_every", self.checkpoint_every)];
-        for (setting, count) in counts.into_iter().chain([("parts", self.parts), ("held_out", self.held_out)]) {
-            if count == 0 {
-                return Err(Error::config(&format!("adapt.{setting}"), "must be more than 0"));
-            }
-        }
-        let rates = [
-            ("code_rate", self.code_rate),
-            ("scale_rate", self.scale_rate),
-            ("learning_rate", self.learning_rate),
-            ("weight_decay", f64::from(self.weight_decay)),
-            ("clip", f64::from(self.clip)),
-            ("feature_weight", self.feature_weight),
-        ];
-        for (setting, rate) in rates {
-            if !(rate >= 0.0 && rate.is_finite()) {
-                return Err(Error::config(&format!("adapt.{setting}"), "must be at least 0"));
-            }
-        }
-        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return Err(Error::config("adapt.temperature", "must be more than 0"));
-        }
-        Ok(())
-    }
-
-    fn epochs(&self) -> usize {
-        self.steps.div_ceil(self.checkpoint_every)
-    }
-
-    fn schedule(&self, peak: f64) -> Schedule {
-        Schedule { peak, floor: 0.0, warmup: self.warmup, total: self.steps }
-    }
-}
-
 /// What adaptation gives.
 #[derive(Debug)]
 pub struct Adapted {
     /// The student at its best step, on the plain device.
     pub student: Network,
-    /// The step it was best at: 0 where no step was better than the student as quantized.
+    /// The step it was best at: 0 where no step was better than the student before the first, its layers fitted.
     pub best_step: usize,
     /// What was measured on the images held out, from step 0 on.
     pub points: Vec<Point>,
 }
 
-/// Quantizes a copy of the teacher and trains it, on images alone, to say what the teacher says.
+/// Quantizes a copy of the teacher and has it learn, on images alone, to say what the teacher says: layer by layer first
+/// ([`AdaptConfig::fit_images`]: least squares, no gradients), then as a whole, by gradients of
 ///
 /// ```text
 /// loss = T^2 KL(softmax(t / T) || softmax(s / T)) + feature_weight * mean over taps of sum (s_i - t_i)^2 / sum t_i^2
@@ -240,7 +97,7 @@ pub fn adapt(
             pass::fold_batch_norm(&teacher.graph, &reestimated(teacher, policy, &adapting, &order, context)?).1
         }
     };
-    let student = Network::student(&folded, &start, &plan, config.scales.into(), &device)?;
+    let mut student = Network::student(&folded, &start, &plan, config.scales.into(), &device)?;
     let teacher = Arc::new(Network::trainable(&folded, &weights, &context.device));
     let taps = taps(&folded, config)?;
 
@@ -251,12 +108,16 @@ pub fn adapt(
     let logits = if cached { Some(Arc::new(known("teacher on the images to adapt to", &adapting)?)) } else { None };
 
     let checkpoints = folder.join("checkpoints");
+    let workers = Workers::new(&context.device, config.parts.min(order.batch() / LEAST))?;
+    if config.fit_images > 0 {
+        student = fitted(student, &teacher, &start, &adapting, config.fit_images, &workers, &checkpoints, context)?;
+    }
     let (done, journal) = checkpoint::newest(&checkpoints)?.unwrap_or_default();
     let patience = (config.patience > 0).then_some(config.patience);
     let session = Session::new(journal, context.interrupter.clone(), patience);
     let task = Task {
         session: session.clone(),
-        workers: Workers::new(&context.device, config.parts.min(order.batch() / LEAST))?,
+        workers,
         teacher,
         taps: taps.into(),
         temperature: config.temperature,
@@ -344,36 +205,6 @@ fn taps(folded: &Graph, config: &AdaptConfig) -> Result<Vec<NodeId>, Error> {
     taps.sort_unstable();
     taps.dedup();
     Ok(taps)
-}
-
-/// The teacher's weights with the statistics that batch normalisation finds behind quantized layers.
-///
-/// burn's running averages take a tenth from each batch: after the last one the teacher's own count for half a percent.
-/// Folding them scales whole filters, which changes scales but no code.
-fn reestimated(
-    teacher: &Model,
-    policy: &Policy,
-    images: &Unlabelled,
-    order: &Order,
-    context: &Context,
-) -> Result<Weights, Error> {
-    const BATCHES: usize = 50;
-    let device = context.device.clone().autodiff();
-    let plan = policy.resolve(&teacher.graph)?;
-    let student = Network::student(&teacher.graph, &teacher.weights, &plan, Alpha::Fixed, &device)?;
-    context.progress.start("estimate batch statistics", BATCHES);
-    for step in 0..BATCHES {
-        context.check()?;
-        student.forward(tensor(images.batch(&order.indices(step))?, &device));
-        context.progress.advance(step + 1, "");
-    }
-    context.progress.finish();
-    let mut weights = teacher.weights.clone();
-    let found = student.to_weights();
-    for param in teacher.graph.params().iter().filter(|p| matches!(p.role, Role::Mean | Role::Variance)) {
-        weights.insert(&param.name, found.get(&param.name).clone());
-    }
-    Ok(weights)
 }
 
 /// The student before its first step, on the images held out.

@@ -125,9 +125,13 @@ pub(crate) fn newest(directory: &Path) -> Result<Option<(usize, Journal)>, Error
 
 /// The model of an epoch.
 pub(crate) fn load_model(directory: &Path, epoch: usize) -> Result<ModuleRecord, Error> {
-    let path = model_path(directory, epoch);
-    let bytes = fs::read(&path).map_err(Error::io(&path))?;
-    ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes)).map_err(|e| Error::file(&path, e))
+    load_record(&model_path(directory, epoch))
+}
+
+/// A module's record from a file.
+pub(crate) fn load_record(path: &Path) -> Result<ModuleRecord, Error> {
+    let bytes = fs::read(path).map_err(Error::io(path))?;
+    ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes)).map_err(|e| Error::file(path, e))
 }
 
 /// The epoch of the journal's best point. A journal that begins before training has one point more than epochs.

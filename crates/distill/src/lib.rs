@@ -2,7 +2,8 @@
 //!
 //! - [`train`] trains a float network with labels: the teacher.
 //! - [`adapt`] takes a teacher, a quantization policy and [`images::Unlabelled`] images, and returns the student that
-//!   agrees with the teacher best on images held out. It cannot see a label: none of its arguments holds one.
+//!   agrees with the teacher best on images held out. It cannot see a label: none of its arguments holds one. Each layer
+//!   is fitted to the teacher's by least squares, then the network learns as a whole.
 //! - [`evaluate`] measures accuracy, agreement and the logits' signal-to-noise ratio.
 //! - [`calibrate()`] finds the ranges of a network's values.
 //! - [`run`] does all of it from a [`DistillConfig`] in a run folder.
@@ -20,16 +21,19 @@ mod error;
 pub mod evaluate;
 mod files;
 mod fit;
+mod fit_layers;
 mod journal;
+mod least_squares;
 mod loader;
 mod optimize;
 mod progress;
 mod random;
 mod run;
+mod settings;
 mod train;
 mod workers;
 
-pub use adapt::{AdaptConfig, Adapted, BatchNormPolicy, Scales, adapt};
+pub use adapt::{Adapted, adapt};
 pub use augment::Augment;
 pub use calibrate::{Calibration, calibrate};
 pub use error::Error;
@@ -38,6 +42,7 @@ pub use journal::Point;
 pub use optimize::{Optimizer, Schedule};
 pub use progress::{Context, Progress};
 pub use run::{DataConfig, DistillConfig, ExportConfig, METRICS, MODEL, Measured, QUANTIZED, Report, STUDENT, run};
+pub use settings::{AdaptConfig, BatchNormPolicy, Scales};
 pub use train::{TrainConfig, Trained, train};
 
 /// Stops a run from another thread: the running phase ends with [`Error::Interrupted`] and can be resumed.

@@ -9,9 +9,10 @@ use graph::{Float, Model, Policy, SaveOptions, pass};
 use images::{Labelled, Unlabelled};
 use serde::{Deserialize, Serialize};
 
-use crate::adapt::{AdaptConfig, adapt};
+use crate::adapt::adapt;
 use crate::evaluate::{Logits, Scores, predict};
 use crate::journal::Point;
+use crate::settings::AdaptConfig;
 use crate::train::{check_set, claim};
 use crate::{Context, Error, files};
 
@@ -116,7 +117,7 @@ pub struct Report {
     pub quantized: Measured,
     /// The student after adaptation: `model.safetensors`, loaded back.
     pub adapted: Measured,
-    /// The step whose student it is: 0 where none was better than the student before adaptation.
+    /// The step whose student it is: 0 where none was better than the student before the first.
     pub best_step: usize,
     /// What was measured on the images held out, from step 0 on.
     pub held_out: Vec<Point>,

@@ -154,7 +154,8 @@ fn batch_statistics_are_the_students_own() {
     moved.weights.0.get_mut("bn1.running_mean").unwrap().data_mut().fill(1.0);
     moved.weights.0.get_mut("bn1.running_var").unwrap().data_mut().fill(9.0);
     let largest_mean = |batch_norm: distill::BatchNormPolicy| {
-        let config = AdaptConfig { steps: 1, batch_norm, ..settings() };
+        // Fitting layers would give them the teacher's means again.
+        let config = AdaptConfig { steps: 1, batch_norm, fit_images: 0, ..settings() };
         let images = adapt_images();
         let folder = folder.path().join(format!("{batch_norm:?}"));
         let context = Context::default();
@@ -289,4 +290,34 @@ fn images_must_fit_the_network() {
     )
     .unwrap_err();
     assert_eq!(error.to_string(), "embedded/adapt: its images are 3x32x32, `other` takes 3x16x16");
+}
+
+#[test]
+fn layers_fitted_to_the_teacher_say_what_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy: Policy = toml::from_str("bits = 2\nactivation = { bits = 3 }").unwrap();
+    let run = |name: &str, fit_images: usize, resume: bool| {
+        let config = AdaptConfig { steps: 1, code_rate: 0.0, scale_rate: 0.0, learning_rate: 0.0, ..settings() };
+        let config = AdaptConfig { fit_images, ..config };
+        let (path, context) = (folder.path().join(name), Context::default());
+        distill::adapt(&teacher(), &policy, &adapt_images(), &config, 5, &path, resume, &context).unwrap()
+    };
+    // Rates of 0: what differs is the fit. The images held out are not those it was made on.
+    let (plain, fitted) = (run("plain", 0, false), run("fitted", 72, false));
+    let divergence = |adapted: &distill::Adapted| adapted.points[0].loss;
+    assert!(divergence(&fitted) < 0.5 * divergence(&plain), "{:?} {:?}", fitted.points, plain.points);
+
+    // Where a kill left neither checkpoint nor fit, the fit is made again; where it left a fit alone, a resume takes that.
+    let broken = folder.path().join("broken");
+    fs::create_dir_all(broken.join("checkpoints")).unwrap();
+    fs::copy(folder.path().join("fitted/adapt.toml"), broken.join("adapt.toml")).unwrap();
+    assert_eq!(bits(&run("broken", 72, true)), bits(&fitted));
+    let fit = fs::read(broken.join("checkpoints/fitted.bpk")).unwrap();
+    for entry in fs::read_dir(broken.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            fs::remove_dir_all(entry).unwrap();
+        }
+    }
+    assert_eq!(bits(&run("broken", 72, true)), bits(&fitted));
+    assert_eq!(fs::read(broken.join("checkpoints/fitted.bpk")).unwrap(), fit);
 }

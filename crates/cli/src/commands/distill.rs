@@ -99,7 +99,7 @@ fn show(outcome: &Outcome, printer: &Printer) {
     printer.line(&outcome.deployed);
     match outcome.report.best_step {
         0 => printer.warn(
-            "no step of the adaptation was better on the images held out: the student is the one before it. \
+            "no step was better on the images held out: the student is the one before the first, its layers fitted. \
              Try lower rates, such as `--set adapt.code_rate=2e-3`, or more steps",
         ),
         step => printer.detail(format!("the student was best at step {step}")),

@@ -1,0 +1,245 @@
+//! Fits a student's codes, scales and biases to what its teacher's layers say, one layer after the other.
+//!
+//! ```text
+//! teacher   x ---- conv ---- y ----- ...            for every quantized layer, in the graph's order:
+//! student   x' --- codes --- y' ---- ...            least squares of y by BFP(x'), over alpha, q and bias
+//! ```
+//! `x'` comes from layers that are fitted already, so a layer also makes up for what those before it, and the rounding of
+//! its own input, did to the values. Nothing is trained and no label exists here: [`blockfloat::reconstruct`] solves each
+//! layer from sums over the images.
+use std::path::Path;
+
+use blockfloat::QuantizedWeights;
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use dsconv::{Alpha, DsConv2d, Network};
+use graph::{Graph, Model, ModelError, Policy, Role, Weights};
+use images::Unlabelled;
+
+use crate::least_squares::{Pixels, Problem, Sums};
+use crate::loader::tensor;
+use crate::random::{Order, Random};
+use crate::workers::Workers;
+use crate::{Context, Error, checkpoint, files};
+
+/// Images whose values are one tensor.
+const CHUNK: usize = 32;
+/// Pixels that a layer is fitted on: this many for each weight of a filter, but no fewer than `LEAST_ROWS`.
+const ROWS_PER_WEIGHT: usize = 32;
+const LEAST_ROWS: usize = 8192;
+/// Filters with more weights keep their codes (their sums would take gigabytes); only their biases are fitted.
+const MOST_WEIGHTS: usize = 4608;
+/// Bytes that the values of all images may take.
+const MEMORY: usize = 2 << 30;
+
+/// The student with layers fitted to the teacher's; found in the folder where an earlier start of this run got so far.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn fitted(
+    mut student: Network,
+    teacher: &Network,
+    weights: &Weights,
+    images: &Unlabelled,
+    count: usize,
+    workers: &Workers,
+    checkpoints: &Path,
+    context: &Context,
+) -> Result<Network, Error> {
+    let path = checkpoints.join("fitted.bpk");
+    if path.exists() {
+        return Ok(student.load_record(checkpoint::load_record(&path)?));
+    }
+    let weight = |node: &str| weights.get(&format!("{node}.weight")).data();
+    fit_layers(&mut student, teacher, weight, images, count, workers, context)?;
+    let record = student.clone().into_record().into_bytes().map_err(|e| Error::file(&path, e))?;
+    files::write(&path, &record)?;
+    Ok(student)
+}
+
+/// Some images' values at every node that is still needed.
+struct Chunk {
+    teacher: Vec<Option<Tensor<4>>>,
+    student: Vec<Option<Tensor<4>>>,
+}
+
+/// Fits `student`, which runs on an autodiff device, to `teacher` on the first `count` of `images` (fewer where their
+/// values would not fit in memory). Both run the same folded graph. `weights` of a node are those it is quantized from.
+fn fit_layers<'a>(
+    student: &mut Network,
+    teacher: &Network,
+    weights: impl Fn(&str) -> &'a [f32],
+    images: &Unlabelled,
+    count: usize,
+    workers: &Workers,
+    context: &Context,
+) -> Result<(), Error> {
+    let graph = teacher.graph().clone();
+    let nodes = graph.nodes();
+    let count = count.min(images.len()).min(MEMORY / (8 * live_elements(&graph)).max(1)).max(1);
+    let mut parts = load(images, count, nodes.len(), workers, &context.device)?;
+    let mut plain = student.valid();
+    let mut uses = graph.uses();
+    context.progress.start("fit layers", nodes.len() - 1);
+    for (index, node) in nodes.iter().enumerate().skip(1) {
+        context.check()?;
+        let inputs: Vec<usize> = node.inputs.iter().map(|id| id.index()).collect();
+        let taken = |values: &[Option<Tensor<4>>]| -> Vec<Tensor<4>> {
+            inputs.iter().map(|&at| values[at].clone().expect("nodes are in order")).collect()
+        };
+        parts = run(workers, parts, |mut chunk| {
+            chunk.teacher[index] = Some(teacher.clone().forward_node(index, taken(&chunk.teacher)));
+            chunk
+        });
+        if let Some(layer) = plain.quantized_layer(index) {
+            let weight = weights(&node.name);
+            let fitted = fit(layer, weight, &parts, (index, inputs[0]), count, workers)
+                .map_err(|source| ModelError::Numbers { layer: node.name.clone(), source })?;
+            plain.requantize(index, &fitted.codes, fitted.bias.clone());
+            student.requantize(index, &fitted.codes, fitted.bias);
+        }
+        parts = run(workers, parts, |mut chunk| {
+            chunk.student[index] = Some(plain.clone().forward_node(index, taken(&chunk.student)));
+            chunk
+        });
+        for &input in &inputs {
+            uses[input] -= 1;
+            if uses[input] == 0 {
+                parts
+                    .iter_mut()
+                    .flatten()
+                    .for_each(|chunk| (chunk.teacher[input], chunk.student[input]) = (None, None));
+            }
+        }
+        context.progress.advance(index, "");
+    }
+    context.progress.finish();
+    Ok(())
+}
+
+/// `work` on every chunk, a worker's one after the other.
+fn run(workers: &Workers, parts: Vec<Vec<Chunk>>, work: impl Fn(Chunk) -> Chunk + Sync) -> Vec<Vec<Chunk>> {
+    workers.run(parts, |chunks: Vec<Chunk>| chunks.into_iter().map(&work).collect())
+}
+
+/// The images as both networks' input, a share for each worker.
+fn load(
+    images: &Unlabelled,
+    count: usize,
+    nodes: usize,
+    workers: &Workers,
+    device: &Device,
+) -> Result<Vec<Vec<Chunk>>, Error> {
+    let chunk = |range: std::ops::Range<usize>| -> Result<Chunk, Error> {
+        let mut values = vec![None; nodes];
+        values[0] = Some(tensor(images.batch(&range.collect::<Vec<_>>())?, device));
+        Ok(Chunk { teacher: values.clone(), student: values })
+    };
+    let cut = |part: std::ops::Range<usize>| {
+        part.clone().step_by(CHUNK).map(|start| chunk(start..part.end.min(start + CHUNK))).collect()
+    };
+    workers.parts(count).into_iter().map(cut).collect()
+}
+
+/// Most elements that one network's values of one image take at the same time.
+fn live_elements(graph: &Graph) -> usize {
+    let mut uses = graph.uses();
+    let sizes: Vec<usize> = graph.nodes().iter().map(|node| node.shape.elements()).collect();
+    let (mut live, mut most) = (sizes[0], sizes[0]);
+    for (index, node) in graph.nodes().iter().enumerate().skip(1) {
+        live += sizes[index];
+        most = most.max(live);
+        for input in &node.inputs {
+            uses[input.index()] -= 1;
+            if uses[input.index()] == 0 {
+                live -= sizes[input.index()];
+            }
+        }
+    }
+    most
+}
+
+struct Fitted {
+    codes: QuantizedWeights,
+    bias: Option<Vec<f32>>,
+}
+
+/// The layer of node `index`, whose input is the output of node `input`.
+fn fit(
+    layer: &DsConv2d,
+    weight: &[f32],
+    parts: &[Vec<Chunk>],
+    (index, input): (usize, usize),
+    count: usize,
+    workers: &Workers,
+) -> Result<Fitted, blockfloat::Error> {
+    let [co, cg, kh, kw] = layer.latent.dims();
+    let (k, groups) = (cg * kh * kw, layer.options().groups);
+    let filters = co / groups;
+    let format = layer.config().weight;
+    let each = (ROWS_PER_WEIGHT * k).max(LEAST_ROWS).div_ceil(count);
+    let work = |(part, chunks): (usize, Vec<[Tensor<4>; 2]>)| {
+        let layer = layer.clone();
+        let sums = |(i, [x, y]): (usize, [Tensor<4>; 2])| -> Vec<Sums> {
+            let random = Random::new(index as u64, &[5, part as u64, i as u64]);
+            let pixels = Pixels::new(layer.input(x), y, layer.options(), [kh, kw], each, random);
+            (0..groups).map(|group| pixels.sums(group)).collect()
+        };
+        chunks.into_iter().enumerate().map(sums).reduce(together).expect("a part has images")
+    };
+    let value = |values: &[Option<Tensor<4>>], at: usize| values[at].clone().expect("it was computed");
+    let items = parts.iter().enumerate().map(|(part, chunks)| {
+        (part, chunks.iter().map(|c| [value(&c.student, input), value(&c.teacher, index)]).collect())
+    });
+    let sums = workers.run(items.collect(), work).into_iter().reduce(together).expect("there is a part");
+
+    let (mut codes, mut scales) = (Vec::with_capacity(weight.len()), Vec::new());
+    let mut bias = Vec::with_capacity(co);
+    for (sums, weight) in sums.iter().zip(weight.chunks_exact(filters * k)) {
+        let problem = Problem::new(sums, weight, k, layer.bias.is_some());
+        let shape = [filters, cg, kh, kw];
+        let found = if k <= MOST_WEIGHTS {
+            blockfloat::reconstruct(weight, shape, format, &problem.gram, &problem.cross)?
+        } else {
+            QuantizedWeights::quantize(weight, shape, format)?
+        };
+        bias.extend(problem.bias(&found.dequantize()));
+        codes.extend_from_slice(found.codes());
+        scales.extend_from_slice(found.scales());
+    }
+    let codes = QuantizedWeights::from_parts([co, cg, kh, kw], format.bits, format.block, codes, scales)?;
+    Ok(Fitted { codes, bias: layer.bias.is_some().then_some(bias) })
+}
+
+fn together(mut sums: Vec<Sums>, more: Vec<Sums>) -> Vec<Sums> {
+    sums.iter_mut().zip(&more).for_each(|(sum, more)| sum.add(more));
+    sums
+}
+
+/// The teacher's weights with the statistics that batch normalisation finds behind quantized layers.
+///
+/// burn's running averages take a tenth from each batch: after the last one the teacher's own count for half a percent.
+/// Folding them scales whole filters, which changes scales but no code.
+pub(crate) fn reestimated(
+    teacher: &Model,
+    policy: &Policy,
+    images: &Unlabelled,
+    order: &Order,
+    context: &Context,
+) -> Result<Weights, Error> {
+    const BATCHES: usize = 50;
+    let device = context.device.clone().autodiff();
+    let plan = policy.resolve(&teacher.graph)?;
+    let student = Network::student(&teacher.graph, &teacher.weights, &plan, Alpha::Fixed, &device)?;
+    context.progress.start("estimate batch statistics", BATCHES);
+    for step in 0..BATCHES {
+        context.check()?;
+        student.forward(tensor(images.batch(&order.indices(step))?, &device));
+        context.progress.advance(step + 1, "");
+    }
+    context.progress.finish();
+    let mut weights = teacher.weights.clone();
+    let found = student.to_weights();
+    for param in teacher.graph.params().iter().filter(|p| matches!(p.role, Role::Mean | Role::Variance)) {
+        weights.insert(&param.name, found.get(&param.name).clone());
+    }
+    Ok(weights)
+}
