@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod deploy;
 mod device;
+mod engine;
 mod error;
 mod import;
 mod names;

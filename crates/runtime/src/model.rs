@@ -107,6 +107,12 @@ impl Model {
         self.inner.plan.weight_bytes()
     }
 
+    /// Multiply-accumulates a second of the kernel's innermost loop on one thread, all data in the nearest cache: what
+    /// layers can be compared with. Takes some milliseconds.
+    pub fn ceiling(&self) -> f64 {
+        crate::exec::ceiling(&*self.inner.kernel)
+    }
+
     /// Memory to run it in, with a pool of `threads` threads (at least one).
     pub fn session(&self, threads: usize) -> Session {
         let threads = threads.max(1);

@@ -15,6 +15,9 @@ pub struct Eval {
     /// Also compare with this model: agreement and SQNR of the logits
     #[arg(long, value_name = "MODEL")]
     pub against: Option<String>,
+    /// Run a `.dsc` file in the simulation, not in the integer engine
+    #[arg(long)]
+    pub simulate: bool,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArg,

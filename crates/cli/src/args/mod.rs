@@ -1,4 +1,5 @@
 //! What can be typed. Nothing is done here: [`crate::commands`] does it.
+mod bench;
 mod compare;
 mod data;
 mod device;
@@ -16,6 +17,7 @@ mod verify;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub use bench::Bench;
 pub use compare::Compare;
 pub use data::{Data, DataCommand, Get, Make};
 pub use device::{DeviceArg, DeviceName};
@@ -97,6 +99,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Check a .dsc file: structure, checksums, and the stored logits
     Verify(Verify),
+    /// Time a `.dsc` file in the integer engine, layer by layer
+    Bench(Bench),
     /// Train a float network with labels
     Train(Train),
     /// List the networks that can be named

@@ -17,6 +17,9 @@ pub struct Predict {
     /// Print the raw outputs of all classes
     #[arg(long)]
     pub logits: bool,
+    /// Run a `.dsc` file in the simulation, not in the integer engine
+    #[arg(long)]
+    pub simulate: bool,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArg,

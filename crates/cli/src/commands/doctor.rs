@@ -25,6 +25,8 @@ struct Report {
     cpu: Option<String>,
     cores: usize,
     simd: Vec<&'static str>,
+    /// Kernels of the integer engine that run here, slowest first.
+    kernels: Vec<&'static str>,
     memory_gib: Option<f64>,
     devices: Vec<Backend>,
     binary: Option<PathBuf>,
@@ -63,6 +65,7 @@ fn report() -> Report {
         cpu: line("/proc/cpuinfo", "model name"),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         simd: simd(),
+        kernels: runtime::kernels().into_iter().map(runtime::KernelName::as_str).collect(),
         memory_gib: memory(),
         devices: backends(),
         binary: std::env::current_exe().ok(),
@@ -88,6 +91,7 @@ fn show(report: &Report, printer: &Printer) {
     row("cpu", report.cpu.clone().unwrap_or_else(unknown));
     row("cores", report.cores.to_string());
     row("simd", if report.simd.is_empty() { "none that is used".to_owned() } else { report.simd.join(" ") });
+    row("kernels", format!("{} (DSCONV_KERNEL chooses)", report.kernels.join(" ")));
     if let Some(memory) = report.memory_gib {
         row("memory", format!("{memory:.1} GiB"));
     }

@@ -9,7 +9,7 @@ use crate::args::{DeviceName, Eval};
 use crate::error::{Error, Result};
 use crate::printer::Printer;
 use crate::table::{Table, bytes, duration};
-use crate::{device, progress, source};
+use crate::{device, engine, progress, source};
 
 /// What was measured.
 #[derive(Debug, Serialize)]
@@ -44,16 +44,25 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
     check_labels(&set, &source.model)?;
 
     let context = progress::context(device, printer)?;
-    let network = source::network(&source.model, &context.device);
     let other = against.as_ref().map(|source| source::network(&source.model, &context.device));
     if let Some(other) = &other
-        && other.graph().output() != network.graph().output()
+        && other.graph().output() != source.model.graph.output()
     {
         return Err(Error::usage("the two models have different numbers of classes"));
     }
-    let networks: Vec<&Network> = [Some(&network), other.as_ref()].into_iter().flatten().collect();
+    let images = set.without_labels();
     let start = Instant::now();
-    let logits = predict("eval", &networks, &set.without_labels(), &context)?;
+    let logits = if engine::is_for(&args.model.model, args.device.device, args.simulate) {
+        let mut logits = vec![engine::predict("eval", &source.model, &images, &context)?];
+        if let Some(other) = &other {
+            logits.extend(predict("eval", &[other], &images, &context)?);
+        }
+        logits
+    } else {
+        let network = source::network(&source.model, &context.device);
+        let networks: Vec<&Network> = [Some(&network), other.as_ref()].into_iter().flatten().collect();
+        predict("eval", &networks, &images, &context)?
+    };
     let time = start.elapsed();
     let scores = logits[0].scores(set.labels(), logits.last().expect("one network at least"));
     let outcome = Outcome {

@@ -1,4 +1,5 @@
 //! What the commands do, one file each.
+mod bench;
 mod compare;
 mod data;
 mod distill;
@@ -25,6 +26,7 @@ use crate::printer::Printer;
 /// Whatever keeps the command from its result.
 pub fn run(command: &Command, printer: &Printer) -> Result<()> {
     match command {
+        Command::Bench(args) => bench::run(args, printer),
         Command::Compare(args) => compare::run(args, printer),
         Command::Data(args) => data::run(args, printer),
         Command::Distill(args) => distill::run(args, printer),

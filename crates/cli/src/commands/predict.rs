@@ -9,7 +9,7 @@ use crate::args::{DeviceName, Predict};
 use crate::error::{Error, Result};
 use crate::printer::Printer;
 use crate::table::Table;
-use crate::{device, progress, source};
+use crate::{device, engine, progress, source};
 
 /// What one image is.
 #[derive(Debug, Serialize)]
@@ -37,8 +37,12 @@ pub fn run(args: &Predict, printer: &Printer) -> Result<()> {
     let source = source::open(&args.model, printer)?;
     let set = open(&args.images, &source.model.info.preprocess)?;
     let context = progress::context(device, printer)?;
-    let network = source::network(&source.model, &context.device);
-    let logits = predict("predict", &[&network], &set, &context)?.remove(0);
+    let logits = if engine::is_for(&args.model.model, args.device.device, args.simulate) {
+        engine::predict("predict", &source.model, &set, &context)?
+    } else {
+        let network = source::network(&source.model, &context.device);
+        predict("predict", &[&network], &set, &context)?.remove(0)
+    };
 
     let classes = &source.model.info.classes;
     let top = usize::try_from(args.top).unwrap_or(usize::MAX);

@@ -1,0 +1,56 @@
+//! The integer engine for commands that give logits.
+use std::path::Path;
+
+use distill::{Context, Logits};
+use graph::Model;
+use images::Unlabelled;
+
+use crate::args::DeviceName;
+use crate::error::{Error, Result};
+
+/// Images that run together: a linear layer's weights are read once for all of them.
+const BATCH: usize = 32;
+
+/// Whether a command runs the integer engine: for a `.dsc` file, unless a device or the simulation is asked for.
+pub fn is_for(model: &str, device: Option<DeviceName>, simulate: bool) -> bool {
+    let dsc = Path::new(model).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("dsc"));
+    dsc && device.is_none() && !simulate
+}
+
+/// Threads of a session if nobody says otherwise: one a core.
+pub fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The logits of a quantized model for a set of images.
+///
+/// # Errors
+/// A kernel that `DSCONV_KERNEL` names and this CPU lacks; images that cannot be read or do not fit; an interruption.
+pub fn predict(phase: &str, model: &Model, images: &Unlabelled, context: &Context) -> Result<Logits> {
+    let engine = runtime::Model::new(model.clone())?;
+    let input = engine.input();
+    let [channels, height, width] = images.shape();
+    if [input.channels, input.height, input.width] != [channels, height, width] {
+        return Err(Error::failed(format!(
+            "the images of `{}` are {channels}x{height}x{width}, `{}` takes {}x{}x{}",
+            images.name(),
+            model.graph.name(),
+            input.channels,
+            input.height,
+            input.width
+        )));
+    }
+    let mut session = engine.session(threads());
+    let mut values = Vec::with_capacity(images.len() * engine.outputs());
+    context.progress.start(phase, images.len());
+    for first in (0..images.len()).step_by(BATCH) {
+        if context.interrupter.should_stop() {
+            return Err(Error::interrupted("stopped by Ctrl-C"));
+        }
+        let batch = images.batch(&(first..images.len().min(first + BATCH)).collect::<Vec<_>>())?;
+        values.extend_from_slice(session.run(&batch.pixels)?);
+        context.progress.advance((first + BATCH).min(images.len()), "");
+    }
+    context.progress.finish();
+    Ok(Logits::new(engine.outputs(), values))
+}
