@@ -45,7 +45,7 @@ pub fn predict(phase: &str, model: &Model, images: &Unlabelled, context: &Contex
     context.progress.start(phase, images.len());
     for first in (0..images.len()).step_by(BATCH) {
         if context.interrupter.should_stop() {
-            return Err(Error::interrupted("stopped by Ctrl-C"));
+            return Err(Error::interrupted("stopped"));
         }
         let batch = images.batch(&(first..images.len().min(first + BATCH)).collect::<Vec<_>>())?;
         values.extend_from_slice(session.run(&batch.pixels)?);

@@ -28,6 +28,8 @@ pub(crate) struct Workspace {
     codes: Vec<Codes>,
     /// Rows of steps whose value nobody reads as floats, one strip for each part of the rows.
     scratch: Buffer<f32>,
+    /// Panels of weights, unpacked, for each part.
+    unpacked: Buffer<u8>,
     parts: usize,
 }
 
@@ -45,6 +47,7 @@ impl Workspace {
                 })
                 .collect(),
             scratch: Buffer::new(program.scratch * parts),
+            unpacked: Buffer::new(program.unpacked * parts),
             parts,
         }
     }
@@ -52,7 +55,7 @@ impl Workspace {
     /// Bytes it takes.
     pub fn bytes(&self) -> usize {
         let codes = self.codes.iter().map(|c| c.codes.bytes() + c.scales.bytes());
-        self.floats.iter().map(Buffer::bytes).chain(codes).sum::<usize>() + self.scratch.bytes()
+        self.floats.iter().map(Buffer::bytes).chain(codes).sum::<usize>() + self.scratch.bytes() + self.unpacked.bytes()
     }
 }
 
@@ -86,9 +89,15 @@ pub(crate) fn run(
         let mut dest = slot.map(|slot| std::mem::take(&mut workspace.floats[slot]));
         let mut taken: [Codes; EMITS] = Default::default();
         let mut scratch = std::mem::take(&mut workspace.scratch);
+        let mut unpacked = std::mem::take(&mut workspace.unpacked);
         for first in (0..step.emits.len().max(1)).step_by(EMITS) {
             let emits = &step.emits[first.min(step.emits.len())..(first + EMITS).min(step.emits.len())];
-            let mut out = Out { rows: dest.as_deref_mut(), emits: Default::default(), scratch: &mut scratch };
+            let mut out = Out {
+                rows: dest.as_deref_mut(),
+                emits: Default::default(),
+                scratch: &mut scratch,
+                unpacked: &mut unpacked,
+            };
             for ((emit, taken), out) in emits.iter().zip(&mut taken).zip(&mut out.emits) {
                 *taken = std::mem::take(&mut workspace.codes[emit.slot]);
                 let layout = &plan.layouts[emit.layout];
@@ -113,6 +122,7 @@ pub(crate) fn run(
             }
         }
         workspace.scratch = scratch;
+        workspace.unpacked = unpacked;
         if let (Some(slot), Some(dest)) = (slot, dest) {
             workspace.floats[slot] = dest;
         }
@@ -149,6 +159,7 @@ struct Out<'a> {
     rows: Option<&'a mut [f32]>,
     emits: Emitted<'a>,
     scratch: &'a mut [f32],
+    unpacked: &'a mut [u8],
 }
 
 struct Task<'a> {
@@ -180,18 +191,31 @@ impl Task<'_> {
         let values = out.rows.map(|rows| rows.split_at_mut(half * self.step.shape.width * stride));
         let (first, second) = values.map_or((None, None), |(a, b)| (Some(a), Some(b)));
         let (low, high) = out.scratch.split_at_mut(out.scratch.len() / parts * (parts / 2));
+        let (low_bytes, high_bytes) = out.unpacked.split_at_mut(out.unpacked.len() / parts * (parts / 2));
         let [low_emits, high_emits] = emits;
         let middle = rows.start + half;
         rayon::join(
-            || self.split(rows.start..middle, Out { rows: first, emits: low_emits, scratch: low }, parts / 2),
-            || self.split(middle..rows.end, Out { rows: second, emits: high_emits, scratch: high }, parts - parts / 2),
+            || {
+                self.split(
+                    rows.start..middle,
+                    Out { rows: first, emits: low_emits, scratch: low, unpacked: low_bytes },
+                    parts / 2,
+                )
+            },
+            || {
+                self.split(
+                    middle..rows.end,
+                    Out { rows: second, emits: high_emits, scratch: high, unpacked: high_bytes },
+                    parts - parts / 2,
+                )
+            },
         );
     }
 
     fn rows(&self, rows: std::ops::Range<usize>, out: Out<'_>) {
         let Self { step, kernel, memory, .. } = self;
         let width = step.shape.width;
-        let Out { rows: mut values, mut emits, scratch } = out;
+        let Out { rows: mut values, mut emits, scratch, unpacked } = out;
         let (start, end) = (rows.start * width, rows.end * width);
         let mut pixels = [0u32; STRIP];
         let mut first = start;
@@ -208,9 +232,9 @@ impl Task<'_> {
             };
             if let StepOp::Conv(conv) = &step.op {
                 if let Some(before) = &conv.before {
-                    self.conv(before, first, count, &mut pixels, out, stride);
+                    self.conv(before, first, &mut pixels[..count], unpacked, out, stride);
                 }
-                self.conv(conv, first, count, &mut pixels, out, stride);
+                self.conv(conv, first, &mut pixels[..count], unpacked, out, stride);
             } else {
                 kernel.compute(step, memory, first, count, out, stride);
             }
@@ -251,12 +275,11 @@ impl Task<'_> {
         &self,
         conv: &IntConv,
         first: usize,
-        count: usize,
-        pixels: &mut [u32; STRIP],
+        pixels: &mut [u32],
+        unpacked: &mut [u8],
         out: &mut [f32],
         stride: usize,
     ) {
-        let pixels = &mut pixels[..count];
         let ([sy, sx], width) = (conv.stride, conv.input.width);
         let (shape, input_height) = (self.step.shape, conv.input.height);
         // Images lie below each other; only layers without a border run several at once.
@@ -283,7 +306,7 @@ impl Task<'_> {
             },
             clamp: conv.clamp,
         };
-        self.kernel.conv(&call, out, stride);
+        self.kernel.conv(&call, unpacked, out, stride);
     }
 }
 
@@ -373,7 +396,7 @@ pub(crate) fn ceiling(kernel: &dyn Kernel) -> f64 {
     for _ in 0..400 {
         let start = Instant::now();
         for _ in 0..8 {
-            kernel.conv(&call, &mut out, outputs);
+            kernel.conv(&call, &mut [], &mut out, outputs);
         }
         best = best.min(start.elapsed().as_secs_f64() / 8.0);
     }

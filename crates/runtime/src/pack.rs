@@ -206,6 +206,11 @@ impl Packed {
         packed
     }
 
+    /// Bytes of a panel's weights, a byte each.
+    pub fn unpacked_bytes(&self) -> usize {
+        self.taps * self.segments.iter().map(|s| s.steps).sum::<usize>() * 64
+    }
+
     /// Whether scales are two-level.
     pub fn two_level(&self) -> bool {
         !self.channel.is_empty()

@@ -35,10 +35,10 @@ impl Kernel for Avx512Vnni {
         KernelName::Avx512Vnni
     }
 
-    fn conv(&self, call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+    fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) {
         call.check(out, stride);
         // SAFETY: the CPU has the instructions, or there would be no `self`; `check` bounds every access.
-        unsafe { conv(call, out, stride) }
+        unsafe { conv(call, unpacked, out, stride) }
     }
 
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
@@ -79,7 +79,7 @@ fn finish(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mu
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-unsafe fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) {
     let w = call.weights;
     if w.depthwise {
         // SAFETY: `call` was checked.
@@ -91,14 +91,25 @@ unsafe fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
     while panel < call.panels.end {
         // Two panels at once where they read the same channels.
         let pair = panel + 1 < call.panels.end && w.panels[panel].group == w.panels[panel + 1].group;
+        // Few pixels unpack weights in registers; many share what is unpacked once.
+        let bytes = w.unpacked_bytes();
+        let in_registers = w.nibbles && (call.pixels.len() < 2 * MR || unpacked.len() < 2 * bytes + 64);
+        let (mut weights, mut next) = (w.weights[panel * w.panel_bytes..].as_ptr(), w.panel_bytes);
+        if w.nibbles && !in_registers {
+            for p in 0..if pair { 2 } else { 1 } {
+                // SAFETY: a panel has whole lines; two unpacked ones and a line fit.
+                unsafe { unpack(call, panel + p, unpacked[p * bytes..].as_mut_ptr()) };
+            }
+            (weights, next) = (unpacked.as_ptr(), bytes);
+        }
         let mut first = 0;
         while first < call.pixels.len() {
             let rows = (call.pixels.len() - first).min(MR);
-            let tile = Tile { call, panel, first, out: out.as_mut_ptr(), stride };
+            let tile = Tile { call, panel, first, weights, next, out: out.as_mut_ptr(), stride };
             // SAFETY: `call` was checked; the tile lies in it.
             unsafe {
                 match (w.two_level(), !w.start.is_empty()) {
-                    _ if w.nibbles => tile.nibbles(rows, pair),
+                    _ if in_registers => tile.nibbles(rows, pair),
                     (false, true) if stem => tile.run::<false, true, true>(rows, pair),
                     (true, true) if stem => tile.run::<true, true, true>(rows, pair),
                     (false, false) => tile.run::<false, false, false>(rows, pair),
@@ -113,12 +124,42 @@ unsafe fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
     }
 }
 
+/// Writes a panel's nibbles as bytes; a line more than they take may be written.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+unsafe fn unpack(call: &ConvCall<'_>, panel: usize, mut to: *mut u8) {
+    let w = call.weights;
+    let low = _mm512_set1_epi8(15);
+    // Two's complement of each value of a nibble.
+    let signed = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
+    // SAFETY: `ConvCall::check` held for the panel, the caller for where it goes.
+    unsafe {
+        let mut from = w.weights.as_ptr().add(panel * w.panel_bytes);
+        for _ in 0..w.taps {
+            for segment in &w.segments {
+                for line in 0..segment.steps.div_ceil(2) {
+                    let packed = _mm512_loadu_si512(from.cast());
+                    let high = _mm512_and_si512(_mm512_srli_epi16::<4>(packed), low);
+                    let first = _mm512_shuffle_epi8(signed, _mm512_and_si512(packed, low));
+                    let to = to.add(128 * line);
+                    _mm512_storeu_si512(to.cast(), first);
+                    _mm512_storeu_si512(to.add(64).cast(), _mm512_shuffle_epi8(signed, high));
+                    from = from.add(64);
+                }
+                to = to.add(64 * segment.steps);
+            }
+        }
+    }
+}
+
 /// Some pixels and one or two panels of a checked call.
 #[derive(Clone, Copy)]
 struct Tile<'a> {
     call: &'a ConvCall<'a>,
     panel: usize,
     first: usize,
+    /// The panel's weights, and the distance of the next one's; for [`Tile::nibbles`] and depthwise layers not used.
+    weights: *const u8,
+    next: usize,
     out: *mut f32,
     stride: usize,
 }
@@ -130,10 +171,10 @@ macro_rules! tile {
         #[inline(never)]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
         unsafe fn $name<const PAIR: bool, const TWO: bool, const START: bool, const ONE: bool>(self) {
-            let Tile { call, panel, first, .. } = self;
+            let Tile { call, panel, first, mut weights, next, .. } = self;
             let w = call.weights;
             let group = w.panels[panel].group;
-            let (bytes, floats, next) = (call.layout.bytes, call.layout.scales, w.panel_bytes);
+            let (bytes, floats) = (call.layout.bytes, call.layout.scales);
             let segments = w.segments.len();
             let next_scales = w.taps * segments * LANES;
             // SAFETY: `ConvCall::check` held for every pixel, tap, panel and segment.
@@ -144,7 +185,6 @@ macro_rules! tile {
                     let $scales = call.scales.as_ptr().add(pixel * floats + group * w.group_scales);
                     let (mut $s, mut $t) = (_mm512_setzero_ps(), _mm512_setzero_ps());
                 )+
-                let mut weights = w.weights.as_ptr().add(panel * next);
                 let mut alpha = w.alpha.as_ptr().wrapping_add(panel * next_scales);
                 let mut start = w.start.as_ptr().wrapping_add(panel * next_scales);
                 for &tap in call.taps {
@@ -414,7 +454,7 @@ unsafe fn depthwise(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
     while panel < call.panels.end {
         let mut first = 0;
         while first < call.pixels.len() {
-            let tile = Tile { call, panel, first, out: out.as_mut_ptr(), stride };
+            let tile = Tile { call, panel, first, weights: std::ptr::null(), next: 0, out: out.as_mut_ptr(), stride };
             // SAFETY: `call` was checked.
             unsafe {
                 if call.pixels.len() - first >= 4 {

@@ -154,7 +154,9 @@ pub(crate) trait Kernel: Sync + Send {
     /// Its name.
     fn name(&self) -> KernelName;
     /// Computes the outputs of a call into `out`, row `i` of output `i`, `stride` floats apart.
-    fn conv(&self, call: &ConvCall<'_>, out: &mut [f32], stride: usize);
+    ///
+    /// `unpacked` has room for two panels and a line, or is empty where weights are not in nibbles.
+    fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize);
     /// Rounds rows to codes and scales.
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]);
     /// Rounds a planar image to codes and scales.

@@ -16,7 +16,7 @@ impl Kernel for Scalar {
         KernelName::Scalar
     }
 
-    fn conv(&self, call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+    fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) {
         call.check(out, stride);
         conv(call, out, stride);
     }

@@ -28,7 +28,7 @@ macro_rules! tile {
         #[inline(never)]
         #[target_feature(enable = $features)]
         unsafe fn $function(self) {
-            let Tile { call, panel, first, fitting, .. } = self;
+            let Tile { call, panel, first, mut weights, fitting, .. } = self;
             let w = call.weights;
             let group = w.panels[panel].group;
             let (bytes, floats) = (call.layout.bytes, call.layout.scales);
@@ -41,7 +41,6 @@ macro_rules! tile {
                     let $scales = call.scales.as_ptr().add(pixel * floats + group * w.group_scales);
                     let (mut $s, mut $t) = (_mm256_setzero_ps(), _mm256_setzero_ps());
                 )+
-                let mut weights = w.weights.as_ptr().add(panel * w.panel_bytes);
                 let mut alpha = w.alpha.as_ptr().wrapping_add(panel * w.taps * w.segments.len() * LANES);
                 let mut start = w.start.as_ptr().wrapping_add(panel * w.taps * w.segments.len() * LANES);
                 for &tap in call.taps {
@@ -54,13 +53,13 @@ macro_rules! tile {
                             high = _mm256_loadu_si256(start.add(V).cast());
                         }
                         $( let (mut $a, mut $b) = (low, high); )+
-                        if VNNI || fitting < 2 {
+                        if VNNI || fitting < 2 || steps == 1 {
                             for _ in 0..steps {
                                 let q = _mm256_loadu_si256(weights.cast());
                                 let r = _mm256_loadu_si256(weights.add(32).cast());
                                 $(
                                     let a = _mm256_set1_epi32($codes.add(at).cast::<i32>().read_unaligned());
-                                    if VNNI || fitting == 1 {
+                                    if VNNI || fitting > 0 {
                                         $a = dot($a, a, q);
                                         $b = dot($b, a, r);
                                     } else {
@@ -140,10 +139,10 @@ macro_rules! ymm {
                     $name
                 }
 
-                fn conv(&self, call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+                fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) {
                     call.check(out, stride);
                     // SAFETY: the CPU has the instructions, or there would be no `self`; `check` bounds every access.
-                    unsafe { conv(call, out, stride) }
+                    unsafe { conv(call, unpacked, out, stride) }
                 }
 
                 fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
@@ -200,34 +199,73 @@ macro_rules! ymm {
             }
 
             #[target_feature(enable = $features)]
-            unsafe fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+            unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) {
                 let w = call.weights;
                 // How many steps' pairs fit 16 bits.
                 let largest = call.layout.range.1 + i32::from(call.layout.zero());
                 let fitting = usize::try_from(32767 / (2 * largest * i32::from(w.largest).max(1))).unwrap_or(0);
                 let rows_at_once = if w.depthwise || !VNNI { 4 } else { 6 };
+                // Few pixels unpack weights in registers; many share what is unpacked once.
+                let in_registers = w.nibbles && (call.pixels.len() < 8 || unpacked.len() < w.unpacked_bytes() + 64);
                 for panel in call.panels.clone() {
+                    let mut weights = w.weights.as_ptr().wrapping_add(panel * w.panel_bytes);
+                    if w.nibbles && !in_registers {
+                        // SAFETY: a panel has whole lines; an unpacked one and a line fit.
+                        unsafe { unpack(call, panel, unpacked.as_mut_ptr()) };
+                        weights = unpacked.as_ptr();
+                    }
                     let mut first = 0;
                     while first < call.pixels.len() {
                         let rows = (call.pixels.len() - first).min(rows_at_once);
-                        let tile = Tile { call, panel, first, fitting, out: out.as_mut_ptr(), stride };
+                        let tile = Tile { call, panel, first, weights, fitting, out: out.as_mut_ptr(), stride };
                         // SAFETY: `call` was checked; the tile lies in it.
                         unsafe {
                             match rows {
                                 _ if w.depthwise => tile.depthwise(rows),
-                                6 if !w.nibbles => tile.rows6(),
-                                5 if !w.nibbles => tile.rows5(),
-                                1 if w.nibbles => tile.nibbles::<1>(),
-                                2 if w.nibbles => tile.nibbles::<2>(),
-                                3 if w.nibbles => tile.nibbles::<3>(),
-                                _ if w.nibbles => tile.nibbles::<4>(),
+                                6 if !in_registers => tile.rows6(),
+                                5 if !in_registers => tile.rows5(),
+                                1 if in_registers => tile.nibbles::<1>(),
+                                2 if in_registers => tile.nibbles::<2>(),
+                                3 if in_registers => tile.nibbles::<3>(),
+                                _ if in_registers => tile.nibbles::<4>(),
                                 4 => tile.rows4(),
                                 3 => tile.rows3(),
                                 2 => tile.rows2(),
                                 _ => tile.rows1(),
                             }
                         }
-                        first += if w.nibbles { rows.min(4) } else { rows };
+                        first += if in_registers { rows.min(4) } else { rows };
+                    }
+                }
+            }
+
+            /// Writes a panel's nibbles as bytes; a line more than they take may be written.
+            #[target_feature(enable = $features)]
+            unsafe fn unpack(call: &ConvCall<'_>, panel: usize, mut to: *mut u8) {
+                let w = call.weights;
+                let low = _mm256_set1_epi8(15);
+                // Two's complement of each value of a nibble.
+                let signed = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                    0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1,
+                ));
+                // SAFETY: `ConvCall::check` held for the panel, the caller for where it goes.
+                unsafe {
+                    let mut from = w.weights.as_ptr().add(panel * w.panel_bytes);
+                    for _ in 0..w.taps {
+                        for segment in &w.segments {
+                            for line in 0..segment.steps.div_ceil(2) {
+                                for h in [0, 32] {
+                                    let packed = _mm256_loadu_si256(from.add(h).cast());
+                                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(packed), low);
+                                    let first = _mm256_shuffle_epi8(signed, _mm256_and_si256(packed, low));
+                                    let to = to.add(128 * line + h);
+                                    _mm256_storeu_si256(to.cast(), first);
+                                    _mm256_storeu_si256(to.add(64).cast(), _mm256_shuffle_epi8(signed, high));
+                                }
+                                from = from.add(64);
+                            }
+                            to = to.add(64 * segment.steps);
+                        }
                     }
                 }
             }
@@ -238,6 +276,8 @@ macro_rules! ymm {
                 call: &'a ConvCall<'a>,
                 panel: usize,
                 first: usize,
+                /// The panel's weights; for [`Tile::nibbles`] and depthwise layers not used.
+                weights: *const u8,
                 fitting: usize,
                 out: *mut f32,
                 stride: usize,

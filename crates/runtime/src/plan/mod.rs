@@ -148,6 +148,8 @@ pub(crate) struct Program {
     pub codes: Vec<CodeSize>,
     /// Floats that a strip of any step takes.
     pub scratch: usize,
+    /// Bytes for a pair of panels, unpacked.
+    pub unpacked: usize,
 }
 
 /// What an integer slot must hold, for one image.
@@ -201,8 +203,15 @@ impl Plan {
         head.retain(|_| own.next().unwrap_or(true));
         let program = |steps: Vec<Step>, head: bool| {
             let scratch = steps.iter().filter(|s| s.dest.is_none()).map(|s| s.strip * s.shape.channels).max();
+            let unpacked =
+                |conv: &IntConv| if conv.weights.nibbles { 2 * conv.weights.unpacked_bytes() + 64 } else { 0 };
+            let bytes = |step: &Step| match &step.op {
+                StepOp::Conv(conv) => unpacked(conv).max(conv.before.as_deref().map_or(0, unpacked)),
+                _ => 0,
+            };
+            let unpacked = steps.iter().map(bytes).max().unwrap_or(0);
             let (floats, codes) = draft.sizes(head);
-            Program { steps, floats, codes, scratch: scratch.unwrap_or(0) }
+            Program { steps, floats, codes, scratch: scratch.unwrap_or(0), unpacked }
         };
         let (body, head) = (program(steps, false), program(head, true));
         let last = graph.nodes().len() - 1;
@@ -370,8 +379,10 @@ impl<'a> Draft<'a> {
             Kind::Node => self.op(i, node, parameters, &mut posts)?,
         };
         let dest = self.placement.dest(self.graph, i).map(|view| self.slot(view));
-        // A strip of floats stays in the second-level cache between being computed and being rounded.
-        let strip = (96 * 1024 / 4 / shape.channels).clamp(48, STRIP) / 12 * 12;
+        // A strip of floats stays in the second-level cache until it is rounded. Large weights are read once for many pixels.
+        let large = matches!(&op, StepOp::Conv(conv) if conv.weights.unpacked_bytes() > 1 << 19);
+        let bytes = if large { 192 * 1024 } else { 96 * 1024 };
+        let strip = (bytes / 4 / shape.channels).clamp(60, STRIP) / 12 * 12;
         let (name, emits) = (node.name.clone(), std::mem::take(&mut self.emits[i]));
         Ok(Step { name, op, posts, shape, dest, emits, strip })
     }
@@ -447,7 +458,7 @@ impl<'a> Draft<'a> {
         };
         let layer = layer.expect("layers with integer input are quantized");
         let layout = &self.layouts[input.layout];
-        // Linear layers read each weight once an image: they are kept small. Convolutions read them many times.
+        // Large weights come from far: they are kept small, and unpacked on their way, or for a strip of pixels.
         let codes = &layer.codes;
         let nibbles = matches!(node.op, Op::Linear { .. }) && codes.bits().get() <= 4 && codes.two_level().is_none();
         let products = codes.int8_weights();
