@@ -102,9 +102,12 @@ unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride
             }
             (weights, next) = (unpacked.as_ptr(), bytes);
         }
+        // A tile of one pixel takes about as long as one of six: 49 pixels are 7 tiles of 7.
+        let count = call.pixels.len();
+        let most = if pair && !stem && !in_registers && count % MR == 1 && count.is_multiple_of(7) { 7 } else { MR };
         let mut first = 0;
-        while first < call.pixels.len() {
-            let rows = (call.pixels.len() - first).min(MR);
+        while first < count {
+            let rows = (count - first).min(most);
             let tile = Tile { call, panel, first, weights, next, out: out.as_mut_ptr(), stride };
             // SAFETY: `call` was checked; the tile lies in it.
             unsafe {
@@ -242,6 +245,8 @@ macro_rules! tile {
 }
 
 impl Tile<'_> {
+    tile!(rows7: 0 c0 x0 d0 e0 s0 t0, 1 c1 x1 d1 e1 s1 t1, 2 c2 x2 d2 e2 s2 t2, 3 c3 x3 d3 e3 s3 t3, 4 c4 x4 d4 e4 s4 t4,
+        5 c5 x5 d5 e5 s5 t5, 6 c6 x6 d6 e6 s6 t6);
     tile!(rows6: 0 c0 x0 d0 e0 s0 t0, 1 c1 x1 d1 e1 s1 t1, 2 c2 x2 d2 e2 s2 t2, 3 c3 x3 d3 e3 s3 t3, 4 c4 x4 d4 e4 s4 t4,
         5 c5 x5 d5 e5 s5 t5);
     tile!(rows5: 0 c0 x0 d0 e0 s0 t0, 1 c1 x1 d1 e1 s1 t1, 2 c2 x2 d2 e2 s2 t2, 3 c3 x3 d3 e3 s3 t3, 4 c4 x4 d4 e4 s4 t4);
@@ -256,6 +261,7 @@ impl Tile<'_> {
         // SAFETY: of the caller.
         unsafe {
             match (rows, pair) {
+                (7, _) => self.rows7::<true, TWO, START, false>(),
                 (6, true) => self.rows6::<true, TWO, START, ONE>(),
                 (5, true) => self.rows5::<true, TWO, START, ONE>(),
                 (4, true) => self.rows4::<true, TWO, START, ONE>(),
