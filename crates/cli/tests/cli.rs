@@ -1,5 +1,6 @@
 //! The built `dsconv`, driven as a user drives it.
 
+mod engine;
 mod onnx;
 
 use std::path::PathBuf;
@@ -94,7 +95,7 @@ fn help_names_every_command() {
     let ran = place.run(&["--help"]);
     assert_eq!(ran.code, Some(0));
     for command in [
-        "distill", "compare", "quantize", "eval", "predict", "export", "inspect", "verify", "train", "models", "data",
+        "distill", "compare", "quantize", "eval", "predict", "export", "inspect", "verify", "bench", "train", "models", "data",
         "doctor",
     ] {
         assert!(ran.out.lines().any(|line| line.trim_start().starts_with(command)), "{command}\n{}", ran.out);
@@ -275,6 +276,7 @@ fn doctor_reports() {
     let report = Place::new().json(&["doctor"]);
     assert_eq!(report["dsconv"], env!("CARGO_PKG_VERSION"));
     assert!(report["cores"].as_u64().unwrap() > 0);
+    assert_eq!(report["kernels"][0], "scalar");
     assert_eq!((&report["devices"][0]["name"], &report["devices"][0]["compiled"]), (&"cpu".into(), &true.into()));
 }
 

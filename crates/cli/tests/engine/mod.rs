@@ -1,0 +1,90 @@
+//! `.dsc` files in the integer engine.
+use blockfloat::{Bits, BlockSize};
+use graph::dsc;
+
+use super::*;
+
+/// A quantized model as `name` in `place`.
+fn write_dsc(place: &Place, name: &str, model: &Model, bits: u8) {
+    let bits = Bits::new(bits).unwrap();
+    let mut policy = graph::Policy { bits, rule: blockfloat::ScaleRule::L2, ..graph::Policy::default() };
+    let activation = policy.activation.as_mut().unwrap();
+    (activation.bits, activation.block, policy.block) =
+        (bits, BlockSize::new(16).unwrap(), BlockSize::new(16).unwrap());
+    let quantized = model.quantize(&policy).unwrap();
+    std::fs::write(place.path(name), dsc::write(&quantized, &dsc::Options::default()).unwrap()).unwrap();
+}
+
+/// The simulation sums in another order: a value at the edge of two codes may get either one. So logits differ a little,
+/// and classes do not.
+#[test]
+fn the_engine_names_the_classes_that_the_simulation_names() {
+    let place = Place::new();
+    let teachers = concat!(env!("CARGO_MANIFEST_DIR"), "/../zoo/teachers");
+    let mut networks = 0;
+    for file in std::fs::read_dir(teachers).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let file = format!("{name}.dsc");
+        write_dsc(&place, &file, &Model::load(&path).unwrap(), 8);
+        let scores = place.json(&["eval", &file, "--against", &file, "--limit", "64"]);
+        let sqnr = scores["sqnr_db"].as_f64().unwrap_or(f64::INFINITY);
+        println!("{name}: top-1 {}, agreement {}, SQNR {sqnr:.1} dB", scores["top1"], scores["agreement"]);
+        assert_eq!(scores["agreement"], 100.0, "{name}");
+        assert!(sqnr > 40.0, "{name}: {sqnr} dB");
+        networks += 1;
+    }
+    assert_eq!(networks, 5);
+}
+
+#[test]
+fn predictions_come_from_the_engine_unless_the_simulation_is_asked_for() {
+    let place = Place::new();
+    write_dsc(&place, "tiny.dsc", tiny(), 8);
+    place.json(&["data", "make", "pictures", "--limit", "16"]);
+    let image = "pictures/adapt/00000.png";
+    let logits = |extra: &[&str]| -> Vec<f64> {
+        let result = place.json(&[&["predict", "tiny.dsc", image, "--logits"], extra].concat());
+        result[0]["logits"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+    };
+    let (engine, simulated) = (logits(&[]), logits(&["--simulate"]));
+    let largest = simulated.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    let difference = engine.iter().zip(&simulated).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(difference < 0.02 * largest, "{difference} of {largest}");
+
+    // Every kernel gives the same bits, and one that is not known is refused.
+    let report = place.json(&["doctor"]);
+    for kernel in report["kernels"].as_array().unwrap() {
+        let mut command = place.command(&["predict", "tiny.dsc", image, "--logits", "--json"]);
+        let ran: Ran = command.env("DSCONV_KERNEL", kernel.as_str().unwrap()).output().unwrap().into();
+        let result: Value = serde_json::from_str(&ran.out).unwrap();
+        let found: Vec<f64> = result[0]["logits"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        assert_eq!(found, engine, "{kernel}");
+    }
+    let mut command = place.command(&["predict", "tiny.dsc", image]);
+    let ran: Ran = command.env("DSCONV_KERNEL", "mmx").output().unwrap().into();
+    assert!(ran.code == Some(1) && ran.err.contains("kernel `mmx` is not known"), "{}", ran.err);
+}
+
+#[test]
+fn bench_times_every_layer() {
+    let place = Place::new();
+    write_dsc(&place, "tiny.dsc", tiny(), 4);
+    let result = place.json(&["bench", "tiny.dsc", "--runs", "5", "--batch", "2", "--threads", "2"]);
+    let latency = |key: &str| result["latency_ms"][key].as_f64().unwrap();
+    assert!(latency("min") > 0.0 && latency("min") <= latency("median") && latency("median") <= latency("p95"));
+    assert_eq!((&result["batch"], &result["threads"], &result["runs"]), (&2.into(), &2.into(), &5.into()));
+    if cfg!(target_os = "linux") {
+        assert!(result["peak_bytes"].as_u64().unwrap() > 1_000_000);
+    }
+    let layers = result["layers"].as_array().unwrap();
+    let share: f64 = layers.iter().map(|layer| layer["share"].as_f64().unwrap()).sum();
+    assert!((share - 1.0).abs() < 1e-9, "{share}");
+    let integers = layers.iter().filter(|layer| layer["kind"] == "integer convolution");
+    // 3 stages of 3 blocks of 2 convolutions, the first one and the classifier.
+    assert_eq!(integers.count(), 20);
+    let shown = place.run(&["bench", "tiny.dsc", "--runs", "2"]);
+    assert_eq!(shown.code, Some(0), "{}", shown.err);
+    assert!(shown.out.contains("layer3.2.conv2") && shown.out.contains("ms median"), "{}", shown.out);
+    place.run(&["bench", "missing.dsc"]).refuses(1, "error: `missing.dsc`: No such file or directory (os error 2)");
+}
