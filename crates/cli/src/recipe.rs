@@ -125,6 +125,10 @@ mod tests {
             let recipe: DistillConfig =
                 toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             recipe.adapt.check().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            if Path::new(&recipe.model).extension().is_some() {
+                // The user's own file.
+                continue;
+            }
             let graph = zoo::build(&zoo::Config::new(&recipe.model)).unwrap();
             recipe.quantize.resolve(&graph).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         }

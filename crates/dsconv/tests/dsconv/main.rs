@@ -1,5 +1,6 @@
 //! The burn side against the plain-loop reference, torchvision, and real networks.
 
 mod devices;
+mod imported;
 mod layers;
 mod network;

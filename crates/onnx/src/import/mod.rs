@@ -96,11 +96,9 @@ pub fn import(bytes: &[u8], options: &ImportOptions) -> Result<Imported, ImportE
     let model = ModelProto::decode(bytes)?;
     let opset = opset(&model)?;
     let graph = model.graph.as_ref().ok_or_else(|| malformed("it has no graph"))?;
-    let input = image(graph)?;
-    let (dims, batch) = input_dims(input, options)?;
-    let bound = bytes.len();
-    let attempt = |batch: usize| network(graph, input, dims, batch, opset, bound, options);
-    let mut imported = match batch {
+    let image = read_image(image(graph)?, options)?;
+    let attempt = |batch: usize| network(graph, &image, batch, opset, bytes.len(), options);
+    let mut imported = match image.batch {
         Some(batch) => attempt(batch)?,
         // A file may leave the batch open and still reshape to one image.
         None => attempt(ANY_BATCH).or_else(|error| attempt(1).map_err(|_| error))?,
@@ -138,8 +136,17 @@ fn image(graph: &GraphProto) -> Result<&ValueInfoProto, ImportError> {
     }
 }
 
-/// Sizes of the image, its axes as in the file, and the number of images where that is fixed.
-fn input_dims(input: &ValueInfoProto, options: &ImportOptions) -> Result<([usize; 3], Option<usize>), ImportError> {
+/// The input.
+struct Image<'a> {
+    name: &'a str,
+    shape: Shape,
+    /// Of the axes `[N, C, H, W]` in the file.
+    order: [usize; 4],
+    /// Number of images, where it is fixed.
+    batch: Option<usize>,
+}
+
+fn read_image<'a>(input: &'a ValueInfoProto, options: &ImportOptions) -> Result<Image<'a>, ImportError> {
     let refuse = |why: String, hint: Option<&'static str>| ImportError::Input { input: input.name.clone(), why, hint };
     let tensor = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
     let shape = tensor.and_then(|t| t.shape.as_ref()).ok_or_else(|| refuse("has no shape".into(), None))?;
@@ -161,7 +168,8 @@ fn input_dims(input: &ValueInfoProto, options: &ImportOptions) -> Result<([usize
     }
     let [batch, a, b, c] = sizes;
     // Channels last where only that makes sense.
-    let is_last = matches!(c, Some(1 | 3)) && !matches!(a, Some(1 | 3));
+    let is_side = |size: Option<usize>| size.is_none_or(|size| size >= 8);
+    let is_last = matches!(c, Some(1 | 3)) && is_side(a) && is_side(b);
     let (channels, rows, columns) = if is_last { (c, a, b) } else { (a, b, c) };
     let channels = channels.ok_or_else(|| refuse("the number of channels is left open".into(), None))?;
     let given = options.input.unwrap_or_default();
@@ -173,14 +181,13 @@ fn input_dims(input: &ValueInfoProto, options: &ImportOptions) -> Result<([usize
         (None, given) => Ok(given),
     };
     let (rows, columns) = (side(rows, given[0])?, side(columns, given[1])?);
-    let dims = if is_last { [rows, columns, channels] } else { [channels, rows, columns] };
-    Ok((dims, batch))
+    let order = if is_last { [0, 2, 3, 1] } else { [0, 1, 2, 3] };
+    Ok(Image { name: &input.name, shape: Shape::new(channels, rows, columns), order, batch })
 }
 
-fn network(
-    graph: &GraphProto,
-    input: &ValueInfoProto,
-    dims: [usize; 3],
+fn network<'a>(
+    graph: &'a GraphProto,
+    image: &Image<'a>,
     batch: usize,
     opset: i64,
     bytes: usize,
@@ -191,15 +198,10 @@ fn network(
     };
     let mut lowering = Lowering::new(opset, batch, bytes);
     lowering.count(graph);
-    let is_last = matches!(dims[2], 1 | 3) && !matches!(dims[0], 1 | 3);
-    let (shape, perm) = if is_last {
-        (Shape::new(dims[2], dims[0], dims[1]), [0, 2, 3, 1])
-    } else {
-        (Shape::new(dims[0], dims[1], dims[2]), [0, 1, 2, 3])
-    };
+    let shape = image.shape;
     let at_input =
-        |refusal: Refusal| ImportError::Input { input: input.name.clone(), why: refusal.why, hint: refusal.hint };
-    lowering.input(&input.name, shape, &perm).map_err(at_input)?;
+        |refusal: Refusal| ImportError::Input { input: image.name.to_owned(), why: refusal.why, hint: refusal.hint };
+    lowering.input(image.name, shape, &image.order).map_err(at_input)?;
     lowering.graph(graph)?;
 
     let refuse = |why: String| ImportError::Output { output: output.name.clone(), why };
@@ -230,7 +232,7 @@ fn network(
         None => graph.name.chars().filter(|c| !c.is_control()).take(100).collect(),
     };
     let (graph, weights) = assemble(name, shape, nodes)?;
-    Ok(Imported { graph, weights, input: input.name.clone(), opset, producer: String::new(), notes })
+    Ok(Imported { graph, weights, input: image.name.to_owned(), opset, producer: String::new(), notes })
 }
 
 /// Makes names unique; what has parameters comes first, so that a layer keeps the name of its parameters.
