@@ -1,5 +1,6 @@
 //! Networks from ONNX files against ONNX Runtime: small ones for each way to say something, torchvision's, and trained ones.
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use dsconv::Network;
@@ -11,7 +12,6 @@ use zoo::testing::formula_input;
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../onnx/tests/golden").join(name)
 }
-
 
 /// Logits of `[N, C, H, W]`, row-major.
 fn logits(imported: &Imported, input: graph::Tensor) -> Vec<f32> {
@@ -78,4 +78,58 @@ fn channels_first(x: graph::Tensor) -> graph::Tensor {
     let at = |i: usize, k: usize, p: usize| x.data()[(i * h * w + p) * c + k];
     let data = (0..n).flat_map(|i| (0..c).flat_map(move |k| (0..h * w).map(move |p| (i, k, p))));
     graph::Tensor::new([n, c, h, w], data.map(|(i, k, p)| at(i, k, p)).collect::<Vec<_>>())
+}
+
+/// torchvision's networks through both of PyTorch's exporters: `tests/golden/nets.py` makes the files, where Python with
+/// torch and ONNX Runtime is there (`DSCONV_PYTHON`, else `python3`). All of them with `DSCONV_SLOW=1`.
+#[test]
+fn torchvisions_networks_compute_what_onnx_runtime_does() {
+    let python = std::env::var("DSCONV_PYTHON").unwrap_or_else(|_| "python3".into());
+    let imports = "import torch, torchvision, onnx, onnxscript, onnxruntime, safetensors";
+    let found = Command::new(&python).args(["-c", imports]).output();
+    if !found.is_ok_and(|found| found.status.success()) {
+        println!("SKIPPED: `{python}` has no torch, onnx and onnxruntime; DSCONV_PYTHON names one that has");
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("dsconv-nets-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let slow = std::env::var_os("DSCONV_SLOW").is_some();
+    let names = if slow { &[][..] } else { &["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "convnext_tiny"] };
+    let ran = Command::new(&python).arg(golden("nets.py")).arg(&folder).args(names).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+
+    let mut compared = 0;
+    let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|e| e == "onnx")).collect();
+    files.sort();
+    for path in files {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let imported = onnx::import(&std::fs::read(&path).unwrap(), &ImportOptions::default());
+        if name.starts_with("convnext") {
+            let error = imported.unwrap_err();
+            println!("{name}: {error}");
+            assert!(
+                error.to_string().contains("layer normalisation") || error.to_string().contains("LayerNormalization")
+            );
+            assert!(error.hint().unwrap().contains("GELU"));
+            continue;
+        }
+        let imported = imported.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let stored = std::fs::read(path.with_extension("safetensors")).unwrap();
+        let stored = SafeTensors::deserialize(&stored).unwrap();
+        let tensor = |key: &str| {
+            let view = stored.tensor(key).unwrap();
+            graph::Tensor::new(view.shape(), floats(view.data()))
+        };
+        let difference = difference(&logits(&imported, tensor("input")), tensor("logits").data());
+        println!("{name}: {} nodes, largest relative difference {difference:.1e}", imported.graph.nodes().len());
+        assert!(difference <= 1e-4, "{name}: {difference}");
+        if name.starts_with("resnet18") {
+            let id = imported.graph.find("layer1.0.conv1").expect("torchvision's name");
+            assert!(matches!(imported.graph.node(id).op, graph::Op::Conv2d(_)));
+        }
+        compared += 1;
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(compared >= if slow { 20 } else { 6 }, "only {compared} networks");
 }

@@ -9,6 +9,9 @@ use super::names;
 use super::node::{Node, decimal};
 use super::view::View;
 
+/// What to do about layer normalisation.
+pub(super) const NORMALISATION: &str = "ConvNeXt and transformers need layer normalisation and GELU, which are missing: take a network with batch normalisation";
+
 /// Window, strides and borders of a convolution or pooling, over rows and columns.
 struct Window {
     kernel: [usize; 2],
@@ -347,6 +350,12 @@ impl<'a> Lowering<'a> {
         } else {
             None
         };
+        if reduced.contains(&1) {
+            return Err(Refusal::hint(
+                "a mean over channels is not supported, nor is layer normalisation",
+                NORMALISATION,
+            ));
+        }
         let op = op.ok_or_else(|| {
             Refusal::from(format!("a mean over axes {axes:?} of {:?}: only rows and columns are supported", x.shape()))
         })?;

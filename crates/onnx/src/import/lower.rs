@@ -214,7 +214,7 @@ impl<'a> Lowering<'a> {
             "If" => self.branch(node),
             "LayerNormalization" | "InstanceNormalization" | "GroupNormalization" => Err(Refusal::hint(
                 "not supported: only batch normalisation is, whose statistics are constants",
-                "ConvNeXt and transformers need it: quantize a network with batch normalisation",
+                super::layers::NORMALISATION,
             )),
             "QuantizeLinear" | "DequantizeLinear" | "QLinearConv" | "ConvInteger" | "DynamicQuantizeLinear" => {
                 Err(Refusal::hint("the network is quantized already", "import the float network it came from"))

@@ -9,6 +9,8 @@ mod lower;
 mod names;
 mod node;
 mod pattern;
+#[cfg(test)]
+mod tests;
 mod view;
 mod wire;
 
@@ -76,6 +78,9 @@ pub struct Imported {
 /// | `Lrn` | `LRN`, or what PyTorch writes for it |
 /// | `Softmax` | `Softmax` over classes; the last one is left out, with a note |
 /// | `Flatten` or nothing | `Flatten`, `Reshape`, `Squeeze`, `Unsqueeze`, `Transpose` that cancels, `Identity`, `Dropout`, `Cast` |
+///
+/// Not among them are layer normalisation and GELU (`LayerNormalization`, `Erf`), without which no ConvNeXt and no
+/// transformer can be read, `Resize`, `ConvTranspose`, recurrent operators, and operators of other domains.
 ///
 /// Whatever depends on constants and shapes alone is computed. A node is named after its parameter
 /// (`layer1.0.conv1.weight` belongs to `layer1.0.conv1`), else after the node of the file, and names are unique.

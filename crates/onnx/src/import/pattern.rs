@@ -142,7 +142,7 @@ impl Rewriter {
             return;
         }
         if let (Some(0.0), Some(1.0), Some((alpha, beta))) = (min, max, self.uniform(before)) {
-            let function = Activation::HardSigmoid { alpha, beta };
+            let function = hard_sigmoid(alpha, beta);
             self.replace(i, Kind::Op(Op::Activation(function)), self.input(before));
         }
     }
@@ -194,10 +194,10 @@ impl Rewriter {
             rewriter.op(function) == Some(&Op::Activation(Activation::Sigmoid)) && rewriter.input(function) == x
         };
         let hard = |rewriter: &Self, function: usize, x: usize| {
-            let Some(Op::Activation(Activation::HardSigmoid { alpha, beta })) = rewriter.op(function) else {
+            let Some(&Op::Activation(Activation::HardSigmoid { alpha, beta })) = rewriter.op(function) else {
                 return false;
             };
-            (alpha * 6.0 - 1.0).abs() < 1e-6 && *beta == 0.5 && rewriter.input(function) == x
+            hard_sigmoid(alpha, beta) == hard_sigmoid(1.0 / 6.0, 0.5) && rewriter.input(function) == x
         };
         if let Some(x) = self.product(i, silu) {
             self.replace(i, Kind::Op(Op::Activation(Activation::Silu)), x);
@@ -335,8 +335,8 @@ impl Rewriter {
     }
 }
 
-/// PyTorch's 1/6 is not a float that a decimal of few digits names.
+/// The exact sixth and half that a file's floats stand for.
 fn hard_sigmoid(alpha: f64, beta: f64) -> Activation {
-    let alpha = if (alpha * 6.0 - 1.0).abs() < 1e-6 { 1.0 / 6.0 } else { alpha };
-    Activation::HardSigmoid { alpha, beta }
+    let snap = |value: f64, exact: f64| if (value / exact - 1.0).abs() < 1e-6 { exact } else { value };
+    Activation::HardSigmoid { alpha: snap(alpha, 1.0 / 6.0), beta: snap(beta, 0.5) }
 }

@@ -1,0 +1,287 @@
+//! What is refused, in which words, and that no file does harm.
+use std::path::Path;
+
+use graph::{Activation, Op};
+use prost::Message;
+
+use super::{ImportError, ImportOptions, Imported, import};
+use crate::proto::{
+    AttributeProto, AttributeType, DataType, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto,
+    OperatorSetIdProto, TensorProto, TensorShapeProto, TensorType, TypeProto, ValueInfoProto,
+};
+
+fn value(name: &str, dims: &[i64]) -> ValueInfoProto {
+    let dim = dims.iter().map(|&n| Dimension { value: Some(DimensionValue::DimValue(n)) }).collect();
+    let tensor = TensorType { elem_type: DataType::Float as i32, shape: Some(TensorShapeProto { dim }) };
+    ValueInfoProto {
+        name: name.into(),
+        r#type: Some(TypeProto { tensor_type: Some(tensor) }),
+        ..ValueInfoProto::default()
+    }
+}
+
+fn floats(name: &str, dims: &[i64], data: Vec<f32>) -> TensorProto {
+    TensorProto {
+        name: name.into(),
+        dims: dims.to_vec(),
+        data_type: DataType::Float as i32,
+        float_data: data,
+        ..TensorProto::default()
+    }
+}
+
+fn node(name: &str, op: &str, inputs: &[&str], output: &str) -> NodeProto {
+    NodeProto {
+        name: name.into(),
+        op_type: op.into(),
+        input: inputs.iter().map(ToString::to_string).collect(),
+        output: vec![output.into()],
+        ..NodeProto::default()
+    }
+}
+
+fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: name.into(),
+        r#type: AttributeType::Ints as i32,
+        ints: values.to_vec(),
+        ..AttributeProto::default()
+    }
+}
+
+/// `x [1, 4, 8, 8]` through `nodes`, then pooled to `y [1, 4]`; the nodes' last value is `out`.
+fn model(nodes: Vec<NodeProto>, initializer: Vec<TensorProto>) -> ModelProto {
+    let mut node_list = nodes;
+    node_list.push(node("/pool", "GlobalAveragePool", &["out"], "pooled"));
+    node_list.push(node("/flat", "Flatten", &["pooled"], "y"));
+    ModelProto {
+        ir_version: 8,
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 17 }],
+        graph: Some(GraphProto {
+            name: "g".into(),
+            node: node_list,
+            initializer,
+            input: vec![value("x", &[1, 4, 8, 8])],
+            output: vec![value("y", &[1, 4])],
+            ..GraphProto::default()
+        }),
+        ..ModelProto::default()
+    }
+}
+
+fn read(model: &ModelProto) -> Result<Imported, ImportError> {
+    import(&model.encode_to_vec(), &ImportOptions::default())
+}
+
+fn refused(model: &ModelProto) -> String {
+    read(model).unwrap_err().to_string()
+}
+
+#[test]
+fn refusals_name_node_and_op() {
+    let one = |op: &str| refused(&model(vec![node("/features/3/Resize", op, &["x"], "out")], vec![]));
+    assert_eq!(one("Resize"), "node '/features/3/Resize' (op Resize): not supported");
+    assert_eq!(one("Erf"), "node '/features/3/Resize' (op Erf): not supported");
+    assert!(one("LayerNormalization").contains("(op LayerNormalization): not supported: only batch normalisation"));
+
+    let foreign = NodeProto { domain: "com.microsoft".into(), ..node("gelu", "Gelu", &["x"], "out") };
+    let error = read(&model(vec![foreign], vec![])).unwrap_err();
+    assert_eq!(error.to_string(), "node 'gelu' (op com.microsoft.Gelu): operators of other domains are not supported");
+    assert!(error.hint().unwrap().contains("ai.onnx"));
+    // A node without a name is called after its output.
+    assert!(refused(&model(vec![node("", "Resize", &["x"], "out")], vec![])).starts_with("node 'out' (op Resize)"));
+}
+
+#[test]
+fn refusals_say_what_does_not_fit() {
+    let conv = |dims: &[i64], attributes: Vec<AttributeProto>| {
+        let count: i64 = dims.iter().product();
+        let conv = NodeProto { attribute: attributes, ..node("c", "Conv", &["x", "w"], "out") };
+        refused(&model(vec![conv], vec![floats("w", dims, vec![1.0; count as usize])]))
+    };
+    let cases = [
+        (conv(&[2, 3, 1, 1], vec![]), "has 3 channels, its input 4"),
+        (conv(&[2, 4, 3], vec![]), "its weight has the shape [2, 4, 3]: only 2-D is supported"),
+        (conv(&[2, 4, 9, 9], vec![]), "kernel [9, 9] does not fit its input [4, 8, 8]"),
+        (conv(&[2, 4, 1, 1], vec![ints("strides", &[0, 1])]), "a kernel, stride or dilation of 0"),
+        (conv(&[2, 4, 1, 1], vec![ints("pads", &[0, -1, 0, 0])]), "`pads` has a negative value"),
+        (
+            conv(&[2, 4, 1, 1], vec![ints("kernel_shape", &[3, 3])]),
+            "`kernel_shape` is [3, 3], its weight's kernel [1, 1]",
+        ),
+    ];
+    for (found, expected) in cases {
+        assert_eq!(found, format!("node 'c' (op Conv): {expected}"));
+    }
+    let nan = vec![floats("w", &[1, 4, 1, 1], vec![0.0, f32::NAN, 0.0, 0.0])];
+    assert_eq!(
+        refused(&model(vec![node("c", "Conv", &["x", "w"], "out")], nan)),
+        "node 'c' (op Conv): its weight has values that are NaN or infinite"
+    );
+    let unknown = refused(&model(vec![node("r", "Relu", &["nothing"], "out")], vec![]));
+    assert_eq!(unknown, "node 'r' (op Relu): 'nothing' is not the output of an earlier node");
+    let transposed =
+        NodeProto { attribute: vec![ints("perm", &[0, 2, 1, 3])], ..node("t", "Transpose", &["x"], "out") };
+    assert!(refused(&model(vec![transposed], vec![])).contains("transposed in a way that does not cancel"));
+    let squared = vec![node("e", "Sqrt", &["x"], "out")];
+    assert_eq!(refused(&model(squared, vec![])), "node 'e' (op Sqrt): not supported");
+    let divided = vec![node("r", "Sigmoid", &["x"], "s"), node("d", "Div", &["x", "s"], "out")];
+    assert!(refused(&model(divided, vec![])).starts_with("node 'd' (op Div): one value of the image divided"));
+}
+
+#[test]
+fn refusals_of_the_whole() {
+    let relu = || model(vec![node("r", "Relu", &["x"], "out")], vec![]);
+    let change = |f: &dyn Fn(&mut ModelProto)| {
+        let mut model = relu();
+        f(&mut model);
+        refused(&model)
+    };
+    assert!(read(&relu()).is_ok());
+    let graph = |f: &dyn Fn(&mut GraphProto)| change(&|model| f(model.graph.as_mut().unwrap()));
+    assert_eq!(change(&|m| m.graph = None), "not an ONNX model: it has no graph");
+    assert_eq!(change(&|m| m.opset_import.clear()), "not an ONNX model: it names no version of `ai.onnx`");
+    assert_eq!(
+        change(&|m| m.opset_import[0].version = 6),
+        "opset 6 of `ai.onnx`: this reads opset 7 to 25 of `ai.onnx`"
+    );
+    assert_eq!(graph(&|g| g.input.clear()), "not an ONNX model: it has no input");
+    assert_eq!(graph(&|g| g.input.push(value("z", &[1]))), "input 'z': a second input beside 'x'");
+    assert_eq!(graph(&|g| g.input[0] = value("x", &[1, 4])), "input 'x': has 2 axes, an image batch has 4");
+    assert_eq!(graph(&|g| g.input[0] = value("x", &[1, 4, 0, 0])), "input 'x': the size of the image is left open");
+    assert_eq!(graph(&|g| g.input[0] = value("x", &[1, 4, -8, 8])), "input 'x': has an impossible size");
+    assert_eq!(graph(&|g| g.output.clear()), "not an ONNX model: it has 0 outputs, a classifier has one");
+    assert_eq!(graph(&|g| g.output[0].name = "q".into()), "output 'q': no node computes it");
+    assert_eq!(
+        graph(&|g| g.output[0].name = "out".into()),
+        "output 'out': has the shape [N, 4, 8, 8], logits are [N, classes]"
+    );
+    assert!(
+        graph(&|g| g.node.insert(1, node("again", "Sigmoid", &["x"], "out"))).contains("has the name of another value")
+    );
+    assert!(import(b"\x08\x08garbage", &ImportOptions::default()).is_err());
+    assert!(import(b"", &ImportOptions::default()).is_err());
+}
+
+/// Small files that ask for much.
+#[test]
+fn a_file_cannot_ask_for_more_than_it_holds() {
+    let int64 = |name: &str, values: &[i64]| TensorProto {
+        name: name.into(),
+        dims: vec![values.len() as i64],
+        data_type: DataType::Int64 as i32,
+        int64_data: values.to_vec(),
+        ..TensorProto::default()
+    };
+    let huge = vec![node("c", "ConstantOfShape", &["shape"], "zeros"), node("a", "Add", &["x", "zeros"], "out")];
+    let error = refused(&model(huge, vec![int64("shape", &[1 << 20, 1 << 20])]));
+    assert_eq!(error, "node 'c' (op ConstantOfShape): makes more numbers than the file's size justifies");
+
+    // A weight that thousands of layers share would be stored for each.
+    let mut nodes = vec![node("n", "Relu", &["x"], "v0")];
+    nodes.extend((0..4000).map(|i| node("c", "Conv", &[&format!("v{i}"), "w"], &format!("v{}", i + 1))));
+    nodes.push(node("r", "Relu", &["v4000"], "out"));
+    let wide = model(nodes, vec![floats("w", &[4, 4, 15, 15], vec![0.0; 3600])]);
+    let mut same = wide.clone();
+    for node in same.graph.as_mut().unwrap().node.iter_mut().filter(|node| node.op_type == "Conv") {
+        node.attribute.push(ints("pads", &[7, 7, 7, 7]));
+    }
+    assert_eq!(refused(&same), "node 'c' (op Conv): makes more numbers than the file's size justifies");
+
+    // Channels that double at every node, and a border as wide as memory.
+    let axis = || AttributeProto { name: "axis".into(), r#type: 2, i: Some(1), ..AttributeProto::default() };
+    let doubled = |i: usize| NodeProto {
+        attribute: vec![axis()],
+        ..node("k", "Concat", &[&format!("v{i}"), &format!("v{i}")], &format!("v{}", i + 1))
+    };
+    let mut nodes = vec![node("n", "Relu", &["x"], "v0")];
+    nodes.extend((0..60).map(doubled));
+    nodes.push(node("r", "Relu", &["v60"], "out"));
+    assert!(refused(&model(nodes, vec![])).ends_with("is too large"));
+    let border = NodeProto {
+        attribute: vec![ints("pads", &[0, 0, i64::MAX, 0, 0, 0, i64::MAX, 0])],
+        ..node("p", "Pad", &["x"], "out")
+    };
+    assert!(read(&model(vec![border], vec![])).is_err());
+    let lied = TensorProto { float_data: vec![], ..floats("w", &[1 << 30, 4, 1, 1], vec![]) };
+    let error = refused(&model(vec![node("c", "Conv", &["x", "w"], "out")], vec![lied]));
+    assert_eq!(error, "tensor 'w': 0 values for 4294967296 elements");
+}
+
+#[test]
+fn every_prefix_and_every_flipped_byte_is_answered() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ops");
+    for name in ["shuffle_by_shape", "squeeze_excite_gemm", "if_of_shape", "max_pads_at_the_start"] {
+        let bytes = std::fs::read(folder.join(format!("{name}.onnx"))).unwrap();
+        for end in 0..bytes.len() {
+            let _ = import(&bytes[..end], &ImportOptions::default());
+        }
+        for at in 0..bytes.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut changed = bytes.clone();
+                changed[at] ^= flip;
+                let _ = import(&changed, &ImportOptions::default());
+            }
+        }
+    }
+}
+
+/// Inputs that fuzzing found, or might have: see `fuzz/`.
+#[test]
+fn kept_files_are_answered() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile");
+    let Ok(files) = std::fs::read_dir(folder) else { return };
+    for file in files {
+        let _ = import(&std::fs::read(file.unwrap().path()).unwrap(), &ImportOptions::default());
+    }
+}
+
+#[test]
+fn patterns_become_one_operation() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ops");
+    let function = |name: &str| {
+        let bytes = std::fs::read(folder.join(format!("{name}.onnx"))).unwrap();
+        let imported = import(&bytes, &ImportOptions::default()).unwrap();
+        let op = imported.graph.nodes().iter().find_map(|node| match node.op {
+            Op::Activation(function) => Some(function),
+            _ => None,
+        });
+        (op, imported.graph.nodes().len())
+    };
+    // The image, a factor of 5 or 8, the function, flattening.
+    for name in ["hard_swish_of_div", "hard_swish_of_gate", "hard_swish_of_mul", "hard_swish_of_hard_sigmoid"] {
+        assert_eq!(function(name), (Some(Activation::HardSwish), 4), "{name}");
+    }
+    assert_eq!(function("silu"), (Some(Activation::Silu), 4));
+    let torch = Activation::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 };
+    assert_eq!(function("hard_sigmoid_of_clip"), (Some(torch), 4));
+    for name in ["clip_inputs", "clip_attributes", "clip_by_min_and_max"] {
+        assert_eq!(function(name), (Some(Activation::Clip { min: Some(0.0), max: Some(6.0) }), 4), "{name}");
+    }
+    let ops = |name: &str| {
+        let bytes = std::fs::read(folder.join(format!("{name}.onnx"))).unwrap();
+        let imported = import(&bytes, &ImportOptions::default()).unwrap();
+        imported.graph.nodes().iter().map(|node| node.op.clone()).collect::<Vec<_>>()
+    };
+    // The image, the layer with all the rest in it, flattening.
+    for name in ["pad_conv", "pad_attribute", "batch_norm_decomposed", "pad_avg", "gather_channels"] {
+        assert_eq!(ops(name).len(), 3, "{name}");
+    }
+    assert!(matches!(ops("lrn_of_pytorch")[..], [_, Op::Lrn { size: 3, .. }, _]));
+    assert!(matches!(ops("shuffle_by_shape")[..], [_, Op::Shuffle { groups: 2 }, Op::Conv2d(_), _]));
+    // Nothing negative comes out of a maximum of what is not.
+    assert!(ops("max_of_relu_pads_differ").iter().any(|op| matches!(op, Op::Pad2d { value: 0.0, .. })));
+}
+
+#[test]
+fn names_are_the_parameters() {
+    let mut first = node("/a/Conv", "Conv", &["x", "layer1.0.conv1.weight"], "c");
+    first.attribute = vec![];
+    let nodes =
+        vec![first, node("/layer1/layer1.0/relu/Relu", "Relu", &["c"], "d"), node("", "Sigmoid", &["d"], "out")];
+    let weight = floats("layer1.0.conv1.weight", &[4, 4, 1, 1], vec![0.5; 16]);
+    let imported = read(&model(nodes, vec![weight])).unwrap();
+    let names: Vec<&str> = imported.graph.nodes().iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["input", "layer1.0.conv1", "layer1.0.relu", "sigmoid", "pool"]);
+    imported.weights.check(&imported.graph).unwrap();
+}
