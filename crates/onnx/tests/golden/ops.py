@@ -246,6 +246,9 @@ def structure():
     then = helper.make_graph([helper.make_node("Relu", ["x"], ["t"])], "then", [], [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)])
     other = helper.make_graph([helper.make_node("Identity", ["x"], ["e"])], "else", [], [helper.make_tensor_value_info("e", TensorProto.FLOAT, None)])
     case("if_of_shape", [("Shape", "x", "s"), ("Gather", "s i", "n"), ("Equal", "n four", "q"), ("If", "q", "y", {"then_branch": then, "else_branch": other})], {"i": ints(1)[0], "four": ints(4)[0]})
+    layers = [("Conv", "x conv.weight conv.bias", "a", {"strides": [2, 2], "_name": "/conv/Conv"}), ("Relu", "a", "b"), ("GlobalAveragePool", "b", "c"), ("Flatten", "c", "d"), ("Gemm", "d fc.weight fc.bias", "out", {"transB": 1, "_name": "/fc/Gemm"})]
+    params = {"conv.weight": noise("conv.weight", 8, 3, 3, 3), "conv.bias": noise("conv.bias", 8), "fc.weight": noise("fc.weight", 16, 8), "fc.bias": noise("fc.bias", 16)}
+    case("classifier", layers, params, (3, 32, 32), last="out")
     case("unused_nodes", [("Erf", "x", "unused"), ("Relu", "x", "y")])
 
 
