@@ -95,7 +95,7 @@ pub struct Imported {
 ///
 /// # Errors
 /// [`ImportError`], which names the node and its operator where it is about one. A file cannot make this panic, nor use
-/// more memory than a small multiple of its own size.
+/// more memory than a small multiple of its own size and 100 MB.
 pub fn import(bytes: &[u8], options: &ImportOptions) -> Result<Imported, ImportError> {
     wire::check(bytes)?;
     let model = ModelProto::decode(bytes)?;
