@@ -881,3 +881,39 @@ fn trained_onnx_networks_name_what_is_in_photographs() {
         assert!((top1 - right).abs() <= 1.0, "{net}: {top1} of 16");
     }
 }
+
+/// torchvision loads the file strictly and computes what the simulation does: a network whose normalisations fold, and one
+/// with normalisations that do not.
+#[test]
+fn torchvision_loads_a_state_dict() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/torch/state_dict.py");
+    let python = std::env::var("DSCONV_PYTHON").unwrap_or_else(|_| "python3".into());
+    let run = |args: &[&str]| Command::new(&python).arg(script).args(args).output();
+    if !run(&["check"]).is_ok_and(|output| output.status.success()) {
+        println!("SKIPPED: `{python}` has no torch, torchvision and safetensors; DSCONV_PYTHON names one that has");
+        return;
+    }
+    let place = Place::new();
+    let path = |name: &str| place.path(name).display().to_string();
+    let python = |args: &[&str]| {
+        let output = run(args).unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    python(&["image", &path("image.png")]);
+    for network in ["resnet18", "densenet121"] {
+        let weights = format!("{network}.safetensors");
+        python(&["make", network, &path(&weights)]);
+        place.json(&["quantize", network, "--weights", &weights, "--weights-only", "-o", "q.dsc", "--force"]);
+        place.json(&["export", "q.dsc", "--format", "state-dict", "-o", "back.safetensors", "--force"]);
+        let torch: Vec<f64> =
+            serde_json::from_slice(&python(&["logits", network, &path("back.safetensors"), &path("image.png")]))
+                .unwrap();
+        let ours = &place.json(&["predict", "q.dsc", "image.png", "--logits"])[0]["logits"];
+        let ours: Vec<f64> = ours.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        let largest = torch.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        let off = torch.iter().zip(&ours).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        println!("{network}: {:.1e} of the largest logit", off / largest);
+        assert!(ours.len() == 1000 && off <= 1e-4 * largest, "{network}: {off} of {largest}");
+    }
+}

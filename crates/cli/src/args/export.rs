@@ -54,6 +54,8 @@ pub enum Format {
     Safetensors,
     /// The same, ready to run in integers: checked, aligned, with an input and its logits
     Dsc,
+    /// Dequantized floats under the names of torchvision's modules, for `load_state_dict`
+    StateDict,
     /// An ONNX file: see --profile
     Onnx,
 }
