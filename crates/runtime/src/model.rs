@@ -78,7 +78,12 @@ impl Model {
 
     fn build(parameters: Parameters<'_>, kernel: Option<KernelName>) -> Result<Self, Error> {
         let kernel = select(kernel)?;
-        let plan = Plan::new(parameters)?;
+        let mut plan = Plan::new(parameters)?;
+        for step in plan.body.steps.iter_mut().chain(&mut plan.head.steps) {
+            if let StepOp::Conv(conv) = &mut step.op {
+                kernel.prepare(&mut conv.weights);
+            }
+        }
         Ok(Self { inner: Arc::new(Inner { plan, kernel }) })
     }
 

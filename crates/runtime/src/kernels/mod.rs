@@ -10,8 +10,12 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 mod select;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 #[cfg(target_arch = "x86_64")]
 mod ymm;
 
@@ -153,6 +157,8 @@ impl PlanesCall<'_> {
 pub(crate) trait Kernel: Sync + Send {
     /// Its name.
     fn name(&self) -> KernelName;
+    /// Changes packed weights once, to what its functions read.
+    fn prepare(&self, _weights: &mut Packed) {}
     /// Computes the outputs of a call into `out`, row `i` of output `i`, `stride` floats apart.
     ///
     /// `unpacked` has room for two panels and a line, or is empty where weights are not in nibbles.

@@ -195,6 +195,23 @@ impl Rule {
 /// Quantization, plain loops.
 #[inline(always)]
 pub(super) fn quantize(call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+    let largest = |x: &[f32]| x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+    quantize_with(call, codes, scales, largest, |rule, x, inv, codes| {
+        for (code, &x) in codes.iter_mut().zip(x) {
+            *code = rule.code(x, inv);
+        }
+    });
+}
+
+/// [`quantize`] with functions for the largest magnitude of a block and for its codes.
+#[inline(always)]
+pub(super) fn quantize_with(
+    call: &QuantizeCall<'_>,
+    codes: &mut [u8],
+    scales: &mut [f32],
+    largest: impl Fn(&[f32]) -> f32,
+    round: impl Fn(&Rule, &[f32], f32, &mut [u8]),
+) {
     let layout = call.layout;
     let rule = Rule::new(layout);
     for (i, &pixel) in call.pixels.iter().enumerate() {
@@ -210,19 +227,14 @@ pub(super) fn quantize(call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [
         }
         let mut pieces = layout.pieces.iter().peekable();
         for (block, scale) in layout.blocks.iter().zip(scales) {
-            let max = x[block.clone()].iter().fold(0.0f32, |max, x| max.max(x.abs()));
-            let (s, inv) = rule.scale(max);
+            let (s, inv) = rule.scale(largest(&x[block.clone()]));
             *scale = s;
             if layout.pieces.is_empty() {
-                for (code, &x) in codes[block.clone()].iter_mut().zip(&x[block.clone()]) {
-                    *code = rule.code(x, inv);
-                }
+                round(&rule, &x[block.clone()], inv, &mut codes[block.clone()]);
             }
             while let Some(piece) = pieces.next_if(|p| p.channels.end <= block.end) {
                 let x = &x[piece.channels.clone()];
-                for (code, &x) in codes[piece.at..].iter_mut().zip(x) {
-                    *code = rule.code(x, inv);
-                }
+                round(&rule, x, inv, &mut codes[piece.at..][..x.len()]);
             }
         }
     }

@@ -5,7 +5,11 @@ use std::str::FromStr;
 use super::Kernel;
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512Vnni;
+#[cfg(target_arch = "aarch64")]
+use super::neon::NeonDot;
 use super::scalar::Scalar;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+use super::wasm::Simd128;
 #[cfg(target_arch = "x86_64")]
 use super::ymm::{avx2::Avx2, avxvnni::AvxVnni};
 use crate::Error;
@@ -15,6 +19,10 @@ use crate::Error;
 pub enum KernelName {
     /// Plain loops, for every CPU.
     Scalar,
+    /// SIMD of 128 bits in WebAssembly, where the engine was compiled with `-C target-feature=+simd128`.
+    Simd128,
+    /// NEON with dot products, of 64-bit Arm.
+    NeonDot,
     /// AVX2 and FMA.
     Avx2,
     /// AVX-VNNI: 256-bit integer dot products.
@@ -25,12 +33,14 @@ pub enum KernelName {
 
 impl KernelName {
     /// All of them, slowest first.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni];
+    pub const ALL: [Self; 6] = [Self::Scalar, Self::Simd128, Self::NeonDot, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni];
 
     /// As `DSCONV_KERNEL` takes it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
+            Self::Simd128 => "simd128",
+            Self::NeonDot => "neondot",
             Self::Avx2 => "avx2",
             Self::AvxVnni => "avxvnni",
             Self::Avx512Vnni => "avx512vnni",
@@ -40,14 +50,18 @@ impl KernelName {
     fn make(self) -> Option<Box<dyn Kernel>> {
         match self {
             Self::Scalar => Some(Box::new(Scalar)),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => Some(Box::new(Simd128)),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => Some(Box::new(NeonDot::new()?)),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => Some(Box::new(Avx2::new()?)),
             #[cfg(target_arch = "x86_64")]
             Self::AvxVnni => Some(Box::new(AvxVnni::new()?)),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => Some(Box::new(Avx512Vnni::new()?)),
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => None,
+            // Those of other CPUs.
+            _ => None,
         }
     }
 }

@@ -1,0 +1,425 @@
+//! NEON with the dot product instructions of Armv8.2 (`FEAT_DotProd`): 16 outputs are four vectors, 4 pixels by 16 outputs
+//! of integer sums in registers.
+//!
+//! `sdot` multiplies signed bytes, `udot` unsigned ones, and codes are unsigned while weights are signed. A code with its
+//! top bit flipped is the signed byte `code - 128`, so `sdot` sums `q * (code - 128)` and [`prepare`] adds
+//! `128 * sum(q)` to what each sum starts from. All factors are bytes for 2 to 8 bits of either, signed or not, so the
+//! sums are exact; where inputs are signed the flipped code is the mantissa, and no start is left. `usdot` would save the
+//! flip, one instruction for 16 codes, but only newer CPUs have it.
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, Residual, scalar};
+use crate::buffer::Buffer;
+use crate::layout::{LANES, OFFSET};
+use crate::ops::{self, Memory};
+use crate::pack::{Packed, Panel};
+use crate::plan::Step;
+
+/// Pixels of a tile.
+const MR: usize = 4;
+/// Floats of a vector.
+const WIDTH: usize = 4;
+/// Vectors of a panel.
+const VECTORS: usize = LANES / WIDTH;
+
+/// The kernel of CPUs with NEON's dot products.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NeonDot(());
+
+impl NeonDot {
+    /// `None` where the CPU lacks the instructions.
+    pub fn new() -> Option<Self> {
+        std::arch::is_aarch64_feature_detected!("dotprod").then_some(Self(()))
+    }
+}
+
+impl Kernel for NeonDot {
+    fn name(&self) -> KernelName {
+        KernelName::NeonDot
+    }
+
+    fn prepare(&self, weights: &mut Packed) {
+        prepare(weights);
+    }
+
+    fn conv(&self, call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+        call.check(out, stride);
+        // SAFETY: the CPU has the instructions, or there would be no `self`; `check` bounds every access.
+        unsafe { conv(call, out, stride) }
+    }
+
+    fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+        call.check(codes, scales);
+        scalar::quantize_with(call, codes, scales, largest, round);
+    }
+
+    fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+        scalar::quantize_planes(call, codes, scales);
+    }
+
+    fn compute(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
+        ops::compute(step, memory, first, count, out, stride);
+    }
+
+    fn finish(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
+        ops::finish(step, memory, first, count, out, stride);
+    }
+}
+
+/// Adds `128 * sum(q)` to the start of each sum; what is 0 everywhere is left out.
+fn prepare(w: &mut Packed) {
+    if w.depthwise {
+        return;
+    }
+    let mut start = Buffer::new(w.panels.len() * w.taps * w.segments.len() * LANES);
+    let mut sums = start.chunks_exact_mut(LANES);
+    let mut weights = w.weights.chunks_exact(LANES * 4);
+    for _ in 0..w.panels.len() * w.taps {
+        for segment in &w.segments {
+            let sums = sums.next().expect("starts of all segments");
+            for _ in 0..if w.nibbles { segment.steps.div_ceil(2) } else { segment.steps } {
+                let line = weights.next().expect("weights of all segments");
+                for (sum, weights) in sums.iter_mut().zip(line.chunks_exact(4)) {
+                    for &byte in weights {
+                        let byte = byte as i8;
+                        let q = if w.nibbles { i32::from(byte << 4 >> 4) + i32::from(byte >> 4) } else { byte.into() };
+                        *sum += OFFSET * q;
+                    }
+                }
+            }
+        }
+    }
+    start.iter_mut().zip(w.start.iter()).for_each(|(sum, before)| *sum += before);
+    w.start = if start.iter().all(|&s| s == 0) { Buffer::default() } else { start };
+}
+
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+    let w = call.weights;
+    for panel in call.panels.clone() {
+        let mut first = 0;
+        while first < call.pixels.len() {
+            let rows = (call.pixels.len() - first).min(MR);
+            let tile = Tile { call, panel, first, out: out.as_mut_ptr(), stride };
+            // SAFETY: `call` was checked; the tile lies in it.
+            unsafe {
+                match (w.depthwise, w.two_level(), w.nibbles) {
+                    (true, ..) => tile.run::<true, false, false>(rows),
+                    (_, false, false) => tile.run::<false, false, false>(rows),
+                    (_, false, true) => tile.run::<false, false, true>(rows),
+                    (_, true, false) => tile.run::<false, true, false>(rows),
+                    (_, true, true) => tile.run::<false, true, true>(rows),
+                }
+            }
+            first += rows;
+        }
+    }
+}
+
+/// Some pixels and a panel of a checked call.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    call: &'a ConvCall<'a>,
+    panel: usize,
+    first: usize,
+    out: *mut f32,
+    stride: usize,
+}
+
+/// Sums of 16 outputs.
+type Floats = [float32x4_t; VECTORS];
+
+impl Tile<'_> {
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn run<const DEPTHWISE: bool, const TWO: bool, const NIBBLES: bool>(self, rows: usize) {
+        // SAFETY: of the caller.
+        unsafe {
+            match (DEPTHWISE, rows) {
+                (true, 4) => self.depthwise::<4>(),
+                (true, 3) => self.depthwise::<3>(),
+                (true, 2) => self.depthwise::<2>(),
+                (true, _) => self.depthwise::<1>(),
+                (_, 4) => self.dense::<4, TWO, NIBBLES>(),
+                (_, 3) => self.dense::<3, TWO, NIBBLES>(),
+                (_, 2) => self.dense::<2, TWO, NIBBLES>(),
+                _ => self.dense::<1, TWO, NIBBLES>(),
+            }
+        }
+    }
+
+    /// Integer sums of each segment, then one multiply-add in floats for each output.
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn dense<const R: usize, const TWO: bool, const NIBBLES: bool>(self) {
+        let Tile { call, panel, first, .. } = self;
+        let w = call.weights;
+        let group = w.panels[panel].group;
+        let (bytes, floats) = (call.layout.bytes, call.layout.scales);
+        let scale_stride = w.taps * w.segments.len() * LANES;
+        let zero = vdupq_n_s32(0);
+        // SAFETY: `ConvCall::check` held for every pixel, tap, panel and segment. A vector of codes may reach behind the
+        // last pixel, by less than `SLACK`: only the bytes of this segment are multiplied, or weights of 0.
+        unsafe {
+            let mut codes = [std::ptr::null::<u8>(); R];
+            let mut scales = [std::ptr::null::<f32>(); R];
+            for r in 0..R {
+                let pixel = *call.pixels.get_unchecked(first + r) as usize;
+                codes[r] = call.codes.as_ptr().add(pixel * bytes + group * w.group_bytes);
+                scales[r] = call.scales.as_ptr().add(pixel * floats + group * w.group_scales);
+            }
+            let mut weights = w.weights.as_ptr().cast::<i8>().add(panel * w.panel_bytes);
+            let mut alpha = w.alpha.as_ptr().wrapping_add(panel * scale_stride);
+            let mut start = w.start.as_ptr().wrapping_add(panel * scale_stride);
+            let mut sum: [Floats; R] = [[vdupq_n_f32(0.0); VECTORS]; R];
+            for &tap in call.taps {
+                let mut at = tap as usize * bytes;
+                let scale_at = tap as usize * floats;
+                for segment in &w.segments {
+                    let mut dot = [[zero; VECTORS]; R];
+                    if !w.start.is_empty() {
+                        for v in 0..VECTORS {
+                            let s = vld1q_s32(start.add(v * WIDTH));
+                            for r in 0..R {
+                                dot[r][v] = s;
+                            }
+                        }
+                    }
+                    let mut steps = segment.steps;
+                    if NIBBLES {
+                        while steps > 0 {
+                            let mut a = [vdupq_n_s8(0); R];
+                            for r in 0..R {
+                                a[r] = flip(vcombine_u8(vld1_u8(codes[r].add(at)), vdup_n_u8(0)));
+                            }
+                            let packed = load(weights);
+                            step::<0, R>(&mut dot, packed.map(|q| vshrq_n_s8::<4>(vshlq_n_s8::<4>(q))), &a);
+                            step::<1, R>(&mut dot, packed.map(|q| vshrq_n_s8::<4>(q)), &a);
+                            weights = weights.add(64);
+                            at += 4 * steps.min(2);
+                            steps -= steps.min(2);
+                        }
+                    }
+                    while steps >= 4 {
+                        let mut a = [vdupq_n_s8(0); R];
+                        for r in 0..R {
+                            a[r] = flip(vld1q_u8(codes[r].add(at)));
+                        }
+                        step::<0, R>(&mut dot, load(weights), &a);
+                        step::<1, R>(&mut dot, load(weights.add(64)), &a);
+                        step::<2, R>(&mut dot, load(weights.add(128)), &a);
+                        step::<3, R>(&mut dot, load(weights.add(192)), &a);
+                        weights = weights.add(256);
+                        at += 16;
+                        steps -= 4;
+                    }
+                    while steps > 0 {
+                        let mut a = [vdupq_n_s8(0); R];
+                        for r in 0..R {
+                            let word = codes[r].add(at).cast::<u32>().read_unaligned();
+                            a[r] = flip(vreinterpretq_u8_u32(vdupq_n_u32(word)));
+                        }
+                        step::<0, R>(&mut dot, load(weights), &a);
+                        weights = weights.add(64);
+                        at += 4;
+                        steps -= 1;
+                    }
+                    for r in 0..R {
+                        let s = vdupq_n_f32(*scales[r].add(scale_at + segment.scale));
+                        for v in 0..VECTORS {
+                            let factor = if TWO { s } else { vmulq_f32(vld1q_f32(alpha.add(v * WIDTH)), s) };
+                            sum[r][v] = vfmaq_f32(sum[r][v], factor, vcvtq_f32_s32(dot[r][v]));
+                        }
+                    }
+                    alpha = alpha.wrapping_add(LANES);
+                    start = start.wrapping_add(LANES);
+                }
+            }
+            self.end(&sum);
+        }
+    }
+
+    /// One multiplication a tap.
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn depthwise<const R: usize>(self) {
+        let Tile { call, panel, first, .. } = self;
+        let w = call.weights;
+        let (bytes, floats) = (call.layout.bytes, call.layout.scales);
+        let zero = vdupq_n_s32(call.layout.zero().into());
+        let mut sum: [Floats; R] = [[vdupq_n_f32(0.0); VECTORS]; R];
+        // SAFETY: `ConvCall::check` held for every pixel and tap; rows of codes and scales have whole panels.
+        unsafe {
+            let codes = call.codes.as_ptr().add(panel * LANES);
+            let scales = call.scales.as_ptr().add(panel * LANES);
+            for (t, &tap) in call.taps.iter().enumerate() {
+                let at = (panel * w.taps + t) * LANES;
+                for r in 0..R {
+                    let pixel = (*call.pixels.get_unchecked(first + r) + tap) as usize;
+                    let a = vld1q_u8(codes.add(pixel * bytes));
+                    let (low, high) = (vmovl_u8(vget_low_u8(a)), vmovl_high_u8(a));
+                    let a = [
+                        vmovl_u16(vget_low_u16(low)),
+                        vmovl_high_u16(low),
+                        vmovl_u16(vget_low_u16(high)),
+                        vmovl_high_u16(high),
+                    ];
+                    for v in 0..VECTORS {
+                        let a = vcvtq_f32_s32(vsubq_s32(vreinterpretq_s32_u32(a[v]), zero));
+                        // Exact: at most 127 * 255.
+                        let dot = vmulq_f32(vld1q_f32(w.values.as_ptr().add(at + v * WIDTH)), a);
+                        let mut factor = vld1q_f32(scales.add(pixel * floats + v * WIDTH));
+                        if !w.two_level() {
+                            factor = vmulq_f32(vld1q_f32(w.alpha.as_ptr().add(at + v * WIDTH)), factor);
+                        }
+                        sum[r][v] = vfmaq_f32(sum[r][v], factor, dot);
+                    }
+                }
+            }
+            self.end(&sum);
+        }
+    }
+
+    /// Channel scales, bias, residual and limits; then the rows are stored.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn end<const R: usize>(self, sum: &[Floats; R]) {
+        let Tile { call, panel, first, .. } = self;
+        let Panel { first: channel, lanes, .. } = call.weights.panels[panel];
+        // SAFETY: `ConvCall::check` held for every output, panel and residual row; where a panel has fewer than 16 lanes,
+        // only these are read and written.
+        unsafe {
+            for r in 0..R {
+                let row = self.out.add((first + r) * self.stride + channel);
+                let residual = match call.residual {
+                    Residual::Rows(rows) => rows.data.as_ptr().add((first + r) * rows.stride + channel),
+                    Residual::Output => row.cast_const(),
+                    Residual::None => std::ptr::null(),
+                };
+                if lanes == LANES {
+                    self.store(&sum[r], residual, row);
+                    continue;
+                }
+                let (mut added, mut y) = ([0.0; LANES], [0.0; LANES]);
+                if residual.is_null() {
+                    self.store(&sum[r], residual, y.as_mut_ptr());
+                } else {
+                    residual.copy_to_nonoverlapping(added.as_mut_ptr(), lanes);
+                    self.store(&sum[r], added.as_ptr(), y.as_mut_ptr());
+                }
+                row.copy_from_nonoverlapping(y.as_ptr(), lanes);
+            }
+        }
+    }
+
+    /// Ends 16 sums; `residual` may be null.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn store(self, sum: &Floats, residual: *const f32, out: *mut f32) {
+        let w = self.call.weights;
+        // SAFETY: of the caller; channel scales and biases are of whole panels.
+        unsafe {
+            for v in 0..VECTORS {
+                let load = |values: &[f32]| match values.is_empty() {
+                    true => None,
+                    false => Some(vld1q_f32(values.as_ptr().add(self.panel * LANES + v * WIDTH))),
+                };
+                let mut y = match (load(&w.channel), load(&w.bias)) {
+                    (Some(s), Some(bias)) => vfmaq_f32(bias, sum[v], s),
+                    (Some(s), None) => vmulq_f32(sum[v], s),
+                    (None, Some(bias)) => vaddq_f32(sum[v], bias),
+                    (None, None) => sum[v],
+                };
+                if !residual.is_null() {
+                    y = vaddq_f32(y, vld1q_f32(residual.add(v * WIDTH)));
+                }
+                if let Some((lo, hi)) = self.call.clamp {
+                    let (lo, hi) = (vdupq_n_f32(lo), vdupq_n_f32(hi));
+                    // As `limit` chooses for NaNs and zeros.
+                    y = vbslq_f32(vcgtq_f32(y, lo), y, lo);
+                    y = vbslq_f32(vcltq_f32(y, hi), y, hi);
+                }
+                vst1q_f32(out.add(v * WIDTH), y);
+            }
+        }
+    }
+}
+
+/// `code - 128` as signed bytes.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn flip(codes: uint8x16_t) -> int8x16_t {
+    vreinterpretq_s8_u8(veorq_u8(codes, vdupq_n_u8(0x80)))
+}
+
+/// 64 bytes: four inputs of 16 outputs.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn load(weights: *const i8) -> [int8x16_t; VECTORS] {
+    // SAFETY: of the caller.
+    unsafe { [vld1q_s8(weights), vld1q_s8(weights.add(16)), vld1q_s8(weights.add(32)), vld1q_s8(weights.add(48))] }
+}
+
+/// Adds the products of four inputs of 16 outputs with the codes `4 * LANE ..` of `R` pixels.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn step<const LANE: usize, const R: usize>(
+    dot: &mut [[int32x4_t; VECTORS]; R],
+    q: [int8x16_t; VECTORS],
+    a: &[int8x16_t; R],
+) {
+    for v in 0..VECTORS {
+        for r in 0..R {
+            // The intrinsic `vdotq_laneq_s32` is not stable.
+            // SAFETY: the instruction reads and writes these registers only, and this function's features have it.
+            unsafe {
+                asm!(
+                    "sdot {sum:v}.4s, {q:v}.16b, {a:v}.4b[{lane}]",
+                    sum = inout(vreg) dot[r][v],
+                    q = in(vreg) q[v],
+                    a = in(vreg) a[r],
+                    lane = const LANE,
+                    options(pure, nomem, nostack, preserves_flags)
+                );
+            }
+        }
+    }
+}
+
+/// Largest magnitude.
+fn largest(x: &[f32]) -> f32 {
+    let (vectors, rest) = x.as_chunks::<WIDTH>();
+    // SAFETY: every aarch64 CPU with an operating system has NEON; each load reads a whole chunk.
+    let max = unsafe {
+        let mut max = vdupq_n_f32(0.0);
+        for x in vectors {
+            max = vmaxnmq_f32(max, vabsq_f32(vld1q_f32(x.as_ptr())));
+        }
+        vmaxnmvq_f32(max)
+    };
+    rest.iter().fold(max, |max, x| max.max(x.abs()))
+}
+
+/// The codes of a block: [`scalar::Rule::code`] of each element.
+fn round(rule: &scalar::Rule, x: &[f32], inv: f32, codes: &mut [u8]) {
+    let (vectors, rest) = x.as_chunks::<LANES>();
+    let (bytes, last) = codes.split_at_mut(vectors.len() * LANES);
+    // SAFETY: every aarch64 CPU with an operating system has NEON; loads and stores are of whole chunks.
+    unsafe {
+        let (lo, hi) = (vdupq_n_f32(rule.lo as f32), vdupq_n_f32(rule.hi as f32));
+        let (inv, offset) = (vdupq_n_f32(inv), vdupq_n_s32(rule.offset));
+        let part = |x: *const f32| {
+            let t = vminnmq_f32(vmaxnmq_f32(vmulq_f32(vld1q_f32(x), inv), lo), hi);
+            // To the nearest integer, half to even.
+            vmovn_u32(vreinterpretq_u32_s32(vaddq_s32(vcvtnq_s32_f32(t), offset)))
+        };
+        for (x, bytes) in vectors.iter().zip(bytes.as_chunks_mut::<LANES>().0) {
+            let x = x.as_ptr();
+            let low = vcombine_u16(part(x), part(x.add(WIDTH)));
+            let high = vcombine_u16(part(x.add(2 * WIDTH)), part(x.add(3 * WIDTH)));
+            vst1q_u8(bytes.as_mut_ptr(), vcombine_u8(vmovn_u16(low), vmovn_u16(high)));
+        }
+    }
+    for (code, &x) in last.iter_mut().zip(rest) {
+        *code = rule.code(x, inv);
+    }
+}
