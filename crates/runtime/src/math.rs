@@ -52,9 +52,65 @@ pub(crate) fn pow(x: f32, y: f32) -> f32 {
     exp64(f64::from(y) * ln64(f64::from(x))) as f32
 }
 
+/// `x * y + z`, rounded once.
+#[inline(always)]
+pub(crate) fn mul_add(x: f32, y: f32, z: f32) -> f32 {
+    if cfg!(target_family = "wasm") { mul_add64(x, y, z) } else { x.mul_add(y, z) }
+}
+
+/// [`mul_add`] without the instruction. The product is exact in f64; the sum is rounded to odd, so that rounding it again
+/// gives what one rounding would (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008). The
+/// library's `fmaf` of WebAssembly rounds twice where the result is a denormal.
+#[inline(always)]
+fn mul_add64(x: f32, y: f32, z: f32) -> f32 {
+    let (p, z) = (f64::from(x) * f64::from(y), f64::from(z));
+    let sum = p + z;
+    // Knuth's two-sum: what rounding took off, exactly.
+    let part = sum - p;
+    let error = (p - (sum - part)) + (z - part);
+    let bits = sum.to_bits();
+    // A NaN, of an infinite sum, is not different from 0 here.
+    if error.abs() > 0.0 && bits & 1 == 0 {
+        let away = (error > 0.0) == (sum > 0.0);
+        return f64::from_bits(if away { bits + 1 } else { bits - 1 }) as f32;
+    }
+    sum as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_multiply_add_in_doubles_rounds_once() {
+        let check = |x: f32, y: f32, z: f32| {
+            let (found, expected) = (mul_add64(x, y, z), x.mul_add(y, z));
+            assert!(
+                found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(),
+                "{x:e} * {y:e} + {z:e}"
+            );
+        };
+        // Any bits; then products near halves of the sum's last bit, in each range of exponents.
+        let mut state = 1u64;
+        let mut next = || {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            (state >> 32) as u32
+        };
+        for _ in 0..200_000 {
+            check(f32::from_bits(next()), f32::from_bits(next()), f32::from_bits(next()));
+            let near_half = |bits: u32| f32::from_bits((127 << 23) | (bits & 0x1f) << 18 | (bits >> 5 & 3));
+            let (x, y) = (near_half(next()), near_half(next()));
+            for e in [-100, -139, -149, 0, 60] {
+                let z = f32::from_bits(((e + 150i32).max(0) as u32) << 23 | next() & 0x7f_000f);
+                let scale = f32::from_bits(((e / 2 + 127 - 12) as u32) << 23);
+                check(x * scale, y * scale, z);
+                check(x * scale, -y * scale, z);
+            }
+        }
+        // The sum in doubles lies half way between two denormals; what it lost decides.
+        let (x, y) = (f32::from_bits(0x1a80_0001), f32::from_bits(0x1980_0001));
+        check(x, y, f32::from_bits(1 << 19));
+    }
 
     #[test]
     fn functions_are_within_two_ulp_of_the_library() {

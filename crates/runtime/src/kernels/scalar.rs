@@ -3,6 +3,7 @@ use blockfloat::ActivationScale;
 
 use super::{ConvCall, Kernel, KernelName, PLANES, PlanesCall, QuantizeCall, Residual, STRIP};
 use crate::layout::{LANES, Layout, OFFSET};
+use crate::math;
 use crate::ops::{self, Memory};
 use crate::pack::Packed;
 use crate::plan::Step;
@@ -76,7 +77,7 @@ pub(super) fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
             for lane in 0..panel.lanes {
                 let bias = w.bias.get(at + lane).copied();
                 let mut y = match (w.channel.get(at + lane), bias) {
-                    (Some(s), Some(bias)) => acc[lane].mul_add(*s, bias),
+                    (Some(s), Some(bias)) => math::mul_add(acc[lane], *s, bias),
                     (Some(s), None) => acc[lane] * s,
                     (None, Some(bias)) => acc[lane] + bias,
                     (None, None) => acc[lane],
@@ -125,7 +126,7 @@ fn dense(w: &Packed, p: usize, tap: usize, codes: &[u8], scales: &[f32], acc: &m
         let s = scales[segment.scale];
         for lane in 0..LANES {
             let factor = if w.two_level() { s } else { w.alpha[at + lane] * s };
-            acc[lane] = factor.mul_add(dot[lane] as f32, acc[lane]);
+            acc[lane] = math::mul_add(factor, dot[lane] as f32, acc[lane]);
         }
         weights = &weights[line(segment.steps) * 64..];
         codes = &codes[segment.steps * 4..];
@@ -140,7 +141,7 @@ fn depthwise(w: &Packed, p: usize, tap: usize, codes: &[u8], scales: &[f32], zer
         let dot = w.values[at + lane] * (i32::from(codes[lane]) - zero) as f32;
         let s = scales[lane];
         let factor = if w.two_level() { s } else { w.alpha[at + lane] * s };
-        acc[lane] = factor.mul_add(dot, acc[lane]);
+        acc[lane] = math::mul_add(factor, dot, acc[lane]);
     }
 }
 

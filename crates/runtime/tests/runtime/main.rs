@@ -1,5 +1,11 @@
 //! The engine against the reference.
+mod golden;
 mod networks;
 mod ops;
 mod plain;
 mod problem;
+
+/// Whether to run fewer and smaller cases: an emulated CPU is some 50 times slower. `.ci/cross` asks for it.
+fn quick() -> bool {
+    std::env::var_os("DSCONV_TEST_QUICK").is_some()
+}

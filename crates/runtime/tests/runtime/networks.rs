@@ -60,6 +60,10 @@ fn every_family_of_the_zoo_gives_the_interpreters_bits() {
         ..Config::new(name)
     };
     let float = ActivationScale::Float;
+    if crate::quick() {
+        check(&quantize(&small("googlenet", 0.25), &policy(4, 8, 64, float)), 1);
+        return check(&quantize(&Config { width: Some(0.5), ..Config::new("resnet20") }, &policy(2, 5, 32, float)), 1);
+    }
     check(&quantize(&small("alexnet", 0.25), &policy(4, 8, 64, float)), 2);
     check(&quantize(&small("vgg11", 0.25), &policy(4, 4, 32, ActivationScale::Pow2)), 2);
     check(&quantize(&small("googlenet", 0.5), &policy(4, 8, 64, float)), 2);
@@ -79,6 +83,7 @@ fn layers_in_floats_and_activations_in_floats_run_too() {
         graph::policy::Rule { activation: Some(graph::policy::ActivationRule::Off), ..rule("layer2.0.*") },
         graph::policy::Rule { bits: Some(Bits::MAX), ..rule("fc") },
     ];
-    let config = Config { classes: Some(10), width: Some(0.25), input: Some(64), ..Config::new("resnet18") };
+    let input = if crate::quick() { 32 } else { 64 };
+    let config = Config { classes: Some(10), width: Some(0.25), input: Some(input), ..Config::new("resnet18") };
     check(&quantize(&config, &policy), 3);
 }

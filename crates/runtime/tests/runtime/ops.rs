@@ -5,7 +5,7 @@ use zoo::testing::formula_weights;
 use crate::networks::check;
 use crate::plain;
 
-fn info() -> Info {
+pub fn info() -> Info {
     Info { preprocess: Preprocess::imagenet(), classes: vec![], source: "a test".into() }
 }
 
@@ -16,7 +16,7 @@ fn quantize(b: Builder) -> Model {
 }
 
 /// 3x11x11, two convolutions, a shuffle, gates, padding, slices, pools, concatenations that share parts, and a head.
-fn every_exact_operation() -> Builder {
+pub fn every_exact_operation() -> Builder {
     let mut b = Builder::new("many", Shape::new(3, 11, 11));
     let clip = |min, max| Op::Activation(Activation::Clip { min, max });
     let stem = b.conv("stem", Conv2d::new(3, 24, 3).stride(2).padding(1).bias(), b.input());
