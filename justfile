@@ -34,6 +34,10 @@ check:
     cargo clippy --release --workspace --all-targets -- -D warnings
     just test
 
+# The integer engine's tests on other CPUs: Arm under QEMU, WebAssembly under Node
+cross *ARGS:
+    bash .ci/cross "$@"
+
 # Install what a bare Debian with rustup lacks
 setup *ARGS:
     bash .ci/setup "$@"

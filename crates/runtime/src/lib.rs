@@ -3,6 +3,10 @@
 //! A [`Model`] is a plan with packed weights, shared by any number of threads; a [`Session`] is one thread's memory for
 //! running it. The same file gives the same bits on every CPU and with every number of threads.
 //!
+//! Kernels are chosen when a model is loaded: the fastest that the CPU runs, or the [`KernelName`] in the environment
+//! variable `DSCONV_KERNEL`. WebAssembly, `wasm32-unknown-unknown` included, has the one that it was compiled for
+//! (`-C target-feature=+simd128`), no files and one thread. `.ci/cross` runs the tests of what a machine does not have.
+//!
 //! ```
 //! use graph::{Builder, Conv2d, Info, Op, Policy, Preprocess, Shape, Weights};
 //!

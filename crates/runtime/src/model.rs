@@ -80,8 +80,10 @@ impl Model {
         let kernel = select(kernel)?;
         let mut plan = Plan::new(parameters)?;
         for step in plan.body.steps.iter_mut().chain(&mut plan.head.steps) {
-            if let StepOp::Conv(conv) = &mut step.op {
+            let mut next = if let StepOp::Conv(conv) = &mut step.op { Some(conv) } else { None };
+            while let Some(conv) = next {
                 kernel.prepare(&mut conv.weights);
+                next = conv.before.as_mut();
             }
         }
         Ok(Self { inner: Arc::new(Inner { plan, kernel }) })

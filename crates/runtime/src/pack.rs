@@ -66,6 +66,7 @@ pub(crate) struct Packed {
     pub group_scales: usize,
     pub depthwise: bool,
     /// Largest magnitude of a weight.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX2 has two ways to multiply"))]
     pub largest: u8,
 }
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use super::Kernel;
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512Vnni;
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 use super::neon::NeonDot;
 use super::scalar::Scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
@@ -52,7 +52,7 @@ impl KernelName {
             Self::Scalar => Some(Box::new(Scalar)),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Self::Simd128 => Some(Box::new(Simd128)),
-            #[cfg(target_arch = "aarch64")]
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             Self::NeonDot => Some(Box::new(NeonDot::new()?)),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => Some(Box::new(Avx2::new()?)),

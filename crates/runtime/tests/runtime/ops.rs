@@ -106,6 +106,7 @@ fn functions_with_transcendentals_are_near_the_interpreter() {
 }
 
 #[test]
+#[cfg_attr(target_family = "wasm", ignore = "there are no folders")]
 fn a_dsc_file_runs_as_the_model_it_was_made_from() {
     let model = quantize(every_exact_operation());
     let bytes = dsc::write(&model, &dsc::Options::default()).unwrap();
@@ -144,6 +145,7 @@ fn what_is_no_image_is_refused() {
 }
 
 #[test]
+#[cfg_attr(target_family = "wasm", ignore = "there are no threads")]
 fn sessions_of_one_model_run_at_the_same_time() {
     let model = runtime::Model::new(quantize(every_exact_operation())).unwrap();
     let image = |seed: usize| (0..363).map(|i| ((i * 37 + seed) % 101) as f32 / 50.0 - 1.0).collect::<Vec<f32>>();
