@@ -33,7 +33,8 @@ pub enum KernelName {
 
 impl KernelName {
     /// All of them, slowest first.
-    pub const ALL: [Self; 6] = [Self::Scalar, Self::Simd128, Self::NeonDot, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni];
+    pub const ALL: [Self; 6] =
+        [Self::Scalar, Self::Simd128, Self::NeonDot, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni];
 
     /// As `DSCONV_KERNEL` takes it.
     pub fn as_str(self) -> &'static str {
