@@ -460,7 +460,8 @@ impl<'a> Draft<'a> {
         let layout = &self.layouts[input.layout];
         // Large weights come from far: they are kept small, and unpacked on their way, or for a strip of pixels.
         let codes = &layer.codes;
-        let nibbles = matches!(node.op, Op::Linear { .. }) && codes.bits().get() <= 4 && codes.two_level().is_none();
+        let large = matches!(node.op, Op::Linear { .. }) || codes.codes().len() >= 128 * 1024;
+        let nibbles = large && !layout.depthwise && codes.bits().get() <= 4 && codes.two_level().is_none();
         let products = codes.int8_weights();
         let integers = Integers {
             shape: codes.shape(),
