@@ -38,8 +38,8 @@ while [ "$kills" -lt 10 ]; do
   fi
   wait "$process" 2>/dev/null || true
   kills=$((kills + 1))
-  done=$(find "$out/broken/checkpoints" -mindepth 1 -maxdepth 1 -type d 2>/dev/null | sort | tail -1)
-  echo "kill $kills after $wait_ms ms, newest checkpoint: ${done##*/}"
+  newest=$(find "$out/broken/checkpoints" -mindepth 1 -maxdepth 1 -type d 2>/dev/null | sort | tail -1 || true)
+  echo "kill $kills after $wait_ms ms, newest checkpoint: ${newest##*/}"
   resume=()
   if [ -e "$out/broken/config.toml" ]; then resume=(--resume); fi
 done
