@@ -43,7 +43,7 @@ impl Kernel for NeonDot {
         prepare(weights);
     }
 
-    fn conv(&self, call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+    fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) {
         call.check(out, stride);
         // SAFETY: the CPU has the instructions, or there would be no `self`; `check` bounds every access.
         unsafe { conv(call, out, stride) }

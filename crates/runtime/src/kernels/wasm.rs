@@ -32,7 +32,7 @@ impl Kernel for Simd128 {
         KernelName::Simd128
     }
 
-    fn conv(&self, call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+    fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) {
         call.check(out, stride);
         let w = call.weights;
         for panel in call.panels.clone() {
