@@ -35,7 +35,7 @@ pub fn run(args: &Export, source: Source, printer: &Printer, start: Instant) -> 
     let output = Output::new(&args.target, &format!("{name}_{suffix}.onnx"))?;
     if asked != Profile::Fp32 && !model.is_quantized() {
         return Err(Error::usage(format!("`{name}` is not quantized: the profile {suffix} needs integer weights"))
-            .hint(format!("`dsconv quantize {name}` makes some, and `--profile fp32` writes floats")));
+            .hint(format!("`dsconv quantize {}` makes some, and `--profile fp32` writes floats", args.model.model)));
     }
     if args.target.scales == Scales::TwoLevel {
         model = model.to_two_level()?;

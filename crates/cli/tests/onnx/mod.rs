@@ -270,3 +270,33 @@ fn every_operation_and_format_gives_the_same_in_onnx_runtime() {
         assert_same(&result, 100.0);
     }
 }
+
+#[test]
+fn an_export_says_what_it_needs_and_names_its_file_after_the_profile() {
+    let place = Place::new();
+    place.run(&["export", "tiny.safetensors", "--format", "onnx", "--profile", "int4"]).refuses(
+        2,
+        "error: `tiny` is not quantized: the profile int4 needs integer weights\n\n\
+         hint: `dsconv quantize tiny.safetensors` makes some, and `--profile fp32` writes floats",
+    );
+    fn export<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+        [&["export", model, "--format", "onnx"], more].concat()
+    }
+    let written = place.json(&export("tiny.safetensors", &[]));
+    assert_eq!((&written["path"], &written["profile"]), (&json!("tiny_fp32.onnx"), &json!("fp32")));
+
+    place.json(&["quantize", "tiny.safetensors", "-o", "a.safetensors"]);
+    place.run(&export("a.safetensors", &["--profile", "int8"])).refuses(
+        2,
+        "error: the profile int8 has one scale for each activation, found on images\n\n\
+         hint: `--calibrate DATA` names some: a folder, a file, `embedded`; labels are not read",
+    );
+    let written = place.json(&export("a.safetensors", &[]));
+    assert_eq!((&written["path"], &written["profile"]), (&json!("a_int4.onnx"), &json!("int4")));
+    assert_eq!(written["bytes"], std::fs::metadata(place.path("a_int4.onnx")).unwrap().len());
+    place.json(&export("a.safetensors", &["--activations", "off"]));
+    assert!(place.path("a_int4_weights.onnx").is_file());
+    place
+        .run(&export("a.safetensors", &[]))
+        .refuses(1, "error: `a_int4.onnx` exists already\n\nhint: `--force` replaces it, `-o` names another file");
+}
