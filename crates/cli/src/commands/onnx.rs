@@ -44,11 +44,15 @@ pub fn run(args: &Export, source: Source, printer: &Printer, start: Instant) -> 
         Profile::Int4 => onnx::Profile::Int4 { activations: args.onnx.activations == Switch::On },
         Profile::Fp32 => onnx::Profile::Fp32,
         Profile::Int8 => {
+            let Some(images) = &args.onnx.calibrate else {
+                return Err(Error::usage("the profile int8 has one scale for each activation, found on images")
+                    .hint("`--calibrate DATA` names some: a folder, a file, `embedded`; labels are not read"));
+            };
             if model.layers.values().any(|layer| layer.codes.two_level().is_none()) {
                 printer.talk("8-bit weights have two-level scales: codes and scales are fitted anew");
                 model = model.to_two_level()?;
             }
-            let ranges = ranges(&args.onnx, &model, printer)?;
+            let ranges = ranges(images, &args.onnx, &model, printer)?;
             let codes = if args.onnx.symmetric { ActivationCodes::Symmetric } else { ActivationCodes::Unsigned };
             onnx::Profile::Int8 { ranges, codes }
         }
@@ -61,11 +65,7 @@ pub fn run(args: &Export, source: Source, printer: &Printer, start: Instant) -> 
 }
 
 /// Of all values that are rounded, on images, with the weights of the file and everything else in floats.
-fn ranges(args: &Onnx, model: &Model, printer: &Printer) -> Result<Ranges> {
-    let Some(data) = &args.calibrate else {
-        return Err(Error::usage("the profile int8 has one scale for each activation, found on images")
-            .hint("`--calibrate DATA` names some: a folder, a file, `embedded`; labels are not read"));
-    };
+fn ranges(data: &str, args: &Onnx, model: &Model, printer: &Printer) -> Result<Ranges> {
     let mut model = model.clone();
     model.layers.values_mut().for_each(|layer| layer.activation = None);
     let limit = Some(args.calibration_images);
