@@ -28,7 +28,7 @@ test *ARGS:
 test-devices *ARGS:
     cargo test --release -p cli -p dsconv --features cli/ndarray,cli/wgpu device "$@" -- --nocapture
 
-# What CI runs before `test-devices`, cheapest first: formatting, lints, tests
+# What CI runs, cheapest first: formatting, lints, tests
 check:
     cargo fmt --all --check
     cargo clippy --release --workspace --all-targets -- -D warnings
