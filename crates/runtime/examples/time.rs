@@ -1,4 +1,5 @@
-//! Times a zoo network with formula weights: `time NAME [SCHEME]`, SCHEME `float64`, `float32`, `float128`, `pixel` or `two`.
+//! Times a model file, `time FILE`, or a zoo network with formula weights, `time NAME [SCHEME]`, SCHEME `float64`,
+//! `float32`, `float128`, `pixel` or `two`.
 //! Prints milliseconds of CPU time, one line a run for each line on standard input.
 use std::io::{BufRead, Write};
 
@@ -9,25 +10,10 @@ use zoo::testing::{formula_input, formula_weights};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().collect();
-    let config = Config::new(&args[1]);
-    let scheme = args.get(2).map_or("float64", String::as_str);
-    let graph = zoo::build(&config)?;
-    let weights = formula_weights(&graph);
-    let info = Info { preprocess: config.preprocess()?, classes: vec![], source: "a formula".into() };
-    let mut policy = Policy { rule: ScaleRule::L2, block: BlockSize::new(64)?, ..Policy::default() };
-    let activation = policy.activation.as_mut().ok_or("no activation")?;
-    (activation.bits, activation.block) = (blockfloat::Bits::MAX, policy.block);
-    match scheme.strip_prefix("float") {
-        Some(block) => (policy.block, activation.block) = (block.parse()?, block.parse()?),
-        None => activation.block = BlockSize::PIXEL,
-    }
-    let mut model = Model::float(graph, weights, info)?.quantize(&policy)?;
-    if scheme == "two" {
-        for layer in model.layers.values_mut() {
-            layer.codes = two_level(&layer.codes)?;
-        }
-    }
-    let model = runtime::Model::new(model)?;
+    let model = match args[1].contains('.') {
+        true => runtime::Model::load(&args[1])?,
+        false => formula(&args[1], args.get(2).map_or("float64", String::as_str))?,
+    };
     let mut session = model.session(1);
     let s = model.input();
     let input = formula_input([1, s.channels, s.height, s.width]);
@@ -62,6 +48,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         std::io::stdout().flush()?;
     }
     Ok(())
+}
+
+/// A zoo network, quantized.
+fn formula(name: &str, scheme: &str) -> Result<runtime::Model, Box<dyn std::error::Error>> {
+    let config = Config::new(name);
+    let graph = zoo::build(&config)?;
+    let weights = formula_weights(&graph);
+    let info = Info { preprocess: config.preprocess()?, classes: vec![], source: "a formula".into() };
+    let mut policy = Policy { rule: ScaleRule::L2, block: BlockSize::new(64)?, ..Policy::default() };
+    let activation = policy.activation.as_mut().ok_or("no activation")?;
+    (activation.bits, activation.block) = (blockfloat::Bits::MAX, policy.block);
+    match scheme.strip_prefix("float") {
+        Some(block) => (policy.block, activation.block) = (block.parse()?, block.parse()?),
+        None => activation.block = BlockSize::PIXEL,
+    }
+    let mut model = Model::float(graph, weights, info)?.quantize(&policy)?;
+    if scheme == "two" {
+        for layer in model.layers.values_mut() {
+            layer.codes = two_level(&layer.codes)?;
+        }
+    }
+    Ok(runtime::Model::new(model)?)
 }
 
 /// A cheap two-level form, for timing only: every factor 15, a scale a channel.

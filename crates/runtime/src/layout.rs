@@ -9,6 +9,12 @@ pub(crate) const OFFSET: i32 = 128;
 /// Channels that a vector of outputs has; channel-wise layouts are padded to it.
 pub(crate) const LANES: usize = 16;
 
+/// Byte of a depthwise layer's pixel that holds elements as they came, not values.
+pub(crate) const RAW: u8 = 1;
+
+/// Byte of a depthwise layer's pixel that is padding.
+pub(crate) const BORDER: u8 = 2;
+
 /// Consecutive channels whose codes are consecutive bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Piece {
@@ -20,8 +26,10 @@ pub(crate) struct Piece {
 /// An integer activation at one pixel: `codes [bytes]`, one byte a channel, and `scales [scales]`, one a block.
 ///
 /// A kernel multiplies four channels at a time, so each weight block begins at a multiple of four bytes, and what
-/// follows its last channel is multiplied by weights of 0. A depthwise layer's channels lie side by side instead, each
-/// with its own scale.
+/// follows its last channel is multiplied by weights of 0.
+///
+/// A depthwise layer's pixel has one float a channel instead, in `scales`: a code and a scale of its own in one *value*,
+/// see `kernels/depthwise.rs`. Its one byte is 0, [`RAW`] or [`BORDER`].
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Layout {
     pub channels: usize,
@@ -66,7 +74,7 @@ impl Layout {
             .collect();
         let mut scales = blocks.len();
         if depthwise {
-            (at, scales) = (channels.next_multiple_of(LANES), channels.next_multiple_of(LANES));
+            (at, scales) = (1, channels.next_multiple_of(LANES));
             pieces.clear();
         } else if pieces.iter().all(|p| p.at == p.channels.start) {
             pieces.clear();
@@ -87,9 +95,13 @@ impl Layout {
         }
     }
 
-    /// The byte that stands for 0.
+    /// The byte that stands for 0; a depthwise layer's border.
     pub fn zero(&self) -> u8 {
-        if self.signed { OFFSET as u8 } else { 0 }
+        match (self.depthwise, self.signed) {
+            (true, _) => BORDER,
+            (false, true) => OFFSET as u8,
+            (false, false) => 0,
+        }
     }
 
     /// Bytes of one group's codes.

@@ -1,5 +1,7 @@
 //! Weights in the order in which kernels read them.
-use blockfloat::BlockSize;
+use std::ops::RangeInclusive;
+
+use blockfloat::{ActivationScale, BlockSize};
 
 use crate::buffer::Buffer;
 use crate::layout::{LANES, Layout, OFFSET};
@@ -42,7 +44,7 @@ pub(crate) enum Scale<'a> {
 /// Weights of a convolution, `P` panels of 16 outputs: `weights [P, taps, steps, 16, 4]`, `alpha [P, taps, S, 16]`.
 ///
 /// Each tap has the same `S` segments. Where `nibbles`, two steps share 64 bytes, the first one in the low halves, and
-/// segments have an even number of steps in memory. Depthwise weights are `values [P, taps, 16]` in floats.
+/// segments have an even number of steps in memory. Depthwise weights are `[P, taps, 16]`, all of them.
 #[derive(Debug)]
 pub(crate) struct Packed {
     pub panels: Vec<Panel>,
@@ -52,8 +54,12 @@ pub(crate) struct Packed {
     pub weights: Buffer<u8>,
     /// Bytes of a panel's weights.
     pub panel_bytes: usize,
-    /// Depthwise weights.
+    /// Depthwise: what the kernel multiplies last, see `kernels/depthwise.rs`.
     pub values: Buffer<f32>,
+    /// Depthwise: what it multiplies first, or empty.
+    pub factors: Buffer<f32>,
+    /// Depthwise: the panels without extreme scales, all of which are in [`ORDINARY_ALPHA`] or 0.
+    pub ordinary: Vec<bool>,
     /// Block scales; empty where `channel` is not.
     pub alpha: Buffer<f32>,
     /// What the offset of signed inputs adds is taken off before the sum, `[P, taps, S, 16]`; empty for unsigned ones.
@@ -69,6 +75,9 @@ pub(crate) struct Packed {
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX2 has two ways to multiply"))]
     pub largest: u8,
 }
+
+/// Magnitudes of a depthwise layer's scales whose products with those of ordinary inputs are normal floats.
+const ORDINARY_ALPHA: RangeInclusive<f32> = 1.0 / (1u128 << 70) as f32..=(1u64 << 60) as f32;
 
 impl Packed {
     pub fn new(w: Integers<'_>, bias: Option<&[f32]>, layout: &Layout, nibbles: bool) -> Self {
@@ -100,6 +109,8 @@ impl Packed {
             weights: Buffer::default(),
             panel_bytes: 0,
             values: Buffer::default(),
+            factors: Buffer::default(),
+            ordinary: Vec::new(),
             alpha: Buffer::default(),
             start: Buffer::default(),
             channel,
@@ -115,20 +126,41 @@ impl Packed {
     fn depthwise(w: Integers<'_>, bias: Option<&[f32]>, layout: &Layout) -> Self {
         let mut packed = Self::empty(&w, bias, layout);
         let taps = packed.taps;
-        packed.values = Buffer::new(packed.panels.len() * taps * LANES);
+        packed.panel_bytes = taps * LANES;
+        packed.weights = Buffer::new(packed.panels.len() * taps * LANES);
         if let Scale::Block(_) = w.scale {
-            packed.alpha = Buffer::new(packed.values.len());
+            packed.alpha = Buffer::new(packed.weights.len());
         }
         for o in 0..w.shape[0] {
             for tap in 0..taps {
                 let at = (o / LANES * taps + tap) * LANES + o % LANES;
-                packed.values[at] = f32::from(w.values[o * taps + tap]);
+                packed.weights[at] = w.values[o * taps + tap] as u8;
                 if let Scale::Block(scales) = w.scale {
                     packed.alpha[at] = scales[o * taps + tap];
                 }
             }
         }
+        packed.multiply_constants(layout);
         packed
+    }
+
+    /// Fills what a depthwise kernel multiplies values by.
+    fn multiply_constants(&mut self, layout: &Layout) {
+        let ordinary = |alpha: &f32| *alpha == 0.0 || ORDINARY_ALPHA.contains(&alpha.abs());
+        let panel = |p: usize| self.alpha.get(p * self.panel_bytes..).unwrap_or(&[]);
+        self.ordinary = (0..self.panels.len()).map(|p| panel(p).iter().take(self.panel_bytes).all(ordinary)).collect();
+        let integers = |factor: i32| collect(self.weights.iter().map(|&q| (i32::from(q as i8) * factor) as f32));
+        let products = || self.weights.iter().zip(self.alpha.iter()).map(|(&q, &alpha)| (f32::from(q as i8), alpha));
+        let exact = |(q, alpha): (f32, f32)| f64::from(q * alpha) == f64::from(q) * f64::from(alpha);
+        (self.values, self.factors) = match (layout.scale, self.two_level()) {
+            (ActivationScale::Pow2, true) => (integers(1), Buffer::default()),
+            (ActivationScale::Pow2, false) if products().all(exact) => {
+                (collect(products().map(|(q, alpha)| q * alpha)), Buffer::default())
+            }
+            (ActivationScale::Pow2, false) => (collect(self.alpha.iter().copied()), integers(1)),
+            (ActivationScale::Float, true) => (integers(layout.range.1), Buffer::default()),
+            (ActivationScale::Float, false) => (integers(layout.range.1), collect(self.alpha.iter().copied())),
+        };
     }
 
     fn dense(w: Integers<'_>, bias: Option<&[f32]>, layout: &Layout, nibbles: bool) -> Self {
@@ -219,7 +251,13 @@ impl Packed {
 
     /// Bytes it takes.
     pub fn bytes(&self) -> usize {
-        let floats = [&self.values, &self.alpha, &self.channel, &self.bias];
+        let floats = [&self.values, &self.factors, &self.alpha, &self.channel, &self.bias];
         self.weights.bytes() + self.start.bytes() + floats.iter().map(|b| b.bytes()).sum::<usize>()
     }
+}
+
+fn collect(values: impl ExactSizeIterator<Item = f32>) -> Buffer<f32> {
+    let mut out = Buffer::new(values.len());
+    out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
+    out
 }

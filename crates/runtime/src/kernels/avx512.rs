@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use blockfloat::ActivationScale;
 
 use super::scalar::{Rule, quantize as quantize_plain, two_to};
-use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, Residual, scalar};
+use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, Residual, depthwise, scalar};
 use crate::layout::{LANES, Layout};
 use crate::ops::{self, Memory};
 use crate::pack::{Panel, Segment};
@@ -82,8 +82,7 @@ fn finish(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mu
 unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) {
     let w = call.weights;
     if w.depthwise {
-        // SAFETY: `call` was checked.
-        return unsafe { depthwise(call, out, stride) };
+        return depthwise::conv::<8>(call, out, stride, depthwise::mul_add);
     }
     // Up to four channels of a colour image: one step a tap.
     let stem = w.segments.len() == 1 && w.segments[0].steps == 1;
@@ -160,7 +159,7 @@ struct Tile<'a> {
     call: &'a ConvCall<'a>,
     panel: usize,
     first: usize,
-    /// The panel's weights, and the distance of the next one's; for [`Tile::nibbles`] and depthwise layers not used.
+    /// The panel's weights, and the distance of the next one's; for [`Tile::nibbles`] not used.
     weights: *const u8,
     next: usize,
     out: *mut f32,
@@ -453,66 +452,6 @@ impl End {
     }
 }
 
-/// One multiplication a tap: 16 channels of `R` pixels at a time.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-unsafe fn depthwise(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
-    let mut panel = call.panels.start;
-    while panel < call.panels.end {
-        let mut first = 0;
-        while first < call.pixels.len() {
-            let tile = Tile { call, panel, first, weights: std::ptr::null(), next: 0, out: out.as_mut_ptr(), stride };
-            // SAFETY: `call` was checked.
-            unsafe {
-                if call.pixels.len() - first >= 4 {
-                    tile.depthwise::<4>();
-                    first += 4;
-                } else {
-                    tile.depthwise::<1>();
-                    first += 1;
-                }
-            }
-        }
-        panel += 1;
-    }
-}
-
-impl Tile<'_> {
-    #[inline(never)]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-    unsafe fn depthwise<const R: usize>(self) {
-        let Tile { call, panel, first, .. } = self;
-        let w = call.weights;
-        let (bytes, floats) = (call.layout.bytes, call.layout.scales);
-        let zero = _mm512_set1_epi32(call.layout.zero().into());
-        let mut sum = [_mm512_setzero_ps(); R];
-        // SAFETY: `ConvCall::check` held for every pixel and tap; rows of codes and scales have whole panels.
-        unsafe {
-            let mut weights = w.values.as_ptr().add(panel * w.taps * LANES);
-            let mut alpha = w.alpha.as_ptr().wrapping_add(panel * w.taps * LANES);
-            let codes = call.codes.as_ptr().add(panel * LANES);
-            let scales = call.scales.as_ptr().add(panel * LANES);
-            for &tap in call.taps {
-                let q = _mm512_loadu_ps(weights);
-                let factor = (!w.two_level()).then(|| _mm512_loadu_ps(alpha));
-                for r in 0..R {
-                    let pixel = (*call.pixels.get_unchecked(first + r) + tap) as usize;
-                    let a = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.add(pixel * bytes).cast()));
-                    let dot = _mm512_mul_ps(q, _mm512_cvtepi32_ps(_mm512_sub_epi32(a, zero)));
-                    let s = _mm512_loadu_ps(scales.add(pixel * floats));
-                    let factor = factor.map_or(s, |alpha| _mm512_mul_ps(alpha, s));
-                    sum[r] = _mm512_fmadd_ps(factor, dot, sum[r]);
-                }
-                weights = weights.add(LANES);
-                alpha = alpha.wrapping_add(LANES);
-            }
-            let end = self.end(0);
-            for (r, sum) in sum.into_iter().enumerate() {
-                end.store(r, sum);
-            }
-        }
-    }
-}
-
 /// The lowest `lanes` of 16.
 #[inline(always)]
 fn mask(lanes: usize) -> __mmask16 {
@@ -526,7 +465,10 @@ const SCALES: usize = 512;
 unsafe fn quantize(call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
     let layout = call.layout;
     let blocks = layout.blocks.len();
-    if layout.depthwise || !layout.pieces.is_empty() || blocks > SCALES || layout.channels < LANES {
+    if layout.depthwise {
+        return depthwise::quantize::<true>(call, codes, scales);
+    }
+    if !layout.pieces.is_empty() || blocks > SCALES || layout.channels < LANES {
         return quantize_plain(call, codes, scales);
     }
     let rule = Vectors::new(layout);

@@ -10,6 +10,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod depthwise;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
 mod scalar;
@@ -95,8 +96,9 @@ impl ConvCall<'_> {
         let scales = w.panels.len() * w.taps * w.segments.len() * LANES;
         if w.depthwise {
             let values = w.panels.len() * w.taps * LANES;
-            assert!(w.values.len() == values && (w.two_level() || w.alpha.len() == values));
-            assert!(layout.bytes >= w.panels.len() * LANES && layout.scales >= w.panels.len() * LANES);
+            assert!(w.weights.len() == values && (w.two_level() || w.alpha.len() == values));
+            assert!(w.values.len() == values && (w.factors.is_empty() || w.factors.len() == values));
+            assert!(w.ordinary.len() == w.panels.len() && layout.bytes == 1 && layout.scales >= w.panels.len() * LANES);
         } else {
             let steps: usize = w.segments.iter().map(|s| if w.nibbles { s.steps.div_ceil(2) } else { s.steps }).sum();
             assert!(w.panel_bytes == w.taps * steps * 64 && w.weights.len() == w.panels.len() * w.panel_bytes);

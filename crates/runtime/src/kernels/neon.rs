@@ -9,7 +9,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, Residual, scalar};
+use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, Residual, depthwise, scalar};
 use crate::buffer::Buffer;
 use crate::layout::{LANES, OFFSET};
 use crate::ops::{self, Memory};
@@ -51,6 +51,9 @@ impl Kernel for NeonDot {
 
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
         call.check(codes, scales);
+        if call.layout.depthwise {
+            return depthwise::quantize::<true>(call, codes, scales);
+        }
         scalar::quantize_with(call, codes, scales, largest, round);
     }
 
@@ -97,6 +100,9 @@ fn prepare(w: &mut Packed) {
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
     let w = call.weights;
+    if w.depthwise {
+        return depthwise::conv::<4>(call, out, stride, depthwise::mul_add);
+    }
     for panel in call.panels.clone() {
         let mut first = 0;
         while first < call.pixels.len() {
@@ -104,12 +110,11 @@ unsafe fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
             let tile = Tile { call, panel, first, out: out.as_mut_ptr(), stride };
             // SAFETY: `call` was checked; the tile lies in it.
             unsafe {
-                match (w.depthwise, w.two_level(), w.nibbles) {
-                    (true, ..) => tile.run::<true, false, false>(rows),
-                    (_, false, false) => tile.run::<false, false, false>(rows),
-                    (_, false, true) => tile.run::<false, false, true>(rows),
-                    (_, true, false) => tile.run::<false, true, false>(rows),
-                    (_, true, true) => tile.run::<false, true, true>(rows),
+                match (w.two_level(), w.nibbles) {
+                    (false, false) => tile.run::<false, false>(rows),
+                    (false, true) => tile.run::<false, true>(rows),
+                    (true, false) => tile.run::<true, false>(rows),
+                    (true, true) => tile.run::<true, true>(rows),
                 }
             }
             first += rows;
@@ -133,17 +138,13 @@ type Floats = [float32x4_t; VECTORS];
 impl Tile<'_> {
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
-    unsafe fn run<const DEPTHWISE: bool, const TWO: bool, const NIBBLES: bool>(self, rows: usize) {
+    unsafe fn run<const TWO: bool, const NIBBLES: bool>(self, rows: usize) {
         // SAFETY: of the caller.
         unsafe {
-            match (DEPTHWISE, rows) {
-                (true, 4) => self.depthwise::<4>(),
-                (true, 3) => self.depthwise::<3>(),
-                (true, 2) => self.depthwise::<2>(),
-                (true, _) => self.depthwise::<1>(),
-                (_, 4) => self.dense::<4, TWO, NIBBLES>(),
-                (_, 3) => self.dense::<3, TWO, NIBBLES>(),
-                (_, 2) => self.dense::<2, TWO, NIBBLES>(),
+            match rows {
+                4 => self.dense::<4, TWO, NIBBLES>(),
+                3 => self.dense::<3, TWO, NIBBLES>(),
+                2 => self.dense::<2, TWO, NIBBLES>(),
                 _ => self.dense::<1, TWO, NIBBLES>(),
             }
         }
@@ -233,46 +234,6 @@ impl Tile<'_> {
                     }
                     alpha = alpha.wrapping_add(LANES);
                     start = start.wrapping_add(LANES);
-                }
-            }
-            self.end(&sum);
-        }
-    }
-
-    /// One multiplication a tap.
-    #[target_feature(enable = "neon,dotprod")]
-    unsafe fn depthwise<const R: usize>(self) {
-        let Tile { call, panel, first, .. } = self;
-        let w = call.weights;
-        let (bytes, floats) = (call.layout.bytes, call.layout.scales);
-        let zero = vdupq_n_s32(call.layout.zero().into());
-        let mut sum: [Floats; R] = [[vdupq_n_f32(0.0); VECTORS]; R];
-        // SAFETY: `ConvCall::check` held for every pixel and tap; rows of codes and scales have whole panels.
-        unsafe {
-            let codes = call.codes.as_ptr().add(panel * LANES);
-            let scales = call.scales.as_ptr().add(panel * LANES);
-            for (t, &tap) in call.taps.iter().enumerate() {
-                let at = (panel * w.taps + t) * LANES;
-                for r in 0..R {
-                    let pixel = (*call.pixels.get_unchecked(first + r) + tap) as usize;
-                    let a = vld1q_u8(codes.add(pixel * bytes));
-                    let (low, high) = (vmovl_u8(vget_low_u8(a)), vmovl_high_u8(a));
-                    let a = [
-                        vmovl_u16(vget_low_u16(low)),
-                        vmovl_high_u16(low),
-                        vmovl_u16(vget_low_u16(high)),
-                        vmovl_high_u16(high),
-                    ];
-                    for v in 0..VECTORS {
-                        let a = vcvtq_f32_s32(vsubq_s32(vreinterpretq_s32_u32(a[v]), zero));
-                        // Exact: at most 127 * 255.
-                        let dot = vmulq_f32(vld1q_f32(w.values.as_ptr().add(at + v * WIDTH)), a);
-                        let mut factor = vld1q_f32(scales.add(pixel * floats + v * WIDTH));
-                        if !w.two_level() {
-                            factor = vmulq_f32(vld1q_f32(w.alpha.as_ptr().add(at + v * WIDTH)), factor);
-                        }
-                        sum[r][v] = vfmaq_f32(sum[r][v], factor, dot);
-                    }
                 }
             }
             self.end(&sum);

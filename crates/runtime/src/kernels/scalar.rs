@@ -1,7 +1,7 @@
 //! Plain loops in the reference's order, for every CPU.
 use blockfloat::ActivationScale;
 
-use super::{ConvCall, Kernel, KernelName, PLANES, PlanesCall, QuantizeCall, Residual, STRIP};
+use super::{ConvCall, Kernel, KernelName, PLANES, PlanesCall, QuantizeCall, Residual, STRIP, depthwise};
 use crate::layout::{LANES, Layout, OFFSET};
 use crate::math;
 use crate::ops::{self, Memory};
@@ -19,11 +19,17 @@ impl Kernel for Scalar {
 
     fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) {
         call.check(out, stride);
+        if call.weights.depthwise {
+            return depthwise::conv::<1>(call, out, stride, depthwise::mul_add);
+        }
         conv(call, out, stride);
     }
 
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
         call.check(codes, scales);
+        if call.layout.depthwise {
+            return depthwise::quantize::<false>(call, codes, scales);
+        }
         quantize(call, codes, scales);
     }
 
@@ -60,8 +66,8 @@ pub(super) fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
                 let codes = &call.codes[pixel * call.layout.bytes..];
                 let scales = &call.scales[pixel * call.layout.scales..];
                 if w.depthwise {
-                    let zero = i32::from(call.layout.zero());
-                    depthwise(w, p, tap, &codes[p * LANES..], &scales[p * LANES..], zero, &mut acc);
+                    let at = (p * w.taps + tap) * LANES;
+                    depthwise::tap(call.layout, w, at, codes[0], &scales[p * LANES..][..LANES], &mut acc);
                 } else {
                     dense(
                         w,
@@ -130,18 +136,6 @@ fn dense(w: &Packed, p: usize, tap: usize, codes: &[u8], scales: &[f32], acc: &m
         }
         weights = &weights[line(segment.steps) * 64..];
         codes = &codes[segment.steps * 4..];
-    }
-}
-
-#[inline(always)]
-fn depthwise(w: &Packed, p: usize, tap: usize, codes: &[u8], scales: &[f32], zero: i32, acc: &mut [f32; LANES]) {
-    let at = (p * w.taps + tap) * LANES;
-    for lane in 0..LANES {
-        // Exact: at most 127 * 255.
-        let dot = w.values[at + lane] * (i32::from(codes[lane]) - zero) as f32;
-        let s = scales[lane];
-        let factor = if w.two_level() { s } else { w.alpha[at + lane] * s };
-        acc[lane] = math::mul_add(factor, dot, acc[lane]);
     }
 }
 
@@ -219,13 +213,6 @@ pub(super) fn quantize_with(
         let x = &call.x.data[i * call.x.stride..][..layout.channels];
         let codes = &mut codes[pixel as usize * layout.bytes..][..layout.bytes];
         let scales = &mut scales[pixel as usize * layout.scales..][..layout.scales];
-        if layout.depthwise {
-            for ((code, scale), &x) in codes.iter_mut().zip(scales).zip(x) {
-                let (s, inv) = rule.scale(x.abs());
-                (*code, *scale) = (rule.code(x, inv), s);
-            }
-            continue;
-        }
         let mut pieces = layout.pieces.iter().peekable();
         for (block, scale) in layout.blocks.iter().zip(scales) {
             let (s, inv) = rule.scale(largest(&x[block.clone()]));

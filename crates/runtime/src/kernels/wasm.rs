@@ -10,7 +10,8 @@
 //! The whole engine is compiled with or without these instructions: there is nothing to detect at run time.
 use std::arch::wasm32::*;
 
-use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, Residual, scalar};
+use super::depthwise::Lane16;
+use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, Residual, depthwise, scalar};
 use crate::layout::LANES;
 use crate::ops::{self, Memory};
 use crate::pack::Panel;
@@ -35,6 +36,9 @@ impl Kernel for Simd128 {
     fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) {
         call.check(out, stride);
         let w = call.weights;
+        if w.depthwise {
+            return depthwise::conv::<MR>(call, out, stride, multiply_add);
+        }
         for panel in call.panels.clone() {
             let mut first = 0;
             while first < call.pixels.len() {
@@ -42,17 +46,15 @@ impl Kernel for Simd128 {
                 let tile = Tile { call, panel, first, out: out.as_mut_ptr(), stride };
                 // SAFETY: `check` bounds every access; the tile lies in the call.
                 unsafe {
-                    match (w.depthwise, w.two_level(), w.nibbles, pair) {
-                        (true, .., true) => tile.depthwise::<2>(),
-                        (true, .., false) => tile.depthwise::<1>(),
-                        (_, false, false, true) => tile.dense::<2, false, false>(),
-                        (_, false, false, false) => tile.dense::<1, false, false>(),
-                        (_, false, true, true) => tile.dense::<2, false, true>(),
-                        (_, false, true, false) => tile.dense::<1, false, true>(),
-                        (_, true, false, true) => tile.dense::<2, true, false>(),
-                        (_, true, false, false) => tile.dense::<1, true, false>(),
-                        (_, true, true, true) => tile.dense::<2, true, true>(),
-                        (_, true, true, false) => tile.dense::<1, true, true>(),
+                    match (w.two_level(), w.nibbles, pair) {
+                        (false, false, true) => tile.dense::<2, false, false>(),
+                        (false, false, false) => tile.dense::<1, false, false>(),
+                        (false, true, true) => tile.dense::<2, false, true>(),
+                        (false, true, false) => tile.dense::<1, false, true>(),
+                        (true, false, true) => tile.dense::<2, true, false>(),
+                        (true, false, false) => tile.dense::<1, true, false>(),
+                        (true, true, true) => tile.dense::<2, true, true>(),
+                        (true, true, false) => tile.dense::<1, true, true>(),
                     }
                 }
                 first += if pair { MR } else { 1 };
@@ -62,6 +64,9 @@ impl Kernel for Simd128 {
 
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
         call.check(codes, scales);
+        if call.layout.depthwise {
+            return depthwise::quantize::<false>(call, codes, scales);
+        }
         scalar::quantize_with(call, codes, scales, largest, round);
     }
 
@@ -179,45 +184,6 @@ impl Tile<'_> {
         }
     }
 
-    /// One multiplication a tap.
-    unsafe fn depthwise<const R: usize>(self) {
-        let Tile { call, panel, first, .. } = self;
-        let w = call.weights;
-        let (bytes, floats) = (call.layout.bytes, call.layout.scales);
-        let zero = i32x4_splat(call.layout.zero().into());
-        let mut sum: [Panel16; R] = [[f32x4_splat(0.0); VECTORS]; R];
-        // SAFETY: `ConvCall::check` held for every pixel and tap; rows of codes and scales have whole panels.
-        unsafe {
-            let codes = call.codes.as_ptr().add(panel * LANES);
-            let scales = call.scales.as_ptr().add(panel * LANES);
-            for (t, &tap) in call.taps.iter().enumerate() {
-                let at = (panel * w.taps + t) * LANES;
-                for r in 0..R {
-                    let pixel = (*call.pixels.get_unchecked(first + r) + tap) as usize;
-                    let a = v128_load(codes.add(pixel * bytes).cast());
-                    let (low, high) = (u16x8_extend_low_u8x16(a), u16x8_extend_high_u8x16(a));
-                    let a = [
-                        u32x4_extend_low_u16x8(low),
-                        u32x4_extend_high_u16x8(low),
-                        u32x4_extend_low_u16x8(high),
-                        u32x4_extend_high_u16x8(high),
-                    ];
-                    for v in 0..VECTORS {
-                        // Exact: at most 127 * 255.
-                        let a = f32x4_convert_i32x4(i32x4_sub(a[v], zero));
-                        let dot = f32x4_mul(v128_load(w.values.as_ptr().add(at + v * WIDTH).cast()), a);
-                        let mut factor = v128_load(scales.add(pixel * floats + v * WIDTH).cast());
-                        if !w.two_level() {
-                            factor = f32x4_mul(v128_load(w.alpha.as_ptr().add(at + v * WIDTH).cast()), factor);
-                        }
-                        sum[r][v] = accumulate(sum[r][v], factor, dot);
-                    }
-                }
-            }
-            self.end(&sum);
-        }
-    }
-
     /// Channel scales, bias, residual and limits; then the rows are stored.
     unsafe fn end<const R: usize>(self, sum: &[Panel16; R]) {
         let Tile { call, panel, first, .. } = self;
@@ -289,6 +255,19 @@ unsafe fn pairs(codes: *const u8) -> [v128; 2] {
 #[inline(always)]
 fn multiply(sum: v128, q: [v128; 2], a: [v128; 2]) -> v128 {
     i32x4_add(sum, i32x4_add(i32x4_dot_i16x8(q[0], a[0]), i32x4_dot_i16x8(q[1], a[1])))
+}
+
+/// [`accumulate`] of a depthwise layer's sixteen channels.
+#[inline(always)]
+fn multiply_add(x: Lane16, y: Lane16, z: Lane16) -> Lane16 {
+    let mut sum = [0.0; LANES];
+    for (v, sum) in sum.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate() {
+        let load = |x: &Lane16| f32x4(x[4 * v], x[4 * v + 1], x[4 * v + 2], x[4 * v + 3]);
+        let y = accumulate(load(&z), load(&x), load(&y));
+        // SAFETY: four floats are written to four.
+        unsafe { v128_store(sum.as_mut_ptr().cast(), y) };
+    }
+    sum
 }
 
 /// `factor * dot + sum`, rounded once, of integers `dot`: a denormal result is exact, since all three are multiples of

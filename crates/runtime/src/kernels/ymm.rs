@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 use blockfloat::ActivationScale;
 
 use super::scalar::{Rule, two_to};
-use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, Residual, scalar};
+use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, Residual, depthwise, scalar};
 use crate::layout::{LANES, Layout};
 use crate::ops::{self, Memory};
 use crate::pack::{Panel, Segment};
@@ -201,10 +201,13 @@ macro_rules! ymm {
             #[target_feature(enable = $features)]
             unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) {
                 let w = call.weights;
+                if w.depthwise {
+                    return depthwise::conv::<4>(call, out, stride, depthwise::mul_add);
+                }
                 // How many steps' pairs fit 16 bits.
                 let largest = call.layout.range.1 + i32::from(call.layout.zero());
                 let fitting = usize::try_from(32767 / (2 * largest * i32::from(w.largest).max(1))).unwrap_or(0);
-                let rows_at_once = if w.depthwise || !VNNI { 4 } else { 6 };
+                let rows_at_once = if !VNNI { 4 } else { 6 };
                 // Few pixels unpack weights in registers; many share what is unpacked once.
                 let in_registers = w.nibbles && (call.pixels.len() < 8 || unpacked.len() < w.unpacked_bytes() + 64);
                 for panel in call.panels.clone() {
@@ -221,7 +224,6 @@ macro_rules! ymm {
                         // SAFETY: `call` was checked; the tile lies in it.
                         unsafe {
                             match rows {
-                                _ if w.depthwise => tile.depthwise(rows),
                                 6 if !in_registers => tile.rows6(),
                                 5 if !in_registers => tile.rows5(),
                                 1 if in_registers => tile.nibbles::<1>(),
@@ -276,7 +278,7 @@ macro_rules! ymm {
                 call: &'a ConvCall<'a>,
                 panel: usize,
                 first: usize,
-                /// The panel's weights; for [`Tile::nibbles`] and depthwise layers not used.
+                /// The panel's weights; for [`Tile::nibbles`] not used.
                 weights: *const u8,
                 fitting: usize,
                 out: *mut f32,
@@ -384,39 +386,6 @@ macro_rules! ymm {
                     }
                 }
 
-                /// One multiplication a tap.
-                #[target_feature(enable = $features)]
-                unsafe fn depthwise(self, rows: usize) {
-                    let Tile { call, panel, first, .. } = self;
-                    let w = call.weights;
-                    let (bytes, floats) = (call.layout.bytes, call.layout.scales);
-                    let zero = _mm256_set1_epi32(call.layout.zero().into());
-                    // SAFETY: `ConvCall::check` held for every pixel and tap; rows of codes and scales have whole panels.
-                    unsafe {
-                        for r in 0..rows {
-                            let mut sum = [_mm256_setzero_ps(); 2];
-                            let mut at = panel * w.taps * LANES;
-                            for &tap in call.taps {
-                                let pixel = (*call.pixels.get_unchecked(first + r) + tap) as usize;
-                                for h in 0..2 {
-                                    let lane = panel * LANES + h * V;
-                                    let a = _mm_loadl_epi64(call.codes.as_ptr().add(pixel * bytes + lane).cast());
-                                    let a = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(a), zero));
-                                    let dot = _mm256_mul_ps(_mm256_loadu_ps(w.values.as_ptr().add(at + h * V)), a);
-                                    let s = _mm256_loadu_ps(call.scales.as_ptr().add(pixel * floats + lane));
-                                    let factor = match w.two_level() {
-                                        true => s,
-                                        false => _mm256_mul_ps(_mm256_loadu_ps(w.alpha.as_ptr().add(at + h * V)), s),
-                                    };
-                                    sum[h] = _mm256_fmadd_ps(factor, dot, sum[h]);
-                                }
-                                at += LANES;
-                            }
-                            self.store(r, sum[0], sum[1]);
-                        }
-                    }
-                }
-
                 /// Ends the sums of pixel `r` and stores them.
                 #[inline]
                 #[target_feature(enable = $features)]
@@ -469,7 +438,10 @@ macro_rules! ymm {
             unsafe fn quantize(call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
                 let layout = call.layout;
                 let blocks = layout.blocks.len();
-                if layout.depthwise || !layout.pieces.is_empty() || blocks > SCALES || layout.channels < V {
+                if layout.depthwise {
+                    return depthwise::quantize::<true>(call, codes, scales);
+                }
+                if !layout.pieces.is_empty() || blocks > SCALES || layout.channels < V {
                     return scalar::quantize(call, codes, scales);
                 }
                 let rule = Vectors::new(layout);

@@ -1,0 +1,294 @@
+//! Depthwise convolutions, for every instruction set: one input channel an output, so that a block is one element.
+//!
+//! A code `a` with a scale `s` of its own is kept as one float, the *value* `v`, and
+//! `sum = fma(fl(alpha * s), q * a, sum)`, the contract's step, is computed from it with the same bits:
+//! - `pow2`: `v = a * s` is exact, and so is `fl(alpha * s) = alpha * s`. The step adds `alpha * q * a * s`, rounded once,
+//!   which is `fma(alpha * q, v, sum)` where all `alpha * q` are floats (those of 16-bit scales are), and
+//!   `fma(alpha, q * v, sum)` anyway;
+//! - `float`: `a` is the largest code with the sign of `x`, or 0, and `v` is `s` with that sign, or 0. The step is
+//!   `fma(fl(alpha * v), q * largest, sum)`, since rounding is symmetric;
+//! - two-level scales have `alpha = 1` here.
+//!
+//! [`Packed::values`](crate::pack::Packed) and `factors` are these constants. All of it holds where nothing under- or
+//! overflows: elements are 0 or [`ORDINARY`], which bounds `s` by `2^-66` and `2^62`, and alphas are 0 or
+//! [`ORDINARY_ALPHA`]. Then every term is a multiple of `2^-149`, sums round only where they are large, none is a negative
+//! zero, and so the sign of a term of 0 does not matter either. Anything else is computed as the contract writes it: a
+//! pixel whose byte is [`RAW`] holds elements as they came, and a call that sees one is left to the plain loops.
+use std::ops::{Range, RangeInclusive};
+
+use blockfloat::ActivationScale;
+
+use super::scalar::Rule;
+use super::{ConvCall, QuantizeCall, Residual, limit, scalar};
+use crate::layout::{BORDER, LANES, Layout, RAW};
+use crate::math;
+use crate::pack::{Packed, Panel};
+
+/// Magnitudes of elements that are rounded to values.
+const ORDINARY: RangeInclusive<f32> = 1.0 / (1u64 << 48) as f32..=(1u64 << 62) as f32;
+
+/// Sixteen channels.
+pub(super) type Lane16 = [f32; LANES];
+
+/// Computes the outputs of a checked call, `R` pixels at a time; `mul_add(x, y, z)` is `x * y + z`, rounded once, whose
+/// result is no rounded denormal.
+#[inline(always)]
+pub(super) fn conv<const R: usize>(
+    call: &ConvCall<'_>,
+    out: &mut [f32],
+    stride: usize,
+    mul_add: impl Fn(Lane16, Lane16, Lane16) -> Lane16 + Copy,
+) {
+    let w = call.weights;
+    if sees_raw(call) {
+        return plain(call, call.panels.clone(), out, stride);
+    }
+    for panel in call.panels.clone() {
+        if !w.ordinary[panel] {
+            plain(call, panel..panel + 1, out, stride);
+            continue;
+        }
+        let mut first = 0;
+        while first < call.pixels.len() {
+            let rest = call.pixels.len() - first;
+            let tile = Tile { call, panel, first, out: out.as_mut_ptr(), stride };
+            // SAFETY: `call` was checked; the tile lies in it.
+            first += unsafe {
+                match (w.factors.is_empty(), rest) {
+                    (true, rest) if rest >= R => tile.run::<R, false>(mul_add),
+                    (true, 4..) => tile.run::<4, false>(mul_add),
+                    (true, _) => tile.run::<1, false>(mul_add),
+                    (false, rest) if rest >= R => tile.run::<R, true>(mul_add),
+                    (false, 4..) => tile.run::<4, true>(mul_add),
+                    (false, _) => tile.run::<1, true>(mul_add),
+                }
+            };
+        }
+    }
+}
+
+/// Whether a pixel that the call may read holds elements as they came.
+#[inline(always)]
+fn sees_raw(call: &ConvCall<'_>) -> bool {
+    let (Some(&first), Some(&last)) = (call.pixels.iter().min(), call.pixels.iter().max()) else { return false };
+    let reach = call.taps.iter().max().copied().unwrap_or(0);
+    call.codes[first as usize..=(last + reach) as usize].contains(&RAW)
+}
+
+#[cold]
+#[inline(never)]
+fn plain(call: &ConvCall<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
+    scalar::conv(&ConvCall { panels, ..*call }, out, stride);
+}
+
+/// One tap of sixteen channels as the contract writes it.
+pub(super) fn tap(layout: &Layout, w: &Packed, at: usize, byte: u8, x: &[f32], sum: &mut Lane16) {
+    if byte == BORDER {
+        return;
+    }
+    let rule = Rule::new(layout);
+    for (lane, (&x, sum)) in x.iter().zip(sum).enumerate() {
+        let (a, s) = match rule.kind {
+            // What was rounded before rounds to itself.
+            ActivationScale::Float if byte != RAW => {
+                (if x == 0.0 { 0.0 } else { (rule.hi as f32).copysign(x) }, x.abs())
+            }
+            _ => {
+                let (s, inv) = rule.scale(x.abs());
+                (f32::from(i16::from(rule.code(x, inv)) - rule.offset as i16), s)
+            }
+        };
+        let dot = f32::from(w.weights[at + lane] as i8) * a;
+        let factor = if w.two_level() { s } else { w.alpha[at + lane] * s };
+        // An integer 0 has no sign.
+        *sum = math::mul_add(factor, dot + 0.0, *sum);
+    }
+}
+
+/// Some pixels and a panel of a checked call.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    call: &'a ConvCall<'a>,
+    panel: usize,
+    first: usize,
+    out: *mut f32,
+    stride: usize,
+}
+
+impl Tile<'_> {
+    /// Computes `R` pixels; gives `R`.
+    #[inline(always)]
+    unsafe fn run<const R: usize, const TWO: bool>(
+        self,
+        mul_add: impl Fn(Lane16, Lane16, Lane16) -> Lane16 + Copy,
+    ) -> usize {
+        let Tile { call, panel, first, .. } = self;
+        let (w, floats) = (call.weights, call.layout.scales);
+        let mut sum = [[0.0; LANES]; R];
+        // SAFETY: `ConvCall::check` held for every pixel and tap; rows of values have whole panels.
+        unsafe {
+            let mut rows = [std::ptr::null::<f32>(); R];
+            for r in 0..R {
+                let pixel = *call.pixels.get_unchecked(first + r) as usize;
+                rows[r] = call.scales.as_ptr().add(pixel * floats + panel * LANES);
+            }
+            let mut at = panel * w.taps * LANES;
+            for &tap in call.taps {
+                let distance = tap as usize * floats;
+                let last = load(w.values.as_ptr().add(at));
+                let factor = if TWO { load(w.factors.as_ptr().add(at)) } else { last };
+                for r in 0..R {
+                    let value = load(rows[r].add(distance));
+                    let term = if TWO { zip(factor, value, |f, v| f * v) } else { value };
+                    sum[r] = mul_add(last, term, sum[r]);
+                }
+                at += LANES;
+            }
+            self.end(&sum);
+        }
+        R
+    }
+
+    /// Channel scales, bias, residual and limits; then the rows are stored.
+    #[inline(always)]
+    unsafe fn end<const R: usize>(self, sum: &[Lane16; R]) {
+        let Tile { call, panel, first, .. } = self;
+        let w = call.weights;
+        // SAFETY: `ConvCall::check` held for every output, panel and residual row; where a panel has fewer than 16 lanes,
+        // only these are read and written.
+        unsafe {
+            let Panel { first: channel, lanes, .. } = *w.panels.get_unchecked(panel);
+            let constants = |values: &[f32]| match values.is_empty() {
+                true => None,
+                false => Some(load(values.as_ptr().add(panel * LANES))),
+            };
+            let (scale, bias) = (constants(&w.channel), constants(&w.bias));
+            for r in 0..R {
+                let row = self.out.add((first + r) * self.stride + channel);
+                let mut y = match (scale, bias) {
+                    (Some(s), Some(bias)) => std::array::from_fn(|l| math::mul_add(sum[r][l], s[l], bias[l])),
+                    (Some(s), None) => zip(sum[r], s, |y, s| y * s),
+                    (None, Some(bias)) => zip(sum[r], bias, |y, bias| y + bias),
+                    (None, None) => sum[r],
+                };
+                let residual = match call.residual {
+                    Residual::Rows(rows) => Some(rows.data.as_ptr().add((first + r) * rows.stride + channel)),
+                    Residual::Output => Some(row.cast_const()),
+                    Residual::None => None,
+                };
+                if let Some(residual) = residual {
+                    let mut added = [0.0; LANES];
+                    match lanes == LANES {
+                        true => added = load(residual),
+                        false => residual.copy_to_nonoverlapping(added.as_mut_ptr(), lanes),
+                    }
+                    y = zip(y, added, |y, added| y + added);
+                }
+                if let Some((lo, hi)) = call.clamp {
+                    y = y.map(|y| limit(y, lo, hi));
+                }
+                match lanes == LANES {
+                    true => row.cast::<Lane16>().write_unaligned(y),
+                    false => row.copy_from_nonoverlapping(y.as_ptr(), lanes),
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn load(at: *const f32) -> Lane16 {
+    // SAFETY: of the caller.
+    unsafe { at.cast::<Lane16>().read_unaligned() }
+}
+
+#[inline(always)]
+fn zip(x: Lane16, y: Lane16, f: impl Fn(f32, f32) -> f32) -> Lane16 {
+    std::array::from_fn(|lane| f(x[lane], y[lane]))
+}
+
+/// [`math::mul_add`] of sixteen channels.
+#[inline(always)]
+pub(super) fn mul_add(x: Lane16, y: Lane16, z: Lane16) -> Lane16 {
+    std::array::from_fn(|lane| math::mul_add(x[lane], y[lane], z[lane]))
+}
+
+/// Rounds the rows of a checked call to values; `FUSED` where the CPU multiplies and adds in one instruction.
+#[inline(always)]
+pub(super) fn quantize<const FUSED: bool>(call: &QuantizeCall<'_>, bytes: &mut [u8], values: &mut [f32]) {
+    let layout = call.layout;
+    let rule = Rule::new(layout);
+    let ordinary = match (rule.kind, layout.signed) {
+        (ActivationScale::Pow2, false) => rows(call, values, |x| pow2::<false>(&rule, x)),
+        (ActivationScale::Pow2, true) => rows(call, values, |x| pow2::<true>(&rule, x)),
+        (ActivationScale::Float, _) => {
+            let (hi, inv) = (rule.hi as f32, 1.0 / rule.hi as f32);
+            rows(call, values, |x| divide::<FUSED>(x, hi, inv))
+        }
+    };
+    if !ordinary {
+        rows(call, values, |x| x);
+    }
+    for &pixel in call.pixels {
+        bytes[pixel as usize] = if ordinary { 0 } else { RAW };
+    }
+}
+
+/// Writes `round` of each element; whether all elements are 0 or in [`ORDINARY`].
+#[inline(always)]
+fn rows(call: &QuantizeCall<'_>, values: &mut [f32], round: impl Fn(f32) -> f32) -> bool {
+    let layout = call.layout;
+    // Bits of the largest and the smallest magnitudes, the latter less 1 so that 0 comes last. A negative element where
+    // none is expected has the largest bits of all.
+    let keep = if layout.signed { i32::MAX as u32 } else { u32::MAX };
+    let (mut largest, mut smallest) = ([0u32; LANES], [u32::MAX; LANES]);
+    let mut note = |lane: usize, x: f32| {
+        let bits = x.to_bits() & keep;
+        largest[lane] = largest[lane].max(bits);
+        smallest[lane] = smallest[lane].min(bits.wrapping_sub(1));
+    };
+    for (i, &pixel) in call.pixels.iter().enumerate() {
+        let x = &call.x.data[i * call.x.stride..][..layout.channels];
+        let values = &mut values[pixel as usize * layout.scales..][..layout.scales];
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        let (whole, last) = values.split_at_mut(chunks.len() * LANES);
+        for (x, values) in chunks.iter().zip(whole.as_chunks_mut::<LANES>().0) {
+            for lane in 0..LANES {
+                note(lane, x[lane]);
+                values[lane] = round(x[lane]);
+            }
+        }
+        for (lane, (&x, value)) in rest.iter().zip(last).enumerate() {
+            note(lane, x);
+            *value = round(x);
+        }
+    }
+    let largest = largest.into_iter().fold(0, u32::max);
+    let smallest = smallest.into_iter().fold(u32::MAX, u32::min);
+    largest <= ORDINARY.end().to_bits() && smallest >= ORDINARY.start().to_bits() - 1
+}
+
+/// `a * s` of an element in [`ORDINARY`], or of 0.
+#[inline(always)]
+fn pow2<const SIGNED: bool>(rule: &Rule, x: f32) -> f32 {
+    let exponent = x.to_bits() & 0x7f80_0000;
+    // Adding and taking off `1.5 * 2^23 * s` rounds to a multiple of `s`, half to even. Of 0, a normal number does too.
+    let shift = (23 - rule.shift) << 23;
+    let magic = f32::from_bits((exponent.wrapping_add_signed(shift)) | 0x0040_0000);
+    let value = (x + magic) - magic;
+    // `hi * s`: as many ones as `hi` has.
+    let most = f32::from_bits(exponent | (0x7f_ffff & !(0x7f_ffff >> rule.shift)));
+    let value = if value < most { value } else { most };
+    if SIGNED && value < -most { -most } else { value }
+}
+
+/// `x / hi`, correctly rounded, of an element in [`ORDINARY`], or of 0; `inv` is `1 / hi`.
+#[inline(always)]
+fn divide<const FUSED: bool>(x: f32, hi: f32, inv: f32) -> f32 {
+    if !FUSED {
+        return x / hi;
+    }
+    // Markstein's: the quotient is at most an ulp wrong, its remainder is exact, and one more step rounds it correctly.
+    let quotient = x * inv;
+    math::mul_add(math::mul_add(-quotient, hi, x), inv, quotient)
+}
