@@ -82,7 +82,7 @@ fn finish(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mu
 unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) {
     let w = call.weights;
     if w.depthwise {
-        return depthwise::conv::<8>(call, out, stride, depthwise::mul_add);
+        return depthwise::conv::<__m512, 8>(call, out, stride);
     }
     // Up to four channels of a colour image: one step a tap.
     let stem = w.segments.len() == 1 && w.segments[0].steps == 1;
@@ -449,6 +449,44 @@ impl End {
             }
             _mm512_mask_storeu_ps(self.out.add(r * self.stride), self.mask, y);
         }
+    }
+}
+
+impl depthwise::Lanes for __m512 {
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm512_loadu_ps(at) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, at: *mut f32) {
+        // SAFETY: of the caller.
+        unsafe { _mm512_storeu_ps(at, self) }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm512_add_ps(self, y) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm512_mul_ps(self, y) }
+    }
+    #[inline(always)]
+    unsafe fn mul_add<const ANY: bool>(self, y: Self, z: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm512_fmadd_ps(self, y, z) }
+    }
+    #[inline(always)]
+    unsafe fn limit(self, lo: Self, hi: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm512_min_ps(_mm512_max_ps(self, lo), hi) }
     }
 }
 

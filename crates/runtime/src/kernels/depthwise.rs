@@ -19,7 +19,7 @@ use std::ops::{Range, RangeInclusive};
 use blockfloat::ActivationScale;
 
 use super::scalar::Rule;
-use super::{ConvCall, QuantizeCall, Residual, limit, scalar};
+use super::{ConvCall, QuantizeCall, Residual, STRIP, limit, scalar};
 use crate::layout::{BORDER, LANES, Layout, RAW};
 use crate::math;
 use crate::pack::{Packed, Panel};
@@ -27,40 +27,81 @@ use crate::pack::{Packed, Panel};
 /// Magnitudes of elements that are rounded to values.
 const ORDINARY: RangeInclusive<f32> = 1.0 / (1u64 << 48) as f32..=(1u64 << 62) as f32;
 
-/// Sixteen channels.
-pub(super) type Lane16 = [f32; LANES];
+/// Sixteen channels in an instruction set's registers. Its functions are for where the CPU has the instructions.
+pub(super) trait Lanes: Copy {
+    unsafe fn load(at: *const f32) -> Self;
+    unsafe fn store(self, at: *mut f32);
+    unsafe fn splat(x: f32) -> Self;
+    unsafe fn add(self, y: Self) -> Self;
+    unsafe fn mul(self, y: Self) -> Self;
+    /// `self * y + z`, rounded once; unless `ANY`, no result is a rounded denormal.
+    unsafe fn mul_add<const ANY: bool>(self, y: Self, z: Self) -> Self;
+    /// [`limit`].
+    unsafe fn limit(self, lo: Self, hi: Self) -> Self;
+}
 
-/// Computes the outputs of a checked call, `R` pixels at a time; `mul_add(x, y, z)` is `x * y + z`, rounded once, whose
-/// result is no rounded denormal.
+impl Lanes for [f32; LANES] {
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> Self {
+        // SAFETY: of the caller.
+        unsafe { at.cast::<Self>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(self, at: *mut f32) {
+        // SAFETY: of the caller.
+        unsafe { at.cast::<Self>().write_unaligned(self) }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        [x; LANES]
+    }
+    #[inline(always)]
+    unsafe fn add(self, y: Self) -> Self {
+        std::array::from_fn(|l| self[l] + y[l])
+    }
+    #[inline(always)]
+    unsafe fn mul(self, y: Self) -> Self {
+        std::array::from_fn(|l| self[l] * y[l])
+    }
+    #[inline(always)]
+    unsafe fn mul_add<const ANY: bool>(self, y: Self, z: Self) -> Self {
+        std::array::from_fn(|l| math::mul_add(self[l], y[l], z[l]))
+    }
+    #[inline(always)]
+    unsafe fn limit(self, lo: Self, hi: Self) -> Self {
+        std::array::from_fn(|l| limit(self[l], lo[l], hi[l]))
+    }
+}
+
+/// Computes the outputs of a checked call, `R` pixels at a time.
 #[inline(always)]
-pub(super) fn conv<const R: usize>(
-    call: &ConvCall<'_>,
-    out: &mut [f32],
-    stride: usize,
-    mul_add: impl Fn(Lane16, Lane16, Lane16) -> Lane16 + Copy,
-) {
+pub(super) fn conv<V: Lanes, const R: usize>(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
     let w = call.weights;
     if sees_raw(call) {
         return plain(call, call.panels.clone(), out, stride);
     }
+    let mut starts = [0; STRIP];
+    for (start, &pixel) in starts.iter_mut().zip(call.pixels) {
+        *start = pixel as usize * call.layout.scales;
+    }
+    let count = call.pixels.len();
     for panel in call.panels.clone() {
         if !w.ordinary[panel] {
             plain(call, panel..panel + 1, out, stride);
             continue;
         }
         let mut first = 0;
-        while first < call.pixels.len() {
-            let rest = call.pixels.len() - first;
-            let tile = Tile { call, panel, first, out: out.as_mut_ptr(), stride };
+        while first < count {
+            let tile = Tile { call, panel, first, starts: &starts, out: out.as_mut_ptr(), stride };
             // SAFETY: `call` was checked; the tile lies in it.
             first += unsafe {
-                match (w.factors.is_empty(), rest) {
-                    (true, rest) if rest >= R => tile.run::<R, false>(mul_add),
-                    (true, 4..) => tile.run::<4, false>(mul_add),
-                    (true, _) => tile.run::<1, false>(mul_add),
-                    (false, rest) if rest >= R => tile.run::<R, true>(mul_add),
-                    (false, 4..) => tile.run::<4, true>(mul_add),
-                    (false, _) => tile.run::<1, true>(mul_add),
+                match (w.factors.is_empty(), count - first) {
+                    (true, rest) if rest >= R => tile.run::<V, R, false>(),
+                    (true, 4..) => tile.run::<V, 4, false>(),
+                    (true, _) => tile.run::<V, 1, false>(),
+                    (false, rest) if rest >= R => tile.run::<V, R, true>(),
+                    (false, 4..) => tile.run::<V, 4, true>(),
+                    (false, _) => tile.run::<V, 1, true>(),
                 }
             };
         }
@@ -82,7 +123,7 @@ fn plain(call: &ConvCall<'_>, panels: Range<usize>, out: &mut [f32], stride: usi
 }
 
 /// One tap of sixteen channels as the contract writes it.
-pub(super) fn tap(layout: &Layout, w: &Packed, at: usize, byte: u8, x: &[f32], sum: &mut Lane16) {
+pub(super) fn tap(layout: &Layout, w: &Packed, at: usize, byte: u8, x: &[f32], sum: &mut [f32; LANES]) {
     if byte == BORDER {
         return;
     }
@@ -111,6 +152,8 @@ struct Tile<'a> {
     call: &'a ConvCall<'a>,
     panel: usize,
     first: usize,
+    /// Where each pixel's values begin.
+    starts: &'a [usize; STRIP],
     out: *mut f32,
     stride: usize,
 }
@@ -118,99 +161,99 @@ struct Tile<'a> {
 impl Tile<'_> {
     /// Computes `R` pixels; gives `R`.
     #[inline(always)]
-    unsafe fn run<const R: usize, const TWO: bool>(
-        self,
-        mul_add: impl Fn(Lane16, Lane16, Lane16) -> Lane16 + Copy,
-    ) -> usize {
-        let Tile { call, panel, first, .. } = self;
+    unsafe fn run<V: Lanes, const R: usize, const TWO: bool>(self) -> usize {
+        let Tile { call, panel, first, starts, .. } = self;
         let (w, floats) = (call.weights, call.layout.scales);
-        let mut sum = [[0.0; LANES]; R];
         // SAFETY: `ConvCall::check` held for every pixel and tap; rows of values have whole panels.
         unsafe {
+            let mut sum = [V::splat(0.0); R];
             let mut rows = [std::ptr::null::<f32>(); R];
             for r in 0..R {
-                let pixel = *call.pixels.get_unchecked(first + r) as usize;
-                rows[r] = call.scales.as_ptr().add(pixel * floats + panel * LANES);
+                rows[r] = call.scales.as_ptr().add(*starts.get_unchecked(first + r));
             }
-            let mut at = panel * w.taps * LANES;
+            let mut last = w.values.as_ptr().add(panel * w.taps * LANES);
+            let mut factor = w.factors.as_ptr().wrapping_add(panel * w.taps * LANES);
             for &tap in call.taps {
-                let distance = tap as usize * floats;
-                let last = load(w.values.as_ptr().add(at));
-                let factor = if TWO { load(w.factors.as_ptr().add(at)) } else { last };
+                let at = tap as usize * floats + panel * LANES;
+                let q = V::load(last);
+                let f = if TWO { V::load(factor) } else { q };
                 for r in 0..R {
-                    let value = load(rows[r].add(distance));
-                    let term = if TWO { zip(factor, value, |f, v| f * v) } else { value };
-                    sum[r] = mul_add(last, term, sum[r]);
+                    let value = V::load(rows[r].add(at));
+                    sum[r] = q.mul_add::<false>(if TWO { f.mul(value) } else { value }, sum[r]);
                 }
-                at += LANES;
+                last = last.add(LANES);
+                factor = factor.wrapping_add(LANES);
             }
-            self.end(&sum);
+            self.end(sum);
         }
         R
     }
 
     /// Channel scales, bias, residual and limits; then the rows are stored.
     #[inline(always)]
-    unsafe fn end<const R: usize>(self, sum: &[Lane16; R]) {
+    unsafe fn end<V: Lanes, const R: usize>(self, mut y: [V; R]) {
         let Tile { call, panel, first, .. } = self;
         let w = call.weights;
         // SAFETY: `ConvCall::check` held for every output, panel and residual row; where a panel has fewer than 16 lanes,
         // only these are read and written.
         unsafe {
             let Panel { first: channel, lanes, .. } = *w.panels.get_unchecked(panel);
-            let constants = |values: &[f32]| match values.is_empty() {
-                true => None,
-                false => Some(load(values.as_ptr().add(panel * LANES))),
-            };
-            let (scale, bias) = (constants(&w.channel), constants(&w.bias));
+            let scale = (!w.channel.is_empty()).then(|| V::load(w.channel.as_ptr().add(panel * LANES)));
+            let bias = (!w.bias.is_empty()).then(|| V::load(w.bias.as_ptr().add(panel * LANES)));
             for r in 0..R {
-                let row = self.out.add((first + r) * self.stride + channel);
-                let mut y = match (scale, bias) {
-                    (Some(s), Some(bias)) => std::array::from_fn(|l| math::mul_add(sum[r][l], s[l], bias[l])),
-                    (Some(s), None) => zip(sum[r], s, |y, s| y * s),
-                    (None, Some(bias)) => zip(sum[r], bias, |y, bias| y + bias),
-                    (None, None) => sum[r],
+                y[r] = match (scale, bias) {
+                    (Some(scale), Some(bias)) => y[r].mul_add::<true>(scale, bias),
+                    (Some(scale), None) => y[r].mul(scale),
+                    (None, Some(bias)) => y[r].add(bias),
+                    (None, None) => y[r],
                 };
-                let residual = match call.residual {
-                    Residual::Rows(rows) => Some(rows.data.as_ptr().add((first + r) * rows.stride + channel)),
-                    Residual::Output => Some(row.cast_const()),
-                    Residual::None => None,
-                };
-                if let Some(residual) = residual {
-                    let mut added = [0.0; LANES];
-                    match lanes == LANES {
-                        true => added = load(residual),
-                        false => residual.copy_to_nonoverlapping(added.as_mut_ptr(), lanes),
+            }
+            let row = |r: usize| self.out.add((first + r) * self.stride + channel);
+            match call.residual {
+                Residual::Rows(rows) => {
+                    let residual = rows.data.as_ptr().add(first * rows.stride + channel);
+                    for r in 0..R {
+                        y[r] = y[r].add(load_lanes(residual.add(r * rows.stride), lanes));
                     }
-                    y = zip(y, added, |y, added| y + added);
                 }
-                if let Some((lo, hi)) = call.clamp {
-                    y = y.map(|y| limit(y, lo, hi));
+                Residual::Output => {
+                    for r in 0..R {
+                        y[r] = y[r].add(load_lanes(row(r), lanes));
+                    }
                 }
-                match lanes == LANES {
-                    true => row.cast::<Lane16>().write_unaligned(y),
-                    false => row.copy_from_nonoverlapping(y.as_ptr(), lanes),
+                Residual::None => {}
+            }
+            if let Some((lo, hi)) = call.clamp {
+                let (lo, hi) = (V::splat(lo), V::splat(hi));
+                for r in 0..R {
+                    y[r] = y[r].limit(lo, hi);
+                }
+            }
+            for r in 0..R {
+                if lanes == LANES {
+                    y[r].store(row(r));
+                } else {
+                    let mut whole = [0.0; LANES];
+                    y[r].store(whole.as_mut_ptr());
+                    row(r).copy_from_nonoverlapping(whole.as_ptr(), lanes);
                 }
             }
         }
     }
 }
 
+/// The first `lanes` of sixteen floats.
 #[inline(always)]
-unsafe fn load(at: *const f32) -> Lane16 {
+unsafe fn load_lanes<V: Lanes>(at: *const f32, lanes: usize) -> V {
     // SAFETY: of the caller.
-    unsafe { at.cast::<Lane16>().read_unaligned() }
-}
-
-#[inline(always)]
-fn zip(x: Lane16, y: Lane16, f: impl Fn(f32, f32) -> f32) -> Lane16 {
-    std::array::from_fn(|lane| f(x[lane], y[lane]))
-}
-
-/// [`math::mul_add`] of sixteen channels.
-#[inline(always)]
-pub(super) fn mul_add(x: Lane16, y: Lane16, z: Lane16) -> Lane16 {
-    std::array::from_fn(|lane| math::mul_add(x[lane], y[lane], z[lane]))
+    unsafe {
+        if lanes == LANES {
+            return V::load(at);
+        }
+        let mut x = [0.0; LANES];
+        at.copy_to_nonoverlapping(x.as_mut_ptr(), lanes);
+        V::load(x.as_ptr())
+    }
 }
 
 /// Rounds the rows of a checked call to values; `FUSED` where the CPU multiplies and adds in one instruction.

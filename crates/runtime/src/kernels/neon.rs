@@ -101,7 +101,7 @@ fn prepare(w: &mut Packed) {
 unsafe fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
     let w = call.weights;
     if w.depthwise {
-        return depthwise::conv::<4>(call, out, stride, depthwise::mul_add);
+        return depthwise::conv::<Floats, 4>(call, out, stride);
     }
     for panel in call.panels.clone() {
         let mut first = 0;
@@ -134,6 +134,51 @@ struct Tile<'a> {
 
 /// Sums of 16 outputs.
 type Floats = [float32x4_t; VECTORS];
+
+impl depthwise::Lanes for Floats {
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> Self {
+        // SAFETY: of the caller.
+        unsafe { std::array::from_fn(|v| vld1q_f32(at.add(v * WIDTH))) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, at: *mut f32) {
+        for v in 0..VECTORS {
+            // SAFETY: of the caller.
+            unsafe { vst1q_f32(at.add(v * WIDTH), self[v]) };
+        }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: of the caller.
+        unsafe { [vdupq_n_f32(x); VECTORS] }
+    }
+    #[inline(always)]
+    unsafe fn add(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { std::array::from_fn(|v| vaddq_f32(self[v], y[v])) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { std::array::from_fn(|v| vmulq_f32(self[v], y[v])) }
+    }
+    #[inline(always)]
+    unsafe fn mul_add<const ANY: bool>(self, y: Self, z: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { std::array::from_fn(|v| vfmaq_f32(z[v], self[v], y[v])) }
+    }
+    #[inline(always)]
+    unsafe fn limit(self, lo: Self, hi: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe {
+            std::array::from_fn(|v| {
+                let y = vbslq_f32(vcgtq_f32(self[v], lo[v]), self[v], lo[v]);
+                vbslq_f32(vcltq_f32(y, hi[v]), y, hi[v])
+            })
+        }
+    }
+}
 
 impl Tile<'_> {
     #[inline]

@@ -20,7 +20,7 @@ impl Kernel for Scalar {
     fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) {
         call.check(out, stride);
         if call.weights.depthwise {
-            return depthwise::conv::<1>(call, out, stride, depthwise::mul_add);
+            return depthwise::conv::<[f32; LANES], 1>(call, out, stride);
         }
         conv(call, out, stride);
     }

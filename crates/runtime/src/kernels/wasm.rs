@@ -10,7 +10,6 @@
 //! The whole engine is compiled with or without these instructions: there is nothing to detect at run time.
 use std::arch::wasm32::*;
 
-use super::depthwise::Lane16;
 use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, Residual, depthwise, scalar};
 use crate::layout::LANES;
 use crate::ops::{self, Memory};
@@ -37,7 +36,7 @@ impl Kernel for Simd128 {
         call.check(out, stride);
         let w = call.weights;
         if w.depthwise {
-            return depthwise::conv::<MR>(call, out, stride, multiply_add);
+            return depthwise::conv::<Panel16, MR>(call, out, stride);
         }
         for panel in call.panels.clone() {
             let mut first = 0;
@@ -95,6 +94,42 @@ struct Tile<'a> {
 
 /// Vectors of 16 outputs.
 type Panel16 = [v128; VECTORS];
+
+impl depthwise::Lanes for Panel16 {
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> Self {
+        // SAFETY: of the caller.
+        unsafe { std::array::from_fn(|v| v128_load(at.add(v * WIDTH).cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, at: *mut f32) {
+        for v in 0..VECTORS {
+            // SAFETY: of the caller.
+            unsafe { v128_store(at.add(v * WIDTH).cast(), self[v]) };
+        }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        [f32x4_splat(x); VECTORS]
+    }
+    #[inline(always)]
+    unsafe fn add(self, y: Self) -> Self {
+        std::array::from_fn(|v| f32x4_add(self[v], y[v]))
+    }
+    #[inline(always)]
+    unsafe fn mul(self, y: Self) -> Self {
+        std::array::from_fn(|v| f32x4_mul(self[v], y[v]))
+    }
+    #[inline(always)]
+    unsafe fn mul_add<const ANY: bool>(self, y: Self, z: Self) -> Self {
+        std::array::from_fn(|v| mul_add::<ANY>(self[v], y[v], z[v]))
+    }
+    #[inline(always)]
+    unsafe fn limit(self, lo: Self, hi: Self) -> Self {
+        // As `limit` chooses for NaNs and zeros: `pmax(a, b)` is `a < b ? b : a`.
+        std::array::from_fn(|v| f32x4_pmin(hi[v], f32x4_pmax(lo[v], self[v])))
+    }
+}
 
 impl Tile<'_> {
     /// Integer sums of each segment, then one multiply-add in floats for each output.
@@ -255,19 +290,6 @@ unsafe fn pairs(codes: *const u8) -> [v128; 2] {
 #[inline(always)]
 fn multiply(sum: v128, q: [v128; 2], a: [v128; 2]) -> v128 {
     i32x4_add(sum, i32x4_add(i32x4_dot_i16x8(q[0], a[0]), i32x4_dot_i16x8(q[1], a[1])))
-}
-
-/// [`accumulate`] of a depthwise layer's sixteen channels.
-#[inline(always)]
-fn multiply_add(x: Lane16, y: Lane16, z: Lane16) -> Lane16 {
-    let mut sum = [0.0; LANES];
-    for (v, sum) in sum.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate() {
-        let load = |x: &Lane16| f32x4(x[4 * v], x[4 * v + 1], x[4 * v + 2], x[4 * v + 3]);
-        let y = accumulate(load(&z), load(&x), load(&y));
-        // SAFETY: four floats are written to four.
-        unsafe { v128_store(sum.as_mut_ptr().cast(), y) };
-    }
-    sum
 }
 
 /// `factor * dot + sum`, rounded once, of integers `dot`: a denormal result is exact, since all three are multiples of

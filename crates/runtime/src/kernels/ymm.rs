@@ -21,6 +21,53 @@ const V: usize = 8;
 /// Pixels whose scales are found at a time.
 const SCALES: usize = 256;
 
+/// Sixteen floats.
+#[derive(Clone, Copy)]
+struct Halves(__m256, __m256);
+
+impl depthwise::Lanes for Halves {
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(V))) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, at: *mut f32) {
+        // SAFETY: of the caller.
+        unsafe {
+            _mm256_storeu_ps(at, self.0);
+            _mm256_storeu_ps(at.add(V), self.1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(_mm256_add_ps(self.0, y.0), _mm256_add_ps(self.1, y.1)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(_mm256_mul_ps(self.0, y.0), _mm256_mul_ps(self.1, y.1)) }
+    }
+    #[inline(always)]
+    unsafe fn mul_add<const ANY: bool>(self, y: Self, z: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(_mm256_fmadd_ps(self.0, y.0, z.0), _mm256_fmadd_ps(self.1, y.1, z.1)) }
+    }
+    #[inline(always)]
+    unsafe fn limit(self, lo: Self, hi: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe {
+            Self(_mm256_min_ps(_mm256_max_ps(self.0, lo.0), hi.0), _mm256_min_ps(_mm256_max_ps(self.1, lo.1), hi.1))
+        }
+    }
+}
+
 /// A function that computes some pixels by one panel. Registers are named one by one: arrays of them would live on the
 /// stack. `m` and `n` of a row are sums in 16 bits.
 macro_rules! tile {
@@ -202,7 +249,7 @@ macro_rules! ymm {
             unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) {
                 let w = call.weights;
                 if w.depthwise {
-                    return depthwise::conv::<4>(call, out, stride, depthwise::mul_add);
+                    return depthwise::conv::<Halves, 4>(call, out, stride);
                 }
                 // How many steps' pairs fit 16 bits.
                 let largest = call.layout.range.1 + i32::from(call.layout.zero());
