@@ -1,5 +1,7 @@
 //! Operations in floats, plain loops over the channels of a pixel in a stated order: the compiler makes vectors of them,
 //! and the bits are the same on every CPU.
+use std::ops::Range;
+
 use graph::{Activation, Pool2d, Shape};
 
 use crate::buffer::Buffer;
@@ -53,11 +55,10 @@ pub(crate) fn compute(step: &Step, memory: &Memory<'_>, first: usize, count: usi
             StepOp::FloatConv(conv, view) => convolve(conv, memory.rows(*view), view.shape, [image, y, x], out),
             StepOp::Copy(view) => out.copy_from_slice(memory.rows(*view).pixel(i, shape.channels)),
             StepOp::MaxPool(pool, view) => {
-                out.fill(f32::NEG_INFINITY);
-                window(pool, view.shape, y, x, |pixel| {
-                    let row = memory.rows(*view).pixel(image * view.shape.height * view.shape.width + pixel, out.len());
-                    out.iter_mut().zip(row).for_each(|(out, &x)| *out = if x > *out { x } else { *out });
-                });
+                let rows = memory.rows(*view);
+                let rows =
+                    Rows { data: &rows.data[image * view.shape.height * view.shape.width * rows.stride..], ..rows };
+                max_pool(pool, rows, view.shape, y, x, out);
             }
             StepOp::AvgPool(pool, view) => {
                 out.fill(0.0);
@@ -161,16 +162,53 @@ pub(crate) fn compute(step: &Step, memory: &Memory<'_>, first: usize, count: usi
     }
 }
 
+/// The maximum of each channel over an output's window, a few channels at a time, which stay in registers.
+#[inline(always)]
+fn max_pool(pool: &Pool2d, rows: Rows<'_>, input: Shape, y: usize, x: usize, out: &mut [f32]) {
+    let (ys, xs) = (span(pool, input.height, y, 0).0, span(pool, input.width, x, 1).0);
+    let mut c = 0;
+    while c + 64 <= out.len() {
+        out[c..c + 64].copy_from_slice(&largest::<64>(rows, &ys, &xs, input.width, c));
+        c += 64;
+    }
+    while c + 16 <= out.len() {
+        out[c..c + 16].copy_from_slice(&largest::<16>(rows, &ys, &xs, input.width, c));
+        c += 16;
+    }
+    for (c, out) in out.iter_mut().enumerate().skip(c) {
+        [*out] = largest::<1>(rows, &ys, &xs, input.width, c);
+    }
+}
+
+/// The maximum of channels `c .. c + N` over some pixels.
+#[inline(always)]
+fn largest<const N: usize>(rows: Rows<'_>, ys: &Range<usize>, xs: &Range<usize>, width: usize, c: usize) -> [f32; N] {
+    let mut max = [f32::NEG_INFINITY; N];
+    for y in ys.clone() {
+        for x in xs.clone() {
+            let at = (y * width + x) * rows.stride + c;
+            let row: &[f32; N] = rows.data[at..at + N].try_into().expect("N channels");
+            for k in 0..N {
+                max[k] = if row[k] > max[k] { row[k] } else { max[k] };
+            }
+        }
+    }
+    max
+}
+
+/// What of an output's window lies in the input along an axis, and how long the window is in the padded input.
+#[inline(always)]
+fn span(pool: &Pool2d, size: usize, at: usize, axis: usize) -> (Range<usize>, usize) {
+    let (start, pad) = (at * pool.stride[axis], pool.padding[axis]);
+    let end = (start + pool.kernel[axis]).min(size + 2 * pad);
+    (start.saturating_sub(pad)..end.saturating_sub(pad).min(size), end.saturating_sub(start))
+}
+
 /// Calls `visit` for each pixel of an output's window that lies in the input, row by row; how many these are, and how
 /// many pixels the window has in the padded input.
 #[inline(always)]
 fn window(pool: &Pool2d, input: Shape, y: usize, x: usize, mut visit: impl FnMut(usize)) -> (usize, usize) {
-    let range = |at: usize, axis: usize, size: usize| {
-        let (start, pad) = (at * pool.stride[axis], pool.padding[axis]);
-        let end = (start + pool.kernel[axis]).min(size + 2 * pad);
-        (start.saturating_sub(pad)..end.saturating_sub(pad).min(size), end.saturating_sub(start))
-    };
-    let ((ys, rows), (xs, columns)) = (range(y, 0, input.height), range(x, 1, input.width));
+    let ((ys, rows), (xs, columns)) = (span(pool, input.height, y, 0), span(pool, input.width, x, 1));
     for y in ys.clone() {
         for x in xs.clone() {
             visit(y * input.width + x);

@@ -243,15 +243,23 @@ pub(super) fn quantize_planes(call: &PlanesCall<'_>, codes: &mut [u8], scales: &
     for (scale, inv) in scale[..count].iter_mut().zip(&mut inv) {
         (*scale, *inv) = rule.scale(*scale);
     }
-    let mut bytes = [[0u8; STRIP]; PLANES];
-    for (c, bytes) in bytes.iter_mut().enumerate().take(layout.channels) {
-        for ((byte, x), inv) in bytes[..count].iter_mut().zip(plane(c)).zip(&inv) {
-            *byte = rule.code(*x, *inv);
+    // A pixel's codes are the bytes of a word, the first channel's the lowest.
+    let mut words = [0u32; STRIP];
+    for c in 0..layout.channels {
+        for ((word, x), inv) in words[..count].iter_mut().zip(plane(c)).zip(&inv) {
+            *word |= u32::from(rule.code(*x, *inv)) << (8 * c);
         }
     }
-    for (i, &pixel) in call.pixels.iter().enumerate() {
-        let codes = &mut codes[pixel as usize * layout.bytes..][..PLANES];
-        codes.copy_from_slice(&[bytes[0][i], bytes[1][i], bytes[2][i], bytes[3][i]]);
-        scales[pixel as usize] = scale[i];
+    // Pixels of a row lie side by side.
+    let mut i = 0;
+    while i < count {
+        let first = call.pixels[i] as usize;
+        let run = (i..count).take_while(|&j| call.pixels[j] as usize == first + j - i).count();
+        let codes = &mut codes[first * PLANES..][..run * PLANES];
+        for (code, word) in codes.as_chunks_mut::<PLANES>().0.iter_mut().zip(&words[i..]) {
+            *code = word.to_le_bytes();
+        }
+        scales[first..first + run].copy_from_slice(&scale[i..i + run]);
+        i += run;
     }
 }
