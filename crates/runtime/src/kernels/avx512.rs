@@ -447,7 +447,11 @@ impl End {
             if let Some((lo, hi)) = self.clamp {
                 y = _mm512_min_ps(_mm512_max_ps(y, lo), hi);
             }
-            _mm512_mask_storeu_ps(self.out.add(r * self.stride), self.mask, y);
+            // A masked store takes longer, even where the mask is full.
+            match self.mask {
+                0xffff => _mm512_storeu_ps(self.out.add(r * self.stride), y),
+                mask => _mm512_mask_storeu_ps(self.out.add(r * self.stride), mask, y),
+            }
         }
     }
 }
@@ -615,19 +619,33 @@ impl Vectors {
         _mm512_add_epi32(_mm512_min_epi32(_mm512_max_epi32(a, self.lo), self.hi), self.offset)
     }
 
+    /// Bytes of 64 integers, which are limited as bytes: packing keeps what lies outside at the end of its range.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+    fn bytes(&self, a: [__m512i; 4]) -> __m512i {
+        // Packing works in each quarter of a vector: this order of its 4-byte words puts them right.
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        let (low, high) = (_mm512_packs_epi32(a[0], a[1]), _mm512_packs_epi32(a[2], a[3]));
+        let splat = |v: i32| _mm512_set1_epi8(v as i8);
+        let bytes = if self.rule.offset == 0 {
+            _mm512_min_epu8(_mm512_packus_epi16(low, high), splat(self.rule.hi))
+        } else {
+            let a = _mm512_max_epi8(_mm512_packs_epi16(low, high), splat(self.rule.lo));
+            _mm512_add_epi8(_mm512_min_epi8(a, splat(self.rule.hi)), splat(self.rule.offset))
+        };
+        _mm512_permutexvar_epi32(order, bytes)
+    }
+
     /// The codes of one block.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
     unsafe fn block(&self, x: *const f32, n: usize, inv: __m512, codes: *mut u8) {
         let mut c = 0;
-        // Packing works in each quarter of a vector: this order of its 4-byte words puts them right.
-        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         // SAFETY: of the caller; the last load and store are masked.
         unsafe {
             while c + 64 <= n {
-                let a = |k: usize| self.codes(_mm512_loadu_ps(x.add(c + k * LANES)), inv);
-                let words = _mm512_packus_epi16(_mm512_packus_epi32(a(0), a(1)), _mm512_packus_epi32(a(2), a(3)));
-                _mm512_storeu_si512(codes.add(c).cast(), _mm512_permutexvar_epi32(order, words));
+                let a = |k: usize| _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x.add(c + k * LANES)), inv));
+                _mm512_storeu_si512(codes.add(c).cast(), self.bytes([a(0), a(1), a(2), a(3)]));
                 c += 64;
             }
             while c < n {
