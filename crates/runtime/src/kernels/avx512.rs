@@ -79,7 +79,7 @@ fn finish(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mu
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) {
+pub(super) unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) {
     let w = call.weights;
     if w.depthwise {
         return depthwise::conv::<__m512, 8>(call, out, stride);
@@ -128,7 +128,7 @@ unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride
 
 /// Writes a panel's nibbles as bytes; a line more than they take may be written.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-unsafe fn unpack(call: &ConvCall<'_>, panel: usize, mut to: *mut u8) {
+pub(super) unsafe fn unpack(call: &ConvCall<'_>, panel: usize, mut to: *mut u8) {
     let w = call.weights;
     let low = _mm512_set1_epi8(15);
     // Two's complement of each value of a nibble.
@@ -155,15 +155,15 @@ unsafe fn unpack(call: &ConvCall<'_>, panel: usize, mut to: *mut u8) {
 
 /// Some pixels and one or two panels of a checked call.
 #[derive(Clone, Copy)]
-struct Tile<'a> {
-    call: &'a ConvCall<'a>,
-    panel: usize,
-    first: usize,
+pub(super) struct Tile<'a> {
+    pub call: &'a ConvCall<'a>,
+    pub panel: usize,
+    pub first: usize,
     /// The panel's weights, and the distance of the next one's; for [`Tile::nibbles`] not used.
-    weights: *const u8,
-    next: usize,
-    out: *mut f32,
-    stride: usize,
+    pub weights: *const u8,
+    pub next: usize,
+    pub out: *mut f32,
+    pub stride: usize,
 }
 
 /// A function that computes some pixels by one or two panels (`PAIR`): integer sums of a segment and float sums of all,
@@ -386,7 +386,7 @@ impl Tile<'_> {
     /// What ends the sums of a panel.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-    unsafe fn end(&self, next: usize) -> End {
+    pub unsafe fn end(&self, next: usize) -> End {
         let Tile { call, first, .. } = *self;
         let (w, panel) = (call.weights, self.panel + next);
         // SAFETY: `ConvCall::check` held for every output, panel and residual row.
@@ -417,7 +417,7 @@ impl Tile<'_> {
 }
 
 /// Channel scales, bias, residual and limits of a panel, and where its rows go.
-struct End {
+pub(super) struct End {
     channel: Option<__m512>,
     bias: Option<__m512>,
     residual: *const f32,
@@ -432,7 +432,7 @@ impl End {
     /// Ends the sums of pixel `r` and stores them.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-    unsafe fn store(&self, r: usize, sum: __m512) {
+    pub unsafe fn store(&self, r: usize, sum: __m512) {
         let mut y = match (self.channel, self.bias) {
             (Some(s), Some(bias)) => _mm512_fmadd_ps(sum, s, bias),
             (Some(s), None) => _mm512_mul_ps(sum, s),

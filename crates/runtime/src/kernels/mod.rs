@@ -9,6 +9,8 @@
 #![allow(clippy::needless_range_loop)]
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod depthwise;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]

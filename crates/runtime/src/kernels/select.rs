@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use super::Kernel;
 #[cfg(target_arch = "x86_64")]
+use super::amx::Amx;
+#[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512Vnni;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 use super::neon::NeonDot;
@@ -29,12 +31,14 @@ pub enum KernelName {
     AvxVnni,
     /// AVX-512 F, BW, VL and VNNI.
     Avx512Vnni,
+    /// AMX-int8 with AVX-512: tiles of 16 pixels by 16 outputs; Linux only.
+    Amx,
 }
 
 impl KernelName {
     /// All of them, slowest first.
-    pub const ALL: [Self; 6] =
-        [Self::Scalar, Self::Simd128, Self::NeonDot, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni];
+    pub const ALL: [Self; 7] =
+        [Self::Scalar, Self::Simd128, Self::NeonDot, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni, Self::Amx];
 
     /// As `DSCONV_KERNEL` takes it.
     pub fn as_str(self) -> &'static str {
@@ -45,6 +49,7 @@ impl KernelName {
             Self::Avx2 => "avx2",
             Self::AvxVnni => "avxvnni",
             Self::Avx512Vnni => "avx512vnni",
+            Self::Amx => "amx",
         }
     }
 
@@ -61,6 +66,8 @@ impl KernelName {
             Self::AvxVnni => Some(Box::new(AvxVnni::new()?)),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => Some(Box::new(Avx512Vnni::new()?)),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Some(Box::new(Amx::new()?)),
             // Those of other CPUs.
             _ => None,
         }
