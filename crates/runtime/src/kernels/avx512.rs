@@ -3,6 +3,7 @@ use std::arch::x86_64::*;
 
 use blockfloat::ActivationScale;
 
+use super::lanes::Lanes;
 use super::scalar::{Rule, quantize as quantize_plain, two_to};
 use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, Residual, depthwise, scalar};
 use crate::layout::{LANES, Layout};
@@ -456,7 +457,7 @@ impl End {
     }
 }
 
-impl depthwise::Lanes for __m512 {
+impl Lanes for __m512 {
     #[inline(always)]
     unsafe fn load(at: *const f32) -> Self {
         // SAFETY: of the caller.

@@ -18,60 +18,15 @@ use std::ops::{Range, RangeInclusive};
 
 use blockfloat::ActivationScale;
 
+use super::lanes::{Lanes, end};
 use super::scalar::Rule;
-use super::{ConvCall, QuantizeCall, Residual, STRIP, limit, scalar};
+use super::{ConvCall, QuantizeCall, STRIP, scalar};
 use crate::layout::{BORDER, LANES, Layout, RAW};
 use crate::math;
-use crate::pack::{Packed, Panel};
+use crate::pack::Packed;
 
 /// Magnitudes of elements that are rounded to values.
 const ORDINARY: RangeInclusive<f32> = 1.0 / (1u64 << 48) as f32..=(1u64 << 62) as f32;
-
-/// Sixteen channels in an instruction set's registers. Its functions are for where the CPU has the instructions.
-pub(super) trait Lanes: Copy {
-    unsafe fn load(at: *const f32) -> Self;
-    unsafe fn store(self, at: *mut f32);
-    unsafe fn splat(x: f32) -> Self;
-    unsafe fn add(self, y: Self) -> Self;
-    unsafe fn mul(self, y: Self) -> Self;
-    /// `self * y + z`, rounded once; unless `ANY`, no result is a rounded denormal.
-    unsafe fn mul_add<const ANY: bool>(self, y: Self, z: Self) -> Self;
-    /// [`limit`].
-    unsafe fn limit(self, lo: Self, hi: Self) -> Self;
-}
-
-impl Lanes for [f32; LANES] {
-    #[inline(always)]
-    unsafe fn load(at: *const f32) -> Self {
-        // SAFETY: of the caller.
-        unsafe { at.cast::<Self>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn store(self, at: *mut f32) {
-        // SAFETY: of the caller.
-        unsafe { at.cast::<Self>().write_unaligned(self) }
-    }
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        [x; LANES]
-    }
-    #[inline(always)]
-    unsafe fn add(self, y: Self) -> Self {
-        std::array::from_fn(|l| self[l] + y[l])
-    }
-    #[inline(always)]
-    unsafe fn mul(self, y: Self) -> Self {
-        std::array::from_fn(|l| self[l] * y[l])
-    }
-    #[inline(always)]
-    unsafe fn mul_add<const ANY: bool>(self, y: Self, z: Self) -> Self {
-        std::array::from_fn(|l| math::mul_add(self[l], y[l], z[l]))
-    }
-    #[inline(always)]
-    unsafe fn limit(self, lo: Self, hi: Self) -> Self {
-        std::array::from_fn(|l| limit(self[l], lo[l], hi[l]))
-    }
-}
 
 /// Computes the outputs of a checked call, `R` pixels at a time.
 #[inline(always)]
@@ -184,75 +139,9 @@ impl Tile<'_> {
                 last = last.add(LANES);
                 factor = factor.wrapping_add(LANES);
             }
-            self.end(sum);
+            end(call, panel, first, self.out, self.stride, sum);
         }
         R
-    }
-
-    /// Channel scales, bias, residual and limits; then the rows are stored.
-    #[inline(always)]
-    unsafe fn end<V: Lanes, const R: usize>(self, mut y: [V; R]) {
-        let Tile { call, panel, first, .. } = self;
-        let w = call.weights;
-        // SAFETY: `ConvCall::check` held for every output, panel and residual row; where a panel has fewer than 16 lanes,
-        // only these are read and written.
-        unsafe {
-            let Panel { first: channel, lanes, .. } = *w.panels.get_unchecked(panel);
-            let scale = (!w.channel.is_empty()).then(|| V::load(w.channel.as_ptr().add(panel * LANES)));
-            let bias = (!w.bias.is_empty()).then(|| V::load(w.bias.as_ptr().add(panel * LANES)));
-            for r in 0..R {
-                y[r] = match (scale, bias) {
-                    (Some(scale), Some(bias)) => y[r].mul_add::<true>(scale, bias),
-                    (Some(scale), None) => y[r].mul(scale),
-                    (None, Some(bias)) => y[r].add(bias),
-                    (None, None) => y[r],
-                };
-            }
-            let row = |r: usize| self.out.add((first + r) * self.stride + channel);
-            match call.residual {
-                Residual::Rows(rows) => {
-                    let residual = rows.data.as_ptr().add(first * rows.stride + channel);
-                    for r in 0..R {
-                        y[r] = y[r].add(load_lanes(residual.add(r * rows.stride), lanes));
-                    }
-                }
-                Residual::Output => {
-                    for r in 0..R {
-                        y[r] = y[r].add(load_lanes(row(r), lanes));
-                    }
-                }
-                Residual::None => {}
-            }
-            if let Some((lo, hi)) = call.clamp {
-                let (lo, hi) = (V::splat(lo), V::splat(hi));
-                for r in 0..R {
-                    y[r] = y[r].limit(lo, hi);
-                }
-            }
-            for r in 0..R {
-                if lanes == LANES {
-                    y[r].store(row(r));
-                } else {
-                    let mut whole = [0.0; LANES];
-                    y[r].store(whole.as_mut_ptr());
-                    row(r).copy_from_nonoverlapping(whole.as_ptr(), lanes);
-                }
-            }
-        }
-    }
-}
-
-/// The first `lanes` of sixteen floats.
-#[inline(always)]
-unsafe fn load_lanes<V: Lanes>(at: *const f32, lanes: usize) -> V {
-    // SAFETY: of the caller.
-    unsafe {
-        if lanes == LANES {
-            return V::load(at);
-        }
-        let mut x = [0.0; LANES];
-        at.copy_to_nonoverlapping(x.as_mut_ptr(), lanes);
-        V::load(x.as_ptr())
     }
 }
 

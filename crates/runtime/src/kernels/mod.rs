@@ -13,6 +13,7 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod depthwise;
+mod lanes;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
 mod scalar;

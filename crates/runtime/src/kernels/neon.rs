@@ -9,11 +9,12 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, Residual, depthwise, scalar};
+use super::lanes::{Lanes, end};
+use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, depthwise, scalar};
 use crate::buffer::Buffer;
 use crate::layout::{LANES, OFFSET};
 use crate::ops::{self, Memory};
-use crate::pack::{Packed, Panel};
+use crate::pack::Packed;
 use crate::plan::Step;
 
 /// Pixels of a tile.
@@ -135,7 +136,7 @@ struct Tile<'a> {
 /// Sums of 16 outputs.
 type Floats = [float32x4_t; VECTORS];
 
-impl depthwise::Lanes for Floats {
+impl Lanes for Floats {
     #[inline(always)]
     unsafe fn load(at: *const f32) -> Self {
         // SAFETY: of the caller.
@@ -281,71 +282,7 @@ impl Tile<'_> {
                     start = start.wrapping_add(LANES);
                 }
             }
-            self.end(&sum);
-        }
-    }
-
-    /// Channel scales, bias, residual and limits; then the rows are stored.
-    #[inline]
-    #[target_feature(enable = "neon,dotprod")]
-    unsafe fn end<const R: usize>(self, sum: &[Floats; R]) {
-        let Tile { call, panel, first, .. } = self;
-        let Panel { first: channel, lanes, .. } = call.weights.panels[panel];
-        // SAFETY: `ConvCall::check` held for every output, panel and residual row; where a panel has fewer than 16 lanes,
-        // only these are read and written.
-        unsafe {
-            for r in 0..R {
-                let row = self.out.add((first + r) * self.stride + channel);
-                let residual = match call.residual {
-                    Residual::Rows(rows) => rows.data.as_ptr().add((first + r) * rows.stride + channel),
-                    Residual::Output => row.cast_const(),
-                    Residual::None => std::ptr::null(),
-                };
-                if lanes == LANES {
-                    self.store(&sum[r], residual, row);
-                    continue;
-                }
-                let (mut added, mut y) = ([0.0; LANES], [0.0; LANES]);
-                if residual.is_null() {
-                    self.store(&sum[r], residual, y.as_mut_ptr());
-                } else {
-                    residual.copy_to_nonoverlapping(added.as_mut_ptr(), lanes);
-                    self.store(&sum[r], added.as_ptr(), y.as_mut_ptr());
-                }
-                row.copy_from_nonoverlapping(y.as_ptr(), lanes);
-            }
-        }
-    }
-
-    /// Ends 16 sums; `residual` may be null.
-    #[inline]
-    #[target_feature(enable = "neon,dotprod")]
-    unsafe fn store(self, sum: &Floats, residual: *const f32, out: *mut f32) {
-        let w = self.call.weights;
-        // SAFETY: of the caller; channel scales and biases are of whole panels.
-        unsafe {
-            for v in 0..VECTORS {
-                let load = |values: &[f32]| match values.is_empty() {
-                    true => None,
-                    false => Some(vld1q_f32(values.as_ptr().add(self.panel * LANES + v * WIDTH))),
-                };
-                let mut y = match (load(&w.channel), load(&w.bias)) {
-                    (Some(s), Some(bias)) => vfmaq_f32(bias, sum[v], s),
-                    (Some(s), None) => vmulq_f32(sum[v], s),
-                    (None, Some(bias)) => vaddq_f32(sum[v], bias),
-                    (None, None) => sum[v],
-                };
-                if !residual.is_null() {
-                    y = vaddq_f32(y, vld1q_f32(residual.add(v * WIDTH)));
-                }
-                if let Some((lo, hi)) = self.call.clamp {
-                    let (lo, hi) = (vdupq_n_f32(lo), vdupq_n_f32(hi));
-                    // As `limit` chooses for NaNs and zeros.
-                    y = vbslq_f32(vcgtq_f32(y, lo), y, lo);
-                    y = vbslq_f32(vcltq_f32(y, hi), y, hi);
-                }
-                vst1q_f32(out.add(v * WIDTH), y);
-            }
+            end(call, panel, first, self.out, self.stride, sum);
         }
     }
 }

@@ -10,10 +10,10 @@
 //! The whole engine is compiled with or without these instructions: there is nothing to detect at run time.
 use std::arch::wasm32::*;
 
-use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, Residual, depthwise, scalar};
+use super::lanes::{Lanes, end};
+use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, depthwise, scalar};
 use crate::layout::LANES;
 use crate::ops::{self, Memory};
-use crate::pack::Panel;
 use crate::plan::Step;
 
 /// Pixels of a tile.
@@ -95,7 +95,7 @@ struct Tile<'a> {
 /// Vectors of 16 outputs.
 type Panel16 = [v128; VECTORS];
 
-impl depthwise::Lanes for Panel16 {
+impl Lanes for Panel16 {
     #[inline(always)]
     unsafe fn load(at: *const f32) -> Self {
         // SAFETY: of the caller.
@@ -215,65 +215,7 @@ impl Tile<'_> {
                     start = start.wrapping_add(LANES);
                 }
             }
-            self.end(&sum);
-        }
-    }
-
-    /// Channel scales, bias, residual and limits; then the rows are stored.
-    unsafe fn end<const R: usize>(self, sum: &[Panel16; R]) {
-        let Tile { call, panel, first, .. } = self;
-        let Panel { first: channel, lanes, .. } = call.weights.panels[panel];
-        // SAFETY: `ConvCall::check` held for every output, panel and residual row; where a panel has fewer than 16 lanes,
-        // only these are read and written.
-        unsafe {
-            for r in 0..R {
-                let row = self.out.add((first + r) * self.stride + channel);
-                let residual = match call.residual {
-                    Residual::Rows(rows) => rows.data.as_ptr().add((first + r) * rows.stride + channel),
-                    Residual::Output => row.cast_const(),
-                    Residual::None => std::ptr::null(),
-                };
-                if lanes == LANES {
-                    self.store(&sum[r], residual, row);
-                    continue;
-                }
-                let (mut added, mut y) = ([0.0; LANES], [0.0; LANES]);
-                if residual.is_null() {
-                    self.store(&sum[r], residual, y.as_mut_ptr());
-                } else {
-                    residual.copy_to_nonoverlapping(added.as_mut_ptr(), lanes);
-                    self.store(&sum[r], added.as_ptr(), y.as_mut_ptr());
-                }
-                row.copy_from_nonoverlapping(y.as_ptr(), lanes);
-            }
-        }
-    }
-
-    /// Ends 16 sums; `residual` may be null.
-    unsafe fn store(self, sum: &Panel16, residual: *const f32, out: *mut f32) {
-        let w = self.call.weights;
-        // SAFETY: of the caller; channel scales and biases are of whole panels.
-        unsafe {
-            for v in 0..VECTORS {
-                let load = |values: &[f32]| match values.is_empty() {
-                    true => None,
-                    false => Some(v128_load(values.as_ptr().add(self.panel * LANES + v * WIDTH).cast())),
-                };
-                let mut y = match (load(&w.channel), load(&w.bias)) {
-                    (Some(s), Some(bias)) => mul_add::<true>(sum[v], s, bias),
-                    (Some(s), None) => f32x4_mul(sum[v], s),
-                    (None, Some(bias)) => f32x4_add(sum[v], bias),
-                    (None, None) => sum[v],
-                };
-                if !residual.is_null() {
-                    y = f32x4_add(y, v128_load(residual.add(v * WIDTH).cast()));
-                }
-                if let Some((lo, hi)) = self.call.clamp {
-                    // As `limit` chooses for NaNs and zeros: `pmax(a, b)` is `a < b ? b : a`.
-                    y = f32x4_pmin(f32x4_splat(hi), f32x4_pmax(f32x4_splat(lo), y));
-                }
-                v128_store(out.add(v * WIDTH).cast(), y);
-            }
+            end(call, panel, first, self.out, self.stride, sum);
         }
     }
 }

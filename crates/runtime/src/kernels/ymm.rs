@@ -9,11 +9,12 @@ use std::arch::x86_64::*;
 
 use blockfloat::ActivationScale;
 
+use super::lanes::{Lanes, end};
 use super::scalar::{Rule, two_to};
-use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, Residual, depthwise, scalar};
+use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, depthwise, scalar};
 use crate::layout::{LANES, Layout};
 use crate::ops::{self, Memory};
-use crate::pack::{Panel, Segment};
+use crate::pack::Segment;
 use crate::plan::Step;
 
 /// Lanes of a vector.
@@ -25,7 +26,7 @@ const SCALES: usize = 256;
 #[derive(Clone, Copy)]
 struct Halves(__m256, __m256);
 
-impl depthwise::Lanes for Halves {
+impl Lanes for Halves {
     #[inline(always)]
     unsafe fn load(at: *const f32) -> Self {
         // SAFETY: of the caller.
@@ -156,7 +157,7 @@ macro_rules! tile {
                         start = start.wrapping_add(LANES);
                     }
                 }
-                $( self.store($r, $s, $t); )+
+                $( end(call, panel, first + $r, self.out, self.stride, [Halves($s, $t)]); )+
             }
         }
     };
@@ -427,49 +428,7 @@ macro_rules! ymm {
                                 start = start.wrapping_add(LANES);
                             }
                         }
-                        for r in 0..R {
-                            self.store(r, sum[r][0], sum[r][1]);
-                        }
-                    }
-                }
-
-                /// Ends the sums of pixel `r` and stores them.
-                #[inline]
-                #[target_feature(enable = $features)]
-                unsafe fn store(self, r: usize, low: __m256, high: __m256) {
-                    let Tile { call, panel, first, out, stride, .. } = self;
-                    let w = call.weights;
-                    // SAFETY: `ConvCall::check` held for every output, panel and residual row; loads and stores are limited
-                    // to the panel's lanes.
-                    unsafe {
-                        let Panel { first: channel, lanes, .. } = *w.panels.get_unchecked(panel);
-                        let out = out.add((first + r) * stride + channel);
-                        for (h, sum) in [low, high].into_iter().enumerate() {
-                            let mask = mask(lanes as i32 - (h * V) as i32);
-                            let load = |values: &[f32]| match values.is_empty() {
-                                true => None,
-                                false => Some(_mm256_loadu_ps(values.as_ptr().add(panel * LANES + h * V))),
-                            };
-                            let mut y = match (load(&w.channel), load(&w.bias)) {
-                                (Some(s), Some(bias)) => _mm256_fmadd_ps(sum, s, bias),
-                                (Some(s), None) => _mm256_mul_ps(sum, s),
-                                (None, Some(bias)) => _mm256_add_ps(sum, bias),
-                                (None, None) => sum,
-                            };
-                            let out = out.wrapping_add(h * V);
-                            match call.residual {
-                                Residual::Rows(rows) => {
-                                    let row = rows.data.as_ptr().wrapping_add((first + r) * rows.stride + channel + h * V);
-                                    y = _mm256_add_ps(y, _mm256_maskload_ps(row, mask));
-                                }
-                                Residual::Output => y = _mm256_add_ps(y, _mm256_maskload_ps(out, mask)),
-                                Residual::None => {}
-                            }
-                            if let Some((lo, hi)) = call.clamp {
-                                y = _mm256_min_ps(_mm256_max_ps(y, _mm256_set1_ps(lo)), _mm256_set1_ps(hi));
-                            }
-                            _mm256_maskstore_ps(out, mask, y);
-                        }
+                        end(call, panel, first, self.out, self.stride, sum.map(|[low, high]| Halves(low, high)));
                     }
                 }
             }
