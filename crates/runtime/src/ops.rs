@@ -28,6 +28,12 @@ impl<'a> Memory<'a> {
         };
         Rows { data: &data[view.offset..], stride: view.stride }
     }
+
+    /// The pixels of one image of a view.
+    fn image(&self, view: View, image: usize) -> Rows<'a> {
+        let rows = self.rows(view);
+        Rows { data: &rows.data[image * view.shape.height * view.shape.width * rows.stride..], ..rows }
+    }
 }
 
 impl<'a> Rows<'a> {
@@ -55,33 +61,27 @@ pub(crate) fn compute(step: &Step, memory: &Memory<'_>, first: usize, count: usi
             StepOp::FloatConv(conv, view) => convolve(conv, memory.rows(*view), view.shape, [image, y, x], out),
             StepOp::Copy(view) => out.copy_from_slice(memory.rows(*view).pixel(i, shape.channels)),
             StepOp::MaxPool(pool, view) => {
-                let rows = memory.rows(*view);
-                let rows =
-                    Rows { data: &rows.data[image * view.shape.height * view.shape.width * rows.stride..], ..rows };
-                max_pool(pool, rows, view.shape, y, x, out);
+                let rows = memory.image(*view, image);
+                let (ys, xs) = window(pool, view.shape, y, x);
+                let larger = |max: f32, x: f32| if x > max { x } else { max };
+                fold(rows, view.shape.width, &ys.inside, &xs.inside, f32::NEG_INFINITY, larger, out);
             }
             StepOp::AvgPool(pool, view) => {
-                out.fill(0.0);
-                let (inside, padded) = window(pool, view.shape, y, x, |pixel| {
-                    let row = memory.rows(*view).pixel(image * view.shape.height * view.shape.width + pixel, out.len());
-                    out.iter_mut().zip(row).for_each(|(out, &x)| *out += x);
-                });
-                let count = if pool.count_include_pad { padded } else { inside };
+                let rows = memory.image(*view, image);
+                let (ys, xs) = window(pool, view.shape, y, x);
+                fold(rows, view.shape.width, &ys.inside, &xs.inside, 0.0, |sum, x| sum + x, out);
+                let count = match pool.count_include_pad {
+                    true => ys.padded * xs.padded,
+                    false => ys.inside.len() * xs.inside.len(),
+                };
                 out.iter_mut().for_each(|out| *out /= count as f32);
             }
             StepOp::Adaptive(view) => {
-                let (h, w) = (view.shape.height, view.shape.width);
                 let range = |i: usize, n: usize, size: usize| i * size / n..((i + 1) * size).div_ceil(n);
-                let (ys, xs) = (range(y, shape.height, h), range(x, shape.width, w));
-                let count = ys.len() * xs.len();
-                out.fill(0.0);
-                for iy in ys {
-                    for ix in xs.clone() {
-                        let row = memory.rows(*view).pixel((image * h + iy) * w + ix, out.len());
-                        out.iter_mut().zip(row).for_each(|(out, &x)| *out += x);
-                    }
-                }
-                out.iter_mut().for_each(|out| *out /= count as f32);
+                let ys = range(y, shape.height, view.shape.height);
+                let xs = range(x, shape.width, view.shape.width);
+                fold(memory.image(*view, image), view.shape.width, &ys, &xs, 0.0, |sum, x| sum + x, out);
+                out.iter_mut().for_each(|out| *out /= (ys.len() * xs.len()) as f32);
             }
             StepOp::Add(a, b) => {
                 let (a, b) = (memory.rows(*a).pixel(i, out.len()), memory.rows(*b).pixel(i, out.len()));
@@ -162,59 +162,73 @@ pub(crate) fn compute(step: &Step, memory: &Memory<'_>, first: usize, count: usi
     }
 }
 
-/// The maximum of each channel over an output's window, a few channels at a time, which stay in registers.
+/// Folds each channel over some pixels, row by row, a few channels at a time, which stay in registers.
 #[inline(always)]
-fn max_pool(pool: &Pool2d, rows: Rows<'_>, input: Shape, y: usize, x: usize, out: &mut [f32]) {
-    let (ys, xs) = (span(pool, input.height, y, 0).0, span(pool, input.width, x, 1).0);
+fn fold(
+    rows: Rows<'_>,
+    width: usize,
+    ys: &Range<usize>,
+    xs: &Range<usize>,
+    start: f32,
+    join: impl Fn(f32, f32) -> f32 + Copy,
+    out: &mut [f32],
+) {
     let mut c = 0;
     while c + 64 <= out.len() {
-        out[c..c + 64].copy_from_slice(&largest::<64>(rows, &ys, &xs, input.width, c));
+        out[c..c + 64].copy_from_slice(&fold_some::<64>(rows, width, ys, xs, c, start, join));
         c += 64;
     }
     while c + 16 <= out.len() {
-        out[c..c + 16].copy_from_slice(&largest::<16>(rows, &ys, &xs, input.width, c));
+        out[c..c + 16].copy_from_slice(&fold_some::<16>(rows, width, ys, xs, c, start, join));
         c += 16;
     }
     for (c, out) in out.iter_mut().enumerate().skip(c) {
-        [*out] = largest::<1>(rows, &ys, &xs, input.width, c);
+        [*out] = fold_some::<1>(rows, width, ys, xs, c, start, join);
     }
 }
 
-/// The maximum of channels `c .. c + N` over some pixels.
+/// [`fold`] of channels `c .. c + N`.
 #[inline(always)]
-fn largest<const N: usize>(rows: Rows<'_>, ys: &Range<usize>, xs: &Range<usize>, width: usize, c: usize) -> [f32; N] {
-    let mut max = [f32::NEG_INFINITY; N];
+fn fold_some<const N: usize>(
+    rows: Rows<'_>,
+    width: usize,
+    ys: &Range<usize>,
+    xs: &Range<usize>,
+    c: usize,
+    start: f32,
+    join: impl Fn(f32, f32) -> f32,
+) -> [f32; N] {
+    let mut all = [start; N];
     for y in ys.clone() {
         for x in xs.clone() {
             let at = (y * width + x) * rows.stride + c;
             let row: &[f32; N] = rows.data[at..at + N].try_into().expect("N channels");
             for k in 0..N {
-                max[k] = if row[k] > max[k] { row[k] } else { max[k] };
+                all[k] = join(all[k], row[k]);
             }
         }
     }
-    max
+    all
 }
 
-/// What of an output's window lies in the input along an axis, and how long the window is in the padded input.
-#[inline(always)]
-fn span(pool: &Pool2d, size: usize, at: usize, axis: usize) -> (Range<usize>, usize) {
-    let (start, pad) = (at * pool.stride[axis], pool.padding[axis]);
-    let end = (start + pool.kernel[axis]).min(size + 2 * pad);
-    (start.saturating_sub(pad)..end.saturating_sub(pad).min(size), end.saturating_sub(start))
+/// An output's window along an axis.
+struct Window {
+    /// What of it lies in the input.
+    inside: Range<usize>,
+    /// How long it is in the padded input.
+    padded: usize,
 }
 
-/// Calls `visit` for each pixel of an output's window that lies in the input, row by row; how many these are, and how
-/// many pixels the window has in the padded input.
+/// An output's window along both axes.
 #[inline(always)]
-fn window(pool: &Pool2d, input: Shape, y: usize, x: usize, mut visit: impl FnMut(usize)) -> (usize, usize) {
-    let ((ys, rows), (xs, columns)) = (span(pool, input.height, y, 0), span(pool, input.width, x, 1));
-    for y in ys.clone() {
-        for x in xs.clone() {
-            visit(y * input.width + x);
-        }
-    }
-    (ys.len() * xs.len(), rows * columns)
+fn window(pool: &Pool2d, input: Shape, y: usize, x: usize) -> (Window, Window) {
+    let along = |at: usize, axis: usize, size: usize| {
+        let (start, pad) = (at * pool.stride[axis], pool.padding[axis]);
+        let end = (start + pool.kernel[axis]).min(size + 2 * pad);
+        let inside = start.saturating_sub(pad)..end.saturating_sub(pad).min(size);
+        Window { inside, padded: end.saturating_sub(start) }
+    };
+    (along(y, 0, input.height), along(x, 1, input.width))
 }
 
 /// One output pixel: the bias, then taps in the order (kh, kw) and channels in order, each step rounded twice.
