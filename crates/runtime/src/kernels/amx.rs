@@ -295,7 +295,7 @@ unsafe fn conv<T: Tiles>(tiles: &mut T, call: &ConvCall<'_>, unpacked: &mut [u8]
             }
             (weights, next) = (unpacked.as_ptr(), bytes);
         }
-        let tile = Tile { call, panel, first: 0, weights, next, out: out.as_mut_ptr(), stride };
+        let tile = Tile { call, panel, first: 0, weights, next, out: out.as_mut_ptr(), stride, ahead: &[] };
         let block = Block { tile, steps };
         for spots in spots[..count].chunks(2) {
             // SAFETY: `call` was checked; spots, panels and chunks lie in it.

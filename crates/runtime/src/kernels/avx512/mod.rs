@@ -15,6 +15,9 @@ use crate::plan::Step;
 /// Pixels of a tile.
 const MR: usize = 6;
 
+/// Bytes of weights that stay in a near cache.
+const NEAR: usize = 32 * 1024;
+
 /// The kernel of CPUs with AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Avx512Vnni(());
@@ -107,11 +110,17 @@ pub(super) unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f
         // A tile of one pixel takes about as long as one of six: 49 pixels are 7 tiles of 7.
         let count = call.pixels.len();
         let most = if pair && !stem && !in_registers && count % MR == 1 && count.is_multiple_of(7) { 7 } else { MR };
+        // The next panels' weights, if there are any, and they come from far.
+        let (next_panel, last) = (panel + 2, (panel + 4).min(call.panels.end));
+        let ahead = match next_panel < last && w.weights.len() > NEAR {
+            true => &w.weights[next_panel * w.panel_bytes..last * w.panel_bytes],
+            false => &w.weights[..0],
+        };
         let mut first = 0;
         while first < count {
             let rows = (count - first).min(most);
             let tiles = if in_registers { 1 } else { (count - first) / rows };
-            let tile = Tile { call, panel, first, weights, next, out: out.as_mut_ptr(), stride };
+            let tile = Tile { call, panel, first, weights, next, out: out.as_mut_ptr(), stride, ahead };
             // SAFETY: `call` was checked; the tile lies in it.
             unsafe {
                 match (w.two_level(), !w.start.is_empty()) {

@@ -1,5 +1,6 @@
 //! Tiles: the sums of some pixels by one or two panels, in registers, and what ends them.
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::mask;
 use crate::kernels::{ConvCall, Residual, STRIP};
@@ -34,6 +35,8 @@ pub(in crate::kernels) struct Tile<'a> {
     pub next: usize,
     pub out: *mut f32,
     pub stride: usize,
+    /// What is read next, and asked for meanwhile.
+    pub ahead: &'a [u8],
 }
 
 /// A function that computes `tiles` tiles of some pixels by one or two panels (`PAIR`): integer sums of a segment and
@@ -73,11 +76,13 @@ macro_rules! tile {
                 let (scale0, scale1) = (load(&w.channel, 0, 1.0), load(&w.channel, second, 1.0));
                 let (mut residual, residual_stride) = self.residual(channel);
                 let mut out = self.out.add(self.first * stride + channel);
+                let Range { start: mut ahead, end: ahead_end } = self.ahead.as_ptr_range();
                 let (lo, hi) = call.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
                 let (limited, capped) = (call.clamp.is_some(), hi < f32::INFINITY);
                 let (lo, hi) = (_mm512_set1_ps(lo), _mm512_set1_ps(hi));
                 for tile in 0..tiles {
                     let first = self.first + tile * ROWS;
+                    let ahead_step = if ahead < ahead_end { 32 } else { 0 };
                     let scale_at = spots.scales.as_ptr().add(first);
                     $(
                         let $codes = codes.add(*spots.codes.as_ptr().add(first + $r));
@@ -110,6 +115,10 @@ macro_rules! tile {
                                 )+
                                 at += 4;
                                 weights = weights.add(64);
+                                if !ONE {
+                                    _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                                    ahead = ahead.wrapping_add(ahead_step);
+                                }
                             }
                             let zero = _mm512_setzero_ps();
                             let a = if TWO { zero } else { _mm512_loadu_ps(alpha) };
