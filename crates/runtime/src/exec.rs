@@ -245,7 +245,7 @@ impl Task<'_> {
                 let Some((codes, scales)) = slices else { continue };
                 let layout = &self.plan.layouts[emit.layout];
                 let pixels = &mut pixels[..count];
-                walk(first - start, width, pixels, |y, x| y * emit.width + emit.pad[1] + x);
+                walk(first - start, width, pixels, 1, |y| y * emit.width + emit.pad[1]);
                 let call = QuantizeCall { layout, x: Rows { data: out, stride }, pixels };
                 kernel.quantize(&call, codes, scales);
             }
@@ -263,7 +263,7 @@ impl Task<'_> {
         for (emit, slices) in self.emits.iter().zip(emits) {
             let Some((codes, scales)) = slices else { continue };
             let (layout, pixels) = (&self.plan.layouts[emit.layout], &mut pixels[..count]);
-            walk(first - start, shape.width, pixels, |y, x| y * emit.width + emit.pad[1] + x);
+            walk(first - start, shape.width, pixels, 1, |y| y * emit.width + emit.pad[1]);
             let area = shape.height * shape.width;
             let call = PlanesCall { layout, image: self.memory.image, area, first, pixels };
             self.kernel.quantize_planes(&call, codes, scales);
@@ -283,9 +283,9 @@ impl Task<'_> {
         let ([sy, sx], width) = (conv.stride, conv.input.width);
         let (shape, input_height) = (self.step.shape, conv.input.height);
         // Images lie below each other; only layers without a border run several at once.
-        walk(first, shape.width, pixels, |y, x| {
+        walk(first, shape.width, pixels, sx, |y| {
             let (image, y) = (y / shape.height, y % shape.height);
-            conv.origin + (image * input_height + y * sy) * width + x * sx
+            conv.origin + (image * input_height + y * sy) * width
         });
         let slot = &self.codes[conv.input.slot];
         let call = ConvCall {
@@ -310,15 +310,16 @@ impl Task<'_> {
     }
 }
 
-/// Fills `pixels` with `at(y, x)` of consecutive pixels of rows of `width`.
-fn walk(first: usize, width: usize, pixels: &mut [u32], at: impl Fn(usize, usize) -> usize) {
+/// Fills `pixels` with consecutive pixels of rows of `width`, the first one of row `y` at `row(y)`, the others `step` on.
+fn walk(first: usize, width: usize, mut pixels: &mut [u32], step: usize, row: impl Fn(usize) -> usize) {
     let (mut y, mut x) = (first / width, first % width);
-    for pixel in pixels {
-        *pixel = at(y, x) as u32;
-        x += 1;
-        if x == width {
-            (y, x) = (y + 1, 0);
+    while !pixels.is_empty() {
+        let (here, rest) = pixels.split_at_mut((width - x).min(pixels.len()));
+        let start = row(y) + x * step;
+        for (i, pixel) in here.iter_mut().enumerate() {
+            *pixel = (start + i * step) as u32;
         }
+        (y, x, pixels) = (y + 1, 0, rest);
     }
 }
 

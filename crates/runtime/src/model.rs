@@ -263,7 +263,12 @@ impl Session {
             return Err(self.wrong_input(input.len()));
         }
         // A finite number times 0 is 0, any other one's product is NaN and stays in the sum.
-        if input.iter().map(|x| x * 0.0).sum::<f32>() != 0.0 {
+        let mut sums = [0.0f32; 32];
+        let (chunks, rest) = input.as_chunks::<32>();
+        for x in chunks {
+            sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x * 0.0);
+        }
+        if sums.iter().copied().chain(rest.iter().map(|x| x * 0.0)).sum::<f32>() != 0.0 {
             let index = input.iter().position(|x| !x.is_finite()).unwrap_or(0);
             return Err(Error::NonFinite { index });
         }

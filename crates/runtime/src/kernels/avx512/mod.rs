@@ -4,11 +4,11 @@ mod tile;
 
 use std::arch::x86_64::*;
 
-use self::round::quantize;
+use self::round::{quantize, quantize_planes};
 use self::tile::Spots;
 pub(super) use self::tile::Tile;
 use super::lanes::Lanes;
-use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, depthwise, scalar};
+use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, depthwise};
 use crate::ops::{self, Memory};
 use crate::plan::Step;
 
@@ -66,11 +66,6 @@ impl Kernel for Avx512Vnni {
         // SAFETY: the CPU has the instructions, or there would be no `self`.
         unsafe { finish(step, memory, first, count, out, stride) }
     }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-fn quantize_planes(call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
-    scalar::quantize_planes(call, codes, scales);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]

@@ -6,7 +6,7 @@ use blockfloat::ActivationScale;
 
 use super::mask;
 use crate::kernels::scalar::{Rule, quantize as quantize_plain, two_to};
-use crate::kernels::{QuantizeCall, depthwise};
+use crate::kernels::{PLANES, PlanesCall, QuantizeCall, depthwise};
 use crate::layout::{LANES, Layout};
 
 /// Pixels whose scales are found at a time.
@@ -60,6 +60,48 @@ pub(super) unsafe fn quantize(call: &QuantizeCall<'_>, codes: &mut [u8], scales:
             }
         }
         first += count;
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+pub(super) fn quantize_planes(call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+    let PlanesCall { layout, image, area, first, pixels } = *call;
+    let rule = Vectors::new(layout);
+    let last = pixels.iter().max().map_or(0, |&p| p as usize);
+    assert!(codes.len() >= (last + 1) * PLANES && scales.len() > last && layout.channels <= PLANES);
+    for (i, pixels) in pixels.chunks(LANES).enumerate() {
+        let (at, some) = (first + i * LANES, mask(pixels.len()));
+        let plane = |c: usize| {
+            let x = &image[c * area + at..][..pixels.len()];
+            // SAFETY: as many floats are loaded.
+            unsafe { _mm512_maskz_loadu_ps(some, x.as_ptr()) }
+        };
+        let largest = |max, c| _mm512_max_ps(max, _mm512_abs_ps(plane(c)));
+        let (scale, inverse) = rule.scale((0..layout.channels).fold(_mm512_setzero_ps(), largest));
+        // A pixel's codes are the bytes of a word, the first channel's the lowest.
+        let mut words = _mm512_setzero_si512();
+        for c in 0..layout.channels {
+            let shift = _mm512_set1_epi32(8 * c as i32);
+            words = _mm512_or_si512(words, _mm512_sllv_epi32(rule.codes(plane(c), inverse), shift));
+        }
+        let (codes, scales) = (codes.as_mut_ptr().cast::<i32>(), scales.as_mut_ptr());
+        // SAFETY: all pixels lie in both slices.
+        unsafe {
+            let pixel = pixels[0] as usize;
+            // Pixels of a row lie side by side.
+            if pixels[pixels.len() - 1] - pixels[0] == pixels.len() as u32 - 1 {
+                _mm512_mask_storeu_epi32(codes.add(pixel), some, words);
+                _mm512_mask_storeu_ps(scales.add(pixel), some, scale);
+                continue;
+            }
+            let (mut each_words, mut each_scale) = ([0; LANES], [0.0; LANES]);
+            _mm512_storeu_si512(each_words.as_mut_ptr().cast(), words);
+            _mm512_storeu_ps(each_scale.as_mut_ptr(), scale);
+            for (i, &pixel) in pixels.iter().enumerate() {
+                codes.add(pixel as usize).write_unaligned(each_words[i]);
+                *scales.add(pixel as usize) = each_scale[i];
+            }
+        }
     }
 }
 
