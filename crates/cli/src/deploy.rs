@@ -2,6 +2,7 @@
 use graph::dsc::{self, Pair};
 use graph::{Model, SaveOptions};
 
+use crate::engine;
 use crate::error::Result;
 
 /// Of the stored input.
@@ -30,6 +31,5 @@ pub fn bytes(model: &Model, floats: &SaveOptions) -> Result<Vec<u8>> {
 /// A layer that the engine cannot run.
 pub fn logits(model: &Model, seed: u64) -> Result<Vec<f32>> {
     let input = Pair::input(seed, model.graph.input());
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(runtime::Model::new(model.clone())?.session(threads).run(&input)?.to_vec())
+    Ok(runtime::Model::new(model.clone())?.session(engine::threads()).run(&input)?.to_vec())
 }

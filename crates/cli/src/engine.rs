@@ -6,6 +6,7 @@ use graph::Model;
 use images::Unlabelled;
 
 use crate::args::DeviceName;
+use crate::deploy::EXTENSION;
 use crate::error::{Error, Result};
 
 /// Images that run together: a linear layer's weights are read once for all of them.
@@ -13,7 +14,7 @@ const BATCH: usize = 32;
 
 /// Whether a command runs the integer engine: for a `.dsc` file, unless a device or the simulation is asked for.
 pub fn is_for(model: &str, device: Option<DeviceName>, simulate: bool) -> bool {
-    let dsc = Path::new(model).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("dsc"));
+    let dsc = Path::new(model).extension().is_some_and(|extension| extension.eq_ignore_ascii_case(EXTENSION));
     dsc && device.is_none() && !simulate
 }
 

@@ -20,6 +20,8 @@ pub struct Source {
     pub model: Model,
     /// The network's name, or the file's without its extension.
     pub name: String,
+    /// The file that was named, or the one of a run, if dsconv wrote it.
+    pub file: Option<PathBuf>,
 }
 
 /// Opens what the arguments name.
@@ -45,7 +47,7 @@ pub fn open(args: &ModelArgs, printer: &Printer) -> Result<Source> {
 /// An ONNX file.
 fn onnx(path: &Path, image: &ImageArgs, quietly: bool, printer: &Printer) -> Result<Source> {
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Source { model: import::open(path, image, quietly, printer)?, name })
+    Ok(Source { model: import::open(path, image, quietly, printer)?, name, file: None })
 }
 
 /// Opens a model that has its weights: see [`open`].
@@ -105,7 +107,7 @@ fn file(path: &Path) -> Result<Source> {
         _ => Error::from(error),
     })?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Source { model, name })
+    Ok(Source { model, name, file: Some(path.to_owned()) })
 }
 
 /// A run folder.
@@ -118,7 +120,7 @@ fn folder(run: &Path) -> Result<Source> {
         ));
         return Err(error.hint("a run that was stopped goes on with `dsconv distill CONFIG --resume`"));
     }
-    Ok(Source { model: file(&path)?.model, name: runs::run_name(run) })
+    Ok(Source { name: runs::run_name(run), ..file(&path)? })
 }
 
 /// A network of the zoo with its own weights, or those of a file.
@@ -140,13 +142,13 @@ pub fn named(config: &zoo::Config, weights: Option<&PathBuf>, printer: &Printer)
             let error = Error::usage(format!("`{}`: an ONNX file is a whole network", path.display()));
             return Err(error.hint("name it as the model, without another's name"));
         }
-        return Ok(Source { model: with_weights(config, path, printer)?, name: name.to_owned() });
+        return Ok(Source { model: with_weights(config, path, printer)?, name: name.to_owned(), file: None });
     }
     if let Some(path) = teacher(name) {
-        return Ok(Source { model: Model::load(path)?, name: name.to_owned() });
+        return Ok(Source { model: Model::load(path)?, name: name.to_owned(), file: None });
     }
     if let Some(path) = fetched(variant).filter(|path| path.is_file()) {
-        return Ok(Source { model: with_weights(config, &path, printer)?, name: name.to_owned() });
+        return Ok(Source { model: with_weights(config, &path, printer)?, name: name.to_owned(), file: None });
     }
     let error = Error::failed(format!("the weights of `{name}` are not here"));
     Err(error.hint(match &variant.source {

@@ -117,6 +117,23 @@ impl Logits {
         (noise != 0.0).then(|| 10.0 * (signal / noise).log10())
     }
 
+    /// For each image the largest difference from another network's logits, relative to the largest of those.
+    ///
+    /// # Panics
+    /// If the two are not of the same images.
+    pub fn differences(&self, other: &Self) -> Vec<f64> {
+        assert_eq!(self.values.len(), other.values.len(), "logits of the same images");
+        let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
+        let image = |(mine, theirs): (&[f32], &[f32])| {
+            let mut apart = mine.iter().zip(theirs).map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs());
+            match largest(&mut apart) {
+                0.0 => 0.0,
+                apart => apart / largest(&mut theirs.iter().map(|v| f64::from(v.abs()))),
+            }
+        };
+        self.values.chunks_exact(self.classes).zip(other.values.chunks_exact(self.classes)).map(image).collect()
+    }
+
     /// Accuracy against labels, and closeness to a teacher.
     ///
     /// # Panics

@@ -12,7 +12,7 @@ pub struct Eval {
     /// Use at most this many images, spread over the set
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
-    /// Also compare with this model: agreement and SQNR of the logits
+    /// Also compare with this model: agreement, SQNR and largest difference of the logits
     #[arg(long, value_name = "MODEL")]
     pub against: Option<String>,
     /// Run a `.dsc` file in the simulation, not in the integer engine

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::args::{DeviceName, Eval};
 use crate::error::{Error, Result};
 use crate::printer::Printer;
+use crate::source::Source;
 use crate::table::{Table, bytes, duration};
 use crate::{device, engine, progress, source};
 
@@ -28,10 +29,27 @@ struct Outcome {
     /// Of its logits against those of `--against`.
     #[serde(skip_serializing_if = "Option::is_none")]
     sqnr_db: Option<f64>,
+    /// An image's largest difference from its logits, relative to the largest of those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    difference: Option<Difference>,
     /// The model as a file.
     bytes: u64,
     images_per_second: f64,
     seconds: f64,
+}
+
+/// Of logits, over all images.
+#[derive(Debug, Serialize)]
+struct Difference {
+    median: f64,
+    largest: f64,
+}
+
+impl Difference {
+    fn new(mut of_images: Vec<f64>) -> Option<Self> {
+        of_images.sort_by(f64::total_cmp);
+        Some(Self { median: *of_images.get(of_images.len() / 2)?, largest: *of_images.last()? })
+    }
 }
 
 pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
@@ -51,6 +69,7 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
         return Err(Error::usage("the two models have different numbers of classes"));
     }
     let images = set.without_labels();
+    let bytes = size(&source)?;
     let start = Instant::now();
     let logits = if engine::is_for(&args.model.model, args.device.device, args.simulate) {
         let mut logits = vec![engine::predict("eval", &source.model, &images, &context)?];
@@ -73,7 +92,8 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
         top5: scores.top5,
         agreement: other.is_some().then_some(scores.agreement),
         sqnr_db: scores.sqnr_db.filter(|_| other.is_some()),
-        bytes: size(&args.model.model, &source.model)?,
+        difference: other.and_then(|_| Difference::new(logits[0].differences(&logits[1]))),
+        bytes,
         images_per_second: scores.count as f64 / time.as_secs_f64(),
         seconds: time.as_secs_f64(),
     };
@@ -83,12 +103,11 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
 }
 
 /// Of the file that was named, else of the one that `dsconv export` would write.
-fn size(name: &str, model: &graph::Model) -> Result<u64> {
-    let path = std::path::Path::new(name);
-    if path.is_file() && graph::Model::load(path).is_ok() {
-        return Ok(std::fs::metadata(path)?.len());
+fn size(source: &Source) -> Result<u64> {
+    match &source.file {
+        Some(file) => Ok(std::fs::metadata(file)?.len()),
+        None => Ok(source.model.to_bytes(&stored(&source.model))?.len() as u64),
     }
-    Ok(model.to_bytes(&stored(model))?.len() as u64)
 }
 
 /// How a model is stored if nobody says otherwise: its scales as narrow as they are.
@@ -97,7 +116,9 @@ fn stored(model: &graph::Model) -> graph::SaveOptions {
 }
 
 fn show(outcome: &Outcome, printer: &Printer) {
-    let mut table = Table::new(["model", "data", "images", "top-1", "top-5", "agreement", "SQNR dB", "size"]).left([1]);
+    let mut table =
+        Table::new(["model", "data", "images", "top-1", "top-5", "agreement", "SQNR dB", "difference", "size"])
+            .left([1]);
     table.row([
         outcome.model.clone(),
         outcome.data.clone(),
@@ -106,6 +127,7 @@ fn show(outcome: &Outcome, printer: &Printer) {
         format!("{:.2}", outcome.top5),
         outcome.agreement.map_or(String::new(), |percent| format!("{percent:.2}")),
         outcome.sqnr_db.map_or(String::new(), |db| format!("{db:.1}")),
+        outcome.difference.as_ref().map_or(String::new(), |d| format!("{:.1e}", d.largest)),
         bytes(outcome.bytes),
     ]);
     printer.table(&table.without_empty_columns());

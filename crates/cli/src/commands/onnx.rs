@@ -24,7 +24,7 @@ struct Outcome {
 }
 
 pub fn run(args: &Export, source: Source, printer: &Printer, start: Instant) -> Result<()> {
-    let Source { mut model, name } = source;
+    let Source { mut model, name, .. } = source;
     let asked = args.onnx.profile.unwrap_or(if model.is_quantized() { Profile::Int4 } else { Profile::Fp32 });
     let suffix = match (asked, args.onnx.activations) {
         (Profile::Int4, Switch::On) => "int4",
