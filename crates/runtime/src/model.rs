@@ -78,7 +78,7 @@ impl Model {
 
     fn build(parameters: Parameters<'_>, kernel: Option<KernelName>) -> Result<Self, Error> {
         let kernel = select(kernel)?;
-        let mut plan = Plan::new(parameters)?;
+        let mut plan = Plan::new(parameters, kernel.takes_levels())?;
         for step in plan.body.steps.iter_mut().chain(&mut plan.head.steps) {
             let mut next = if let StepOp::Conv(conv) = &mut step.op { Some(conv) } else { None };
             while let Some(conv) = next {

@@ -13,6 +13,8 @@ pub(crate) struct Segment {
     pub steps: usize,
     /// The scale of its activations, among those of the group.
     pub scale: usize,
+    /// Whether no other one with the same scale follows; only those with a level each do.
+    pub last: bool,
 }
 
 /// Sixteen output channels of one group, or fewer.
@@ -39,6 +41,8 @@ pub(crate) enum Scale<'a> {
     Block(&'a [f32]),
     /// `[Co]`: the two-level form, whose block factors are in the integers.
     Channel(&'a [f32]),
+    /// `[Co]`, and `[Co, blocks, Kh, Kw]`: the two-level form with its block factors apart.
+    Levels(&'a [f32], &'a [i8]),
 }
 
 /// Weights of a convolution, `P` panels of 16 outputs: `weights [P, taps, steps, 16, 4]`, `alpha [P, taps, S, 16]`.
@@ -62,6 +66,8 @@ pub(crate) struct Packed {
     pub ordinary: Vec<bool>,
     /// Block scales; empty where `channel` is not.
     pub alpha: Buffer<f32>,
+    /// What each segment's sum is multiplied by, `[P, taps, S, 16]`, or empty.
+    pub levels: Buffer<i32>,
     /// What the offset of signed inputs adds is taken off before the sum, `[P, taps, S, 16]`; empty for unsigned ones.
     pub start: Buffer<i32>,
     /// Two-level scales `[P, 16]`, applied last.
@@ -101,7 +107,10 @@ impl Packed {
             out
         };
         let bias = bias.map(spread).unwrap_or_default();
-        let channel = if let Scale::Channel(s) = w.scale { spread(s) } else { Buffer::default() };
+        let channel = match w.scale {
+            Scale::Channel(s) | Scale::Levels(s, _) => spread(s),
+            Scale::Block(_) => Buffer::default(),
+        };
         Self {
             taps: kh * kw,
             segments: Vec::new(),
@@ -112,6 +121,7 @@ impl Packed {
             factors: Buffer::default(),
             ordinary: Vec::new(),
             alpha: Buffer::default(),
+            levels: Buffer::default(),
             start: Buffer::default(),
             channel,
             bias,
@@ -179,7 +189,10 @@ impl Packed {
                 }
                 _ => {
                     places.push((next, 0));
-                    packed.segments.push(Segment { steps, scale });
+                    if let Some(before) = packed.segments.last_mut() {
+                        before.last = !matches!(w.scale, Scale::Levels(..)) || before.scale != scale;
+                    }
+                    packed.segments.push(Segment { steps, scale, last: true });
                 }
             }
         }
@@ -202,6 +215,9 @@ impl Packed {
         let scales = packed.panels.len() * taps * segments * LANES;
         if let Scale::Block(_) = w.scale {
             packed.alpha = Buffer::new(scales);
+        }
+        if let Scale::Levels(..) = w.scale {
+            packed.levels = Buffer::new(scales);
         }
         if layout.signed {
             packed.start = Buffer::new(scales);
@@ -226,8 +242,11 @@ impl Packed {
                             }
                         }
                         let at = ((p * taps + tap) * segments + segment) * LANES + lane;
-                        if let Scale::Block(scales) = w.scale {
-                            packed.alpha[at] = scales[((panel.first + lane) * blocks.len() + block) * taps + tap];
+                        let of = ((panel.first + lane) * blocks.len() + block) * taps + tap;
+                        match w.scale {
+                            Scale::Block(scales) => packed.alpha[at] = scales[of],
+                            Scale::Levels(_, levels) => packed.levels[at] = i32::from(levels[of]),
+                            Scale::Channel(_) => {}
                         }
                         if layout.signed {
                             packed.start[at] -= OFFSET * sum;
@@ -252,7 +271,10 @@ impl Packed {
     /// Bytes it takes.
     pub fn bytes(&self) -> usize {
         let floats = [&self.values, &self.factors, &self.alpha, &self.channel, &self.bias];
-        self.weights.bytes() + self.start.bytes() + floats.iter().map(|b| b.bytes()).sum::<usize>()
+        self.weights.bytes()
+            + self.start.bytes()
+            + self.levels.bytes()
+            + floats.iter().map(|b| b.bytes()).sum::<usize>()
     }
 }
 

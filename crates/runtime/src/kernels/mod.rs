@@ -107,6 +107,7 @@ impl ConvCall<'_> {
             assert!(w.panel_bytes == w.taps * steps * 64 && w.weights.len() == w.panels.len() * w.panel_bytes);
             assert!(w.two_level() || w.alpha.len() == scales);
             assert!(w.start.is_empty() || w.start.len() == scales);
+            assert!(w.levels.is_empty() || w.levels.len() == scales);
             let codes: usize = w.segments.iter().map(|s| s.steps * 4).sum();
             let group = w.panels.iter().map(|p| p.group).max().unwrap_or(0);
             assert!(group * w.group_bytes + codes <= layout.bytes);
@@ -162,6 +163,10 @@ impl PlanesCall<'_> {
 pub(crate) trait Kernel: Sync + Send {
     /// Its name.
     fn name(&self) -> KernelName;
+    /// Whether it is faster with the factors of two-level scales apart: products of a byte do not fit its sums.
+    fn takes_levels(&self) -> bool {
+        false
+    }
     /// Changes packed weights once, to what its functions read.
     fn prepare(&self, _weights: &mut Packed) {}
     /// Computes the outputs of a call into `out`, row `i` of output `i`, `stride` floats apart.

@@ -70,12 +70,12 @@ impl Lanes for Halves {
 }
 
 /// A function that computes some pixels by one panel. Registers are named one by one: arrays of them would live on the
-/// stack. `m` and `n` of a row are sums in 16 bits.
+/// stack. `m` and `n` of a row are sums in 16 bits, `u` and `v` those of segments times their levels.
 macro_rules! tile {
-    ($features:literal $function:ident: $($r:literal $codes:ident $scales:ident $a:ident $b:ident $m:ident $n:ident $s:ident $t:ident),+) => {
+    ($features:literal $function:ident: $($r:literal $codes:ident $scales:ident $a:ident $b:ident $m:ident $n:ident $s:ident $t:ident $u:ident $v:ident),+) => {
         #[inline(never)]
         #[target_feature(enable = $features)]
-        unsafe fn $function(self) {
+        unsafe fn $function<const LEVELS: bool>(self) {
             let Tile { call, panel, first, mut weights, fitting, .. } = self;
             let w = call.weights;
             let group = w.panels[panel].group;
@@ -91,10 +91,13 @@ macro_rules! tile {
                 )+
                 let mut alpha = w.alpha.as_ptr().wrapping_add(panel * w.taps * w.segments.len() * LANES);
                 let mut start = w.start.as_ptr().wrapping_add(panel * w.taps * w.segments.len() * LANES);
+                let mut level = w.levels.as_ptr().wrapping_add(panel * w.taps * w.segments.len() * LANES);
+                // Integer sums of the segments before that share a scale.
+                $( let (mut $u, mut $v) = (_mm256_setzero_si256(), _mm256_setzero_si256()); )+
                 for &tap in call.taps {
                     let mut at = tap as usize * bytes;
                     let scale_at = tap as usize * floats;
-                    for &Segment { steps, scale } in &w.segments {
+                    for &Segment { steps, scale, last } in &w.segments {
                         let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
                         if !w.start.is_empty() {
                             low = _mm256_loadu_si256(start.cast());
@@ -143,6 +146,23 @@ macro_rules! tile {
                                 left -= now;
                             }
                         }
+                        start = start.wrapping_add(LANES);
+                        if LEVELS {
+                            let low = _mm256_loadu_si256(level.cast());
+                            let high = _mm256_loadu_si256(level.add(V).cast());
+                            level = level.wrapping_add(LANES);
+                            $(
+                                $u = _mm256_add_epi32($u, _mm256_mullo_epi32($a, low));
+                                $v = _mm256_add_epi32($v, _mm256_mullo_epi32($b, high));
+                            )+
+                            if !last {
+                                continue;
+                            }
+                            $(
+                                ($a, $b) = ($u, $v);
+                                ($u, $v) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+                            )+
+                        }
                         let zero = _mm256_setzero_ps();
                         let low = if two { zero } else { _mm256_loadu_ps(alpha) };
                         let high = if two { zero } else { _mm256_loadu_ps(alpha.add(V)) };
@@ -154,7 +174,6 @@ macro_rules! tile {
                             $t = _mm256_fmadd_ps(g, _mm256_cvtepi32_ps($b), $t);
                         )+
                         alpha = alpha.wrapping_add(LANES);
-                        start = start.wrapping_add(LANES);
                     }
                 }
                 $( end(call, panel, first + $r, self.out, self.stride, [Halves($s, $t)]); )+
@@ -191,6 +210,10 @@ macro_rules! ymm {
                     call.check(out, stride);
                     // SAFETY: the CPU has the instructions, or there would be no `self`; `check` bounds every access.
                     unsafe { conv(call, unpacked, out, stride) }
+                }
+
+                fn takes_levels(&self) -> bool {
+                    !VNNI
                 }
 
                 fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
@@ -257,7 +280,7 @@ macro_rules! ymm {
                 let fitting = usize::try_from(32767 / (2 * largest * i32::from(w.largest).max(1))).unwrap_or(0);
                 let rows_at_once = if !VNNI { 4 } else { 6 };
                 // Few pixels unpack weights in registers; many share what is unpacked once.
-                let in_registers = w.nibbles && (call.pixels.len() < 8 || unpacked.len() < w.unpacked_bytes() + 64);
+                let in_registers = w.nibbles && w.levels.is_empty() && (call.pixels.len() < 8 || unpacked.len() < w.unpacked_bytes() + 64);
                 for panel in call.panels.clone() {
                     let mut weights = w.weights.as_ptr().wrapping_add(panel * w.panel_bytes);
                     if w.nibbles && !in_registers {
@@ -271,17 +294,21 @@ macro_rules! ymm {
                         let tile = Tile { call, panel, first, weights, fitting, out: out.as_mut_ptr(), stride };
                         // SAFETY: `call` was checked; the tile lies in it.
                         unsafe {
-                            match rows {
-                                6 if !in_registers => tile.rows6(),
-                                5 if !in_registers => tile.rows5(),
-                                1 if in_registers => tile.nibbles::<1>(),
-                                2 if in_registers => tile.nibbles::<2>(),
-                                3 if in_registers => tile.nibbles::<3>(),
+                            match (rows, w.levels.is_empty()) {
+                                (1, _) if in_registers => tile.nibbles::<1>(),
+                                (2, _) if in_registers => tile.nibbles::<2>(),
+                                (3, _) if in_registers => tile.nibbles::<3>(),
                                 _ if in_registers => tile.nibbles::<4>(),
-                                4 => tile.rows4(),
-                                3 => tile.rows3(),
-                                2 => tile.rows2(),
-                                _ => tile.rows1(),
+                                (6, _) => tile.rows6::<false>(),
+                                (5, _) => tile.rows5::<false>(),
+                                (4, true) => tile.rows4::<false>(),
+                                (3, true) => tile.rows3::<false>(),
+                                (2, true) => tile.rows2::<false>(),
+                                (_, true) => tile.rows1::<false>(),
+                                (4, false) => tile.rows4::<true>(),
+                                (3, false) => tile.rows3::<true>(),
+                                (2, false) => tile.rows2::<true>(),
+                                (_, false) => tile.rows1::<true>(),
                             }
                         }
                         first += if in_registers { rows.min(4) } else { rows };
@@ -352,14 +379,14 @@ macro_rules! ymm {
             }
 
             impl Tile<'_> {
-                tile!($features rows6: 0 c0 x0 a0 b0 m0 n0 s0 t0, 1 c1 x1 a1 b1 m1 n1 s1 t1, 2 c2 x2 a2 b2 m2 n2 s2 t2, 3 c3 x3 a3 b3 m3 n3 s3 t3,
-                    4 c4 x4 a4 b4 m4 n4 s4 t4, 5 c5 x5 a5 b5 m5 n5 s5 t5);
-                tile!($features rows5: 0 c0 x0 a0 b0 m0 n0 s0 t0, 1 c1 x1 a1 b1 m1 n1 s1 t1, 2 c2 x2 a2 b2 m2 n2 s2 t2, 3 c3 x3 a3 b3 m3 n3 s3 t3,
-                    4 c4 x4 a4 b4 m4 n4 s4 t4);
-                tile!($features rows4: 0 c0 x0 a0 b0 m0 n0 s0 t0, 1 c1 x1 a1 b1 m1 n1 s1 t1, 2 c2 x2 a2 b2 m2 n2 s2 t2, 3 c3 x3 a3 b3 m3 n3 s3 t3);
-                tile!($features rows3: 0 c0 x0 a0 b0 m0 n0 s0 t0, 1 c1 x1 a1 b1 m1 n1 s1 t1, 2 c2 x2 a2 b2 m2 n2 s2 t2);
-                tile!($features rows2: 0 c0 x0 a0 b0 m0 n0 s0 t0, 1 c1 x1 a1 b1 m1 n1 s1 t1);
-                tile!($features rows1: 0 c0 x0 a0 b0 m0 n0 s0 t0);
+                tile!($features rows6: 0 c0 x0 a0 b0 m0 n0 s0 t0 u0 v0, 1 c1 x1 a1 b1 m1 n1 s1 t1 u1 v1, 2 c2 x2 a2 b2 m2 n2 s2 t2 u2 v2, 3 c3 x3 a3 b3 m3 n3 s3 t3 u3 v3,
+                    4 c4 x4 a4 b4 m4 n4 s4 t4 u4 v4, 5 c5 x5 a5 b5 m5 n5 s5 t5 u5 v5);
+                tile!($features rows5: 0 c0 x0 a0 b0 m0 n0 s0 t0 u0 v0, 1 c1 x1 a1 b1 m1 n1 s1 t1 u1 v1, 2 c2 x2 a2 b2 m2 n2 s2 t2 u2 v2, 3 c3 x3 a3 b3 m3 n3 s3 t3 u3 v3,
+                    4 c4 x4 a4 b4 m4 n4 s4 t4 u4 v4);
+                tile!($features rows4: 0 c0 x0 a0 b0 m0 n0 s0 t0 u0 v0, 1 c1 x1 a1 b1 m1 n1 s1 t1 u1 v1, 2 c2 x2 a2 b2 m2 n2 s2 t2 u2 v2, 3 c3 x3 a3 b3 m3 n3 s3 t3 u3 v3);
+                tile!($features rows3: 0 c0 x0 a0 b0 m0 n0 s0 t0 u0 v0, 1 c1 x1 a1 b1 m1 n1 s1 t1 u1 v1, 2 c2 x2 a2 b2 m2 n2 s2 t2 u2 v2);
+                tile!($features rows2: 0 c0 x0 a0 b0 m0 n0 s0 t0 u0 v0, 1 c1 x1 a1 b1 m1 n1 s1 t1 u1 v1);
+                tile!($features rows1: 0 c0 x0 a0 b0 m0 n0 s0 t0 u0 v0);
 
                 /// Linear layers in 4 bits: weights are unpacked in registers on their way from memory.
                 #[inline(never)]

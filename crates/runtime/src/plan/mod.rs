@@ -22,7 +22,7 @@ use self::place::{Placement, assign};
 pub(crate) use self::place::{Source, View};
 use crate::Error;
 use crate::kernels::STRIP;
-use crate::layout::Layout;
+use crate::layout::{LANES, Layout};
 use crate::pack::{Integers, Packed, Scale};
 
 /// An integer activation in memory: `[H + 2 pad, W + 2 pad]` pixels of one layout.
@@ -178,12 +178,14 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Plans a model and packs its weights; each layer's codes are freed as soon as they are packed.
-    pub fn new(mut parameters: Parameters<'_>) -> Result<Self, Error> {
+    ///
+    /// `levels`: the kernel takes the factors of two-level scales apart.
+    pub fn new(mut parameters: Parameters<'_>, levels: bool) -> Result<Self, Error> {
         parameters.check()?;
         let (graph, formats) = (parameters.graph(), parameters.formats());
         let integer = |node: &Node| formats.contains_key(&node.name);
         let placement = Placement::new(&graph, &integer);
-        let mut draft = Draft::new(&graph, &placement, &formats);
+        let mut draft = Draft::new(&graph, &placement, &formats, levels);
         let mut steps = Vec::with_capacity(placement.steps.len());
         for i in 0..placement.steps.len() {
             steps.push(draft.step(i, &mut parameters)?);
@@ -247,6 +249,8 @@ impl Plan {
 struct Draft<'a> {
     graph: &'a Graph,
     placement: &'a Placement,
+    /// Whether the kernel takes the factors of two-level scales apart.
+    levels: bool,
     layouts: Vec<Layout>,
     /// What each step emits; slots are assigned.
     emits: Vec<Vec<CodesView>>,
@@ -258,7 +262,7 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn new(graph: &'a Graph, placement: &'a Placement, formats: &BTreeMap<String, LayerFormat>) -> Self {
+    fn new(graph: &'a Graph, placement: &'a Placement, formats: &BTreeMap<String, LayerFormat>, levels: bool) -> Self {
         let nodes = graph.nodes();
         let n = placement.steps.len();
         let mut layouts: Vec<Layout> = Vec::new();
@@ -332,7 +336,7 @@ impl<'a> Draft<'a> {
             *sizes = needed.into_iter().map(|[len]| len).collect();
         }
         let inputs = wanted.iter().map(|w| w.map(|(from, at)| emits[from][at].clone())).collect();
-        Self { graph, placement, layouts, emits, inputs, float_slots, float_sizes, code_sizes }
+        Self { graph, placement, levels, layouts, emits, inputs, float_slots, float_sizes, code_sizes }
     }
 
     fn sizes(&self, head: bool) -> (Vec<usize>, Vec<CodeSize>) {
@@ -458,18 +462,30 @@ impl<'a> Draft<'a> {
         };
         let layer = layer.expect("layers with integer input are quantized");
         let layout = &self.layouts[input.layout];
-        // Large weights come from far: they are kept small, and unpacked on their way, or for a strip of pixels.
         let codes = &layer.codes;
-        let large = matches!(node.op, Op::Linear { .. }) || codes.codes().len() >= 128 * 1024;
-        let nibbles = large && !layout.depthwise && codes.bits().get() <= 4 && codes.two_level().is_none();
-        let products = codes.int8_weights();
+        let linear = matches!(node.op, Op::Linear { .. });
+        // Factors of short blocks are as many as the multiplications.
+        let levels = codes.two_level().filter(|_| {
+            let first = codes.block().ranges(codes.shape()[1]).next();
+            self.levels
+                && !linear
+                && !layout.depthwise
+                && codes.bits().get() <= 4
+                && first.is_some_and(|b| b.len() >= LANES)
+        });
+        // Large weights come from far: they are kept small, and unpacked on their way, or for a strip of pixels.
+        let large = linear || codes.codes().len() >= 128 * 1024;
+        let small = codes.bits().get() <= 4 && (codes.two_level().is_none() || levels.is_some());
+        let nibbles = large && small && !layout.depthwise;
+        let products = if levels.is_some() { None } else { codes.int8_weights() };
         let integers = Integers {
             shape: codes.shape(),
             block: codes.block(),
             values: products.as_deref().unwrap_or(codes.codes()),
-            scale: match codes.two_level() {
-                Some(levels) => Scale::Channel(levels.channel()),
-                None => Scale::Block(codes.scales()),
+            scale: match (levels, codes.two_level()) {
+                (Some(levels), _) => Scale::Levels(levels.channel(), levels.factors()),
+                (_, Some(levels)) => Scale::Channel(levels.channel()),
+                (_, None) => Scale::Block(codes.scales()),
             },
         };
         let weights = Packed::new(integers, bias.as_deref(), layout, nibbles);

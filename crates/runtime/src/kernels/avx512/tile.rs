@@ -93,8 +93,8 @@ macro_rules! tile {
                         let mut at = tap as usize * bytes;
                         let scales = scales.add(tap as usize * floats);
                         for i in 0..if ONE { 1 } else { segments.len() } {
-                            let Segment { steps, scale } =
-                                if ONE { Segment { steps: 1, scale: 0 } } else { *segments.get_unchecked(i) };
+                            let Segment { steps, scale, .. } =
+                                if ONE { Segment { steps: 1, scale: 0, last: true } } else { *segments.get_unchecked(i) };
                             let (mut d, mut e) = (_mm512_setzero_si512(), _mm512_setzero_si512());
                             if START {
                                 d = _mm512_loadu_si512(start.cast());
