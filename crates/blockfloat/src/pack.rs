@@ -39,21 +39,41 @@ pub fn pack(codes: &[i8], bits: Bits) -> Vec<u8> {
 pub fn unpack(bytes: &[u8], bits: Bits, count: usize) -> Result<Vec<i8>, Error> {
     crate::error::check_len("packed codes", packed_len(count, bits), bytes.len())?;
     let width = usize::from(bits.get());
-    let mut codes = Vec::with_capacity(count);
-    for chunk in bytes.chunks(width) {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        let mut word = u64::from_le_bytes(word);
-        for _ in 0..(count - codes.len()).min(8) {
-            // Moves the field to the top of a byte and back down: the shift of an i8 extends the sign.
-            codes.push(((word << (8 - width)) as i8) >> (8 - width));
-            word >>= width;
-        }
-        if word != 0 {
-            return Err(Error::PackedPadding);
-        }
+    let mut codes = vec![0; count];
+    let (whole, rest) = codes.as_chunks_mut::<8>();
+    let (bytes, last) = bytes.split_at(whole.len() * width);
+    match width {
+        2 => unpack_whole::<2>(bytes, whole),
+        3 => unpack_whole::<3>(bytes, whole),
+        4 => unpack_whole::<4>(bytes, whole),
+        5 => unpack_whole::<5>(bytes, whole),
+        6 => unpack_whole::<6>(bytes, whole),
+        7 => unpack_whole::<7>(bytes, whole),
+        _ => unpack_whole::<8>(bytes, whole),
+    }
+    let mut word = [0; 8];
+    word[..last.len()].copy_from_slice(last);
+    let word = u64::from_le_bytes(word);
+    rest.iter_mut().enumerate().for_each(|(i, c)| *c = field(word, i, width));
+    if word >> (rest.len() * width) != 0 {
+        return Err(Error::PackedPadding);
     }
     Ok(codes)
+}
+
+/// Eight codes of `W` bits are `W` bytes.
+fn unpack_whole<const W: usize>(bytes: &[u8], codes: &mut [[i8; 8]]) {
+    for (codes, bytes) in codes.iter_mut().zip(bytes.as_chunks::<W>().0) {
+        let mut word = [0; 8];
+        word[..W].copy_from_slice(bytes);
+        let word = u64::from_le_bytes(word);
+        *codes = std::array::from_fn(|i| field(word, i, W));
+    }
+}
+
+/// Field `i` of a word, moved to the top of a byte and back down: the shift of an i8 extends the sign.
+fn field(word: u64, i: usize, width: usize) -> i8 {
+    (((word >> (i * width)) << (8 - width)) as i8) >> (8 - width)
 }
 
 #[cfg(test)]

@@ -231,15 +231,21 @@ impl Packed {
                     for tap in 0..taps {
                         let base = (tap * tap_lines + lines[segment]) * 64 + lane * 4;
                         let mut sum = 0;
-                        for (i, c) in range.clone().enumerate() {
-                            let q = filter[c * taps + tap];
-                            sum += i32::from(q);
-                            let step = first_step + i / 4;
-                            if nibbles {
-                                bytes[base + step / 2 * 64 + i % 4] |= (q as u8 & 15) << (step % 2 * 4);
-                            } else {
-                                bytes[base + step * 64 + i % 4] = q as u8;
-                            }
+                        for (i, c) in range.clone().step_by(4).enumerate() {
+                            let q = |k: usize| filter[(c + k) * taps + tap];
+                            let q: [i8; 4] = match range.end - c {
+                                4.. => std::array::from_fn(q),
+                                left => std::array::from_fn(|k| if k < left { q(k) } else { 0 }),
+                            };
+                            sum += q.iter().map(|&q| i32::from(q)).sum::<i32>();
+                            let step = first_step + i;
+                            let word = u32::from_le_bytes(q.map(|q| q as u8));
+                            let (line, word) = match nibbles {
+                                true => (step / 2, (word & 0x0f0f_0f0f) << (step % 2 * 4)),
+                                false => (step, word),
+                            };
+                            let to = bytes[base + line * 64..].first_chunk_mut().expect("a line has 16 words");
+                            *to = (u32::from_le_bytes(*to) | word).to_le_bytes();
                         }
                         let at = ((p * taps + tap) * segments + segment) * LANES + lane;
                         let of = ((panel.first + lane) * blocks.len() + block) * taps + tap;
