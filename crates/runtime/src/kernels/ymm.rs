@@ -5,6 +5,8 @@
 //!   fit 16 bits (8 steps for 4-bit weights and 8-bit codes) they are added there, then widened.
 //! - Where not even one pair fits (8-bit weights beyond 64, with codes beyond 127), codes are split into their highest
 //!   bit and the rest: `2 * 128 * 128` and `2 * 127 * 128` fit. Exact for every code and weight.
+//! - Two-level weights of 4 bits would be such products of a code and its block's factor. They come as codes, and the
+//!   sum of a block is multiplied by its factor: the same integer.
 use std::arch::x86_64::*;
 
 use blockfloat::ActivationScale;

@@ -1,6 +1,5 @@
 //! From floats to codes and scales.
 use std::arch::x86_64::*;
-use std::mem::MaybeUninit;
 
 use blockfloat::ActivationScale;
 
@@ -168,10 +167,8 @@ impl Run {
         let halves = length < LINE;
         // Codes of two halves, or of a line.
         let (line, lines) = if halves { (2, 1) } else { (1, length / LINE) };
-        let mut quarters = [const { MaybeUninit::<[f32; 4]>::uninit() }; BLOCKS];
-        let mut inverses = [const { MaybeUninit::<f32>::uninit() }; BLOCKS];
-        let quarters: *mut f32 = quarters.as_mut_ptr().cast();
-        let inverses: *mut f32 = inverses.as_mut_ptr().cast();
+        let (mut quarters, mut inverses) = ([[0.0f32; 4]; BLOCKS], [0.0f32; BLOCKS]);
+        let (quarters, inverses) = (quarters.as_mut_ptr().cast::<f32>(), inverses.as_mut_ptr());
         // What is read twice stays in first-level cache.
         let at_once = (4096 / length).clamp(LANES, BLOCKS);
         let mut first = 0;
