@@ -74,6 +74,7 @@ pub mod dsc;
 mod file;
 #[cfg(test)]
 mod fixture;
+mod head;
 #[cfg(test)]
 mod hostile;
 mod infer;
@@ -89,6 +90,7 @@ mod weights;
 
 pub use build::{Builder, Graph, GraphError, Node, NodeId, Param, Role};
 pub use file::write_atomic;
+pub use head::{Head, Outputs};
 pub use model::{Info, Model, ModelError, QuantizedLayer};
 pub use op::{Activation, Conv2d, Op, Pool2d, Shape};
 pub use policy::{LayerFormat, LayerPlan, Plan, Policy, PolicyError};

@@ -1,0 +1,113 @@
+use crate::build::Graph;
+use crate::op::{Activation, Op};
+
+/// What the outputs of a classifier say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outputs {
+    /// Logits: one class is right, and softmax makes probabilities of them.
+    Logits,
+    /// Probabilities of classes of which one is right: the network ends in a softmax.
+    Softmax,
+    /// A probability of its own for each output: the network ends in a sigmoid.
+    Sigmoid,
+}
+
+/// How a network's outputs are read as classes: see [`Graph::head`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// What they say.
+    pub outputs: Outputs,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl Head {
+    /// Number of classes: the outputs, or two where one output tells the second class from the first.
+    pub fn classes(self) -> usize {
+        self.count.max(2)
+    }
+
+    /// Whether one output decides between two classes: it speaks for class 1, and class 0 has the rest.
+    pub fn is_binary(self) -> bool {
+        self.count == 1
+    }
+
+    /// Whether several classes can be right at the same time.
+    pub fn is_multi_label(self) -> bool {
+        self.outputs == Outputs::Sigmoid && self.count > 1
+    }
+
+    /// The probability of each class, from one image's outputs. A single output without a sigmoid is read as the logit of
+    /// class 1, as PyTorch's `BCEWithLogitsLoss` trains it.
+    ///
+    /// # Panics
+    /// Unless there are as many outputs as the network has.
+    pub fn probabilities(self, outputs: &[f32]) -> Vec<f64> {
+        assert_eq!(outputs.len(), self.count, "one value an output");
+        if let &[output] = outputs {
+            let output = f64::from(output);
+            // A softmax of one class is always 1.
+            let second = if self.outputs == Outputs::Logits { 1.0 / (1.0 + (-output).exp()) } else { output };
+            return vec![1.0 - second, second];
+        }
+        if self.outputs != Outputs::Logits {
+            return outputs.iter().map(|&p| f64::from(p)).collect();
+        }
+        let largest = outputs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let exp: Vec<f64> = outputs.iter().map(|&v| (f64::from(v) - f64::from(largest)).exp()).collect();
+        let sum: f64 = exp.iter().sum();
+        exp.into_iter().map(|e| e / sum).collect()
+    }
+}
+
+impl Graph {
+    /// How its outputs are read as classes: by the last operation that changes values.
+    pub fn head(&self) -> Head {
+        let mut node = &self.nodes()[self.nodes().len() - 1];
+        while let (Op::Flatten | Op::Dropout { .. }, &[input]) = (&node.op, node.inputs.as_slice()) {
+            node = self.node(input);
+        }
+        let outputs = match node.op {
+            Op::Softmax => Outputs::Softmax,
+            Op::Activation(Activation::Sigmoid | Activation::HardSigmoid { .. }) => Outputs::Sigmoid,
+            _ => Outputs::Logits,
+        };
+        Head { outputs, count: self.output().elements() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Builder, Shape};
+
+    fn head(classes: usize, last: Option<Op>) -> Head {
+        let mut b = Builder::new("n", Shape::new(3, 2, 2));
+        let x = b.push("flatten", Op::Flatten, vec![b.input()]);
+        let x = b.linear("fc", classes, x);
+        if let Some(op) = last {
+            let x = b.push("last", op, vec![x]);
+            b.push("drop", Op::Dropout { p: 0.5 }, vec![x]);
+        }
+        b.finish().unwrap().head()
+    }
+
+    #[test]
+    fn the_last_operation_tells_what_outputs_are() {
+        assert_eq!(head(3, None), Head { outputs: Outputs::Logits, count: 3 });
+        assert_eq!(head(3, Some(Op::Softmax)).outputs, Outputs::Softmax);
+        let sigmoid = head(3, Some(Op::Activation(Activation::Sigmoid)));
+        assert!(sigmoid.is_multi_label() && !sigmoid.is_binary());
+        assert_eq!(head(1, None).classes(), 2);
+    }
+
+    #[test]
+    fn probabilities_follow_the_head() {
+        // exp(0) : exp(ln 3)
+        let two = head(2, None).probabilities(&[0.0, 3.0f32.ln()]);
+        assert!((two[0] - 0.25).abs() < 1e-7 && (two[1] - 0.75).abs() < 1e-7);
+        assert_eq!(head(2, Some(Op::Activation(Activation::Sigmoid))).probabilities(&[0.5, 0.25]), [0.5, 0.25]);
+        assert_eq!(head(1, Some(Op::Activation(Activation::Sigmoid))).probabilities(&[0.25]), [0.75, 0.25]);
+        assert_eq!(head(1, None).probabilities(&[0.0]), [0.5, 0.5]);
+    }
+}
