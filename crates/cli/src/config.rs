@@ -1,4 +1,6 @@
 //! Config files: found by the name that was typed, read with errors that show the line.
+mod find;
+
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -12,13 +14,16 @@ use crate::error::{Error, Result};
 use crate::names;
 use crate::printer::Printer;
 
-/// The folder of recipes.
-const FOLDER: &str = "configs";
+pub use find::{FOLDER, Kind};
+use find::{Found, find};
 
 /// A config file's text, with the changes of `--set` to be applied.
 #[derive(Debug)]
 pub struct ConfigFile {
+    /// As it is shown: for a recipe in the binary, where the repository has it.
     path: PathBuf,
+    /// Where its paths are looked for first; `None` for a recipe in the binary.
+    folder: Option<PathBuf>,
     text: String,
     changes: Vec<Change>,
     colour: bool,
@@ -34,15 +39,43 @@ struct Change {
 
 impl ConfigFile {
     /// Opens the config that `typed` means: a path, a path into `config/` or `configs/`, or a bare name there, with or
-    /// without `.toml`. The folder is looked for here and in the folders above.
+    /// without `.toml`. The folder is looked for here and in the folders above; the recipes in the binary come last.
     ///
     /// # Errors
     /// No such file, with the nearest name; a file that cannot be read; a malformed `--set`.
-    pub fn open(typed: &str, set: &[String], printer: &Printer) -> Result<Self> {
-        let path = find(typed, Path::new("."))?;
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::usage(format!("`{}`: {e}", path.display())))?;
+    pub fn open(typed: &str, kind: Kind, set: &[String], printer: &Printer) -> Result<Self> {
         let changes = set.iter().map(|typed| Change::parse(typed)).collect::<Result<_>>()?;
-        Ok(Self { path, text, changes, colour: printer.colours_errors() })
+        let colour = printer.colours_errors();
+        let file = match find(typed, kind, Path::new("."))? {
+            Found::File(path) => {
+                let text = find::read(&path)?;
+                let folder = path.parent().map(Path::to_owned);
+                Self { path, folder, text, changes, colour }
+            }
+            Found::BuiltIn(name, text) => {
+                printer.talk(format!("config {name}: the one that comes with dsconv"));
+                let path = Path::new(FOLDER).join(format!("{name}.toml"));
+                Self { path, folder: None, text: text.to_owned(), changes, colour }
+            }
+        };
+        match file.kind() {
+            Some(other) if other != kind => Err(Error::usage(format!("`{typed}` is a config of `dsconv {other}`"))
+                .hint(format!("`dsconv {other} {typed}` runs it"))),
+            _ => Ok(file),
+        }
+    }
+
+    /// The command that it is for, where its keys tell.
+    fn kind(&self) -> Option<Kind> {
+        let table = DeTable::parse(&self.text).ok()?;
+        let table = table.get_ref();
+        let has = |keys: &[&str]| keys.iter().any(|key| table.contains_key(*key));
+        let is_table = matches!(table.get("model").map(|model| model.get_ref()), Some(DeValue::Table(_)));
+        match (is_table || has(&["train", "start"]), has(&["quantize", "adapt", "export"])) {
+            (true, false) => Some(Kind::Train),
+            (false, true) => Some(Kind::Distill),
+            _ => None,
+        }
     }
 
     /// Its name: the path below `configs/` without `.toml`, with `-` for `/`.
@@ -89,6 +122,42 @@ impl ConfigFile {
         }
         let span = self.place(key);
         self.diagnostic(complaint, span)
+    }
+
+    /// Fails unless the file, or `--set`, has a value for `key`.
+    ///
+    /// # Errors
+    /// It has none: `what` it is, and an example of a value.
+    pub fn require(&self, key: &str, what: &str, example: &str) -> Result<()> {
+        if self.is_set(key) || self.place(key).is_some() {
+            return Ok(());
+        }
+        let error = Error::usage(format!("missing key `{key}`: {what}")).at(self.path.display());
+        Err(error.hint(format!("add `{key} = {example}`; `dsconv config keys` lists all keys")))
+    }
+
+    /// Whether `--set` changes the value of `key`.
+    fn is_set(&self, key: &str) -> bool {
+        self.changes.iter().any(|change| {
+            let changed = change.keys.join(".");
+            changed == key || key.strip_prefix(&changed).is_some_and(|rest| rest.starts_with('.'))
+        })
+    }
+
+    /// Where the path `given` under `key` leads: what lies beside the file comes before what lies in the folder that one
+    /// works in, and a name that is in both is said. Paths of `--set` are the shell's.
+    pub fn resolve(&self, key: &str, given: &Path, printer: &Printer) -> PathBuf {
+        let Some(folder) = self.folder.as_ref().filter(|_| !self.is_set(key)) else { return given.to_owned() };
+        let beside = folder.join(given);
+        if !beside.exists() {
+            return given.to_owned();
+        }
+        let same = || matches!((beside.canonicalize(), given.canonicalize()), (Ok(a), Ok(b)) if a == b);
+        if given.exists() && !same() {
+            let (given, beside) = (given.display(), beside.display());
+            printer.warn(format!("{key}: `{given}` is beside the config and in this folder: `{beside}` is taken"));
+        }
+        beside
     }
 
     /// The span of the value under `key`.
@@ -222,8 +291,8 @@ impl miette::Diagnostic for Drawing {
 impl Change {
     fn parse(typed: &str) -> Result<Self> {
         let malformed = |why: &str| {
-            Error::usage(format!("--set {typed}: {why}"))
-                .hint("write `--set quantize.bits=3`, with the keys of the config")
+            Error::usage(format!("--set `{typed}`: {why}"))
+                .hint("write `--set quantize.bits=3`; `dsconv config keys` lists the keys")
         };
         let (keys, value) = typed.split_once('=').ok_or_else(|| malformed("no `=`"))?;
         let keys: Vec<String> = keys.trim().split('.').map(str::to_owned).collect();
@@ -231,6 +300,9 @@ impl Change {
             return Err(malformed("no key"));
         }
         let value = value.trim();
+        if value.is_empty() {
+            return Err(malformed("no value"));
+        }
         // What is no TOML value is a string that the shell has robbed of its quotes.
         let parsed = toml::from_str::<Table>(&format!("value = {value}")).ok().and_then(|mut t| t.remove("value"));
         Ok(Self { typed: typed.to_owned(), keys, value: parsed.unwrap_or_else(|| Value::String(value.to_owned())) })
@@ -266,68 +338,6 @@ fn span_of(table: &DeTable, key: &str) -> Option<Range<usize>> {
     Some(value.span())
 }
 
-/// The file that `typed` means, seen from the folder `here`.
-fn find(typed: &str, here: &Path) -> Result<PathBuf> {
-    let given = Path::new(typed);
-    let plain = |path: &Path| path.strip_prefix("./").unwrap_or(path).to_owned();
-    if here.join(given).is_file() {
-        return Ok(plain(&here.join(given)));
-    }
-    // `config/x.toml`, `configs/x.toml`, `./configs/x` and `x` are all `x` in the folder.
-    let name = typed.trim_start_matches("./");
-    let name = ["configs/", "config/"].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
-    let name = name.strip_suffix(".toml").unwrap_or(name);
-    let folder = folder_above(here, FOLDER);
-    if let Some(folder) = &folder {
-        let file = folder.join(format!("{name}.toml"));
-        if file.is_file() {
-            return Ok(plain(&file));
-        }
-    }
-    let error = Error::usage(format!("no config is named `{typed}`"));
-    let Some(folder) = folder else {
-        return Err(error.hint("give the path of a TOML file; there is no folder `configs` here or above"));
-    };
-    let all = configs(&folder, "");
-    let all: Vec<&str> = all.iter().map(String::as_str).collect();
-    // The bare name of a config in a subfolder is a likely slip.
-    let below = all.iter().find(|known| known.rsplit('/').next() == Some(name));
-    let hint = match below {
-        Some(known) => Some(format!("did you mean `{known}`?")),
-        None => names::suggestion(name, "configs here:", &all),
-    };
-    Err(match hint {
-        Some(hint) => error.hint(hint),
-        None => error.hint(format!("`{}` has no configs", folder.display())),
-    })
-}
-
-/// `name` in this folder or the nearest one above.
-pub fn folder_above(here: &Path, name: &str) -> Option<PathBuf> {
-    let local = here.join(name);
-    if local.is_dir() {
-        return Some(local);
-    }
-    let absolute = here.canonicalize().ok()?;
-    absolute.ancestors().skip(1).map(|above| above.join(name)).find(|folder| folder.is_dir())
-}
-
-/// Names of all configs below `folder`, sorted, `prefix` before each.
-fn configs(folder: &Path, prefix: &str) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let mut found = Vec::new();
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.path().is_dir() {
-            found.extend(configs(&entry.path(), &format!("{prefix}{name}/")));
-        } else if let Some(stem) = name.strip_suffix(".toml") {
-            found.push(format!("{prefix}{stem}"));
-        }
-    }
-    found.sort();
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
@@ -351,7 +361,7 @@ mod tests {
 
     fn file(text: &str, set: &[&str]) -> ConfigFile {
         let changes = set.iter().map(|typed| Change::parse(typed).unwrap()).collect();
-        ConfigFile { path: "configs/x.toml".into(), text: text.into(), changes, colour: false }
+        ConfigFile { path: "configs/x.toml".into(), folder: None, text: text.into(), changes, colour: false }
     }
 
     /// Message, drawing and hint as the user sees them.
@@ -435,42 +445,39 @@ did you mean `mse`? allowed are `l2`, `kl`, `mse`, `balanced`",
         let error = file("", &["quantize.bitz=3"]).parse::<Recipe>().unwrap_err();
         assert_eq!(error.message(), "--set quantize.bitz=3: unknown key `bitz`");
         assert!(error.advice().unwrap().starts_with("did you mean `bits`?"));
-        assert_eq!(Change::parse("bits").unwrap_err().message(), "--set bits: no `=`");
+        assert_eq!(Change::parse("bits").unwrap_err().message(), "--set `bits`: no `=`");
     }
 
     #[test]
-    fn names_and_paths_reach_the_file() {
+    fn paths_are_looked_for_beside_the_config_first() {
         let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(root.path().join("configs/imagenet")).unwrap();
-        std::fs::create_dir_all(root.path().join("a/b")).unwrap();
-        for name in ["resnet50_4bit", "vgg_4bit", "imagenet/resnet18_4bit"] {
-            std::fs::write(root.path().join(format!("configs/{name}.toml")), "").unwrap();
-        }
-        let wanted = root.path().join("configs/resnet50_4bit.toml").canonicalize().unwrap();
-        let typed = [
-            "config/resnet50_4bit.toml",
-            "configs/resnet50_4bit.toml",
-            "./configs/resnet50_4bit.toml",
-            "configs/resnet50_4bit",
-            "resnet50_4bit.toml",
-            "resnet50_4bit",
-        ];
-        for typed in typed {
-            for here in ["", "a/b"] {
-                let found = find(typed, &root.path().join(here)).unwrap();
-                assert_eq!(found.canonicalize().unwrap(), wanted, "{typed} from `{here}`");
-            }
-        }
-        let hint = |typed| find(typed, root.path()).unwrap_err().advice().unwrap().to_owned();
-        assert!(hint("config/resnet5_4bit.toml").starts_with("did you mean `resnet50_4bit`?"));
-        assert_eq!(hint("resnet18_4bit"), "did you mean `imagenet/resnet18_4bit`?");
-        assert_eq!(hint("nothing"), "configs here: `imagenet/resnet18_4bit`, `resnet50_4bit`, `vgg_4bit`");
+        let beside = root.path().join("net.onnx");
+        std::fs::write(&beside, "").unwrap();
+        let global =
+            crate::args::Global { json: false, verbose: false, quiet: true, color: crate::args::ColorChoice::Never };
+        let printer = Printer::new(&global);
+        let mut config = file("model = \"net.onnx\"", &[]);
+        config.folder = Some(root.path().to_owned());
+        assert_eq!(config.resolve("model", Path::new("net.onnx"), &printer), beside);
+        assert_eq!(config.resolve("weights", Path::new("src"), &printer), Path::new("src"));
+        config.changes.push(Change::parse("model=net.onnx").unwrap());
+        assert_eq!(config.resolve("model", Path::new("net.onnx"), &printer), Path::new("net.onnx"));
+    }
+
+    #[test]
+    fn required_keys_are_in_the_file_or_set() {
+        let error = file("seed = 1", &[]).require("model", "the network", "\"x\"").unwrap_err();
+        assert_eq!(error.message(), "configs/x.toml: missing key `model`: the network");
+        file("model = \"a\"", &[]).require("model", "", "").unwrap();
+        file("", &["model=a"]).require("model", "", "").unwrap();
+        file("", &["model.name=a"]).require("model.name", "", "").unwrap();
     }
 
     #[test]
     fn a_config_is_named_after_its_place() {
-        let named =
-            |path: &str| ConfigFile { path: path.into(), text: String::new(), changes: vec![], colour: false }.name();
+        let named = |path: &str| {
+            ConfigFile { path: path.into(), folder: None, text: String::new(), changes: vec![], colour: false }.name()
+        };
         assert_eq!(named("configs/vgg_4bit.toml"), "vgg_4bit");
         assert_eq!(named("/x/configs/imagenet/vgg16_4bit.toml"), "imagenet-vgg16_4bit");
         assert_eq!(named("/tmp/mine.toml"), "mine");

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod built_in;
 mod commands;
 mod config;
 mod deploy;
@@ -14,6 +15,7 @@ mod error;
 mod import;
 mod names;
 mod output;
+mod places;
 mod printer;
 mod progress;
 mod recipe;

@@ -1,5 +1,5 @@
 //! A config of `dsconv distill`: what it opens, and its mistakes pointed at.
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use distill::DistillConfig;
 use graph::{Model, PolicyError};
@@ -10,7 +10,7 @@ use crate::commands::report_skipped;
 use crate::config::ConfigFile;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
-use crate::source;
+use crate::{places, source};
 
 /// What a config works on.
 pub struct Opened {
@@ -20,6 +20,39 @@ pub struct Opened {
     pub adapt: Unlabelled,
     /// Images to measure on.
     pub eval: Labelled,
+}
+
+/// A config's values, its paths resolved: see [`ConfigFile::resolve`].
+///
+/// # Errors
+/// A key or value that is wrong, pointed at; no model.
+pub fn read(file: &ConfigFile, printer: &Printer) -> Result<DistillConfig> {
+    let mut config: DistillConfig = file.parse()?;
+    file.require("model", "the network to quantize, by name or as a file", "\"resnet50-embedded\"")?;
+    // A name of the zoo is not looked for as a file.
+    if zoo::variant(&config.model).is_err() {
+        config.model = text(file.resolve("model", Path::new(&config.model), printer));
+    }
+    config.weights = config.weights.map(|path| file.resolve("weights", &path, printer));
+    config.data.adapt = images_at("data.adapt", &config.data.adapt, file, printer)?;
+    config.data.eval = images_at("data.eval", &config.data.eval, file, printer)?;
+    Ok(config)
+}
+
+/// Images that a config names: a data set, or a path that is resolved.
+///
+/// # Errors
+/// A manifest that cannot be read.
+pub fn images_at(key: &str, given: &str, file: &ConfigFile, printer: &Printer) -> Result<String> {
+    Ok(match images::Manifest::find(given, &places::datasets())? {
+        Some(_) => given.to_owned(),
+        None => text(file.resolve(key, Path::new(given), printer)),
+    })
+}
+
+/// A path that came from a config's text, perhaps with a folder before it.
+fn text(path: PathBuf) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 /// Checks what can be checked early, and opens model and images.
@@ -37,7 +70,7 @@ pub fn open(config: &DistillConfig, file: &ConfigFile, printer: &Printer) -> Res
 
     let data = &config.data;
     let preprocess = &teacher.info.preprocess;
-    let options = |limit| OpenOptions { limit, datasets: source::datasets(), ..OpenOptions::default() };
+    let options = |limit| OpenOptions { limit, datasets: places::datasets(), ..OpenOptions::default() };
     let eval = images::open_labelled(&data.eval, preprocess, &options(data.eval_limit))
         .map_err(|error| images_error(file, "data.eval", error))?;
     let adapt = images::open_unlabelled(&data.adapt, preprocess, &options(data.limit))
@@ -92,8 +125,9 @@ fn policy_error(config: &DistillConfig, file: &ConfigFile, error: &PolicyError) 
 }
 
 /// Names and paths that lead nowhere are pointed at; the rest is about the files.
-fn images_error(file: &ConfigFile, key: &str, error: images::ImageError) -> Error {
-    let named = matches!(error, images::ImageError::NotFound { .. });
+pub fn images_error(file: &ConfigFile, key: &str, error: images::ImageError) -> Error {
+    use images::ImageError::{Empty, NoLabels, NotFetched, NotFound};
+    let named = matches!(error, NotFound { .. } | Empty { .. } | NoLabels { .. } | NotFetched { .. });
     let error = Error::from(error);
     if named { file.error_at(key, error.message(), error.advice().map(str::to_owned)) } else { error }
 }

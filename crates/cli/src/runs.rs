@@ -1,16 +1,8 @@
-//! Run folders: `experiments/runs/<name>-<time>/`.
+//! Run folders: `<name>-<time>/` in the folder of runs.
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::config::folder_above;
-
-/// Where runs go unless `--out` says otherwise.
-pub fn folder() -> PathBuf {
-    let here = Path::new(".");
-    let local = folder_above(here, "experiments").map(|folder| folder.join("runs"));
-    let runs = local.unwrap_or_else(|| PathBuf::from("experiments/runs"));
-    runs.strip_prefix("./").map(Path::to_owned).unwrap_or(runs)
-}
+use crate::places::runs as folder;
 
 /// A folder for a new run of this config; a second run within a second gets a number.
 pub fn new(name: &str) -> PathBuf {
@@ -34,7 +26,7 @@ pub fn all() -> Vec<PathBuf> {
     runs
 }
 
-/// The folder that `given` means: a path, or a name in [`folder`].
+/// The folder that `given` means: a path, or a name in the folder of runs.
 pub fn find(given: &Path) -> Option<PathBuf> {
     [given.to_owned(), folder().join(given)].into_iter().find(|path| path.is_dir())
 }

@@ -8,10 +8,9 @@ use graph::{Graph, Info, Model, ModelError, Weights, pass};
 use zoo::checkpoint::{self, CheckpointError};
 
 use crate::args::{ImageArgs, ModelArgs};
-use crate::config::folder_above;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
-use crate::{import, names, runs};
+use crate::{built_in, import, names, places, runs};
 
 /// A model with the name that files made from it get.
 #[derive(Debug)]
@@ -144,10 +143,10 @@ pub fn named(config: &zoo::Config, weights: Option<&PathBuf>, printer: &Printer)
         }
         return Ok(Source { model: with_weights(config, path, printer)?, name: name.to_owned(), file: None });
     }
-    if let Some(path) = teacher(name) {
-        return Ok(Source { model: Model::load(path)?, name: name.to_owned(), file: None });
+    if let Some(model) = built_in::teacher(name) {
+        return Ok(Source { model: model?, name: name.to_owned(), file: None });
     }
-    if let Some(path) = fetched(variant).filter(|path| path.is_file()) {
+    if let Some(path) = places::fetched(variant).filter(|path| path.is_file()) {
         return Ok(Source { model: with_weights(config, &path, printer)?, name: name.to_owned(), file: None });
     }
     let error = Error::failed(format!("the weights of `{name}` are not here"));
@@ -193,31 +192,4 @@ fn classes_of(error: &CheckpointError, graph: &Graph) -> Option<usize> {
     });
     let first = classes.next()??;
     classes.all(|other| other == Some(first)).then_some(first)
-}
-
-/// The committed weights of an embedded variant.
-pub fn teacher(name: &str) -> Option<PathBuf> {
-    let path = home().join("crates/zoo/teachers").join(format!("{name}.safetensors"));
-    path.is_file().then_some(path)
-}
-
-/// Where `dsconv data get` puts a variant's published weights.
-pub fn fetched(variant: &zoo::Variant) -> Option<PathBuf> {
-    let url = &variant.source.as_ref()?.url;
-    Some(datasets().join("weights").join(url.rsplit('/').next()?))
-}
-
-/// The folder of data sets.
-pub fn datasets() -> PathBuf {
-    home().join("datasets")
-}
-
-/// The checkout: the nearest folder here or above that has `configs` and `datasets`, else where this binary was built.
-pub fn home() -> PathBuf {
-    let here = folder_above(Path::new("."), "configs").and_then(|configs| configs.parent().map(Path::to_owned));
-    let here = here.filter(|home| home.join("datasets").is_dir());
-    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/cli lies in it").to_owned();
-    let home = here.unwrap_or_else(built);
-    // What is printed should read `datasets/x`, not `./datasets/x`.
-    home.strip_prefix(".").map(Path::to_owned).unwrap_or(home)
 }

@@ -589,6 +589,27 @@ fn distill_measures_adapts_and_exports() {
 }
 
 #[test]
+fn recipes_and_their_networks_come_with_the_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| -> Ran {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dsconv"));
+        command.args(args).current_dir(folder.path()).env("XDG_CACHE_HOME", folder.path().join("cache"));
+        command.output().unwrap().into()
+    };
+    let little = ["data.limit=64", "data.eval_limit=32", "adapt.steps=1", "adapt.held_out=8", "adapt.fit_images=0"];
+    let set = little.iter().flat_map(|change| ["--set", change]);
+    let ran = run(&["distill", "alexnet_4bit", "--json"].into_iter().chain(set).collect::<Vec<_>>());
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(ran.err.contains("config alexnet_4bit: the one that comes with dsconv"), "{}", ran.err);
+    let outcome: Value = serde_json::from_str(&ran.out).unwrap();
+    assert!(outcome["run"].as_str().unwrap().starts_with("runs/alexnet_4bit-2"), "{outcome}");
+    assert!(folder.path().join(outcome["run"].as_str().unwrap()).join("model.dsc").is_file());
+    // What is downloaded goes to the user's cache.
+    let ran = run(&["doctor"]);
+    assert!(ran.out.contains(&format!("{}/cache/dsconv/datasets", folder.path().display())), "{}", ran.out);
+}
+
+#[test]
 fn runs_are_named_after_their_config_and_the_time() {
     let place = Place::new();
     place.write("configs/imagenet/mine.toml", RECIPE);
@@ -672,8 +693,13 @@ hint: did you mean `resnet20`?",
 hint: data sets are cifar10, embedded, imagenet",
         ),
         (
-            "device = \"gpu\"\n",
-            "error: devices are cpu, ndarray, wgpu, wgpu:N, cuda and cuda:N, not `gpu`\n   ╭─[configs/mine.toml:1:10]\n 1 │ device = \"gpu\"\n   ·          ─────\n   ╰────",
+            "device = \"gpu\"\nmodel = \"tiny.safetensors\"\n",
+            "error: devices are cpu, ndarray, wgpu, wgpu:N, cuda and cuda:N, not `gpu`
+   ╭─[configs/mine.toml:1:10]
+ 1 │ device = \"gpu\"
+   ·          ─────
+ 2 │ model = \"tiny.safetensors\"
+   ╰────",
         ),
     ];
     for (text, expected) in cases {
@@ -684,7 +710,13 @@ hint: data sets are cifar10, embedded, imagenet",
     }
     place
         .run(&["distill", "config/mien.toml"])
-        .refuses(2, "error: no config is named `config/mien.toml`\n\nhint: did you mean `mine`? configs here: `mine`");
+        .refuses(2, "error: no config is named `config/mien.toml`\n\nhint: did you mean `mine`?");
+    place.write("configs/empty.toml", "");
+    place.run(&["distill", "empty"]).refuses(
+        2,
+        "error: configs/empty.toml: missing key `model`: the network to quantize, by name or as a file\n\n\
+         hint: add `model = \"resnet50-embedded\"`; `dsconv config keys` lists all keys",
+    );
 }
 
 /// Kills a distillation at moments spread by a fixed sequence, resumes it each time, and compares with an unbroken run. A

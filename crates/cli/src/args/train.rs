@@ -8,13 +8,13 @@ pub struct Train {
     /// The recipe: a TOML file, or its name in `configs/`
     #[arg(value_name = "CONFIG")]
     pub config: String,
-    /// Where the run goes, instead of experiments/runs/NAME-TIME
+    /// Where the run goes, instead of NAME-TIME in the folder of runs (`dsconv doctor`)
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Continue a run that was stopped: the one in --out, or the newest of this config
     #[arg(long, conflicts_with = "force")]
     pub resume: bool,
-    /// Change a value of the config, such as `epochs=5`
+    /// Change a value of the config, such as `train.epochs=5`; `dsconv config keys --train` lists the keys
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Where to compute.

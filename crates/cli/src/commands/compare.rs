@@ -6,8 +6,8 @@ use serde::Serialize;
 use crate::args::Compare;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
-use crate::runs;
 use crate::table::{NOTHING, Table, bytes};
+use crate::{places, runs};
 
 /// A run's results.
 #[derive(Debug, Serialize)]
@@ -47,7 +47,7 @@ pub fn run(args: &Compare, printer: &Printer) -> Result<()> {
 fn finished() -> Result<Vec<PathBuf>> {
     let runs: Vec<PathBuf> = runs::all().into_iter().filter(|run| run.join(METRICS).is_file()).collect();
     if runs.is_empty() {
-        let error = Error::failed(format!("`{}` has no finished runs", runs::folder().display()));
+        let error = Error::failed(format!("`{}` has no finished runs", places::runs().display()));
         return Err(error.hint("`dsconv distill resnet50_4bit` makes one"));
     }
     Ok(runs)
@@ -62,7 +62,7 @@ fn named(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
             let error = Error::usage(format!("no run folder at `{name}`"));
             match crate::names::nearest(&name, known.iter().map(String::as_str)) {
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error.hint(format!("runs are in `{}`", runs::folder().display())),
+                None => error.hint(format!("runs are in `{}`", places::runs().display())),
             }
         })
     };

@@ -9,9 +9,8 @@ use serde::Serialize;
 use crate::args::{Data, DataCommand, Get, Make};
 use crate::error::{Error, Result};
 use crate::printer::Printer;
-use crate::source::datasets;
 use crate::table::{Table, bytes, count, duration};
-use crate::{names, source};
+use crate::{built_in, names, places};
 
 pub fn run(args: &Data, printer: &Printer) -> Result<()> {
     match &args.command {
@@ -31,7 +30,7 @@ struct Row {
 }
 
 fn list(printer: &Printer) -> Result<()> {
-    let folder = datasets();
+    let folder = places::datasets();
     let mut rows = Vec::new();
     for name in images::dataset_names(&folder) {
         if let Some(manifest) = Manifest::find(&name, &folder)? {
@@ -69,21 +68,27 @@ fn list(printer: &Printer) -> Result<()> {
 #[derive(Debug, Serialize)]
 struct Got {
     name: String,
-    path: PathBuf,
+    /// `None` for what comes with the program.
+    path: Option<PathBuf>,
     seconds: f64,
 }
 
 fn get(args: &Get, printer: &Printer) -> Result<()> {
     let start = Instant::now();
-    let folder = datasets();
+    let folder = places::datasets();
     let path = match (Manifest::find(&args.name, &folder)?, zoo::variant(&args.name)) {
-        (Some(manifest), _) => images_of(&manifest, &folder, printer)?,
-        (None, Ok(variant)) => weights_of(variant, printer)?,
+        (Some(manifest), _) if manifest.kind == images::Kind::Embedded => None,
+        (Some(manifest), _) => Some(images_of(&manifest, &folder, printer)?),
+        (None, Ok(variant)) if built_in::teachers().any(|name| name == variant.name) => None,
+        (None, Ok(variant)) => Some(weights_of(variant, printer)?),
         (None, Err(_)) => return Err(unknown(&args.name, &folder)),
     };
     let got = Got { name: args.name.clone(), path, seconds: start.elapsed().as_secs_f64() };
     printer.result(&got, |printer| {
-        printer.line(format!("{} is here: {}, in {}", got.name, got.path.display(), duration(start.elapsed())));
+        printer.line(match &got.path {
+            Some(path) => format!("{} is here: {}, in {}", got.name, path.display(), duration(start.elapsed())),
+            None => format!("{} comes with dsconv: there is nothing to download", got.name),
+        });
     });
     Ok(())
 }
@@ -104,10 +109,7 @@ fn images_of(manifest: &Manifest, folder: &Path, printer: &Printer) -> Result<Pa
 }
 
 fn weights_of(variant: &zoo::Variant, printer: &Printer) -> Result<PathBuf> {
-    if let Some(path) = source::teacher(variant.name) {
-        return Ok(path);
-    }
-    let (Some(source), Some(path)) = (&variant.source, source::fetched(variant)) else {
+    let (Some(source), Some(path)) = (&variant.source, places::fetched(variant)) else {
         return Err(Error::failed(format!("nobody published weights of `{}`", variant.name))
             .hint("give your own with `--weights FILE`, or train some: `dsconv train CONFIG`"));
     };

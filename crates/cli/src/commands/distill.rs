@@ -6,13 +6,13 @@ use graph::Model;
 use serde::Serialize;
 
 use crate::args::{DeviceName, Distill};
-use crate::config::ConfigFile;
+use crate::config::{ConfigFile, Kind};
 use crate::error::{Error, Result};
 use crate::output::Written;
 use crate::printer::Printer;
 use crate::recipe::{self, Opened, setting_error};
 use crate::table::{NOTHING, Table, bytes};
-use crate::{deploy, device, progress, runs};
+use crate::{deploy, device, places, progress, runs};
 
 /// The adapted student for the integer runtime, in the run folder.
 const DEPLOYED: &str = "model.dsc";
@@ -30,8 +30,8 @@ struct Outcome {
 
 pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
     let start = Instant::now();
-    let file = ConfigFile::open(&args.config, &args.set, printer)?;
-    let mut config: DistillConfig = file.parse()?;
+    let file = ConfigFile::open(&args.config, Kind::Distill, &args.set, printer)?;
+    let mut config = recipe::read(&file, printer)?;
     let device = match args.device.device {
         Some(name) => name,
         None => config.device.parse().map_err(|error: String| file.error_at("device", error, None))?,
@@ -131,7 +131,7 @@ pub fn run_folder(name: &str, out: Option<&PathBuf>, resume: bool, force: bool, 
         Some(path) => path.clone(),
         None if resume => runs::of(name)
             .pop()
-            .ok_or_else(|| Error::usage(format!("no run of `{name}` in `{}` to resume", runs::folder().display())))?,
+            .ok_or_else(|| Error::usage(format!("no run of `{name}` in `{}` to resume", places::runs().display())))?,
         None => runs::new(name),
     };
     match (filled(&run), resume) {

@@ -8,7 +8,7 @@ use crate::device::{Backend, backends};
 use crate::error::Result;
 use crate::printer::Printer;
 use crate::table::Table;
-use crate::{config, runs, source};
+use crate::{built_in, places};
 
 /// The burn that this is built on; a test compares it with the lock file.
 const BURN: &str = "0.22.1";
@@ -31,8 +31,10 @@ struct Report {
     devices: Vec<Backend>,
     binary: Option<PathBuf>,
     folders: Vec<Folder>,
-    /// Embedded networks whose weights are here, of how many.
-    teachers: [usize; 2],
+    /// Recipes in the binary.
+    recipes: usize,
+    /// Networks whose weights are in the binary.
+    teachers: usize,
 }
 
 /// A folder that dsconv uses.
@@ -51,11 +53,8 @@ pub fn run(_: &Doctor, printer: &Printer) -> Result<()> {
 }
 
 fn report() -> Report {
-    let embedded: Vec<&str> =
-        zoo::variants().iter().map(|variant| variant.name).filter(|name| name.ends_with("-embedded")).collect();
-    let here = embedded.iter().filter(|name| source::teacher(name).is_some()).count();
     let folder = |what, path: PathBuf| Folder { what, here: path.is_dir(), path };
-    let configs = config::folder_above(Path::new("."), "configs").unwrap_or_else(|| source::home().join("configs"));
+    let configs = places::folder_above(Path::new("."), "configs").unwrap_or_else(|| PathBuf::from("configs"));
     Report {
         dsconv: env!("CARGO_PKG_VERSION"),
         burn: BURN,
@@ -70,12 +69,12 @@ fn report() -> Report {
         devices: backends(),
         binary: std::env::current_exe().ok(),
         folders: vec![
-            folder("configs", configs),
-            folder("data sets", source::datasets()),
-            folder("teachers", source::home().join("crates/zoo/teachers")),
-            folder("runs", runs::folder()),
+            folder("configs", places::plain(&configs)),
+            folder("data sets", places::datasets()),
+            folder("runs", places::runs()),
         ],
-        teachers: [here, embedded.len()],
+        recipes: built_in::recipes().count(),
+        teachers: built_in::teachers().count(),
     }
 }
 
@@ -110,7 +109,7 @@ fn show(report: &Report, printer: &Printer) {
         let there = if folder.here { "" } else { " (not there)" };
         row(folder.what, format!("{}{there}", folder.path.display()));
     }
-    row("embedded teachers", format!("{} of {}", report.teachers[0], report.teachers[1]));
+    row("in the binary", format!("{} recipes, weights of {} networks", report.recipes, report.teachers));
     printer.table(&table);
 }
 

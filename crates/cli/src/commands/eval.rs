@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::printer::Printer;
 use crate::source::Source;
 use crate::table::{Table, bytes, duration};
-use crate::{device, engine, progress, source};
+use crate::{device, engine, places, progress, source};
 
 /// What was measured.
 #[derive(Debug, Serialize)]
@@ -56,7 +56,7 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
     let device = device::open(args.device.device.unwrap_or(DeviceName::Cpu))?;
     let source = source::open(&args.model, printer)?;
     let against = args.against.as_ref().map(|name| source::open_name(name, printer)).transpose()?;
-    let options = OpenOptions { limit: args.limit, datasets: source::datasets(), ..OpenOptions::default() };
+    let options = OpenOptions { limit: args.limit, datasets: places::datasets(), ..OpenOptions::default() };
     let set = images::open_labelled(&args.data, &source.model.info.preprocess, &options)?;
     report_skipped(&set.skipped(), printer);
     check_labels(&set, &source.model)?;

@@ -3,8 +3,8 @@ use serde::Serialize;
 use crate::args::Models;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
-use crate::source;
 use crate::table::{NOTHING, Table, count};
+use crate::{built_in, places};
 
 /// A line of the table.
 #[derive(Debug, Serialize)]
@@ -29,7 +29,7 @@ struct Row {
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Weights {
-    /// In the repository.
+    /// In the binary.
     Embedded,
     /// Downloaded.
     Here,
@@ -95,8 +95,8 @@ fn row(variant: &'static zoo::Variant) -> Result<Row> {
         top5: source.and_then(|source| source.top5),
         url: source.map(|source| source.url.as_str()),
         licence: source.map(|source| source.licence),
-        weights: match source::fetched(variant) {
-            _ if source::teacher(variant.name).is_some() => Weights::Embedded,
+        weights: match places::fetched(variant) {
+            _ if built_in::teachers().any(|name| name == variant.name) => Weights::Embedded,
             Some(path) if path.is_file() => Weights::Here,
             Some(_) => Weights::Published,
             None => Weights::None,

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::output::{Output, Written};
 use crate::printer::Printer;
 use crate::source::{self, Source};
-use crate::{device, progress};
+use crate::{device, places, progress};
 
 /// What came out.
 #[derive(Debug, Serialize)]
@@ -69,7 +69,7 @@ fn ranges(data: &str, args: &Onnx, model: &Model, printer: &Printer) -> Result<R
     let mut model = model.clone();
     model.layers.values_mut().for_each(|layer| layer.activation = None);
     let limit = Some(args.calibration_images);
-    let options = OpenOptions { limit, datasets: source::datasets(), ..OpenOptions::default() };
+    let options = OpenOptions { limit, datasets: places::datasets(), ..OpenOptions::default() };
     let set = images::open_unlabelled(data, &model.info.preprocess, &options)?;
     super::report_skipped(&set.skipped(), printer);
     let context = progress::context(device::open(DeviceName::Cpu)?, printer)?;

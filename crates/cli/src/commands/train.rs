@@ -8,12 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::eval::report_skipped;
 use crate::args::{DeviceName, Train};
-use crate::config::ConfigFile;
+use crate::config::{ConfigFile, Kind};
 use crate::error::{Error, Result};
 use crate::printer::Printer;
-use crate::source;
 use crate::table::{bytes, duration};
-use crate::{device, progress};
+use crate::{device, places, progress, recipe};
 
 /// A config of `dsconv train`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,8 +68,17 @@ struct Outcome {
 
 pub fn run(args: &Train, printer: &Printer) -> Result<()> {
     let start = Instant::now();
-    let file = ConfigFile::open(&args.config, &args.set, printer)?;
-    let recipe: Recipe = file.parse()?;
+    let file = ConfigFile::open(&args.config, Kind::Train, &args.set, printer)?;
+    let mut recipe: Recipe = file.parse()?;
+    if let Some(start) = &recipe.start {
+        let path = file.resolve("start", start, printer);
+        if !path.is_file() {
+            return Err(file.error_at("start", format!("there is no file `{}`", path.display()), None));
+        }
+        recipe.start = Some(path);
+    }
+    recipe.data.train = recipe::images_at("data.train", &recipe.data.train, &file, printer)?;
+    recipe.data.eval = recipe::images_at("data.eval", &recipe.data.eval, &file, printer)?;
     let graph = zoo::build(&recipe.model).map_err(|error| model_error(&file, &error))?;
     let preprocess = recipe.model.preprocess()?;
     let device = device::open(args.device.device.unwrap_or(DeviceName::Cpu))?;
@@ -80,13 +88,13 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
         Some(path) => Some(zoo::checkpoint::load(path, &graph)?),
         None => None,
     };
-    let open = |spec: &str, split, limit| {
-        let options = OpenOptions { split: Some(split), limit, datasets: source::datasets(), ..OpenOptions::default() };
-        images::open_labelled(spec, &preprocess, &options)
+    let open = |key: &str, spec: &str, split, limit| {
+        let options = OpenOptions { split: Some(split), limit, datasets: places::datasets(), ..OpenOptions::default() };
+        images::open_labelled(spec, &preprocess, &options).map_err(|error| recipe::images_error(&file, key, error))
     };
     let data = &recipe.data;
-    let train = open(&data.train, Split::Train, data.train_images)?;
-    let eval = open(&data.eval, Split::Eval, data.eval_images)?;
+    let train = open("data.train", &data.train, Split::Train, data.train_images)?;
+    let eval = open("data.eval", &data.eval, Split::Eval, data.eval_images)?;
     report_skipped(&train.skipped(), printer);
     report_skipped(&eval.skipped(), printer);
     printer.talk(format!("training {} on {} images of {}", recipe.model.name, train.len(), train.name()));

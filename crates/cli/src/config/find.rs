@@ -1,0 +1,182 @@
+//! From the name that was typed to a config.
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::{built_in, names, places};
+
+/// The folder of recipes.
+pub const FOLDER: &str = "configs";
+
+/// The command that a config is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `dsconv distill`.
+    Distill,
+    /// `dsconv train`.
+    Train,
+}
+
+impl Kind {
+    /// By the place of a recipe in its folder.
+    pub fn of(name: &str) -> Self {
+        if name.starts_with("train/") { Self::Train } else { Self::Distill }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Distill => "distill",
+            Self::Train => "train",
+        })
+    }
+}
+
+/// What a name of a config leads to.
+#[derive(Debug)]
+pub enum Found {
+    File(PathBuf),
+    /// A recipe in the binary: its name and text.
+    BuiltIn(String, &'static str),
+}
+
+/// What `typed` means, seen from the folder `here`.
+pub fn find(typed: &str, kind: Kind, here: &Path) -> Result<Found> {
+    let given = here.join(typed);
+    if given.is_file() {
+        return is_toml(&given, typed).map(|()| Found::File(places::plain(&given)));
+    }
+    // `config/x.toml`, `configs/x.toml`, `./configs/x` and `x` are all `x` in the folder.
+    let name = typed.trim_start_matches("./");
+    let name = ["configs/", "config/"].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+    let name = name.strip_suffix(".toml").unwrap_or(name);
+    let folder = places::folder_above(here, FOLDER);
+    if let Some(file) = folder.as_ref().map(|folder| folder.join(format!("{name}.toml"))).filter(|file| file.is_file())
+    {
+        return Ok(Found::File(places::plain(&file)));
+    }
+    if let Some(text) = built_in::recipe(name) {
+        return Ok(Found::BuiltIn(name.to_owned(), text));
+    }
+    if !typed.is_empty() && given.is_dir() {
+        let error = Error::usage(format!("`{typed}` is a folder, not a TOML file"));
+        return Err(match given.join("config.toml").is_file() {
+            true => error.hint(format!("`{typed}/config.toml` is the config in it")),
+            false => error.hint(LIST),
+        });
+    }
+    let mut all: Vec<String> = folder.map(|folder| configs(&folder, "")).unwrap_or_default();
+    all.extend(built_in::recipes().map(str::to_owned));
+    all.sort();
+    all.dedup();
+    all.retain(|name| Kind::of(name) == kind);
+    Err(Error::usage(format!("no config is named `{typed}`")).hint(nearest(name, &all)))
+}
+
+/// Where the names of configs stand.
+const LIST: &str = "`dsconv config list` lists the recipes, `dsconv config new FILE.toml` writes one";
+
+/// Configs that were probably meant.
+fn nearest(name: &str, all: &[String]) -> String {
+    // The bare name of a config in a subfolder is a likely slip, and so is a network's name.
+    let stem = |known: &str| known.rsplit('/').next().unwrap_or_default().to_owned();
+    let of_network = |known: &&String| stem(known).strip_prefix(name).is_some_and(|rest| rest.starts_with('_'));
+    let mut likely: Vec<&str> = all.iter().filter(|known| stem(known) == name).map(String::as_str).collect();
+    if likely.is_empty() && !name.is_empty() {
+        likely = all.iter().filter(of_network).map(String::as_str).collect();
+    }
+    if likely.is_empty() {
+        likely.extend(names::nearest(name, all.iter().map(String::as_str)));
+    }
+    match likely.is_empty() {
+        true => LIST.to_owned(),
+        false => {
+            format!("did you mean {}?", likely.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or "))
+        }
+    }
+}
+
+/// # Errors
+/// The file is a model or another kind of file.
+fn is_toml(path: &Path, typed: &str) -> Result<()> {
+    match path.extension() {
+        Some(ending) if !ending.eq_ignore_ascii_case("toml") => {
+            Err(Error::usage(format!("`{typed}` is no config: that is a TOML file, which names the model"))
+                .hint(format!("`dsconv config new mine.toml --model {typed}` writes one")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// # Errors
+/// A file that cannot be read, or is no text.
+pub fn read(path: &Path) -> Result<String> {
+    let shown = path.display();
+    let bytes = std::fs::read(path).map_err(|error| Error::usage(format!("`{shown}`: {error}")))?;
+    String::from_utf8(bytes).map_err(|_| Error::usage(format!("`{shown}` is no TOML file: it is not UTF-8 text")))
+}
+
+/// Names of all configs below `folder`, sorted, `prefix` before each.
+fn configs(folder: &Path, prefix: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() {
+            found.extend(configs(&entry.path(), &format!("{prefix}{name}/")));
+        } else if let Some(stem) = name.strip_suffix(".toml") {
+            found.push(format!("{prefix}{stem}"));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_paths_reach_the_file() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("configs/imagenet")).unwrap();
+        std::fs::create_dir_all(root.path().join("a/b")).unwrap();
+        for name in ["resnet50_4bit", "vgg_4bit", "imagenet/resnet18_4bit"] {
+            std::fs::write(root.path().join(format!("configs/{name}.toml")), "").unwrap();
+        }
+        let wanted = root.path().join("configs/resnet50_4bit.toml").canonicalize().unwrap();
+        let typed = [
+            "config/resnet50_4bit.toml",
+            "configs/resnet50_4bit.toml",
+            "./configs/resnet50_4bit.toml",
+            "configs/resnet50_4bit",
+            "resnet50_4bit.toml",
+            "resnet50_4bit",
+        ];
+        for typed in typed {
+            for here in ["", "a/b"] {
+                let Found::File(found) = find(typed, Kind::Distill, &root.path().join(here)).unwrap() else {
+                    panic!("{typed}")
+                };
+                assert_eq!(found.canonicalize().unwrap(), wanted, "{typed} from `{here}`");
+            }
+        }
+        let hint = |typed| find(typed, Kind::Distill, root.path()).unwrap_err().advice().unwrap().to_owned();
+        assert_eq!(hint("config/resnet5_4bit.toml"), "did you mean `resnet50_4bit`?");
+        assert_eq!(hint("resnet34_4bit"), "did you mean `imagenet/resnet34_4bit`?");
+        assert_eq!(hint("resnet50"), "did you mean `imagenet/resnet50_4bit` or `resnet50_4bit`?");
+        assert_eq!(hint("nothing"), LIST);
+        // A folder of one's own does not hide what comes along.
+        let Found::BuiltIn(name, _) = find("configs/alexnet_4bit.toml", Kind::Distill, root.path()).unwrap() else {
+            panic!()
+        };
+        assert_eq!(name, "alexnet_4bit");
+        std::fs::write(root.path().join("net.onnx"), "").unwrap();
+        assert!(find("net.onnx", Kind::Distill, root.path()).unwrap_err().message().contains("is no config"));
+        assert_eq!(
+            find("configs", Kind::Distill, root.path()).unwrap_err().message(),
+            "`configs` is a folder, not a TOML file"
+        );
+    }
+}
