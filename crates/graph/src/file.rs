@@ -1,13 +1,13 @@
 //! Models as files; the layout is in the crate's documentation.
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
 use std::path::Path;
 
 use blockfloat::{ActivationFormat, Bits, BlockSize, QuantizedWeights, ScaleFormat, pack, packed_len, unpack};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 
+use crate::atomic::write_atomic;
 use crate::build::Graph;
 use crate::dsc;
 use crate::model::{Info, Model, ModelError, QuantizedLayer, codes_shape, find_layer, weight_name};
@@ -277,23 +277,6 @@ fn factors_name(layer: &str) -> String {
 
 fn channel_name(layer: &str) -> String {
     format!("{layer}.channel_scales")
-}
-
-/// Writes a file whole or not at all: under a temporary name in the same folder, then renamed.
-///
-/// # Errors
-/// The file system's.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    // Temporary files are private by default; this one becomes an ordinary file, as the umask allows.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.prefix(".dsconv-").suffix(".tmp").tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -69,6 +69,7 @@
 //! Equal models make equal bytes, and a file that is loaded and saved with the same [`SaveOptions`] stays the same.
 #![forbid(unsafe_code)]
 
+mod atomic;
 mod build;
 pub mod dsc;
 mod file;
@@ -88,8 +89,8 @@ mod preprocess;
 mod state_dict;
 mod weights;
 
+pub use atomic::{remove_unfinished, write_atomic};
 pub use build::{Builder, Graph, GraphError, Node, NodeId, Param, Role};
-pub use file::write_atomic;
 pub use head::{Head, Outputs};
 pub use model::{Info, Model, ModelError, QuantizedLayer};
 pub use op::{Activation, Conv2d, Op, Pool2d, Shape};

@@ -106,12 +106,13 @@ fn open(
     let image = 3 * size[0] * size[1];
     if image.saturating_mul(paths.len() - start) > options.memory {
         let kept = (start..paths.len()).collect();
+        let named = |images: Unlabelled| images.with_names(root, paths[start..].iter());
         let files = Files {
             paths: paths[start..].to_vec(),
             allowed: allowed - skipped.len(),
             bad: Mutex::new(BTreeMap::new()),
         };
-        return Ok(Opened { images: Unlabelled::from_files(name, files, size, preprocess, skipped), kept });
+        return Ok(Opened { images: named(Unlabelled::from_files(name, files, size, preprocess, skipped)), kept });
     }
 
     let decoded: Vec<_> =
@@ -134,7 +135,8 @@ fn open(
         return Err(too_many(skipped));
     }
     let memory = Arc::new(Memory::new(size, pixels));
-    Ok(Opened { images: Unlabelled::from_fitted(name, memory, preprocess, skipped), kept })
+    let images = Unlabelled::from_fitted(name, memory, preprocess, skipped);
+    Ok(Opened { images: images.with_names(root, kept.iter().map(|&i| &paths[i])), kept })
 }
 
 /// Every image under `folder`, each folder's entries sorted by name.

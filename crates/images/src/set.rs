@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use graph::{Normaliser, Preprocess};
@@ -107,6 +107,16 @@ struct Store {
     source: Source,
     /// Files found bad when the set was opened.
     skipped: Vec<Skipped>,
+    /// What each image is called; empty where images have no names.
+    names: Box<[String]>,
+}
+
+/// Where an image comes from.
+pub(crate) enum Content<'a> {
+    /// Decoded bytes.
+    Pixels(&'a [u8]),
+    /// A file that is decoded as it is used.
+    File(&'a Path),
 }
 
 enum Source {
@@ -171,13 +181,37 @@ impl Unlabelled {
         skipped: Vec<Skipped>,
     ) -> Self {
         let shape = [3, height, width];
-        let store = Store { name, shape, fit, normaliser: preprocess.normaliser(), source, skipped };
+        let store =
+            Store { name, shape, fit, normaliser: preprocess.normaliser(), source, skipped, names: Box::default() };
         Self { store: Arc::new(store), members: (0..len).collect() }
+    }
+
+    /// The set just made, whose images are these files under `root`.
+    pub(crate) fn with_names<'a>(mut self, root: &Path, paths: impl Iterator<Item = &'a PathBuf>) -> Self {
+        let name = |path: &'a PathBuf| path.strip_prefix(root).unwrap_or(path).display().to_string();
+        Arc::get_mut(&mut self.store).expect("nobody else has a set just made").names = paths.map(name).collect();
+        self
     }
 
     /// Number of images.
     pub fn len(&self) -> usize {
         self.members.len()
+    }
+
+    /// What an image is called in messages: its file's path in the set's folder, or its number.
+    ///
+    /// # Panics
+    /// If there is no such image.
+    pub fn image_name(&self, index: usize) -> String {
+        let name = self.store.names.get(self.members[index]);
+        name.cloned().unwrap_or_else(|| format!("image {index}"))
+    }
+
+    pub(crate) fn content(&self, index: usize) -> Content<'_> {
+        match (&self.store.source, self.members[index]) {
+            (Source::Memory(memory), member) => Content::Pixels(memory.image(member)),
+            (Source::Files(files), member) => Content::File(&files.paths[member]),
+        }
     }
 
     /// Whether there is no image.

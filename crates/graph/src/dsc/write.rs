@@ -6,7 +6,7 @@ use super::error::{DscError, Reason, Section};
 use super::layout::{self, FLOATS, HEADER, LAYER, LOGITS, MAX_METADATA, METADATA};
 use super::meta::{LayerInfo, Meta, StoredScales};
 use super::pair::Pair;
-use crate::file::write_atomic;
+use crate::atomic::write_atomic;
 use crate::model::{Model, ModelError};
 use crate::precision::{Float, SaveOptions};
 

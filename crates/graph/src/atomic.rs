@@ -1,0 +1,84 @@
+//! Files that are whole or not there.
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// What the names of unfinished files begin and end with.
+const UNFINISHED: [&str; 2] = [".dsconv-", ".tmp"];
+
+/// Writes a file whole or not at all: under a temporary name in the same folder, forced to the disk, then renamed. A reader
+/// finds the old file or the new one, whatever happens in between. Who may read it is what the umask says.
+///
+/// # Errors
+/// The file system's.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let [prefix, suffix] = UNFINISHED;
+    let mut builder = tempfile::Builder::new();
+    // Temporary files are private by default; this one becomes an ordinary file.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.prefix(prefix).suffix(suffix).tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    // The rename itself lies in the folder; not every system can force one to the disk.
+    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    Ok(())
+}
+
+/// Removes what a [`write_atomic`] that was killed left in `folder`. Nobody may be writing there meanwhile.
+///
+/// # Errors
+/// The file system's.
+pub fn remove_unfinished(folder: &Path) -> io::Result<()> {
+    let [prefix, suffix] = UNFINISHED;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with(prefix) && name.ends_with(suffix)) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_replaces_another_and_leaves_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        for text in ["one", "another"] {
+            write_atomic(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(write_atomic(&folder.path().join("no/such/folder"), b"").is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn its_mode_is_that_of_any_new_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        write_atomic(&folder.path().join("ours"), b"").unwrap();
+        fs::write(folder.path().join("plain"), b"").unwrap();
+        assert_eq!(mode("ours"), mode("plain"));
+    }
+
+    #[test]
+    fn only_unfinished_files_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [".dsconv-Ab12.tmp", ".dsconv-Ab12", "model.tmp", ".hidden"] {
+            fs::write(folder.path().join(name), b"").unwrap();
+        }
+        remove_unfinished(folder.path()).unwrap();
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".dsconv-Ab12", ".hidden", "model.tmp"]);
+    }
+}
