@@ -1,4 +1,4 @@
-//! Files that are written: named, not overwritten unasked, reported.
+//! Files and folders that are written: their names say what they are, they can be written, and nothing is lost.
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -6,9 +6,48 @@ use graph::{Model, SaveOptions};
 use serde::Serialize;
 
 use crate::args::Target;
-use crate::deploy::EXTENSION;
 use crate::error::{Error, Result};
 use crate::table::{bytes, duration};
+
+/// The format that a file's ending names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// `.safetensors`
+    Safetensors,
+    /// `.dsc`
+    Dsc,
+    /// `.onnx`
+    Onnx,
+}
+
+impl Ending {
+    /// Of a file to write; upper and lower case are one.
+    ///
+    /// # Errors
+    /// No ending, or one of a format that is not written.
+    pub fn of(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let stem = path.with_extension("");
+        let Some(ending) = path.extension() else {
+            return Err(Error::usage(format!("`{shown}`: the ending names the format, and there is none"))
+                .hint(format!("`{0}.safetensors`, `{0}.dsc` and `{0}.onnx` are formats", stem.display())));
+        };
+        match ending.to_string_lossy().to_lowercase().as_str() {
+            "safetensors" => Ok(Self::Safetensors),
+            "dsc" => Ok(Self::Dsc),
+            "onnx" => Ok(Self::Onnx),
+            "pth" | "pt" | "th" | "bin" | "ckpt" | "pkl" => {
+                Err(Error::usage(format!("`{shown}`: PyTorch's own format is not written")).hint(format!(
+                    "`dsconv export MODEL --format state-dict -o {stem}.safetensors` writes what \
+                     `model.load_state_dict(safetensors.torch.load_file(\"{stem}.safetensors\"))` loads",
+                    stem = stem.display()
+                )))
+            }
+            other => Err(Error::usage(format!("`{shown}`: the ending names the format, and `.{other}` names none"))
+                .hint("`.safetensors`, `.dsc` and `.onnx` are formats")),
+        }
+    }
+}
 
 /// What was written.
 #[derive(Debug, Serialize)]
@@ -33,30 +72,38 @@ impl Written {
     }
 }
 
+/// `wrote x.safetensors: 1.52 MB, 7.4 times smaller than FP32, in 0.8 s`.
+impl std::fmt::Display for Written {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let time = duration(std::time::Duration::from_secs_f64(self.seconds));
+        let smaller = format!("{:.1} times smaller than FP32", self.ratio);
+        write!(f, "wrote {}: {}, {smaller}, in {time}", self.path.display(), bytes(self.bytes))
+    }
+}
+
 /// A file that may be written.
 #[derive(Debug)]
 pub struct Output {
     path: PathBuf,
-    options: SaveOptions,
 }
 
 impl Output {
     /// The file of `-o`, or `default` in the current folder. Say it before the work: a refusal should come at once.
     ///
     /// # Errors
-    /// There is such a file already and no `--force`, or no such folder.
-    pub fn new(target: &Target, default: &str) -> Result<Self> {
+    /// As [`check_file`].
+    pub fn new(target: &Target, default: &str, inputs: &[&Path]) -> Result<Self> {
         let path = target.output.clone().unwrap_or_else(|| PathBuf::from(default));
-        refuse_overwrite(&path, target.force)?;
-        Ok(Self { path, options: target.options() })
+        check_file(&path, target.force, inputs)?;
+        Ok(Self { path })
     }
 
     /// Writes a model, whole or not at all.
     ///
     /// # Errors
     /// The file system's.
-    pub fn save(&self, model: &Model, start: Instant) -> Result<Written> {
-        let size = model.save(&self.path, &self.options)?;
+    pub fn save(&self, model: &Model, options: &SaveOptions, start: Instant) -> Result<Written> {
+        let size = model.save(&self.path, options)?;
         Ok(self.written(model, size, start))
     }
 
@@ -69,40 +116,143 @@ impl Output {
         Ok(self.written(model, bytes.len() as u64, start))
     }
 
-    /// Whether the file's name asks for a .dsc file.
-    pub fn is_dsc(&self) -> bool {
-        self.path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(EXTENSION))
-    }
-
     fn written(&self, model: &Model, bytes: u64, start: Instant) -> Written {
         Written::new(self.path.clone(), bytes, model.fp32_bytes(), start)
     }
 }
 
+/// Checks that a file can be written without losing anything.
+///
 /// # Errors
-/// There is such a file and no `--force`, it is a folder, or its folder is not there.
-pub fn refuse_overwrite(path: &Path, force: bool) -> Result<()> {
+/// There is such a file and no `force`; it is one of `inputs`, a folder or a device; its folder is not there or cannot be
+/// written.
+pub fn check_file(path: &Path, force: bool, inputs: &[&Path]) -> Result<()> {
     let shown = path.display();
+    if path.as_os_str().is_empty() {
+        return Err(Error::usage("the name of the file to write is empty"));
+    }
     if path.is_dir() {
         return Err(Error::usage(format!("`{shown}` is a folder, not a file to write")));
     }
-    if path.exists() && !force {
-        return Err(
-            Error::failed(format!("`{shown}` exists already")).hint("`--force` replaces it, `-o` names another file")
-        );
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(Error::failed(format!("there is no folder `{}`", folder.display())));
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    match folder {
-        Some(folder) if !folder.is_dir() => Err(Error::failed(format!("there is no folder `{}`", folder.display()))),
-        _ => Ok(()),
+    // Also what cannot be looked up, such as a name that is too long.
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::failed(format!("`{shown}`: {error}"))),
+        Ok(_) if path.exists() && !path.is_file() => {
+            return Err(Error::usage(format!("`{shown}` is no ordinary file: it is not replaced")));
+        }
+        Ok(_) if inputs.iter().any(|input| same(input, path)) => {
+            return Err(Error::usage(format!("`{shown}` is the file that is read")).hint("name another with `-o`"));
+        }
+        Ok(_) if force => {}
+        Ok(_) => {
+            let error = Error::failed(format!("`{shown}` exists already"));
+            return Err(error.hint("`--force` replaces it, `-o` names another file"));
+        }
+    }
+    probe(folder)
+}
+
+/// Checks that a folder can be made, or is one, and can be written. `what` it is for: `a run`.
+///
+/// # Errors
+/// A file of that name, a name that reads as a file's, no permission.
+pub fn check_folder(path: &Path, what: &str) -> Result<()> {
+    let shown = path.display();
+    if path.as_os_str().is_empty() {
+        return Err(Error::usage(format!("the name of the folder for {what} is empty")));
+    }
+    if path.exists() && !path.is_dir() {
+        return Err(Error::usage(format!("`{shown}` is a file: {what} goes into a folder")));
+    }
+    let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let files = ["dsc", "onnx", "safetensors", "pth", "pt", "bin", "toml", "json", "csv", "zip", "tar"];
+    if !path.is_dir() && files.contains(&ending.as_str()) {
+        return Err(Error::usage(format!("`{shown}` reads as a file: {what} goes into a folder")));
+    }
+    let here = path.is_absolute().then_some(None).unwrap_or(Some(Path::new(".")));
+    let mut above = path.ancestors().filter(|above| !above.as_os_str().is_empty()).chain(here);
+    match above.find(|above| above.exists()) {
+        Some(above) if !above.is_dir() => Err(Error::failed(format!("`{}` is not a folder", above.display()))),
+        Some(above) => probe(above),
+        None => Ok(()),
     }
 }
 
-/// `wrote x.safetensors: 1.52 MB, 7.4 times smaller than FP32, in 0.8 s`.
-impl std::fmt::Display for Written {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let time = duration(std::time::Duration::from_secs_f64(self.seconds));
-        let smaller = format!("{:.1} times smaller than FP32", self.ratio);
-        write!(f, "wrote {}: {}, {smaller}, in {time}", self.path.display(), bytes(self.bytes))
+/// Whether two paths lead to one file.
+fn same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// # Errors
+/// No file can be made in the folder.
+fn probe(folder: &Path) -> Result<()> {
+    match tempfile::Builder::new().prefix(".dsconv-").suffix(".tmp").tempfile_in(folder) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            // The temporary file's name says nothing to anybody.
+            let why = error.raw_os_error().map(std::io::Error::from_raw_os_error).unwrap_or(error);
+            Err(Error::failed(format!("`{}` cannot be written: {why}", folder.display())))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endings_name_formats() {
+        let of = |name: &str| Ending::of(Path::new(name));
+        assert_eq!(of("a/b.DSC").unwrap(), Ending::Dsc);
+        assert_eq!(of("x.y.safetensors").unwrap(), Ending::Safetensors);
+        assert_eq!(of("x.Onnx").unwrap(), Ending::Onnx);
+        for (name, message) in [
+            ("x", "`x`: the ending names the format, and there is none"),
+            (".dsc", "`.dsc`: the ending names the format, and there is none"),
+            ("x.tflite", "`x.tflite`: the ending names the format, and `.tflite` names none"),
+            ("x.PTH", "`x.PTH`: PyTorch's own format is not written"),
+        ] {
+            let error = of(name).unwrap_err();
+            assert_eq!((error.message(), error.code()), (message, 2));
+            assert!(error.advice().is_some());
+        }
+    }
+
+    #[test]
+    fn nothing_is_lost_by_writing() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        std::fs::write(path("there.dsc"), "x").unwrap();
+        check_file(&path("new.dsc"), false, &[]).unwrap();
+        check_file(&path("there.dsc"), true, &[&path("other")]).unwrap();
+        let refused = |name: &str, force: bool, part: &str| {
+            let error = check_file(&path(name), force, &[&path("there.dsc")]).unwrap_err();
+            assert!(error.message().contains(part), "{}", error.message());
+        };
+        refused("there.dsc", true, "is the file that is read");
+        refused("", true, "is a folder");
+        refused("no/x.dsc", true, "there is no folder");
+        refused("there.dsc/x.dsc", true, "there is no folder");
+        refused(&"x".repeat(300), true, "too long");
+        assert!(check_file(&path("there.dsc"), false, &[]).unwrap_err().message().contains("exists already"));
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "no traces");
+    }
+
+    #[test]
+    fn folders_are_checked_before_the_work() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        std::fs::write(path("file"), "x").unwrap();
+        check_folder(&path("a/b/c"), "a run").unwrap();
+        check_folder(Path::new("a-new-one"), "a run").unwrap();
+        for (name, part) in [("file", "is a file"), ("file/x", "is not a folder"), ("x.dsc", "reads as a file")] {
+            let error = check_folder(&path(name), "a run").unwrap_err();
+            assert!(error.message().contains(part), "{}", error.message());
+        }
     }
 }

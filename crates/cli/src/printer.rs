@@ -152,7 +152,11 @@ impl Printer {
         let done = self.bars.suspend(|| writeln!(io::stdout().lock(), "{text}"));
         if let Err(error) = done {
             // `dsconv models | head` has had enough: that is no failure.
-            std::process::exit(if error.kind() == io::ErrorKind::BrokenPipe { 0 } else { 1 });
+            if error.kind() == io::ErrorKind::BrokenPipe {
+                std::process::exit(0);
+            }
+            self.error(&Error::failed(format!("cannot write the result: {error}")));
+            std::process::exit(1);
         }
     }
 

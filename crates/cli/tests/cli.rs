@@ -287,7 +287,12 @@ fn quantize_writes_a_small_file_and_never_over_another() {
     assert_eq!(written["path"], "tiny_w4a4.safetensors", "named after the model and its bits");
     let bytes = std::fs::metadata(place.path("tiny_w4a4.safetensors")).unwrap().len();
     assert_eq!(written["bytes"], bytes);
-    assert!(written["weight_sqnr_db"].as_f64().unwrap() > 15.0);
+    let sqnr = &written["weight_sqnr"];
+    let layers = written["layers"].as_object().unwrap();
+    let each = layers.values().map(|layer| layer["sqnr_db"].as_f64().unwrap());
+    assert_eq!(sqnr["worst_db"].as_f64().unwrap(), each.fold(f64::INFINITY, f64::min));
+    assert_eq!(sqnr["worst_db"], layers[sqnr["worst_layer"].as_str().unwrap()]["sqnr_db"]);
+    assert!(sqnr["median_db"].as_f64() > sqnr["worst_db"].as_f64());
     assert!(written["layers"]["layer1.0.conv1"]["sqnr_db"].as_f64().unwrap() > 15.0);
 
     place.run(&["quantize", "tiny.safetensors"]).refuses(
@@ -402,7 +407,7 @@ fn two_level_scales_cost_little_and_survive_both_formats() {
     let place = Place::new();
     let float = place.json(&["quantize", "tiny.safetensors", "-o", "float.safetensors"]);
     let two = place.json(&["quantize", "tiny.safetensors", "--scales", "two-level", "-o", "two.safetensors"]);
-    let db = |found: &Value| found["weight_sqnr_db"].as_f64().unwrap();
+    let db = |found: &Value| found["weight_sqnr"]["median_db"].as_f64().unwrap();
     assert!(db(&two) > db(&float) - 0.5, "{} dB for {}", db(&two), db(&float));
     place.json(&["export", "two.safetensors", "--format", "dsc", "-o", "two.dsc"]);
     assert_eq!(Model::load(place.path("two.dsc")).unwrap(), Model::load(place.path("two.safetensors")).unwrap());

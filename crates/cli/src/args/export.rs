@@ -4,6 +4,9 @@ use zoo::Stem;
 
 use super::{ModelArgs, Target};
 
+const NETWORK: &str = "A network that is not quite the zoo's, with --weights";
+const ONNX: &str = "ONNX files";
+
 /// `dsconv export`.
 #[derive(Debug, clap::Args)]
 pub struct Export {
@@ -13,9 +16,9 @@ pub struct Export {
     /// How the network differs from the zoo's.
     #[command(flatten)]
     pub network: Network,
-    /// The file format
-    #[arg(long, value_name = "FORMAT", default_value = "safetensors")]
-    pub format: Format,
+    /// The file format [default: as the ending of --output says, else safetensors]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<Format>,
     /// What an ONNX file holds.
     #[command(flatten)]
     pub onnx: Onnx,
@@ -26,16 +29,15 @@ pub struct Export {
 
 /// How a network with `--weights` differs from the zoo's: written once, the file is a MODEL like any other.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "A network that is not quite the zoo's, with --weights")]
 pub struct Network {
     /// Side of the square input image
-    #[arg(long, value_name = "N", requires = "weights")]
+    #[arg(long, value_name = "N", requires = "weights", help_heading = NETWORK)]
     pub input: Option<usize>,
     /// Multiplier of all channel counts
-    #[arg(long, value_name = "X", requires = "weights")]
+    #[arg(long, value_name = "X", requires = "weights", help_heading = NETWORK)]
     pub width: Option<f64>,
     /// First layers: imagenet or small (a 3x3 kernel and less subsampling, for small images)
-    #[arg(long, value_name = "STEM", requires = "weights", value_parser = stem)]
+    #[arg(long, value_name = "STEM", requires = "weights", help_heading = NETWORK, value_parser = stem)]
     pub stem: Option<Stem>,
 }
 
@@ -47,7 +49,7 @@ fn stem(text: &str) -> Result<Stem, String> {
     }
 }
 
-/// File formats.
+/// What `dsconv export` writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Packed codes, block scales and the graph, in one safetensors file
@@ -62,25 +64,24 @@ pub enum Format {
 
 /// What an ONNX file holds.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "With --format onnx")]
 pub struct Onnx {
     /// int4: codes with block scales; int8: 8-bit weights and activations; fp32: floats [default: int4, fp32 for a float model]
-    #[arg(long, value_name = "int4|int8|fp32", hide_possible_values = true)]
+    #[arg(long, value_name = "int4|int8|fp32", hide_possible_values = true, help_heading = ONNX)]
     pub profile: Option<Profile>,
-    /// Inputs of layers with the profile int4: on rounds them as the model does, off leaves them in floats
-    #[arg(long, value_name = "on|off", default_value = "on", hide_possible_values = true)]
-    pub activations: Switch,
+    /// Inputs of layers with the profile int4: on rounds them as the model does, off leaves them in floats [default: on]
+    #[arg(long, value_name = "on|off", hide_possible_values = true, help_heading = ONNX)]
+    pub activations: Option<Switch>,
     /// Unlabelled images that the ranges of the profile int8 are found on: as for `dsconv eval --data`
-    #[arg(long, value_name = "DATA")]
+    #[arg(long, value_name = "DATA", help_heading = ONNX)]
     pub calibrate: Option<String>,
-    /// How ranges are found: mse or percentile
-    #[arg(long, value_name = "RULE", default_value = "mse", value_parser = calibration)]
-    pub calibration: Calibration,
-    /// Use at most this many images, spread over the set
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    pub calibration_images: usize,
-    /// INT8 activations with zero point 0, as TensorRT wants them, in place of UINT8
-    #[arg(long)]
+    /// How the ranges of the profile int8 are found: mse or percentile [default: mse]
+    #[arg(long, value_name = "RULE", value_parser = calibration, help_heading = ONNX)]
+    pub calibration: Option<Calibration>,
+    /// Calibrate on at most this many images, spread over the set [default: 256]
+    #[arg(long, value_name = "N", value_parser = images, help_heading = ONNX)]
+    pub calibration_images: Option<usize>,
+    /// With the profile int8, INT8 activations with zero point 0, as TensorRT wants them, in place of UINT8
+    #[arg(long, help_heading = ONNX)]
     pub symmetric: bool,
 }
 
@@ -106,4 +107,8 @@ pub enum Switch {
 
 fn calibration(text: &str) -> Result<Calibration, String> {
     text.parse()
+}
+
+fn images(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&images| images > 0).ok_or_else(|| "a number above 0".to_owned())
 }

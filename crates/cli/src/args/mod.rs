@@ -41,7 +41,7 @@ pub use verify::Verify;
 ///
 /// A MODEL is a name (`dsconv models`), a file that dsconv wrote, an ONNX file, or a run folder.
 #[derive(Debug, Parser)]
-#[command(name = "dsconv", version, max_term_width = 110, verbatim_doc_comment, disable_help_subcommand = true)]
+#[command(name = "dsconv", version, max_term_width = 110, verbatim_doc_comment)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -61,7 +61,7 @@ pub struct Global {
     /// Say more, on stderr
     #[arg(short, long, global = true)]
     pub verbose: bool,
-    /// Say nothing but results and errors
+    /// Say nothing but results, warnings and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
     /// When to use colour: auto, always or never

@@ -14,7 +14,7 @@ pub struct Predict {
     /// How many classes to show
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub top: u64,
-    /// Print the raw outputs of all classes
+    /// Print the network's outputs as they are, too
     #[arg(long)]
     pub logits: bool,
     /// Run a `.dsc` file in the simulation, not in the integer engine

@@ -47,18 +47,19 @@ pub struct Quantize {
 /// A file to write.
 #[derive(Debug, clap::Args)]
 pub struct Target {
-    /// The file to write [default: named after the model and its bits]
+    /// The file to write; its ending names the format [default: named after the model and its bits]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Replace a file that is there
     #[arg(long)]
     pub force: bool,
     /// How weight scales are stored: a float a block (f16, f32), or two-level, a float a filter and a small integer a block
-    #[arg(long, value_name = "f16|f32|two-level", default_value = "f16", hide_possible_values = true)]
-    pub scales: Scales,
-    /// How the other floats are stored: biases, layers that are not quantized
-    #[arg(long, value_name = "f16|f32", default_value = "f32", value_parser = float)]
-    pub floats: Float,
+    /// [default: f16; exported as they are]
+    #[arg(long, value_name = "f16|f32|two-level", hide_possible_values = true)]
+    pub scales: Option<Scales>,
+    /// How the other floats are stored: biases, layers that are not quantized [default: f32]
+    #[arg(long, value_name = "f16|f32", value_parser = float)]
+    pub floats: Option<Float>,
 }
 
 /// How weight scales are stored.
@@ -73,10 +74,19 @@ pub enum Scales {
 }
 
 impl Target {
-    /// How to store floats.
-    pub fn options(&self) -> SaveOptions {
-        let scales = if self.scales == Scales::F32 { Float::F32 } else { Float::F16 };
-        SaveOptions { floats: self.floats, scales }
+    /// How to store floats; `scales` where nothing is said of them.
+    pub fn options(&self, scales: Float) -> SaveOptions {
+        let scales = match self.scales {
+            Some(Scales::F32) => Float::F32,
+            Some(Scales::F16) => Float::F16,
+            Some(Scales::TwoLevel) | None => scales,
+        };
+        SaveOptions { floats: self.floats.unwrap_or(Float::F32), scales }
+    }
+
+    /// Whether scales are to be stored in two levels.
+    pub fn is_two_level(&self) -> bool {
+        self.scales == Some(Scales::TwoLevel)
     }
 }
 

@@ -1,6 +1,9 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use graph::{ChannelOrder, Preprocess};
+
+/// Each option names its heading: one that is set for all of them would go on to the options after them.
+const INPUT: &str = "The network's input, which an ONNX file does not tell";
 
 /// A model, as every command takes it.
 #[derive(Debug, Clone, clap::Args)]
@@ -19,23 +22,29 @@ pub struct ModelArgs {
 /// What a network expects of an image, where its file does not say so or is wrong: the input is
 /// `(pixel / divide - mean) / std`.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "The network's input, which an ONNX file does not tell")]
 pub struct ImageArgs {
     /// Side of the square image, for an ONNX file that leaves it open
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N", help_heading = INPUT, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub input_size: Option<u32>,
     /// Subtracted from the channels, in the order of --order
-    #[arg(long, value_name = "C,C,C", value_parser = triple, allow_hyphen_values = true)]
+    #[arg(long, value_name = "C,C,C", help_heading = INPUT, value_parser = triple, allow_hyphen_values = true)]
     pub mean: Option<[f32; 3]>,
     /// Divides the channels after that
-    #[arg(long, value_name = "C,C,C", value_parser = deviations)]
+    #[arg(long, value_name = "C,C,C", help_heading = INPUT, value_parser = deviations)]
     pub std: Option<[f32; 3]>,
     /// Order of the channels: rgb or bgr
-    #[arg(long, value_name = "ORDER", value_parser = order)]
+    #[arg(long, value_name = "ORDER", help_heading = INPUT, value_parser = order)]
     pub order: Option<ChannelOrder>,
     /// What pixels of 0..255 are divided by first: 255 for 0..1, 1 for networks of Caffe
-    #[arg(long, value_name = "X", value_parser = divisor)]
+    #[arg(long, value_name = "X", help_heading = INPUT, value_parser = divisor)]
     pub divide: Option<f32>,
+}
+
+impl ModelArgs {
+    /// The files that are read.
+    pub fn files(&self) -> Vec<&Path> {
+        [Some(Path::new(&self.model)), self.weights.as_deref()].into_iter().flatten().collect()
+    }
 }
 
 impl ImageArgs {

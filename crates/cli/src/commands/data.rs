@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::args::{Data, DataCommand, Get, Make};
 use crate::error::{Error, Result};
+use crate::output::check_folder;
 use crate::printer::Printer;
 use crate::table::{Table, bytes, count, duration};
 use crate::{built_in, names, places};
@@ -160,6 +161,7 @@ const RAW: Preprocess = Preprocess {
 
 fn make(args: &Make, printer: &Printer) -> Result<()> {
     let start = Instant::now();
+    check_folder(&args.dir, "an image set")?;
     let filled = std::fs::read_dir(&args.dir).is_ok_and(|mut entries| entries.next().is_some());
     if filled && !args.force {
         let error = Error::failed(format!("`{}` is not empty", args.dir.display()));

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::args::{DeviceName, Distill};
 use crate::config::{ConfigFile, Kind};
 use crate::error::{Error, Result};
-use crate::output::Written;
+use crate::output::{Written, check_folder};
 use crate::printer::Printer;
 use crate::recipe::{self, Opened, setting_error};
 use crate::table::{NOTHING, Table, bytes};
@@ -134,6 +134,7 @@ pub fn run_folder(name: &str, out: Option<&PathBuf>, resume: bool, force: bool, 
             .ok_or_else(|| Error::usage(format!("no run of `{name}` in `{}` to resume", places::runs().display())))?,
         None => runs::new(name),
     };
+    check_folder(&run, "a run")?;
     match (filled(&run), resume) {
         (true, true) => printer.talk(format!("going on with {}", run.display())),
         // Killed before it wrote anything, or never begun.

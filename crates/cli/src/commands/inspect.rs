@@ -4,7 +4,7 @@ use blockfloat::{ActivationFormat, packed_len};
 use graph::{Float, Model, QuantizedLayer, Weights, pass};
 use serde::Serialize;
 
-use super::quantize::{Power, sqnr};
+use super::quantize::{WeightSqnr, sqnr};
 use crate::args::{Inspect, ModelArgs};
 use crate::error::{Error, Result};
 use crate::printer::Printer;
@@ -26,9 +26,9 @@ struct Outcome {
     /// All tensors, without the file's own structure.
     bytes: u64,
     fp32_bytes: u64,
-    /// Of all quantized weights against `--source`, in dB.
+    /// Of the quantized weights against `--source`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    weight_sqnr_db: Option<f64>,
+    weight_sqnr: Option<WeightSqnr>,
 }
 
 /// A quantized layer.
@@ -57,16 +57,12 @@ pub fn run(args: &Inspect, printer: &Printer) -> Result<()> {
     let opened = source::open_name(&args.model, printer)?;
     let model = opened.model;
     let original = args.source.as_ref().map(|name| original(name, args, &model, printer)).transpose()?;
-    let mut total = Power::default();
     let mut layers = Vec::new();
     for node in model.graph.nodes() {
         let Some(layer) = model.layers.get(&node.name) else { continue };
-        let power = original.as_ref().map(|weights| sqnr(weights, &node.name, layer));
-        if let Some(power) = power {
-            total = total + power;
-        }
-        layers.push(describe(&node.name, layer, power.and_then(Power::decibels)));
+        layers.push(describe(&node.name, layer, original.as_ref().and_then(|w| sqnr(w, &node.name, layer))));
     }
+    let weight_sqnr = original.map(|_| WeightSqnr::of(layers.iter().map(|l| (l.name.as_str(), l.sqnr_db))));
     let options = graph::SaveOptions { scales: model.scale_precision(), ..graph::SaveOptions::default() };
     let shape = model.graph.input();
     let outcome = Outcome {
@@ -79,7 +75,7 @@ pub fn run(args: &Inspect, printer: &Printer) -> Result<()> {
         floats: model.weights.0.values().map(|tensor| tensor.data().len()).sum(),
         bytes: model.storage_bytes(&options),
         fp32_bytes: model.fp32_bytes(),
-        weight_sqnr_db: original.and_then(|_| total.decibels()),
+        weight_sqnr,
     };
     printer.result(&outcome, |printer| show(&outcome, printer));
     Ok(())
@@ -167,8 +163,8 @@ fn show(outcome: &Outcome, printer: &Printer) {
         bytes(outcome.bytes),
         outcome.fp32_bytes as f64 / outcome.bytes as f64
     ));
-    if let Some(db) = outcome.weight_sqnr_db {
-        printer.line(format!("weight SQNR {db:.2} dB"));
+    if let Some(sqnr) = &outcome.weight_sqnr {
+        printer.line(sqnr);
     }
     if !outcome.float_layers.is_empty() {
         printer.line(format!("in floats: {}", outcome.float_layers.join(", ")));

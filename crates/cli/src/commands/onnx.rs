@@ -2,18 +2,21 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use distill::calibrate;
+use distill::{Calibration, calibrate};
 use graph::Model;
 use images::OpenOptions;
 use onnx::{ActivationCodes, Range, Ranges};
 use serde::Serialize;
 
-use crate::args::{DeviceName, Export, Onnx, Profile, Scales, Switch};
+use crate::args::{DeviceName, Export, Format, Onnx, Profile, Switch};
 use crate::error::{Error, Result};
 use crate::output::{Output, Written};
 use crate::printer::Printer;
 use crate::source::{self, Source};
 use crate::{device, places, progress};
+
+/// Images that ranges are found on if nobody says otherwise.
+const CALIBRATION_IMAGES: usize = 256;
 
 /// What came out.
 #[derive(Debug, Serialize)]
@@ -26,22 +29,25 @@ struct Outcome {
 pub fn run(args: &Export, source: Source, printer: &Printer, start: Instant) -> Result<()> {
     let Source { mut model, name, .. } = source;
     let asked = args.onnx.profile.unwrap_or(if model.is_quantized() { Profile::Int4 } else { Profile::Fp32 });
-    let suffix = match (asked, args.onnx.activations) {
+    super::export::refuse_ignored(args, Format::Onnx, Some(asked))?;
+    let activations = args.onnx.activations.unwrap_or(Switch::On);
+    let suffix = match (asked, activations) {
         (Profile::Int4, Switch::On) => "int4",
         (Profile::Int4, Switch::Off) => "int4_weights",
         (Profile::Int8, _) => "int8",
         (Profile::Fp32, _) => "fp32",
     };
-    let output = Output::new(&args.target, &format!("{name}_{suffix}.onnx"))?;
+    let output = Output::new(&args.target, &format!("{name}_{suffix}.onnx"), &args.model.files())?;
     if asked != Profile::Fp32 && !model.is_quantized() {
         return Err(Error::usage(format!("`{name}` is not quantized: the profile {suffix} needs integer weights"))
             .hint(format!("`dsconv quantize {}` makes some, and `--profile fp32` writes floats", args.model.model)));
     }
-    if args.target.scales == Scales::TwoLevel {
+    super::export::check_scales(args, &model)?;
+    if args.target.is_two_level() {
         model = model.to_two_level()?;
     }
     let profile = match asked {
-        Profile::Int4 => onnx::Profile::Int4 { activations: args.onnx.activations == Switch::On },
+        Profile::Int4 => onnx::Profile::Int4 { activations: activations == Switch::On },
         Profile::Fp32 => onnx::Profile::Fp32,
         Profile::Int8 => {
             let Some(images) = &args.onnx.calibrate else {
@@ -68,14 +74,14 @@ pub fn run(args: &Export, source: Source, printer: &Printer, start: Instant) -> 
 fn ranges(data: &str, args: &Onnx, model: &Model, printer: &Printer) -> Result<Ranges> {
     let mut model = model.clone();
     model.layers.values_mut().for_each(|layer| layer.activation = None);
-    let limit = Some(args.calibration_images);
+    let limit = Some(args.calibration_images.unwrap_or(CALIBRATION_IMAGES));
     let options = OpenOptions { limit, datasets: places::datasets(), ..OpenOptions::default() };
     let set = images::open_unlabelled(data, &model.info.preprocess, &options)?;
     super::report_skipped(&set.skipped(), printer);
     let context = progress::context(device::open(DeviceName::Cpu)?, printer)?;
     let network = source::network(&model, &context.device);
     let nodes = onnx::observed(network.graph());
-    let found = calibrate(&network, &nodes, &set, args.calibration, &context)?;
+    let found = calibrate(&network, &nodes, &set, args.calibration.unwrap_or(Calibration::Mse), &context)?;
     let name = |id: graph::NodeId| network.graph().node(id).name.clone();
     let ranges: BTreeMap<_, _> =
         nodes.iter().zip(found).map(|(&id, [min, max])| (name(id), Range { min, max })).collect();

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
-use distill::evaluate::{Logits, predict};
-use graph::Preprocess;
+use distill::evaluate::predict;
+use graph::{Head, Model, Outputs, Preprocess};
 use images::{OpenOptions, Unlabelled};
 use serde::Serialize;
 
@@ -15,9 +15,11 @@ use crate::{device, engine, progress, source};
 #[derive(Debug, Serialize)]
 struct Prediction {
     image: PathBuf,
+    /// What the probabilities are.
+    probabilities: Kind,
     /// The likeliest classes, best first.
     top: Vec<Class>,
-    /// The outputs of all classes, before softmax.
+    /// The network's outputs as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     logits: Option<Vec<f32>>,
 }
@@ -28,8 +30,30 @@ struct Class {
     index: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
-    /// Softmax of the logits, 0 to 1.
+    /// 0 to 1.
     probability: f64,
+}
+
+/// What probabilities are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    /// One class is right: they sum to 1.
+    Softmax,
+    /// Two classes told apart by one output: they sum to 1.
+    Sigmoid,
+    /// Several classes can be right: each stands for itself.
+    SigmoidOfEach,
+}
+
+impl Kind {
+    fn of(head: Head) -> Self {
+        match head.is_multi_label() {
+            true => Self::SigmoidOfEach,
+            false if head.is_binary() => Self::Sigmoid,
+            false => Self::Softmax,
+        }
+    }
 }
 
 pub fn run(args: &Predict, printer: &Printer) -> Result<()> {
@@ -44,7 +68,12 @@ pub fn run(args: &Predict, printer: &Printer) -> Result<()> {
         predict("predict", &[&network], &set, &context)?.remove(0)
     };
 
-    let classes = &source.model.info.classes;
+    let head = source.model.graph.head();
+    explain(&args.model.model, head, printer);
+    let names = names(&source.model, head, printer);
+    for (i, image) in args.images.iter().enumerate() {
+        check_finite(image, logits.row(i))?;
+    }
     let top = usize::try_from(args.top).unwrap_or(usize::MAX);
     let predictions: Vec<Prediction> = args
         .images
@@ -52,7 +81,8 @@ pub fn run(args: &Predict, printer: &Printer) -> Result<()> {
         .enumerate()
         .map(|(i, image)| Prediction {
             image: image.clone(),
-            top: likeliest(&logits, i, top, classes),
+            probabilities: Kind::of(head),
+            top: likeliest(logits.row(i), head, top, &names),
             logits: args.logits.then(|| logits.row(i).to_vec()),
         })
         .collect();
@@ -60,14 +90,53 @@ pub fn run(args: &Predict, printer: &Printer) -> Result<()> {
     Ok(())
 }
 
-fn likeliest(logits: &Logits, image: usize, top: usize, names: &[String]) -> Vec<Class> {
-    let row = logits.row(image);
-    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let exp: Vec<f64> = row.iter().map(|&v| f64::from(v - largest).exp()).collect();
-    let sum: f64 = exp.iter().sum();
-    let mut order: Vec<usize> = (0..row.len()).collect();
-    order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
-    let class = |index: usize| Class { index, name: names.get(index).cloned(), probability: exp[index] / sum };
+/// Says how outputs are read where that is no matter of course.
+fn explain(model: &str, head: Head, printer: &Printer) {
+    if head.is_binary() && head.outputs == Outputs::Logits {
+        printer.talk(format!("{model} has one output and no sigmoid: it is read as the logit of class 1"));
+    } else if head.is_multi_label() {
+        printer.talk(format!(
+            "{model} ends in a sigmoid: several classes can be right, each percentage stands for itself"
+        ));
+    }
+}
+
+/// What the classes are called: as many names as there are classes, or none. One name for one output is that of class 1.
+fn names(model: &Model, head: Head, printer: &Printer) -> Vec<String> {
+    let names = &model.info.classes;
+    match names.as_slice() {
+        [name] if head.is_binary() => vec![format!("not {name}"), name.clone()],
+        [] => Vec::new(),
+        _ if names.len() == head.classes() => names.clone(),
+        _ => {
+            let (names, classes) = (names.len(), head.classes());
+            printer.warn(format!("the model names {names} classes and has {classes}: the names are left out"));
+            Vec::new()
+        }
+    }
+}
+
+/// # Errors
+/// An output that is not finite: no class follows from it.
+fn check_finite(image: &Path, outputs: &[f32]) -> Result<()> {
+    match outputs.iter().position(|output| !output.is_finite()) {
+        None => Ok(()),
+        Some(at) => Err(Error::failed(format!("`{}`: output {at} is {}, no number", image.display(), outputs[at]))
+            .hint(
+                "weights that are not finite, or images prepared otherwise than the network expects (--mean, --std)",
+            )),
+    }
+}
+
+fn likeliest(outputs: &[f32], head: Head, top: usize, names: &[String]) -> Vec<Class> {
+    let probabilities = head.probabilities(outputs);
+    let mut order: Vec<usize> = (0..probabilities.len()).collect();
+    // Outputs differ where probabilities have run out of digits.
+    order.sort_by(|&a, &b| match head.is_binary() {
+        true => probabilities[b].total_cmp(&probabilities[a]),
+        false => outputs[b].total_cmp(&outputs[a]),
+    });
+    let class = |index: usize| Class { index, name: names.get(index).cloned(), probability: probabilities[index] };
     order.into_iter().take(top).map(class).collect()
 }
 
@@ -77,7 +146,8 @@ fn show(predictions: &[Prediction], printer: &Printer) {
             printer.line("");
         }
         printer.line(prediction.image.display());
-        let mut table = Table::new(["class", "percent", "name"]).left([2]);
+        let percent = if prediction.probabilities == Kind::SigmoidOfEach { "percent of each" } else { "percent" };
+        let mut table = Table::new(["class", percent, "name"]).left([2]);
         for class in &prediction.top {
             let name = class.name.clone().unwrap_or_default();
             table.row([class.index.to_string(), format!("{:.1}", 100.0 * class.probability), name]);
@@ -140,5 +210,36 @@ fn unnamed(error: &images::ImageError, files: &[PathBuf]) -> Error {
         ))
         .hint("this network takes images as they are: give it images of its own size"),
         error => Error::failed(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(head: Head, outputs: &[f32]) -> Vec<(usize, f64)> {
+        let round = |p: f64| (p * 1e3).round() / 1e3;
+        likeliest(outputs, head, 5, &[]).into_iter().map(|class| (class.index, round(class.probability))).collect()
+    }
+
+    #[test]
+    fn classes_are_those_of_the_head() {
+        // One output speaks for class 1: 1 / (1 + e^2) = 0.119.
+        let head = |outputs, count| Head { outputs, count };
+        assert_eq!(shown(head(Outputs::Sigmoid, 1), &[0.164]), [(0, 0.836), (1, 0.164)]);
+        assert_eq!(shown(head(Outputs::Logits, 1), &[2.0]), [(1, 0.881), (0, 0.119)]);
+        assert_eq!(shown(head(Outputs::Sigmoid, 3), &[0.5, 0.9, 0.8]), [(1, 0.9), (2, 0.8), (0, 0.5)]);
+        assert_eq!(shown(head(Outputs::Softmax, 2), &[0.3, 0.7]), [(1, 0.7), (0, 0.3)]);
+        // e^0 : e^1000 : e^999
+        assert_eq!(shown(head(Outputs::Logits, 3), &[0.0, 1000.0, 999.0]), [(1, 0.731), (2, 0.269), (0, 0.0)]);
+        assert_eq!(Kind::of(head(Outputs::Sigmoid, 3)), Kind::SigmoidOfEach);
+        assert_eq!(Kind::of(head(Outputs::Logits, 1)), Kind::Sigmoid);
+    }
+
+    #[test]
+    fn what_is_no_number_is_no_class() {
+        let error = check_finite(Path::new("a.png"), &[1.0, f32::NAN]).unwrap_err();
+        assert_eq!((error.message(), error.code()), ("`a.png`: output 1 is NaN, no number", 1));
+        check_finite(Path::new("a.png"), &[1.0]).unwrap();
     }
 }
