@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::names;
 use crate::printer::Printer;
 
-pub use find::{FOLDER, Kind};
-use find::{Found, find};
+use find::{FOLDER, Found, find};
+pub use find::{Kind, Listed, all, text};
 
 /// A config file's text, with the changes of `--set` to be applied.
 #[derive(Debug)]
@@ -58,23 +58,10 @@ impl ConfigFile {
                 Self { path, folder: None, text: text.to_owned(), changes, colour }
             }
         };
-        match file.kind() {
+        match kind_of(&file.text) {
             Some(other) if other != kind => Err(Error::usage(format!("`{typed}` is a config of `dsconv {other}`"))
                 .hint(format!("`dsconv {other} {typed}` runs it"))),
             _ => Ok(file),
-        }
-    }
-
-    /// The command that it is for, where its keys tell.
-    fn kind(&self) -> Option<Kind> {
-        let table = DeTable::parse(&self.text).ok()?;
-        let table = table.get_ref();
-        let has = |keys: &[&str]| keys.iter().any(|key| table.contains_key(*key));
-        let is_table = matches!(table.get("model").map(|model| model.get_ref()), Some(DeValue::Table(_)));
-        match (is_table || has(&["train", "start"]), has(&["quantize", "adapt", "export"])) {
-            (true, false) => Some(Kind::Train),
-            (false, true) => Some(Kind::Distill),
-            _ => None,
         }
     }
 
@@ -198,6 +185,19 @@ impl ConfigFile {
         handler.render_report(&mut text, &report).expect("writing to a string");
         // The message stands in our own first line; what is left of its line is blank.
         text.lines().skip_while(|line| !line.contains('╭')).map(str::trim_end).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// The command that a config is for, where its keys tell.
+fn kind_of(text: &str) -> Option<Kind> {
+    let table = DeTable::parse(text).ok()?;
+    let table = table.get_ref();
+    let has = |keys: &[&str]| keys.iter().any(|key| table.contains_key(*key));
+    let is_table = matches!(table.get("model").map(|model| model.get_ref()), Some(DeValue::Table(_)));
+    match (is_table || has(&["train", "start"]), has(&["quantize", "adapt", "export"])) {
+        (true, false) => Some(Kind::Train),
+        (false, true) => Some(Kind::Distill),
+        _ => None,
     }
 }
 

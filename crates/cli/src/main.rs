@@ -13,6 +13,7 @@ mod device;
 mod engine;
 mod error;
 mod import;
+mod keys;
 mod names;
 mod output;
 mod places;

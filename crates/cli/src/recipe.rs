@@ -55,12 +55,26 @@ fn text(path: PathBuf) -> String {
     path.to_string_lossy().into_owned()
 }
 
+/// Checks what can be checked without a file.
+///
+/// # Errors
+/// The setting whose value makes no sense.
+pub fn check(config: &DistillConfig) -> Result<(), distill::Error> {
+    config.adapt.check()?;
+    for (key, limit) in [("data.limit", config.data.limit), ("data.eval_limit", config.data.eval_limit)] {
+        if limit == Some(0) {
+            return Err(distill::Error::Config { setting: key.into(), why: "must be more than 0".into() });
+        }
+    }
+    Ok(())
+}
+
 /// Checks what can be checked early, and opens model and images.
 ///
 /// # Errors
 /// A setting that makes no sense, pointed at; a model or images that are not here.
 pub fn open(config: &DistillConfig, file: &ConfigFile, printer: &Printer) -> Result<Opened> {
-    config.adapt.check().map_err(|error| setting_error(file, &error, ""))?;
+    check(config).map_err(|error| setting_error(file, &error, ""))?;
     let teacher = teacher(&config.model, config.weights.as_deref(), file, printer)?;
     let (folded, _) = graph::pass::fold_batch_norm(&teacher.graph, &teacher.weights);
     let plan = config.quantize.resolve(&folded).map_err(|error| policy_error(config, file, &error))?;

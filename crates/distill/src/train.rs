@@ -69,13 +69,21 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    fn check(&self) -> Result<(), Error> {
+    /// # Errors
+    /// [`Error::Config`] names the setting whose value makes no sense.
+    pub fn check(&self) -> Result<(), Error> {
         let positive =
             |setting: &str, ok: bool| if ok { Ok(()) } else { Err(Error::config(setting, "must be more than 0")) };
         positive("epochs", self.epochs > 0)?;
         positive("batch", self.batch > 0)?;
         positive("monitor", self.monitor > 0)?;
         positive("learning_rate", self.learning_rate > 0.0 && self.learning_rate.is_finite())?;
+        let rates = [("warmup", self.warmup), ("weight_decay", self.weight_decay.into()), ("clip", self.clip.into())];
+        for (setting, rate) in rates {
+            if !(rate >= 0.0 && rate.is_finite()) {
+                return Err(Error::config(setting, "must be at least 0"));
+            }
+        }
         if !(0.0..1.0).contains(&self.label_smoothing) {
             return Err(Error::config("label_smoothing", "must be at least 0 and less than 1"));
         }

@@ -1,6 +1,7 @@
 //! What can be typed. Nothing is done here: [`crate::commands`] does it.
 mod bench;
 mod compare;
+mod config;
 mod data;
 mod device;
 mod distill;
@@ -19,6 +20,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use bench::Bench;
 pub use compare::Compare;
+pub use config::{Config, ConfigCommand, Keys, NewConfig};
 pub use data::{Data, DataCommand, Get, Make};
 pub use device::{DeviceArg, DeviceName};
 pub use distill::Distill;
@@ -103,6 +105,8 @@ pub enum Command {
     Bench(Bench),
     /// Train a float network with labels
     Train(Train),
+    /// List, explain and write the configs of distill and train
+    Config(Config),
     /// List the networks that can be named
     Models(Models),
     /// List, make and download images

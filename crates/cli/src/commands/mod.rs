@@ -1,6 +1,7 @@
 //! What the commands do, one file each.
 mod bench;
 mod compare;
+mod config;
 mod data;
 mod distill;
 mod doctor;
@@ -15,6 +16,7 @@ mod train;
 mod verify;
 
 pub use eval::report_skipped;
+pub use train::Recipe as TrainRecipe;
 
 use crate::args::Command;
 use crate::error::Result;
@@ -28,6 +30,7 @@ pub fn run(command: &Command, printer: &Printer) -> Result<()> {
     match command {
         Command::Bench(args) => bench::run(args, printer),
         Command::Compare(args) => compare::run(args, printer),
+        Command::Config(args) => config::run(args, printer),
         Command::Data(args) => data::run(args, printer),
         Command::Distill(args) => distill::run(args, printer),
         Command::Doctor(args) => doctor::run(args, printer),

@@ -17,7 +17,7 @@ use crate::{device, places, progress, recipe};
 /// A config of `dsconv train`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Recipe {
+pub struct Recipe {
     /// The network.
     model: zoo::Config,
     /// Weights to begin with; random ones otherwise.
@@ -29,6 +29,49 @@ struct Recipe {
     /// How it is trained.
     #[serde(default)]
     train: TrainConfig,
+}
+
+impl Recipe {
+    /// The default for a network.
+    pub fn new(model: &str) -> Self {
+        Self { model: zoo::Config::new(model), start: None, data: Data::default(), train: TrainConfig::default() }
+    }
+
+    /// With a value for every key.
+    #[cfg(test)]
+    pub fn full() -> Self {
+        let model = zoo::Config {
+            name: "googlenet".into(),
+            classes: Some(1),
+            width: Some(1.0),
+            stem: Some(zoo::Stem::Small),
+            input: Some(64),
+            transform_input: true,
+        };
+        let Data { train, eval, .. } = Data::default();
+        let data = Data { train, eval, train_images: Some(1), eval_images: Some(1) };
+        Self { model, start: Some("w.pth".into()), data, train: TrainConfig::default() }
+    }
+
+    /// What can be checked without a file: the network, which is built, and the settings. The error comes with its key.
+    ///
+    /// # Errors
+    /// A value that makes no sense.
+    pub fn check(&self) -> Result<graph::Graph, (String, Error)> {
+        let graph = zoo::build(&self.model).map_err(|error| model_error(&error))?;
+        self.train.check().map_err(|error| match &error {
+            distill::Error::Config { setting, why } => {
+                (format!("train.{setting}"), Error::usage(format!("`{setting}` {why}")))
+            }
+            other => ("train".to_owned(), Error::failed(other)),
+        })?;
+        for (key, limit) in [("train_images", self.data.train_images), ("eval_images", self.data.eval_images)] {
+            if limit == Some(0) {
+                return Err((format!("data.{key}"), Error::usage(format!("`{key}` must be more than 0"))));
+            }
+        }
+        Ok(graph)
+    }
 }
 
 /// Labelled images: names of data sets or paths.
@@ -79,7 +122,9 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
     }
     recipe.data.train = recipe::images_at("data.train", &recipe.data.train, &file, printer)?;
     recipe.data.eval = recipe::images_at("data.eval", &recipe.data.eval, &file, printer)?;
-    let graph = zoo::build(&recipe.model).map_err(|error| model_error(&file, &error))?;
+    let graph = recipe
+        .check()
+        .map_err(|(key, error)| file.error_at(&key, error.message(), error.advice().map(str::to_owned)))?;
     let preprocess = recipe.model.preprocess()?;
     let device = device::open(args.device.device.unwrap_or(DeviceName::Cpu))?;
     let run = super::distill::run_folder(&file.name(), args.out.as_ref(), args.resume, args.force, printer)?;
@@ -118,23 +163,24 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
     Ok(())
 }
 
-/// An error of `[model]`, pointed at the key that it is about.
-fn model_error(file: &ConfigFile, error: &zoo::ZooError) -> Error {
+/// An error of `[model]`, with the key that it is about.
+fn model_error(error: &zoo::ZooError) -> (String, Error) {
     use zoo::ZooError::{Graph, Range, Stem, TransformInput, UnknownName, Width};
     let key = match error {
-        UnknownName { .. } => "model.name",
-        Width { .. } => "model.width",
-        Range { what, .. } => return file.error_at(&format!("model.{what}"), error, None),
-        Stem { .. } => "model.stem",
-        TransformInput { .. } => "model.transform_input",
-        Graph(_) => "model",
+        UnknownName { .. } => "model.name".to_owned(),
+        Width { .. } => "model.width".to_owned(),
+        Range { what, .. } => format!("model.{what}"),
+        Stem { .. } => "model.stem".to_owned(),
+        TransformInput { .. } => "model.transform_input".to_owned(),
+        Graph(_) => "model".to_owned(),
     };
-    match error {
+    let told = match error {
         UnknownName { name, nearest } => {
             let hint = nearest.as_ref().map(|near| format!("did you mean `{near}`?"));
             let hint = hint.unwrap_or_else(|| "`dsconv models` lists the names".to_owned());
-            file.error_at(key, format!("no network is named `{name}`"), Some(hint))
+            Error::usage(format!("no network is named `{name}`")).hint(hint)
         }
-        error => file.error_at(key, error, None),
-    }
+        error => Error::usage(error),
+    };
+    (key, told)
 }

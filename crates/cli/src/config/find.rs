@@ -74,6 +74,48 @@ pub fn find(typed: &str, kind: Kind, here: &Path) -> Result<Found> {
     Err(Error::usage(format!("no config is named `{typed}`")).hint(nearest(name, &all)))
 }
 
+/// A config that has a name.
+#[derive(Debug)]
+pub struct Listed {
+    /// Its path in `configs/`, without `.toml`.
+    pub name: String,
+    /// The file; `None` for one in the binary.
+    pub path: Option<PathBuf>,
+    /// Its text; empty where the file cannot be read.
+    pub text: String,
+}
+
+/// All configs that have names, sorted; those in the folder before those in the binary.
+pub fn all() -> Vec<Listed> {
+    let mut all = Vec::new();
+    if let Some(folder) = places::folder_above(Path::new("."), FOLDER) {
+        for name in configs(&folder, "") {
+            let path = places::plain(&folder.join(format!("{name}.toml")));
+            all.push(Listed { name, text: read(&path).unwrap_or_default(), path: Some(path) });
+        }
+    }
+    for name in built_in::recipes() {
+        if all.iter().all(|listed| listed.name != name) {
+            let text = built_in::recipe(name).unwrap_or_default().to_owned();
+            all.push(Listed { name: name.to_owned(), path: None, text });
+        }
+    }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
+/// The text of the config that `typed` means, of either command.
+///
+/// # Errors
+/// No such config, or one that cannot be read.
+pub fn text(typed: &str) -> Result<(Kind, String)> {
+    let text = match find(typed, Kind::Distill, Path::new("."))? {
+        Found::File(path) => read(&path)?,
+        Found::BuiltIn(_, text) => text.to_owned(),
+    };
+    Ok((super::kind_of(&text).unwrap_or(Kind::Distill), text))
+}
+
 /// Where the names of configs stand.
 const LIST: &str = "`dsconv config list` lists the recipes, `dsconv config new FILE.toml` writes one";
 

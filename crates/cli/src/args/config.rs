@@ -1,0 +1,53 @@
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+/// `dsconv config`.
+#[derive(Debug, clap::Args)]
+pub struct Config {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// What to do with configs.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// List the recipes: those in `configs/` here or above, and those that come with dsconv
+    List,
+    /// List the keys of a config: default, what is allowed, what it is
+    Keys(Keys),
+    /// Write a config to start from, with every key, or a copy of a recipe
+    New(NewConfig),
+}
+
+/// `dsconv config keys`.
+#[derive(Debug, clap::Args)]
+pub struct Keys {
+    /// Only keys whose name contains this
+    #[arg(value_name = "PART")]
+    pub part: Option<String>,
+    /// Those of `dsconv train`, not of `dsconv distill`
+    #[arg(long)]
+    pub train: bool,
+}
+
+/// `dsconv config new`.
+#[derive(Debug, clap::Args)]
+pub struct NewConfig {
+    /// The file to write, `.toml`
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The network: a name or a file for `dsconv distill`, a name for `dsconv train`
+    #[arg(long, value_name = "MODEL", default_value = "resnet50-embedded")]
+    pub model: String,
+    /// A copy of this recipe instead
+    #[arg(long, value_name = "CONFIG", conflicts_with_all = ["model", "train"])]
+    pub from: Option<String>,
+    /// A config of `dsconv train`, not of `dsconv distill`
+    #[arg(long)]
+    pub train: bool,
+    /// Replace a file that is there
+    #[arg(long)]
+    pub force: bool,
+}

@@ -1,0 +1,390 @@
+//! The keys of configs: what each is, what it may be, and its default.
+use distill::DistillConfig;
+use serde::Serialize;
+use toml::{Table, Value};
+
+use crate::commands::TrainRecipe;
+use crate::config::Kind;
+use crate::error::Result;
+
+/// What a value may be.
+#[derive(Debug, Clone, Copy)]
+pub enum Allowed {
+    /// A whole number from here.
+    From(u32),
+    /// A whole number from the first to the second.
+    Between(u32, u32),
+    /// A number, at least 0.
+    AtLeast0,
+    /// A number above 0.
+    Above0,
+    /// A number, at least 0 and less than 1.
+    Part,
+    /// `true` or `false`.
+    Switch,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// A number of channels, or `pixel`.
+    Block,
+    /// A text, as described.
+    Text(&'static str),
+    /// A list of texts.
+    List,
+    /// Tables `[[...]]` of these keys.
+    Tables(&'static str),
+}
+
+impl Allowed {
+    /// In words.
+    pub fn text(self) -> String {
+        match self {
+            Self::From(least) => format!("{least} and more"),
+            Self::Between(least, most) => format!("{least} to {most}"),
+            Self::AtLeast0 => "at least 0".to_owned(),
+            Self::Above0 => "above 0".to_owned(),
+            Self::Part => "at least 0, less than 1".to_owned(),
+            Self::Switch => "true, false".to_owned(),
+            Self::OneOf(words) => words.join(", "),
+            Self::Block => "1 and more, pixel".to_owned(),
+            Self::Text(what) => what.to_owned(),
+            Self::List => "a list of texts".to_owned(),
+            Self::Tables(keys) => keys.to_owned(),
+        }
+    }
+}
+
+/// A key of a config.
+#[derive(Debug)]
+pub struct Key {
+    /// With the tables it is in, `adapt.steps`.
+    pub name: &'static str,
+    /// What its value may be.
+    pub allowed: Allowed,
+    /// What it is, in a line, with its unit.
+    pub what: &'static str,
+    /// For a key that has no default: a value, as it is written.
+    pub example: &'static str,
+}
+
+const fn key(name: &'static str, allowed: Allowed, what: &'static str) -> Key {
+    Key { name, allowed, what, example: "" }
+}
+
+/// A key that may be missing.
+const fn optional(name: &'static str, allowed: Allowed, example: &'static str, what: &'static str) -> Key {
+    Key { name, allowed, what, example }
+}
+
+const IMAGES: Allowed = Allowed::Text("a name of `dsconv data list`, a folder or a file");
+const DEVICES: Allowed = Allowed::Text("cpu, ndarray, wgpu, wgpu:N, cuda, cuda:N");
+const OPTIMIZERS: Allowed = Allowed::OneOf(&["sgd", "adam", "adamw"]);
+const FLOATS: Allowed = Allowed::OneOf(&["f16", "f32"]);
+
+/// Of `dsconv distill`.
+const DISTILL: &[Key] = &[
+    key("model", Allowed::Text("a name of `dsconv models`, a file or a run folder"), "the teacher; must be given"),
+    optional("weights", Allowed::Text("a file"), "\"my_resnet50.pth\"", "weights for a named network"),
+    key("seed", Allowed::From(0), "decides the images held out, their order and their changes"),
+    key("device", DEVICES, "where to compute"),
+    key("data.adapt", IMAGES, "images to adapt to; labels are not read"),
+    key("data.eval", IMAGES, "images to measure on"),
+    optional("data.limit", Allowed::From(1), "2000", "at most this many images to adapt to, spread over the set"),
+    optional("data.eval_limit", Allowed::From(1), "1000", "at most this many images to measure on"),
+    key("quantize.bits", Allowed::Between(2, 8), "bits of a weight"),
+    key("quantize.block", Allowed::Block, "channels of a filter that share a scale"),
+    key("quantize.rule", Allowed::OneOf(&["mse", "l2", "kl", "balanced"]), "how codes and scales are found"),
+    key("quantize.scales", Allowed::OneOf(&["float", "two_level"]), "how scales are stored"),
+    key("quantize.linear", Allowed::Switch, "quantize fully connected layers too"),
+    key("quantize.activation.bits", Allowed::Between(2, 8), "bits of a layer's input; activation = false: floats"),
+    key("quantize.activation.block", Allowed::Block, "input channels that share a scale; a multiple of quantize.block"),
+    key("quantize.activation.scale", Allowed::OneOf(&["float", "pow2"]), "the kind of an input's scale"),
+    optional(
+        "quantize.rules",
+        Allowed::Tables("layers, and bits, block, rule, activation or skip"),
+        "[{ layers = \"conv1\", bits = 8 }]",
+        "layers that differ; `*` stands for any letters",
+    ),
+    key("adapt.steps", Allowed::From(1), "optimizer steps"),
+    key("adapt.batch", Allowed::From(1), "images of a step"),
+    key("adapt.parts", Allowed::From(1), "parts of a batch that are worked on at the same time"),
+    key("adapt.checkpoint_every", Allowed::From(1), "steps from one checkpoint to the next"),
+    key("adapt.held_out", Allowed::From(1), "images held out to choose the checkpoint by; a quarter of all at most"),
+    key("adapt.patience", Allowed::From(0), "checkpoints without a better one before it ends early; 0: never"),
+    key("adapt.optimizer", OPTIMIZERS, "how weights are moved"),
+    key("adapt.code_rate", Allowed::AtLeast0, "highest learning rate of weights, in steps of their codes"),
+    key("adapt.scale_rate", Allowed::AtLeast0, "highest learning rate of scales, in parts of the scale"),
+    key("adapt.learning_rate", Allowed::AtLeast0, "highest learning rate of biases and layers in floats"),
+    key("adapt.warmup", Allowed::From(0), "steps in which the learning rates rise to their highest"),
+    key("adapt.weight_decay", Allowed::AtLeast0, "pulls weights towards 0"),
+    key("adapt.clip", Allowed::AtLeast0, "largest norm of all gradients together; 0: no limit"),
+    key("adapt.temperature", Allowed::Above0, "softens the logits before they are compared"),
+    key("adapt.feature_weight", Allowed::AtLeast0, "weight of the tapped nodes' error beside that of the logits"),
+    key("adapt.features", Allowed::List, "nodes to tap; empty: the last one with a feature map"),
+    key("adapt.scales", Allowed::OneOf(&["trained", "fixed", "recomputed"]), "what happens to the block scales"),
+    key("adapt.batch_norm", Allowed::OneOf(&["fold", "reestimate"]), "what happens to batch normalisation"),
+    key("adapt.augment.shift", Allowed::From(0), "shifts images by up to this many pixels"),
+    key("adapt.augment.flip", Allowed::Switch, "mirrors every other image, left to right"),
+    key("adapt.fit_images", Allowed::From(0), "images on which layers are fitted before the first step; 0: none"),
+    key("export.floats", FLOATS, "how biases and layers in floats are stored"),
+    key("export.scales", FLOATS, "how block scales are stored"),
+];
+
+/// Of `dsconv train`.
+const TRAIN: &[Key] = &[
+    key("model.name", Allowed::Text("a name of `dsconv models`"), "the network; must be given"),
+    optional("model.classes", Allowed::From(1), "10", "number of classes"),
+    optional("model.width", Allowed::Above0, "0.25", "multiplies every channel count; 1 is the paper's network"),
+    optional(
+        "model.stem",
+        Allowed::OneOf(&["imagenet", "small"]),
+        "\"small\"",
+        "the first layers; small: for 32x32 to 64x64",
+    ),
+    optional("model.input", Allowed::From(1), "64", "side of the square input image, pixels"),
+    optional("model.transform_input", Allowed::Switch, "true", "GoogLeNet: torchvision's transform of the input"),
+    optional("start", Allowed::Text("a file"), "\"my_weights.pth\"", "weights to begin with; else random ones"),
+    key("data.train", IMAGES, "labelled images to train on"),
+    key("data.eval", IMAGES, "labelled images to measure on"),
+    optional(
+        "data.train_images",
+        Allowed::From(1),
+        "2000",
+        "at most this many images to train on, spread over the set",
+    ),
+    optional("data.eval_images", Allowed::From(1), "1000", "at most this many images to measure on"),
+    key("train.epochs", Allowed::From(1), "passes over the training images"),
+    key("train.batch", Allowed::From(1), "images of a step"),
+    key("train.optimizer", OPTIMIZERS, "how weights are moved"),
+    key("train.learning_rate", Allowed::Above0, "the highest learning rate; it follows a cosine"),
+    key("train.warmup", Allowed::AtLeast0, "epochs in which the learning rate rises to it"),
+    key("train.weight_decay", Allowed::AtLeast0, "pulls weights towards 0"),
+    key("train.label_smoothing", Allowed::Part, "part of the target that is spread over all classes"),
+    key("train.clip", Allowed::AtLeast0, "largest norm of all gradients together; 0: no limit"),
+    key("train.augment.shift", Allowed::From(0), "shifts images by up to this many pixels"),
+    key("train.augment.flip", Allowed::Switch, "mirrors every other image, left to right"),
+    key("train.monitor", Allowed::From(1), "images that are measured after each epoch"),
+    key("train.seed", Allowed::From(0), "decides initial weights, order, changes and dropout"),
+];
+
+/// All keys of a command's config, in the order in which they are written.
+pub fn of(kind: Kind) -> &'static [Key] {
+    match kind {
+        Kind::Distill => DISTILL,
+        Kind::Train => TRAIN,
+    }
+}
+
+/// The values of a config that says nothing but its model.
+///
+/// # Errors
+/// None that is known: the types are plain data.
+pub fn defaults(kind: Kind, model: &str) -> Result<Table> {
+    Ok(match kind {
+        Kind::Distill => Table::try_from(DistillConfig { model: model.to_owned(), ..DistillConfig::default() })?,
+        Kind::Train => Table::try_from(TrainRecipe::new(model))?,
+    })
+}
+
+/// The value under `name`.
+pub fn value<'a>(table: &'a Table, name: &str) -> Option<&'a Value> {
+    let (tables, last) = name.rsplit_once('.').unwrap_or(("", name));
+    let parents = tables.split('.').filter(|part| !part.is_empty());
+    parents.into_iter().try_fold(table, |table, part| table.get(part)?.as_table())?.get(last)
+}
+
+/// A config to start from: its model, and every other key behind a `#` with its default.
+///
+/// # Errors
+/// As [`defaults`].
+pub fn template(kind: Kind, model: &str) -> Result<String> {
+    let values = defaults(kind, model)?;
+    let mut text = format!(
+        "# A config of `dsconv {kind}`. What stands behind a `#` is the default, or an example: to change it, remove the `#`.\n"
+    );
+    let mut open = "";
+    for key in of(kind) {
+        let (table, name) = match key.name.split_once('.') {
+            Some((table, name)) => (table, name),
+            None => ("", key.name),
+        };
+        if table != open {
+            text += &format!("\n[{table}]\n");
+            open = table;
+        }
+        let default = value(&values, key.name).map(written);
+        let required = key.name == "model" || key.name == "model.name";
+        let line =
+            format!("{}{name} = {}", if required { "" } else { "# " }, default.as_deref().unwrap_or(key.example));
+        let example = if default.is_none() { "for example; " } else { "" };
+        let words =
+            if let Allowed::OneOf(words) = key.allowed { format!(": {}", words.join(", ")) } else { String::new() };
+        text += &format!("{line:<32}  # {example}{}{words}\n", key.what);
+    }
+    Ok(text)
+}
+
+/// A value as TOML has it, in one line.
+pub fn written(value: &Value) -> String {
+    value.to_string()
+}
+
+/// A row of `dsconv config keys`.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    /// The key.
+    pub key: &'static str,
+    /// Its default; `None` for a key that may be missing.
+    pub default: Option<Value>,
+    /// What it may be.
+    pub allowed: String,
+    /// What it is.
+    pub what: &'static str,
+}
+
+/// All keys with their defaults.
+///
+/// # Errors
+/// As [`defaults`].
+pub fn rows(kind: Kind) -> Result<Vec<Row>> {
+    let values = defaults(kind, "")?;
+    let default = |key: &Key| value(&values, key.name).filter(|value| value.as_str() != Some("")).cloned();
+    let row =
+        |key: &'static Key| Row { key: key.name, default: default(key), allowed: key.allowed.text(), what: key.what };
+    Ok(of(kind).iter().map(row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The keys of all values that are no tables.
+    fn leaves(table: &Table, prefix: &str, found: &mut BTreeSet<String>) {
+        for (key, value) in table {
+            match value {
+                Value::Table(table) => leaves(table, &format!("{prefix}{key}."), found),
+                _ => drop(found.insert(format!("{prefix}{key}"))),
+            }
+        }
+    }
+
+    /// With a value for every key: a new one does not compile here, and then is missing in the list.
+    fn full(kind: Kind) -> Table {
+        match kind {
+            Kind::Distill => {
+                let DistillConfig { model, seed, device, data, quantize, adapt, export, .. } = DistillConfig::default();
+                let distill::DataConfig { adapt: images, eval, .. } = data;
+                let data = distill::DataConfig { adapt: images, eval, limit: Some(1), eval_limit: Some(1) };
+                let graph::Policy { bits, block, rule, scales, linear, activation, .. } = quantize;
+                let rules = vec![graph::policy::Rule { layers: "x".into(), skip: Some(true), ..Default::default() }];
+                let quantize = graph::Policy { bits, block, rule, scales, linear, activation, rules };
+                let weights = Some("w.pth".into());
+                Table::try_from(DistillConfig { model, weights, seed, device, data, quantize, adapt, export }).unwrap()
+            }
+            Kind::Train => Table::try_from(TrainRecipe::full()).unwrap(),
+        }
+    }
+
+    #[test]
+    fn every_key_is_listed() {
+        for kind in [Kind::Distill, Kind::Train] {
+            let mut expected = BTreeSet::new();
+            leaves(&full(kind), "", &mut expected);
+            let listed: BTreeSet<String> = of(kind).iter().map(|key| key.name.to_owned()).collect();
+            assert_eq!(listed, expected, "{kind}");
+            let values = defaults(kind, "resnet20").unwrap();
+            for key in of(kind) {
+                assert_eq!(
+                    key.example.is_empty(),
+                    value(&values, key.name).is_some(),
+                    "{}: default or example",
+                    key.name
+                );
+                assert!(key.what.len() <= 80 && !key.what.ends_with('.'), "{}", key.name);
+            }
+        }
+    }
+
+    /// Whether the command takes `name = value`, beside a model.
+    fn takes(kind: Kind, name: &str, value: &str) -> bool {
+        let model = if kind == Kind::Distill { "model" } else { "model.name" };
+        let base = if name == model { String::new() } else { format!("{model} = \"resnet20\"\n") };
+        let text = format!("{base}{name} = {value}");
+        match kind {
+            Kind::Distill => {
+                toml::from_str::<DistillConfig>(&text).is_ok_and(|config| crate::recipe::check(&config).is_ok())
+            }
+            Kind::Train => toml::from_str::<TrainRecipe>(&text).is_ok_and(|recipe| recipe.check().is_ok()),
+        }
+    }
+
+    #[test]
+    fn what_is_allowed_is_taken_and_nothing_else() {
+        let text = |words: &[&str]| words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>();
+        for kind in [Kind::Distill, Kind::Train] {
+            for key in of(kind) {
+                let strings = |values: &[&str]| values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>();
+                let (good, bad) = match key.allowed {
+                    Allowed::From(least) => {
+                        let below = i64::from(least) - 1;
+                        (vec![least.to_string(), (least + 7).to_string()], vec![below.to_string(), "1.5".into()])
+                    }
+                    Allowed::Between(least, most) => (
+                        vec![least.to_string(), most.to_string()],
+                        vec![(least - 1).to_string(), (most + 1).to_string(), "-1".into()],
+                    ),
+                    Allowed::AtLeast0 => (strings(&["0.0", "0.5"]), strings(&["-0.1", "nan", "inf", "\"x\""])),
+                    Allowed::Above0 => (strings(&["0.25", "1.0"]), strings(&["0.0", "-1.0", "nan", "inf"])),
+                    Allowed::Part => (strings(&["0.0", "0.9"]), strings(&["1.0", "-0.1", "nan"])),
+                    Allowed::Switch => (strings(&["false"]), strings(&["1", "\"true\""])),
+                    Allowed::OneOf(words) => (text(words), text(&["other", ""])),
+                    Allowed::Block => (strings(&["64", "\"pixel\""]), strings(&["0", "-1", "\"all\""])),
+                    Allowed::Text(_) => (strings(&["\"resnet20\""]), strings(&["1", "true"])),
+                    Allowed::List => (strings(&["[]", "[\"layer1\"]"]), strings(&["\"layer1\"", "[1]"])),
+                    Allowed::Tables(_) => (strings(&[key.example]), strings(&["[1]", "[{ layers = 1 }]"])),
+                };
+                for value in good {
+                    // GoogLeNet's alone.
+                    let is = takes(kind, key.name, &value) || key.name == "model.stem";
+                    assert!(is, "{kind}: {} = {value} is allowed", key.name);
+                }
+                for value in bad {
+                    assert!(!takes(kind, key.name, &value), "{kind}: {} = {value} is not allowed", key.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_config_has_the_defaults_and_its_lines_can_be_used() {
+        for kind in [Kind::Distill, Kind::Train] {
+            let text = template(kind, "resnet20").unwrap();
+            assert!(text.lines().all(|line| line.len() <= 120), "{text}");
+            let defaults = defaults(kind, "resnet20").unwrap();
+            let used: String = text.lines().map(|line| format!("{}\n", uncommented(line))).collect();
+            let used: Table = toml::from_str(&used).unwrap();
+            for key in of(kind) {
+                let expected = match value(&defaults, key.name) {
+                    Some(value) => value.clone(),
+                    None => toml::from_str::<Table>(&format!("x = {}", key.example)).unwrap()["x"].clone(),
+                };
+                assert_eq!(value(&used, key.name), Some(&expected), "{}", key.name);
+            }
+            // As it is, it is a config of nothing but a model.
+            let as_is = match kind {
+                Kind::Distill => Table::try_from(toml::from_str::<DistillConfig>(&text).unwrap()).unwrap(),
+                Kind::Train => Table::try_from(toml::from_str::<TrainRecipe>(&text).unwrap()).unwrap(),
+            };
+            assert_eq!(as_is, defaults);
+        }
+    }
+
+    /// The line without the `#` before its key.
+    fn uncommented(line: &str) -> &str {
+        match line.strip_prefix("# ") {
+            Some(rest) if rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) => rest,
+            _ => line,
+        }
+    }
+}
