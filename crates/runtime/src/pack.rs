@@ -13,7 +13,7 @@ pub(crate) struct Segment {
     pub steps: usize,
     /// The scale of its activations, among those of the group.
     pub scale: usize,
-    /// Whether no other one with the same scale follows; only those with a level each do.
+    /// Whether no other one with the same scale follows.
     pub last: bool,
 }
 
@@ -190,7 +190,7 @@ impl Packed {
                 _ => {
                     places.push((next, 0));
                     if let Some(before) = packed.segments.last_mut() {
-                        before.last = !matches!(w.scale, Scale::Levels(..)) || before.scale != scale;
+                        before.last = before.scale != scale;
                     }
                     packed.segments.push(Segment { steps, scale, last: true });
                 }

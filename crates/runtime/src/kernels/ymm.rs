@@ -282,7 +282,8 @@ macro_rules! ymm {
                 let fitting = usize::try_from(32767 / (2 * largest * i32::from(w.largest).max(1))).unwrap_or(0);
                 let rows_at_once = if !VNNI { 4 } else { 6 };
                 // Few pixels unpack weights in registers; many share what is unpacked once.
-                let in_registers = w.nibbles && w.levels.is_empty() && (call.pixels.len() < 8 || unpacked.len() < w.unpacked_bytes() + 64);
+                let few = call.pixels.len() < 8 || unpacked.len() < w.unpacked_bytes() + 64;
+                let in_registers = w.nibbles && w.levels.is_empty() && few;
                 for panel in call.panels.clone() {
                     let mut weights = w.weights.as_ptr().wrapping_add(panel * w.panel_bytes);
                     if w.nibbles && !in_registers {

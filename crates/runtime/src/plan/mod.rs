@@ -464,20 +464,14 @@ impl<'a> Draft<'a> {
         let layout = &self.layouts[input.layout];
         let codes = &layer.codes;
         let linear = matches!(node.op, Op::Linear { .. });
+        let small = codes.bits().get() <= 4 && !layout.depthwise;
         // Factors of short blocks are as many as the multiplications.
-        let levels = codes.two_level().filter(|_| {
-            let first = codes.block().ranges(codes.shape()[1]).next();
-            self.levels
-                && !linear
-                && !layout.depthwise
-                && codes.bits().get() <= 4
-                && first.is_some_and(|b| b.len() >= LANES)
-        });
+        let long = codes.block().ranges(codes.shape()[1]).next().is_some_and(|block| block.len() >= LANES);
+        let levels = codes.two_level().filter(|_| self.levels && small && long && !linear);
+        let products = if levels.is_some() { None } else { codes.int8_weights() };
         // Large weights come from far: they are kept small, and unpacked on their way, or for a strip of pixels.
         let large = linear || codes.codes().len() >= 128 * 1024;
-        let small = codes.bits().get() <= 4 && (codes.two_level().is_none() || levels.is_some());
-        let nibbles = large && small && !layout.depthwise;
-        let products = if levels.is_some() { None } else { codes.int8_weights() };
+        let nibbles = large && small && products.is_none();
         let integers = Integers {
             shape: codes.shape(),
             block: codes.block(),

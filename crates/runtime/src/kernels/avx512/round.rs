@@ -153,11 +153,11 @@ const LINE: usize = 64;
 const BLOCKS: usize = 64;
 
 impl Run {
-    /// The length of all blocks of a layout, if runs are made for it.
+    /// The length of all blocks of a layout without gaps, if runs are made for it.
     fn fits(layout: &Layout) -> Option<usize> {
         let length = layout.blocks[0].len();
         let lines = length.is_multiple_of(LINE) || length == LINE / 2 && layout.channels.is_multiple_of(LINE);
-        (lines && layout.pieces.is_empty() && layout.blocks.iter().all(|b| b.len() == length)).then_some(length)
+        (lines && layout.blocks.iter().all(|b| b.len() == length)).then_some(length)
     }
 
     #[inline]
