@@ -119,7 +119,9 @@ impl QuantizedWeights {
         if self.two_level.is_some() {
             return self.clone();
         }
-        self.fit(&self.dequantize(), ScaleRule::Mse)
+        // A scale and a code can be finite where their product is not.
+        let weights: Vec<f32> = self.dequantize().into_iter().map(|w| w.clamp(f32::MIN, f32::MAX)).collect();
+        self.fit(&weights, ScaleRule::Mse)
     }
 
     /// Two-level scales and codes for the float `weights` that these were quantized from by `rule`: see the module's
@@ -236,7 +238,8 @@ impl Fit {
             }
         }
         let best = trials.into_iter().reduce(|a, b| if b.error < a.error { b } else { a }).expect("a start");
-        let limit = f64::from(f32::MAX) / f64::from(LARGEST);
+        // Rounded to f32, it is finite times every factor.
+        let limit = f64::from(f32::MAX) / f64::from(LARGEST + 1);
         let s = (best.s / unit).clamp(-limit, limit) as f32;
         // With `s` as it is stored.
         self.trial(f64::from(s) * unit);
@@ -342,6 +345,17 @@ mod tests {
         assert_eq!(w.scales(), [1.5, -7.5, 0.0, 4.0]);
         assert_eq!(w.dequantize(), [7.5, -12.0, -52.5, 0.0, 0.0, -4.0]);
         assert_eq!(w.to_two_level(), w);
+    }
+
+    #[test]
+    fn weights_at_the_end_of_floats_get_finite_scales() {
+        for scale in [1e37, 2e38, f32::MAX] {
+            let block = BlockSize::new(2).unwrap();
+            let codes = vec![7, -8, 3, -8, 1, 7];
+            let w = QuantizedWeights::from_parts([2, 3, 1, 1], bits(4), block, codes, vec![scale, -scale, 1.0, scale]);
+            let fitted = w.unwrap().to_two_level();
+            assert!(fitted.scales().iter().all(|s| s.is_finite()) && fitted.dequantize().iter().any(|w| *w != 0.0));
+        }
     }
 
     #[test]

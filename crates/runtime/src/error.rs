@@ -56,8 +56,14 @@ pub enum Error {
     },
     /// An input with a NaN or an infinity.
     #[error("element {index} of the input is NaN or infinite")]
-    NonFinite {
+    NonFiniteInput {
         /// Its position.
         index: usize,
+    },
+    /// A value inside the network that is NaN or infinite: the same error from every kernel, with any number of threads.
+    #[error("`{step}` gives a value that is NaN or infinite: its input, its scales or those before it are too large")]
+    NonFinite {
+        /// The node that the step begins with; see [`StepReport::name`](crate::StepReport::name).
+        step: String,
     },
 }

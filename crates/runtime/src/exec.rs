@@ -4,6 +4,7 @@ use std::time::Instant;
 use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize};
 use rayon::prelude::*;
 
+use crate::Error;
 use crate::buffer::Buffer;
 use crate::kernels::{ConvCall, Kernel, PlanesCall, QuantizeCall, Residual, Rows, SLACK, STRIP};
 use crate::layout::Layout;
@@ -69,7 +70,7 @@ pub(crate) struct Source<'a> {
 /// Called after each step with its index.
 pub(crate) type Observer<'a> = &'a mut dyn FnMut(usize);
 
-/// Runs all steps on `images` images.
+/// Runs all steps on `images` images, up to the first one that gives a value that is not finite.
 pub(crate) fn run(
     plan: &Plan,
     program: &Program,
@@ -78,7 +79,7 @@ pub(crate) fn run(
     source: Source<'_>,
     images: usize,
     mut observer: Option<Observer<'_>>,
-) {
+) -> Result<(), Error> {
     for (index, step) in program.steps.iter().enumerate() {
         let rows = step.shape.height * images;
         let slot = step.dest.map(|view| match view.source {
@@ -90,6 +91,7 @@ pub(crate) fn run(
         let mut taken: [Codes; EMITS] = Default::default();
         let mut scratch = std::mem::take(&mut workspace.scratch);
         let mut unpacked = std::mem::take(&mut workspace.unpacked);
+        let mut finite = true;
         for first in (0..step.emits.len().max(1)).step_by(EMITS) {
             let emits = &step.emits[first.min(step.emits.len())..(first + EMITS).min(step.emits.len())];
             let mut out = Out {
@@ -116,7 +118,7 @@ pub(crate) fn run(
                 codes: &workspace.codes,
                 emits,
             };
-            task.split(0..rows, out, workspace.parts);
+            finite &= task.split(0..rows, out, workspace.parts);
             for (emit, taken) in emits.iter().zip(&mut taken) {
                 workspace.codes[emit.slot] = std::mem::take(taken);
             }
@@ -126,10 +128,14 @@ pub(crate) fn run(
         if let (Some(slot), Some(dest)) = (slot, dest) {
             workspace.floats[slot] = dest;
         }
+        if !finite {
+            return Err(Error::NonFinite { step: step.name.clone() });
+        }
         if let Some(observer) = &mut observer {
             observer(index);
         }
     }
+    Ok(())
 }
 
 /// Zeros around an integer activation: the slot held something else before.
@@ -172,8 +178,8 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    /// Runs rows in up to `parts` parts at the same time.
-    fn split(&self, rows: std::ops::Range<usize>, out: Out<'_>, parts: usize) {
+    /// Runs rows in up to `parts` parts at the same time; whether all values are finite.
+    fn split(&self, rows: std::ops::Range<usize>, out: Out<'_>, parts: usize) -> bool {
         let half = rows.len() / 2;
         if parts < 2 || half == 0 {
             return self.rows(rows, out);
@@ -194,7 +200,7 @@ impl Task<'_> {
         let (low_bytes, high_bytes) = out.unpacked.split_at_mut(out.unpacked.len() / parts * (parts / 2));
         let [low_emits, high_emits] = emits;
         let middle = rows.start + half;
-        rayon::join(
+        let (first, second) = rayon::join(
             || {
                 self.split(
                     rows.start..middle,
@@ -210,14 +216,16 @@ impl Task<'_> {
                 )
             },
         );
+        first && second
     }
 
-    fn rows(&self, rows: std::ops::Range<usize>, out: Out<'_>) {
+    fn rows(&self, rows: std::ops::Range<usize>, out: Out<'_>) -> bool {
         let Self { step, kernel, memory, .. } = self;
         let width = step.shape.width;
         let Out { rows: mut values, mut emits, scratch, unpacked } = out;
         let (start, end) = (rows.start * width, rows.end * width);
         let mut pixels = [0u32; STRIP];
+        let mut finite = true;
         let mut first = start;
         while first < end {
             let count = (end - first).min(step.strip);
@@ -232,14 +240,14 @@ impl Task<'_> {
             };
             if let StepOp::Conv(conv) = &step.op {
                 if let Some(before) = &conv.before {
-                    self.conv(before, first, &mut pixels[..count], unpacked, out, stride);
+                    finite &= self.conv(before, first, &mut pixels[..count], unpacked, out, stride);
                 }
-                self.conv(conv, first, &mut pixels[..count], unpacked, out, stride);
+                finite &= self.conv(conv, first, &mut pixels[..count], unpacked, out, stride);
             } else {
-                kernel.compute(step, memory, first, count, out, stride);
+                finite &= kernel.compute(step, memory, first, count, out, stride);
             }
             if !step.posts.is_empty() {
-                kernel.finish(step, memory, first, count, out, stride);
+                finite &= kernel.finish(step, memory, first, count, out, stride);
             }
             for (emit, slices) in self.emits.iter().zip(&mut emits) {
                 let Some((codes, scales)) = slices else { continue };
@@ -251,6 +259,7 @@ impl Task<'_> {
             }
             first += count;
         }
+        finite
     }
 
     /// Rounds an image of few channels straight from its planes, where every form allows it.
@@ -279,7 +288,7 @@ impl Task<'_> {
         unpacked: &mut [u8],
         out: &mut [f32],
         stride: usize,
-    ) {
+    ) -> bool {
         let ([sy, sx], width) = (conv.stride, conv.input.width);
         let (shape, input_height) = (self.step.shape, conv.input.height);
         // Images lie below each other; only layers without a border run several at once.
@@ -306,7 +315,7 @@ impl Task<'_> {
             },
             clamp: conv.clamp,
         };
-        self.kernel.conv(&call, unpacked, out, stride);
+        self.kernel.conv(&call, unpacked, out, stride)
     }
 }
 
@@ -336,36 +345,34 @@ pub(crate) fn cross(plan: &Plan, workspace: &Workspace, row: &mut [f32]) {
     }
 }
 
-/// Copies the head's output, one row an image.
+/// Copies the output, one row an image; what the body makes lies channel by channel already.
 pub(crate) fn output(plan: &Plan, workspace: &Workspace, rows: &[f32], logits: &mut [f32]) {
-    let Some(view) = plan.output else {
-        logits.copy_from_slice(rows);
-        return;
-    };
     let memory = Memory { floats: &workspace.floats, rows, image: &[] };
-    let source = memory.rows(view);
+    let source = memory.rows(plan.output);
     for (i, logits) in logits.chunks_exact_mut(plan.outputs).enumerate() {
         logits.copy_from_slice(&source.data[i * source.stride..][..logits.len()]);
     }
 }
 
-/// Runs `f` on each item of two slices with its own workspace, in parallel.
+/// Runs `run` on each image and row with a workspace of its own, in parallel. The error is the first image's that has one.
 pub(crate) fn each_image(
     workspaces: &mut [Workspace],
     images: &[f32],
     image: usize,
     rows: &mut [f32],
     row: usize,
-    run: impl Fn(&mut Workspace, &[f32], &mut [f32]) + Sync,
-) {
+    run: impl Fn(&mut Workspace, &[f32], &mut [f32]) -> Result<(), Error> + Sync,
+) -> Result<(), Error> {
     let count = images.len() / image;
     let share = count.div_ceil(workspaces.len());
     let shares = images.par_chunks(share * image).zip(rows.par_chunks_mut(share * row));
-    workspaces.par_iter_mut().zip(shares).for_each(|(workspace, (images, rows))| {
-        for (image, row) in images.chunks_exact(image).zip(rows.chunks_exact_mut(row)) {
-            run(workspace, image, row);
-        }
-    });
+    let part = |(workspace, (images, rows)): (&mut Workspace, (&[f32], &mut [f32]))| {
+        images
+            .chunks_exact(image)
+            .zip(rows.chunks_exact_mut(row))
+            .try_for_each(|(image, row)| run(workspace, image, row))
+    };
+    workspaces.par_iter_mut().zip(shares).map(part).reduce(|| Ok(()), Result::and)
 }
 
 /// See [`crate::Model::ceiling`]: 48 pixels of 256 channels by 32 outputs, 8 KiB of 4-bit weights in bytes, one scale.
@@ -397,7 +404,7 @@ pub(crate) fn ceiling(kernel: &dyn Kernel) -> f64 {
     for _ in 0..400 {
         let start = Instant::now();
         for _ in 0..8 {
-            kernel.conv(&call, &mut [], &mut out, outputs);
+            let _finite = kernel.conv(&call, &mut [], &mut out, outputs);
         }
         best = best.min(start.elapsed().as_secs_f64() / 8.0);
     }

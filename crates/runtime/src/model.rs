@@ -6,6 +6,7 @@ use graph::{Info, Shape};
 use crate::Error;
 use crate::exec::{self, Source, Workspace};
 use crate::kernels::{Kernel, KernelName, select};
+use crate::ops;
 use crate::plan::{Parameters, Plan, StepOp};
 
 /// The environment variable that names a kernel.
@@ -172,17 +173,17 @@ impl Session {
     /// Runs `[N, C, H, W]` images, preprocessed as [`Info::preprocess`] says, to `[N, outputs]`.
     ///
     /// # Errors
-    /// [`Error::Input`] unless these are whole images, [`Error::NonFinite`].
+    /// [`Error::Input`] unless these are whole images; [`Error::NonFiniteInput`], [`Error::NonFinite`].
     pub fn run(&mut self, input: &[f32]) -> Result<&[f32], Error> {
         self.check(input)?;
         let images = input.len() / self.model.input().elements();
         let pool = self.pool.take();
-        match &pool {
+        let result = match &pool {
             Some(pool) => pool.install(|| self.forward(input, images)),
             None => self.forward(input, images),
-        }
+        };
         self.pool = pool;
-        Ok(&self.logits)
+        result.map(|()| self.logits.as_slice())
     }
 
     /// The most likely class of each image with its logit; see [`Session::run`].
@@ -226,16 +227,17 @@ impl Session {
             };
             let kernel = &*inner.kernel;
             let source = Source { rows: &[], image: input };
-            exec::run(plan, &plan.body, kernel, &mut self.bodies[0], source, 1, Some(&mut observe));
+            exec::run(plan, &plan.body, kernel, &mut self.bodies[0], source, 1, Some(&mut observe))?;
             exec::cross(plan, &self.bodies[0], &mut self.rows);
             let (_, head) = self.head.as_mut().expect("reserved");
-            exec::run(plan, &plan.head, kernel, head, Source { rows: &self.rows, image: &[] }, 1, Some(&mut observe));
+            exec::run(plan, &plan.head, kernel, head, Source { rows: &self.rows, image: &[] }, 1, Some(&mut observe))
         };
-        match &pool {
+        let result = match &pool {
             Some(pool) => pool.install(&mut run),
             None => run(),
-        }
+        };
         self.pool = pool;
+        result?;
         let steps = plan.body.steps.iter().chain(&plan.head.steps);
         let report = |(step, seconds): (&crate::plan::Step, f64)| StepReport {
             name: step.name.clone(),
@@ -262,15 +264,9 @@ impl Session {
         if input.is_empty() || !input.len().is_multiple_of(self.model.input().elements()) {
             return Err(self.wrong_input(input.len()));
         }
-        // A finite number times 0 is 0, any other one's product is NaN and stays in the sum.
-        let mut sums = [0.0f32; 32];
-        let (chunks, rest) = input.as_chunks::<32>();
-        for x in chunks {
-            sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x * 0.0);
-        }
-        if sums.iter().copied().chain(rest.iter().map(|x| x * 0.0)).sum::<f32>() != 0.0 {
+        if !ops::finite([input].into_iter()) {
             let index = input.iter().position(|x| !x.is_finite()).unwrap_or(0);
-            return Err(Error::NonFinite { index });
+            return Err(Error::NonFiniteInput { index });
         }
         Ok(())
     }
@@ -288,26 +284,28 @@ impl Session {
         self.logits.resize(images * plan.outputs, 0.0);
     }
 
-    fn forward(&mut self, input: &[f32], images: usize) {
+    fn forward(&mut self, input: &[f32], images: usize) -> Result<(), Error> {
         let bodies = if images >= self.threads { self.threads } else { 1 };
         self.reserve(images, bodies);
         let Inner { plan, kernel } = &*self.model.inner;
         let kernel = &**kernel;
         let one = |workspace: &mut Workspace, image: &[f32], row: &mut [f32]| {
-            exec::run(plan, &plan.body, kernel, workspace, Source { rows: &[], image }, 1, None);
+            exec::run(plan, &plan.body, kernel, workspace, Source { rows: &[], image }, 1, None)?;
             exec::cross(plan, workspace, row);
+            Ok(())
         };
         let image = plan.input.elements();
         if bodies > 1 {
-            exec::each_image(&mut self.bodies[..bodies], input, image, &mut self.rows, plan.row, one);
+            exec::each_image(&mut self.bodies[..bodies], input, image, &mut self.rows, plan.row, one)?;
         } else {
             for (image, row) in input.chunks_exact(image).zip(self.rows.chunks_exact_mut(plan.row)) {
-                one(&mut self.bodies[0], image, row);
+                one(&mut self.bodies[0], image, row)?;
             }
         }
         let (_, head) = self.head.as_mut().expect("reserved");
-        exec::run(plan, &plan.head, kernel, head, Source { rows: &self.rows, image: &[] }, images, None);
+        exec::run(plan, &plan.head, kernel, head, Source { rows: &self.rows, image: &[] }, images, None)?;
         exec::output(plan, head, &self.rows, &mut self.logits);
+        Ok(())
     }
 }
 

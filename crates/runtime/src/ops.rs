@@ -43,10 +43,32 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Computes pixels `first ..` of a step into `out`, rows of `stride` floats.
+/// Whether all elements of some rows are finite: 0 times one that is not is NaN, and stays in a sum.
 #[inline(always)]
-pub(crate) fn compute(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
+pub(crate) fn finite<'a>(rows: impl Iterator<Item = &'a [f32]>) -> bool {
+    let mut sums = [0.0f32; 32];
+    for row in rows {
+        let (chunks, rest) = row.as_chunks::<32>();
+        for x in chunks {
+            sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x * 0.0);
+        }
+        sums.iter_mut().zip(rest).for_each(|(sum, x)| *sum += x * 0.0);
+    }
+    sums.iter().all(|&sum| sum == 0.0)
+}
+
+/// Computes pixels `first ..` of a step into `out`, rows of `stride` floats; whether they are finite.
+#[inline(always)]
+pub(crate) fn compute(
+    step: &Step,
+    memory: &Memory<'_>,
+    first: usize,
+    count: usize,
+    out: &mut [f32],
+    stride: usize,
+) -> bool {
     let shape = step.shape;
+    let mut sums_fit = true;
     let area = shape.height * shape.width;
     for i in first..first + count {
         let out = &mut out[(i - first) * stride..][..shape.channels];
@@ -118,19 +140,22 @@ pub(crate) fn compute(step: &Step, memory: &Memory<'_>, first: usize, count: usi
                 let row = memory.rows(*x).pixel(i, out.len());
                 let channels = out.len();
                 out.fill(0.0);
-                // Channels c - (size-1)/2 ..= c + size/2, lowest first.
-                for d in 0..*size {
-                    let (d, before) = (d as isize - ((size - 1) / 2) as isize, d < (size - 1) / 2);
-                    let distance = d.unsigned_abs().min(channels);
-                    let (to, from) = if before { (distance, 0) } else { (0, distance) };
-                    let n = channels - distance;
-                    for (out, x) in out[to..to + n].iter_mut().zip(&row[from..from + n]) {
+                // Channels c - (size-1)/2 ..= c + size/2, lowest first; most are not there where the window is long.
+                let (below, above) = (((size - 1) / 2).min(channels - 1), (size / 2).min(channels - 1));
+                for d in (1..=below).rev() {
+                    for (out, x) in out[d..].iter_mut().zip(row) {
                         *out += x * x;
                     }
                 }
-                for (out, x) in out.iter_mut().zip(row) {
-                    *out = x / math::pow(*out * alpha + k, *beta);
+                for d in 0..=above {
+                    for (out, x) in out.iter_mut().zip(&row[d..]) {
+                        *out += x * x;
+                    }
                 }
+                out.iter_mut().for_each(|out| *out = *out * alpha + k);
+                // An infinite sum would give 0.
+                sums_fit &= finite([&*out].into_iter());
+                out.iter_mut().zip(row).for_each(|(out, x)| *out = x / math::pow(*out, *beta));
             }
             StepOp::Softmax(view) => {
                 let row = memory.rows(*view).pixel(i, out.len());
@@ -160,6 +185,19 @@ pub(crate) fn compute(step: &Step, memory: &Memory<'_>, first: usize, count: usi
             }
         }
     }
+    let moves = matches!(
+        step.op,
+        StepOp::Image
+            | StepOp::Copy(_)
+            | StepOp::MaxPool(..)
+            | StepOp::Concat(_)
+            | StepOp::Shuffle(..)
+            | StepOp::Pad2d(..)
+            | StepOp::Flatten(_)
+            | StepOp::PadShortcut { .. }
+    );
+    // What only moves is finite already.
+    moves || sums_fit && finite(out.chunks(stride).take(count).map(|row| &row[..shape.channels]))
 }
 
 /// Folds each channel over some pixels, row by row, a few channels at a time, which stay in registers.
@@ -262,10 +300,18 @@ fn convolve(f: &FloatConv, rows: Rows<'_>, input: Shape, [image, y, x]: [usize; 
     }
 }
 
-/// What follows on a step's rows, pixels `first ..`.
+/// What follows on a step's rows, pixels `first ..`; whether all values on the way are finite.
 #[inline(always)]
-pub(crate) fn finish(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
+pub(crate) fn finish(
+    step: &Step,
+    memory: &Memory<'_>,
+    first: usize,
+    count: usize,
+    out: &mut [f32],
+    stride: usize,
+) -> bool {
     let channels = step.shape.channels;
+    let mut all = true;
     for post in &step.posts {
         for i in 0..count {
             let out = &mut out[i * stride..][..channels];
@@ -281,7 +327,10 @@ pub(crate) fn finish(step: &Step, memory: &Memory<'_>, first: usize, count: usiz
                 PostOp::Function(function) => out.iter_mut().for_each(|x| *x = apply(*function, *x)),
             }
         }
+        let rows = out.chunks(stride).take(count).map(|row| &row[..channels]);
+        all &= matches!(post, PostOp::Clamp(..)) || finite(rows);
     }
+    all
 }
 
 #[inline(always)]

@@ -7,6 +7,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::avx512::{self, Avx512Vnni, Tile};
+use super::lanes::Lanes;
 use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, SLACK, STRIP};
 use crate::layout::LANES;
 use crate::ops::Memory;
@@ -82,14 +83,14 @@ impl Kernel for Amx {
         self.0.prepare(weights);
     }
 
-    fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) {
+    fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool {
         call.check(out, stride);
         // SAFETY: the CPU has the instructions, or there would be no `self`; `check` bounds every access.
         unsafe {
             if pays(call) && fits(call, unpacked) {
-                conv(&mut Hardware, call, unpacked, out, stride);
+                conv(&mut Hardware, call, unpacked, out, stride)
             } else {
-                avx512::conv(call, unpacked, out, stride);
+                avx512::conv(call, unpacked, out, stride)
             }
         }
     }
@@ -102,12 +103,28 @@ impl Kernel for Amx {
         self.0.quantize_planes(call, codes, scales);
     }
 
-    fn compute(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
-        self.0.compute(step, memory, first, count, out, stride);
+    fn compute(
+        &self,
+        step: &Step,
+        memory: &Memory<'_>,
+        first: usize,
+        count: usize,
+        out: &mut [f32],
+        stride: usize,
+    ) -> bool {
+        self.0.compute(step, memory, first, count, out, stride)
     }
 
-    fn finish(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
-        self.0.finish(step, memory, first, count, out, stride);
+    fn finish(
+        &self,
+        step: &Step,
+        memory: &Memory<'_>,
+        first: usize,
+        count: usize,
+        out: &mut [f32],
+        stride: usize,
+    ) -> bool {
+        self.0.finish(step, memory, first, count, out, stride)
     }
 }
 
@@ -261,7 +278,13 @@ struct Scratch {
 
 /// The outputs of a checked call that [`fits`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-unsafe fn conv<T: Tiles>(tiles: &mut T, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) {
+unsafe fn conv<T: Tiles>(
+    tiles: &mut T,
+    call: &ConvCall<'_>,
+    unpacked: &mut [u8],
+    out: &mut [f32],
+    stride: usize,
+) -> bool {
     let w = call.weights;
     let mut spots = [Spot::default(); SPOTS];
     let (mut first, mut count) = (0, 0);
@@ -282,6 +305,7 @@ unsafe fn conv<T: Tiles>(tiles: &mut T, call: &ConvCall<'_>, unpacked: &mut [u8]
     };
     // SAFETY: the configuration is valid; the tiles are released below.
     unsafe { tiles.configure(&config(steps)) };
+    let mut noted = _mm512_setzero_ps();
     let mut panel = call.panels.start;
     while panel < call.panels.end {
         // Two panels at once where they read the same channels.
@@ -299,19 +323,21 @@ unsafe fn conv<T: Tiles>(tiles: &mut T, call: &ConvCall<'_>, unpacked: &mut [u8]
         let block = Block { tile, steps };
         for spots in spots[..count].chunks(2) {
             // SAFETY: `call` was checked; spots, panels and chunks lie in it.
-            unsafe {
+            noted = unsafe {
                 match (spots.len(), pair) {
-                    (2, true) => block.run::<T, 2, 2>(tiles, spots, &mut scratch),
-                    (_, true) => block.run::<T, 1, 2>(tiles, spots, &mut scratch),
-                    (2, false) => block.run::<T, 2, 1>(tiles, spots, &mut scratch),
-                    (_, false) => block.run::<T, 1, 1>(tiles, spots, &mut scratch),
+                    (2, true) => block.run::<T, 2, 2>(tiles, spots, &mut scratch, noted),
+                    (_, true) => block.run::<T, 1, 2>(tiles, spots, &mut scratch, noted),
+                    (2, false) => block.run::<T, 2, 1>(tiles, spots, &mut scratch, noted),
+                    (_, false) => block.run::<T, 1, 1>(tiles, spots, &mut scratch, noted),
                 }
-            }
+            };
         }
         panel += if pair { 2 } else { 1 };
     }
     // SAFETY: they were configured.
     unsafe { tiles.release() };
+    // SAFETY: this function's features have the instructions.
+    unsafe { noted.finite() }
 }
 
 /// One or two panels of a checked call.
@@ -323,7 +349,7 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Computes `R` tiles of pixels by `P` panels.
+    /// Computes `R` tiles of pixels by `P` panels; gives `noted` with their outputs.
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
     unsafe fn run<T: Tiles, const R: usize, const P: usize>(
@@ -331,7 +357,8 @@ impl Block<'_> {
         tiles: &mut T,
         spots: &[Spot],
         scratch: &mut Scratch,
-    ) {
+        mut noted: __m512,
+    ) -> __m512 {
         let Self { tile, steps } = *self;
         let Tile { call, panel, mut weights, next, .. } = tile;
         let w = call.weights;
@@ -474,11 +501,13 @@ impl Block<'_> {
                     let end = tile.end(p);
                     for i in 0..spots[r].count {
                         let row = spots[r].row(call, i) * LANES;
-                        end.store(i, _mm512_loadu_ps(sums[2 * r + p].as_ptr().add(row)));
+                        let sum = _mm512_loadu_ps(sums[2 * r + p].as_ptr().add(row));
+                        noted = end.store(i, sum, noted);
                     }
                 }
             }
         }
+        noted
     }
 }
 
@@ -670,7 +699,7 @@ mod tests {
             let mut unpacked = Buffer::new(if self.nibbles { 2 * weights.unpacked_bytes() + LINE } else { 0 });
             let mut expected = Buffer::new(self.pixels.len() * outputs);
             let mut found = Buffer::new(expected.len());
-            Scalar.conv(&call, &mut [], &mut expected, outputs);
+            assert!(Scalar.conv(&call, &mut [], &mut expected, outputs));
             let expected: Vec<u32> = expected.iter().map(|x| x.to_bits()).collect();
             let mut plain = Plain::new();
             let same = |found: &mut Buffer<f32>, tiles: &str| {
@@ -680,12 +709,12 @@ mod tests {
             };
             assert!(fits(&call, &unpacked));
             // SAFETY: the CPU has the vector instructions, by the caller; the reference checked the call.
-            unsafe { conv(&mut plain, &call, &mut unpacked, &mut found, outputs) };
+            assert!(unsafe { conv(&mut plain, &call, &mut unpacked, &mut found, outputs) });
             same(&mut found, "plain");
             assert!(plain.dots > 0 && !plain.configured);
             if Amx::new().is_some() {
                 // SAFETY: as above, and the CPU has tiles.
-                unsafe { conv(&mut Hardware, &call, &mut unpacked, &mut found, outputs) };
+                assert!(unsafe { conv(&mut Hardware, &call, &mut unpacked, &mut found, outputs) });
                 same(&mut found, "hardware");
             }
         }

@@ -28,9 +28,9 @@ use crate::pack::Packed;
 /// Magnitudes of elements that are rounded to values.
 const ORDINARY: RangeInclusive<f32> = 1.0 / (1u64 << 48) as f32..=(1u64 << 62) as f32;
 
-/// Computes the outputs of a checked call, `R` pixels at a time.
+/// Computes the outputs of a checked call, `R` pixels at a time; whether all were finite before their limits.
 #[inline(always)]
-pub(super) fn conv<V: Lanes, const R: usize>(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+pub(super) fn conv<V: Lanes, const R: usize>(call: &ConvCall<'_>, out: &mut [f32], stride: usize) -> bool {
     let w = call.weights;
     if sees_raw(call) {
         return plain(call, call.panels.clone(), out, stride);
@@ -40,27 +40,32 @@ pub(super) fn conv<V: Lanes, const R: usize>(call: &ConvCall<'_>, out: &mut [f32
         *start = pixel as usize * call.layout.scales;
     }
     let count = call.pixels.len();
+    let mut finite = true;
+    // SAFETY: the CPU has the instructions, by the caller.
+    let mut noted = unsafe { V::splat(0.0) };
     for panel in call.panels.clone() {
         if !w.ordinary[panel] {
-            plain(call, panel..panel + 1, out, stride);
+            finite &= plain(call, panel..panel + 1, out, stride);
             continue;
         }
         let mut first = 0;
         while first < count {
             let tile = Tile { call, panel, first, starts: &starts, out: out.as_mut_ptr(), stride };
             // SAFETY: `call` was checked; the tile lies in it.
-            first += unsafe {
+            (first, noted) = unsafe {
                 match (w.factors.is_empty(), count - first) {
-                    (true, rest) if rest >= R => tile.run::<V, R, false>(),
-                    (true, 4..) => tile.run::<V, 4, false>(),
-                    (true, _) => tile.run::<V, 1, false>(),
-                    (false, rest) if rest >= R => tile.run::<V, R, true>(),
-                    (false, 4..) => tile.run::<V, 4, true>(),
-                    (false, _) => tile.run::<V, 1, true>(),
+                    (true, rest) if rest >= R => tile.run::<V, R, false>(noted),
+                    (true, 4..) => tile.run::<V, 4, false>(noted),
+                    (true, _) => tile.run::<V, 1, false>(noted),
+                    (false, rest) if rest >= R => tile.run::<V, R, true>(noted),
+                    (false, 4..) => tile.run::<V, 4, true>(noted),
+                    (false, _) => tile.run::<V, 1, true>(noted),
                 }
             };
         }
     }
+    // SAFETY: as above.
+    finite && unsafe { noted.finite() }
 }
 
 /// Whether a pixel that the call may read holds elements as they came.
@@ -73,8 +78,8 @@ fn sees_raw(call: &ConvCall<'_>) -> bool {
 
 #[cold]
 #[inline(never)]
-fn plain(call: &ConvCall<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
-    scalar::conv(&ConvCall { panels, ..*call }, out, stride);
+fn plain(call: &ConvCall<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) -> bool {
+    scalar::conv(&ConvCall { panels, ..*call }, out, stride)
 }
 
 /// One tap of sixteen channels as the contract writes it.
@@ -114,9 +119,9 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// Computes `R` pixels; gives `R`.
+    /// Computes `R` pixels; gives the next one, and `noted` with their outputs.
     #[inline(always)]
-    unsafe fn run<V: Lanes, const R: usize, const TWO: bool>(self) -> usize {
+    unsafe fn run<V: Lanes, const R: usize, const TWO: bool>(self, noted: V) -> (usize, V) {
         let Tile { call, panel, first, starts, .. } = self;
         let (w, floats) = (call.weights, call.layout.scales);
         // SAFETY: `ConvCall::check` held for every pixel and tap; rows of values have whole panels.
@@ -139,9 +144,8 @@ impl Tile<'_> {
                 last = last.add(LANES);
                 factor = factor.wrapping_add(LANES);
             }
-            end(call, panel, first, self.out, self.stride, sum);
+            (first + R, end(call, panel, first, self.out, self.stride, sum, noted))
         }
-        R
     }
 }
 

@@ -15,6 +15,16 @@ pub(super) trait Lanes: Copy {
     unsafe fn mul_add<const ANY: bool>(self, y: Self, z: Self) -> Self;
     /// [`limit`].
     unsafe fn limit(self, lo: Self, hi: Self) -> Self;
+    /// `self + 0 * y`: a NaN where `y` is not finite, or where one was before.
+    unsafe fn note(self, y: Self) -> Self;
+    /// Whether all that was noted, from zeros on, was finite.
+    #[inline(always)]
+    unsafe fn finite(self) -> bool {
+        let mut sums = [0.0; LANES];
+        // SAFETY: of the caller; sixteen floats are stored.
+        unsafe { self.store(sums.as_mut_ptr()) };
+        sums.iter().all(|&sum| sum == 0.0)
+    }
 }
 
 impl Lanes for [f32; LANES] {
@@ -48,10 +58,14 @@ impl Lanes for [f32; LANES] {
     unsafe fn limit(self, lo: Self, hi: Self) -> Self {
         std::array::from_fn(|l| limit(self[l], lo[l], hi[l]))
     }
+    #[inline(always)]
+    unsafe fn note(self, y: Self) -> Self {
+        std::array::from_fn(|l| self[l] + 0.0 * y[l])
+    }
 }
 
 /// Ends the sums of outputs `first ..` of a checked call, by a panel: channel scales, bias, residual and limits; then the
-/// rows are stored.
+/// rows are stored. Gives `noted` with what the outputs were before the limits.
 #[inline(always)]
 pub(super) unsafe fn end<V: Lanes, const R: usize>(
     call: &ConvCall<'_>,
@@ -60,7 +74,8 @@ pub(super) unsafe fn end<V: Lanes, const R: usize>(
     out: *mut f32,
     stride: usize,
     mut y: [V; R],
-) {
+    mut noted: V,
+) -> V {
     let w = call.weights;
     // SAFETY: `ConvCall::check` held for every output, panel and residual row; where a panel has fewer than 16 lanes, only
     // these are read and written.
@@ -91,6 +106,10 @@ pub(super) unsafe fn end<V: Lanes, const R: usize>(
             }
             Residual::None => {}
         }
+        for r in 0..R {
+            // Lanes without an output hold anything.
+            noted = noted.note(if lanes == LANES { y[r] } else { first_lanes(y[r], lanes) });
+        }
         if let Some((lo, hi)) = call.clamp {
             let (lo, hi) = (V::splat(lo), V::splat(hi));
             for r in 0..R {
@@ -106,6 +125,19 @@ pub(super) unsafe fn end<V: Lanes, const R: usize>(
                 row(r).copy_from_nonoverlapping(whole.as_ptr(), lanes);
             }
         }
+    }
+    noted
+}
+
+/// Zeros from lane `lanes` on.
+#[inline(always)]
+unsafe fn first_lanes<V: Lanes>(x: V, lanes: usize) -> V {
+    let mut all = [0.0; LANES];
+    // SAFETY: sixteen floats are stored, and as many loaded.
+    unsafe {
+        x.store(all.as_mut_ptr());
+        all[lanes..].fill(0.0);
+        V::load(all.as_ptr())
     }
 }
 

@@ -4,6 +4,10 @@
 //! (`new() -> Option<Self>`), and [`Kernel`]'s functions check the lengths of all slices before a pointer is used.
 //! Every kernel gives the bits of [`blockfloat::conv2d`] and [`blockfloat::quantize_activations`]: vectors run across
 //! outputs, never inside one sum.
+//!
+//! A value that is not finite ends a run. It is looked for where arithmetic makes it, before a limit or a maximum could
+//! hide it: `0 * y` is 0 of a finite `y` and NaN of any other, and a NaN stays in a sum. So what is rounded is finite, and
+//! vector minima and maxima, which treat NaNs as each CPU likes, never see one.
 #![allow(unsafe_code)]
 // Tiles of registers are arrays, walked by the indices that also address memory.
 #![allow(clippy::needless_range_loop)]
@@ -169,16 +173,36 @@ pub(crate) trait Kernel: Sync + Send {
     }
     /// Changes packed weights once, to what its functions read.
     fn prepare(&self, _weights: &mut Packed) {}
-    /// Computes the outputs of a call into `out`, row `i` of output `i`, `stride` floats apart.
+    /// Computes the outputs of a call into `out`, row `i` of output `i`, `stride` floats apart; whether all of them were
+    /// finite before they were limited.
     ///
     /// `unpacked` has room for two panels and a line, or is empty where weights are not in nibbles.
-    fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize);
+    #[must_use]
+    fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool;
     /// Rounds rows to codes and scales.
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]);
     /// Rounds a planar image to codes and scales.
     fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]);
     /// [`ops::compute`], compiled for this instruction set.
-    fn compute(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize);
+    #[must_use]
+    fn compute(
+        &self,
+        step: &Step,
+        memory: &Memory<'_>,
+        first: usize,
+        count: usize,
+        out: &mut [f32],
+        stride: usize,
+    ) -> bool;
     /// [`ops::finish`], compiled for this instruction set.
-    fn finish(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize);
+    #[must_use]
+    fn finish(
+        &self,
+        step: &Step,
+        memory: &Memory<'_>,
+        first: usize,
+        count: usize,
+        out: &mut [f32],
+        stride: usize,
+    ) -> bool;
 }

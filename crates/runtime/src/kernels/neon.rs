@@ -44,7 +44,7 @@ impl Kernel for NeonDot {
         prepare(weights);
     }
 
-    fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) {
+    fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) -> bool {
         call.check(out, stride);
         // SAFETY: the CPU has the instructions, or there would be no `self`; `check` bounds every access.
         unsafe { conv(call, out, stride) }
@@ -62,12 +62,28 @@ impl Kernel for NeonDot {
         scalar::quantize_planes(call, codes, scales);
     }
 
-    fn compute(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
-        ops::compute(step, memory, first, count, out, stride);
+    fn compute(
+        &self,
+        step: &Step,
+        memory: &Memory<'_>,
+        first: usize,
+        count: usize,
+        out: &mut [f32],
+        stride: usize,
+    ) -> bool {
+        ops::compute(step, memory, first, count, out, stride)
     }
 
-    fn finish(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
-        ops::finish(step, memory, first, count, out, stride);
+    fn finish(
+        &self,
+        step: &Step,
+        memory: &Memory<'_>,
+        first: usize,
+        count: usize,
+        out: &mut [f32],
+        stride: usize,
+    ) -> bool {
+        ops::finish(step, memory, first, count, out, stride)
     }
 }
 
@@ -104,23 +120,27 @@ unsafe fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
     if w.depthwise {
         return depthwise::conv::<Floats, 4>(call, out, stride);
     }
+    // SAFETY: this function's features have the instructions.
+    let mut noted = unsafe { Floats::splat(0.0) };
     for panel in call.panels.clone() {
         let mut first = 0;
         while first < call.pixels.len() {
             let rows = (call.pixels.len() - first).min(MR);
             let tile = Tile { call, panel, first, out: out.as_mut_ptr(), stride };
             // SAFETY: `call` was checked; the tile lies in it.
-            unsafe {
+            noted = unsafe {
                 match (w.two_level(), w.nibbles) {
-                    (false, false) => tile.run::<false, false>(rows),
-                    (false, true) => tile.run::<false, true>(rows),
-                    (true, false) => tile.run::<true, false>(rows),
-                    (true, true) => tile.run::<true, true>(rows),
+                    (false, false) => tile.run::<false, false>(rows, noted),
+                    (false, true) => tile.run::<false, true>(rows, noted),
+                    (true, false) => tile.run::<true, false>(rows, noted),
+                    (true, true) => tile.run::<true, true>(rows, noted),
                 }
-            }
+            };
             first += rows;
         }
     }
+    // SAFETY: as above.
+    unsafe { noted.finite() }
 }
 
 /// Some pixels and a panel of a checked call.
@@ -179,26 +199,31 @@ impl Lanes for Floats {
             })
         }
     }
+    #[inline(always)]
+    unsafe fn note(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { std::array::from_fn(|v| vfmaq_f32(self[v], y[v], vdupq_n_f32(0.0))) }
+    }
 }
 
 impl Tile<'_> {
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
-    unsafe fn run<const TWO: bool, const NIBBLES: bool>(self, rows: usize) {
+    unsafe fn run<const TWO: bool, const NIBBLES: bool>(self, rows: usize, noted: Floats) -> Floats {
         // SAFETY: of the caller.
         unsafe {
             match rows {
-                4 => self.dense::<4, TWO, NIBBLES>(),
-                3 => self.dense::<3, TWO, NIBBLES>(),
-                2 => self.dense::<2, TWO, NIBBLES>(),
-                _ => self.dense::<1, TWO, NIBBLES>(),
+                4 => self.dense::<4, TWO, NIBBLES>(noted),
+                3 => self.dense::<3, TWO, NIBBLES>(noted),
+                2 => self.dense::<2, TWO, NIBBLES>(noted),
+                _ => self.dense::<1, TWO, NIBBLES>(noted),
             }
         }
     }
 
     /// Integer sums of each segment, then one multiply-add in floats for each output.
     #[target_feature(enable = "neon,dotprod")]
-    unsafe fn dense<const R: usize, const TWO: bool, const NIBBLES: bool>(self) {
+    unsafe fn dense<const R: usize, const TWO: bool, const NIBBLES: bool>(self, noted: Floats) -> Floats {
         let Tile { call, panel, first, .. } = self;
         let w = call.weights;
         let group = w.panels[panel].group;
@@ -282,7 +307,7 @@ impl Tile<'_> {
                     start = start.wrapping_add(LANES);
                 }
             }
-            end(call, panel, first, self.out, self.stride, sum);
+            end(call, panel, first, self.out, self.stride, sum, noted)
         }
     }
 }

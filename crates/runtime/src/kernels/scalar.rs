@@ -17,12 +17,12 @@ impl Kernel for Scalar {
         KernelName::Scalar
     }
 
-    fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) {
+    fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) -> bool {
         call.check(out, stride);
         if call.weights.depthwise {
             return depthwise::conv::<[f32; LANES], 1>(call, out, stride);
         }
-        conv(call, out, stride);
+        conv(call, out, stride)
     }
 
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
@@ -37,12 +37,28 @@ impl Kernel for Scalar {
         quantize_planes(call, codes, scales);
     }
 
-    fn compute(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
-        ops::compute(step, memory, first, count, out, stride);
+    fn compute(
+        &self,
+        step: &Step,
+        memory: &Memory<'_>,
+        first: usize,
+        count: usize,
+        out: &mut [f32],
+        stride: usize,
+    ) -> bool {
+        ops::compute(step, memory, first, count, out, stride)
     }
 
-    fn finish(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
-        ops::finish(step, memory, first, count, out, stride);
+    fn finish(
+        &self,
+        step: &Step,
+        memory: &Memory<'_>,
+        first: usize,
+        count: usize,
+        out: &mut [f32],
+        stride: usize,
+    ) -> bool {
+        ops::finish(step, memory, first, count, out, stride)
     }
 }
 
@@ -53,10 +69,11 @@ pub(crate) fn limit(y: f32, lo: f32, hi: f32) -> f32 {
     if y < hi { y } else { hi }
 }
 
-/// The convolution, plain loops.
+/// The convolution, plain loops; whether all outputs were finite before their limits.
 #[inline(always)]
-pub(super) fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+pub(super) fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) -> bool {
     let w = call.weights;
+    let mut finite = true;
     for p in call.panels.clone() {
         let panel = w.panels[p];
         for (i, &pixel) in call.pixels.iter().enumerate() {
@@ -94,6 +111,7 @@ pub(super) fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
                     Residual::Output => y += out[i * stride + channel],
                     Residual::None => {}
                 }
+                finite &= y.is_finite();
                 if let Some((lo, hi)) = call.clamp {
                     y = limit(y, lo, hi);
                 }
@@ -101,6 +119,7 @@ pub(super) fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
             }
         }
     }
+    finite
 }
 
 #[inline(always)]

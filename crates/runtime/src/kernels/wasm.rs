@@ -32,33 +32,36 @@ impl Kernel for Simd128 {
         KernelName::Simd128
     }
 
-    fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) {
+    fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) -> bool {
         call.check(out, stride);
         let w = call.weights;
         if w.depthwise {
             return depthwise::conv::<Panel16, MR>(call, out, stride);
         }
+        let mut noted = [f32x4_splat(0.0); VECTORS];
         for panel in call.panels.clone() {
             let mut first = 0;
             while first < call.pixels.len() {
                 let pair = call.pixels.len() - first >= MR;
                 let tile = Tile { call, panel, first, out: out.as_mut_ptr(), stride };
                 // SAFETY: `check` bounds every access; the tile lies in the call.
-                unsafe {
+                noted = unsafe {
                     match (w.two_level(), w.nibbles, pair) {
-                        (false, false, true) => tile.dense::<2, false, false>(),
-                        (false, false, false) => tile.dense::<1, false, false>(),
-                        (false, true, true) => tile.dense::<2, false, true>(),
-                        (false, true, false) => tile.dense::<1, false, true>(),
-                        (true, false, true) => tile.dense::<2, true, false>(),
-                        (true, false, false) => tile.dense::<1, true, false>(),
-                        (true, true, true) => tile.dense::<2, true, true>(),
-                        (true, true, false) => tile.dense::<1, true, true>(),
+                        (false, false, true) => tile.dense::<2, false, false>(noted),
+                        (false, false, false) => tile.dense::<1, false, false>(noted),
+                        (false, true, true) => tile.dense::<2, false, true>(noted),
+                        (false, true, false) => tile.dense::<1, false, true>(noted),
+                        (true, false, true) => tile.dense::<2, true, false>(noted),
+                        (true, false, false) => tile.dense::<1, true, false>(noted),
+                        (true, true, true) => tile.dense::<2, true, true>(noted),
+                        (true, true, false) => tile.dense::<1, true, true>(noted),
                     }
-                }
+                };
                 first += if pair { MR } else { 1 };
             }
         }
+        // SAFETY: the engine was compiled for these instructions.
+        unsafe { noted.finite() }
     }
 
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
@@ -73,12 +76,28 @@ impl Kernel for Simd128 {
         scalar::quantize_planes(call, codes, scales);
     }
 
-    fn compute(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
-        ops::compute(step, memory, first, count, out, stride);
+    fn compute(
+        &self,
+        step: &Step,
+        memory: &Memory<'_>,
+        first: usize,
+        count: usize,
+        out: &mut [f32],
+        stride: usize,
+    ) -> bool {
+        ops::compute(step, memory, first, count, out, stride)
     }
 
-    fn finish(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
-        ops::finish(step, memory, first, count, out, stride);
+    fn finish(
+        &self,
+        step: &Step,
+        memory: &Memory<'_>,
+        first: usize,
+        count: usize,
+        out: &mut [f32],
+        stride: usize,
+    ) -> bool {
+        ops::finish(step, memory, first, count, out, stride)
     }
 }
 
@@ -129,11 +148,15 @@ impl Lanes for Panel16 {
         // As `limit` chooses for NaNs and zeros: `pmax(a, b)` is `a < b ? b : a`.
         std::array::from_fn(|v| f32x4_pmin(hi[v], f32x4_pmax(lo[v], self[v])))
     }
+    #[inline(always)]
+    unsafe fn note(self, y: Self) -> Self {
+        std::array::from_fn(|v| f32x4_add(self[v], f32x4_mul(y[v], f32x4_splat(0.0))))
+    }
 }
 
 impl Tile<'_> {
     /// Integer sums of each segment, then one multiply-add in floats for each output.
-    unsafe fn dense<const R: usize, const TWO: bool, const NIBBLES: bool>(self) {
+    unsafe fn dense<const R: usize, const TWO: bool, const NIBBLES: bool>(self, noted: Panel16) -> Panel16 {
         let Tile { call, panel, first, .. } = self;
         let w = call.weights;
         let group = w.panels[panel].group;
@@ -215,7 +238,7 @@ impl Tile<'_> {
                     start = start.wrapping_add(LANES);
                 }
             }
-            end(call, panel, first, self.out, self.stride, sum);
+            end(call, panel, first, self.out, self.stride, sum, noted)
         }
     }
 }

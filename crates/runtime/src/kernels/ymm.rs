@@ -69,6 +69,14 @@ impl Lanes for Halves {
             Self(_mm256_min_ps(_mm256_max_ps(self.0, lo.0), hi.0), _mm256_min_ps(_mm256_max_ps(self.1, lo.1), hi.1))
         }
     }
+    #[inline(always)]
+    unsafe fn note(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe {
+            let zero = _mm256_setzero_ps();
+            Self(_mm256_fmadd_ps(y.0, zero, self.0), _mm256_fmadd_ps(y.1, zero, self.1))
+        }
+    }
 }
 
 /// A function that computes some pixels by one panel. Registers are named one by one: arrays of them would live on the
@@ -77,7 +85,7 @@ macro_rules! tile {
     ($features:literal $function:ident: $($r:literal $codes:ident $scales:ident $a:ident $b:ident $m:ident $n:ident $s:ident $t:ident $u:ident $v:ident),+) => {
         #[inline(never)]
         #[target_feature(enable = $features)]
-        unsafe fn $function<const LEVELS: bool>(self) {
+        unsafe fn $function<const LEVELS: bool>(self, mut noted: Halves) -> Halves {
             let Tile { call, panel, first, mut weights, fitting, .. } = self;
             let w = call.weights;
             let group = w.panels[panel].group;
@@ -178,7 +186,8 @@ macro_rules! tile {
                         alpha = alpha.wrapping_add(LANES);
                     }
                 }
-                $( end(call, panel, first + $r, self.out, self.stride, [Halves($s, $t)]); )+
+                $( noted = end(call, panel, first + $r, self.out, self.stride, [Halves($s, $t)], noted); )+
+                noted
             }
         }
     };
@@ -208,7 +217,7 @@ macro_rules! ymm {
                     $name
                 }
 
-                fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) {
+                fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool {
                     call.check(out, stride);
                     // SAFETY: the CPU has the instructions, or there would be no `self`; `check` bounds every access.
                     unsafe { conv(call, unpacked, out, stride) }
@@ -237,7 +246,7 @@ macro_rules! ymm {
                     count: usize,
                     out: &mut [f32],
                     stride: usize,
-                ) {
+                ) -> bool {
                     // SAFETY: the CPU has the instructions, or there would be no `self`.
                     unsafe { compute(step, memory, first, count, out, stride) }
                 }
@@ -250,7 +259,7 @@ macro_rules! ymm {
                     count: usize,
                     out: &mut [f32],
                     stride: usize,
-                ) {
+                ) -> bool {
                     // SAFETY: the CPU has the instructions, or there would be no `self`.
                     unsafe { finish(step, memory, first, count, out, stride) }
                 }
@@ -262,17 +271,31 @@ macro_rules! ymm {
             }
 
             #[target_feature(enable = $features)]
-            fn compute(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
-                ops::compute(step, memory, first, count, out, stride);
+            fn compute(
+                step: &Step,
+                memory: &Memory<'_>,
+                first: usize,
+                count: usize,
+                out: &mut [f32],
+                stride: usize,
+            ) -> bool {
+                ops::compute(step, memory, first, count, out, stride)
             }
 
             #[target_feature(enable = $features)]
-            fn finish(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
-                ops::finish(step, memory, first, count, out, stride);
+            fn finish(
+                step: &Step,
+                memory: &Memory<'_>,
+                first: usize,
+                count: usize,
+                out: &mut [f32],
+                stride: usize,
+            ) -> bool {
+                ops::finish(step, memory, first, count, out, stride)
             }
 
             #[target_feature(enable = $features)]
-            unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) {
+            unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool {
                 let w = call.weights;
                 if w.depthwise {
                     return depthwise::conv::<Halves, 4>(call, out, stride);
@@ -284,6 +307,8 @@ macro_rules! ymm {
                 // Few pixels unpack weights in registers; many share what is unpacked once.
                 let few = call.pixels.len() < 8 || unpacked.len() < w.unpacked_bytes() + 64;
                 let in_registers = w.nibbles && w.levels.is_empty() && few;
+                // SAFETY: this function's features have the instructions.
+                let mut noted = unsafe { Halves::splat(0.0) };
                 for panel in call.panels.clone() {
                     let mut weights = w.weights.as_ptr().wrapping_add(panel * w.panel_bytes);
                     if w.nibbles && !in_registers {
@@ -296,27 +321,29 @@ macro_rules! ymm {
                         let rows = (call.pixels.len() - first).min(rows_at_once);
                         let tile = Tile { call, panel, first, weights, fitting, out: out.as_mut_ptr(), stride };
                         // SAFETY: `call` was checked; the tile lies in it.
-                        unsafe {
+                        noted = unsafe {
                             match (rows, w.levels.is_empty()) {
-                                (1, _) if in_registers => tile.nibbles::<1>(),
-                                (2, _) if in_registers => tile.nibbles::<2>(),
-                                (3, _) if in_registers => tile.nibbles::<3>(),
-                                _ if in_registers => tile.nibbles::<4>(),
-                                (6, _) => tile.rows6::<false>(),
-                                (5, _) => tile.rows5::<false>(),
-                                (4, true) => tile.rows4::<false>(),
-                                (3, true) => tile.rows3::<false>(),
-                                (2, true) => tile.rows2::<false>(),
-                                (_, true) => tile.rows1::<false>(),
-                                (4, false) => tile.rows4::<true>(),
-                                (3, false) => tile.rows3::<true>(),
-                                (2, false) => tile.rows2::<true>(),
-                                (_, false) => tile.rows1::<true>(),
+                                (1, _) if in_registers => tile.nibbles::<1>(noted),
+                                (2, _) if in_registers => tile.nibbles::<2>(noted),
+                                (3, _) if in_registers => tile.nibbles::<3>(noted),
+                                _ if in_registers => tile.nibbles::<4>(noted),
+                                (6, _) => tile.rows6::<false>(noted),
+                                (5, _) => tile.rows5::<false>(noted),
+                                (4, true) => tile.rows4::<false>(noted),
+                                (3, true) => tile.rows3::<false>(noted),
+                                (2, true) => tile.rows2::<false>(noted),
+                                (_, true) => tile.rows1::<false>(noted),
+                                (4, false) => tile.rows4::<true>(noted),
+                                (3, false) => tile.rows3::<true>(noted),
+                                (2, false) => tile.rows2::<true>(noted),
+                                (_, false) => tile.rows1::<true>(noted),
                             }
-                        }
+                        };
                         first += if in_registers { rows.min(4) } else { rows };
                     }
                 }
+                // SAFETY: as above.
+                unsafe { noted.finite() }
             }
 
             /// Writes a panel's nibbles as bytes; a line more than they take may be written.
@@ -394,7 +421,7 @@ macro_rules! ymm {
                 /// Linear layers in 4 bits: weights are unpacked in registers on their way from memory.
                 #[inline(never)]
                 #[target_feature(enable = $features)]
-                unsafe fn nibbles<const R: usize>(self) {
+                unsafe fn nibbles<const R: usize>(self, noted: Halves) -> Halves {
                     let Tile { call, panel, first, .. } = self;
                     let w = call.weights;
                     let group = w.panels[panel].group;
@@ -458,7 +485,8 @@ macro_rules! ymm {
                                 start = start.wrapping_add(LANES);
                             }
                         }
-                        end(call, panel, first, self.out, self.stride, sum.map(|[low, high]| Halves(low, high)));
+                        let sum = sum.map(|[low, high]| Halves(low, high));
+                        end(call, panel, first, self.out, self.stride, sum, noted)
                     }
                 }
             }

@@ -169,8 +169,8 @@ pub(crate) struct Plan {
     pub crossing: Vec<(View, usize)>,
     /// Floats of a row.
     pub row: usize,
-    /// The logits, if the head makes them; else they are the row.
-    pub output: Option<View>,
+    /// The logits, in a slot of the head or in the row.
+    pub output: View,
     pub input: Shape,
     pub outputs: usize,
     pub info: Info,
@@ -218,7 +218,7 @@ impl Plan {
         let (body, head) = (program(steps, false), program(head, true));
         let last = graph.nodes().len() - 1;
         let crossing = placement.crossing.iter().map(|&(node, at)| (draft.view(node, false), at)).collect();
-        let output = (!head.steps.is_empty()).then(|| draft.view(last, true));
+        let output = draft.view(last, true);
         Ok(Self {
             body,
             head,

@@ -1,4 +1,5 @@
 //! The engine against the reference.
+mod ends;
 mod golden;
 mod networks;
 mod ops;

@@ -137,9 +137,11 @@ fn what_is_no_image_is_refused() {
         assert!(matches!(error, runtime::Error::Input { image: 363, .. }), "{error}");
     }
     let mut image = vec![f32::MAX; 2 * 363];
+    assert!(matches!(session.run(&image).unwrap_err(), runtime::Error::NonFinite { step } if step == "stem"));
+    image.fill(1e20);
     assert_eq!(session.run(&image).unwrap().len(), 14);
     image[400] = f32::NAN;
-    assert!(matches!(session.run(&image).unwrap_err(), runtime::Error::NonFinite { index: 400 }));
+    assert!(matches!(session.run(&image).unwrap_err(), runtime::Error::NonFiniteInput { index: 400 }));
     assert_eq!(session.classify(&image[..363]).unwrap().len(), 1);
     assert!("sse9".parse::<runtime::KernelName>().unwrap_err().to_string().contains("scalar"));
 }

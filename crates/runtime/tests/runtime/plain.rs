@@ -5,6 +5,11 @@ use graph::{Activation, Conv2d, Model, Node, Op, Pool2d, Shape};
 
 /// The output of the last node for one image `[C, H, W]`.
 pub fn run(model: &Model, image: &[f32]) -> Vec<f32> {
+    try_run(model, image).unwrap_or_else(|node| panic!("`{node}` is not finite"))
+}
+
+/// [`run`], or the first node whose value is not finite.
+pub fn try_run(model: &Model, image: &[f32]) -> Result<Vec<f32>, String> {
     let nodes = model.graph.nodes();
     let mut values: Vec<Vec<f32>> = vec![];
     for node in nodes {
@@ -16,9 +21,12 @@ pub fn run(model: &Model, image: &[f32]) -> Vec<f32> {
             one(model, node, &inputs)
         };
         assert_eq!(value.len(), node.shape.elements(), "{}", node.name);
+        if value.iter().any(|x| !x.is_finite()) {
+            return Err(node.name.clone());
+        }
         values.push(value);
     }
-    values.pop().unwrap()
+    Ok(values.pop().unwrap())
 }
 
 fn one(model: &Model, node: &Node, inputs: &[(Shape, &[f32])]) -> Vec<f32> {
@@ -35,11 +43,11 @@ fn one(model: &Model, node: &Node, inputs: &[(Shape, &[f32])]) -> Vec<f32> {
             let (w, b) = (param("weight").unwrap(), param("bias").unwrap());
             x.iter().enumerate().map(|(i, x)| x * w[i / area] + b[i / area]).collect()
         }
-        Op::Relu => map(&|x| x.max(0.0)),
+        Op::Relu => map(&|x| if x > 0.0 { x } else { 0.0 }),
         Op::Activation(function) => map(&|x| apply(*function, x)),
         Op::MaxPool2d(p) => pool(p, shape, x, node.shape, |w, _| w.iter().copied().fold(f32::NEG_INFINITY, f32::max)),
         Op::AvgPool2d(p) => pool(p, shape, x, node.shape, |w, padded| {
-            w.iter().sum::<f32>() / if p.count_include_pad { padded } else { w.len() } as f32
+            w.iter().fold(0.0, |sum, x| sum + x) / if p.count_include_pad { padded } else { w.len() } as f32
         }),
         Op::AdaptiveAvgPool2d { output: [rows, columns] } => {
             let range = |i: usize, n: usize, size: usize| i * size / n..((i + 1) * size).div_ceil(n);
@@ -50,7 +58,7 @@ fn one(model: &Model, node: &Node, inputs: &[(Shape, &[f32])]) -> Vec<f32> {
                         let (ys, xs) = (range(oy, *rows, shape.height), range(ox, *columns, shape.width));
                         let count = ys.len() * xs.len();
                         let pixels = ys.flat_map(|y| xs.clone().map(move |x| y * shape.width + x));
-                        y.push(pixels.map(|p| plane[p]).sum::<f32>() / count as f32);
+                        y.push(pixels.fold(0.0, |sum, p| sum + plane[p]) / count as f32);
                     }
                 }
             }
@@ -86,6 +94,9 @@ fn one(model: &Model, node: &Node, inputs: &[(Shape, &[f32])]) -> Vec<f32> {
                     let c = i / area;
                     let window = c.saturating_sub((size - 1) / 2)..(c + size / 2 + 1).min(shape.channels);
                     let sum: f32 = window.map(|c| x[c * area + i % area] * x[c * area + i % area]).sum();
+                    if !(sum * scale + *k as f32).is_finite() {
+                        return f32::NAN;
+                    }
                     (f64::from(x[i]) / f64::from(sum * scale + *k as f32).powf(*beta)) as f32
                 })
                 .collect()
@@ -184,8 +195,9 @@ fn apply(function: Activation, x: f32) -> f32 {
     let sigmoid = |x: f32| 1.0 / (1.0 + (-f64::from(x)).exp()) as f32;
     match function {
         Activation::Clip { min, max } => {
-            let x = min.map_or(x, |min| x.max(min as f32));
-            max.map_or(x, |max| x.min(max as f32))
+            // A zero becomes a bound that is zero, whatever their signs.
+            let x = min.map_or(x, |min| if x > min as f32 { x } else { min as f32 });
+            max.map_or(x, |max| if x < max as f32 { x } else { max as f32 })
         }
         Activation::LeakyRelu { slope } => {
             if x > 0.0 {

@@ -17,6 +17,8 @@ pub struct Problem {
     activation: ActivationFormat,
     signed: bool,
     two_level: bool,
+    /// Powers of two that inputs and weights are multiplied by.
+    exponents: [i32; 2],
     seed: u64,
 }
 
@@ -32,6 +34,11 @@ fn noise(seed: u64, n: usize) -> Vec<f32> {
     (0..n).map(|_| (next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect()
 }
 
+/// `x * 2^exponent`, kept finite.
+fn times(x: f32, exponent: i32) -> f32 {
+    (f64::from(x) * f64::from(exponent).exp2()).clamp(f32::MIN.into(), f32::MAX.into()) as f32
+}
+
 impl Problem {
     fn weights(&self) -> QuantizedWeights {
         let shape = self.conv.weight_shape();
@@ -42,7 +49,8 @@ impl Problem {
         let code = |x: f32| (x * 1.3 * hi as f32).round().clamp(lo as f32, hi as f32) as i8;
         let codes = codes.into_iter().map(code).collect();
         let scales = shape[0] * block.count(shape[1]) * shape[2] * shape[3];
-        let weights = QuantizedWeights::from_parts(shape, bits, block, codes, noise(self.seed + 1, scales)).unwrap();
+        let scales = noise(self.seed + 1, scales).into_iter().map(|x| times(x, self.exponents[1])).collect();
+        let weights = QuantizedWeights::from_parts(shape, bits, block, codes, scales).unwrap();
         if self.two_level { weights.to_two_level() } else { weights }
     }
 
@@ -52,7 +60,7 @@ impl Problem {
         let sizes = noise(self.seed + 3, x.len() / 5 + 1);
         for (x, size) in x.chunks_mut(5).zip(sizes) {
             let factor = if size > 0.8 { 0.0 } else { (size * 20.0).exp2() };
-            x.iter_mut().for_each(|x| *x *= factor);
+            x.iter_mut().for_each(|x| *x = times(*x * factor, self.exponents[0]));
         }
         x
     }
@@ -61,8 +69,8 @@ impl Problem {
         self.conv.bias.then(|| noise(self.seed + 4, self.conv.out_channels))
     }
 
-    /// What the reference gives, `[Co, H, W]`.
-    fn reference(&self) -> Vec<f32> {
+    /// What the reference gives, `[Co, H, W]`, if all of it is finite.
+    fn reference(&self) -> Option<Vec<f32>> {
         let mut x = self.image();
         if !self.signed {
             x.iter_mut().for_each(|x| *x = x.max(0.0));
@@ -71,7 +79,8 @@ impl Problem {
         let x = quantize_activations(&x, shape, self.conv.groups, self.activation, self.signed).unwrap();
         let Conv2d { stride, padding, dilation, groups, .. } = self.conv;
         let params = ConvParams { stride, padding, dilation, groups };
-        conv2d(&x, &self.weights(), self.bias().as_deref(), &params).unwrap()
+        let y = conv2d(&x, &self.weights(), self.bias().as_deref(), &params).unwrap();
+        y.iter().all(|y| y.is_finite()).then_some(y)
     }
 
     fn model(&self) -> Model {
@@ -93,20 +102,29 @@ impl Problem {
         model
     }
 
-    fn check(&self) {
+    /// Every kernel against the reference; whether that is finite.
+    fn check(&self) -> bool {
         let expected = self.reference();
         let image = self.image();
         for kernel in runtime::kernels() {
             let model = runtime::Model::with_kernel(self.model(), Some(kernel)).unwrap();
             for threads in [1, 3] {
-                let found = model.session(threads).run(&image).unwrap().to_vec();
-                let wrong = found.iter().zip(&expected).position(|(a, b)| a.to_bits() != b.to_bits());
+                let mut session = model.session(threads);
+                let found = session.run(&image);
+                let Some(expected) = &expected else {
+                    let error = found.expect_err("a value is not finite").to_string();
+                    assert!(error.starts_with("`conv` gives a value that is NaN or infinite"), "{error}");
+                    continue;
+                };
+                let found = found.unwrap();
+                let wrong = found.iter().zip(expected).position(|(a, b)| a.to_bits() != b.to_bits());
                 if let Some(i) = wrong {
                     panic!("{kernel}, {threads} threads: element {i} is {}, not {}\n{self:#?}", found[i], expected[i]);
                 }
                 assert_eq!(found.len(), expected.len());
             }
         }
+        expected.is_some()
     }
 }
 
@@ -128,6 +146,13 @@ prop_compose! {
 }
 
 prop_compose! {
+    /// Mostly none; else up to where sums leave the range of floats, at either end.
+    fn exponents()(some: bool, input in -150..130i32, weight in -150..130i32, near in 100..130i32) -> [i32; 2] {
+        if some { [input, if input % 2 == 0 { weight } else { near - input }] } else { [0, 0] }
+    }
+}
+
+prop_compose! {
     fn problems()(
         (group, groups, out) in channels(),
         kernel in [1..4usize, 1..4usize],
@@ -139,7 +164,7 @@ prop_compose! {
         activation_bits in 2..=8u8,
         weight_block in prop_oneof![1..20usize, Just(0), Just(16), Just(32), Just(64)],
         multiple in 0..4usize,
-        pow2: bool, signed: bool, bias: bool, two_level: bool, seed: u32,
+        pow2: bool, signed: bool, bias: bool, two_level: bool, exponents in exponents(), seed: u32,
     ) -> Problem {
         let conv = Conv2d {
             in_channels: group * groups, out_channels: out * groups, kernel, stride, padding, dilation, groups, bias,
@@ -148,7 +173,7 @@ prop_compose! {
         let activation =
             ActivationFormat { bits: Bits::new(activation_bits).unwrap(), block: block(weight_block * multiple), scale };
         let input = Shape::new(group * groups, size[0], size[1]);
-        Problem { conv, input, weight_bits, weight_block: block(weight_block), activation, signed, two_level, seed: seed.into() }
+        Problem { conv, input, weight_bits, weight_block: block(weight_block), activation, signed, two_level, exponents, seed: seed.into() }
     }
 }
 
@@ -181,7 +206,55 @@ fn layers_of_real_networks_give_the_reference_bits() {
         let (weight_block, activation) = (block(b), w4a8(b));
         for two_level in [false, true] {
             let conv = conv.clone();
-            Problem { conv, input, weight_bits: 4, weight_block, activation, signed, two_level, seed: 1 }.check();
+            let exponents = [0, 0];
+            let problem = Problem {
+                conv,
+                input,
+                weight_bits: 4,
+                weight_block,
+                activation,
+                signed,
+                two_level,
+                exponents,
+                seed: 1,
+            };
+            assert!(problem.check());
         }
     }
+}
+
+#[test]
+fn sums_that_leave_the_range_of_floats_are_an_error_on_every_kernel() {
+    let activation = ActivationFormat { bits: Bits::MAX, block: block(16), scale: ActivationScale::Float };
+    let conv = Conv2d { padding: [1; 2], bias: true, ..Conv2d::new(40, 33, 3) };
+    let depthwise = Conv2d { groups: 40, ..Conv2d::new(40, 40, 3) };
+    let mut finite = 0;
+    for (i, conv) in [conv.clone(), depthwise, Conv2d { groups: 2, ..Conv2d::new(40, 26, 1) }].into_iter().enumerate() {
+        for (exponents, two_level) in [0, 90, 100, 105, 110, 115, 120, 128].into_iter().flat_map(|e| {
+            [
+                ([e, 0], false),
+                ([0, e], false),
+                ([e, 0], true),
+                ([0, e], true),
+                ([e - 14, 20], false),
+                ([e - 14, 20], true),
+            ]
+        }) {
+            let input = Shape::new(conv.in_channels, 5, 4);
+            let (conv, signed, weight_block) = (conv.clone(), i % 2 == 0, block(16));
+            let problem = Problem {
+                conv,
+                input,
+                weight_bits: 4,
+                weight_block,
+                activation,
+                signed,
+                two_level,
+                exponents,
+                seed: 7,
+            };
+            finite += usize::from(problem.check());
+        }
+    }
+    assert!((20..130).contains(&finite), "{finite} of 144 are finite");
 }

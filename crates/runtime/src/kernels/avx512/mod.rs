@@ -40,7 +40,7 @@ impl Kernel for Avx512Vnni {
         KernelName::Avx512Vnni
     }
 
-    fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) {
+    fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool {
         call.check(out, stride);
         // SAFETY: the CPU has the instructions, or there would be no `self`; `check` bounds every access.
         unsafe { conv(call, unpacked, out, stride) }
@@ -57,29 +57,45 @@ impl Kernel for Avx512Vnni {
         unsafe { quantize_planes(call, codes, scales) }
     }
 
-    fn compute(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
+    fn compute(
+        &self,
+        step: &Step,
+        memory: &Memory<'_>,
+        first: usize,
+        count: usize,
+        out: &mut [f32],
+        stride: usize,
+    ) -> bool {
         // SAFETY: the CPU has the instructions, or there would be no `self`.
         unsafe { compute(step, memory, first, count, out, stride) }
     }
 
-    fn finish(&self, step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
+    fn finish(
+        &self,
+        step: &Step,
+        memory: &Memory<'_>,
+        first: usize,
+        count: usize,
+        out: &mut [f32],
+        stride: usize,
+    ) -> bool {
         // SAFETY: the CPU has the instructions, or there would be no `self`.
         unsafe { finish(step, memory, first, count, out, stride) }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-fn compute(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
-    ops::compute(step, memory, first, count, out, stride);
+fn compute(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) -> bool {
+    ops::compute(step, memory, first, count, out, stride)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-fn finish(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) {
-    ops::finish(step, memory, first, count, out, stride);
+fn finish(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) -> bool {
+    ops::finish(step, memory, first, count, out, stride)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-pub(super) unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) {
+pub(super) unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool {
     let w = call.weights;
     if w.depthwise {
         return depthwise::conv::<__m512, 8>(call, out, stride);
@@ -87,6 +103,7 @@ pub(super) unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f
     // Up to four channels of a colour image: one step a tap.
     let stem = w.segments.len() == 1 && w.segments[0].steps == 1;
     let spots = Spots::new(call);
+    let mut noted = _mm512_setzero_ps();
     let mut panel = call.panels.start;
     while panel < call.panels.end {
         // Two panels at once where they read the same channels.
@@ -117,21 +134,23 @@ pub(super) unsafe fn conv(call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f
             let tiles = if in_registers { 1 } else { (count - first) / rows };
             let tile = Tile { call, panel, first, weights, next, out: out.as_mut_ptr(), stride, ahead };
             // SAFETY: `call` was checked; the tile lies in it.
-            unsafe {
+            noted = unsafe {
                 match (w.two_level(), !w.start.is_empty()) {
-                    _ if in_registers => tile.nibbles(rows, pair),
-                    (false, true) if stem => tile.run::<false, true, true>(rows, tiles, pair, &spots),
-                    (true, true) if stem => tile.run::<true, true, true>(rows, tiles, pair, &spots),
-                    (false, false) => tile.run::<false, false, false>(rows, tiles, pair, &spots),
-                    (false, true) => tile.run::<false, true, false>(rows, tiles, pair, &spots),
-                    (true, false) => tile.run::<true, false, false>(rows, tiles, pair, &spots),
-                    (true, true) => tile.run::<true, true, false>(rows, tiles, pair, &spots),
+                    _ if in_registers => tile.nibbles(rows, pair, noted),
+                    (false, true) if stem => tile.run::<false, true, true>(rows, tiles, pair, &spots, noted),
+                    (true, true) if stem => tile.run::<true, true, true>(rows, tiles, pair, &spots, noted),
+                    (false, false) => tile.run::<false, false, false>(rows, tiles, pair, &spots, noted),
+                    (false, true) => tile.run::<false, true, false>(rows, tiles, pair, &spots, noted),
+                    (true, false) => tile.run::<true, false, false>(rows, tiles, pair, &spots, noted),
+                    (true, true) => tile.run::<true, true, false>(rows, tiles, pair, &spots, noted),
                 }
-            }
+            };
             first += rows * tiles;
         }
         panel += if pair { 2 } else { 1 };
     }
+    // SAFETY: this function's features have the instructions.
+    unsafe { noted.finite() }
 }
 
 /// Writes a panel's nibbles as bytes; a line more than they take may be written.
@@ -196,6 +215,11 @@ impl Lanes for __m512 {
     unsafe fn limit(self, lo: Self, hi: Self) -> Self {
         // SAFETY: of the caller.
         unsafe { _mm512_min_ps(_mm512_max_ps(self, lo), hi) }
+    }
+    #[inline(always)]
+    unsafe fn note(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm512_fmadd_ps(y, _mm512_setzero_ps(), self) }
     }
 }
 

@@ -39,7 +39,8 @@ pub(in crate::kernels) struct Tile<'a> {
     pub ahead: &'a [u8],
 }
 
-/// A function that computes `tiles` tiles of some pixels by one or two panels (`PAIR`): integer sums of a segment and
+/// A function that computes `tiles` tiles of some pixels by one or two panels (`PAIR`), and gives `noted` with their
+/// outputs: integer sums of a segment and
 /// float sums of all, both in registers. Registers are named one by one: arrays of them would live on the stack. What
 /// stands between two tiles is kept short: the next one's multiplications wait behind it. `ONE`: each tap is one segment
 /// of one step.
@@ -51,7 +52,8 @@ macro_rules! tile {
             self,
             tiles: usize,
             spots: &Spots,
-        ) {
+            mut noted: __m512,
+        ) -> __m512 {
             const ROWS: usize = [$($r),+].len();
             let Tile { call, panel, next, stride, .. } = self;
             let w = call.weights;
@@ -139,10 +141,10 @@ macro_rules! tile {
                     if !whole {
                         let here = Tile { first, ..self };
                         let end = here.end(0);
-                        $( end.store($r, $s); )+
+                        $( noted = end.store($r, $s, noted); )+
                         if PAIR {
                             let end = here.end(1);
-                            $( end.store($r, $t); )+
+                            $( noted = end.store($r, $t, noted); )+
                         }
                         continue;
                     }
@@ -162,6 +164,13 @@ macro_rules! tile {
                         )+
                         residual = residual.add(ROWS * residual_stride);
                     }
+                    let zero = _mm512_setzero_ps();
+                    $(
+                        noted = _mm512_fmadd_ps($s, zero, noted);
+                        if PAIR {
+                            noted = _mm512_fmadd_ps($t, zero, noted);
+                        }
+                    )+
                     if limited {
                         $( ($s, $t) = (_mm512_max_ps($s, lo), _mm512_max_ps($t, lo)); )+
                         if capped {
@@ -177,6 +186,7 @@ macro_rules! tile {
                     out = out.wrapping_add(ROWS * stride);
                 }
             }
+            noted
         }
     };
 }
@@ -199,23 +209,24 @@ impl Tile<'_> {
         tiles: usize,
         pair: bool,
         spots: &Spots,
-    ) {
+        noted: __m512,
+    ) -> __m512 {
         // SAFETY: of the caller.
         unsafe {
             match (rows, pair) {
-                (7, _) => self.rows7::<true, TWO, START, false>(tiles, spots),
-                (6, true) => self.rows6::<true, TWO, START, ONE>(tiles, spots),
-                (6, false) => self.rows6::<false, TWO, START, ONE>(tiles, spots),
-                (5, true) => self.rows5::<true, TWO, START, ONE>(tiles, spots),
-                (5, false) => self.rows5::<false, TWO, START, ONE>(tiles, spots),
-                (4, true) => self.rows4::<true, TWO, START, ONE>(tiles, spots),
-                (4, false) => self.rows4::<false, TWO, START, ONE>(tiles, spots),
-                (3, true) => self.rows3::<true, TWO, START, ONE>(tiles, spots),
-                (3, false) => self.rows3::<false, TWO, START, ONE>(tiles, spots),
-                (2, true) => self.rows2::<true, TWO, START, ONE>(tiles, spots),
-                (2, false) => self.rows2::<false, TWO, START, ONE>(tiles, spots),
-                (_, true) => self.rows1::<true, TWO, START, ONE>(tiles, spots),
-                (_, false) => self.rows1::<false, TWO, START, ONE>(tiles, spots),
+                (7, _) => self.rows7::<true, TWO, START, false>(tiles, spots, noted),
+                (6, true) => self.rows6::<true, TWO, START, ONE>(tiles, spots, noted),
+                (6, false) => self.rows6::<false, TWO, START, ONE>(tiles, spots, noted),
+                (5, true) => self.rows5::<true, TWO, START, ONE>(tiles, spots, noted),
+                (5, false) => self.rows5::<false, TWO, START, ONE>(tiles, spots, noted),
+                (4, true) => self.rows4::<true, TWO, START, ONE>(tiles, spots, noted),
+                (4, false) => self.rows4::<false, TWO, START, ONE>(tiles, spots, noted),
+                (3, true) => self.rows3::<true, TWO, START, ONE>(tiles, spots, noted),
+                (3, false) => self.rows3::<false, TWO, START, ONE>(tiles, spots, noted),
+                (2, true) => self.rows2::<true, TWO, START, ONE>(tiles, spots, noted),
+                (2, false) => self.rows2::<false, TWO, START, ONE>(tiles, spots, noted),
+                (_, true) => self.rows1::<true, TWO, START, ONE>(tiles, spots, noted),
+                (_, false) => self.rows1::<false, TWO, START, ONE>(tiles, spots, noted),
             }
         }
     }
@@ -223,29 +234,29 @@ impl Tile<'_> {
     /// Linear layers in 4 bits: weights are unpacked in registers on their way from memory.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-    pub(super) unsafe fn nibbles(self, rows: usize, pair: bool) {
+    pub(super) unsafe fn nibbles(self, rows: usize, pair: bool, noted: __m512) -> __m512 {
         // SAFETY: of the caller.
         unsafe {
             match (rows, pair) {
-                (6, true) => self.nibble_tile::<6, 2>(),
-                (5, true) => self.nibble_tile::<5, 2>(),
-                (4, true) => self.nibble_tile::<4, 2>(),
-                (3, true) => self.nibble_tile::<3, 2>(),
-                (2, true) => self.nibble_tile::<2, 2>(),
-                (_, true) => self.nibble_tile::<1, 2>(),
-                (6, false) => self.nibble_tile::<6, 1>(),
-                (5, false) => self.nibble_tile::<5, 1>(),
-                (4, false) => self.nibble_tile::<4, 1>(),
-                (3, false) => self.nibble_tile::<3, 1>(),
-                (2, false) => self.nibble_tile::<2, 1>(),
-                (_, false) => self.nibble_tile::<1, 1>(),
+                (6, true) => self.nibble_tile::<6, 2>(noted),
+                (5, true) => self.nibble_tile::<5, 2>(noted),
+                (4, true) => self.nibble_tile::<4, 2>(noted),
+                (3, true) => self.nibble_tile::<3, 2>(noted),
+                (2, true) => self.nibble_tile::<2, 2>(noted),
+                (_, true) => self.nibble_tile::<1, 2>(noted),
+                (6, false) => self.nibble_tile::<6, 1>(noted),
+                (5, false) => self.nibble_tile::<5, 1>(noted),
+                (4, false) => self.nibble_tile::<4, 1>(noted),
+                (3, false) => self.nibble_tile::<3, 1>(noted),
+                (2, false) => self.nibble_tile::<2, 1>(noted),
+                (_, false) => self.nibble_tile::<1, 1>(noted),
             }
         }
     }
 
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-    unsafe fn nibble_tile<const R: usize, const P: usize>(self) {
+    unsafe fn nibble_tile<const R: usize, const P: usize>(self, mut noted: __m512) -> __m512 {
         let Tile { call, panel, first, .. } = self;
         let w = call.weights;
         let group = w.panels[panel].group;
@@ -320,10 +331,11 @@ impl Tile<'_> {
             for p in 0..P {
                 let end = self.end(p);
                 for r in 0..R {
-                    end.store(r, sum[r][p]);
+                    noted = end.store(r, sum[r][p], noted);
                 }
             }
         }
+        noted
     }
 
     /// The residual of the first pixel's output `channel`, or null; and the distance of the next pixel's.
@@ -377,10 +389,10 @@ pub(in crate::kernels) struct End {
 }
 
 impl End {
-    /// Ends the sums of pixel `r` and stores them.
+    /// Ends the sums of pixel `r` and stores them; gives `noted` with what they were before the limits.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-    pub unsafe fn store(&self, r: usize, sum: __m512) {
+    pub unsafe fn store(&self, r: usize, sum: __m512, noted: __m512) -> __m512 {
         let mut y = match (self.channel, self.bias) {
             (Some(s), Some(bias)) => _mm512_fmadd_ps(sum, s, bias),
             (Some(s), None) => _mm512_mul_ps(sum, s),
@@ -392,6 +404,8 @@ impl End {
             if !self.residual.is_null() {
                 y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(self.mask, self.residual.add(r * self.residual_stride)));
             }
+            // Lanes without an output hold anything.
+            let noted = _mm512_mask3_fmadd_ps(y, _mm512_setzero_ps(), noted, self.mask);
             if let Some((lo, hi)) = self.clamp {
                 y = _mm512_min_ps(_mm512_max_ps(y, lo), hi);
             }
@@ -400,6 +414,7 @@ impl End {
                 0xffff => _mm512_storeu_ps(self.out.add(r * self.stride), y),
                 mask => _mm512_mask_storeu_ps(self.out.add(r * self.stride), mask, y),
             }
+            noted
         }
     }
 }
