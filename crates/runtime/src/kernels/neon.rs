@@ -115,7 +115,7 @@ fn prepare(w: &mut Packed) {
 }
 
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) {
+unsafe fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) -> bool {
     let w = call.weights;
     if w.depthwise {
         return depthwise::conv::<Floats, 4>(call, out, stride);

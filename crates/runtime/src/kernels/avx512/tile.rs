@@ -164,13 +164,16 @@ macro_rules! tile {
                         )+
                         residual = residual.add(ROWS * residual_stride);
                     }
+                    // Two chains: one would take as long as a short tile.
                     let zero = _mm512_setzero_ps();
+                    let (mut even, mut odd) = (zero, zero);
                     $(
-                        noted = _mm512_fmadd_ps($s, zero, noted);
+                        even = _mm512_fmadd_ps($s, zero, even);
                         if PAIR {
-                            noted = _mm512_fmadd_ps($t, zero, noted);
+                            odd = _mm512_fmadd_ps($t, zero, odd);
                         }
                     )+
+                    noted = _mm512_add_ps(noted, _mm512_add_ps(even, odd));
                     if limited {
                         $( ($s, $t) = (_mm512_max_ps($s, lo), _mm512_max_ps($t, lo)); )+
                         if capped {
