@@ -50,8 +50,8 @@ void dsconv_session_free(dsconv_session *session);
 /* Runs `count` images, [count, channels, height, width] floats, normalised as the network was trained, to
  * [count, outputs] logits. 0, or 1 if it fails. */
 int dsconv_session_run(dsconv_session *session, const float *images, size_t count, float *logits);
-/* The same of decoded pictures of the input's size, [count, height, width, 3] bytes, red, green, blue: normalises them
- * as the file says. */
+/* The same of decoded pictures of the input's size, [count, height, width, 3] bytes, red, green, blue, or
+ * [count, height, width, 1] bytes of grey for a network of one channel: normalises them as the file says. */
 int dsconv_session_run_rgb(dsconv_session *session, const uint8_t *images, size_t count, float *logits);
 
 #ifdef __cplusplus

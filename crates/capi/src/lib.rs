@@ -217,8 +217,9 @@ pub unsafe extern "C" fn dsconv_session_run_rgb(
         let CSession { session, normaliser, images: normalised } = given(unsafe { session.as_mut() }, "session")?;
         let size = size_of_images(session, count, images.is_null() || logits.is_null())?;
         let input = session.model().input();
-        if input.channels != 3 {
-            return Err(format!("images have 3 channels, the network takes {}", input.channels));
+        if input.channels != normaliser.channels() {
+            let (made, taken) = (normaliser.channels(), input.channels);
+            return Err(format!("images have {made} channels as the file says, the network takes {taken}"));
         }
         // SAFETY: not null, and `count` images of one byte a value by this function's contract.
         let images = unsafe { slice::from_raw_parts(images, size) };

@@ -42,16 +42,19 @@ pub fn predict(phase: &str, model: &Model, images: &Unlabelled, context: &Contex
         )));
     }
     let mut session = engine.session(threads());
-    let mut values = Vec::with_capacity(images.len() * engine.outputs());
+    let (mut seen, mut values) = (Vec::with_capacity(images.len()), Vec::new());
     context.progress.start(phase, images.len());
     for first in (0..images.len()).step_by(BATCH) {
         if context.interrupter.should_stop() {
             return Err(Error::interrupted("stopped"));
         }
         let batch = images.batch(&(first..images.len().min(first + BATCH)).collect::<Vec<_>>())?;
-        values.extend_from_slice(session.run(&batch.pixels)?);
+        if !batch.indices.is_empty() {
+            values.extend_from_slice(session.run(&batch.pixels)?);
+            seen.extend_from_slice(&batch.indices);
+        }
         context.progress.advance((first + BATCH).min(images.len()), "");
     }
     context.progress.finish();
-    Ok(Logits::new(engine.outputs(), values))
+    Ok(Logits::of_images(engine.outputs(), seen, values))
 }

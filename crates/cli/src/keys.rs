@@ -30,6 +30,15 @@ pub enum Allowed {
     Text(&'static str),
     /// A list of texts.
     List,
+    /// A number of pixels, or height and width.
+    Size,
+    /// The same, or `none`.
+    SizeOrNone,
+    /// A list of a number for each channel, or one for all, each above 0 or any.
+    Channels {
+        /// Whether each must be above 0.
+        positive: bool,
+    },
     /// Tables `[[...]]` of these keys.
     Tables(&'static str),
 }
@@ -48,6 +57,10 @@ impl Allowed {
             Self::Block => "1 and more, pixel".to_owned(),
             Self::Text(what) => what.to_owned(),
             Self::List => "a list of texts".to_owned(),
+            Self::Size => "1 to 4096, or [height, width]".to_owned(),
+            Self::SizeOrNone => "1 to 4096, [height, width], none".to_owned(),
+            Self::Channels { positive: false } => "[one for all], [one, for, each]".to_owned(),
+            Self::Channels { positive: true } => "the same, above 0".to_owned(),
             Self::Tables(keys) => keys.to_owned(),
         }
     }
@@ -80,12 +93,27 @@ const DEVICES: Allowed = Allowed::Text("cpu, ndarray, wgpu, wgpu:N, cuda, cuda:N
 const OPTIMIZERS: Allowed = Allowed::OneOf(&["sgd", "adam", "adamw"]);
 const FLOATS: Allowed = Allowed::OneOf(&["f16", "f32"]);
 
-/// Of `dsconv distill`.
-const DISTILL: &[Key] = &[
+/// Of both, before their other tables.
+const IMAGE: &[Key] = &[
+    optional("image.input", Allowed::Size, "[48, 192]", "the network's input where its file leaves it open"),
+    optional("image.resize", Allowed::SizeOrNone, "256", "what images are resized to; one number: the shorter side"),
+    optional("image.crop", Allowed::SizeOrNone, "224", "the middle that is cut out after that"),
+    optional("image.order", Allowed::OneOf(&["rgb", "bgr", "grey"]), "\"bgr\"", "order of the channels"),
+    optional("image.divide", Allowed::Above0, "255.0", "divides pixels of 0..255 first"),
+    optional("image.mean", Allowed::Channels { positive: false }, "[0.5]", "subtracted after that"),
+    optional("image.std", Allowed::Channels { positive: true }, "[0.5]", "divides after that"),
+];
+
+/// Of `dsconv distill`, before the tables.
+const DISTILL_TOP: &[Key] = &[
     key("model", Allowed::Text("a name of `dsconv models`, a file or a run folder"), "the teacher; must be given"),
     optional("weights", Allowed::Text("a file"), "\"my_resnet50.pth\"", "weights for a named network"),
     key("seed", Allowed::From(0), "decides the images held out, their order and their changes"),
     key("device", DEVICES, "where to compute"),
+];
+
+/// Of `dsconv distill`, in tables.
+const DISTILL: &[Key] = &[
     key("data.adapt", IMAGES, "images to adapt to; labels are not read"),
     key("data.eval", IMAGES, "images to measure on"),
     optional("data.limit", Allowed::From(1), "2000", "at most this many images to adapt to, spread over the set"),
@@ -129,8 +157,8 @@ const DISTILL: &[Key] = &[
     key("export.scales", FLOATS, "how block scales are stored"),
 ];
 
-/// Of `dsconv train`.
-const TRAIN: &[Key] = &[
+/// Of `dsconv train`, the network.
+const TRAIN_MODEL: &[Key] = &[
     key("model.name", Allowed::Text("a name of `dsconv models`"), "the network; must be given"),
     optional("model.classes", Allowed::From(1), "10", "number of classes"),
     optional("model.width", Allowed::Above0, "0.25", "multiplies every channel count; 1 is the paper's network"),
@@ -143,6 +171,10 @@ const TRAIN: &[Key] = &[
     optional("model.input", Allowed::From(1), "64", "side of the square input image, pixels"),
     optional("model.transform_input", Allowed::Switch, "true", "GoogLeNet: torchvision's transform of the input"),
     optional("start", Allowed::Text("a file"), "\"my_weights.pth\"", "weights to begin with; else random ones"),
+];
+
+/// Of `dsconv train`, the rest.
+const TRAIN: &[Key] = &[
     key("data.train", IMAGES, "labelled images to train on"),
     key("data.eval", IMAGES, "labelled images to measure on"),
     optional(
@@ -167,11 +199,12 @@ const TRAIN: &[Key] = &[
 ];
 
 /// All keys of a command's config, in the order in which they are written.
-pub fn of(kind: Kind) -> &'static [Key] {
-    match kind {
-        Kind::Distill => DISTILL,
-        Kind::Train => TRAIN,
-    }
+pub fn of(kind: Kind) -> Vec<&'static Key> {
+    let [first, last] = match kind {
+        Kind::Distill => [DISTILL_TOP, DISTILL],
+        Kind::Train => [TRAIN_MODEL, TRAIN],
+    };
+    [first, IMAGE, last].into_iter().flatten().collect()
 }
 
 /// The values of a config that says nothing but its model.
@@ -250,11 +283,11 @@ pub fn rows(kind: Kind) -> Result<Vec<Row>> {
     let default = |key: &Key| value(&values, key.name).filter(|value| value.as_str() != Some("")).cloned();
     let row =
         |key: &'static Key| Row { key: key.name, default: default(key), allowed: key.allowed.text(), what: key.what };
-    Ok(of(kind).iter().map(row).collect())
+    Ok(of(kind).into_iter().map(row).collect())
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
@@ -269,6 +302,12 @@ mod tests {
         }
     }
 
+    /// With a value for every key.
+    pub fn full_image() -> graph::ImageConfig {
+        toml::from_str(&IMAGE.iter().map(|key| format!("{} = {}\n", &key.name[6..], key.example)).collect::<String>())
+            .unwrap()
+    }
+
     /// With a value for every key: a new one does not compile here, and then is missing in the list.
     fn full(kind: Kind) -> Table {
         match kind {
@@ -280,7 +319,9 @@ mod tests {
                 let rules = vec![graph::policy::Rule { layers: "x".into(), skip: Some(true), ..Default::default() }];
                 let quantize = graph::Policy { bits, block, rule, scales, linear, activation, rules };
                 let weights = Some("w.pth".into());
-                Table::try_from(DistillConfig { model, weights, seed, device, data, quantize, adapt, export }).unwrap()
+                let image = full_image();
+                let config = DistillConfig { model, weights, seed, device, image, data, quantize, adapt, export };
+                Table::try_from(config).unwrap()
             }
             Kind::Train => Table::try_from(TrainRecipe::full()).unwrap(),
         }
@@ -342,6 +383,14 @@ mod tests {
                     Allowed::Block => (strings(&["64", "\"pixel\""]), strings(&["0", "-1", "\"all\""])),
                     Allowed::Text(_) => (strings(&["\"resnet20\""]), strings(&["1", "true"])),
                     Allowed::List => (strings(&["[]", "[\"layer1\"]"]), strings(&["\"layer1\"", "[1]"])),
+                    Allowed::Size => (strings(&["32", "[48, 192]"]), strings(&["0", "4097", "\"none\"", "[1, 2, 3]"])),
+                    Allowed::SizeOrNone => {
+                        (strings(&["32", "[48, 192]", "\"none\""]), strings(&["0", "[0, 1]", "\"no\""]))
+                    }
+                    Allowed::Channels { positive } => (
+                        strings(&["[0.5]", "[0.5, 0.25, 1.0]"]),
+                        strings(if positive { &["[0.0]", "[1.0, 1.0]", "0.5"] } else { &["[nan]", "[]", "0.5"] }),
+                    ),
                     Allowed::Tables(_) => (strings(&[key.example]), strings(&["[1]", "[{ layers = 1 }]"])),
                 };
                 for value in good {

@@ -5,7 +5,6 @@ use distill::DistillConfig;
 use graph::{Model, PolicyError};
 use images::{Labelled, OpenOptions, Unlabelled};
 
-use crate::args::{ImageArgs, ModelArgs};
 use crate::commands::report_skipped;
 use crate::config::ConfigFile;
 use crate::error::{Error, Result};
@@ -75,7 +74,7 @@ pub fn check(config: &DistillConfig) -> Result<(), distill::Error> {
 /// A setting that makes no sense, pointed at; a model or images that are not here.
 pub fn open(config: &DistillConfig, file: &ConfigFile, printer: &Printer) -> Result<Opened> {
     check(config).map_err(|error| setting_error(file, &error, ""))?;
-    let teacher = teacher(&config.model, config.weights.as_deref(), file, printer)?;
+    let teacher = teacher(config, file, printer)?;
     let (folded, _) = graph::pass::fold_batch_norm(&teacher.graph, &teacher.weights);
     let plan = config.quantize.resolve(&folded).map_err(|error| policy_error(config, file, &error))?;
     if plan.0.is_empty() {
@@ -83,7 +82,7 @@ pub fn open(config: &DistillConfig, file: &ConfigFile, printer: &Printer) -> Res
     }
 
     let data = &config.data;
-    let preprocess = &teacher.info.preprocess;
+    let preprocess = &teacher.preprocess();
     let options = |limit| OpenOptions { limit, datasets: places::datasets(), ..OpenOptions::default() };
     let eval = images::open_labelled(&data.eval, preprocess, &options(data.eval_limit))
         .map_err(|error| images_error(file, "data.eval", error))?;
@@ -95,13 +94,13 @@ pub fn open(config: &DistillConfig, file: &ConfigFile, printer: &Printer) -> Res
 }
 
 /// The float teacher that a config names.
-fn teacher(name: &str, weights: Option<&Path>, file: &ConfigFile, printer: &Printer) -> Result<Model> {
-    let image = ImageArgs::default();
-    let args = ModelArgs { model: name.to_owned(), weights: weights.map(Path::to_owned), image };
-    let opened = source::open(&args, printer).map_err(|error| match error.code() {
-        2 => file.error_at("model", error.message(), error.advice().map(str::to_owned)),
-        _ => error,
-    });
+fn teacher(config: &DistillConfig, file: &ConfigFile, printer: &Printer) -> Result<Model> {
+    let name = &config.model;
+    let opened =
+        source::open_with(name, config.weights.as_ref(), &config.image, printer).map_err(|error| match error.code() {
+            2 => file.error_at("model", error.message(), error.advice().map(str::to_owned)),
+            _ => error,
+        });
     let model = opened?.model;
     if model.is_quantized() {
         return Err(file.error_at("model", format!("`{name}` is quantized already: a teacher is in floats"), None));

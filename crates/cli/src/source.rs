@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use distill::MODEL;
 use dsconv::Network;
-use graph::{Graph, Info, Model, ModelError, Weights, pass};
+use graph::{Graph, ImageConfig, Info, Model, ModelError, Shape, Weights, pass};
 use zoo::checkpoint::{self, CheckpointError};
 
-use crate::args::{ImageArgs, ModelArgs};
+use crate::args::ModelArgs;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
 use crate::{built_in, import, names, places, runs};
@@ -28,23 +28,56 @@ pub struct Source {
 /// # Errors
 /// Nothing of that name, with the nearest; weights that are missing or do not fit.
 pub fn open(args: &ModelArgs, printer: &Printer) -> Result<Source> {
-    let path = Path::new(&args.model);
-    if args.weights.is_none() && import::is_onnx(path) && path.is_file() {
-        return onnx(path, &args.image, false, printer);
+    open_with(&args.model, args.weights.as_ref(), &args.image.config(), printer)
+}
+
+/// Opens a model by name, with weights of a file or its own, for images as `image` says.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(name: &str, weights: Option<&PathBuf>, image: &ImageConfig, printer: &Printer) -> Result<Source> {
+    let path = Path::new(name);
+    if weights.is_none() && import::is_onnx(path) && path.is_file() {
+        return onnx(path, image, false, printer);
     }
-    if args.image.input_size.is_some() {
-        return Err(Error::usage("`--input-size` is for ONNX files that leave the size of the image open"));
-    }
-    let mut source = match &args.weights {
-        Some(weights) => named(&zoo::Config::new(&args.model), Some(weights), printer)?,
-        None => open_name(&args.model, printer)?,
+    let mut source = match weights {
+        Some(weights) => {
+            named(&zoo::Config { input: square(image)?, ..zoo::Config::new(name) }, Some(weights), printer)?
+        }
+        None => open_name(name, printer)?,
     };
-    args.image.apply(&mut source.model.info.preprocess);
+    adjust(&mut source.model, image)?;
     Ok(source)
 }
 
+/// The side of the input that is asked of a network of the zoo.
+///
+/// # Errors
+/// One that is not square.
+pub fn square(image: &ImageConfig) -> Result<Option<usize>> {
+    match image.input() {
+        Some([height, width]) if height != width => {
+            Err(Error::usage(format!("input {height},{width}: networks of the zoo take square images")))
+        }
+        input => Ok(input.map(|[side, _]| side)),
+    }
+}
+
+/// Changes what a model expects of an image.
+///
+/// # Errors
+/// What does not fit the network's input.
+pub fn adjust(model: &mut Model, image: &ImageConfig) -> Result<()> {
+    let Shape { channels, height, width } = model.graph.input();
+    if image.input().is_some_and(|input| input != [height, width]) {
+        return Err(Error::usage(format!("`{}` takes {height}x{width} images, no others", model.graph.name()))
+            .hint("an input size is for ONNX files that leave it open, and for networks with --weights"));
+    }
+    image.apply(&mut model.info.preprocess, channels).map_err(Error::usage)
+}
+
 /// An ONNX file.
-fn onnx(path: &Path, image: &ImageArgs, quietly: bool, printer: &Printer) -> Result<Source> {
+fn onnx(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) -> Result<Source> {
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     Ok(Source { model: import::open(path, image, quietly, printer)?, name, file: None })
 }
@@ -61,7 +94,7 @@ pub fn open_name(model: &str, printer: &Printer) -> Result<Source> {
     let path = Path::new(model);
     if path.is_file() {
         // Images are prepared as the model that this one is compared with says.
-        return if import::is_onnx(path) { onnx(path, &ImageArgs::default(), true, printer) } else { file(path) };
+        return if import::is_onnx(path) { onnx(path, &ImageConfig::default(), true, printer) } else { file(path) };
     }
     if let Some(run) = runs::find(path) {
         return folder(&run);

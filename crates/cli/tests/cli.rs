@@ -868,8 +868,8 @@ fn an_onnx_file_is_a_model() {
     let expected = Preprocess {
         order,
         divide: 1.0,
-        mean: [104.0, 117.0, 123.0],
-        std: [1.0; 3],
+        mean: vec![104.0, 117.0, 123.0],
+        std: vec![1.0; 3],
         ..Preprocess::imagenet_statistics()
     };
     assert_eq!(preprocess, expected);

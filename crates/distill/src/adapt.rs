@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
 use dsconv::Network;
 use graph::{Graph, Model, ModelError, NodeId, Policy, pass, pattern};
-use images::{Batch, Unlabelled};
+use images::{Batch, ImageError, Unlabelled};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -102,7 +102,11 @@ pub fn adapt(
     let taps = taps(&folded, config)?;
 
     let known = |phase: &str, set: &Unlabelled| predict(phase, &[&teacher], set, context).map(|mut all| all.remove(0));
-    let held_logits = Arc::new(known("teacher on the images held out", &held)?);
+    let held_logits = known("teacher on the images held out", &held)?;
+    // Those that can be read.
+    let held = held.select(held_logits.images());
+    check_fits(teacher.graph(), &held)?;
+    let held_logits = Arc::new(Logits::new(held_logits.classes(), held_logits.values().to_vec()));
     // What the teacher says to images that never change need be asked once.
     let cached = config.augment.is_none() && taps.is_empty();
     let logits = if cached { Some(Arc::new(known("teacher on the images to adapt to", &adapting)?)) } else { None };
@@ -128,7 +132,7 @@ pub fn adapt(
 
     let valid = Arc::new(held_batches(&held, held_logits, config.batch));
     if done == 0 {
-        let point = before(&module, valid.as_ref(), &context.device);
+        let point = before(&module, valid.as_ref(), &context.device)?;
         session.journal().points = vec![point];
     }
     let schedule = config.schedule(config.code_rate);
@@ -208,20 +212,19 @@ fn taps(folded: &Graph, config: &AdaptConfig) -> Result<Vec<NodeId>, Error> {
 }
 
 /// The student before its first step, on the images held out.
-fn before(module: &Student, held: &dyn DataLoader<Item>, device: &Device) -> Point {
+fn before(module: &Student, held: &dyn DataLoader<Item>, device: &Device) -> Result<Point, Error> {
     let module = module.valid();
     let held = held.to_device(device);
     let (mut losses, mut agreed) = (Vec::new(), 0);
     for item in held.iter() {
-        let Ok(item) = item else { break };
-        let output = InferenceStep::step(&module, item);
+        let output = InferenceStep::step(&module, item.map_err(|error| Error::Training(error.to_string()))?);
         let named = output.output.argmax(1).flatten::<1>(0, 1).equal(output.targets).int().sum();
         agreed += named.into_scalar::<i64>();
         losses.extend(host(output.loss));
     }
     let count = losses.len().max(1);
     let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / count as f64;
-    Point { step: 0, loss: loss as f32, accuracy: (100.0 * agreed as f64 / count as f64) as f32 }
+    Ok(Point { step: 0, loss: loss as f32, accuracy: (100.0 * agreed as f64 / count as f64) as f32 })
 }
 
 /// Images, and what the teacher says to them where that is known already.
@@ -253,8 +256,13 @@ fn place((batch, teacher): Raw, device: &Device) -> Item {
     Item { images: tensor(batch, device), teacher }
 }
 
-fn rows(logits: &Logits, images: &[usize]) -> (usize, Vec<f32>) {
-    (logits.classes(), images.iter().flat_map(|&image| logits.row(image).iter().copied()).collect())
+/// What the teacher said to the images of a batch; a batch that has an image which it has not seen is an error.
+fn rows(set: &Unlabelled, logits: &Logits, batch: &Batch) -> Result<(usize, Vec<f32>), ImageError> {
+    let mut rows = Vec::with_capacity(batch.indices.len() * logits.classes());
+    for &image in &batch.indices {
+        rows.extend_from_slice(logits.of(image).ok_or_else(|| set.changed(image))?);
+    }
+    Ok((logits.classes(), rows))
 }
 
 fn adaptation_batches(
@@ -267,10 +275,10 @@ fn adaptation_batches(
 ) -> Loader<Raw, Item> {
     let (set, augment, batches, total) = (set.clone(), config.augment, config.checkpoint_every, config.steps);
     Loader::new(done, batches, batches * order.batch(), place, move |step| {
-        let indices = order.indices(step);
-        let mut images = set.batch(&indices)?;
+        let mut images = set.batch_of_some(&order.indices(step))?;
         augment.apply(&mut images, |i| Random::new(seed, &[4, step as u64, i as u64]));
-        Ok((images, logits.as_ref().map(|logits| rows(logits, &indices))))
+        let known = logits.as_ref().map(|logits| rows(&set, logits, &images)).transpose()?;
+        Ok((images, known))
     })
     .ending(total)
 }
@@ -279,7 +287,9 @@ fn held_batches(set: &Unlabelled, logits: Arc<Logits>, batch: usize) -> Loader<R
     let (set, count) = (set.clone(), set.len());
     let make = move |i: usize| {
         let indices: Vec<usize> = (i * batch..count.min((i + 1) * batch)).collect();
-        Ok((set.batch(&indices)?, Some(rows(&logits, &indices))))
+        let images = set.batch_of_some(&indices)?;
+        let known = rows(&set, &logits, &images)?;
+        Ok((images, Some(known)))
     };
     Loader::new(0, count.div_ceil(batch), count, place, make).repeating()
 }

@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn augmentation_depends_on_the_generator_alone() {
         let pixels: Vec<f32> = (0..2 * 3 * 5 * 5).map(|v| v as f32).collect();
-        let batch = Batch { shape: [2, 3, 5, 5], pixels };
+        let batch = Batch { shape: [2, 3, 5, 5], pixels, indices: vec![0, 1] };
         let augment = Augment { shift: 2, flip: true };
         let run = |seed: u64| {
             let mut batch = batch.clone();

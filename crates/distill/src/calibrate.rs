@@ -71,6 +71,9 @@ pub fn calibrate(
         context.check()?;
         let batch = batch?;
         done += batch.shape[0];
+        if batch.indices.is_empty() {
+            continue;
+        }
         let x = tensor(batch, &context.device);
         let [len, ..] = x.dims();
         let part = |range: std::ops::Range<usize>| (network.clone(), x.clone().narrow(0, range.start, range.len()));

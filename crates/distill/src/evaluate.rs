@@ -13,10 +13,12 @@ const BATCH: usize = 64;
 /// Images of a part of one, at least. An image's logits do not depend on the others beside it.
 const LEAST: usize = 8;
 
-/// The outputs of a network for a set of images, before softmax.
+/// The outputs of a network for the images of a set, before softmax. An image that could not be read has none.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Logits {
     classes: usize,
+    /// Which images of the set, ascending.
+    images: Vec<usize>,
     /// `[images, classes]`.
     values: Vec<f32>,
 }
@@ -38,18 +40,47 @@ pub struct Scores {
 }
 
 impl Logits {
-    /// From `[images, classes]`, row-major.
+    /// Of all images of a set, `[images, classes]`, row-major.
     ///
     /// # Panics
     /// If there are no classes, or `values` is not a whole number of rows.
     pub fn new(classes: usize, values: Vec<f32>) -> Self {
         assert!(classes > 0 && values.len().is_multiple_of(classes), "{} values of {classes} classes", values.len());
-        Self { classes, values }
+        Self { classes, images: (0..values.len() / classes).collect(), values }
+    }
+
+    /// Of some images of a set, in its order.
+    ///
+    /// # Panics
+    /// If there are no classes, or not one row of `values` for each of `images`, ascending.
+    pub fn of_images(classes: usize, images: Vec<usize>, values: Vec<f32>) -> Self {
+        assert!(classes > 0 && values.len() == images.len() * classes, "{} rows of {classes}", images.len());
+        assert!(images.is_sorted_by(|a, b| a < b), "images in their order");
+        Self { classes, images, values }
     }
 
     /// Number of images.
     pub fn len(&self) -> usize {
-        self.values.len() / self.classes
+        self.images.len()
+    }
+
+    /// Which images of the set these are of, ascending; a row is one of them.
+    pub fn images(&self) -> &[usize] {
+        &self.images
+    }
+
+    /// What a network says to an image of the set.
+    pub fn of(&self, image: usize) -> Option<&[f32]> {
+        self.images.binary_search(&image).ok().map(|row| self.row(row))
+    }
+
+    /// Each image's logits beside another network's, of the images that both have.
+    ///
+    /// # Panics
+    /// If the two have other numbers of classes.
+    fn beside<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'a [f32], &'a [f32])> {
+        assert_eq!(self.classes, other.classes, "logits of the same classes");
+        (0..self.len()).filter_map(|row| Some((self.row(row), other.of(self.images[row])?)))
     }
 
     /// Whether there is no image.
@@ -62,9 +93,9 @@ impl Logits {
         self.classes
     }
 
-    /// One image's logits.
-    pub fn row(&self, image: usize) -> &[f32] {
-        &self.values[image * self.classes..][..self.classes]
+    /// One row: see [`images`](Self::images).
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.classes..][..self.classes]
     }
 
     /// All logits, row after row.
@@ -72,46 +103,48 @@ impl Logits {
         &self.values
     }
 
-    /// The class with the largest logit, the first of equal ones.
-    pub fn class(&self, image: usize) -> usize {
-        let row = self.row(image);
-        (1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best })
+    /// The class with the largest logit of a row, the first of equal ones.
+    pub fn class(&self, row: usize) -> usize {
+        largest(self.row(row))
     }
 
     /// Percent of the images whose label is among the `k` largest logits; of equal logits the lower class counts as the
-    /// larger. A label without a number for a logit is never among them.
+    /// larger. A label without a number for a logit is never among them. `labels` has one for each image of the set; those
+    /// of images without logits do not count.
     ///
     /// # Panics
-    /// If there is not one label an image.
+    /// If an image has no label.
     pub fn accuracy(&self, labels: &[usize], k: usize) -> f64 {
-        assert_eq!(self.len(), labels.len(), "one label an image");
-        let right = labels.iter().enumerate().filter(|&(image, &label)| {
-            let row = self.row(image);
+        let right = (0..self.len()).filter(|&row| {
+            let (label, row) = (labels[self.images[row]], self.row(row));
             let Some(&own) = row.get(label).filter(|own| !own.is_nan()) else { return false };
             let ahead =
                 row.iter().enumerate().filter(|&(class, &v)| v.is_nan() || v > own || (v == own && class < label));
             ahead.count() < k
         });
-        percent(right.count(), labels.len())
+        percent(right.count(), self.len())
     }
 
-    /// Percent of the images for which both name the same class.
+    /// Percent of the images for which both name the same class; images that one of them lacks do not count.
     ///
     /// # Panics
-    /// If the two are not of the same size.
+    /// If the two have other numbers of classes.
     pub fn agreement(&self, teacher: &Self) -> f64 {
-        assert_eq!((self.len(), self.classes), (teacher.len(), teacher.classes), "logits of the same images");
-        let same = (0..self.len()).filter(|&image| self.class(image) == teacher.class(image));
-        percent(same.count(), self.len())
+        let (mut same, mut count) = (0, 0);
+        for (mine, theirs) in self.beside(teacher) {
+            same += usize::from(largest(mine) == largest(theirs));
+            count += 1;
+        }
+        percent(same, count)
     }
 
     /// See [`Scores::sqnr_db`].
     ///
     /// # Panics
-    /// If the two are not of the same size.
+    /// If the two have other numbers of classes.
     pub fn sqnr_db(&self, teacher: &Self) -> Option<f64> {
-        assert_eq!(self.values.len(), teacher.values.len(), "logits of the same images");
-        let pairs = || teacher.values.iter().zip(&self.values).map(|(&t, &s)| (f64::from(t), f64::from(s)));
+        let pairs =
+            || self.beside(teacher).flat_map(|(s, t)| t.iter().zip(s)).map(|(&t, &s)| (f64::from(t), f64::from(s)));
         let signal: f64 = pairs().map(|(t, _)| t * t).sum();
         let noise: f64 = pairs().map(|(t, s)| (t - s) * (t - s)).sum();
         (noise != 0.0).then(|| 10.0 * (signal / noise).log10())
@@ -120,9 +153,8 @@ impl Logits {
     /// For each image the largest difference from another network's logits, relative to the largest of those.
     ///
     /// # Panics
-    /// If the two are not of the same images.
+    /// If the two have other numbers of classes.
     pub fn differences(&self, other: &Self) -> Vec<f64> {
-        assert_eq!(self.values.len(), other.values.len(), "logits of the same images");
         let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
         let image = |(mine, theirs): (&[f32], &[f32])| {
             let mut apart = mine.iter().zip(theirs).map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs());
@@ -131,13 +163,13 @@ impl Logits {
                 apart => apart / largest(&mut theirs.iter().map(|v| f64::from(v.abs()))),
             }
         };
-        self.values.chunks_exact(self.classes).zip(other.values.chunks_exact(self.classes)).map(image).collect()
+        self.beside(other).map(image).collect()
     }
 
-    /// Accuracy against labels, and closeness to a teacher.
+    /// Accuracy against labels, one for each image of the set, and closeness to a teacher.
     ///
     /// # Panics
-    /// If labels, teacher and these are not of the same images.
+    /// If an image has no label, or the teacher another number of classes.
     pub fn scores(&self, labels: &[usize], teacher: &Self) -> Scores {
         Scores {
             count: self.len(),
@@ -147,6 +179,11 @@ impl Logits {
             sqnr_db: self.sqnr_db(teacher),
         }
     }
+}
+
+/// The largest value's place, the first of equal ones.
+fn largest(row: &[f32]) -> usize {
+    (1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best })
 }
 
 fn percent(part: usize, whole: usize) -> f64 {
@@ -176,11 +213,14 @@ pub fn predict(
     };
     context.progress.start(phase, count);
     let mut outputs: Vec<Vec<f32>> = vec![Vec::new(); networks.len()];
-    let mut done = 0;
-    for batch in source {
+    let mut seen = Vec::with_capacity(count);
+    for (batch, number) in source.zip(1..) {
         context.check()?;
         let batch = batch?;
-        done += batch.shape[0];
+        if batch.indices.is_empty() {
+            continue;
+        }
+        seen.extend_from_slice(&batch.indices);
         let x = tensor(batch, &context.device);
         for (network, output) in networks.iter().zip(&mut outputs) {
             let [len, ..] = x.dims();
@@ -190,11 +230,11 @@ pub fn predict(
             let logits = workers.run(parts, |(network, x): (Network, Tensor<4>)| host(network.forward(x)));
             output.extend(logits.into_iter().flatten());
         }
-        context.progress.advance(done, "");
+        context.progress.advance(count.min(number * BATCH), "");
     }
     context.progress.finish();
     let classes = networks.iter().map(|network| network.graph().output().channels);
-    Ok(classes.zip(outputs).map(|(classes, values)| Logits::new(classes, values)).collect())
+    Ok(classes.zip(outputs).map(|(classes, values)| Logits::of_images(classes, seen.clone(), values)).collect())
 }
 
 /// # Errors
@@ -231,6 +271,19 @@ mod tests {
         assert_eq!(logits.accuracy(&[1, 1, 1], 2), 200.0 / 3.0);
         assert_eq!(logits.accuracy(&[1, 1, 0], 5), 200.0 / 3.0);
         assert_eq!(Logits::new(2, vec![1.0, 1.0]).accuracy(&[1], 1), 0.0);
+    }
+
+    #[test]
+    fn images_without_logits_do_not_count() {
+        // Images 0 and 2 of three.
+        let logits = Logits::of_images(2, vec![0, 2], vec![0.0, 1.0, 1.0, 0.0]);
+        assert_eq!((logits.of(1), logits.of(2)), (None, Some([1.0, 0.0].as_slice())));
+        assert_eq!(logits.accuracy(&[1, 1, 1], 1), 50.0);
+        let teacher = Logits::new(2, vec![0.0, 1.0, 0.0, 1.0, 0.0, 1.0]);
+        let scores = logits.scores(&[1, 1, 1], &teacher);
+        assert_eq!((scores.count, scores.agreement), (2, 50.0));
+        // Signal 1 + 1, noise 0 + 2.
+        assert_eq!(scores.sqnr_db, Some(0.0));
     }
 
     #[test]

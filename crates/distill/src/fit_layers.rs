@@ -130,7 +130,7 @@ fn load(
 ) -> Result<Vec<Vec<Chunk>>, Error> {
     let chunk = |range: std::ops::Range<usize>| -> Result<Chunk, Error> {
         let mut values = vec![None; nodes];
-        values[0] = Some(tensor(images.batch(&range.collect::<Vec<_>>())?, device));
+        values[0] = Some(tensor(images.batch_of_some(&range.collect::<Vec<_>>())?, device));
         Ok(Chunk { teacher: values.clone(), student: values })
     };
     let cut = |part: std::ops::Range<usize>| {
@@ -232,7 +232,7 @@ pub(crate) fn reestimated(
     context.progress.start("estimate batch statistics", BATCHES);
     for step in 0..BATCHES {
         context.check()?;
-        student.forward(tensor(images.batch(&order.indices(step))?, &device));
+        student.forward(tensor(images.batch_of_some(&order.indices(step))?, &device));
         context.progress.advance(step + 1, "");
     }
     context.progress.finish();

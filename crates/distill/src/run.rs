@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use blockfloat::ScaleFormat;
 use burn::module::Module;
 use dsconv::Network;
-use graph::{Float, Model, Policy, SaveOptions, pass};
+use graph::{Float, ImageConfig, Model, Policy, SaveOptions, pass};
 use images::{Labelled, Unlabelled};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,9 @@ pub struct DistillConfig {
     pub seed: u64,
     /// Where to compute.
     pub device: String,
+    /// What the teacher expects of an image, where its file does not say it or is wrong.
+    #[serde(skip_serializing_if = "ImageConfig::is_empty")]
+    pub image: ImageConfig,
     /// Images.
     pub data: DataConfig,
     /// Which layer is quantized to what.
@@ -46,6 +49,7 @@ impl Default for DistillConfig {
             weights: None,
             seed: 0,
             device: "cpu".into(),
+            image: ImageConfig::default(),
             data: DataConfig::default(),
             quantize: Policy::default(),
             adapt: AdaptConfig::default(),

@@ -269,7 +269,7 @@ fn training_batches(set: &Labelled, order: Order, config: &TrainConfig, done: us
     let (set, augment, seed) = (set.clone(), config.augment, config.seed);
     let (batches, batch) = (order.batches(), order.batch());
     Loader::new(done, batches, batches * batch, place, move |step| {
-        let mut images = set.batch(&order.indices(step))?;
+        let mut images = set.batch_of_some(&order.indices(step))?;
         augment.apply(&mut images.images, |i| Random::new(seed, &[1, step as u64, i as u64]));
         Ok((step, images))
     })
@@ -279,7 +279,7 @@ fn fixed_batches(set: &Labelled, batch: usize) -> Loader<Raw, Item> {
     let (set, count) = (set.clone(), set.len());
     let make = move |i: usize| {
         let indices: Vec<usize> = (i * batch..count.min((i + 1) * batch)).collect();
-        Ok((i, set.batch(&indices)?))
+        Ok((i, set.batch_of_some(&indices)?))
     };
     Loader::new(0, count.div_ceil(batch), count, place, make).repeating()
 }

@@ -19,7 +19,7 @@ pub(crate) fn graph() -> Graph {
 
 pub(crate) fn info() -> Info {
     Info {
-        preprocess: Preprocess { order: ChannelOrder::Bgr, mean: [0.1, 1.0 / 3.0, 1e-7], ..Preprocess::imagenet() },
+        preprocess: Preprocess { order: ChannelOrder::Bgr, mean: vec![0.1, 1.0 / 3.0, 1e-7], ..Preprocess::imagenet() },
         classes: vec!["cat".into(), "\"dog\"\u{e9}".into(), String::new()],
         source: "made for a test".into(),
     }

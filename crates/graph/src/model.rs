@@ -150,6 +150,11 @@ impl Model {
         Ok(Self { graph, weights, layers: BTreeMap::new(), info })
     }
 
+    /// How images become its input: sizes that its preprocessing does not say follow the input's.
+    pub fn preprocess(&self) -> Preprocess {
+        self.info.preprocess.fitted(self.graph.input())
+    }
+
     /// Quantizes a float model: folds batch normalisation ([`pass::fold_batch_norm`]), plans by the policy
     /// ([`Policy::resolve`]) and rounds the planned layers. Layers that are skipped, biases and affine parameters stay
     /// in [`Model::weights`].

@@ -98,7 +98,7 @@ fn read(
             pixels.extend((0..PLANE).flat_map(|p| [planes[p], planes[PLANE + p], planes[2 * PLANE + p]]));
         }
     }
-    Ok((Memory::new([SIDE, SIDE], pixels), found.expect("at least one file")))
+    Ok((Memory::new(3, [SIDE, SIDE], pixels), found.expect("at least one file")))
 }
 
 #[cfg(test)]
@@ -108,7 +108,7 @@ mod tests {
     use graph::{ChannelOrder, Preprocess};
 
     fn bytes_as_they_are() -> Preprocess {
-        Preprocess { divide: 1.0, mean: [0.0; 3], std: [1.0; 3], ..Preprocess::imagenet_statistics() }
+        Preprocess::bytes(ChannelOrder::Rgb)
     }
 
     fn record(labels: &[u8], [r, g, b]: [u8; 3]) -> Vec<u8> {

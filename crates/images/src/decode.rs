@@ -1,41 +1,74 @@
-//! Files to RGB bytes, and RGB bytes to the network's size, with the results of PIL and torchvision.
+//! Files to bytes, and bytes to the network's size, with the results of PIL and torchvision.
 
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{Cursor, Read};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use graph::Preprocess;
-use image::{DynamicImage, ImageFormat, ImageReader};
+use graph::{ChannelOrder, Preprocess, Resize};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 use crate::resize::resize;
 
-/// Interleaved RGB bytes.
+/// Interleaved bytes.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Rgb {
+pub(crate) struct Picture {
+    /// 3 for red, green, blue; 1 for grey.
+    pub(crate) channels: usize,
     /// Height and width.
     pub(crate) size: [usize; 2],
     pub(crate) pixels: Vec<u8>,
 }
 
-/// A resized image larger than this is refused: a 1x60000 image is small as a file and huge at 256 pixels' width.
+/// Most pixels of an image, decoded or resized: a file of 254 bytes can say that it is 60000x60000.
 const MOST_PIXELS: usize = 1 << 26;
+/// Images of more pixels are decoded one at a time, so that memory does not grow with the number of cores.
+const LARGE: usize = 1 << 23;
+/// Most bytes of a file.
+const MOST_BYTES: u64 = 1 << 28;
 
 /// Reads a file as PIL's `convert("RGB")` does: grey is repeated, alpha is dropped, a palette is looked up, CMYK is
-/// converted. The content decides the format, not the name. An orientation in EXIF is not applied. Unlike PIL, which turns
-/// 16-bit grey white, this keeps its high byte.
-pub(crate) fn decode(path: &Path) -> Result<Rgb, String> {
-    let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
+/// converted. The content decides the format, not the name. An orientation in EXIF is not applied, as in torchvision's
+/// `ImageFolder`; of an animation the first frame is read. Unlike PIL, which turns 16-bit grey white, this keeps its high
+/// byte.
+pub(crate) fn decode(path: &Path) -> Result<Picture, String> {
+    decode_bytes(&read(path)?)
+}
+
+/// The content of a regular file: a pipe could be waited for without end.
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let file = std::fs::metadata(path).map_err(|e| e.to_string())?;
+    if !file.is_file() {
+        return Err("not a file".to_owned());
+    }
+    if file.len() > MOST_BYTES {
+        return Err(format!("{} bytes: an image has {MOST_BYTES} at most", file.len()));
+    }
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(MOST_BYTES).read_to_end(&mut bytes)).map_err(|e| e.to_string())?;
+    Ok(bytes)
+}
+
+fn decode_bytes(bytes: &[u8]) -> Result<Picture, String> {
+    static ONE_LARGE: Mutex<()> = Mutex::new(());
     if bytes.is_empty() {
         return Err("the file is empty".to_owned());
     }
-    let reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(|e| e.to_string())?;
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
     let format = reader.format().ok_or("not an image: neither JPEG, PNG, BMP nor WebP")?;
-    if format == ImageFormat::Jpeg && !ends(&bytes) {
+    if format == ImageFormat::Jpeg && !ends(bytes) {
         // The decoder fills the missing part with grey.
         return Err("JPEG data ends early".to_owned());
     }
-    let image = reader.decode().map_err(|e| e.to_string())?;
-    let size = [image.height() as usize, image.width() as usize];
-    Ok(Rgb { size, pixels: to_rgb(image) })
+    let decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+    let size = [decoder.dimensions().1, decoder.dimensions().0].map(|side| side as usize);
+    let pixels = size[0].saturating_mul(size[1]);
+    if pixels == 0 || pixels > MOST_PIXELS {
+        return Err(format!("{}x{} pixels: {MOST_PIXELS} are read at most", size[1], size[0]));
+    }
+    let _one = (pixels > LARGE).then(|| ONE_LARGE.lock().unwrap_or_else(PoisonError::into_inner));
+    let image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
+    Ok(Picture { channels: 3, size, pixels: to_rgb(image) })
 }
 
 /// Whether an end-of-image marker follows the first scan. Segments before it are skipped: a thumbnail has its own marker.
@@ -66,119 +99,153 @@ fn to_rgb(image: DynamicImage) -> Vec<u8> {
     }
 }
 
-/// The part of [`Preprocess`] that changes an image's size.
+/// Pillow's `convert("L")`.
+fn to_grey(rgb: &Picture) -> Picture {
+    let luma = |[r, g, b]: [u8; 3]| {
+        let [r, g, b] = [r, g, b].map(u32::from);
+        ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16) as u8
+    };
+    let pixels = rgb.pixels.as_chunks::<3>().0.iter().map(|&pixel| luma(pixel)).collect();
+    Picture { channels: 1, size: rgb.size, pixels }
+}
+
+/// The part of [`Preprocess`] that changes an image's size and number of channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fit {
-    resize: Option<usize>,
-    crop: Option<usize>,
+    grey: bool,
+    resize: Option<Resize>,
+    crop: Option<[usize; 2]>,
 }
 
 impl Fit {
     pub(crate) fn new(preprocess: &Preprocess) -> Self {
-        Self { resize: preprocess.resize, crop: preprocess.crop }
+        let grey = preprocess.order == ChannelOrder::Grey;
+        Self { grey, resize: preprocess.resize, crop: preprocess.crop }
     }
 
-    /// Keeps every size.
+    /// Keeps every image.
     pub(crate) fn none() -> Self {
-        Self { resize: None, crop: None }
+        Self { grey: false, resize: None, crop: None }
     }
 
     /// Height and width of what `apply` makes of an image of `size`.
     pub(crate) fn output(&self, size: [usize; 2]) -> [usize; 2] {
-        match self.crop {
-            Some(side) => [side, side],
-            None => self.resized(size),
-        }
+        self.crop.unwrap_or_else(|| self.resized(size))
     }
 
-    pub(crate) fn apply(&self, image: Rgb) -> Result<Rgb, String> {
+    /// Whether `apply` keeps images of `channels` and `size`.
+    pub(crate) fn keeps(&self, channels: usize, size: [usize; 2]) -> bool {
+        self.resized(size) == size && self.output(size) == size && !(self.grey && channels == 3)
+    }
+
+    pub(crate) fn apply(&self, image: Picture) -> Result<Picture, String> {
+        let image = if self.grey && image.channels == 3 { to_grey(&image) } else { image };
         let size = self.resized(image.size);
-        if size[0].saturating_mul(size[1]) > MOST_PIXELS {
-            return Err(format!("{}x{} pixels after resizing", size[1], size[0]));
-        }
-        let image = if size == image.size { image } else { resize(&image, size) };
-        Ok(match self.crop {
-            Some(side) if image.size != [side, side] => centre_crop(&image, side),
-            _ => image,
-        })
+        let crop = self.crop.unwrap_or(size);
+        let window = std::array::from_fn(|axis| Window::new(size[axis], crop[axis]));
+        let image = resize(image, size, window.map(|w: Window| w.source..w.source + w.count), MOST_PIXELS)?;
+        Ok(if image.size == crop { image } else { pad(&image, crop, window.map(|w| w.target)) })
     }
 
     /// The shorter side becomes `resize`, the longer one `int(resize * long / short)` as in torchvision.
     fn resized(&self, [height, width]: [usize; 2]) -> [usize; 2] {
         match self.resize {
             None => [height, width],
-            Some(side) if width <= height => [side * height / width, side],
-            Some(side) => [side, side * width / height],
+            Some(Resize::Exact(size)) => size,
+            Some(Resize::Shorter(side)) if width <= height => [side * height / width, side],
+            Some(Resize::Shorter(side)) => [side, side * width / height],
         }
     }
 }
 
-/// torchvision's: a smaller image is padded with black first, half of an odd difference rounds to the even number.
-fn centre_crop(image: &Rgb, side: usize) -> Rgb {
-    let mut pixels = vec![0; 3 * side * side];
-    let [rows, columns] = image.size.map(|length| overlap(length, side));
-    for row in 0..rows.count {
-        let from = 3 * ((rows.source + row) * image.size[1] + columns.source);
-        let to = 3 * ((rows.target + row) * side + columns.target);
-        pixels[to..][..3 * columns.count].copy_from_slice(&image.pixels[from..][..3 * columns.count]);
+/// Black around an image: a crop larger than it.
+fn pad(image: &Picture, size: [usize; 2], at: [usize; 2]) -> Picture {
+    let channels = image.channels;
+    let mut pixels = vec![0; channels * size[0] * size[1]];
+    let row = channels * image.size[1];
+    for (y, from) in image.pixels.chunks_exact(row).enumerate() {
+        pixels[channels * ((at[0] + y) * size[1] + at[1])..][..row].copy_from_slice(from);
     }
-    Rgb { size: [side, side], pixels }
+    Picture { channels, size, pixels }
 }
 
-/// One axis of a crop: `count` pixels from `source` on go to `target`.
-struct Overlap {
+/// One axis of torchvision's centre crop: `count` pixels from `source` on go to `target`. A smaller image is padded first,
+/// half of an odd difference rounds to the even number.
+#[derive(Clone, Copy)]
+struct Window {
     source: usize,
     target: usize,
     count: usize,
 }
 
-fn overlap(length: usize, side: usize) -> Overlap {
-    if length < side {
-        return Overlap { source: 0, target: (side - length) / 2, count: length };
+impl Window {
+    fn new(length: usize, side: usize) -> Self {
+        if length < side {
+            return Self { source: 0, target: (side - length) / 2, count: length };
+        }
+        let source = ((length - side) as f64 / 2.0).round_ties_even() as usize;
+        Self { source, target: 0, count: side }
     }
-    let offset = ((length - side) as f64 / 2.0).round_ties_even() as usize;
-    Overlap { source: offset, target: 0, count: side }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ramp(size: [usize; 2]) -> Rgb {
+    fn ramp(size: [usize; 2]) -> Picture {
         let pixels = (0..size[0] * size[1]).flat_map(|i| [i as u8 + 1; 3]).collect();
-        Rgb { size, pixels }
+        Picture { channels: 3, size, pixels }
+    }
+
+    fn shorter(side: usize) -> Fit {
+        Fit { resize: Some(Resize::Shorter(side)), ..Fit::none() }
+    }
+
+    /// The first channel of a centre crop.
+    fn cropped(size: [usize; 2], crop: [usize; 2]) -> Vec<u8> {
+        let image = Fit { crop: Some(crop), ..Fit::none() }.apply(ramp(size)).unwrap();
+        assert_eq!(image.size, crop);
+        image.pixels.iter().step_by(3).copied().collect()
     }
 
     #[test]
     fn longer_side_is_rounded_down() {
-        let fit = Fit { resize: Some(256), crop: None };
         // 256 * 500 / 375 = 341.33
-        assert_eq!(fit.output([375, 500]), [256, 341]);
-        assert_eq!(fit.output([500, 375]), [341, 256]);
-        assert_eq!(fit.output([100, 100]), [256, 256]);
+        assert_eq!(shorter(256).output([375, 500]), [256, 341]);
+        assert_eq!(shorter(256).output([500, 375]), [341, 256]);
+        assert_eq!(shorter(256).output([100, 100]), [256, 256]);
+        let exact = Fit { resize: Some(Resize::Exact([48, 192])), ..Fit::none() };
+        assert_eq!(exact.output([375, 500]), [48, 192]);
     }
 
     #[test]
     fn crop_of_an_odd_difference_rounds_half_to_even() {
         // (5 - 2) / 2 = 1.5 -> 2; (3 - 2) / 2 = 0.5 -> 0
-        let cropped = centre_crop(&ramp([5, 3]), 2);
-        let first: Vec<u8> = cropped.pixels.iter().step_by(3).copied().collect();
-        assert_eq!(first, [7, 8, 10, 11]);
+        assert_eq!(cropped([5, 3], [2, 2]), [7, 8, 10, 11]);
+        assert_eq!(cropped([5, 3], [2, 3]), [7, 8, 9, 10, 11, 12]);
     }
 
     #[test]
     fn crop_larger_than_the_image_pads_with_black() {
-        let cropped = centre_crop(&ramp([1, 2]), 4);
-        let first: Vec<u8> = cropped.pixels.iter().step_by(3).copied().collect();
         // (4 - 1) / 2 = 1 row above, (4 - 2) / 2 = 1 column to the left
-        assert_eq!(first, [0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(cropped([1, 2], [4, 4]), [0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]
-    fn long_thin_image_is_refused() {
-        let fit = Fit { resize: Some(256), crop: Some(224) };
-        // 256 x (256 * 2000) = 131 million pixels
-        assert_eq!(fit.apply(ramp([2000, 1])).unwrap_err(), "256x512000 pixels after resizing");
+    fn grey_is_pillows_luma() {
+        // (255 * 19595 + 32768) >> 16 and so on; white is (255 * 65536 + 32768) >> 16
+        let pixels = vec![255, 0, 0, 0, 255, 0, 0, 0, 255, 255, 255, 255, 10, 20, 30];
+        let grey = to_grey(&Picture { channels: 3, size: [1, 5], pixels });
+        assert_eq!((grey.channels, grey.pixels), (1, vec![76, 150, 29, 255, 18]));
+    }
+
+    #[test]
+    fn of_a_long_thin_image_only_the_crop_is_made() {
+        let fit = Fit { crop: Some([224; 2]), ..shorter(256) };
+        // 256 x (256 * 60000) would be 3.9 thousand million pixels.
+        let image = fit.apply(Picture { channels: 3, size: [60_000, 1], pixels: vec![7; 180_000] }).unwrap();
+        assert_eq!((image.size, image.pixels), ([224, 224], vec![7; 3 * 224 * 224]));
+        assert_eq!(shorter(256).apply(ramp([2000, 1])).unwrap_err(), "256x512000 pixels after resizing");
     }
 
     #[test]

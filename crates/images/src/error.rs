@@ -88,6 +88,15 @@ pub enum ImageError {
         allowed: usize,
     },
 
+    /// An image without which nothing is left to go on with.
+    #[error("{}: {reason}", path.display())]
+    Unreadable {
+        /// The file, or the set.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+
     /// Images of several sizes and no crop that would make them alike.
     #[error(
         "{}: {}x{} after resizing, other images are {}x{}\n\nhint: give the preprocessing a crop",

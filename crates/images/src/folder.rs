@@ -103,7 +103,8 @@ fn open(
     }
     let Some((start, size)) = first else { return Err(too_many(skipped)) };
 
-    let image = 3 * size[0] * size[1];
+    let channels = preprocess.channels();
+    let image = channels * size[0] * size[1];
     if image.saturating_mul(paths.len() - start) > options.memory {
         let kept = (start..paths.len()).collect();
         let named = |images: Unlabelled| images.with_names(root, paths[start..].iter());
@@ -134,7 +135,7 @@ fn open(
     if skipped.len() > allowed {
         return Err(too_many(skipped));
     }
-    let memory = Arc::new(Memory::new(size, pixels));
+    let memory = Arc::new(Memory::new(channels, size, pixels));
     let images = Unlabelled::from_fitted(name, memory, preprocess, skipped);
     Ok(Opened { images: images.with_names(root, kept.iter().map(|&i| &paths[i])), kept })
 }
@@ -297,7 +298,7 @@ mod tests {
     }
 
     fn bytes_as_they_are() -> Preprocess {
-        Preprocess { divide: 1.0, mean: [0.0; 3], std: [1.0; 3], ..Preprocess::imagenet_statistics() }
+        Preprocess::bytes(graph::ChannelOrder::Rgb)
     }
 
     /// The grey value of each image.
@@ -398,6 +399,7 @@ mod tests {
         assert_eq!(batch.images.shape, [2, 3, 1, 1]);
         assert_eq!(batch.images.pixels, [1.0, 1.0, 1.0, 3.0, 3.0, 3.0]);
         assert_eq!(batch.labels, [0, 1]);
+        assert_eq!(batch.images.indices, [0, 2]);
         assert_eq!(set.skipped().len(), 1);
     }
 
@@ -425,7 +427,7 @@ mod tests {
         image::RgbImage::new(2, 1).save(tree.path("set/c.png")).unwrap();
         let error = tree.unlabelled(&OpenOptions::default()).unwrap_err().to_string();
         assert!(error.contains("c.png: 2x1 after resizing, other images are 1x1"), "{error}");
-        let crop = Preprocess { crop: Some(2), ..bytes_as_they_are() };
+        let crop = Preprocess { crop: Some([2; 2]), ..bytes_as_they_are() };
         assert_eq!(open_unlabelled(&tree.spec(), &crop, &OpenOptions::default()).unwrap().len(), 3);
     }
 

@@ -46,7 +46,7 @@ impl OpenOptions {
 /// # Errors
 /// Nothing at `spec`, no labels there, more bad files than allowed: see [`ImageError`].
 pub fn open_labelled(spec: &str, preprocess: &Preprocess, options: &OpenOptions) -> Result<Labelled, ImageError> {
-    check(preprocess)?;
+    preprocess.check().map_err(ImageError::Preprocess)?;
     let set = match resolve(spec, options, options.split.unwrap_or(Split::Eval))? {
         Place::Embedded(Split::Adapt) => {
             return Err(ImageError::NoLabels {
@@ -74,7 +74,7 @@ pub fn open_labelled(spec: &str, preprocess: &Preprocess, options: &OpenOptions)
 /// # Errors
 /// Nothing at `spec`, more bad files than allowed: see [`ImageError`].
 pub fn open_unlabelled(spec: &str, preprocess: &Preprocess, options: &OpenOptions) -> Result<Unlabelled, ImageError> {
-    check(preprocess)?;
+    preprocess.check().map_err(ImageError::Preprocess)?;
     let set = match resolve(spec, options, options.split.unwrap_or(Split::Adapt))? {
         Place::Embedded(split) => embedded_unlabelled_as(split, preprocess),
         Place::Folder(path) => return folder::unlabelled(&path, preprocess, options),
@@ -117,22 +117,4 @@ fn resolve(spec: &str, options: &OpenOptions, split: Split) -> Result<Place, Ima
         return Ok(Place::Cifar { name, paths: vec![path.to_owned()] });
     }
     Err(ImageError::NotFound { spec: spec.to_owned(), known: dataset_names(&options.datasets).join(", ") })
-}
-
-fn check(preprocess: &Preprocess) -> Result<(), ImageError> {
-    let usable = |value: f32| value.is_finite() && value != 0.0;
-    let problem = if !usable(preprocess.divide) {
-        format!("divide is {}", preprocess.divide)
-    } else if let Some(std) = preprocess.std.into_iter().find(|&std| !usable(std)) {
-        format!("a standard deviation is {std}")
-    } else if preprocess.mean.iter().any(|mean| !mean.is_finite()) {
-        "a mean is not finite".to_owned()
-    } else if preprocess.resize == Some(0) || preprocess.crop == Some(0) {
-        "a size is 0".to_owned()
-    } else if preprocess.resize.into_iter().chain(preprocess.crop).any(|side| side > 4096) {
-        "a size is above 4096".to_owned()
-    } else {
-        return Ok(());
-    };
-    Err(ImageError::Preprocess(problem))
 }

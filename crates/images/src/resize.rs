@@ -4,7 +4,9 @@
 //! rows, then along columns, with bytes in between and weights of 22 fractional bits. SIMD resizers keep 16-bit weights and
 //! differ from it by one in a fifth of the bytes; this one costs a few milliseconds for a photograph, less than its decoding.
 
-use crate::decode::Rgb;
+use std::ops::Range;
+
+use crate::decode::Picture;
 
 const FRACTION: u32 = 22;
 const HALF: i32 = 1 << (FRACTION - 1);
@@ -15,11 +17,12 @@ struct Taps {
     weights: Vec<i32>,
 }
 
-/// One [`Taps`] an output position.
-fn taps(from: usize, to: usize) -> Vec<Taps> {
+/// One [`Taps`] for each output position of `window`, of `to` in all.
+fn taps(from: usize, to: usize, window: &Range<usize>) -> Vec<Taps> {
     let scale = from as f64 / to as f64;
     let support = scale.max(1.0);
-    (0..to)
+    window
+        .clone()
         .map(|i| {
             let centre = (i as f64 + 0.5) * scale;
             // A cast truncates, and takes what is negative to 0.
@@ -33,22 +36,49 @@ fn taps(from: usize, to: usize) -> Vec<Taps> {
         .collect()
 }
 
-/// To height and width `to`.
-pub(crate) fn resize(image: &Rgb, to: [usize; 2]) -> Rgb {
+/// Of an image resized to height and width `to` the rows and columns of `window`; no more than these are computed.
+///
+/// # Errors
+/// More than `most` pixels of a result, in between or in the end.
+pub(crate) fn resize(
+    image: Picture,
+    to: [usize; 2],
+    window: [Range<usize>; 2],
+    most: usize,
+) -> Result<Picture, String> {
     let [height, width] = image.size;
-    let narrow = if to[1] == width { image.pixels.clone() } else { rows(&image.pixels, width, to[1]) };
-    let pixels = if to[0] == height { narrow } else { columns(&narrow, 3 * to[1], height, to[0]) };
-    Rgb { size: to, pixels }
+    if image.size == to && window == [0..height, 0..width] {
+        return Ok(image);
+    }
+    let size = [window[0].len(), window[1].len()];
+    let refused = || format!("{}x{} pixels after resizing", to[1], to[0]);
+    if size[0].saturating_mul(size[1]) > most {
+        return Err(refused());
+    }
+    let taps = [taps(height, to[0], &window[0]), taps(width, to[1], &window[1])];
+    // The rows that the columns' weights reach.
+    let first = taps[0].first().map_or(0, |tap| tap.start);
+    let last = taps[0].last().map_or(0, |tap| tap.start + tap.weights.len());
+    if size[1].saturating_mul(last - first) > most {
+        return Err(refused());
+    }
+    let row = image.channels * width;
+    let reached = &image.pixels[first * row..last * row];
+    let narrow = match image.channels {
+        1 => rows::<1>(reached, width, &taps[1]),
+        _ => rows::<3>(reached, width, &taps[1]),
+    };
+    let pixels = columns(&narrow, image.channels * size[1], first, &taps[0]);
+    Ok(Picture { channels: image.channels, size, pixels })
 }
 
-/// Resizes each row of `from` pixels to `to`.
-fn rows(pixels: &[u8], from: usize, to: usize) -> Vec<u8> {
-    let taps = taps(from, to);
-    let mut out = Vec::with_capacity(pixels.len() / from * to);
-    for row in pixels.chunks_exact(3 * from) {
-        for tap in &taps {
-            let mut sums = [HALF; 3];
-            let inputs = row[3 * tap.start..].as_chunks::<3>().0;
+/// Resizes each row of `from` pixels of `C` channels.
+fn rows<const C: usize>(pixels: &[u8], from: usize, taps: &[Taps]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(pixels.len() / from * taps.len());
+    for row in pixels.chunks_exact(C * from) {
+        for tap in taps {
+            let mut sums = [HALF; C];
+            let inputs = row[C * tap.start..].as_chunks::<C>().0;
             for (&weight, input) in tap.weights.iter().zip(inputs) {
                 for (sum, &byte) in sums.iter_mut().zip(input) {
                     *sum += weight * i32::from(byte);
@@ -60,13 +90,13 @@ fn rows(pixels: &[u8], from: usize, to: usize) -> Vec<u8> {
     out
 }
 
-/// Resizes columns of `from` values to `to`; a row has `stride` bytes.
-fn columns(bytes: &[u8], stride: usize, from: usize, to: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(stride * to);
+/// Resizes columns; a row has `stride` bytes, the first one is row `first` of the image.
+fn columns(bytes: &[u8], stride: usize, first: usize, taps: &[Taps]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(stride * taps.len());
     let mut sums = vec![0; stride];
-    for tap in taps(from, to) {
+    for tap in taps {
         sums.fill(HALF);
-        for (&weight, row) in tap.weights.iter().zip(bytes[stride * tap.start..].chunks_exact(stride)) {
+        for (&weight, row) in tap.weights.iter().zip(bytes[stride * (tap.start - first)..].chunks_exact(stride)) {
             for (sum, &byte) in sums.iter_mut().zip(row) {
                 *sum += weight * i32::from(byte);
             }
@@ -87,7 +117,7 @@ mod tests {
     #[test]
     fn halving_averages_with_a_triangle() {
         // Output 1 of 4 -> 2 lies at 3.0 and reaches 2 either way: inputs 1, 2, 3 at distances 1.5, 0.5, 0.5 of 2.
-        let taps = taps(4, 2);
+        let taps = taps(4, 2, &(0..2));
         assert_eq!(taps[1].start, 1);
         let weights: Vec<f64> = taps[1].weights.iter().map(|&w| f64::from(w) / f64::from(1 << FRACTION)).collect();
         // 0.25, 0.75, 0.75 over their sum 1.75
@@ -98,9 +128,31 @@ mod tests {
 
     #[test]
     fn constant_stays_constant() {
-        let image = Rgb { size: [7, 5], pixels: [200, 0, 255].repeat(35) };
-        for size in [[3, 2], [11, 17], [7, 9], [1, 1]] {
-            assert_eq!(resize(&image, size).pixels, [200, 0, 255].repeat(size[0] * size[1]));
+        let image = Picture { channels: 3, size: [7, 5], pixels: [200, 0, 255].repeat(35) };
+        for size in [[3, 2], [11, 17], [7, 9], [1, 1], [7, 5]] {
+            let whole = [0..size[0], 0..size[1]];
+            let resized = resize(image.clone(), size, whole, 1000).unwrap();
+            assert_eq!((resized.size, resized.pixels), (size, [200, 0, 255].repeat(size[0] * size[1])));
         }
+    }
+
+    #[test]
+    fn a_window_is_a_part_of_the_whole() {
+        let pixels: Vec<u8> = (0..31 * 23).map(|i| (i * i % 251) as u8).collect();
+        let image = Picture { channels: 1, size: [31, 23], pixels };
+        for to in [[17, 40], [64, 9], [31, 23], [31, 50], [8, 23]] {
+            let whole = resize(image.clone(), to, [0..to[0], 0..to[1]], 10_000).unwrap();
+            let window = [3..to[0] - 2, 2..to[1] - 1];
+            let part = resize(image.clone(), to, window.clone(), 10_000).unwrap();
+            let rows = window[0].clone().map(|y| &whole.pixels[y * to[1]..][window[1].clone()]);
+            assert_eq!(part.pixels, rows.collect::<Vec<_>>().concat(), "{to:?}");
+        }
+    }
+
+    #[test]
+    fn what_would_not_fit_is_refused() {
+        let image = Picture { channels: 1, size: [1, 4], pixels: vec![0; 4] };
+        let error = resize(image, [1000, 4000], [0..1000, 0..4000], 1000).unwrap_err();
+        assert_eq!(error, "4000x1000 pixels after resizing");
     }
 }

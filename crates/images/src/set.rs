@@ -7,7 +7,7 @@ use graph::{Normaliser, Preprocess};
 use rayon::prelude::*;
 
 use crate::ImageError;
-use crate::decode::{Fit, Rgb, decode};
+use crate::decode::{Fit, Picture, decode};
 use crate::random::{Random, shuffle};
 
 /// What part of a data set.
@@ -33,12 +33,17 @@ impl fmt::Display for Split {
 }
 
 /// Normalised images, `[N, C, H, W]`.
+///
+/// A file that turns out to be bad when it is decoded has no image: there may be fewer than were asked for, or none. What
+/// belongs to an image is found by its entry in `indices`, never by its place in what was asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     /// `[N, C, H, W]`.
     pub shape: [usize; 4],
     /// The values, row-major.
     pub pixels: Vec<f32>,
+    /// Which image of the set each of the `N` is, in the order in which they were asked for.
+    pub indices: Vec<usize>,
 }
 
 /// Normalised images with their labels.
@@ -46,7 +51,7 @@ pub struct Batch {
 pub struct LabelledBatch {
     /// The images.
     pub images: Batch,
-    /// One class index an image.
+    /// One class index for each image of the batch.
     pub labels: Vec<usize>,
 }
 
@@ -59,21 +64,26 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// Decoded images of one size, interleaved RGB bytes.
+/// Decoded images of one size, interleaved bytes.
 pub(crate) struct Memory {
+    channels: usize,
     /// Height and width.
     size: [usize; 2],
     pixels: Vec<u8>,
 }
 
 impl Memory {
-    pub(crate) fn new(size: [usize; 2], pixels: Vec<u8>) -> Self {
-        assert_eq!(pixels.len() % (3 * size[0] * size[1]), 0, "whole images of {size:?}");
-        Self { size, pixels }
+    pub(crate) fn new(channels: usize, size: [usize; 2], pixels: Vec<u8>) -> Self {
+        assert_eq!(pixels.len() % (channels * size[0] * size[1]), 0, "whole images of {channels}, {size:?}");
+        Self { channels, size, pixels }
     }
 
     fn len(&self) -> usize {
-        self.pixels.len() / (3 * self.size[0] * self.size[1])
+        self.pixels.len() / self.image_bytes()
+    }
+
+    fn image_bytes(&self) -> usize {
+        self.channels * self.size[0] * self.size[1]
     }
 
     #[cfg(test)]
@@ -82,7 +92,7 @@ impl Memory {
     }
 
     fn image(&self, index: usize) -> &[u8] {
-        let bytes = 3 * self.size[0] * self.size[1];
+        let bytes = self.image_bytes();
         &self.pixels[index * bytes..][..bytes]
     }
 }
@@ -180,7 +190,7 @@ impl Unlabelled {
         preprocess: &Preprocess,
         skipped: Vec<Skipped>,
     ) -> Self {
-        let shape = [3, height, width];
+        let shape = [preprocess.channels(), height, width];
         let store =
             Store { name, shape, fit, normaliser: preprocess.normaliser(), source, skipped, names: Box::default() };
         Self { store: Arc::new(store), members: (0..len).collect() }
@@ -241,17 +251,12 @@ impl Unlabelled {
 
     /// The images at `indices`, normalised, in that order; decoded in parallel.
     ///
-    /// In a set too large to be decoded when it was opened, an image that cannot be decoded is left out of the batch, which
-    /// then holds fewer images than `indices` (look at its `shape`), and is reported by [`skipped`](Self::skipped).
+    /// In a set too large to be decoded when it was opened, an image that cannot be decoded is left out, and is reported by
+    /// [`skipped`](Self::skipped): [`Batch::indices`] says which images are there.
     ///
     /// # Errors
     /// An index past the end; more bad files than [`OpenOptions::max_bad`](crate::OpenOptions::max_bad) allows.
     pub fn batch(&self, indices: &[usize]) -> Result<Batch, ImageError> {
-        Ok(self.batch_and_kept(indices)?.0)
-    }
-
-    /// The batch, and for each index whether its image is in it.
-    fn batch_and_kept(&self, indices: &[usize]) -> Result<(Batch, Vec<bool>), ImageError> {
         let members = self.members_at(indices)?;
         let [channels, height, width] = self.store.shape;
         let image = channels * height * width;
@@ -261,15 +266,49 @@ impl Unlabelled {
             .zip(&members)
             .map(|(out, &member)| self.store.image(member, out))
             .collect::<Result<Vec<bool>, _>>()?;
-        let mut count = 0;
-        for (i, _) in kept.iter().enumerate().filter(|(_, kept)| **kept) {
-            if i != count {
-                pixels.copy_within(i * image..(i + 1) * image, count * image);
+        let mut there = Vec::with_capacity(indices.len());
+        for (i, (&index, _)) in indices.iter().zip(kept).enumerate().filter(|(_, (_, kept))| *kept) {
+            if i != there.len() {
+                pixels.copy_within(i * image..(i + 1) * image, there.len() * image);
             }
-            count += 1;
+            there.push(index);
         }
-        pixels.truncate(count * image);
-        Ok((Batch { shape: [count, channels, height, width], pixels }, kept))
+        pixels.truncate(there.len() * image);
+        Ok(Batch { shape: [there.len(), channels, height, width], pixels, indices: there })
+    }
+
+    /// As [`batch`](Self::batch), but never empty where images are asked for.
+    ///
+    /// # Errors
+    /// As [`batch`](Self::batch); none of the images can be read.
+    pub fn batch_of_some(&self, indices: &[usize]) -> Result<Batch, ImageError> {
+        let batch = self.batch(indices)?;
+        match indices.first() {
+            Some(&first) if batch.indices.is_empty() => Err(self.unreadable(first)),
+            _ => Ok(batch),
+        }
+    }
+
+    /// An image that could not be read and is the only one of a batch.
+    fn unreadable(&self, index: usize) -> ImageError {
+        let path = self.path(index);
+        let bad = self.skipped().into_iter().find(|bad| Some(bad.path.as_path()) == path);
+        let reason = bad.map_or_else(String::new, |bad| bad.reason);
+        ImageError::Unreadable { path: path.unwrap_or(Path::new(self.name())).to_owned(), reason }
+    }
+
+    /// The error that a file is another one than it was a moment ago.
+    pub fn changed(&self, index: usize) -> ImageError {
+        let path = self.path(index).unwrap_or(Path::new(self.name())).to_owned();
+        ImageError::Unreadable { path, reason: "it changed while it was used".to_owned() }
+    }
+
+    /// The file of an image, in a set too large to be decoded when it was opened.
+    fn path(&self, index: usize) -> Option<&Path> {
+        match &self.store.source {
+            Source::Files(files) => Some(&files.paths[self.members[index]]),
+            Source::Memory(_) => None,
+        }
     }
 
     /// Shuffles by `seed` and parts into the rest and `held_out` images (fewer if the set is smaller).
@@ -284,7 +323,11 @@ impl Unlabelled {
         self.select(&spread(self.len(), count))
     }
 
-    fn select(&self, indices: &[usize]) -> Self {
+    /// The images at `indices`, in that order.
+    ///
+    /// # Panics
+    /// For an index past the end.
+    pub fn select(&self, indices: &[usize]) -> Self {
         Self { store: self.store.clone(), members: indices.iter().map(|&i| self.members[i]).collect() }
     }
 
@@ -313,11 +356,12 @@ impl Store {
     /// Writes the image; `false` if its file is bad.
     fn image(&self, member: usize, out: &mut [f32]) -> Result<bool, ImageError> {
         match &self.source {
-            Source::Memory(memory) if self.fit.output(memory.size) == memory.size => {
+            Source::Memory(memory) if self.fit.keeps(memory.channels, memory.size) => {
                 self.normaliser.apply(memory.image(member), out);
             }
             Source::Memory(memory) => {
-                let image = Rgb { size: memory.size, pixels: memory.image(member).to_vec() };
+                let pixels = memory.image(member).to_vec();
+                let image = Picture { channels: memory.channels, size: memory.size, pixels };
                 let image = self.fit.apply(image).map_err(ImageError::Preprocess)?;
                 self.normaliser.apply(&image.pixels, out);
             }
@@ -401,15 +445,26 @@ impl Labelled {
         self.images.skipped()
     }
 
-    /// The images at `indices`, normalised, with their labels, in that order; labels stay with their images where
-    /// [`Unlabelled::batch`] leaves one out.
+    /// The images at `indices`, normalised, with their labels, in that order; an image that [`Unlabelled::batch`] leaves
+    /// out has no label here.
     ///
     /// # Errors
     /// As [`Unlabelled::batch`].
     pub fn batch(&self, indices: &[usize]) -> Result<LabelledBatch, ImageError> {
-        let (images, kept) = self.images.batch_and_kept(indices)?;
-        let labels = indices.iter().zip(kept).filter(|(_, kept)| *kept).map(|(&i, _)| self.labels[i]).collect();
-        Ok(LabelledBatch { images, labels })
+        Ok(self.with_labels(self.images.batch(indices)?))
+    }
+
+    /// As [`batch`](Self::batch), but never empty where images are asked for.
+    ///
+    /// # Errors
+    /// As [`Unlabelled::batch_of_some`].
+    pub fn batch_of_some(&self, indices: &[usize]) -> Result<LabelledBatch, ImageError> {
+        Ok(self.with_labels(self.images.batch_of_some(indices)?))
+    }
+
+    fn with_labels(&self, images: Batch) -> LabelledBatch {
+        let labels = images.indices.iter().map(|&index| self.labels[index]).collect();
+        LabelledBatch { images, labels }
     }
 
     /// The images alone.
@@ -460,25 +515,25 @@ pub(crate) fn spread(len: usize, count: usize) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use graph::ChannelOrder;
+    use graph::{ChannelOrder, Resize};
 
     use super::*;
 
     /// Five images of one pixel: 0, 10, 20, 30, 40.
     fn five(preprocess: &Preprocess) -> Labelled {
         let pixels = (0..5).flat_map(|i| [i * 10; 3]).collect();
-        let images = Unlabelled::from_memory("five".to_owned(), Arc::new(Memory::new([1, 1], pixels)), preprocess);
+        let images = Unlabelled::from_memory("five".to_owned(), Arc::new(Memory::new(3, [1, 1], pixels)), preprocess);
         Labelled::new(images, Arc::from([0, 1, 2, 3, 4]), Arc::from([]))
     }
 
     fn bytes_as_they_are() -> Preprocess {
-        Preprocess { divide: 1.0, mean: [0.0; 3], std: [1.0; 3], ..Preprocess::imagenet_statistics() }
+        Preprocess::bytes(ChannelOrder::Rgb)
     }
 
     #[test]
     fn values_are_divided_shifted_and_scaled() {
         let preprocess =
-            Preprocess { divide: 2.0, mean: [1.0, 2.0, 3.0], std: [0.5, 2.0, 4.0], ..Preprocess::imagenet() };
+            Preprocess { divide: 2.0, mean: vec![1.0, 2.0, 3.0], std: vec![0.5, 2.0, 4.0], ..Preprocess::imagenet() };
         let preprocess = Preprocess { resize: None, crop: None, ..preprocess };
         // (20 / 2 - 1) / 0.5, (20 / 2 - 2) / 2, (20 / 2 - 3) / 4
         assert_eq!(five(&preprocess).batch(&[2]).unwrap().images.pixels, [18.0, 4.0, 1.75]);
@@ -486,8 +541,8 @@ mod tests {
 
     #[test]
     fn mean_and_std_follow_the_networks_channel_order() {
-        let preprocess = Preprocess { order: ChannelOrder::Bgr, mean: [1.0, 2.0, 3.0], ..bytes_as_they_are() };
-        let memory = Arc::new(Memory::new([1, 1], vec![10, 20, 30]));
+        let preprocess = Preprocess { order: ChannelOrder::Bgr, mean: vec![1.0, 2.0, 3.0], ..bytes_as_they_are() };
+        let memory = Arc::new(Memory::new(3, [1, 1], vec![10, 20, 30]));
         let set = Unlabelled::from_memory("one".to_owned(), memory, &preprocess);
         // blue 30 - 1, green 20 - 2, red 10 - 3
         assert_eq!(set.batch(&[0]).unwrap().pixels, [29.0, 18.0, 7.0]);
@@ -534,9 +589,26 @@ mod tests {
 
     #[test]
     fn small_images_are_resized_when_they_are_used() {
-        let preprocess = Preprocess { resize: Some(4), crop: Some(2), ..bytes_as_they_are() };
+        let preprocess = Preprocess { resize: Some(Resize::Shorter(4)), crop: Some([2; 2]), ..bytes_as_they_are() };
         let set = five(&preprocess);
         assert_eq!(set.shape(), [3, 2, 2]);
         assert_eq!(set.batch(&[3]).unwrap().images.pixels, [30.0; 12]);
+    }
+
+    #[test]
+    fn images_in_memory_are_resized_even_where_the_crop_has_their_size() {
+        let memory = Arc::new(Memory::new(3, [1, 2], vec![0, 0, 0, 100, 100, 100]));
+        let preprocess = Preprocess { resize: Some(Resize::Exact([1, 4])), crop: Some([1, 2]), ..bytes_as_they_are() };
+        let set = Unlabelled::from_memory("two".to_owned(), memory, &preprocess);
+        // 0, 25, 75, 100 in the middle.
+        assert_eq!(set.batch(&[0]).unwrap().pixels, [25.0, 75.0, 25.0, 75.0, 25.0, 75.0]);
+    }
+
+    #[test]
+    fn grey_networks_take_one_channel() {
+        let memory = Arc::new(Memory::new(3, [1, 2], vec![255, 0, 0, 7, 7, 7]));
+        let set = Unlabelled::from_memory("two".to_owned(), memory, &Preprocess::bytes(ChannelOrder::Grey));
+        assert_eq!(set.shape(), [1, 1, 2]);
+        assert_eq!(set.batch(&[0]).unwrap().pixels, [76.0, 7.0]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use graph::Preprocess;
+use graph::{ChannelOrder, Preprocess, Resize};
 use images::{OpenOptions, open_unlabelled};
 use serde::Deserialize;
 
@@ -43,7 +43,11 @@ fn read<T: for<'a> Deserialize<'a>>(name: &str) -> Vec<T> {
 fn preprocessed(path: &Path, resize: Option<usize>, crop: Option<usize>) -> ([usize; 2], Vec<f32>) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(path, folder.path().join(path.file_name().unwrap())).unwrap();
-    let preprocess = Preprocess { resize, crop, divide: 1.0, mean: [0.0; 3], std: [1.0; 3], ..Preprocess::imagenet() };
+    let preprocess = Preprocess {
+        resize: resize.map(Resize::Shorter),
+        crop: crop.map(|side| [side; 2]),
+        ..Preprocess::bytes(ChannelOrder::Rgb)
+    };
     let set = open_unlabelled(folder.path().to_str().unwrap(), &preprocess, &OpenOptions::default()).unwrap();
     let batch = set.batch(&[0]).unwrap();
     ([batch.shape[2], batch.shape[3]], batch.pixels)

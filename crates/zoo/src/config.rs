@@ -1,4 +1,4 @@
-use graph::{Builder, Graph, GraphError, Preprocess, Shape};
+use graph::{Builder, Graph, GraphError, Preprocess, Resize, Shape};
 use serde::{Deserialize, Serialize};
 
 use crate::variants::{Arch, Stem, Variant, variants};
@@ -48,8 +48,12 @@ impl Config {
         }
         if let Some(input) = self.input {
             // 256 of 224 stays 8 of 7.
-            preprocess.resize = preprocess.resize.map(|side| (side * input).div_ceil(variant.input));
-            preprocess.crop = preprocess.crop.map(|_| input);
+            let scaled = |side: usize| (side * input).div_ceil(variant.input);
+            preprocess.resize = preprocess.resize.map(|resize| match resize {
+                Resize::Shorter(side) => Resize::Shorter(scaled(side)),
+                Resize::Exact(size) => Resize::Exact(size.map(scaled)),
+            });
+            preprocess.crop = preprocess.crop.map(|_| [input; 2]);
         }
         Ok(preprocess)
     }
@@ -254,7 +258,7 @@ mod tests {
     fn preprocess_follows_the_input_side() {
         let config = Config { input: Some(112), ..Config::new("resnet18") };
         let preprocess = config.preprocess().unwrap();
-        assert_eq!((preprocess.resize, preprocess.crop), (Some(128), Some(112))); // 256 * 112 / 224
+        assert_eq!((preprocess.resize, preprocess.crop), (Some(Resize::Shorter(128)), Some([112; 2]))); // 256 * 112 / 224
         let googlenet = Config::new("googlenet");
         assert_eq!(googlenet.preprocess().unwrap().mean, [0.5; 3]);
         let transformed = Config { transform_input: true, ..googlenet };

@@ -127,7 +127,7 @@ impl Arch {
 pub fn variants() -> &'static [Variant] {
     static TABLE: LazyLock<Vec<Variant>> = LazyLock::new(|| {
         use Arch::{AlexNet, DenseNet, GoogLeNet, ResNet, ResNetCifar, Vgg};
-        let half = Preprocess { mean: [0.5; 3], std: [0.5; 3], ..Preprocess::imagenet() };
+        let half = Preprocess { mean: vec![0.5; 3], std: vec![0.5; 3], ..Preprocess::imagenet() };
         vec![
             // torchvision's ImageNet networks and its IMAGENET1K_V1 weights.
             imagenet("alexnet", AlexNet, "alexnet-owt-7be5be79.pth", 56.522, 79.066),

@@ -30,9 +30,6 @@ pub struct Export {
 /// How a network with `--weights` differs from the zoo's: written once, the file is a MODEL like any other.
 #[derive(Debug, clap::Args)]
 pub struct Network {
-    /// Side of the square input image
-    #[arg(long, value_name = "N", requires = "weights", help_heading = NETWORK)]
-    pub input: Option<usize>,
     /// Multiplier of all channel counts
     #[arg(long, value_name = "X", requires = "weights", help_heading = NETWORK)]
     pub width: Option<f64>,

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use graph::{ChannelOrder, Preprocess};
+use graph::{ChannelOrder, ImageConfig, Preprocess, Resize, Said};
 
 /// Each option names its heading: one that is set for all of them would go on to the options after them.
 const INPUT: &str = "The network's input, which an ONNX file does not tell";
@@ -23,16 +23,22 @@ pub struct ModelArgs {
 /// `(pixel / divide - mean) / std`.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ImageArgs {
-    /// Side of the square image, for an ONNX file that leaves it open
-    #[arg(long, value_name = "N", help_heading = INPUT, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub input_size: Option<u32>,
-    /// Subtracted from the channels, in the order of --order
-    #[arg(long, value_name = "C,C,C", help_heading = INPUT, value_parser = triple, allow_hyphen_values = true)]
-    pub mean: Option<[f32; 3]>,
+    /// Side of the square input, or height and width, where the network leaves it open: ONNX, or --weights
+    #[arg(long, alias = "input-size", value_name = "N|H,W", help_heading = INPUT, value_parser = size)]
+    pub input: Option<Resize>,
+    /// Resize images so that the shorter side is N, or to H,W; none: not at all
+    #[arg(long, value_name = "N|H,W|none", help_heading = INPUT, value_parser = said)]
+    pub resize: Option<Said>,
+    /// Cut the middle out after that: N,N or H,W; none: do not
+    #[arg(long, value_name = "N|H,W|none", help_heading = INPUT, value_parser = said)]
+    pub crop: Option<Said>,
+    /// Subtracted from the channels, in the order of --order; one value is for all
+    #[arg(long, value_name = "C,C,C|C", help_heading = INPUT, value_parser = values, allow_hyphen_values = true)]
+    pub mean: Option<Values>,
     /// Divides the channels after that
-    #[arg(long, value_name = "C,C,C", help_heading = INPUT, value_parser = deviations)]
-    pub std: Option<[f32; 3]>,
-    /// Order of the channels: rgb or bgr
+    #[arg(long, value_name = "C,C,C|C", help_heading = INPUT, value_parser = deviations)]
+    pub std: Option<Values>,
+    /// Order of the channels: rgb, bgr or grey (one channel)
     #[arg(long, value_name = "ORDER", help_heading = INPUT, value_parser = order)]
     pub order: Option<ChannelOrder>,
     /// What pixels of 0..255 are divided by first: 255 for 0..1, 1 for networks of Caffe
@@ -47,34 +53,48 @@ impl ModelArgs {
     }
 }
 
+/// A value for each channel, or one for all.
+#[derive(Debug, Clone)]
+pub struct Values(pub Vec<f32>);
+
 impl ImageArgs {
-    /// Whether anything is said but the size.
-    pub fn says_values(&self) -> bool {
-        self.mean.is_some() || self.std.is_some() || self.order.is_some() || self.divide.is_some()
-    }
-
-    /// Changes what is said.
-    pub fn apply(&self, preprocess: &mut Preprocess) {
-        preprocess.mean = self.mean.unwrap_or(preprocess.mean);
-        preprocess.std = self.std.unwrap_or(preprocess.std);
-        preprocess.order = self.order.unwrap_or(preprocess.order);
-        preprocess.divide = self.divide.unwrap_or(preprocess.divide);
+    /// What is said.
+    pub fn config(&self) -> ImageConfig {
+        let Self { input, resize, crop, mean, std, order, divide } = self.clone();
+        let [mean, std] = [mean, std].map(|values| values.map(|Values(values)| values));
+        ImageConfig { input, resize, crop, order, divide, mean, std }
     }
 }
 
-fn triple(text: &str) -> Result<[f32; 3], String> {
+fn size(text: &str) -> Result<Resize, String> {
+    let sides: Option<Vec<usize>> = text.split([',', 'x']).map(|side| side.trim().parse().ok()).collect();
+    let sides = sides.filter(|sides| sides.iter().all(|side| (1..=Preprocess::MAX_SIDE).contains(side)));
+    match sides.as_deref() {
+        Some(&[side]) => Ok(Resize::Shorter(side)),
+        Some(&[height, width]) => Ok(Resize::Exact([height, width])),
+        _ => Err(format!("one number or height,width, each from 1 to {}", Preprocess::MAX_SIDE)),
+    }
+}
+
+fn said(text: &str) -> Result<Said, String> {
+    match text {
+        "none" => Ok(Said::NONE),
+        _ => size(text).map(Said::Size).map_err(|why| format!("{why}; or none")),
+    }
+}
+
+fn values(text: &str) -> Result<Values, String> {
     let values: Result<Vec<f32>, _> = text.split(',').map(|part| part.trim().parse::<f32>()).collect();
-    let values = values.ok().filter(|values| values.iter().all(|value| value.is_finite()));
-    values
-        .and_then(|values| values.try_into().ok())
-        .ok_or_else(|| "three numbers, such as 0.485,0.456,0.406".to_owned())
+    let usable = |values: &Vec<f32>| [1, 3].contains(&values.len()) && values.iter().all(|value| value.is_finite());
+    let values = values.ok().filter(usable).map(Values);
+    values.ok_or_else(|| "three numbers, such as 0.485,0.456,0.406, or one for all channels".to_owned())
 }
 
-fn deviations(text: &str) -> Result<[f32; 3], String> {
-    triple(text)
+fn deviations(text: &str) -> Result<Values, String> {
+    values(text)
         .ok()
-        .filter(|values| values.iter().all(|&value| value > 0.0))
-        .ok_or_else(|| "three numbers above 0, such as 0.229,0.224,0.225".to_owned())
+        .filter(|Values(values)| values.iter().all(|&value| value > 0.0))
+        .ok_or_else(|| "three numbers above 0, such as 0.229,0.224,0.225, or one for all channels".to_owned())
 }
 
 fn divisor(text: &str) -> Result<f32, String> {
@@ -88,6 +108,7 @@ fn order(text: &str) -> Result<ChannelOrder, String> {
     match text {
         "rgb" => Ok(ChannelOrder::Rgb),
         "bgr" => Ok(ChannelOrder::Bgr),
-        _ => Err("`rgb` or `bgr`".to_owned()),
+        "grey" | "gray" => Ok(ChannelOrder::Grey),
+        _ => Err("`rgb`, `bgr` or `grey`".to_owned()),
     }
 }

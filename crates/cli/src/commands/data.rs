@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use graph::Preprocess;
+use graph::{ChannelOrder, Preprocess};
 use images::{Manifest, OpenOptions, Progress, Split, Unlabelled};
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -149,16 +149,6 @@ struct Made {
     adapt: usize,
 }
 
-/// Bytes as they are, so that a PNG holds what the set holds.
-const RAW: Preprocess = Preprocess {
-    resize: None,
-    crop: None,
-    order: graph::ChannelOrder::Rgb,
-    divide: 1.0,
-    mean: [0.0; 3],
-    std: [1.0; 3],
-};
-
 fn make(args: &Make, printer: &Printer) -> Result<()> {
     let start = Instant::now();
     check_folder(&args.dir, "an image set")?;
@@ -167,16 +157,18 @@ fn make(args: &Make, printer: &Printer) -> Result<()> {
         let error = Error::failed(format!("`{}` is not empty", args.dir.display()));
         return Err(error.hint("`--force` writes into it all the same"));
     }
+    // So that a PNG holds what the set holds.
+    let raw = Preprocess::bytes(ChannelOrder::Rgb);
     let labelled = |split| -> Result<usize> {
         let options = OpenOptions { split: Some(split), ..OpenOptions::default() };
-        let set = images::open_labelled("embedded", &RAW, &options)?;
+        let set = images::open_labelled("embedded", &raw, &options)?;
         let (labels, classes) = (set.labels().to_vec(), set.class_names().to_vec());
         // The number keeps the order of the classes, which readers take from the folders' names.
         let place = |i: usize| format!("{split}/{:02}_{}/{i:05}.png", labels[i], classes[labels[i]]);
         write(&set.without_labels(), place, args, printer)
     };
     let (train, eval) = (labelled(Split::Train)?, labelled(Split::Eval)?);
-    let set = images::open_unlabelled("embedded", &RAW, &OpenOptions::default())?;
+    let set = images::open_unlabelled("embedded", &raw, &OpenOptions::default())?;
     let adapt = write(&set, |i| format!("adapt/{i:05}.png"), args, printer)?;
 
     let made = Made { path: args.dir.clone(), train, eval, adapt };

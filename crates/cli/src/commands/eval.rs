@@ -57,7 +57,7 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
     let source = source::open(&args.model, printer)?;
     let against = args.against.as_ref().map(|name| source::open_name(name, printer)).transpose()?;
     let options = OpenOptions { limit: args.limit, datasets: places::datasets(), ..OpenOptions::default() };
-    let set = images::open_labelled(&args.data, &source.model.info.preprocess, &options)?;
+    let set = images::open_labelled(&args.data, &source.model.preprocess(), &options)?;
     report_skipped(&set.skipped(), printer);
     check_labels(&set, &source.model)?;
 

@@ -15,12 +15,14 @@ pub fn run(args: &Export, printer: &Printer) -> Result<()> {
     if format != Format::Onnx {
         refuse_ignored(args, format, None)?;
     }
-    let Network { input, width, stem } = args.network;
+    let Network { width, stem } = args.network;
+    let image = args.model.image.config();
     let mut source = match &args.model.weights {
         Some(weights) => {
-            let config = zoo::Config { input, width, stem, ..zoo::Config::new(&args.model.model) };
+            let config =
+                zoo::Config { input: source::square(&image)?, width, stem, ..zoo::Config::new(&args.model.model) };
             let mut source = source::named(&config, Some(weights), printer)?;
-            args.model.image.apply(&mut source.model.info.preprocess);
+            source::adjust(&mut source.model, &image)?;
             source
         }
         None => source::open(&args.model, printer)?,

@@ -76,7 +76,7 @@ fn ranges(data: &str, args: &Onnx, model: &Model, printer: &Printer) -> Result<R
     model.layers.values_mut().for_each(|layer| layer.activation = None);
     let limit = Some(args.calibration_images.unwrap_or(CALIBRATION_IMAGES));
     let options = OpenOptions { limit, datasets: places::datasets(), ..OpenOptions::default() };
-    let set = images::open_unlabelled(data, &model.info.preprocess, &options)?;
+    let set = images::open_unlabelled(data, &model.preprocess(), &options)?;
     super::report_skipped(&set.skipped(), printer);
     let context = progress::context(device::open(DeviceName::Cpu)?, printer)?;
     let network = source::network(&model, &context.device);

@@ -59,7 +59,7 @@ impl Kind {
 pub fn run(args: &Predict, printer: &Printer) -> Result<()> {
     let device = device::open(args.device.device.unwrap_or(DeviceName::Cpu))?;
     let source = source::open(&args.model, printer)?;
-    let set = open(&args.images, &source.model.info.preprocess)?;
+    let set = open(&args.images, &source.model.preprocess())?;
     let context = progress::context(device, printer)?;
     let logits = if engine::is_for(&args.model.model, args.device.device, args.simulate) {
         engine::predict("predict", &source.model, &set, &context)?

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use distill::{MODEL, TrainConfig};
-use graph::SaveOptions;
+use graph::{ImageConfig, SaveOptions};
 use images::{OpenOptions, Split};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,9 @@ use crate::{device, places, progress, recipe};
 pub struct Recipe {
     /// The network.
     model: zoo::Config,
+    /// What it expects of an image, where that is not what its name says.
+    #[serde(default, skip_serializing_if = "ImageConfig::is_empty")]
+    image: ImageConfig,
     /// Weights to begin with; random ones otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     start: Option<PathBuf>,
@@ -34,7 +37,9 @@ pub struct Recipe {
 impl Recipe {
     /// The default for a network.
     pub fn new(model: &str) -> Self {
-        Self { model: zoo::Config::new(model), start: None, data: Data::default(), train: TrainConfig::default() }
+        let model = zoo::Config::new(model);
+        let (image, data, train) = (ImageConfig::default(), Data::default(), TrainConfig::default());
+        Self { model, image, start: None, data, train }
     }
 
     /// With a value for every key.
@@ -50,7 +55,8 @@ impl Recipe {
         };
         let Data { train, eval, .. } = Data::default();
         let data = Data { train, eval, train_images: Some(1), eval_images: Some(1) };
-        Self { model, start: Some("w.pth".into()), data, train: TrainConfig::default() }
+        let image = crate::keys::tests::full_image();
+        Self { model, image, start: Some("w.pth".into()), data, train: TrainConfig::default() }
     }
 
     /// What can be checked without a file: the network, which is built, and the settings. The error comes with its key.
@@ -125,7 +131,9 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
     let graph = recipe
         .check()
         .map_err(|(key, error)| file.error_at(&key, error.message(), error.advice().map(str::to_owned)))?;
-    let preprocess = recipe.model.preprocess()?;
+    let mut preprocess = recipe.model.preprocess()?;
+    let input = graph.input();
+    recipe.image.apply(&mut preprocess, input.channels).map_err(|error| file.error_at("image", error, None))?;
     let device = device::open(args.device.device.unwrap_or(DeviceName::Cpu))?;
     let run = super::distill::run_folder(&file.name(), args.out.as_ref(), args.resume, args.force, printer)?;
 
@@ -135,7 +143,8 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
     };
     let open = |key: &str, spec: &str, split, limit| {
         let options = OpenOptions { split: Some(split), limit, datasets: places::datasets(), ..OpenOptions::default() };
-        images::open_labelled(spec, &preprocess, &options).map_err(|error| recipe::images_error(&file, key, error))
+        images::open_labelled(spec, &preprocess.fitted(input), &options)
+            .map_err(|error| recipe::images_error(&file, key, error))
     };
     let data = &recipe.data;
     let train = open("data.train", &data.train, Split::Train, data.train_images)?;

@@ -38,7 +38,7 @@ fn drawn(split: Split) -> &'static Drawn {
             render::render(label(seed, index), &mut Random::new(seed, index as u64), out);
         });
         let labels = (0..count).map(|index| label(seed, index)).collect();
-        Drawn { memory: Arc::new(Memory::new([SIDE, SIDE], pixels)), labels }
+        Drawn { memory: Arc::new(Memory::new(3, [SIDE, SIDE], pixels)), labels }
     })
 }
 
