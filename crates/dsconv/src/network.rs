@@ -142,7 +142,9 @@ impl Network {
                     }
                 }
                 Op::BatchNorm2d { channels, eps } => {
-                    let mut norm = BatchNormConfig::new(*channels).with_epsilon(*eps).init(device);
+                    // burn wants one above 0; this is 0 as a 32-bit float.
+                    let eps = eps.max(f64::MIN_POSITIVE);
+                    let mut norm = BatchNormConfig::new(*channels).with_epsilon(eps).init(device);
                     norm.gamma = Param::from_tensor(vector("weight"));
                     norm.beta = Param::from_tensor(vector("bias"));
                     norm.running_mean = RunningState::new(vector("running_mean").inner());

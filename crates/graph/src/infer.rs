@@ -55,6 +55,7 @@ impl Op {
                 same_channels(*in_features)?;
                 Ok(Shape::new(*out_features, 1, 1))
             }
+            Op::BatchNorm2d { eps, .. } if !(eps.is_finite() && *eps >= 0.0) => Err("needs a finite eps >= 0".into()),
             Op::BatchNorm2d { channels, .. } | Op::Affine { channels } => same_channels(*channels),
             Op::Relu | Op::Dropout { .. } | Op::Softmax => Ok(x),
             Op::Activation(function) => {

@@ -1,6 +1,7 @@
 //! The burn side against the plain-loop reference, torchvision, and real networks.
 
 mod devices;
+mod differential;
 mod imported;
 mod layers;
 mod network;

@@ -1,0 +1,68 @@
+//! Formats drawn for a graph, and small numbers to move things by.
+use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule};
+use graph::{Model, Policy};
+
+/// A generator of numbers: SplitMix64.
+pub struct Random(pub u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[(self.next() % of.len() as u64) as usize]
+    }
+
+    /// Between -1 and 1.
+    fn signed(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+/// 8-bit weights and activations, everything else as `dsconv quantize` has it.
+pub fn w8a8() -> Policy {
+    let mut policy = Policy { bits: Bits::new(8).unwrap(), ..Policy::default() };
+    policy.activation.as_mut().unwrap().bits = policy.bits;
+    policy
+}
+
+/// Any formats.
+pub fn any(random: &mut Random) -> Policy {
+    let bits = |random: &mut Random| Bits::new(random.pick(&[2, 3, 4, 4, 5, 6, 7, 8])).unwrap();
+    let block = random.pick(&[1, 2, 3, 4, 8, 16, 32, 64]);
+    let activation_block = random.pick(&[Some(1), Some(1), Some(2), Some(4), None]);
+    let size = |n: usize| BlockSize::new(n).unwrap();
+    let activation = ActivationFormat {
+        bits: bits(random),
+        block: activation_block.map_or(BlockSize::PIXEL, |times| size(times * block)),
+        scale: random.pick(&[ActivationScale::Float, ActivationScale::Pow2]),
+    };
+    Policy {
+        bits: bits(random),
+        block: if activation_block.is_none() && random.pick(&[true, false]) { BlockSize::PIXEL } else { size(block) },
+        rule: random.pick(&[ScaleRule::L2, ScaleRule::L2, ScaleRule::Kl, ScaleRule::Mse, ScaleRule::Balanced]),
+        scales: random.pick(&[ScaleFormat::Float, ScaleFormat::TwoLevel]),
+        linear: random.pick(&[true, true, true, false]),
+        activation: Some(activation).filter(|_| random.pick(&[true, true, true, true, false])),
+        ..Policy::default()
+    }
+}
+
+/// The model with every float moved by about what sums in another order may move values.
+pub fn moved(model: &Model, random: &mut Random) -> Model {
+    const STEP: f32 = 1e-6;
+    let mut model = model.clone();
+    for layer in model.layers.values_mut() {
+        let factors: Vec<f32> = (0..layer.codes.shape()[0]).map(|_| 1.0 + STEP * random.signed()).collect();
+        layer.codes.scale_channels(&factors);
+    }
+    for tensor in model.weights.0.values_mut() {
+        tensor.data_mut().iter_mut().for_each(|v| *v += STEP * random.signed() * v.abs().max(0.5));
+    }
+    model
+}
