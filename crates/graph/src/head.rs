@@ -1,4 +1,4 @@
-use crate::build::Graph;
+use crate::build::{Graph, Node};
 use crate::op::{Activation, Op};
 
 /// What the outputs of a classifier say.
@@ -61,13 +61,33 @@ impl Head {
 }
 
 impl Graph {
-    /// How its outputs are read as classes: by the last operation that changes values.
-    pub fn head(&self) -> Head {
+    /// The last node whose operation changes values.
+    fn last(&self) -> &Node {
         let mut node = &self.nodes()[self.nodes().len() - 1];
         while let (Op::Flatten | Op::Dropout { .. }, &[input]) = (&node.op, node.inputs.as_slice()) {
             node = self.node(input);
         }
-        let outputs = match node.op {
+        node
+    }
+
+    /// The network without the softmax or sigmoid that its outputs come from, and what follows it: as many outputs, before
+    /// they become probabilities. Its parameters are the same. `None` where outputs are logits already, and where nothing
+    /// would be left.
+    pub fn without_head(&self) -> Option<Self> {
+        let last = self.last();
+        let &[input] = last.inputs.as_slice() else { return None };
+        if self.head().outputs == Outputs::Logits || input.index() == 0 {
+            return None;
+        }
+        // The nodes after it lead nowhere but to it.
+        let nodes = &self.nodes()[..=input.index()];
+        let nodes = nodes.iter().map(|node| (node.name.clone(), node.op.clone(), node.inputs.clone()));
+        Some(Self::from_nodes(self.name(), self.input(), nodes).expect("a part of a graph that was checked"))
+    }
+
+    /// How its outputs are read as classes: by the last operation that changes values.
+    pub fn head(&self) -> Head {
+        let outputs = match self.last().op {
             Op::Softmax => Outputs::Softmax,
             Op::Activation(Activation::Sigmoid | Activation::HardSigmoid { .. }) => Outputs::Sigmoid,
             _ => Outputs::Logits,
@@ -99,6 +119,25 @@ mod tests {
         let sigmoid = head(3, Some(Op::Activation(Activation::Sigmoid)));
         assert!(sigmoid.is_multi_label() && !sigmoid.is_binary());
         assert_eq!(head(1, None).classes(), 2);
+    }
+
+    #[test]
+    fn a_network_without_its_head_ends_in_logits() {
+        for last in [Op::Softmax, Op::Activation(Activation::Sigmoid)] {
+            let mut b = Builder::new("n", Shape::new(3, 2, 2));
+            let x = b.push("flatten", Op::Flatten, vec![b.input()]);
+            let x = b.linear("fc", 4, x);
+            let x = b.push("last", last, vec![x]);
+            b.push("drop", Op::Dropout { p: 0.5 }, vec![x]);
+            let whole = b.finish().unwrap();
+            let bare = whole.without_head().unwrap();
+            assert_eq!(bare.head(), Head { outputs: Outputs::Logits, count: 4 });
+            assert_eq!((bare.params(), bare.nodes().len()), (whole.params(), 3));
+            assert_eq!(bare.without_head(), None);
+        }
+        let mut b = Builder::new("n", Shape::new(3, 1, 1));
+        b.push("last", Op::Softmax, vec![b.input()]);
+        assert_eq!(b.finish().unwrap().without_head(), None, "nothing would be left");
     }
 
     #[test]
