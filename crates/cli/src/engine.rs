@@ -56,5 +56,5 @@ pub fn predict(phase: &str, model: &Model, images: &Unlabelled, context: &Contex
         context.progress.advance((first + BATCH).min(images.len()), "");
     }
     context.progress.finish();
-    Ok(Logits::of_images(engine.outputs(), seen, values))
+    Ok(Logits::of_images(model.graph.head(), seen, values))
 }

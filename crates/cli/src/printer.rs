@@ -1,14 +1,17 @@
 //! The one owner of stdout and stderr: data goes to stdout, talk and progress to stderr.
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
 
 use crate::args::{ColorChoice, Global};
 use crate::error::Error;
-use crate::table::Table;
+use crate::table::{Table, duration};
 
 /// How the user wants to be talked to.
 #[derive(Debug, Clone)]
@@ -21,6 +24,42 @@ pub struct Printer {
     /// Colour on stderr.
     err: bool,
     bars: MultiProgress,
+}
+
+/// A progress bar that knows where it began.
+#[derive(Debug, Clone)]
+pub struct Bar {
+    bar: ProgressBar,
+    first: Arc<AtomicU64>,
+}
+
+impl Bar {
+    /// What is done already when it begins, and took none of its time.
+    pub fn begin_at(&self, done: u64) {
+        self.first.store(done, Ordering::Relaxed);
+        self.bar.set_position(done);
+    }
+
+    /// The time left, in words.
+    pub fn left(&self) -> Option<String> {
+        let done = self.bar.position().saturating_sub(self.first.load(Ordering::Relaxed));
+        let rest = self.bar.length().unwrap_or_default().saturating_sub(self.bar.position());
+        left(done, rest, self.bar.elapsed())
+    }
+}
+
+impl Deref for Bar {
+    type Target = ProgressBar;
+    fn deref(&self) -> &ProgressBar {
+        &self.bar
+    }
+}
+
+/// The time left where `done` took so long and `rest` goes on alike; nothing as long as that would be a guess.
+fn left(done: u64, rest: u64, elapsed: Duration) -> Option<String> {
+    let told = done > 0 && rest > 0 && elapsed >= Duration::from_secs(2);
+    let time = || Duration::try_from_secs_f64(elapsed.as_secs_f64() * rest as f64 / done as f64).ok();
+    told.then(time).flatten().map(|time| format!("{} left", duration(time)))
 }
 
 /// SGR parameters of what is emphasised.
@@ -135,17 +174,25 @@ impl Printer {
     }
 
     /// A progress bar on stderr; hidden off a terminal. `unit` is what is counted.
-    pub fn bar(&self, label: impl Into<String>, length: u64, unit: &str) -> ProgressBar {
+    pub fn bar(&self, label: impl Into<String>, length: u64, unit: &str) -> Bar {
         let counts = if unit == "bytes" {
             "{bytes}/{total_bytes} {bytes_per_sec}".to_owned()
         } else {
             format!("{{pos}}/{{len}} {unit}")
         };
-        let template = format!("{{prefix:<12}} [{{bar:24}}] {counts} {{eta_precise}} left {{wide_msg}}");
+        let template = format!("{{prefix:<12}} [{{bar:24}}] {counts} {{left}} {{wide_msg}}");
+        let first = Arc::new(AtomicU64::new(0));
+        let begun = first.clone();
+        let left = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let done = state.pos().saturating_sub(begun.load(Ordering::Relaxed));
+            let rest = state.len().unwrap_or_default().saturating_sub(state.pos());
+            let _ = left(done, rest, state.elapsed()).map_or(Ok(()), |text| out.write_str(&text));
+        };
         let style = ProgressStyle::with_template(&template).expect("a valid template").progress_chars("=> ");
+        let style = style.with_key("left", left);
         let bar = self.bars.add(ProgressBar::new(length).with_style(style).with_prefix(label.into()));
         bar.enable_steady_tick(Duration::from_millis(200));
-        bar
+        Bar { bar, first }
     }
 
     fn write_out(&self, text: &str) {
@@ -163,5 +210,31 @@ impl Printer {
     fn write_err(&self, text: &str) {
         // Nobody is left to tell where stderr is gone.
         let _ = self.bars.suspend(|| writeln!(io::stderr().lock(), "{text}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_left_is_what_was_done_beside_what_is_not() {
+        let of = |done, rest, seconds| left(done, rest, Duration::from_secs(seconds));
+        assert_eq!(of(10, 30, 20).unwrap(), "1 min 00 s left");
+        assert_eq!(of(0, 30, 20), None, "nothing is known");
+        assert_eq!(of(1, 1_000_000, 1), None, "too early");
+        assert_eq!(of(30, 0, 20), None, "it is done");
+        let printer = Printer {
+            json: false,
+            quiet: true,
+            verbose: false,
+            out: false,
+            err: false,
+            bars: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
+        };
+        // What an earlier run did took none of this one's time.
+        let bar = printer.bar("adapt", 100, "");
+        bar.begin_at(90);
+        assert_eq!((bar.position(), bar.left()), (90, None));
     }
 }

@@ -2,13 +2,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::error::{Error, Result};
+use crate::printer::{Bar, Printer};
+use crate::table::duration;
 use burn::tensor::Device;
 use distill::{Context, Interrupter, Progress};
-use indicatif::ProgressBar;
-
-use crate::error::{Error, Result};
-use crate::printer::Printer;
-use crate::table::duration;
 
 /// Off a terminal a phase says how far it is this often.
 const EVERY: Duration = Duration::from_secs(30);
@@ -40,7 +38,7 @@ struct Bars {
 struct Phase {
     name: String,
     total: usize,
-    bar: ProgressBar,
+    bar: Bar,
     start: Instant,
     told: Instant,
 }
@@ -53,6 +51,12 @@ impl Progress for Bars {
         *self.phase.lock().expect("bars do not panic") = Some(phase);
     }
 
+    fn resume(&self, done: usize) {
+        if let Some(phase) = self.phase.lock().expect("bars do not panic").as_mut() {
+            phase.bar.begin_at(done as u64);
+        }
+    }
+
     fn advance(&self, done: usize, note: &str) {
         let mut phase = self.phase.lock().expect("bars do not panic");
         let Some(phase) = phase.as_mut() else { return };
@@ -63,7 +67,9 @@ impl Progress for Bars {
         if phase.bar.is_hidden() && phase.told.elapsed() >= EVERY {
             phase.told = Instant::now();
             let so_far = duration(phase.start.elapsed());
-            self.printer.talk(format!("{}: {done} of {}, {so_far}  {note}", phase.name, phase.total).trim_end());
+            let left = phase.bar.left().map_or(String::new(), |left| format!(", {left}"));
+            let text = format!("{}: {done} of {}, {so_far}{left}  {note}", phase.name, phase.total);
+            self.printer.talk(text.trim_end());
         }
     }
 

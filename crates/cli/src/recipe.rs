@@ -1,15 +1,18 @@
 //! A config of `dsconv distill`: what it opens, and its mistakes pointed at.
 use std::path::{Path, PathBuf};
 
-use distill::DistillConfig;
-use graph::{Model, PolicyError};
-use images::{Labelled, OpenOptions, Unlabelled};
+use distill::{DistillConfig, Eval};
+use graph::{Model, PolicyError, Preprocess};
+use images::{OpenOptions, Unlabelled};
 
 use crate::commands::report_skipped;
 use crate::config::ConfigFile;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
 use crate::{places, source};
+
+/// The data set that needs no download.
+const EMBEDDED: &str = "embedded";
 
 /// What a config works on.
 pub struct Opened {
@@ -18,7 +21,7 @@ pub struct Opened {
     /// Images to adapt on, without labels.
     pub adapt: Unlabelled,
     /// Images to measure on.
-    pub eval: Labelled,
+    pub eval: Eval,
 }
 
 /// A config's values, its paths resolved: see [`ConfigFile::resolve`].
@@ -34,7 +37,11 @@ pub fn read(file: &ConfigFile, printer: &Printer) -> Result<DistillConfig> {
     }
     config.weights = config.weights.map(|path| file.resolve("weights", &path, printer));
     config.data.adapt = images_at("data.adapt", &config.data.adapt, file, printer)?;
-    config.data.eval = images_at("data.eval", &config.data.eval, file, printer)?;
+    config.data.eval = match config.data.eval.take() {
+        Some(eval) => Some(images_at("data.eval", &eval, file, printer)?),
+        // The embedded set comes in parts.
+        None => (config.data.adapt == EMBEDDED).then(|| EMBEDDED.to_owned()),
+    };
     Ok(config)
 }
 
@@ -84,13 +91,40 @@ pub fn open(config: &DistillConfig, file: &ConfigFile, printer: &Printer) -> Res
     let data = &config.data;
     let preprocess = &teacher.preprocess();
     let options = |limit| OpenOptions { limit, datasets: places::datasets(), ..OpenOptions::default() };
-    let eval = images::open_labelled(&data.eval, preprocess, &options(data.eval_limit))
-        .map_err(|error| images_error(file, "data.eval", error))?;
+    let eval = match &data.eval {
+        Some(spec) => eval(spec, preprocess, &options(data.eval_limit), printer)
+            .map_err(|error| images_error(file, "data.eval", error))?,
+        None => {
+            printer.talk("`data.eval` names no images: the ones held out of `data.adapt` are measured on");
+            Eval::HeldOut
+        }
+    };
     let adapt = images::open_unlabelled(&data.adapt, preprocess, &options(data.limit))
         .map_err(|error| images_error(file, "data.adapt", error))?;
-    report_skipped(&eval.skipped(), printer);
     report_skipped(&adapt.skipped(), printer);
+    distill::check(&teacher, &config.quantize, &adapt, &config.adapt)
+        .map_err(|error| setting_error(file, &error, ""))?;
     Ok(Opened { teacher, adapt, eval })
+}
+
+/// Images to measure on, with labels if they have some.
+fn eval(
+    spec: &str,
+    preprocess: &Preprocess,
+    options: &OpenOptions,
+    printer: &Printer,
+) -> Result<Eval, images::ImageError> {
+    let set = match images::open_labelled(spec, preprocess, options) {
+        Err(images::ImageError::NoLabels { name, hint }) => {
+            printer.talk(format!("{name} has no labels: agreement and SQNR are measured, accuracy is not ({hint})"));
+            let set = images::open_unlabelled(spec, preprocess, options)?;
+            report_skipped(&set.skipped(), printer);
+            return Ok(Eval::Unlabelled(set));
+        }
+        opened => opened?,
+    };
+    report_skipped(&set.skipped(), printer);
+    Ok(Eval::Labelled(set))
 }
 
 /// The float teacher that a config names.

@@ -64,6 +64,11 @@ impl Table {
 /// What stands in a cell that has no figure.
 pub const NOTHING: &str = "-";
 
+/// `93.40`, or nothing.
+pub fn percent(value: Option<f64>) -> String {
+    value.map_or(NOTHING.to_owned(), |value| format!("{value:.2}"))
+}
+
 fn width(text: &str) -> usize {
     text.chars().count()
 }
@@ -86,6 +91,13 @@ pub fn count(count: u64) -> String {
         1_000_000..1_000_000_000 => format!("{:.1} M", count as f64 / 1e6),
         _ => format!("{:.2} G", count as f64 / 1e9),
     }
+}
+
+/// `12.3 images a second`, `0.0123 images a second`.
+pub fn rate(a_second: f64) -> String {
+    // Three digits say all there is to say.
+    let digits = (2.0 - a_second.log10().floor()).clamp(0.0, 6.0) as usize;
+    format!("{a_second:.digits$} images a second")
 }
 
 /// `1 h 02 min`, `3 min 12 s`, `4.2 s`.
@@ -125,6 +137,9 @@ mod tests {
     fn figures_have_units() {
         assert_eq!([bytes(999), bytes(1_500), bytes(1_530_000)], ["999 B", "1.5 kB", "1.53 MB"]);
         assert_eq!([count(25_557_032), count(4_089_184_256)], ["25.6 M", "4.09 G"]);
+        let rates = [2000.0, 12.3, 0.25, 0.0025].map(rate);
+        let expected = ["2000", "12.3", "0.250", "0.00250"].map(|rate| format!("{rate} images a second"));
+        assert_eq!(rates, expected);
         let times = [0.04, 4.16, 59.96, 192.0, 3725.0].map(|s| duration(Duration::from_secs_f64(s)));
         assert_eq!(times, ["0.0 s", "4.2 s", "1 min 00 s", "3 min 12 s", "1 h 02 min"]);
     }

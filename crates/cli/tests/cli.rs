@@ -585,7 +585,7 @@ fn distill_measures_adapts_and_exports() {
     );
     let ran = place.run(&["distill", "mine_4bit", "--out", "run", "--resume", "--set", "adapt.steps=6"]);
     assert_eq!(ran.code, Some(2));
-    assert!(ran.err.contains("`run` was made with other settings: its `steps = 6` differs"), "{}", ran.err);
+    assert!(ran.err.contains("`run` holds another run: its settings: `steps = 6` differs"), "{}", ran.err);
     // `--force` is for runs alone.
     place.run(&["distill", "mine_4bit", "--out", "configs", "--force"]).refuses(
         1,

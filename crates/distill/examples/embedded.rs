@@ -6,7 +6,7 @@
 //! Stopped, it goes on where it was when it is started again.
 use std::path::PathBuf;
 
-use distill::{Context, DistillConfig, Optimizer, TrainConfig};
+use distill::{Context, DistillConfig, Eval, Optimizer, RunFolder, TrainConfig};
 use graph::Model;
 use images::Split;
 
@@ -26,18 +26,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let preprocess = images::embedded_preprocess();
         let config =
             TrainConfig { epochs: 10, optimizer: Optimizer::AdamW, learning_rate: 3e-3, ..TrainConfig::default() };
-        let run = folder.join("teacher");
-        let trained = distill::train(&graph, None, &train, &eval, &preprocess, &config, &run, true, &context)?;
+        let run = RunFolder::open(folder.join("teacher"), true)?;
+        let trained = distill::train(&graph, None, &train, &eval, &preprocess, &config, &run, &context)?;
         trained.model.save(&file, &graph::SaveOptions::default())?;
     }
 
     let teacher = Model::load(&file)?;
     let images = images::embedded_unlabelled();
     let config = DistillConfig { model: file.display().to_string(), ..DistillConfig::default() };
-    let report = distill::run(&teacher, &images, &eval, &config, &folder.join("student"), true, &context)?;
+    let run = RunFolder::open(folder.join("student"), true)?;
+    let report = distill::run(&teacher, &images, &Eval::Labelled(eval), &config, &run, &context)?;
     for (name, measured) in [("fp32", report.fp32), ("quantized", report.quantized), ("adapted", report.adapted)] {
         let distill::Measured { scores, bytes } = measured;
-        println!("{name:9} {:5.2} top-1  {:6.2} agreement  {bytes:>9} bytes", scores.top1, scores.agreement);
+        let top1 = scores.top1.unwrap_or_default();
+        println!("{name:9} {top1:5.2} top-1  {:6.2} agreement  {bytes:>9} bytes", scores.agreement);
     }
     Ok(())
 }

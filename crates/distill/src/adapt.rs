@@ -1,29 +1,30 @@
 //! Adaptation without labels: the student learns to say what its teacher says.
-use std::path::Path;
 use std::sync::Arc;
 
 use burn::data::dataloader::DataLoader;
 use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
 use burn::module::{Module, ParamGroup};
 use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
+use burn::tensor::{Device, Tensor, TensorData};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
 use dsconv::Network;
 use graph::{Graph, Model, ModelError, NodeId, Policy, pass, pattern};
 use images::{Batch, ImageError, Unlabelled};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{self, best_epoch, load_model};
 use crate::evaluate::{Logits, check_fits, host, predict};
 use crate::fit::{Job, Span, fit};
 use crate::fit_layers::{fitted, reestimated};
-use crate::journal::{Point, Session};
+use crate::folder::RunFolder;
+use crate::journal::{Journal, Point, Session};
 use crate::loader::{Loader, tensor};
+use crate::loss::Loss;
 use crate::optimize::clip_global_norm;
+use crate::origin::{Origin, claim};
 use crate::random::{Order, Random};
 use crate::settings::{AdaptConfig, BatchNormPolicy};
-use crate::train::{claim, detached};
+use crate::train::detached;
 use crate::workers::{Workers, join};
 use crate::{Context, Error, files};
 
@@ -33,12 +34,14 @@ const LEAST: usize = 8;
 /// What adaptation gives.
 #[derive(Debug)]
 pub struct Adapted {
-    /// The student at its best step, on the plain device.
-    pub student: Network,
+    /// The student at its best step.
+    pub student: Model,
     /// The step it was best at: 0 where no step was better than the student before the first, its layers fitted.
     pub best_step: usize,
     /// What was measured on the images held out, from step 0 on.
     pub points: Vec<Point>,
+    /// The step at which the loss went out of all bounds, which ended training; the student is the best one before it.
+    pub diverged_at: Option<usize>,
 }
 
 /// Quantizes a copy of the teacher and has it learn, on images alone, to say what the teacher says: layer by layer first
@@ -48,70 +51,116 @@ pub struct Adapted {
 /// loss = T^2 KL(softmax(t / T) || softmax(s / T)) + feature_weight * mean over taps of sum (s_i - t_i)^2 / sum t_i^2
 /// ```
 /// where `t` are the teacher's logits, `s` the student's, `T` is the temperature, and `t_i`, `s_i` the outputs of a tapped node
-/// (Hinton et al. 2015; Romero et al. 2015). Images held out measure the divergence at `T = 1` every
-/// [`AdaptConfig::checkpoint_every`] steps; the student with the lowest is returned, and the one before the first step
-/// takes part: adaptation never makes it worse on them.
+/// (Hinton et al. 2015; Romero et al. 2015). Where a network has one output or ends in a sigmoid, every output decides for
+/// itself, and the first term is the sum over outputs of `T^2 KL(Bernoulli(sigmoid(t / T)) || Bernoulli(sigmoid(s / T)))`. A
+/// softmax or sigmoid at the end is left off for this: `t` and `s` are what goes into it.
 ///
-/// `folder` gets `adapt.toml` (what the run depends on), `loss.csv` and checkpoints. With `resume` it goes on from the newest
-/// complete checkpoint and ends with the same student, to the bit, as a run that was never stopped.
+/// Images held out measure the divergence at `T = 1` every [`AdaptConfig::checkpoint_every`] steps; the student with the
+/// lowest is returned, and the one before the first step takes part: training never makes it worse on them.
+///
+/// `folder` gets `adapt.toml` and `origin.json` (what the run depends on), `loss.csv` and checkpoints. Where it resumes, the
+/// run goes on from the newest complete checkpoint and ends with the same student, to the bit, as one that was never stopped.
 ///
 /// # Errors
-/// [`Error::RunExists`] where the folder holds a run and `resume` is false; [`Error::OtherRun`] where it was made from other
-/// settings, images or weights; [`Error::Diverged`], [`Error::Interrupted`]; what can go wrong with settings, images and files.
-#[allow(clippy::too_many_arguments)]
+/// [`Error::RunExists`] where the folder holds a run and does not resume it; [`Error::OtherRun`] where it was made from other
+/// settings, images or weights; [`Error::Interrupted`]; what can go wrong with settings, images and files.
 pub fn adapt(
     teacher: &Model,
     policy: &Policy,
     images: &Unlabelled,
     config: &AdaptConfig,
     seed: u64,
-    folder: &Path,
-    resume: bool,
+    folder: &RunFolder,
     context: &Context,
 ) -> Result<Adapted, Error> {
+    check(teacher, policy, images, config)?;
+    let origin = Origin::default().model("teacher", teacher).images("images to adapt to", images.fingerprint());
+    let settings = Settings { seed, adapt: config.clone(), quantize: policy.clone() };
+    claim(folder, "adapt.toml", &settings, &origin)?;
+    adapt_in(teacher, policy, images, config, seed, folder, context)
+}
+
+/// The settings of [`adapt`].
+#[derive(Serialize)]
+struct Settings {
+    seed: u64,
+    adapt: AdaptConfig,
+    quantize: Policy,
+}
+
+/// Whether [`adapt`] can work on these: what is wrong with them is said before any work is done.
+///
+/// # Errors
+/// Settings that make no sense, a policy that does not fit the network, images that do not or are too few.
+pub fn check(teacher: &Model, policy: &Policy, images: &Unlabelled, config: &AdaptConfig) -> Result<(), Error> {
     config.check()?;
     check_fits(&teacher.graph, images)?;
+    if images.len() < 2 {
+        let why = "it has one image: one is held out, and another is needed to learn from".into();
+        return Err(Error::Data { set: images.name().into(), why });
+    }
     if teacher.is_quantized() {
         return Err(ModelError::AlreadyQuantized { graph: teacher.graph.name().into() }.into());
     }
-    let origin = Origin {
-        teacher: fingerprint(teacher),
-        images: images.name().to_owned(),
-        count: images.len(),
-        seed,
-        adapt: config.clone(),
-        quantize: policy.clone(),
-    };
-    claim(folder, "adapt.toml", &origin, resume)?;
+    let folded = bare(teacher).graph;
+    policy.resolve(&folded)?;
+    taps(&folded, config).map(drop)
+}
 
-    let (adapting, held) = images.split(config.held_out.min(images.len() / 4).max(1), seed);
-    check_fits(&teacher.graph, &adapting)?;
+/// The images to adapt to, and those held out.
+pub(crate) fn parts(images: &Unlabelled, config: &AdaptConfig, seed: u64) -> (Unlabelled, Unlabelled) {
+    images.split(config.held_out.min(images.len() / 4).max(1), seed)
+}
+
+/// The network as it is adapted and compared: batch normalisation folded into the layers before it (that of a quantized one
+/// is), and no softmax or sigmoid at its end.
+pub(crate) fn bare(model: &Model) -> Model {
+    let (folded, weights) = match model.is_quantized() {
+        true => (model.graph.clone(), model.weights.clone()),
+        false => pass::fold_batch_norm(&model.graph, &model.weights),
+    };
+    let graph = folded.without_head().unwrap_or(folded);
+    Model { graph, weights, layers: model.layers.clone(), info: model.info.clone() }
+}
+
+/// [`adapt`] in a folder that is claimed already.
+pub(crate) fn adapt_in(
+    model: &Model,
+    policy: &Policy,
+    images: &Unlabelled,
+    config: &AdaptConfig,
+    seed: u64,
+    folder: &RunFolder,
+    context: &Context,
+) -> Result<Adapted, Error> {
+    let (adapting, held) = parts(images, config, seed);
     let order = Order { len: adapting.len(), batch: config.batch, seed: Random::new(seed, &[3]).next() };
 
-    let (folded, weights) = pass::fold_batch_norm(&teacher.graph, &teacher.weights);
-    let plan = policy.resolve(&folded)?;
+    let (folded, _) = pass::fold_batch_norm(&model.graph, &model.weights);
+    let Model { graph, weights, .. } = bare(model);
+    let plan = policy.resolve(&graph)?;
     let device = context.device.clone().autodiff();
     let start = match config.batch_norm {
         BatchNormPolicy::Fold => weights.clone(),
         BatchNormPolicy::Reestimate => {
-            pass::fold_batch_norm(&teacher.graph, &reestimated(teacher, policy, &adapting, &order, context)?).1
+            pass::fold_batch_norm(&model.graph, &reestimated(model, policy, &adapting, &order, context)?).1
         }
     };
-    let mut student = Network::student(&folded, &start, &plan, config.scales.into(), &device)?;
-    let teacher = Arc::new(Network::trainable(&folded, &weights, &context.device));
-    let taps = taps(&folded, config)?;
+    let mut student = Network::student(&graph, &start, &plan, config.scales.into(), &device)?;
+    let teacher = Arc::new(Network::trainable(&graph, &weights, &context.device));
+    let taps = taps(&graph, config)?;
 
     let known = |phase: &str, set: &Unlabelled| predict(phase, &[&teacher], set, context).map(|mut all| all.remove(0));
     let held_logits = known("teacher on the images held out", &held)?;
     // Those that can be read.
     let held = held.select(held_logits.images());
     check_fits(teacher.graph(), &held)?;
-    let held_logits = Arc::new(Logits::new(held_logits.classes(), held_logits.values().to_vec()));
+    let held_logits = Arc::new(Logits::new(held_logits.head(), held_logits.values().to_vec()));
     // What the teacher says to images that never change need be asked once.
     let cached = config.augment.is_none() && taps.is_empty();
     let logits = if cached { Some(Arc::new(known("teacher on the images to adapt to", &adapting)?)) } else { None };
 
-    let checkpoints = folder.join("checkpoints");
+    let checkpoints = folder.path().join(checkpoint::FOLDER);
     let workers = Workers::new(&context.device, config.parts.min(order.batch() / LEAST))?;
     if config.fit_images > 0 {
         student = fitted(student, &teacher, &start, &adapting, config.fit_images, &workers, &checkpoints, context)?;
@@ -124,6 +173,7 @@ pub fn adapt(
         workers,
         teacher,
         taps: taps.into(),
+        loss: Loss::of(&folded),
         temperature: config.temperature,
         feature_weight: config.feature_weight,
         clip: config.clip,
@@ -141,47 +191,35 @@ pub fn adapt(
         .with_group(ParamGroup::from_predicate("gain"), config.schedule(config.scale_rate).scheduler());
     let job = Job { module: module.clone(), optimizer: config.optimizer.init(config.weight_decay), scheduler };
     let span = Span { label: "adapt", checkpoints: &checkpoints, epochs: config.epochs(), done };
-    let log = folder.join("loss.csv");
-    fit(
+    let log = folder.path().join("loss.csv");
+    let table = move |journal: &Journal| {
+        let text = journal.csv(&schedule, ["held_out_divergence", "held_out_agreement"]);
+        files::write(&log, text.as_bytes())
+    };
+    let trained = fit(
         job,
         &span,
         Arc::new(adaptation_batches(&adapting, logits, order, config, seed, done)),
         valid,
         &session,
         context,
-        move |journal| {
-            files::write(&log, journal.csv(&schedule, ["held_out_divergence", "held_out_agreement"]).as_bytes())
-        },
-    )?;
+        table.clone(),
+    );
+    let diverged_at = match trained {
+        Ok(()) => None,
+        Err(Error::Diverged { step, loss }) => {
+            context.progress.message(&format!("training diverged: the loss became {loss} at step {step}"));
+            Some(step)
+        }
+        Err(error) => return Err(error),
+    };
 
     let journal = session.journal().clone();
+    table(&journal)?;
     let best = best_epoch(&journal, journal.points.len() - 1);
     let module = if best == 0 { module } else { module.load_record(load_model(&checkpoints, best)?) };
-    Ok(Adapted { student: module.valid().network, best_step: journal.points[best].step, points: journal.points })
-}
-
-/// All that the result depends on: what a folder must agree in to be resumed.
-#[derive(Serialize)]
-struct Origin {
-    teacher: String,
-    images: String,
-    count: usize,
-    seed: u64,
-    adapt: AdaptConfig,
-    quantize: Policy,
-}
-
-/// SHA-256 of a model's graph and float weights.
-fn fingerprint(model: &Model) -> String {
-    let mut hash = Sha256::new();
-    hash.update(serde_json::to_vec(&model.graph).expect("a graph is data"));
-    for (name, tensor) in &model.weights.0 {
-        hash.update(name.as_bytes());
-        for chunk in tensor.data().chunks(4096) {
-            hash.update(chunk.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
-        }
-    }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    let student = Model { graph: folded, ..module.valid().network.to_model(model.info.clone()) };
+    Ok(Adapted { student, best_step: journal.points[best].step, points: journal.points, diverged_at })
 }
 
 /// The nodes to compare beside the logits.
@@ -224,6 +262,12 @@ fn before(module: &Student, held: &dyn DataLoader<Item>, device: &Device) -> Res
     }
     let count = losses.len().max(1);
     let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / count as f64;
+    if !loss.is_finite() {
+        let network = module.network.graph().name();
+        return Err(Error::Training(format!(
+            "`{network}`, quantized, gives NaN or infinite outputs for images held out"
+        )));
+    }
     Ok(Point { step: 0, loss: loss as f32, accuracy: (100.0 * agreed as f64 / count as f64) as f32 })
 }
 
@@ -258,11 +302,11 @@ fn place((batch, teacher): Raw, device: &Device) -> Item {
 
 /// What the teacher said to the images of a batch; a batch that has an image which it has not seen is an error.
 fn rows(set: &Unlabelled, logits: &Logits, batch: &Batch) -> Result<(usize, Vec<f32>), ImageError> {
-    let mut rows = Vec::with_capacity(batch.indices.len() * logits.classes());
+    let mut rows = Vec::with_capacity(batch.indices.len() * logits.head().count);
     for &image in &batch.indices {
         rows.extend_from_slice(logits.of(image).ok_or_else(|| set.changed(image))?);
     }
-    Ok((logits.classes(), rows))
+    Ok((logits.head().count, rows))
 }
 
 fn adaptation_batches(
@@ -302,6 +346,7 @@ struct Task {
     /// On the plain device; neither trained nor stored.
     teacher: Arc<Network>,
     taps: Arc<[NodeId]>,
+    loss: Loss,
     temperature: f64,
     feature_weight: f64,
     clip: f32,
@@ -315,32 +360,24 @@ struct Student {
     task: Task,
 }
 
-/// `T^2 KL(softmax(t / T) || softmax(s / T))` of each image.
-fn divergence(teacher: Tensor<2>, student: Tensor<2>, temperature: f64) -> Tensor<1> {
-    let log_t = log_softmax(teacher.div_scalar(temperature), 1);
-    let log_s = log_softmax(student.div_scalar(temperature), 1);
-    let terms = log_t.clone().exp() * (log_t - log_s);
-    terms.sum_dim(1).flatten::<1>(0, 1).mul_scalar(temperature * temperature)
-}
-
 impl Student {
     /// Loss of each image and the classes the teacher names; and the tapped nodes' error.
     fn learn(&self, item: Item) -> (ClassificationOutput, Option<Tensor<1>>) {
-        let Task { teacher, taps, temperature, .. } = &self.task;
+        let Task { teacher, taps, loss, temperature, .. } = &self.task;
         let (expected, features) = match item.teacher {
             Some(logits) if taps.is_empty() => (logits, Vec::new()),
             _ => teacher.forward_taps(item.images.clone().inner(), taps),
         };
-        let targets = expected.clone().argmax(1).flatten::<1>(0, 1);
+        let targets = loss.ranks(expected.clone()).argmax(1).flatten::<1>(0, 1);
         let (logits, found) = self.network.forward_taps(item.images, taps);
-        let losses = divergence(Tensor::from_inner(expected), logits.clone(), *temperature);
+        let losses = loss.divergence(Tensor::from_inner(expected), logits.clone(), *temperature);
         let error = |(t, s): (Tensor<4>, Tensor<4>)| {
             let energy = total(t.clone().square()).add_scalar(f32::MIN_POSITIVE);
             total((s - Tensor::from_inner(t)).square()) / Tensor::from_inner(energy)
         };
         let errors = features.into_iter().zip(found).map(error).reduce(|sum, error| sum + error);
         let errors = errors.map(|sum| sum.div_scalar(taps.len() as f64));
-        (ClassificationOutput::new(losses, logits, Tensor::from_inner(targets)), errors)
+        (ClassificationOutput::new(losses, loss.ranks(logits), Tensor::from_inner(targets)), errors)
     }
 }
 
@@ -380,13 +417,14 @@ impl InferenceStep for Student {
     type Output = ClassificationOutput;
 
     fn step(&self, item: Item) -> ClassificationOutput {
-        let workers = &self.task.workers;
+        let Task { session, workers, loss, .. } = &self.task;
+        session.look();
         let parts = item.parts(workers).into_iter().map(|(part, _)| (self.clone(), part)).collect();
         join(workers.run(parts, |(module, part): (Self, Item)| {
             let teacher = part.teacher.expect("what the teacher says to images held out is known");
             let logits = module.network.forward(part.images);
-            let targets = teacher.clone().argmax(1).flatten::<1>(0, 1);
-            ClassificationOutput::new(divergence(teacher, logits.clone(), 1.0), logits, targets)
+            let targets = loss.ranks(teacher.clone()).argmax(1).flatten::<1>(0, 1);
+            ClassificationOutput::new(loss.divergence(teacher, logits.clone(), 1.0), loss.ranks(logits), targets)
         }))
     }
 }

@@ -54,16 +54,36 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
-    /// A run folder that was made with other settings.
-    #[error("`{}` was made with other settings: its `{what}` differs", path.display())]
+    /// A run folder that was made with other settings, or from other images or weights.
+    #[error("`{}` holds another run: {what}", path.display())]
     OtherRun {
         /// The folder.
         path: PathBuf,
         /// What differs.
         what: String,
     },
-    /// The loss is not a number any more.
-    #[error("the loss became {loss} at step {step}: try a lower learning rate, or gradient clipping")]
+    /// A run folder in which another process works.
+    #[error("`{}` is in use by another process", path.display())]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Outputs that are NaN or infinite, which say nothing about an image.
+    #[error("`{network}` gives {value} for {image} of {set}")]
+    NotFinite {
+        /// The network.
+        network: String,
+        /// The first such output.
+        value: f32,
+        /// The image.
+        image: String,
+        /// The image set.
+        set: String,
+    },
+    /// The loss is not a number any more, or a thousand times what it was.
+    #[error(
+        "training diverged: the loss became {loss} at step {step}: try a lower learning rate, or gradient clipping"
+    )]
     Diverged {
         /// The optimizer step, from 1.
         step: usize,

@@ -1,6 +1,9 @@
 //! What a network gets right, and how far a quantized one is from its teacher.
+use std::borrow::Cow;
+
 use burn::tensor::{DType, Tensor};
 use dsconv::Network;
+use graph::{Graph, Head, Outputs};
 use images::Unlabelled;
 use serde::{Deserialize, Serialize};
 
@@ -13,13 +16,13 @@ const BATCH: usize = 64;
 /// Images of a part of one, at least. An image's logits do not depend on the others beside it.
 const LEAST: usize = 8;
 
-/// The outputs of a network for the images of a set, before softmax. An image that could not be read has none.
+/// The outputs of a network for the images of a set. An image that could not be read has none.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Logits {
-    classes: usize,
+    head: Head,
     /// Which images of the set, ascending.
     images: Vec<usize>,
-    /// `[images, classes]`.
+    /// `[images, outputs]`.
     values: Vec<f32>,
 }
 
@@ -28,35 +31,37 @@ pub struct Logits {
 pub struct Scores {
     /// Images.
     pub count: usize,
-    /// Percent of the images whose label has the largest logit.
-    pub top1: f64,
-    /// Percent of the images whose label is among the five largest logits.
-    pub top5: f64,
-    /// Percent of the images for which the network and its teacher name the same class; 100 for the teacher.
+    /// Percent of the images whose label is the class that the network names; `None` for images without labels.
+    pub top1: Option<f64>,
+    /// Percent of the images whose label is among the first five classes.
+    pub top5: Option<f64>,
+    /// Percent of the images for which the network and its teacher decide the same; 100 for the teacher.
     pub agreement: f64,
-    /// `10 log10(sum t^2 / sum (t - s)^2)` over all raw logits, `t` the teacher's and `s` the network's. `None` where the
-    /// two are the same to the bit.
+    /// `10 log10(sum t^2 / sum (t - s)^2)` over all outputs, `t` the teacher's and `s` the network's, the mean of an image's
+    /// outputs taken off first: see [`Logits::sqnr_db`]. `None` where the two are the same.
     pub sqnr_db: Option<f64>,
 }
 
 impl Logits {
-    /// Of all images of a set, `[images, classes]`, row-major.
+    /// Of all images of a set, `[images, outputs]`, row-major; `head` says how outputs are read.
     ///
     /// # Panics
-    /// If there are no classes, or `values` is not a whole number of rows.
-    pub fn new(classes: usize, values: Vec<f32>) -> Self {
-        assert!(classes > 0 && values.len().is_multiple_of(classes), "{} values of {classes} classes", values.len());
-        Self { classes, images: (0..values.len() / classes).collect(), values }
+    /// If there are no outputs, or `values` is not a whole number of rows.
+    pub fn new(head: Head, values: Vec<f32>) -> Self {
+        let count = head.count;
+        assert!(count > 0 && values.len().is_multiple_of(count), "{} values of {count} outputs", values.len());
+        Self { head, images: (0..values.len() / count).collect(), values }
     }
 
     /// Of some images of a set, in its order.
     ///
     /// # Panics
-    /// If there are no classes, or not one row of `values` for each of `images`, ascending.
-    pub fn of_images(classes: usize, images: Vec<usize>, values: Vec<f32>) -> Self {
-        assert!(classes > 0 && values.len() == images.len() * classes, "{} rows of {classes}", images.len());
+    /// If there are no outputs, or not one row of `values` for each of `images`, ascending.
+    pub fn of_images(head: Head, images: Vec<usize>, values: Vec<f32>) -> Self {
+        let count = head.count;
+        assert!(count > 0 && values.len() == images.len() * count, "{} rows of {count}", images.len());
         assert!(images.is_sorted_by(|a, b| a < b), "images in their order");
-        Self { classes, images, values }
+        Self { head, images, values }
     }
 
     /// Number of images.
@@ -74,12 +79,12 @@ impl Logits {
         self.images.binary_search(&image).ok().map(|row| self.row(row))
     }
 
-    /// Each image's logits beside another network's, of the images that both have.
+    /// Each image's outputs beside another network's, of the images that both have.
     ///
     /// # Panics
-    /// If the two have other numbers of classes.
-    fn beside<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'a [f32], &'a [f32])> {
-        assert_eq!(self.classes, other.classes, "logits of the same classes");
+    /// If the two have other numbers of outputs.
+    pub(crate) fn beside<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'a [f32], &'a [f32])> {
+        assert_eq!(self.head.count, other.head.count, "outputs of the same classes");
         (0..self.len()).filter_map(|row| Some((self.row(row), other.of(self.images[row])?)))
     }
 
@@ -88,35 +93,41 @@ impl Logits {
         self.values.is_empty()
     }
 
+    /// How they are read as classes.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
     /// Number of classes.
     pub fn classes(&self) -> usize {
-        self.classes
+        self.head.classes()
     }
 
-    /// One row: see [`images`](Self::images).
+    /// The outputs of a row: see [`images`](Self::images).
     pub fn row(&self, row: usize) -> &[f32] {
-        &self.values[row * self.classes..][..self.classes]
+        &self.values[row * self.head.count..][..self.head.count]
     }
 
-    /// All logits, row after row.
+    /// All outputs, row after row.
     pub fn values(&self) -> &[f32] {
         &self.values
     }
 
-    /// The class with the largest logit of a row, the first of equal ones.
+    /// The class that a row names: of the largest output, the first of equal ones. A single output names class 1 where its
+    /// probability is more than a half, else class 0.
     pub fn class(&self, row: usize) -> usize {
-        largest(self.row(row))
+        largest(&ranks(self.head, self.row(row)))
     }
 
-    /// Percent of the images whose label is among the `k` largest logits; of equal logits the lower class counts as the
-    /// larger. A label without a number for a logit is never among them. `labels` has one for each image of the set; those
-    /// of images without logits do not count.
+    /// Percent of the images whose label is among the first `k` classes; of equal outputs the lower class comes first. A
+    /// label without a number for an output is never among them. `labels` has one for each image of the set; those of images
+    /// without outputs do not count.
     ///
     /// # Panics
     /// If an image has no label.
     pub fn accuracy(&self, labels: &[usize], k: usize) -> f64 {
         let right = (0..self.len()).filter(|&row| {
-            let (label, row) = (labels[self.images[row]], self.row(row));
+            let (label, row) = (labels[self.images[row]], ranks(self.head, self.row(row)));
             let Some(&own) = row.get(label).filter(|own| !own.is_nan()) else { return false };
             let ahead =
                 row.iter().enumerate().filter(|&(class, &v)| v.is_nan() || v > own || (v == own && class < label));
@@ -125,35 +136,57 @@ impl Logits {
         percent(right.count(), self.len())
     }
 
-    /// Percent of the images for which both name the same class; images that one of them lacks do not count.
+    /// Percent of the images for which both name the same class; where several classes can be right at the same time, both
+    /// must also say yes to the same ones. Images that one of them lacks do not count.
     ///
     /// # Panics
-    /// If the two have other numbers of classes.
+    /// If the two have other numbers of outputs.
     pub fn agreement(&self, teacher: &Self) -> f64 {
+        let (mine, theirs) = (self.head, teacher.head);
+        let several = mine.is_multi_label() && theirs.is_multi_label();
+        let decisions = |head, row: &[f32]| row.iter().map(|&v| v > threshold(head)).collect::<Vec<_>>();
         let (mut same, mut count) = (0, 0);
-        for (mine, theirs) in self.beside(teacher) {
-            same += usize::from(largest(mine) == largest(theirs));
+        for (s, t) in self.beside(teacher) {
+            let agree = largest(&ranks(mine, s)) == largest(&ranks(theirs, t));
+            same += usize::from(agree && (!several || decisions(mine, s) == decisions(theirs, t)));
             count += 1;
         }
         percent(same, count)
     }
 
-    /// See [`Scores::sqnr_db`].
+    /// The power of the teacher's outputs over that of the difference from them, in decibels; `None` where there is no
+    /// difference.
+    ///
+    /// Where one class is right, a shift of all outputs of an image changes nothing that softmax or a comparison sees: the
+    /// mean of each image's outputs is taken off first, so that such a shift counts neither as signal nor as noise. A single
+    /// output, or one with a sigmoid, is compared with a fixed threshold and by nothing else: there a shift moves decisions,
+    /// and nothing is taken off. Outputs of which one network gives logits and the other probabilities are compared as
+    /// probabilities.
     ///
     /// # Panics
-    /// If the two have other numbers of classes.
+    /// If the two have other numbers of outputs.
     pub fn sqnr_db(&self, teacher: &Self) -> Option<f64> {
-        let pairs =
-            || self.beside(teacher).flat_map(|(s, t)| t.iter().zip(s)).map(|(&t, &s)| (f64::from(t), f64::from(s)));
-        let signal: f64 = pairs().map(|(t, _)| t * t).sum();
-        let noise: f64 = pairs().map(|(t, s)| (t - s) * (t - s)).sum();
+        let alike = self.head.outputs == teacher.head.outputs;
+        let centred = alike && self.head.outputs != Outputs::Sigmoid && !self.head.is_binary();
+        let of = |head: Head, row: &[f32]| {
+            let row = if alike { row.iter().map(|&v| f64::from(v)).collect() } else { head.probabilities(row) };
+            let mean = if centred { row.iter().sum::<f64>() / row.len() as f64 } else { 0.0 };
+            row.into_iter().map(move |v| v - mean)
+        };
+        let (mut signal, mut noise) = (0.0, 0.0);
+        for (s, t) in self.beside(teacher) {
+            for (s, t) in of(self.head, s).zip(of(teacher.head, t)) {
+                signal += t * t;
+                noise += (t - s) * (t - s);
+            }
+        }
         (noise != 0.0).then(|| 10.0 * (signal / noise).log10())
     }
 
     /// For each image the largest difference from another network's logits, relative to the largest of those.
     ///
     /// # Panics
-    /// If the two have other numbers of classes.
+    /// If the two have other numbers of outputs.
     pub fn differences(&self, other: &Self) -> Vec<f64> {
         let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
         let image = |(mine, theirs): (&[f32], &[f32])| {
@@ -166,19 +199,34 @@ impl Logits {
         self.beside(other).map(image).collect()
     }
 
-    /// Accuracy against labels, one for each image of the set, and closeness to a teacher.
+    /// Accuracy against labels, one for each image of the set, where there are some; and closeness to a teacher.
     ///
     /// # Panics
-    /// If an image has no label, or the teacher another number of classes.
-    pub fn scores(&self, labels: &[usize], teacher: &Self) -> Scores {
+    /// If an image has no label, or the teacher another number of outputs.
+    pub fn scores(&self, labels: Option<&[usize]>, teacher: &Self) -> Scores {
+        let accuracy = |k| labels.map(|labels| self.accuracy(labels, k));
         Scores {
             count: self.len(),
-            top1: self.accuracy(labels, 1),
-            top5: self.accuracy(labels, 5),
+            top1: accuracy(1),
+            top5: accuracy(5),
             agreement: self.agreement(teacher),
             sqnr_db: self.sqnr_db(teacher),
         }
     }
+}
+
+/// A number for each class, of which the largest is the class that is named: the outputs, or, beside a single output, the
+/// value from which on that speaks for class 1.
+fn ranks(head: Head, row: &[f32]) -> Cow<'_, [f32]> {
+    match row {
+        &[output] => Cow::Owned(vec![threshold(head), output]),
+        row => Cow::Borrowed(row),
+    }
+}
+
+/// What an output must exceed for a yes, where each decides for itself: a probability of a half.
+fn threshold(head: Head) -> f32 {
+    if head.outputs == Outputs::Logits { 0.0 } else { 0.5 }
 }
 
 /// The largest value's place, the first of equal ones.
@@ -194,7 +242,8 @@ fn percent(part: usize, whole: usize) -> f64 {
 /// thread.
 ///
 /// # Errors
-/// [`Error::Data`] where the images do not fit the networks, [`Error::Images`], [`Error::Interrupted`].
+/// [`Error::Data`] where the images do not fit the networks; [`Error::NotFinite`] where an output is NaN or infinite;
+/// [`Error::Images`], [`Error::Interrupted`].
 pub fn predict(
     phase: &str,
     networks: &[&Network],
@@ -228,18 +277,38 @@ pub fn predict(
                 |range: std::ops::Range<usize>| ((*network).clone(), x.clone().narrow(0, range.start, range.len()));
             let parts = workers.parts(len).into_iter().map(part).collect();
             let logits = workers.run(parts, |(network, x): (Network, Tensor<4>)| host(network.forward(x)));
+            let first = output.len();
             output.extend(logits.into_iter().flatten());
+            check_finite(network.graph(), images, &seen, first, output)?;
         }
         context.progress.advance(count.min(number * BATCH), "");
     }
     context.progress.finish();
-    let classes = networks.iter().map(|network| network.graph().output().channels);
-    Ok(classes.zip(outputs).map(|(classes, values)| Logits::of_images(classes, seen.clone(), values)).collect())
+    let heads = networks.iter().map(|network| network.graph().head());
+    Ok(heads.zip(outputs).map(|(head, values)| Logits::of_images(head, seen.clone(), values)).collect())
+}
+
+/// # Errors
+/// [`Error::NotFinite`] for the first of `outputs`, rows of the images `seen`, that is not; those before `first` were looked at.
+fn check_finite(
+    graph: &Graph,
+    images: &Unlabelled,
+    seen: &[usize],
+    first: usize,
+    outputs: &[f32],
+) -> Result<(), Error> {
+    let Some(at) = outputs[first..].iter().position(|v| !v.is_finite()).map(|at| first + at) else { return Ok(()) };
+    Err(Error::NotFinite {
+        network: graph.name().to_owned(),
+        value: outputs[at],
+        image: images.image_name(seen[at / graph.head().count]),
+        set: images.name().to_owned(),
+    })
 }
 
 /// # Errors
 /// [`Error::Data`] where a set is empty or its images have another size than the network's input.
-pub(crate) fn check_fits(graph: &graph::Graph, images: &Unlabelled) -> Result<(), Error> {
+pub(crate) fn check_fits(graph: &Graph, images: &Unlabelled) -> Result<(), Error> {
     let refuse = |why: String| Err(Error::Data { set: images.name().to_owned(), why });
     let (input, [channels, height, width]) = (graph.input(), images.shape());
     if (input.channels, input.height, input.width) != (channels, height, width) {
@@ -263,37 +332,81 @@ pub(crate) fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn accuracy_counts_labels_among_the_largest() {
-        let logits = Logits::new(3, vec![0.1, 0.9, 0.5, 2.0, 1.0, 3.0, f32::NAN, 1.0, 0.0]);
-        // Ranks of the labels: 1 is first, 1 is third, 1 comes after the NaN.
-        assert_eq!(logits.accuracy(&[1, 1, 1], 1), 100.0 / 3.0);
-        assert_eq!(logits.accuracy(&[1, 1, 1], 2), 200.0 / 3.0);
-        assert_eq!(logits.accuracy(&[1, 1, 0], 5), 200.0 / 3.0);
-        assert_eq!(Logits::new(2, vec![1.0, 1.0]).accuracy(&[1], 1), 0.0);
+    fn logits(outputs: Outputs, count: usize, values: &[f32]) -> Logits {
+        Logits::new(Head { outputs, count }, values.to_vec())
     }
 
     #[test]
-    fn images_without_logits_do_not_count() {
+    fn accuracy_counts_labels_among_the_largest() {
+        let found = logits(Outputs::Logits, 3, &[0.1, 0.9, 0.5, 2.0, 1.0, 3.0, f32::NAN, 1.0, 0.0]);
+        // Ranks of the labels: 1 is first, 1 is third, 1 comes after the NaN.
+        assert_eq!(found.accuracy(&[1, 1, 1], 1), 100.0 / 3.0);
+        assert_eq!(found.accuracy(&[1, 1, 1], 2), 200.0 / 3.0);
+        assert_eq!(found.accuracy(&[1, 1, 0], 5), 200.0 / 3.0);
+        assert_eq!(logits(Outputs::Logits, 2, &[1.0, 1.0]).accuracy(&[1], 1), 0.0);
+    }
+
+    #[test]
+    fn images_without_outputs_do_not_count() {
         // Images 0 and 2 of three.
-        let logits = Logits::of_images(2, vec![0, 2], vec![0.0, 1.0, 1.0, 0.0]);
-        assert_eq!((logits.of(1), logits.of(2)), (None, Some([1.0, 0.0].as_slice())));
-        assert_eq!(logits.accuracy(&[1, 1, 1], 1), 50.0);
-        let teacher = Logits::new(2, vec![0.0, 1.0, 0.0, 1.0, 0.0, 1.0]);
-        let scores = logits.scores(&[1, 1, 1], &teacher);
+        let head = Head { outputs: Outputs::Logits, count: 2 };
+        let found = Logits::of_images(head, vec![0, 2], vec![-1.0, 1.0, 1.0, -1.0]);
+        assert_eq!((found.of(1), found.of(2)), (None, Some([1.0, -1.0].as_slice())));
+        assert_eq!(found.accuracy(&[1, 1, 1], 1), 50.0);
+        let teacher = logits(Outputs::Logits, 2, &[-1.0, 1.0, -1.0, 1.0, -1.0, 1.0]);
+        let scores = found.scores(Some(&[1, 1, 1]), &teacher);
         assert_eq!((scores.count, scores.agreement), (2, 50.0));
-        // Signal 1 + 1, noise 0 + 2.
-        assert_eq!(scores.sqnr_db, Some(0.0));
+        // Signal 4, noise 4 + 4.
+        assert!((scores.sqnr_db.unwrap() - 10.0 * 0.5f64.log10()).abs() < 1e-12);
     }
 
     #[test]
     fn agreement_and_noise_are_against_the_teacher() {
-        let teacher = Logits::new(2, vec![3.0, 1.0, 1.0, 3.0]);
-        let student = Logits::new(2, vec![3.0, 1.0, 3.0, 1.0]);
-        let scores = student.scores(&[0, 1], &teacher);
-        assert_eq!((scores.agreement, scores.top1, scores.top5), (50.0, 50.0, 100.0));
-        // Signal 20, noise 4 + 4.
-        assert!((scores.sqnr_db.unwrap() - 10.0 * 2.5f64.log10()).abs() < 1e-12);
+        let teacher = logits(Outputs::Logits, 2, &[3.0, 1.0, 1.0, 3.0]);
+        let student = logits(Outputs::Logits, 2, &[3.0, 1.0, 3.0, 1.0]);
+        let scores = student.scores(Some(&[0, 1]), &teacher);
+        assert_eq!((scores.agreement, scores.top1, scores.top5), (50.0, Some(50.0), Some(100.0)));
+        // Of centred logits +-1: signal 4, noise 4 + 4.
+        assert!((scores.sqnr_db.unwrap() - 10.0 * 0.5f64.log10()).abs() < 1e-12);
         assert_eq!(teacher.sqnr_db(&teacher), None);
+        let scores = student.scores(None, &teacher);
+        assert_eq!((scores.agreement, scores.top1, scores.top5), (50.0, None, None));
+    }
+
+    #[test]
+    fn a_shift_of_all_classes_is_no_noise_but_moves_a_sigmoid() {
+        let (plain, shifted) = ([3.0, 1.0, 1.0, 3.0], [103.0, 101.0, -49.0, -47.0]);
+        let of = |outputs| logits(outputs, 2, &shifted).sqnr_db(&logits(outputs, 2, &plain));
+        assert_eq!(of(Outputs::Logits), None);
+        assert!(of(Outputs::Sigmoid).is_some());
+        // One output decides at 0: 9 + 1 of signal, 4 + 4 of noise.
+        let found = logits(Outputs::Logits, 1, &[1.0, 3.0]).sqnr_db(&logits(Outputs::Logits, 1, &[3.0, 1.0]));
+        assert!((found.unwrap() - 10.0 * 1.25f64.log10()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn one_output_names_two_classes() {
+        let of_logits = logits(Outputs::Logits, 1, &[0.3, -0.3, 0.0]);
+        assert_eq!([0, 1, 2].map(|image| of_logits.class(image)), [1, 0, 0]);
+        let of_sigmoid = logits(Outputs::Sigmoid, 1, &[0.6, 0.4, 0.5]);
+        assert_eq!([0, 1, 2].map(|image| of_sigmoid.class(image)), [1, 0, 0]);
+        assert_eq!(of_sigmoid.accuracy(&[1, 1, 0], 1), 200.0 / 3.0);
+        assert_eq!(of_sigmoid.agreement(&of_logits), 100.0);
+    }
+
+    #[test]
+    fn several_labels_agree_where_all_decisions_do() {
+        let teacher = logits(Outputs::Sigmoid, 2, &[0.9, 0.6, 0.4, 0.3]);
+        let student = logits(Outputs::Sigmoid, 2, &[0.9, 0.4, 0.2, 0.1]);
+        // The first image loses its second label; the second has none in both, and the same likeliest.
+        assert_eq!(student.agreement(&teacher), 50.0);
+    }
+
+    #[test]
+    fn logits_are_compared_with_probabilities_as_probabilities() {
+        let teacher = logits(Outputs::Logits, 2, &[0.0, 3.0f32.ln()]);
+        let student = logits(Outputs::Softmax, 2, &[0.5, 0.5]);
+        // (0.25^2 + 0.75^2) / (2 * 0.25^2) = 5
+        assert!((student.sqnr_db(&teacher).unwrap() - 10.0 * 5.0f64.log10()).abs() < 1e-6);
     }
 }

@@ -1,24 +1,13 @@
 //! Files that are whole or not there.
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
 use crate::Error;
 
-/// Writes under a temporary name in the same folder, forces it to the disk, then renames: a reader finds the old file or
-/// the new one, whatever happens in between.
+/// Writes a file whole or not at all, its folder too if need be: see [`graph::write_atomic`].
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let folder = path.parent().expect("a file in a folder");
-    let attempt = || {
-        fs::create_dir_all(folder)?;
-        let mut file = tempfile::Builder::new().prefix(".tmp").tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        // The rename itself lies in the folder.
-        File::open(folder)?.sync_all()
-    };
-    attempt().map_err(Error::io(path))
+    fs::create_dir_all(folder).and_then(|()| graph::write_atomic(path, bytes)).map_err(Error::io(path))
 }
 
 /// [`write`] of a value as indented JSON.

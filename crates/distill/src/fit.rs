@@ -58,7 +58,7 @@ where
         .with_metric_logger(Measurements::default())
         .with_application_logger(None)
         .renderer(Box::new(renderer))
-        .with_interrupter(context.interrupter.clone())
+        .with_interrupter(session.interrupter())
         .with_custom_checkpointers(model, optimizer, scheduler)
         .with_checkpointing_strategy(session.clone())
         .early_stopping(session.clone())

@@ -68,12 +68,19 @@ impl Journal {
 #[derive(Debug, Clone)]
 pub(crate) struct Session(Arc<Shared>);
 
+/// A loss that is this many times the first one, or `LEAST_LIMIT` times this, is no learning any more.
+const DIVERGED: f32 = 1000.0;
+const LEAST_LIMIT: f32 = 10.0;
+
 struct Shared {
     journal: Mutex<Journal>,
     /// The journal as it was at each checkpoint that is being written: training goes on meanwhile.
     marks: Mutex<BTreeMap<usize, Journal>>,
     failure: Mutex<Option<Error>>,
+    /// The caller's.
     interrupter: Interrupter,
+    /// What burn's loop looks at: an error ends it too, and leaves the caller's alone.
+    inner: Interrupter,
     patience: Option<usize>,
 }
 
@@ -86,7 +93,19 @@ impl std::fmt::Debug for Shared {
 impl Session {
     pub(crate) fn new(journal: Journal, interrupter: Interrupter, patience: Option<usize>) -> Self {
         let (journal, marks, failure) = (Mutex::new(journal), Mutex::default(), Mutex::default());
-        Self(Arc::new(Shared { journal, marks, failure, interrupter, patience }))
+        Self(Arc::new(Shared { journal, marks, failure, interrupter, inner: Interrupter::new(), patience }))
+    }
+
+    /// What ends burn's loop.
+    pub(crate) fn interrupter(&self) -> Interrupter {
+        self.0.inner.clone()
+    }
+
+    /// Ends burn's loop where the caller wants it to end.
+    pub(crate) fn look(&self) {
+        if self.0.interrupter.should_stop() {
+            self.0.inner.stop(None);
+        }
     }
 
     pub(crate) fn journal(&self) -> MutexGuard<'_, Journal> {
@@ -99,22 +118,24 @@ impl Session {
         mark.expect("burn asks the strategy before it saves")
     }
 
-    /// Notes the loss of a step; one that is not finite ends the training.
+    /// Notes the loss of a step; one that is out of all bounds ends the training.
     pub(crate) fn record(&self, loss: f32) {
-        let step = {
+        let (step, first) = {
             let mut journal = self.journal();
             journal.losses.push(loss);
-            journal.losses.len()
+            (journal.losses.len(), journal.losses[0])
         };
-        if !loss.is_finite() {
+        // Of NaN neither is true.
+        if !(loss.is_finite() && loss <= DIVERGED * first.max(LEAST_LIMIT)) {
             self.fail(Error::Diverged { step, loss });
         }
+        self.look();
     }
 
     /// Ends the training with an error; the first one counts.
     pub(crate) fn fail(&self, error: Error) {
         self.0.failure.lock().expect("nobody panics with the failure").get_or_insert(error);
-        self.0.interrupter.stop(Some("an error"));
+        self.0.inner.stop(Some("an error"));
     }
 
     pub(crate) fn failure(&self) -> Option<Error> {

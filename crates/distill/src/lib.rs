@@ -6,11 +6,12 @@
 //!   is fitted to the teacher's by least squares, then the network learns as a whole.
 //! - [`evaluate`] measures accuracy, agreement and the logits' signal-to-noise ratio.
 //! - [`calibrate()`] finds the ranges of a network's values.
-//! - [`run`] does all of it from a [`DistillConfig`] in a run folder.
+//! - [`run`] does all of it from a [`DistillConfig`] in a [`RunFolder`].
 //!
 //! Training and adaptation stop and go on to the bit: a run that was killed at any moment and resumed ends with the same
 //! weights as one that was not. Every batch is a pure function of the seed and the step number, and checkpoints are
-//! complete or not there.
+//! complete or not there. What a run is made from (settings, weights, images, labels) is noted when it begins, and a resume
+//! from anything else is refused.
 #![forbid(unsafe_code)]
 
 mod adapt;
@@ -22,10 +23,13 @@ pub mod evaluate;
 mod files;
 mod fit;
 mod fit_layers;
+mod folder;
 mod journal;
 mod least_squares;
 mod loader;
+mod loss;
 mod optimize;
+mod origin;
 mod progress;
 mod random;
 mod run;
@@ -33,15 +37,19 @@ mod settings;
 mod train;
 mod workers;
 
-pub use adapt::{Adapted, adapt};
+pub use adapt::{Adapted, adapt, check};
 pub use augment::Augment;
 pub use calibrate::{Calibration, calibrate};
 pub use error::Error;
 pub use evaluate::{Logits, Scores};
+pub use folder::RunFolder;
 pub use journal::Point;
 pub use optimize::{Optimizer, Schedule};
 pub use progress::{Context, Progress};
-pub use run::{DataConfig, DistillConfig, ExportConfig, METRICS, MODEL, Measured, QUANTIZED, Report, STUDENT, run};
+pub use run::{
+    ADAPTED, Chosen, DataConfig, DistillConfig, Divergence, Eval, ExportConfig, METRICS, MODEL, Measured, QUANTIZED,
+    Report, run,
+};
 pub use settings::{AdaptConfig, BatchNormPolicy, Scales};
 pub use train::{TrainConfig, Trained, train};
 

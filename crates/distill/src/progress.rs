@@ -17,6 +17,11 @@ pub trait Progress: Send + Sync {
         let _ = (phase, total);
     }
 
+    /// The phase goes on where an earlier run left it: `done` of its total were done then.
+    fn resume(&self, done: usize) {
+        self.advance(done, "");
+    }
+
     /// `done` of the phase's total are done. `note` says more (a loss, an accuracy); empty where there is nothing to say.
     fn advance(&self, done: usize, note: &str) {
         let _ = (done, note);
@@ -94,7 +99,9 @@ impl Renderer {
 impl TrainingProgressLogger for Renderer {
     fn start(&mut self, total_epochs: usize, _: usize, _: Option<usize>, label: Option<&str>) {
         self.progress.start(label.unwrap_or("train"), total_epochs * self.per_epoch);
-        self.progress.advance(self.done, "");
+        if self.done > 0 {
+            self.progress.resume(self.done);
+        }
     }
 
     fn update_epoch(&mut self, _: usize) {

@@ -1,4 +1,3 @@
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
@@ -7,7 +6,7 @@ use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
 use dsconv::Network;
-use graph::{Graph, Info, Model, Op, Preprocess, Weights};
+use graph::{Graph, Info, Model, Op, Outputs, Preprocess, Weights};
 use images::{Labelled, LabelledBatch};
 use serde::{Deserialize, Serialize};
 
@@ -15,9 +14,12 @@ use crate::augment::Augment;
 use crate::checkpoint::{self, load_model};
 use crate::evaluate::{Logits, check_fits, predict};
 use crate::fit::{Job, Span, fit};
+use crate::folder::RunFolder;
 use crate::journal::Session;
 use crate::loader::{Loader, tensor};
+use crate::loss::Loss;
 use crate::optimize::{Optimizer, Schedule, clip_global_norm};
+use crate::origin::{Origin, claim};
 use crate::random::{Order, Random};
 use crate::workers::{Workers, join};
 use crate::{Context, Error, files};
@@ -87,7 +89,11 @@ impl TrainConfig {
         if !(0.0..1.0).contains(&self.label_smoothing) {
             return Err(Error::config("label_smoothing", "must be at least 0 and less than 1"));
         }
-        Ok(())
+        let numbers = [("warmup", self.warmup), ("weight_decay", self.weight_decay.into()), ("clip", self.clip.into())];
+        match numbers.into_iter().find(|(_, value)| !(*value >= 0.0 && value.is_finite())) {
+            Some((setting, _)) => Err(Error::config(setting, "must be at least 0")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -104,13 +110,15 @@ pub struct Trained {
 
 /// Trains a float network with labels, from random weights, or from `start`.
 ///
-/// `folder` gets `train.toml` (the settings), `log.csv` (loss and learning rate of every step, accuracy of every epoch)
-/// and a checkpoint per epoch. With `resume` it goes on from the newest complete one, and ends with the same weights as a
-/// run that was never stopped.
+/// `folder` gets `train.toml` and `origin.json` (settings, and what is trained on), `log.csv` (loss and learning rate of every
+/// step, accuracy of every epoch) and a checkpoint per epoch. Where it resumes, the run goes on from the newest complete one,
+/// and ends with the same weights as one that was never stopped.
+///
+/// A network of one output learns the two classes that it tells apart: 0 and 1.
 ///
 /// # Errors
-/// [`Error::RunExists`] where the folder holds a run and `resume` is false; [`Error::OtherRun`] where it was made with other
-/// settings; [`Error::Diverged`], [`Error::Interrupted`], and what can go wrong with images and files.
+/// [`Error::RunExists`] where the folder holds a run and does not resume it; [`Error::OtherRun`] where it was made with other
+/// settings, images or weights; [`Error::Diverged`], [`Error::Interrupted`], and what can go wrong with images and files.
 #[allow(clippy::too_many_arguments)]
 pub fn train(
     graph: &Graph,
@@ -119,16 +127,27 @@ pub fn train(
     eval: &Labelled,
     preprocess: &Preprocess,
     config: &TrainConfig,
-    folder: &Path,
-    resume: bool,
+    folder: &RunFolder,
     context: &Context,
 ) -> Result<Trained, Error> {
     config.check()?;
     check_set(graph, train)?;
     check_set(graph, eval)?;
-    claim(folder, "train.toml", config, resume)?;
+    if graph.head().outputs != Outputs::Logits {
+        let why = "ends in a softmax or sigmoid: a network is trained by its logits";
+        return Err(Error::Config { setting: graph.name().to_owned(), why: why.to_owned() });
+    }
+    if let Some(weights) = start {
+        weights.check(graph)?;
+    }
+    let none = Weights::default();
+    let origin = Origin::default()
+        .weights("network", graph, start.unwrap_or(&none))
+        .images("images to train on", train.fingerprint())
+        .images("images to measure on", eval.fingerprint());
+    claim(folder, "train.toml", config, &origin)?;
 
-    let checkpoints = folder.join("checkpoints");
+    let checkpoints = folder.path().join(checkpoint::FOLDER);
     let (done, journal) = checkpoint::newest(&checkpoints)?.unwrap_or_default();
     let session = Session::new(journal, context.interrupter.clone(), None);
     let order = Order { len: train.len(), batch: config.batch, seed: config.seed };
@@ -143,10 +162,7 @@ pub fn train(
     let device = context.device.clone().autodiff();
     let initial;
     let start = match start {
-        Some(weights) => {
-            weights.check(graph)?;
-            weights
-        }
+        Some(weights) => weights,
         None => {
             initial = Weights::init(graph, config.seed);
             &initial
@@ -161,6 +177,7 @@ pub fn train(
     let settings = Settings {
         session: session.clone(),
         workers,
+        loss: Loss::of(graph),
         smoothing: config.label_smoothing,
         clip: config.clip,
         seed: config.seed,
@@ -173,7 +190,7 @@ pub fn train(
         scheduler: schedule.scheduler().into(),
     };
     let span = Span { label: "train", checkpoints: &checkpoints, epochs: config.epochs, done };
-    let log = folder.join("log.csv");
+    let log = folder.path().join("log.csv");
     fit(
         job,
         &span,
@@ -200,38 +217,13 @@ pub fn train(
 /// [`Error::Data`] where images or labels do not fit the network.
 pub(crate) fn check_set(graph: &Graph, set: &Labelled) -> Result<(), Error> {
     check_fits(graph, &set.without_labels())?;
-    let classes = graph.output().channels;
+    let classes = graph.head().classes();
     match set.labels().iter().max() {
         Some(&label) if label >= classes => Err(Error::Data {
             set: set.name().to_owned(),
             why: format!("it has the label {label}, `{}` has {classes} classes", graph.name()),
         }),
         _ => Ok(()),
-    }
-}
-
-/// Writes a run's settings into its folder, or checks that they are the ones there.
-///
-/// # Errors
-/// [`Error::RunExists`], [`Error::OtherRun`], and those of files.
-pub(crate) fn claim<T: Serialize>(folder: &Path, file: &str, config: &T, resume: bool) -> Result<(), Error> {
-    let path: PathBuf = folder.join(file);
-    let text = toml::to_string(config).map_err(|e| Error::file(&path, e))?;
-    let old = match std::fs::read_to_string(&path) {
-        Ok(old) => old,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return files::write(&path, text.as_bytes()),
-        Err(e) => return Err(Error::io(&path)(e)),
-    };
-    if !resume {
-        return Err(Error::RunExists { path: folder.to_owned() });
-    }
-    let differs = old.lines().zip(text.lines()).find(|(old, new)| old != new);
-    match differs {
-        Some((_, new)) => Err(Error::OtherRun { path: folder.to_owned(), what: new.to_owned() }),
-        None if old.lines().count() != text.lines().count() => {
-            Err(Error::OtherRun { path: folder.to_owned(), what: file.to_owned() })
-        }
-        None => Ok(()),
     }
 }
 
@@ -288,12 +280,13 @@ fn fixed_batches(set: &Labelled, batch: usize) -> Loader<Raw, Item> {
 struct Settings {
     session: Session,
     workers: Workers,
+    loss: Loss,
     smoothing: f64,
     clip: f32,
     seed: u64,
 }
 
-/// A network with the cross entropy of its logits.
+/// A network with the cross entropy of its logits; beside a single one, class 0 has the logit 0.
 #[derive(Module, Debug)]
 struct Classifier {
     network: Network,
@@ -304,7 +297,7 @@ struct Classifier {
 impl Classifier {
     /// Loss of each image, `(1 - e) * -log p[label] + e * mean over classes of -log p`.
     fn run(&self, images: Tensor<4>, labels: Tensor<1, Int>, smoothing: f64) -> ClassificationOutput {
-        let logits = self.network.forward(images);
+        let logits = self.settings.loss.ranks(self.network.forward(images));
         let log_p = log_softmax(logits.clone(), 1);
         let own = log_p.clone().gather(1, labels.clone().unsqueeze_dim(1));
         let loss = if smoothing > 0.0 {
@@ -345,7 +338,8 @@ impl InferenceStep for Classifier {
     type Output = ClassificationOutput;
 
     fn step(&self, item: Item) -> ClassificationOutput {
-        let workers = &self.settings.workers;
+        let Settings { session, workers, .. } = &self.settings;
+        session.look();
         let parts = item.parts(workers).into_iter().map(|(part, _)| (self.clone(), part)).collect();
         join(workers.run(parts, |(module, part): (Self, Item)| module.run(part.images, part.labels, 0.0)))
     }

@@ -3,7 +3,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use distill::{AdaptConfig, Augment, Context, DistillConfig, Error, Interrupter, Progress, TrainConfig};
+use distill::{
+    AdaptConfig, Augment, Chosen, Context, DistillConfig, Error, Eval, Interrupter, Progress, RunFolder, TrainConfig,
+};
 use graph::{Builder, Conv2d, Graph, Info, Model, Op, Policy, Weights};
 use images::{Labelled, Split, Unlabelled};
 
@@ -81,13 +83,13 @@ fn stopping_at(images: usize) -> Context {
 }
 
 fn run_adapt(folder: &Path, config: &AdaptConfig, resume: bool, context: &Context) -> Result<distill::Adapted, Error> {
-    distill::adapt(&teacher(), &Policy::default(), &adapt_images(), config, 5, folder, resume, context)
+    let folder = RunFolder::open(folder, resume)?;
+    distill::adapt(&teacher(), &Policy::default(), &adapt_images(), config, 5, &folder, context)
 }
 
 /// All values of a student, to be compared to the bit.
 fn bits(adapted: &distill::Adapted) -> (usize, Vec<u32>, Vec<distill::Point>) {
-    let info = teacher().info;
-    let model = adapted.student.to_model(info);
+    let model = &adapted.student;
     let floats = model.weights.0.values().flat_map(|t| t.data().to_vec());
     let layers = model.layers.values();
     let scales = layers.clone().flat_map(|l| l.codes.scales().to_vec());
@@ -115,12 +117,16 @@ fn a_resumed_adaptation_ends_with_the_same_bits() {
     // What a kill may leave: a newer checkpoint without its end, and a file that is cut.
     fs::create_dir(checkpoints.join("000003")).unwrap();
     fs::write(checkpoints.join("000003/model.bpk"), b"garbage").unwrap();
-    fs::write(checkpoints.join("000003/.tmp123"), b"").unwrap();
+    fs::write(checkpoints.join("000002/.dsconv-123.tmp"), b"").unwrap();
+    fs::write(broken.join(".dsconv-456.tmp"), b"").unwrap();
     let resumed = run_adapt(&broken, &settings(), true, &Context::default()).unwrap();
     assert_eq!(bits(&resumed), bits(&unbroken));
     let csv = |folder: &Path| fs::read_to_string(folder.join("loss.csv")).unwrap();
     assert_eq!(csv(&broken), csv(&whole));
     assert_eq!(csv(&whole).lines().count(), 1 + 1 + 12);
+    let left =
+        |folder: &Path| fs::read_dir(folder).unwrap().any(|f| f.unwrap().file_name().as_encoded_bytes()[0] == b'.');
+    assert!(!left(&broken) && !left(&checkpoints.join("000004")), "unfinished files are removed");
 
     // Once more, from the last checkpoint but one, as its successor is damaged.
     fs::write(checkpoints.join("000004/optimizer.bpk"), b"damaged").unwrap();
@@ -157,11 +163,11 @@ fn batch_statistics_are_the_students_own() {
         // Fitting layers would give them the teacher's means again.
         let config = AdaptConfig { steps: 1, batch_norm, fit_images: 0, ..settings() };
         let images = adapt_images();
-        let folder = folder.path().join(format!("{batch_norm:?}"));
+        let folder = RunFolder::open(folder.path().join(format!("{batch_norm:?}")), false).unwrap();
         let context = Context::default();
-        let adapted =
-            distill::adapt(&moved, &Policy::default(), &images, &config, 5, &folder, false, &context).unwrap();
-        let (_, taps) = adapted.student.forward_taps(
+        let adapted = distill::adapt(&moved, &Policy::default(), &images, &config, 5, &folder, &context).unwrap();
+        let student = dsconv::Network::new(&adapted.student, &context.device);
+        let (_, taps) = student.forward_taps(
             burn::tensor::Tensor::from_data(
                 burn::tensor::TensorData::new(
                     images.batch(&(0..96).collect::<Vec<_>>()).unwrap().pixels,
@@ -169,7 +175,7 @@ fn batch_statistics_are_the_students_own() {
                 ),
                 &context.device,
             ),
-            &[adapted.student.graph().find("conv1").unwrap()],
+            &[student.graph().find("conv1").unwrap()],
         );
         let means = taps[0].clone().mean_dim(0).mean_dim(2).mean_dim(3).try_into_vec_as::<f32>().unwrap();
         means.iter().map(|m| m.abs()).fold(0.0, f32::max)
@@ -193,11 +199,35 @@ fn a_student_that_only_gets_worse_is_not_returned() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_is_an_error_with_its_step() {
+fn a_loss_that_is_out_of_all_bounds_ends_training_and_keeps_the_best_step() {
     let folder = tempfile::tempdir().unwrap();
-    let config = AdaptConfig { learning_rate: 1e38, warmup: 0, clip: 0.0, ..settings() };
-    let error = run_adapt(folder.path(), &config, false, &Context::default()).unwrap_err();
+    for (name, learning_rate) in [("no number", 1e38), ("a number", 1e12)] {
+        let path = folder.path().join(name);
+        let config = AdaptConfig { learning_rate, warmup: 0, clip: 0.0, ..settings() };
+        let adapted = run_adapt(&path, &config, false, &Context::default()).unwrap();
+        assert!(matches!(adapted.diverged_at, Some(2..=3)), "{name}: {:?}", adapted.diverged_at);
+        assert_eq!(adapted.best_step, 0);
+        assert!(adapted.points.iter().all(|point| point.loss.is_finite()));
+        // It happens again, and the table tells how.
+        assert_eq!(bits(&run_adapt(&path, &config, true, &Context::default()).unwrap()), bits(&adapted));
+        let log = fs::read_to_string(path.join("loss.csv")).unwrap();
+        let last = log.lines().last().unwrap().split(',').nth(2).unwrap().parse::<f32>().unwrap();
+        assert!(last.is_nan() || last > 1e4, "{log}");
+    }
+}
+
+#[test]
+fn training_that_diverges_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = TrainConfig { epochs: 1, learning_rate: 1e12, warmup: 0.0, ..TrainConfig::default() };
+    let set = images::embedded(Split::Train).take(256);
+    let folder = RunFolder::open(folder.path(), false).unwrap();
+    let context = Context::default();
+    let preprocess = images::embedded_preprocess();
+    let error = distill::train(&tiny(), None, &set, &eval(), &preprocess, &config, &folder, &context).unwrap_err();
     assert!(matches!(error, Error::Diverged { step: 2..=3, .. }), "{error}");
+    // The caller's own switch was not touched.
+    assert!(!context.interrupter.should_stop());
 }
 
 #[test]
@@ -209,14 +239,15 @@ fn a_folder_is_not_overwritten_and_not_resumed_with_other_settings() {
     assert!(matches!(again, Error::RunExists { .. }), "{again}");
     let other = AdaptConfig { temperature: 3.0, ..config };
     let error = run_adapt(folder.path(), &other, true, &Context::default()).unwrap_err();
-    assert!(error.to_string().contains("its `temperature = 3.0` differs"), "{error}");
+    assert!(error.to_string().contains("its settings: `temperature = 3.0` differs"), "{error}");
 }
 
 fn run_train(folder: &Path, resume: bool, context: &Context) -> Result<distill::Trained, Error> {
     let config = TrainConfig { epochs: 3, batch: 64, monitor: 64, label_smoothing: 0.1, ..TrainConfig::default() };
     let train = images::embedded(Split::Train).take(256);
     let preprocess = images::embedded_preprocess();
-    distill::train(&tiny(), None, &train, &eval(), &preprocess, &config, folder, resume, context)
+    let folder = RunFolder::open(folder, resume)?;
+    distill::train(&tiny(), None, &train, &eval(), &preprocess, &config, &folder, context)
 }
 
 #[test]
@@ -244,7 +275,8 @@ fn a_run_measures_the_files_that_it_leaves() {
     let whole = folder.path().join("whole");
     let config = DistillConfig { adapt: settings(), seed: 5, ..DistillConfig::default() };
     let run = |folder: &Path, resume, context: &Context| {
-        distill::run(&teacher(), &adapt_images(), &eval(), &config, folder, resume, context)
+        let folder = RunFolder::open(folder, resume)?;
+        distill::run(&teacher(), &adapt_images(), &Eval::Labelled(eval()), &config, &folder, context)
     };
     let report = run(&whole, false, &Context::default()).unwrap();
     assert_eq!(report.fp32.scores.agreement, 100.0);
@@ -256,8 +288,11 @@ fn a_run_measures_the_files_that_it_leaves() {
     let mut files: Vec<String> =
         fs::read_dir(&whole).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
     files.sort();
-    let expected = ["adapt.toml", "config.toml", "loss.csv", "metrics.json", "model.safetensors"];
-    assert_eq!(files, [&expected[..], &["quantized.safetensors", "student.bpk"]].concat());
+    let expected = ["config.toml", "loss.csv", "metrics.json", "model.safetensors", "origin.json"];
+    assert_eq!(files, [&expected[..], &["quantized.safetensors"]].concat());
+    assert_eq!(report.chosen, Chosen::Adapted);
+    let divergence = report.divergence.unwrap();
+    assert!(divergence.adapted < divergence.quantized, "{divergence:?}");
 
     // Stopped in adaptation, then after its end, then finished: nothing is done twice, all is the same.
     let broken = folder.path().join("broken");
@@ -284,12 +319,12 @@ fn images_must_fit_the_network() {
         &adapt_images(),
         &settings(),
         0,
-        folder.path(),
-        false,
+        &RunFolder::open(folder.path().join("run"), false).unwrap(),
         &Context::default(),
     )
     .unwrap_err();
     assert_eq!(error.to_string(), "embedded/adapt: its images are 3x32x32, `other` takes 3x16x16");
+    assert!(!folder.path().join("run").exists(), "nothing is begun");
 }
 
 #[test]
@@ -299,8 +334,8 @@ fn layers_fitted_to_the_teacher_say_what_it_says() {
     let run = |name: &str, fit_images: usize, resume: bool| {
         let config = AdaptConfig { steps: 1, code_rate: 0.0, scale_rate: 0.0, learning_rate: 0.0, ..settings() };
         let config = AdaptConfig { fit_images, ..config };
-        let (path, context) = (folder.path().join(name), Context::default());
-        distill::adapt(&teacher(), &policy, &adapt_images(), &config, 5, &path, resume, &context).unwrap()
+        let (path, context) = (RunFolder::open(folder.path().join(name), resume).unwrap(), Context::default());
+        distill::adapt(&teacher(), &policy, &adapt_images(), &config, 5, &path, &context).unwrap()
     };
     // Rates of 0: what differs is the fit. The images held out are not those it was made on.
     let (plain, fitted) = (run("plain", 0, false), run("fitted", 72, false));
@@ -310,7 +345,9 @@ fn layers_fitted_to_the_teacher_say_what_it_says() {
     // Where a kill left neither checkpoint nor fit, the fit is made again; where it left a fit alone, a resume takes that.
     let broken = folder.path().join("broken");
     fs::create_dir_all(broken.join("checkpoints")).unwrap();
-    fs::copy(folder.path().join("fitted/adapt.toml"), broken.join("adapt.toml")).unwrap();
+    for file in ["adapt.toml", "origin.json"] {
+        fs::copy(folder.path().join("fitted").join(file), broken.join(file)).unwrap();
+    }
     assert_eq!(bits(&run("broken", 72, true)), bits(&fitted));
     let fit = fs::read(broken.join("checkpoints/fitted.bpk")).unwrap();
     for entry in fs::read_dir(broken.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()) {
@@ -320,4 +357,157 @@ fn layers_fitted_to_the_teacher_say_what_it_says() {
     }
     assert_eq!(bits(&run("broken", 72, true)), bits(&fitted));
     assert_eq!(fs::read(broken.join("checkpoints/fitted.bpk")).unwrap(), fit);
+}
+
+/// A folder of pictures, one file an image: three shades of each of the four corners lit.
+struct Pictures(tempfile::TempDir);
+
+impl Pictures {
+    fn new(count: usize) -> Self {
+        let pictures = Self(tempfile::tempdir().unwrap());
+        (0..count).for_each(|i| pictures.paint(i, i));
+        pictures
+    }
+
+    fn file(&self, i: usize) -> std::path::PathBuf {
+        self.0.path().join(format!("{}/{i:03}.png", ["cat", "dog"][i % 2]))
+    }
+
+    fn paint(&self, i: usize, look: usize) {
+        let pixels = images::embedded_unlabelled().batch(&[look]).unwrap().pixels;
+        let image = image::RgbImage::from_fn(32, 32, |x, y| {
+            let at = |c: u32| (pixels[(c * 1024 + y * 32 + x) as usize] * 40.0 + 128.0) as u8;
+            image::Rgb([at(0), at(1), at(2)])
+        });
+        fs::create_dir_all(self.file(i).parent().unwrap()).unwrap();
+        image.save(self.file(i)).unwrap();
+    }
+
+    fn unlabelled(&self) -> Unlabelled {
+        images::open_unlabelled(&self.spec(), &images::embedded_preprocess(), &images::OpenOptions::default()).unwrap()
+    }
+
+    fn labelled(&self) -> Labelled {
+        images::open_labelled(&self.spec(), &images::embedded_preprocess(), &images::OpenOptions::default()).unwrap()
+    }
+
+    fn spec(&self) -> String {
+        self.0.path().to_str().unwrap().to_owned()
+    }
+}
+
+#[test]
+fn a_run_is_not_resumed_with_other_images_or_weights() {
+    let (pictures, measured, root) = (Pictures::new(40), Pictures::new(12), tempfile::tempdir().unwrap());
+    let path = root.path().join("run");
+    let config = DistillConfig { adapt: settings(), ..DistillConfig::default() };
+    let run = |model: &Model, resume, context: &Context| {
+        let folder = RunFolder::open(&path, resume)?;
+        distill::run(model, &pictures.unlabelled(), &Eval::Labelled(measured.labelled()), &config, &folder, context)
+    };
+    let refused = |model: &Model| match run(model, true, &Context::default()) {
+        Err(Error::OtherRun { what, .. }) => what,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(run(&teacher(), false, &stopping_at(7 * 16)), Err(Error::Interrupted { .. })));
+    // Once stopped in adaptation, and once finished.
+    for _ in 0..2 {
+        pictures.paint(1, 50);
+        pictures.paint(7, 51);
+        assert_eq!(refused(&teacher()), "images to adapt to: 2 of 40 images changed, first dog/001.png");
+        fs::remove_file(pictures.file(7)).unwrap();
+        pictures.paint(1, 1);
+        assert_eq!(refused(&teacher()), "images to adapt to: 1 of 40 images gone, first dog/007.png");
+        pictures.paint(7, 7);
+        pictures.paint(40, 9);
+        assert_eq!(refused(&teacher()), "images to adapt to: 1 new, first cat/040.png");
+        fs::remove_file(pictures.file(40)).unwrap();
+
+        let moved = measured.0.path().join("dog/002.png");
+        fs::rename(measured.file(2), &moved).unwrap();
+        let what = refused(&teacher());
+        assert!(what.starts_with("images to measure on: 1 of 12 images gone, first cat/002.png; 1 new"), "{what}");
+        fs::rename(moved, measured.file(2)).unwrap();
+
+        let mut other = teacher();
+        other.weights.0.get_mut("conv2.weight").unwrap().data_mut()[3] += 1e-3;
+        assert_eq!(refused(&other), "teacher: the network or its weights changed");
+        let mut other = teacher();
+        other.info.classes = vec!["a".into()];
+        assert_eq!(refused(&other), "teacher: the network or its weights changed");
+        // With everything as it was, it goes on.
+        run(&teacher(), true, &Context::default()).unwrap();
+    }
+}
+
+#[test]
+fn only_one_works_in_a_folder() {
+    let root = tempfile::tempdir().unwrap();
+    let held = RunFolder::open(root.path(), false).unwrap();
+    let error = run_adapt(root.path(), &settings(), true, &Context::default()).unwrap_err();
+    assert!(matches!(error, Error::Busy { .. }), "{error}");
+    drop(held);
+    assert!(fs::read_dir(root.path()).unwrap().next().is_none(), "a lock leaves nothing");
+}
+
+#[test]
+fn images_without_labels_give_agreement_and_no_accuracy() {
+    let root = tempfile::tempdir().unwrap();
+    let config = DistillConfig { adapt: settings(), seed: 5, ..DistillConfig::default() };
+    let run = |name: &str, eval: &Eval| {
+        let folder = RunFolder::open(root.path().join(name), false).unwrap();
+        distill::run(&teacher(), &adapt_images(), eval, &config, &folder, &Context::default()).unwrap()
+    };
+    let labelled = run("labelled", &Eval::Labelled(eval()));
+    let plain = run("plain", &Eval::Unlabelled(eval().without_labels()));
+    for (with, without) in [(&labelled.adapted, &plain.adapted), (&labelled.quantized, &plain.quantized)] {
+        assert!(with.scores.top1.is_some());
+        let expected = distill::Scores { top1: None, top5: None, ..with.scores };
+        assert_eq!(without.scores, expected);
+    }
+    // Labels have no part in the result.
+    let model = |name: &str| fs::read(root.path().join(name).join(distill::MODEL)).unwrap();
+    assert_eq!(model("labelled"), model("plain"));
+    let held = run("held", &Eval::HeldOut);
+    assert_eq!((held.eval.as_str(), held.adapted.scores.count), ("embedded/adapt, held out", 24));
+    let metrics = fs::read_to_string(root.path().join("held").join(distill::METRICS)).unwrap();
+    assert!(metrics.contains("\"top1\": null"), "{metrics}");
+    assert_eq!(serde_json::from_str::<distill::Report>(&metrics).unwrap(), held);
+}
+
+#[test]
+fn the_student_before_adaptation_is_exported_where_it_is_the_better_one() {
+    let root = tempfile::tempdir().unwrap();
+    // Layers fitted on three images say little about others, and no step makes up for it.
+    let adapt =
+        AdaptConfig { fit_images: 1, code_rate: 0.0, scale_rate: 0.0, learning_rate: 0.0, steps: 1, ..settings() };
+    let policy: Policy = toml::from_str("bits = 8").unwrap();
+    let config = DistillConfig { adapt, quantize: policy, ..DistillConfig::default() };
+    let folder = RunFolder::open(root.path(), false).unwrap();
+    let images = images::embedded_unlabelled().take(24);
+    let report =
+        distill::run(&teacher(), &images, &Eval::Labelled(eval()), &config, &folder, &Context::default()).unwrap();
+    let divergence = report.divergence.unwrap();
+    assert!(divergence.adapted > divergence.quantized, "{divergence:?}");
+    assert_eq!(report.chosen, Chosen::Quantized);
+    let file = |name: &str| fs::read(root.path().join(name)).unwrap();
+    assert_eq!(file(distill::MODEL), file(distill::QUANTIZED));
+    assert_eq!(report.adapted.bytes, file(distill::ADAPTED).len() as u64);
+    // What the table says of either is what its file does.
+    assert!(report.adapted.scores.sqnr_db < report.quantized.scores.sqnr_db);
+}
+
+#[test]
+fn outputs_that_are_not_finite_are_no_score() {
+    let root = tempfile::tempdir().unwrap();
+    let mut broken = teacher();
+    // Beyond F32 for most images.
+    broken.weights.0.get_mut("conv1.weight").unwrap().data_mut().iter_mut().for_each(|w| *w *= 1e30);
+    broken.weights.0.get_mut("fc.weight").unwrap().data_mut().iter_mut().for_each(|w| *w *= 1e30);
+    let folder = RunFolder::open(root.path(), false).unwrap();
+    let config = DistillConfig { adapt: settings(), ..DistillConfig::default() };
+    let eval = Eval::Labelled(eval());
+    let error = distill::run(&broken, &adapt_images(), &eval, &config, &folder, &Context::default()).unwrap_err();
+    assert!(matches!(error, Error::NotFinite { .. }), "{error}");
+    assert!(error.to_string().contains("`tiny` gives"), "{error}");
 }

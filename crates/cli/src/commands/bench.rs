@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::args::Bench;
 use crate::error::Result;
 use crate::printer::Printer;
-use crate::table::{Table, bytes};
+use crate::table::{Table, bytes, rate};
 
 /// Runs of which each step's shortest time counts.
 const PROFILES: usize = 15;
@@ -169,7 +169,7 @@ fn show(outcome: &Outcome, printer: &Printer) {
     row("kernel", format!("{}, ceiling {:.0} GMAC/s a thread", outcome.kernel, outcome.ceiling_gmacs));
     row("threads, batch", format!("{}, {}", outcome.threads, outcome.batch));
     row("latency", format!("{median:.2} ms median, {min:.2} least, {p95:.2} at 95 %, {} runs", outcome.runs));
-    row("throughput", format!("{:.1} images a second", outcome.images_per_second));
+    row("throughput", rate(outcome.images_per_second));
     row("first answer", format!("{:.0} ms after starting to load", outcome.first_answer_ms));
     let peak = outcome.peak_bytes.map_or(String::new(), |peak| format!("{} at most; ", bytes(peak)));
     let (weights, buffers) = (bytes(outcome.weight_bytes as u64), bytes(outcome.buffer_bytes as u64));

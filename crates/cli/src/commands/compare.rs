@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::args::Compare;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
-use crate::table::{NOTHING, Table, bytes};
+use crate::table::{NOTHING, Table, bytes, percent};
 use crate::{places, runs};
 
 /// A run's results.
@@ -24,13 +24,14 @@ pub fn run(args: &Compare, printer: &Printer) -> Result<()> {
         let head = ["run", "FP32", "quantized", "adapted", "gap", "top-5", "agreement", "SQNR dB", "size", "ratio"];
         let mut table = Table::new(head);
         for Run { run, report: Report { fp32, quantized, adapted, .. } } in &rows {
+            let gap = adapted.scores.top1.zip(fp32.scores.top1).map(|(adapted, fp32)| adapted - fp32);
             table.row([
                 runs::run_name(run),
-                format!("{:.2}", fp32.scores.top1),
-                format!("{:.2}", quantized.scores.top1),
-                format!("{:.2}", adapted.scores.top1),
-                format!("{:+.2}", adapted.scores.top1 - fp32.scores.top1),
-                format!("{:.2}", adapted.scores.top5),
+                percent(fp32.scores.top1),
+                percent(quantized.scores.top1),
+                percent(adapted.scores.top1),
+                gap.map_or(NOTHING.to_owned(), |gap| format!("{gap:+.2}")),
+                percent(adapted.scores.top5),
                 format!("{:.2}", adapted.scores.agreement),
                 adapted.scores.sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}")),
                 bytes(adapted.bytes),

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use distill::{DistillConfig, METRICS, MODEL, Measured, Report};
+use distill::{Chosen, DistillConfig, Eval, METRICS, MODEL, Measured, Report, RunFolder};
 use graph::Model;
 use serde::Serialize;
 
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::output::{Written, check_folder};
 use crate::printer::Printer;
 use crate::recipe::{self, Opened, setting_error};
-use crate::table::{NOTHING, Table, bytes};
+use crate::table::{NOTHING, Table, bytes, percent};
 use crate::{deploy, device, places, progress, runs};
 
 /// The adapted student for the integer runtime, in the run folder.
@@ -39,24 +39,32 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
     config.device = DeviceName::to_string(&device);
     let device = device::open(device)?;
     let Opened { teacher, adapt, eval } = recipe::open(&config, &file, printer)?;
-    let run = run_folder(&file.name(), args.out.as_ref(), args.resume, args.force, printer)?;
+    let folder = run_folder(&file.name(), args.out.as_ref(), args.resume, args.force, printer)?;
+    let on = match &eval {
+        Eval::Labelled(set) => format!("{} of {}", set.len(), set.name()),
+        Eval::Unlabelled(set) => format!("{} of {} without labels", set.len(), set.name()),
+        Eval::HeldOut => "those held out".to_owned(),
+    };
     printer.talk(format!(
-        "{} learns from {} images of {} without labels, measured on {} of {}",
+        "{} learns from {} images of {} without labels, measured on {on}",
         config.model,
         adapt.len(),
-        adapt.name(),
-        eval.len(),
-        eval.name()
+        adapt.name()
     ));
 
     let context = progress::context(device, printer)?;
-    let report = distill::run(&teacher, &adapt, &eval, &config, &run, args.resume, &context)
-        .map_err(|error| explain(&error, &file, &run, ""))?;
+    let report = distill::run(&teacher, &adapt, &eval, &config, &folder, &context)
+        .map_err(|error| explain(&error, &file, &folder, ""))?;
+    let run = folder.path().to_owned();
+    let chosen = match report.chosen {
+        Chosen::Adapted => &report.adapted,
+        Chosen::Quantized => &report.quantized,
+    };
     let exported = Written {
         path: run.join(MODEL),
-        bytes: report.adapted.bytes,
+        bytes: chosen.bytes,
         fp32_bytes: report.fp32.bytes,
-        ratio: ratio(&report.fp32, &report.adapted),
+        ratio: ratio(&report.fp32, chosen),
         seconds: start.elapsed().as_secs_f64(),
     };
     let deployed = deploy(&run, &config, start)?;
@@ -85,8 +93,8 @@ fn show(outcome: &Outcome, printer: &Printer) {
         let scores = &network.scores;
         table.row([
             what.to_owned(),
-            format!("{:.2}", scores.top1),
-            format!("{:.2}", scores.top5),
+            percent(scores.top1),
+            percent(scores.top5),
             format!("{:.2}", scores.agreement),
             scores.sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}")),
             bytes(network.bytes),
@@ -97,8 +105,38 @@ fn show(outcome: &Outcome, printer: &Printer) {
     printer.line("");
     printer.line(&outcome.exported);
     printer.line(&outcome.deployed);
-    match outcome.report.best_step {
-        0 => printer.warn(
+    judge(&outcome.report, printer);
+}
+
+/// Says what a table alone does not: which student was taken, and what speaks against it.
+fn judge(report: &Report, printer: &Printer) {
+    if let Some(step) = report.diverged_at {
+        printer.warn(format!(
+            "training diverged at step {step}; the student is the best one before it. Try lower rates, such as \
+             `--set adapt.code_rate=2e-3`"
+        ));
+    }
+    if report.chosen == Chosen::Quantized {
+        let how = report.divergence.map_or(String::new(), |d| {
+            format!(" (a divergence of {:.3e} before, {:.3e} after)", d.quantized, d.adapted)
+        });
+        printer.warn(format!(
+            "adaptation made the student worse on the images held out{how}: the one before it is exported, the adapted one \
+             is `{}`. Try more images, lower rates or more steps",
+            distill::ADAPTED
+        ));
+        return;
+    }
+    if let (Some(before), Some(after)) = (report.quantized.scores.top1, report.adapted.scores.top1)
+        && after < before
+    {
+        printer.warn(format!(
+            "on the labelled images the adapted student is worse than before, {after:.2} against {before:.2}: labels do not \
+             choose, and on the images held out it is closer to its teacher"
+        ));
+    }
+    match report.best_step {
+        0 if report.diverged_at.is_none() => printer.warn(
             "no step was better on the images held out: the student is the one before the first, its layers fitted. \
              Try lower rates, such as `--set adapt.code_rate=2e-3`, or more steps",
         ),
@@ -106,52 +144,69 @@ fn show(outcome: &Outcome, printer: &Printer) {
     }
 }
 
-/// Writes a file whole or not at all.
+/// The folder of a run, which is this process's from here on: `--out`, with `--resume` the newest run of this config, else a
+/// new one.
 ///
 /// # Errors
-/// The file system's.
-pub fn write(path: &Path, text: &str) -> Result<()> {
-    let attempt = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
-        std::io::Write::write_all(&mut file, text.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
+/// Nothing to resume; a run that is there already, without `--force`; another process in the folder.
+pub fn run_folder(
+    name: &str,
+    out: Option<&PathBuf>,
+    resume: bool,
+    force: bool,
+    printer: &Printer,
+) -> Result<RunFolder> {
+    let folder = match out {
+        Some(path) => {
+            check_folder(path, "a run")?;
+            open(path, resume)?
+        }
+        None if resume => {
+            let newest = runs::of(name).pop();
+            let nothing = || Error::usage(format!("no run of `{name}` in `{}` to resume", places::runs().display()));
+            open(&newest.ok_or_else(nothing)?, true)?
+        }
+        None => new_folder(name)?,
     };
-    attempt().map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))
-}
-
-/// The folder of a run: `--out`, with `--resume` the newest run of this config, else a new one.
-///
-/// # Errors
-/// Nothing to resume; a run that is there already, without `--force`.
-pub fn run_folder(name: &str, out: Option<&PathBuf>, resume: bool, force: bool, printer: &Printer) -> Result<PathBuf> {
-    let filled = |path: &Path| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
-    let run = match out {
-        Some(path) => path.clone(),
-        None if resume => runs::of(name)
-            .pop()
-            .ok_or_else(|| Error::usage(format!("no run of `{name}` in `{}` to resume", places::runs().display())))?,
-        None => runs::new(name),
-    };
-    check_folder(&run, "a run")?;
-    match (filled(&run), resume) {
-        (true, true) => printer.talk(format!("going on with {}", run.display())),
+    let run = folder.path().display();
+    match (folder.is_empty()?, resume) {
+        (false, true) => printer.talk(format!("going on with {run}")),
         // Killed before it wrote anything, or never begun.
-        (false, true) => printer.talk(format!("nothing to resume in {}: starting", run.display())),
-        (true, false) if force => clear(&run)?,
-        (true, false) => {
-            let error = Error::failed(format!("`{}` is not empty", run.display()));
+        (true, true) => printer.talk(format!("nothing to resume in {run}: starting")),
+        (false, false) if force => clear(&folder)?,
+        (false, false) => {
+            let error = Error::failed(format!("`{run}` is not empty"));
             return Err(error
                 .hint("`--resume` goes on with the run in it, `--force` replaces it, `--out` names another folder"));
         }
-        (false, false) => printer.talk(format!("run folder {}", run.display())),
+        (true, false) => printer.talk(format!("run folder {run}")),
     }
-    Ok(run)
+    Ok(folder)
+}
+
+/// A folder of its own for a new run. Two that begin in the same second may mean the same one: one of them takes the next.
+fn new_folder(name: &str) -> Result<RunFolder> {
+    loop {
+        match RunFolder::open(runs::new(name), false) {
+            Ok(folder) if folder.is_empty()? => return Ok(folder),
+            Ok(_) | Err(distill::Error::Busy { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn open(path: &Path, resume: bool) -> Result<RunFolder> {
+    RunFolder::open(path, resume).map_err(|error| match error {
+        distill::Error::Busy { .. } => {
+            Error::failed(error).hint("wait until it ends, or choose another folder with `--out`")
+        }
+        error => error.into(),
+    })
 }
 
 /// Removes a run. A folder that does not look like one is left alone: `--out ~ --force` must not cost anybody a home.
-fn clear(path: &Path) -> Result<()> {
+fn clear(folder: &RunFolder) -> Result<()> {
+    let path = folder.path();
     let is_run = ["adapt.toml", "train.toml", "config.toml", METRICS].iter().any(|file| path.join(file).is_file());
     if !is_run {
         let error = Error::failed(format!(
@@ -160,20 +215,20 @@ fn clear(path: &Path) -> Result<()> {
         ));
         return Err(error.hint("`--out` names another folder"));
     }
-    std::fs::remove_dir_all(path).map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))
+    Ok(folder.clear()?)
 }
 
 /// A library error in the words of the command line; `table` is where its settings lie in the config.
-pub fn explain(error: &distill::Error, file: &ConfigFile, run: &Path, table: &str) -> Error {
+pub fn explain(error: &distill::Error, file: &ConfigFile, folder: &RunFolder, table: &str) -> Error {
     match error {
         distill::Error::Config { .. } => setting_error(file, error, table),
         distill::Error::RunExists { .. } => {
             Error::failed(error).hint("`--resume` goes on with it, `--force` replaces it, `--out` names another folder")
         }
         distill::Error::OtherRun { .. } => Error::usage(error)
-            .hint("resume with the config and device it was begun with, or choose another folder with `--out`"),
+            .hint("resume with what it was begun with (config, device, weights and images), or choose another folder with `--out`"),
         distill::Error::Interrupted { .. } => Error::interrupted("stopped")
-            .hint(format!("the same command with `--resume --out {}` goes on", run.display())),
+            .hint(format!("the same command with `--resume --out {}` goes on", folder.path().display())),
         _ => Error::failed(error),
     }
 }

@@ -9,7 +9,7 @@ use crate::args::{DeviceName, Eval};
 use crate::error::{Error, Result};
 use crate::printer::Printer;
 use crate::source::Source;
-use crate::table::{Table, bytes, duration};
+use crate::table::{Table, bytes, duration, percent, rate};
 use crate::{device, engine, places, progress, source};
 
 /// What was measured.
@@ -20,9 +20,9 @@ struct Outcome {
     /// Images.
     count: usize,
     /// Percent.
-    top1: f64,
+    top1: Option<f64>,
     /// Percent.
-    top5: f64,
+    top5: Option<f64>,
     /// Percent of images for which it names the class that `--against` names.
     #[serde(skip_serializing_if = "Option::is_none")]
     agreement: Option<f64>,
@@ -64,7 +64,7 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
     let context = progress::context(device, printer)?;
     let other = against.as_ref().map(|source| source::network(&source.model, &context.device));
     if let Some(other) = &other
-        && other.graph().output() != source.model.graph.output()
+        && other.graph().head().count != source.model.graph.head().count
     {
         return Err(Error::usage("the two models have different numbers of classes"));
     }
@@ -83,7 +83,7 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
         predict("eval", &networks, &images, &context)?
     };
     let time = start.elapsed();
-    let scores = logits[0].scores(set.labels(), logits.last().expect("one network at least"));
+    let scores = logits[0].scores(Some(set.labels()), logits.last().expect("one network at least"));
     let outcome = Outcome {
         model: source.name,
         data: set.name().to_owned(),
@@ -98,7 +98,7 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
         seconds: time.as_secs_f64(),
     };
     printer.result(&outcome, |printer| show(&outcome, printer));
-    printer.talk(format!("{:.0} images a second, {}", outcome.images_per_second, duration(time)));
+    printer.talk(format!("{}, {}", rate(outcome.images_per_second), duration(time)));
     Ok(())
 }
 
@@ -123,9 +123,9 @@ fn show(outcome: &Outcome, printer: &Printer) {
         outcome.model.clone(),
         outcome.data.clone(),
         outcome.count.to_string(),
-        format!("{:.2}", outcome.top1),
-        format!("{:.2}", outcome.top5),
-        outcome.agreement.map_or(String::new(), |percent| format!("{percent:.2}")),
+        percent(outcome.top1),
+        percent(outcome.top5),
+        percent(outcome.agreement),
         outcome.sqnr_db.map_or(String::new(), |db| format!("{db:.1}")),
         outcome.difference.as_ref().map_or(String::new(), |d| format!("{:.1e}", d.largest)),
         bytes(outcome.bytes),
@@ -146,7 +146,7 @@ pub fn report_skipped(skipped: &[Skipped], printer: &Printer) {
 /// # Errors
 /// Images of more classes than the network has.
 fn check_labels(set: &Labelled, model: &graph::Model) -> Result<()> {
-    let classes = model.graph.output().channels;
+    let classes = model.graph.head().classes();
     match set.labels().iter().max() {
         Some(&label) if label >= classes => Err(Error::failed(format!(
             "`{}` has a label {label}, `{}` has {classes} classes",

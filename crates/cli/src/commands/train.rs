@@ -135,8 +135,6 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
     let input = graph.input();
     recipe.image.apply(&mut preprocess, input.channels).map_err(|error| file.error_at("image", error, None))?;
     let device = device::open(args.device.device.unwrap_or(DeviceName::Cpu))?;
-    let run = super::distill::run_folder(&file.name(), args.out.as_ref(), args.resume, args.force, printer)?;
-
     let weights = match &recipe.start {
         Some(path) => Some(zoo::checkpoint::load(path, &graph)?),
         None => None,
@@ -151,16 +149,17 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
     let eval = open("data.eval", &data.eval, Split::Eval, data.eval_images)?;
     report_skipped(&train.skipped(), printer);
     report_skipped(&eval.skipped(), printer);
+    let folder = super::distill::run_folder(&file.name(), args.out.as_ref(), args.resume, args.force, printer)?;
     printer.talk(format!("training {} on {} images of {}", recipe.model.name, train.len(), train.name()));
 
     let context = progress::context(device, printer)?;
-    let resume = args.resume;
     let trained =
-        distill::train(&graph, weights.as_ref(), &train, &eval, &preprocess, &recipe.train, &run, resume, &context)
-            .map_err(|error| super::distill::explain(&error, &file, &run, "train."))?;
+        distill::train(&graph, weights.as_ref(), &train, &eval, &preprocess, &recipe.train, &folder, &context)
+            .map_err(|error| super::distill::explain(&error, &file, &folder, "train."))?;
+    let run = folder.path().to_owned();
     let path = run.join(MODEL);
     let size = trained.model.save(&path, &SaveOptions::default())?;
-    super::distill::write(&run.join("config.toml"), &toml::to_string(&recipe)?)?;
+    graph::write_atomic(&run.join("config.toml"), toml::to_string(&recipe)?.as_bytes())?;
 
     let seconds = start.elapsed().as_secs_f64();
     let outcome = Outcome { run, model: path, top1: trained.top1, top5: trained.top5, bytes: size, seconds };

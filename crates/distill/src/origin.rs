@@ -1,0 +1,144 @@
+//! What a run was made from: what a folder must agree in to be resumed.
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use graph::{Graph, Model, Weights};
+use images::Fingerprint;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::folder::RunFolder;
+use crate::{Error, files};
+
+/// The file that holds an [`Origin`].
+const ORIGIN: &str = "origin.json";
+
+/// What a run is made from, beside its settings.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    /// SHA-256 of networks and weights, by what they are for.
+    networks: BTreeMap<String, String>,
+    /// Sets of images, by what they are for.
+    images: BTreeMap<String, Fingerprint>,
+}
+
+impl Origin {
+    /// Takes in a model: its graph and float weights, how it takes images and what it calls classes.
+    pub(crate) fn model(self, what: &str, model: &Model) -> Self {
+        let mut hash = of_network(&model.graph, &model.weights);
+        hash.update(serde_json::to_vec(&model.info.preprocess).expect("numbers and names"));
+        hash.update(serde_json::to_vec(&model.info.classes).expect("names"));
+        self.network(what, hash)
+    }
+
+    /// Takes in a network that begins with these weights.
+    pub(crate) fn weights(self, what: &str, graph: &Graph, weights: &Weights) -> Self {
+        self.network(what, of_network(graph, weights))
+    }
+
+    /// Takes in a set of images.
+    pub(crate) fn images(mut self, what: &str, images: Fingerprint) -> Self {
+        self.images.insert(what.to_owned(), images);
+        self
+    }
+
+    fn network(mut self, what: &str, hash: Sha256) -> Self {
+        let digest = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        self.networks.insert(what.to_owned(), digest);
+        self
+    }
+
+    /// What differs in a run that should go on from this, in words.
+    fn difference(&self, now: &Self) -> Option<String> {
+        for (what, digest) in &now.networks {
+            if self.networks.get(what) != Some(digest) {
+                return Some(format!("{what}: the network or its weights changed"));
+            }
+        }
+        for (what, images) in &now.images {
+            let Some(before) = self.images.get(what) else { return Some(format!("{what}: not there before")) };
+            if let Some(difference) = before.difference(images) {
+                return Some(format!("{what}: {difference}"));
+            }
+        }
+        (self != now).then(|| "it was made from more".to_owned())
+    }
+}
+
+fn of_network(graph: &Graph, weights: &Weights) -> Sha256 {
+    let mut hash = Sha256::new();
+    hash.update(serde_json::to_vec(graph).expect("a graph is data"));
+    for (name, tensor) in &weights.0 {
+        hash.update(name.as_bytes());
+        for chunk in tensor.data().chunks(4096) {
+            hash.update(chunk.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+        }
+    }
+    hash
+}
+
+/// Begins a run in its folder: leaves its settings in `file`, and what it is made from. Where a run goes on, both must be
+/// what they were.
+///
+/// # Errors
+/// [`Error::RunExists`], [`Error::OtherRun`], and those of files.
+pub(crate) fn claim<T: Serialize>(folder: &RunFolder, file: &str, config: &T, origin: &Origin) -> Result<(), Error> {
+    let path = folder.path().join(file);
+    let text = toml::to_string(config).map_err(|e| Error::file(&path, e))?;
+    let made_from = folder.path().join(ORIGIN);
+    let old = match std::fs::read_to_string(&path) {
+        Ok(old) => old,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            files::write_json(&made_from, origin)?;
+            return files::write(&path, text.as_bytes());
+        }
+        Err(e) => return Err(Error::io(&path)(e)),
+    };
+    if !folder.resumes() {
+        return Err(Error::RunExists { path: folder.path().to_owned() });
+    }
+    if let Some(what) = other_settings(&old, &text, &path).or(other_origin(&made_from, origin)?) {
+        return Err(Error::OtherRun { path: folder.path().to_owned(), what });
+    }
+    folder.tidy()
+}
+
+fn other_settings(old: &str, new: &str, file: &Path) -> Option<String> {
+    if let Some((_, new)) = old.lines().zip(new.lines()).find(|(old, new)| old != new) {
+        return Some(format!("its settings: `{new}` differs"));
+    }
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    (old.lines().count() != new.lines().count()).then(|| format!("its settings: `{name}` differs"))
+}
+
+fn other_origin(file: &Path, origin: &Origin) -> Result<Option<String>, Error> {
+    Ok(match files::read_json::<Origin>(file)? {
+        Some(before) => before.difference(origin),
+        None => Some(format!("there is no `{ORIGIN}` that says which images it was begun with")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_difference_is_told() {
+        let of = |count| {
+            Origin::default().images("images to adapt to", images::embedded_unlabelled().take(count).fingerprint())
+        };
+        assert_eq!(of(4).difference(&of(4)), None);
+        let difference = of(4).difference(&of(8)).unwrap();
+        assert_eq!(difference, "images to adapt to: 4 new, first image 250");
+        assert_eq!(of(4).difference(&Origin::default()).unwrap(), "it was made from more");
+    }
+
+    #[test]
+    fn a_run_of_unknown_images_is_not_resumed() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("a.toml"), "").unwrap();
+        let folder = RunFolder::open(root.path(), true).unwrap();
+        let error = claim(&folder, "a.toml", &BTreeMap::<String, u32>::new(), &Origin::default()).unwrap_err();
+        assert!(error.to_string().contains("no `origin.json`"), "{error}");
+    }
+}
