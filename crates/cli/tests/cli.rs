@@ -2,6 +2,7 @@
 
 mod engine;
 mod onnx;
+mod runs;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -1,0 +1,157 @@
+//! Run folders: what they hold, who works in them, and what a resume notices.
+use super::*;
+
+/// Twelve steps on pictures in `pictures/adapt`, measured on those in `pictures/eval`.
+const ON_PICTURES: &str = "\
+model = \"../tiny.safetensors\"
+[data]
+adapt = \"../pictures/adapt\"
+eval = \"../pictures/eval\"
+[adapt]
+steps = 12
+checkpoint_every = 3
+batch = 8
+held_out = 12
+";
+
+fn with_pictures() -> Place {
+    let place = Place::new();
+    place.json(&["data", "make", "pictures", "--limit", "48"]);
+    place.write("configs/mine.toml", ON_PICTURES);
+    place
+}
+
+/// Waits for a file of a command that runs.
+fn until(path: &Path) {
+    let begun = Instant::now();
+    while !path.exists() && begun.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(path.exists(), "{}", path.display());
+}
+
+#[test]
+fn a_second_process_is_kept_out_and_a_killed_one_is_not_missed() {
+    let place = with_pictures();
+    let endless = ["distill", "mine", "--set", "adapt.steps=100000", "--set", "adapt.patience=0", "--out", "run"];
+    let mut first = place.command(&endless).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until(&place.path("run/loss.csv"));
+    let busy =
+        "error: `run` is in use by another process\n\nhint: wait until it ends, or choose another folder with `--out`";
+    for how in [&["--resume"][..], &["--force"], &[]] {
+        place.run(&[&endless[..], how].concat()).refuses(1, busy);
+    }
+    place.write("configs/teacher.toml", "model = { name = \"resnet20\", classes = 16, width = 0.25 }\n");
+    place.run(&["train", "teacher", "--out", "run", "--force"]).refuses(1, busy);
+    assert!(place.path("run/loss.csv").exists());
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let ran = place.run(&["distill", "mine", "--out", "run", "--force"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+}
+
+#[test]
+fn a_resume_notices_what_changed() {
+    let place = with_pictures();
+    place.json(&["distill", "mine", "--out", "run"]);
+    let resume = ["distill", "mine", "--out", "run", "--resume"];
+    let finished = place.json(&resume);
+    assert_eq!(finished["adapt"], "adapt");
+    let refused = |what: &str| {
+        let ran = place.run(&resume);
+        assert_eq!(ran.code, Some(2));
+        assert!(ran.err.contains(&format!("error: `run` holds another run: {what}")), "{}", ran.err);
+    };
+    let image = |i: usize| place.path(&format!("pictures/adapt/{i:05}.png"));
+    let original = std::fs::read(image(3)).unwrap();
+    std::fs::copy(image(4), image(3)).unwrap();
+    refused("images to adapt to: 1 of 48 images changed, first 00003.png");
+    std::fs::remove_file(image(3)).unwrap();
+    refused("images to adapt to: 1 of 48 images gone, first 00003.png");
+    std::fs::write(image(3), original).unwrap();
+
+    let mut other = tiny().clone();
+    other.weights.0.get_mut("conv1.weight").unwrap().data_mut()[0] += 0.25;
+    other.save(place.path("tiny.safetensors"), &SaveOptions::default()).unwrap();
+    refused("teacher: the network or its weights changed");
+    tiny().save(place.path("tiny.safetensors"), &SaveOptions::default()).unwrap();
+    let again = place.json(&resume);
+    assert_eq!(again["adapted"], finished["adapted"]);
+}
+
+#[test]
+fn images_without_labels_are_measured_on_all_the_same() {
+    let place = with_pictures();
+    let run = |args: &[&str]| {
+        let ran = place.run(&[&["distill", "mine", "--json"], args].concat());
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        (serde_json::from_str::<Value>(&ran.out).unwrap(), ran.err)
+    };
+    let (labelled, _) = run(&["--out", "labelled"]);
+    let (plain, said) = run(&["--out", "plain", "--set", "data.eval=../pictures/adapt"]);
+    assert!(said.contains("has no labels: agreement and SQNR are measured, accuracy is not"), "{said}");
+    for network in ["fp32", "quantized", "adapted"] {
+        assert_eq!((&plain[network]["top1"], &plain[network]["top5"]), (&Value::Null, &Value::Null));
+        assert!(plain[network]["agreement"].is_number() && labelled[network]["top1"].is_number());
+    }
+    // Nothing named: what was held out is measured on, and said.
+    place.write("configs/mine.toml", &ON_PICTURES.replace("eval = \"../pictures/eval\"\n", ""));
+    let (held, said) = run(&["--out", "held"]);
+    assert_eq!((&held["eval"], &held["adapted"]["count"]), (&Value::from("adapt, held out"), &Value::from(12)));
+    assert!(said.contains("the ones held out of `data.adapt` are measured on"), "{said}");
+
+    let table = place.run(&["compare", "labelled", "plain"]).out;
+    let row = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert_eq!(row("plain").split_whitespace().skip(1).take(5).collect::<Vec<_>>(), ["-"; 5], "{table}");
+    assert!(!row("labelled").contains(" - "), "{table}");
+}
+
+#[test]
+fn wrong_settings_are_told_before_the_work_and_cost_nothing() {
+    let place = with_pictures();
+    place.json(&["distill", "mine", "--out", "run"]);
+    let files = || {
+        let mut names: Vec<_> = std::fs::read_dir(place.path("run")).unwrap().map(|f| f.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = files();
+    let wrong = [
+        ["adapt.feature_weight=1.0", "adapt.features=[\"rule*\"]"],
+        ["adapt.batch=0", "adapt.steps=1"],
+        ["quantize.bits=9", "adapt.steps=1"],
+        ["data.adapt=nowhere", "adapt.steps=1"],
+    ];
+    for [one, two] in wrong {
+        for folder in ["run", "other/new"] {
+            let ran = place.run(&["distill", "mine", "--set", one, "--set", two, "--out", folder, "--force"]);
+            assert_eq!(ran.code, Some(2), "{one}: {}", ran.err);
+        }
+        assert!(!place.path("other").exists(), "{one}");
+        assert_eq!(files(), before, "{one}");
+    }
+    place.write("configs/teacher.toml", "model = { name = \"resnet20\", classes = 16, width = 0.25 }\n");
+    for wrong in ["train.epochs=0", "train.weight_decay=-1.0", "data.train=nowhere"] {
+        let ran = place.run(&["train", "teacher", "--set", wrong, "--out", "other/new"]);
+        assert_eq!(ran.code, Some(2), "{wrong}: {}", ran.err);
+        assert!(!place.path("other").exists(), "{wrong}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn files_of_a_run_have_the_mode_of_any_new_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = with_pictures();
+    place.json(&["distill", "mine", "--out", "run"]);
+    place.write("plain", "");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+    let mut count = 0;
+    for file in std::fs::read_dir(place.path("run")).unwrap() {
+        let path = file.unwrap().path();
+        assert_eq!(mode(&path), mode(&place.path("plain")), "{}", path.display());
+        count += 1;
+    }
+    // config, origin, metrics, loss, and three models.
+    assert_eq!(count, 7);
+}
