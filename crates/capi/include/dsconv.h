@@ -9,6 +9,10 @@
  * A function that fails returns NULL, or a number other than 0; dsconv_last_error() then says why. A null pointer in
  * place of a model or session is such a failure, never a crash, so that only the last call of a chain need be checked.
  *
+ * No file aborts the program or takes much more memory than its size justifies: one that asks for more than half a
+ * gibibyte of values and 64 bytes for each of its parameters, or for runs of minutes, is an error, and so is a value inside
+ * the network that is NaN or infinite.
+ *
  * Models may be shared between threads. A session belongs to one thread at a time; make one for each thread. A session
  * keeps what it needs of its model: they may be freed in any order.
  */
@@ -43,7 +47,7 @@ size_t dsconv_model_outputs(const dsconv_model *model);
 /* Name of a class; NULL where it has none. Valid as long as the model. */
 const char *dsconv_model_class(const dsconv_model *model, size_t index);
 
-/* Memory to run a model with `threads` threads; NULL if that fails. */
+/* Memory to run a model with `threads` threads, 0 to 1024; NULL if that fails: no such memory, or no such threads. */
 dsconv_session *dsconv_session_new(const dsconv_model *model, size_t threads);
 void dsconv_session_free(dsconv_session *session);
 

@@ -162,7 +162,7 @@ pub unsafe extern "C" fn dsconv_session_new(model: *const CModel, threads: usize
         // SAFETY: null or alive by this function's contract.
         let model = given(unsafe { model.as_ref() }, "model")?;
         let normaliser = model.model.info().preprocess.normaliser();
-        let session = model.model.session(threads);
+        let session = model.model.session(threads).map_err(|error| error.to_string())?;
         Ok(Box::into_raw(Box::new(CSession { session, normaliser, images: Vec::new() })))
     })
 }

@@ -30,7 +30,7 @@ fn picture() -> Vec<u8> {
 fn expected(model: &Model) -> Vec<f32> {
     let mut input = vec![0.0; 8 * 6 * 3];
     model.info.preprocess.normaliser().apply(&picture(), &mut input);
-    runtime::Model::new(model.clone()).unwrap().session(1).run(&input).unwrap().to_vec()
+    runtime::Model::new(model.clone()).unwrap().session(1).unwrap().run(&input).unwrap().to_vec()
 }
 
 fn save(folder: &Path) -> PathBuf {
@@ -153,7 +153,33 @@ fn misuse_is_an_error_with_a_reason() {
         let nan = [f32::NAN; 144];
         assert_eq!(dsconv_session_run(session, nan.as_ptr(), 1, logits.as_mut_ptr()), 1);
         assert!(last_error().contains("NaN"), "{}", last_error());
+        let huge = [3e38f32; 144];
+        assert_eq!(dsconv_session_run(session, huge.as_ptr(), 1, logits.as_mut_ptr()), 1);
+        assert!(last_error().contains("gives a value that is NaN or infinite"), "{}", last_error());
+        assert!(dsconv_session_new(model, 100_000).is_null());
+        assert_eq!(last_error(), "100000 threads cannot be had: a session has at most 1024");
         dsconv_session_free(session);
         dsconv_model_free(model);
     }
+}
+
+/// A file of a kilobyte that asks for an image of 2^32 pixels, in the C program and here.
+#[test]
+fn a_small_file_that_asks_for_much_memory_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = std::fs::read(save(folder.path())).unwrap();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (from, to) = (r#"\"height\":8,\"width\":6}"#, r#"\"height\":65536,\"width\":65536}"#);
+    assert!(text.contains(from), "{text}");
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let changed = String::from_utf8(bytes[8..8 + header].to_vec()).unwrap().replacen(from, to, 1);
+    let forged = [&(changed.len() as u64).to_le_bytes()[..], changed.as_bytes(), &bytes[8 + header..]].concat();
+    let path = folder.path().join("huge.safetensors");
+    std::fs::write(&path, forged).unwrap();
+    assert!(load(&path).is_null());
+    assert!(last_error().contains("bytes of values for an image"), "{}", last_error());
+    let Some(program) = compile(folder.path()) else { return };
+    let output = Command::new(&program).arg(&path).arg(&path).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "an error, no abort");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("bytes of values for an image"));
 }

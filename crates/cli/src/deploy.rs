@@ -31,5 +31,5 @@ pub fn bytes(model: &Model, floats: &SaveOptions) -> Result<Vec<u8>> {
 /// A layer that the engine cannot run.
 pub fn logits(model: &Model, seed: u64) -> Result<Vec<f32>> {
     let input = Pair::input(seed, model.graph.input());
-    Ok(runtime::Model::new(model.clone())?.session(engine::threads()).run(&input)?.to_vec())
+    Ok(runtime::Model::new(model.clone())?.session(engine::threads())?.run(&input)?.to_vec())
 }

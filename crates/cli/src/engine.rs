@@ -41,19 +41,20 @@ pub fn predict(phase: &str, model: &Model, images: &Unlabelled, context: &Contex
             input.width
         )));
     }
-    let mut session = engine.session(threads());
+    let mut session = engine.session(threads())?;
     let (mut seen, mut values) = (Vec::with_capacity(images.len()), Vec::new());
     context.progress.start(phase, images.len());
-    for first in (0..images.len()).step_by(BATCH) {
+    let most = model.graph.at_once(BATCH);
+    for first in (0..images.len()).step_by(most) {
         if context.interrupter.should_stop() {
             return Err(Error::interrupted("stopped"));
         }
-        let batch = images.batch(&(first..images.len().min(first + BATCH)).collect::<Vec<_>>())?;
+        let batch = images.batch(&(first..images.len().min(first + most)).collect::<Vec<_>>())?;
         if !batch.indices.is_empty() {
             values.extend_from_slice(session.run(&batch.pixels)?);
             seen.extend_from_slice(&batch.indices);
         }
-        context.progress.advance((first + BATCH).min(images.len()), "");
+        context.progress.advance((first + most).min(images.len()), "");
     }
     context.progress.finish();
     Ok(Logits::of_images(model.graph.head(), seen, values))

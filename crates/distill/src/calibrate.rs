@@ -58,11 +58,12 @@ pub fn calibrate(
 ) -> Result<Vec<[f32; 2]>, Error> {
     check_fits(network.graph(), images)?;
     let count = images.len();
-    let workers = Workers::new(&context.device, cores().min(count.min(BATCH)))?;
+    let most = network.graph().at_once(BATCH);
+    let workers = Workers::new(&context.device, cores().min(count.min(most)))?;
     let source = {
         let images = images.clone();
-        let batch = move |i| images.batch(&(i * BATCH..count.min((i + 1) * BATCH)).collect::<Vec<_>>());
-        Prefetch::new(0..count.div_ceil(BATCH), batch)
+        let batch = move |i| images.batch(&(i * most..count.min((i + 1) * most)).collect::<Vec<_>>());
+        Prefetch::new(0..count.div_ceil(most), batch)
     };
     context.progress.start("calibrate", count);
     let mut histograms = vec![Histogram::default(); nodes.len()];

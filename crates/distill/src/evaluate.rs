@@ -254,11 +254,13 @@ pub fn predict(
         check_fits(network.graph(), images)?;
     }
     let count = images.len();
-    let batches = count.div_ceil(BATCH);
-    let workers = Workers::new(&context.device, cores().min(count.min(BATCH) / LEAST))?;
+    // Values of large images take much memory.
+    let most = networks.iter().map(|network| network.graph().at_once(BATCH)).min().unwrap_or(BATCH);
+    let batches = count.div_ceil(most);
+    let workers = Workers::new(&context.device, cores().min(count.min(most) / LEAST))?;
     let source = {
         let images = images.clone();
-        Prefetch::new(0..batches, move |i| images.batch(&(i * BATCH..count.min((i + 1) * BATCH)).collect::<Vec<_>>()))
+        Prefetch::new(0..batches, move |i| images.batch(&(i * most..count.min((i + 1) * most)).collect::<Vec<_>>()))
     };
     context.progress.start(phase, count);
     let mut outputs: Vec<Vec<f32>> = vec![Vec::new(); networks.len()];
@@ -281,7 +283,7 @@ pub fn predict(
             output.extend(logits.into_iter().flatten());
             check_finite(network.graph(), images, &seen, first, output)?;
         }
-        context.progress.advance(count.min(number * BATCH), "");
+        context.progress.advance(count.min(number * most), "");
     }
     context.progress.finish();
     let heads = networks.iter().map(|network| network.graph().head());

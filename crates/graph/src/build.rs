@@ -2,6 +2,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cost::MAX_NODES;
 use crate::op::{Conv2d, Op, Pool2d, Shape};
 
 /// A node of one [`Graph`].
@@ -82,6 +83,28 @@ pub enum GraphError {
     /// A graph with no nodes beyond its input, or without one.
     #[error("a graph needs one input node, first, and at least one more")]
     Empty,
+    /// More nodes than a graph may have.
+    #[error("a graph has at most {most} nodes, this one has {found}", most = MAX_NODES)]
+    Nodes {
+        /// How many there are.
+        found: usize,
+    },
+    /// A network that costs more than its [`Budget`](crate::Budget).
+    #[error(
+        "node `{node}`: the network takes {takes} {what} for an image, one with {parameters} parameters may take {most}"
+    )]
+    Budget {
+        /// Where most of it is taken.
+        node: String,
+        /// Of what.
+        what: &'static str,
+        /// What it takes.
+        takes: u64,
+        /// What it may take.
+        most: u64,
+        /// Parameters of the network.
+        parameters: u64,
+    },
     /// A node that no path leads from to the output.
     #[error("node `{node}` is not used")]
     Unused {
@@ -318,13 +341,16 @@ impl Builder {
     /// Checks the whole and returns the graph.
     ///
     /// # Errors
-    /// The first [`GraphError`] met while building.
+    /// The first [`GraphError`] met while building; [`GraphError::Budget`] for a network that asks for too much.
     pub fn finish(self) -> Result<Graph, GraphError> {
         if let Some(error) = self.error {
             return Err(error);
         }
         if self.nodes.len() < 2 {
             return Err(GraphError::Empty);
+        }
+        if self.nodes.len() > MAX_NODES {
+            return Err(GraphError::Nodes { found: self.nodes.len() });
         }
         for node in &self.nodes {
             check_size(node.shape).map_err(|why| GraphError::Shape { node: node.name.clone(), why })?;
@@ -339,7 +365,7 @@ impl Builder {
         let uses = graph.uses();
         match uses[..uses.len() - 1].iter().position(|&n| n == 0) {
             Some(i) => Err(GraphError::Unused { node: graph.nodes[i].name.clone() }),
-            None => Ok(graph),
+            None => graph.check_budget().map(|()| graph),
         }
     }
 }

@@ -71,6 +71,7 @@
 
 mod atomic;
 mod build;
+mod cost;
 pub mod dsc;
 mod file;
 #[cfg(test)]
@@ -92,6 +93,7 @@ mod weights;
 
 pub use atomic::{remove_unfinished, write_atomic};
 pub use build::{Builder, Graph, GraphError, Node, NodeId, Param, Role};
+pub use cost::{Budget, Cost};
 pub use head::{Head, Outputs};
 pub use image_config::{ImageConfig, Not, Said};
 pub use model::{Info, Model, ModelError, QuantizedLayer};

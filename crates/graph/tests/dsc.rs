@@ -251,13 +251,14 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             with_text(&float, "\"inputs\":[1]", &format!("\"inputs\":[{}1]", "1,".repeat(2_000_000))),
             "metadata, byte 256: node `relu`: does not take 2000001 inputs",
         ),
-        ("20,000 nodes", many_nodes(&float), "metadata, byte 256: 20"),
+        ("20,000 nodes", many_nodes(&float), "metadata, byte 256: a graph has at most 16384 nodes, this one has 200"),
     ];
     for (name, from, to) in [
         ("huge filters", "\"out_channels\":8", format!("\"out_channels\":{huge}")),
         ("huge kernel", "\"kernel\":[3,3]", format!("\"kernel\":[{huge},{huge}]")),
         ("kernel 0", "\"kernel\":[3,3]", "\"kernel\":[0,3]".into()),
         ("huge padding", "\"padding\":[1,1]", format!("\"padding\":[{},1]", u64::MAX)),
+        ("an image of 2^34 pixels with its border", "\"padding\":[1,1]", "\"padding\":[65536,65536]".into()),
         ("stride 0", "\"stride\":[1,1]", "\"stride\":[0,1]".into()),
         ("huge linear layer", "\"out_features\":3", format!("\"out_features\":{huge}")),
     ] {

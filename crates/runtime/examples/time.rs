@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         true => runtime::Model::load(&args[1])?,
         false => formula(&args[1], args.get(2).map_or("float64", String::as_str))?,
     };
-    let mut session = model.session(1);
+    let mut session = model.session(1)?;
     let s = model.input();
     let input = formula_input([1, s.channels, s.height, s.width]);
     session.run(input.data())?;

@@ -20,6 +20,19 @@ impl<T: Copy + Default> Buffer<T> {
         Self { data, start, len }
     }
 
+    /// [`Buffer::new`], `None` where the system has no such memory.
+    pub fn try_new(len: usize) -> Option<Self> {
+        let bytes = len.checked_mul(size_of::<T>())?.checked_add(2 * LINE)?;
+        // Asked for and given back: memory that is zero from the start cannot be asked for in one.
+        Vec::<u8>::new().try_reserve_exact(bytes).ok()?;
+        Some(Self::new(len))
+    }
+
+    /// Bytes that [`Buffer::new`] takes.
+    pub fn bytes_of(len: usize) -> u64 {
+        (len as u64).saturating_mul(size_of::<T>() as u64).saturating_add(LINE as u64)
+    }
+
     /// Bytes it takes.
     pub fn bytes(&self) -> usize {
         self.data.len() * size_of::<T>()

@@ -34,6 +34,30 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Buffers beyond what the network may ask for: twice [`graph::Budget::bytes`].
+    #[error("{} at a time would take {takes} bytes of buffers, more than the {most} that this network may take", images_of(*images))]
+    Memory {
+        /// Images of a run.
+        images: usize,
+        /// What they take.
+        takes: u64,
+        /// What they may take.
+        most: u64,
+    },
+    /// Memory that the system does not have.
+    #[error("there is no memory for buffers of {bytes} bytes")]
+    Allocation {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// Threads that cannot be had.
+    #[error("{threads} threads cannot be had: {why}")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// What is wrong with them.
+        why: String,
+    },
     /// A kernel that is not known, or that this CPU cannot run.
     #[error("kernel `{name}` {why}; available here: {}", available.join(", "))]
     Kernel {
@@ -66,4 +90,8 @@ pub enum Error {
         /// The node that the step begins with; see [`StepReport::name`](crate::StepReport::name).
         step: String,
     },
+}
+
+fn images_of(count: usize) -> String {
+    if count == 1 { "1 image".into() } else { format!("{count} images") }
 }

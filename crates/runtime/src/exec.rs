@@ -10,10 +10,10 @@ use crate::kernels::{ConvCall, Kernel, PlanesCall, QuantizeCall, Residual, Rows,
 use crate::layout::Layout;
 use crate::ops::Memory;
 use crate::pack::{Integers, Packed, Scale};
-use crate::plan::{Added, CodesView, IntConv, Plan, Program, Step, StepOp};
+use crate::plan::{Added, CodeSize, CodesView, IntConv, Plan, Program, Step, StepOp};
 
 /// Most integer forms of one value that are made in one pass.
-const EMITS: usize = 4;
+pub(crate) const EMITS: usize = 4;
 
 /// An integer slot.
 #[derive(Debug, Default)]
@@ -36,21 +36,33 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     /// For `images` images at a time, each step in up to `parts` parts.
-    pub fn new(program: &Program, images: usize, parts: usize) -> Self {
-        Self {
-            floats: program.floats.iter().map(|&n| Buffer::new(n * images)).collect(),
-            codes: program
-                .codes
-                .iter()
-                .map(|size| Codes {
-                    codes: Buffer::new(size.bytes * images + SLACK),
-                    scales: Buffer::new(size.scales * images),
-                })
-                .collect(),
-            scratch: Buffer::new(program.scratch * parts),
-            unpacked: Buffer::new(program.unpacked * parts),
+    ///
+    /// # Errors
+    /// [`Error::Allocation`]. How much it is, [`Workspace::bytes_of`] tells.
+    pub fn new(program: &Program, images: usize, parts: usize) -> Result<Self, Error> {
+        let no_memory = || Error::Allocation { bytes: Self::bytes_of(program, images, parts) };
+        let floats = |n: usize| n.checked_mul(images).and_then(Buffer::try_new).ok_or_else(no_memory);
+        let codes = |size: &CodeSize| {
+            let bytes = size.bytes.checked_mul(images).and_then(|n| n.checked_add(SLACK));
+            Ok(Codes { codes: bytes.and_then(Buffer::try_new).ok_or_else(no_memory)?, scales: floats(size.scales)? })
+        };
+        Ok(Self {
+            floats: program.floats.iter().map(|&n| floats(n)).collect::<Result<_, _>>()?,
+            codes: program.codes.iter().map(codes).collect::<Result<_, Error>>()?,
+            scratch: program.scratch.checked_mul(parts).and_then(Buffer::try_new).ok_or_else(no_memory)?,
+            unpacked: program.unpacked.checked_mul(parts).and_then(Buffer::try_new).ok_or_else(no_memory)?,
             parts,
-        }
+        })
+    }
+
+    /// Bytes that [`Workspace::new`] takes.
+    pub fn bytes_of(program: &Program, images: usize, parts: usize) -> u64 {
+        let floats = |n: usize, times: usize| Buffer::<f32>::bytes_of(n.saturating_mul(times));
+        let bytes = |n: usize, times: usize| Buffer::<u8>::bytes_of(n.saturating_mul(times).saturating_add(SLACK));
+        let slots = program.floats.iter().map(|&n| floats(n, images));
+        let codes = program.codes.iter().flat_map(|size| [bytes(size.bytes, images), floats(size.scales, images)]);
+        let parts = [floats(program.scratch, parts), bytes(program.unpacked, parts)];
+        slots.chain(codes).chain(parts).fold(0, u64::saturating_add)
     }
 
     /// Bytes it takes.

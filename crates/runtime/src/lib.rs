@@ -21,7 +21,7 @@
 //! let quantized = graph::Model::float(graph, weights, info)?.quantize(&Policy::default())?;
 //!
 //! let model = runtime::Model::new(quantized)?;
-//! let mut session = model.session(1);
+//! let mut session = model.session(1)?;
 //! let image = vec![0.5; 3 * 8 * 8];
 //! assert_eq!(session.run(&image)?.len(), 10);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -41,4 +41,4 @@ mod plan;
 
 pub use error::Error;
 pub use kernels::{KernelName, kernels};
-pub use model::{Model, Session, StepReport};
+pub use model::{MAX_THREADS, Model, Session, StepReport};

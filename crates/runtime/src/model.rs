@@ -9,6 +9,9 @@ use crate::kernels::{Kernel, KernelName, select};
 use crate::ops;
 use crate::plan::{Parameters, Plan, StepOp};
 
+/// Most threads of a [`Session`].
+pub const MAX_THREADS: usize = 1024;
+
 /// The environment variable that names a kernel.
 const KERNEL: &str = "DSCONV_KERNEL";
 
@@ -122,16 +125,22 @@ impl Model {
     }
 
     /// Memory to run it in, with a pool of `threads` threads (at least one).
-    pub fn session(&self, threads: usize) -> Session {
+    ///
+    /// # Errors
+    /// [`Error::Threads`] for more than [`MAX_THREADS`], or where the system does not give as many; [`Error::Memory`],
+    /// [`Error::Allocation`] where one image takes too much.
+    pub fn session(&self, threads: usize) -> Result<Session, Error> {
         let threads = threads.max(1);
-        let pool = (threads > 1).then(|| {
-            let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            builder.thread_name(|i| format!("dsconv-{i}")).build().ok()
-        });
-        let pool = pool.flatten();
-        let threads = if pool.is_some() { threads } else { 1 };
-        let body = Workspace::new(&self.inner.plan.body, 1, threads);
-        Session { model: self.clone(), threads, pool, bodies: vec![body], head: None, rows: vec![], logits: vec![] }
+        let refuse = |why: String| Error::Threads { threads, why };
+        if threads > MAX_THREADS {
+            return Err(refuse(format!("a session has at most {MAX_THREADS}")));
+        }
+        self.inner.plan.check_memory(1, threads)?;
+        let body = Workspace::new(&self.inner.plan.body, 1, threads)?;
+        let builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("dsconv-{i}"));
+        let pool = (threads > 1).then(|| builder.build().map_err(|error| refuse(error.to_string()))).transpose()?;
+        let model = self.clone();
+        Ok(Session { model, threads, pool, bodies: vec![body], head: None, rows: vec![], logits: vec![] })
     }
 }
 
@@ -173,7 +182,8 @@ impl Session {
     /// Runs `[N, C, H, W]` images, preprocessed as [`Info::preprocess`] says, to `[N, outputs]`.
     ///
     /// # Errors
-    /// [`Error::Input`] unless these are whole images; [`Error::NonFiniteInput`], [`Error::NonFinite`].
+    /// [`Error::Input`] unless these are whole images; [`Error::Memory`], [`Error::Allocation`] where they are too many;
+    /// [`Error::NonFiniteInput`], [`Error::NonFinite`].
     pub fn run(&mut self, input: &[f32]) -> Result<&[f32], Error> {
         self.check(input)?;
         let images = input.len() / self.model.input().elements();
@@ -213,7 +223,7 @@ impl Session {
         if input.len() != self.model.input().elements() {
             return Err(self.wrong_input(input.len()));
         }
-        self.reserve(1, 1);
+        self.reserve(1, 1)?;
         let inner = self.model.inner.clone();
         let plan = &inner.plan;
         let mut times = Vec::with_capacity(plan.body.steps.len() + plan.head.steps.len());
@@ -271,22 +281,31 @@ impl Session {
         Ok(())
     }
 
-    /// Buffers for this many images, `bodies` of them at the same time.
-    fn reserve(&mut self, images: usize, bodies: usize) {
+    /// Buffers for this many images, up to `bodies` of them at the same time: as many as there may be memory for. Gives
+    /// how many.
+    fn reserve(&mut self, images: usize, bodies: usize) -> Result<usize, Error> {
         let plan = &self.model.inner.plan;
+        let more = plan.check_memory(images, self.threads)? / Workspace::bytes_of(&plan.body, 1, 1).max(1);
+        let bodies = bodies.min(usize::try_from(more).unwrap_or(usize::MAX).saturating_add(1));
         while self.bodies.len() < bodies {
-            self.bodies.push(Workspace::new(&plan.body, 1, 1));
+            self.bodies.push(Workspace::new(&plan.body, 1, 1)?);
         }
         if self.head.as_ref().is_none_or(|(batch, _)| *batch != images) {
-            self.head = Some((images, Workspace::new(&plan.head, images, self.threads)));
+            self.head = None;
+            self.head = Some((images, Workspace::new(&plan.head, images, self.threads)?));
         }
-        self.rows.resize(images * plan.row, 0.0);
-        self.logits.resize(images * plan.outputs, 0.0);
+        for (values, each) in [(&mut self.rows, plan.row), (&mut self.logits, plan.outputs)] {
+            let len = images * each;
+            let no_memory = |_| Error::Allocation { bytes: 4 * len as u64 };
+            values.try_reserve_exact(len.saturating_sub(values.len())).map_err(no_memory)?;
+            values.resize(len, 0.0);
+        }
+        Ok(bodies)
     }
 
     fn forward(&mut self, input: &[f32], images: usize) -> Result<(), Error> {
         let bodies = if images >= self.threads { self.threads } else { 1 };
-        self.reserve(images, bodies);
+        let bodies = self.reserve(images, bodies)?;
         let Inner { plan, kernel } = &*self.model.inner;
         let kernel = &**kernel;
         let one = |workspace: &mut Workspace, image: &[f32], row: &mut [f32]| {

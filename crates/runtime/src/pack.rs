@@ -90,6 +90,21 @@ impl Packed {
         if layout.depthwise { Self::depthwise(w, bias, layout) } else { Self::dense(w, bias, layout, nibbles) }
     }
 
+    /// The most bytes that weights `[Co, Cg, Kh, Kw]` take: whole vectors of outputs and inputs.
+    pub fn most_bytes([co, cg, kh, kw]: [usize; 4], block: BlockSize, layout: &Layout) -> u64 {
+        let many = |sizes: [usize; 3]| sizes.iter().fold(1, |n: u64, &size| n.saturating_mul(size as u64));
+        // A byte of weights, a scale, a level and a start.
+        let (lane, scales) = (LANES as u64, 3 * LANES as u64 * 4);
+        if layout.depthwise {
+            return many([co.div_ceil(LANES), kh, kw]).saturating_mul(lane + scales);
+        }
+        let steps: usize = block.ranges(cg).map(|range| range.len().div_ceil(4)).sum();
+        let tap =
+            (steps as u64).saturating_mul(4 * lane).saturating_add((block.count(cg) as u64).saturating_mul(scales));
+        let panels = layout.groups.saturating_mul((co / layout.groups).div_ceil(LANES));
+        many([panels, kh, kw]).saturating_mul(tap)
+    }
+
     fn empty(w: &Integers<'_>, bias: Option<&[f32]>, layout: &Layout) -> Self {
         let [co, _, kh, kw] = w.shape;
         let each = co / layout.groups;

@@ -14,7 +14,7 @@ pub struct Bench {
     /// Images of a run
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u64).range(1..=4096))]
     pub batch: u64,
-    /// Runs that are timed
+    /// Runs that are timed; fewer where they take more than 10 seconds
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = value_parser!(u64).range(1..=1_000_000))]
     pub runs: u64,
 }

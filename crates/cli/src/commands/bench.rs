@@ -4,12 +4,18 @@ use runtime::{Model, StepReport};
 use serde::Serialize;
 
 use crate::args::Bench;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::printer::Printer;
 use crate::table::{Table, bytes, rate};
 
 /// Runs of which each step's shortest time counts.
 const PROFILES: usize = 15;
+
+/// After so many seconds no further run is begun.
+const SECONDS: f64 = 10.0;
+
+/// Most bytes of a batch of images.
+const BATCH_BYTES: usize = 4 << 30;
 
 /// What was measured.
 #[derive(Debug, Serialize)]
@@ -65,18 +71,23 @@ pub fn run(args: &Bench, printer: &Printer) -> Result<()> {
     let start = Instant::now();
     let model = Model::load(&args.file)?;
     let threads = usize::try_from(args.threads).unwrap_or(1);
-    let mut session = model.session(threads);
+    let mut session = model.session(threads)?;
     let input = model.input();
     let one = image(input.elements());
     session.run(&one)?;
     let first_answer_ms = ms(start);
 
     let batch = usize::try_from(args.batch).unwrap_or(1);
+    if one.len().saturating_mul(batch) > BATCH_BYTES / size_of::<f32>() {
+        return Err(Error::failed(format!("{batch} images take more than {}", bytes(BATCH_BYTES as u64)))
+            .hint("a smaller --batch"));
+    }
     let images = one.repeat(batch);
     let bar = printer.bar("bench".to_owned(), args.runs, "");
     session.run(&images)?;
     let mut times = Vec::new();
-    for _ in 0..args.runs {
+    let begun = Instant::now();
+    while (times.len() as u64) < args.runs && (times.is_empty() || begun.elapsed().as_secs_f64() < SECONDS) {
         let start = Instant::now();
         session.run(&images)?;
         times.push(ms(start));
@@ -88,7 +99,11 @@ pub fn run(args: &Bench, printer: &Printer) -> Result<()> {
     let latency_ms = Latency { min: at(0.0), median: at(0.5), p95: at(0.95) };
 
     let mut steps = session.profile(&one)?;
+    let begun = Instant::now();
     for _ in 1..PROFILES {
+        if begun.elapsed().as_secs_f64() > SECONDS {
+            break;
+        }
         for (step, again) in steps.iter_mut().zip(session.profile(&one)?) {
             step.seconds = step.seconds.min(again.seconds);
         }
@@ -99,7 +114,7 @@ pub fn run(args: &Bench, printer: &Printer) -> Result<()> {
         kernel: model.kernel().as_str(),
         threads: args.threads,
         batch: args.batch,
-        runs: args.runs,
+        runs: times.len() as u64,
         first_answer_ms,
         images_per_second: 1e3 * batch as f64 / latency_ms.median,
         latency_ms,

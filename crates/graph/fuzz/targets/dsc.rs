@@ -1,4 +1,4 @@
-//! Reads forged `.dsc` files. See ../README.md.
+//! Reads forged `.dsc` files, and runs those that are accepted. See ../README.md.
 #![no_main]
 
 use std::sync::OnceLock;
@@ -8,6 +8,7 @@ use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 
 #[path = "../../tests/forge/mod.rs"]
 mod forge;
+mod engine;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(file) = dsc::File::parse(data) else { return };
@@ -28,6 +29,7 @@ fuzz_target!(|data: &[u8]| {
     let options = dsc::Options { floats: SaveOptions { floats: Float::F16, scales: Float::F16 }, pair: None };
     let halved = dsc::write(&model, &options).expect("a model that was read can be rounded");
     dsc::File::parse(&halved).unwrap().to_model().unwrap();
+    engine::check(&model);
 });
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {

@@ -2,6 +2,7 @@
 use std::ops::Range;
 
 use super::error::{DscError, Reason, Section};
+use crate::cost::MAX_NODES;
 
 /// The first 8 bytes of a file.
 pub const MAGIC: [u8; 8] = *b"\x89DSC\r\n\x1a\n";
@@ -13,7 +14,6 @@ pub(super) const ENTRY: usize = 32;
 const ALIGN: usize = 64;
 /// Position of the whole file's checksum.
 const CHECKSUM: usize = 24;
-pub(super) const MAX_NODES: usize = 16_384;
 pub(super) const MAX_METADATA: usize = 4 << 20;
 /// One a node at most, and metadata, floats, logits.
 const MAX_SECTIONS: usize = MAX_NODES + 3;

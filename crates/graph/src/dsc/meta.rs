@@ -5,7 +5,6 @@ use std::fmt;
 use blockfloat::{ActivationFormat, Bits, BlockSize, QuantizedWeights, ScaleFormat, packed_len};
 use serde::{Deserialize, Serialize};
 
-use super::layout::MAX_NODES;
 use crate::build::Graph;
 use crate::model::{Info, Model, QuantizedLayer, codes_shape, weight_name};
 use crate::op::Op;
@@ -141,9 +140,6 @@ impl<'a> Meta<'a> {
     /// Checks that layers and floats are those that the graph needs, and that no size leaves memory.
     pub fn check(&self) -> Result<(), String> {
         let nodes = self.graph.nodes();
-        if nodes.len() > MAX_NODES {
-            return Err(format!("{} nodes: at most {MAX_NODES} are allowed", nodes.len()));
-        }
         if self.layers.is_empty() {
             return Err("no layer is quantized".into());
         }

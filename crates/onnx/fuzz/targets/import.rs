@@ -1,7 +1,12 @@
-//! `onnx::import` of any bytes: no panic, no overflow, bounded time and memory, and what it makes fits together.
+//! `onnx::import` of any bytes: no panic, no overflow, bounded time and memory, and what it makes fits together. What has a
+//! layer to quantize is quantized and run.
 #![no_main]
 
+use graph::{Info, Model, Op, Policy, Preprocess};
 use libfuzzer_sys::fuzz_target;
+
+#[path = "../../../graph/fuzz/targets/engine.rs"]
+mod engine;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(imported) = onnx::import(bytes, &onnx::ImportOptions::default()) {
@@ -10,5 +15,13 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!((shape.height, shape.width), (1, 1));
         let floats: usize = imported.weights.0.values().map(|tensor| tensor.data().len()).sum();
         assert!(floats <= 2 * bytes.len() + (1 << 20));
+        if floats < 1 << 16 && imported.graph.nodes().iter().any(|n| matches!(n.op, Op::Conv2d(_) | Op::Linear { .. })) {
+            let info = Info { preprocess: Preprocess::imagenet(), classes: vec![], source: "a fuzzer".into() };
+            // Weights may hold a NaN, and a policy may not fit.
+            let model = Model::float(imported.graph, imported.weights, info);
+            if let Ok(model) = model.and_then(|model| model.quantize(&Policy::default())) {
+                engine::check(&model);
+            }
+        }
     }
 });

@@ -156,10 +156,16 @@ pub(crate) fn copy(input: usize, value: usize, head: bool) -> Fused {
 
 /// Whether the value of `node` is complete before `step` begins.
 fn before(node: usize, step: usize, roles: &[Role], graph: &Graph) -> bool {
-    match roles[node] {
-        Role::Step(s) => s < step,
-        Role::Alias => graph.nodes()[node].inputs.iter().all(|id| before(id.index(), step, roles, graph)),
+    let mut nodes = vec![node];
+    let mut seen = BTreeSet::new();
+    while let Some(node) = nodes.pop() {
+        match roles[node] {
+            Role::Step(s) if s >= step => return false,
+            Role::Alias if seen.insert(node) => nodes.extend(graph.nodes()[node].inputs.iter().map(|id| id.index())),
+            _ => {}
+        }
     }
+    true
 }
 
 /// The longest end of the graph in which every value is 1x1 and no pixel sees another.

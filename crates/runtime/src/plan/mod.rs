@@ -13,7 +13,8 @@ mod place;
 
 use std::collections::BTreeMap;
 
-use graph::{Activation, Conv2d, Graph, Info, Node, Op, Pool2d, Shape};
+use blockfloat::BlockSize;
+use graph::{Activation, Budget, Conv2d, Cost, Graph, Info, Node, Op, Pool2d, Shape};
 
 use self::fuse::{Kind, Post};
 use self::parameters::LayerFormat;
@@ -21,6 +22,7 @@ pub(crate) use self::parameters::Parameters;
 use self::place::{Placement, assign};
 pub(crate) use self::place::{Source, View};
 use crate::Error;
+use crate::exec::{EMITS, Workspace};
 use crate::kernels::STRIP;
 use crate::layout::{LANES, Layout};
 use crate::pack::{Integers, Packed, Scale};
@@ -136,6 +138,15 @@ impl Step {
             _ => 0,
         }
     }
+
+    /// Bytes of its packed weights.
+    fn weight_bytes(&self) -> usize {
+        match &self.op {
+            StepOp::Conv(conv) => conv.weights.bytes() + conv.before.as_ref().map_or(0, |b| b.weights.bytes()),
+            StepOp::FloatConv(conv, _) => 4 * conv.weights.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// Steps and the slots they need, for one image.
@@ -174,6 +185,8 @@ pub(crate) struct Plan {
     pub input: Shape,
     pub outputs: usize,
     pub info: Info,
+    /// Most bytes of a session's buffers, and of packed weights.
+    pub most: u64,
 }
 
 impl Plan {
@@ -183,9 +196,11 @@ impl Plan {
     pub fn new(mut parameters: Parameters<'_>, levels: bool) -> Result<Self, Error> {
         parameters.check()?;
         let (graph, formats) = (parameters.graph(), parameters.formats());
+        let most = Budget::of(graph.cost().parameters).bytes.saturating_mul(2);
         let integer = |node: &Node| formats.contains_key(&node.name);
         let placement = Placement::new(&graph, &integer);
-        let mut draft = Draft::new(&graph, &placement, &formats, levels);
+        let mut draft = Draft::new(&graph, &placement, &formats, levels, most);
+        draft.check_passes()?;
         let mut steps = Vec::with_capacity(placement.steps.len());
         for i in 0..placement.steps.len() {
             steps.push(draft.step(i, &mut parameters)?);
@@ -204,7 +219,9 @@ impl Plan {
         steps.retain(|_| own.next().unwrap_or(true));
         head.retain(|_| own.next().unwrap_or(true));
         let program = |steps: Vec<Step>, head: bool| {
-            let scratch = steps.iter().filter(|s| s.dest.is_none()).map(|s| s.strip * s.shape.channels).max();
+            // The body runs an image at a time: a strip is no longer than that.
+            let strip = |s: &Step| if head { s.strip } else { s.strip.min(s.shape.height * s.shape.width) };
+            let scratch = steps.iter().filter(|s| s.dest.is_none()).map(|s| strip(s) * s.shape.channels).max();
             let unpacked =
                 |conv: &IntConv| if conv.weights.nibbles { 2 * conv.weights.unpacked_bytes() + 64 } else { 0 };
             let bytes = |step: &Step| match &step.op {
@@ -229,19 +246,23 @@ impl Plan {
             outputs: graph.output().elements(),
             layouts: std::mem::take(&mut draft.layouts),
             info: parameters.info(),
+            most,
         })
     }
 
     /// Bytes of all packed weights.
     pub fn weight_bytes(&self) -> usize {
-        let steps = self.body.steps.iter().chain(&self.head.steps);
-        steps
-            .map(|s| match &s.op {
-                StepOp::Conv(conv) => conv.weights.bytes() + conv.before.as_ref().map_or(0, |b| b.weights.bytes()),
-                StepOp::FloatConv(conv, _) => 4 * conv.weights.len(),
-                _ => 0,
-            })
-            .sum()
+        self.body.steps.iter().chain(&self.head.steps).map(Step::weight_bytes).sum()
+    }
+
+    /// Refuses more images, or more parts of a step, than there may be buffers for; gives how many bytes are left.
+    pub fn check_memory(&self, images: usize, parts: usize) -> Result<u64, Error> {
+        let body = Workspace::bytes_of(&self.body, 1, parts);
+        let head = Workspace::bytes_of(&self.head, images, parts);
+        let rows =
+            (images as u64).saturating_mul(4).saturating_mul((self.row as u64).saturating_add(self.outputs as u64));
+        let takes = body.saturating_add(head).saturating_add(rows);
+        self.most.checked_sub(takes).ok_or(Error::Memory { images, takes, most: self.most })
     }
 }
 
@@ -259,10 +280,18 @@ struct Draft<'a> {
     float_slots: Vec<usize>,
     float_sizes: [Vec<usize>; 2],
     code_sizes: [Vec<CodeSize>; 2],
+    /// Bytes that packed weights may still take.
+    room: u64,
 }
 
 impl<'a> Draft<'a> {
-    fn new(graph: &'a Graph, placement: &'a Placement, formats: &BTreeMap<String, LayerFormat>, levels: bool) -> Self {
+    fn new(
+        graph: &'a Graph,
+        placement: &'a Placement,
+        formats: &BTreeMap<String, LayerFormat>,
+        levels: bool,
+        room: u64,
+    ) -> Self {
         let nodes = graph.nodes();
         let n = placement.steps.len();
         let mut layouts: Vec<Layout> = Vec::new();
@@ -336,7 +365,25 @@ impl<'a> Draft<'a> {
             *sizes = needed.into_iter().map(|[len]| len).collect();
         }
         let inputs = wanted.iter().map(|w| w.map(|(from, at)| emits[from][at].clone())).collect();
-        Self { graph, placement, levels, layouts, emits, inputs, float_slots, float_sizes, code_sizes }
+        Self { graph, placement, levels, layouts, emits, inputs, float_slots, float_sizes, code_sizes, room }
+    }
+
+    /// Refuses a step that is computed so often, once for every [`EMITS`] integer forms of its value, that the network
+    /// takes more than its budget.
+    fn check_passes(&self) -> Result<(), Error> {
+        let Cost { parameters, .. } = self.graph.cost();
+        let (most, each) = (Budget::of(parameters).operations, self.graph.operations());
+        let mut operations = 0u64;
+        for (step, emits) in self.placement.steps.iter().zip(&self.emits) {
+            let passes = emits.len().div_ceil(EMITS).max(1) as u64;
+            operations = operations.saturating_add(each[step.root].saturating_mul(passes));
+            if operations > most {
+                let layer = self.graph.nodes()[step.root].name.clone();
+                let why = format!("its value is rounded in {} ways, too many for the network's budget", emits.len());
+                return Err(Error::Layer { layer, why });
+            }
+        }
+        Ok(())
     }
 
     fn sizes(&self, head: bool) -> (Vec<usize>, Vec<CodeSize>) {
@@ -443,7 +490,7 @@ impl<'a> Draft<'a> {
     }
 
     fn conv(
-        &self,
+        &mut self,
         i: usize,
         node: &Node,
         conv: Conv2d,
@@ -452,6 +499,17 @@ impl<'a> Draft<'a> {
     ) -> Result<StepOp, Error> {
         let bias = if conv.bias { Some(parameters.floats(&format!("{}.bias", node.name))?) } else { None };
         let layer = parameters.layer(&node.name)?;
+        let packed = match &self.inputs[i] {
+            Some(input) => {
+                let block = layer.as_ref().map_or(BlockSize::PIXEL, |layer| layer.codes.block());
+                Packed::most_bytes(conv.weight_shape(), block, &self.layouts[input.layout])
+            }
+            None => conv.weight_shape().iter().fold(4, |bytes: u64, &n| bytes.saturating_mul(n as u64)),
+        };
+        self.room = self.room.checked_sub(packed).ok_or_else(|| Error::Layer {
+            layer: node.name.clone(),
+            why: "weights up to it take more memory, as kernels read them, than the network may".into(),
+        })?;
         let Some(input) = self.inputs[i].clone() else {
             let weight = match layer {
                 Some(layer) => layer.codes.dequantize(),

@@ -5,6 +5,9 @@ use graph::{Graph, Node, Op, Shape};
 
 use super::fuse::{Fused, Fusion, Kind, Post, Role, copy, fuse};
 
+/// Most attempts at placing values before every concatenation is copied.
+const ROUNDS: usize = 64;
+
 /// What a view is a part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -55,16 +58,19 @@ impl Placement {
     /// Places the values of a graph; `integer` tells the layers that read integers.
     pub fn new(graph: &Graph, integer: &dyn Fn(&Node) -> bool) -> Self {
         let mut copied = BTreeSet::new();
-        loop {
+        for _ in 0..ROUNDS {
             match Self::attempt(graph, integer, &copied) {
                 Ok(placement) => return placement,
-                // Each round copies one more concatenation.
-                Err(concat) => copied.insert(concat),
-            };
+                // Each round copies more concatenations.
+                Err(concats) => copied.extend(concats),
+            }
         }
+        let all = graph.nodes().iter().enumerate().filter(|(_, node)| node.op == Op::Concat).map(|(i, _)| i).collect();
+        Self::attempt(graph, integer, &all).expect("only concatenations that are not copied conflict")
     }
 
-    fn attempt(graph: &Graph, integer: &dyn Fn(&Node) -> bool, copied: &BTreeSet<usize>) -> Result<Self, usize> {
+    /// Places values, or gives concatenations that must be copied.
+    fn attempt(graph: &Graph, integer: &dyn Fn(&Node) -> bool, copied: &BTreeSet<usize>) -> Result<Self, Vec<usize>> {
         let nodes = graph.nodes();
         let mut fusion = fuse(graph, copied, integer);
         let reads_integers = |s: &Fused| s.kind == Kind::Node && integer(&nodes[s.root]);
@@ -111,10 +117,25 @@ impl Placement {
         Ok(this)
     }
 
-    /// Gives the parts of concatenations their places in one buffer, the outermost first.
-    fn join(&mut self, graph: &Graph) -> Result<(), usize> {
+    /// Gives the parts of concatenations their places in one buffer, the outermost first. Those with a part that has a
+    /// place already, or none of its own, must be copied.
+    fn join(&mut self, graph: &Graph) -> Result<(), Vec<usize>> {
+        let mut failed = Vec::new();
         for (i, node) in graph.nodes().iter().enumerate().rev() {
             if node.op != Op::Concat || self.fusion.roles[i] != Role::Alias {
+                continue;
+            }
+            let mut parts = BTreeSet::new();
+            let joins = node.inputs.iter().all(|id| {
+                let input = id.index();
+                let own = match self.fusion.roles[input] {
+                    Role::Step(s) => self.steps[s].value == input,
+                    Role::Alias => graph.node(*id).op == Op::Concat,
+                };
+                own && !self.place.contains_key(&input) && parts.insert(input)
+            });
+            if !joins {
+                failed.push(i);
                 continue;
             }
             let (buffer, mut offset) = match self.place.get(&i) {
@@ -126,18 +147,11 @@ impl Placement {
                 }
             };
             for id in &node.inputs {
-                let input = id.index();
-                let own = match self.fusion.roles[input] {
-                    Role::Step(s) => self.steps[s].value == input,
-                    Role::Alias => graph.node(*id).op == Op::Concat,
-                };
-                if !own || self.place.insert(input, (buffer, offset)).is_some() {
-                    return Err(i);
-                }
+                self.place.insert(id.index(), (buffer, offset));
                 offset += graph.node(*id).shape.channels;
             }
         }
-        Ok(())
+        if failed.is_empty() { Ok(()) } else { Err(failed) }
     }
 
     fn new_buffer(&mut self, shape: Shape, owner: Option<usize>) -> usize {
@@ -196,31 +210,33 @@ impl Placement {
 
     /// Notes that `step` reads `node`.
     fn read(&mut self, graph: &Graph, node: usize, step: usize, head: bool) {
-        if head && !self.fusion.head[node] {
-            self.cross(graph, node);
-            return;
-        }
-        match self.fusion.roles[node] {
-            Role::Alias => {
-                if let Some(&(buffer, _)) = self.place.get(&node) {
-                    self.buffers[buffer].last = self.buffers[buffer].last.max(step);
-                }
-                for id in &graph.nodes()[node].inputs {
-                    self.read(graph, id.index(), step, head);
-                }
+        // Views of views may be as many as there are nodes: no recursion.
+        let mut nodes = vec![node];
+        while let Some(node) = nodes.pop() {
+            if head && !self.fusion.head[node] {
+                self.cross(graph, node);
+                continue;
             }
-            Role::Step(made) => {
-                let buffer = match self.place.get(&node) {
-                    Some(&(buffer, _)) => buffer,
-                    None => {
-                        let buffer = self.new_buffer(graph.nodes()[node].shape, None);
-                        self.place.insert(node, (buffer, 0));
-                        buffer
+            match self.fusion.roles[node] {
+                Role::Alias => {
+                    if let Some(&(buffer, _)) = self.place.get(&node) {
+                        self.buffers[buffer].last = self.buffers[buffer].last.max(step);
                     }
-                };
-                let buffer = &mut self.buffers[buffer];
-                buffer.first = buffer.first.min(made);
-                buffer.last = buffer.last.max(step);
+                    nodes.extend(graph.nodes()[node].inputs.iter().rev().map(|id| id.index()));
+                }
+                Role::Step(made) => {
+                    let buffer = match self.place.get(&node) {
+                        Some(&(buffer, _)) => buffer,
+                        None => {
+                            let buffer = self.new_buffer(graph.nodes()[node].shape, None);
+                            self.place.insert(node, (buffer, 0));
+                            buffer
+                        }
+                    };
+                    let buffer = &mut self.buffers[buffer];
+                    buffer.first = buffer.first.min(made);
+                    buffer.last = buffer.last.max(step);
+                }
             }
         }
     }
@@ -236,7 +252,7 @@ impl Placement {
     }
 
     /// Refuses a concatenation of whose buffer a step would read one part while it writes another.
-    fn check_conflicts(&self, graph: &Graph, reads_integers: &dyn Fn(&Fused) -> bool) -> Result<(), usize> {
+    fn check_conflicts(&self, graph: &Graph, reads_integers: &dyn Fn(&Fused) -> bool) -> Result<(), Vec<usize>> {
         for (i, step) in self.steps.iter().enumerate() {
             let Some(dest) = self.dest(graph, i) else { continue };
             for node in self.float_reads(i, reads_integers) {
@@ -246,7 +262,8 @@ impl Placement {
                 }
                 if self.view(graph, node, step.head).source == dest.source {
                     let Source::Slot(buffer) = dest.source else { continue };
-                    return Err(self.buffers[buffer].owner.expect("only a concatenation's buffer has two writers"));
+                    let owner = self.buffers[buffer].owner.expect("only a concatenation's buffer has two writers");
+                    return Err(vec![owner]);
                 }
             }
         }
@@ -262,17 +279,23 @@ impl Placement {
     /// Where the value of a node lies for a reader in the body or the head; slots are buffers still.
     pub fn view(&self, graph: &Graph, node: usize, head: bool) -> View {
         let shape = graph.nodes()[node].shape;
-        if head && !self.fusion.head[node] {
-            let (_, offset) = self.crossing.iter().find(|(n, _)| *n == node).expect("every crossing value was noted");
-            return View { source: Source::Row, offset: *offset, stride: self.row, shape };
+        let (mut node, mut start) = (node, 0);
+        loop {
+            if head && !self.fusion.head[node] {
+                let (_, offset) =
+                    self.crossing.iter().find(|(n, _)| *n == node).expect("every crossing value was noted");
+                return View { source: Source::Row, offset: offset + start, stride: self.row, shape };
+            }
+            if let Some(&(buffer, offset)) = self.place.get(&node) {
+                let stride = self.buffers[buffer].stride;
+                return View { source: Source::Slot(buffer), offset: offset + start, stride, shape };
+            }
+            let n = &graph.nodes()[node];
+            if let Op::Slice { start: first, .. } = n.op {
+                start += first;
+            }
+            node = n.inputs[0].index();
         }
-        if let Some(&(buffer, offset)) = self.place.get(&node) {
-            return View { source: Source::Slot(buffer), offset, stride: self.buffers[buffer].stride, shape };
-        }
-        let n = &graph.nodes()[node];
-        let inner = self.view(graph, n.inputs[0].index(), head);
-        let start = if let Op::Slice { start, .. } = n.op { start } else { 0 };
-        View { offset: inner.offset + start, shape, ..inner }
     }
 }
 

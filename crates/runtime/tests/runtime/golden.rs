@@ -15,7 +15,7 @@ fn check(policy: &Policy, expected: [u32; 7]) {
     let image = formula_input([1, 3, 11, 11]);
     for kernel in runtime::kernels() {
         let engine = runtime::Model::with_kernel(model.clone(), Some(kernel)).unwrap();
-        let mut session = engine.session(1);
+        let mut session = engine.session(1).unwrap();
         let logits = session.run(image.data()).unwrap();
         let bits: Vec<u32> = logits.iter().map(|x| x.to_bits()).collect();
         assert_eq!(bits, expected, "{kernel}: {logits:?}");

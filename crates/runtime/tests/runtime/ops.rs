@@ -99,7 +99,7 @@ fn functions_with_transcendentals_are_near_the_interpreter() {
     let expected = plain::run(&model, &image);
     for kernel in runtime::kernels() {
         let engine = runtime::Model::with_kernel(model.clone(), Some(kernel)).unwrap();
-        let found = engine.session(1).run(&image).unwrap().to_vec();
+        let found = engine.session(1).unwrap().run(&image).unwrap().to_vec();
         let difference = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(difference < 1e-6, "{kernel}: {difference}");
     }
@@ -111,10 +111,11 @@ fn a_dsc_file_runs_as_the_model_it_was_made_from() {
     let model = quantize(every_exact_operation());
     let bytes = dsc::write(&model, &dsc::Options::default()).unwrap();
     let image: Vec<f32> = (0..363).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
-    let from_file = runtime::Model::from_bytes(&bytes).unwrap().session(1).run(&image).unwrap().to_vec();
+    let from_file = runtime::Model::from_bytes(&bytes).unwrap().session(1).unwrap().run(&image).unwrap().to_vec();
     let stored = dsc::File::parse(&bytes).unwrap().to_model().unwrap();
     let safetensors = stored.to_bytes(&graph::SaveOptions::default()).unwrap();
-    let from_model = runtime::Model::from_bytes(&safetensors).unwrap().session(1).run(&image).unwrap().to_vec();
+    let from_model =
+        runtime::Model::from_bytes(&safetensors).unwrap().session(1).unwrap().run(&image).unwrap().to_vec();
     assert_eq!(from_file, from_model);
     assert_eq!(from_file, plain::run(&stored, &image));
 
@@ -131,7 +132,7 @@ fn a_dsc_file_runs_as_the_model_it_was_made_from() {
 #[test]
 fn what_is_no_image_is_refused() {
     let model = runtime::Model::new(quantize(every_exact_operation())).unwrap();
-    let mut session = model.session(2);
+    let mut session = model.session(2).unwrap();
     for wrong in [0, 362, 364] {
         let error = session.run(&vec![0.0; wrong]).unwrap_err();
         assert!(matches!(error, runtime::Error::Input { image: 363, .. }), "{error}");
@@ -151,12 +152,12 @@ fn what_is_no_image_is_refused() {
 fn sessions_of_one_model_run_at_the_same_time() {
     let model = runtime::Model::new(quantize(every_exact_operation())).unwrap();
     let image = |seed: usize| (0..363).map(|i| ((i * 37 + seed) % 101) as f32 / 50.0 - 1.0).collect::<Vec<f32>>();
-    let expected: Vec<Vec<f32>> = (0..4).map(|s| model.session(1).run(&image(s)).unwrap().to_vec()).collect();
+    let expected: Vec<Vec<f32>> = (0..4).map(|s| model.session(1).unwrap().run(&image(s)).unwrap().to_vec()).collect();
     std::thread::scope(|scope| {
         for (seed, expected) in expected.iter().enumerate() {
             let model = &model;
             scope.spawn(move || {
-                let mut session = model.session(1);
+                let mut session = model.session(1).unwrap();
                 for _ in 0..20 {
                     assert_eq!(session.run(&image(seed)).unwrap(), expected);
                 }

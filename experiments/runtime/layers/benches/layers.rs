@@ -64,7 +64,7 @@ fn layers(c: &mut Criterion) {
         let mut group = c.benchmark_group(name);
         for (scheme, block) in [("B=64", Some(64)), ("B=128", Some(128)), ("two-level", None)] {
             let model = runtime::Model::new(model(sizes, side, block)).expect("a model");
-            let mut session = model.session(1);
+            let mut session = model.session(1).expect("a session");
             let image: Vec<f32> = (0..sizes[0] * side * side).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
             let step = |session: &mut runtime::Session| {
                 let steps = session.profile(&image).expect("a run");

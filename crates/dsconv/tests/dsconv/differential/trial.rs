@@ -207,10 +207,8 @@ fn forward(model: &Model, input: &Images) -> Vec<f32> {
 }
 
 fn engine(model: &runtime::Model, images: &[f32], threads: usize) -> Result<Vec<f32>> {
-    match model.session(threads).run(images) {
-        Ok(logits) => Ok(logits.to_vec()),
-        Err(error) => wrong(error.to_string()),
-    }
+    let logits = model.session(threads).and_then(|mut session| session.run(images).map(<[f32]>::to_vec));
+    logits.or_else(|error| wrong(error.to_string()))
 }
 
 /// Logits as the file's last node gives them, where the import leaves that out.
