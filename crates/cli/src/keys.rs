@@ -108,6 +108,7 @@ const IMAGE: &[Key] = &[
 const DISTILL_TOP: &[Key] = &[
     key("model", Allowed::Text("a name of `dsconv models`, a file or a run folder"), "the teacher; must be given"),
     optional("weights", Allowed::Text("a file"), "\"my_resnet50.pth\"", "weights for a named network"),
+    optional("classes", Allowed::Text("a file"), "\"names.txt\"", "names of the classes, one a line; else the model's"),
     key("seed", Allowed::From(0), "decides the images held out, their order and their changes"),
     key("device", DEVICES, "where to compute"),
 ];
@@ -318,9 +319,10 @@ pub mod tests {
                 let graph::Policy { bits, block, rule, scales, linear, activation, .. } = quantize;
                 let rules = vec![graph::policy::Rule { layers: "x".into(), skip: Some(true), ..Default::default() }];
                 let quantize = graph::Policy { bits, block, rule, scales, linear, activation, rules };
-                let weights = Some("w.pth".into());
+                let (weights, classes) = (Some("w.pth".into()), Some("names.txt".into()));
                 let image = full_image();
-                let config = DistillConfig { model, weights, seed, device, image, data, quantize, adapt, export };
+                let config =
+                    DistillConfig { model, weights, classes, seed, device, image, data, quantize, adapt, export };
                 Table::try_from(config).unwrap()
             }
             Kind::Train => Table::try_from(TrainRecipe::full()).unwrap(),

@@ -6,6 +6,7 @@
 
 mod args;
 mod built_in;
+mod classes;
 mod commands;
 mod config;
 mod deploy;

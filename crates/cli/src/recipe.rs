@@ -5,11 +5,10 @@ use distill::{DistillConfig, Eval};
 use graph::{Model, PolicyError, Preprocess};
 use images::{OpenOptions, Unlabelled};
 
-use crate::commands::report_skipped;
 use crate::config::ConfigFile;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
-use crate::{places, source};
+use crate::{classes, places, source};
 
 /// The data set that needs no download.
 const EMBEDDED: &str = "embedded";
@@ -36,6 +35,7 @@ pub fn read(file: &ConfigFile, printer: &Printer) -> Result<DistillConfig> {
         config.model = text(file.resolve("model", Path::new(&config.model), printer));
     }
     config.weights = config.weights.map(|path| file.resolve("weights", &path, printer));
+    config.classes = config.classes.map(|path| file.resolve("classes", &path, printer));
     config.data.adapt = images_at("data.adapt", &config.data.adapt, file, printer)?;
     config.data.eval = match config.data.eval.take() {
         Some(eval) => Some(images_at("data.eval", &eval, file, printer)?),
@@ -81,7 +81,10 @@ pub fn check(config: &DistillConfig) -> Result<(), distill::Error> {
 /// A setting that makes no sense, pointed at; a model or images that are not here.
 pub fn open(config: &DistillConfig, file: &ConfigFile, printer: &Printer) -> Result<Opened> {
     check(config).map_err(|error| setting_error(file, &error, ""))?;
-    let teacher = teacher(config, file, printer)?;
+    let mut teacher = teacher(config, file, printer)?;
+    let classes = classes::Said::read(config.classes.as_deref())
+        .map_err(|error| file.error_at("classes", error.message(), error.advice().map(str::to_owned)))?;
+    classes.name(&mut teacher)?;
     let (folded, _) = graph::pass::fold_batch_norm(&teacher.graph, &teacher.weights);
     let plan = config.quantize.resolve(&folded).map_err(|error| policy_error(config, file, &error))?;
     if plan.0.is_empty() {
@@ -92,8 +95,20 @@ pub fn open(config: &DistillConfig, file: &ConfigFile, printer: &Printer) -> Res
     let preprocess = &teacher.preprocess();
     let options = |limit| OpenOptions { limit, datasets: places::datasets(), ..OpenOptions::default() };
     let eval = match &data.eval {
-        Some(spec) => eval(spec, preprocess, &options(data.eval_limit), printer)
-            .map_err(|error| images_error(file, "data.eval", error))?,
+        Some(spec) => {
+            let opened = eval(spec, preprocess, &options(data.eval_limit), printer);
+            match opened.map_err(|error| images_error(file, "data.eval", error))? {
+                Eval::Labelled(set) => {
+                    report(&set.without_labels(), &teacher, printer);
+                    let set = classes.labelled(&set, &teacher, printer)?;
+                    if teacher.info.classes.is_empty() && set.class_names().len() == teacher.graph.head().classes() {
+                        teacher.info.classes = set.class_names().to_vec();
+                    }
+                    Eval::Labelled(set)
+                }
+                other => other,
+            }
+        }
         None => {
             printer.talk("`data.eval` names no images: the ones held out of `data.adapt` are measured on");
             Eval::HeldOut
@@ -101,10 +116,16 @@ pub fn open(config: &DistillConfig, file: &ConfigFile, printer: &Printer) -> Res
     };
     let adapt = images::open_unlabelled(&data.adapt, preprocess, &options(data.limit))
         .map_err(|error| images_error(file, "data.adapt", error))?;
-    report_skipped(&adapt.skipped(), printer);
+    report(&adapt, &teacher, printer);
     distill::check(&teacher, &config.quantize, &adapt, &config.adapt)
         .map_err(|error| setting_error(file, &error, ""))?;
     Ok(Opened { teacher, adapt, eval })
+}
+
+/// What there is to say of a set of images.
+fn report(set: &Unlabelled, teacher: &Model, printer: &Printer) {
+    classes::report(set, printer);
+    classes::report_resized(set, &teacher.info.preprocess, teacher.graph.input(), printer);
 }
 
 /// Images to measure on, with labels if they have some.
@@ -118,12 +139,11 @@ fn eval(
         Err(images::ImageError::NoLabels { name, hint }) => {
             printer.talk(format!("{name} has no labels: agreement and SQNR are measured, accuracy is not ({hint})"));
             let set = images::open_unlabelled(spec, preprocess, options)?;
-            report_skipped(&set.skipped(), printer);
+            classes::report(&set, printer);
             return Ok(Eval::Unlabelled(set));
         }
         opened => opened?,
     };
-    report_skipped(&set.skipped(), printer);
     Ok(Eval::Labelled(set))
 }
 

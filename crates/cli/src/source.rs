@@ -10,7 +10,7 @@ use zoo::checkpoint::{self, CheckpointError};
 use crate::args::ModelArgs;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
-use crate::{built_in, import, names, places, runs};
+use crate::{built_in, classes, import, names, places, runs};
 
 /// A model with the name that files made from it get.
 #[derive(Debug)]
@@ -28,7 +28,9 @@ pub struct Source {
 /// # Errors
 /// Nothing of that name, with the nearest; weights that are missing or do not fit.
 pub fn open(args: &ModelArgs, printer: &Printer) -> Result<Source> {
-    open_with(&args.model, args.weights.as_ref(), &args.image.config(), printer)
+    let mut source = open_with(&args.model, args.weights.as_ref(), &args.image.config(), printer)?;
+    classes::Said::read(args.classes.as_deref())?.name(&mut source.model)?;
+    Ok(source)
 }
 
 /// Opens a model by name, with weights of a file or its own, for images as `image` says.

@@ -27,6 +27,9 @@ pub struct DistillConfig {
     /// Weights for a network of the zoo that are not its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
+    /// A file of the names of its classes, in the order of its outputs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classes: Option<PathBuf>,
     /// Decides the images held out, the order of the others and their changes.
     pub seed: u64,
     /// Where to compute.
@@ -49,6 +52,7 @@ impl Default for DistillConfig {
         Self {
             model: "resnet50-embedded".into(),
             weights: None,
+            classes: None,
             seed: 0,
             device: "cpu".into(),
             image: ImageConfig::default(),

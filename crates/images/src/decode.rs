@@ -147,6 +147,12 @@ impl Fit {
         Ok(if image.size == crop { image } else { pad(&image, crop, window.map(|w| w.target)) })
     }
 
+    /// As `apply`, with the height and width that the image had.
+    pub(crate) fn sized(&self, image: Picture) -> Result<(Picture, [usize; 2]), String> {
+        let size = image.size;
+        Ok((self.apply(image)?, size))
+    }
+
     /// The shorter side becomes `resize`, the longer one `int(resize * long / short)` as in torchvision.
     fn resized(&self, [height, width]: [usize; 2]) -> [usize; 2] {
         match self.resize {

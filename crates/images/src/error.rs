@@ -55,6 +55,26 @@ pub enum ImageError {
         hint: String,
     },
 
+    /// Labels that cannot be matched with a network's classes.
+    #[error("{set}: {reason}\n\nhint: {hint}")]
+    Classes {
+        /// The set or folder.
+        set: String,
+        /// What does not fit.
+        reason: String,
+        /// What would.
+        hint: String,
+    },
+
+    /// A file that is no list of class names.
+    #[error("{}: {reason}", path.display())]
+    ClassNames {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+
     /// A line of a labels file that is not `name index`.
     #[error("{}:{line}: {reason}", path.display())]
     LabelsFile {
@@ -99,7 +119,7 @@ pub enum ImageError {
 
     /// Images of several sizes and no crop that would make them alike.
     #[error(
-        "{}: {}x{} after resizing, other images are {}x{}\n\nhint: give the preprocessing a crop",
+        "{}: {}x{} after resizing, other images are {}x{}\n\nhint: give them one size, `--crop 224` for example",
         path.display(), got[1], got[0], expected[1], expected[0]
     )]
     SizesDiffer {

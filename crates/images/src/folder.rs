@@ -1,43 +1,43 @@
 //! Folders of image files: one subfolder a class, a labels file, or no labels.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use graph::Preprocess;
 use rayon::prelude::*;
 
+use crate::classes::{Folders, Labels};
 use crate::decode::{Fit, decode};
+use crate::names::{ClassNames, Found, from_lines, read_text};
 use crate::set::{Files, Labelled, Memory, Unlabelled, spread};
+use crate::walk::{Tree, walk};
 use crate::{ImageError, OpenOptions, Skipped};
 
-/// What is decoded; the content decides, but only files named so are looked at.
-const EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "webp"];
-/// Image files that are reported as skipped instead of passed over.
-const UNSUPPORTED: [&str; 8] = ["gif", "tif", "tiff", "ppm", "pgm", "heic", "avif", "jp2"];
-/// Folders in folders, so that a link to a parent ends.
-const DEPTH: usize = 12;
 const LABEL_HINT: &str = "give each class a subfolder, or put lines `name.jpg index` into labels.txt inside the folder \
                           or into <folder>_labels.txt beside it";
 
-/// A file of a folder, before it is decoded.
-struct Entry {
-    path: PathBuf,
-    label: usize,
+/// Files of a set before they are decoded, and their labels.
+struct Entries {
+    paths: Vec<PathBuf>,
+    labels: Vec<usize>,
+    /// Names of the classes.
+    classes: Vec<String>,
+    kind: Labels,
 }
 
 /// Opens a folder with labels: from subfolders or from a labels file.
 pub(crate) fn labelled(root: &Path, preprocess: &Preprocess, options: &OpenOptions) -> Result<Labelled, ImageError> {
-    let mut skipped = Vec::new();
-    let (entries, classes) = match labels_file(root) {
-        Some(labels) => (listed(root, &labels, &mut skipped)?, Vec::new()),
-        None => by_subfolder(root, &mut skipped)?,
+    let mut tree = walk(root)?;
+    let Entries { paths, labels, classes, kind } = match labels_file(root) {
+        Some(file) => listed(root, &file, &mut tree)?,
+        None => by_subfolder(root, &mut tree, None)?,
     };
-    let (paths, labels): (Vec<_>, Vec<_>) = entries.into_iter().map(|entry| (entry.path, entry.label)).unzip();
     let picked = pick(paths.len(), options);
-    let opened = open(root, select(&paths, &picked), skipped, preprocess, options)?;
+    let picked_paths = picked.iter().map(|&i| paths[i].clone()).collect();
+    let opened = Opening { root, preprocess, options, strict: false }.open(picked_paths, tree)?;
     let labels = opened.kept.iter().map(|&i| labels[picked[i]]).collect();
-    Ok(Labelled::new(opened.images, labels, classes.into()))
+    Ok(Labelled::new(opened.images, labels, classes.into(), kind))
 }
 
 /// Opens every image under a folder. Labels files are not read, and what a subfolder is called goes nowhere.
@@ -46,19 +46,41 @@ pub(crate) fn unlabelled(
     preprocess: &Preprocess,
     options: &OpenOptions,
 ) -> Result<Unlabelled, ImageError> {
-    let mut skipped = Vec::new();
-    let mut paths = Vec::new();
-    walk(root, DEPTH, &mut paths, &mut skipped)?;
-    let picked = pick(paths.len(), options);
-    Ok(open(root, select(&paths, &picked), skipped, preprocess, options)?.images)
+    let mut tree = walk(root)?;
+    let paths = std::mem::take(&mut tree.images);
+    let picked = pick(paths.len(), options).into_iter().map(|i| paths[i].clone()).collect();
+    Ok(Opening { root, preprocess, options, strict: false }.open(picked, tree)?.images)
+}
+
+/// Opens files, all of which must be images.
+pub(crate) fn files(
+    paths: &[PathBuf],
+    preprocess: &Preprocess,
+    options: &OpenOptions,
+) -> Result<Unlabelled, ImageError> {
+    let tree = Tree { folders: Vec::new(), images: Vec::new(), skipped: Vec::new(), notes: Vec::new() };
+    let root = paths.first().map_or(Path::new(""), PathBuf::as_path);
+    match (Opening { root, preprocess, options, strict: true }.open(paths.to_vec(), tree)) {
+        Ok(opened) => Ok(opened.images),
+        Err(ImageError::TooManyBad { mut bad, .. }) if !bad.is_empty() => {
+            let Skipped { path, reason } = bad.swap_remove(0);
+            Err(ImageError::Unreadable { path, reason })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn pick(len: usize, options: &OpenOptions) -> Vec<usize> {
     spread(len, options.limit.unwrap_or(len))
 }
 
-fn select(paths: &[PathBuf], picked: &[usize]) -> Vec<PathBuf> {
-    picked.iter().map(|&i| paths[i].clone()).collect()
+/// How files are opened.
+struct Opening<'a> {
+    root: &'a Path,
+    preprocess: &'a Preprocess,
+    options: &'a OpenOptions,
+    /// Whether a bad file is an error.
+    strict: bool,
 }
 
 struct Opened {
@@ -67,136 +89,110 @@ struct Opened {
     kept: Vec<usize>,
 }
 
-/// Decodes everything if that fits into memory, else only the first image.
-fn open(
-    root: &Path,
-    paths: Vec<PathBuf>,
-    mut skipped: Vec<Skipped>,
-    preprocess: &Preprocess,
-    options: &OpenOptions,
-) -> Result<Opened, ImageError> {
-    let name = root.file_name().unwrap_or(root.as_os_str()).to_string_lossy().into_owned();
-    let total = paths.len() + skipped.len();
-    let allowed = options.allowed_bad(total);
-    let too_many = |bad| ImageError::TooManyBad { set: name.clone(), bad, total, allowed };
-    if total == 0 {
-        return Err(ImageError::Empty { path: root.to_owned(), hint: "JPEG, PNG, BMP and WebP files are read" });
-    }
-    if skipped.len() > allowed || paths.is_empty() {
-        return Err(too_many(skipped));
-    }
-
-    let fit = Fit::new(preprocess);
-    // The size of every image is the first good one's.
-    let mut first = None;
-    for (i, path) in paths.iter().enumerate() {
-        match decode(path).and_then(|image| fit.apply(image)) {
-            Ok(image) => {
-                first = Some((i, image.size));
-                break;
-            }
-            Err(reason) => skipped.push(Skipped { path: path.clone(), reason }),
+impl Opening<'_> {
+    /// Decodes everything if that fits into memory, else only the first image. Of `tree` the notes and the skipped files
+    /// belong to the set.
+    fn open(&self, paths: Vec<PathBuf>, tree: Tree) -> Result<Opened, ImageError> {
+        let Self { root, preprocess, options, strict } = *self;
+        let Tree { mut skipped, notes, .. } = tree;
+        let name = root.file_name().unwrap_or(root.as_os_str()).to_string_lossy().into_owned();
+        let total = paths.len() + skipped.len();
+        let allowed = if strict { 0 } else { options.allowed_bad(total) };
+        let too_many = |bad| ImageError::TooManyBad { set: name.clone(), bad, total, allowed };
+        if total == 0 {
+            return Err(ImageError::Empty { path: root.to_owned(), hint: "JPEG, PNG, BMP and WebP files are read" });
         }
-        if skipped.len() > allowed {
+        if skipped.len() > allowed || paths.is_empty() {
             return Err(too_many(skipped));
         }
-    }
-    let Some((start, size)) = first else { return Err(too_many(skipped)) };
 
-    let channels = preprocess.channels();
-    let image = channels * size[0] * size[1];
-    if image.saturating_mul(paths.len() - start) > options.memory {
-        let kept = (start..paths.len()).collect();
-        let named = |images: Unlabelled| images.with_names(root, paths[start..].iter());
-        let files = Files {
-            paths: paths[start..].to_vec(),
-            allowed: allowed - skipped.len(),
-            bad: Mutex::new(BTreeMap::new()),
-        };
-        return Ok(Opened { images: named(Unlabelled::from_files(name, files, size, preprocess, skipped)), kept });
-    }
-
-    let decoded: Vec<_> =
-        paths[start..].par_iter().map(|path| decode(path).and_then(|image| fit.apply(image))).collect();
-    let mut kept = Vec::with_capacity(decoded.len());
-    let mut pixels = Vec::with_capacity(decoded.len() * image);
-    for (i, (path, decoded)) in paths[start..].iter().zip(decoded).enumerate() {
-        match decoded {
-            Ok(image) if image.size == size => {
-                kept.push(start + i);
-                pixels.extend(image.pixels);
+        let fit = Fit::new(preprocess);
+        let load = |path: &PathBuf| decode(path).and_then(|image| fit.sized(image));
+        // The size of every image is the first good one's.
+        let mut first = None;
+        for (i, path) in paths.iter().enumerate() {
+            match load(path) {
+                Ok((image, before)) => {
+                    first = Some((i, image.size, before));
+                    break;
+                }
+                Err(reason) => skipped.push(Skipped { path: path.clone(), reason }),
             }
-            Ok(image) => {
-                return Err(ImageError::SizesDiffer { path: path.clone(), got: image.size, expected: size });
+            if skipped.len() > allowed {
+                return Err(too_many(skipped));
             }
-            Err(reason) => skipped.push(Skipped { path: path.clone(), reason }),
         }
-    }
-    if skipped.len() > allowed {
-        return Err(too_many(skipped));
-    }
-    let memory = Arc::new(Memory::new(channels, size, pixels));
-    let images = Unlabelled::from_fitted(name, memory, preprocess, skipped);
-    Ok(Opened { images: images.with_names(root, kept.iter().map(|&i| &paths[i])), kept })
-}
+        let Some((start, size, before)) = first else { return Err(too_many(skipped)) };
+        let shown = |path: &PathBuf, before| (path.display().to_string(), before);
 
-/// Every image under `folder`, each folder's entries sorted by name.
-fn walk(folder: &Path, depth: usize, paths: &mut Vec<PathBuf>, skipped: &mut Vec<Skipped>) -> Result<(), ImageError> {
-    for path in sorted(folder)? {
-        if path.is_dir() {
-            if depth > 0 {
-                walk(&path, depth - 1, paths, skipped)?;
+        let channels = preprocess.channels();
+        let image = channels * size[0] * size[1];
+        if image.saturating_mul(paths.len() - start) > options.memory {
+            let kept = (start..paths.len()).collect();
+            let resized = (before != size).then(|| shown(&paths[start], before));
+            let files = Files {
+                paths: paths[start..].to_vec(),
+                allowed: allowed - skipped.len(),
+                bad: Mutex::new(BTreeMap::new()),
+            };
+            let images = Unlabelled::from_files(name, files, size, preprocess, skipped).with_notes(notes, resized);
+            return Ok(Opened { images: images.with_names(root, paths[start..].iter()), kept });
+        }
+
+        let mut kept = Vec::new();
+        let mut resized = None;
+        let mut pixels = Vec::with_capacity((paths.len() - start) * image);
+        // Pieces, so that no more is decoded than can be looked at.
+        for (piece, paths) in paths[start..].chunks(PIECE).enumerate() {
+            let decoded: Vec<_> = paths.par_iter().map(load).collect();
+            for (i, (path, decoded)) in paths.iter().zip(decoded).enumerate() {
+                match decoded {
+                    Ok((image, before)) if image.size == size => {
+                        if before != size && resized.is_none() {
+                            resized = Some(shown(path, before));
+                        }
+                        kept.push(start + piece * PIECE + i);
+                        pixels.extend(image.pixels);
+                    }
+                    Ok((image, _)) => {
+                        return Err(ImageError::SizesDiffer { path: path.clone(), got: image.size, expected: size });
+                    }
+                    Err(reason) => skipped.push(Skipped { path: path.clone(), reason }),
+                }
             }
-        } else if has_extension(&path, &EXTENSIONS) {
-            paths.push(path);
-        } else if has_extension(&path, &UNSUPPORTED) {
-            let reason = "format not supported: JPEG, PNG, BMP and WebP are".to_owned();
-            skipped.push(Skipped { path, reason });
+            if skipped.len() > allowed {
+                return Err(too_many(skipped));
+            }
         }
+        let memory = Arc::new(Memory::new(channels, size, pixels));
+        let images = Unlabelled::from_fitted(name, memory, preprocess, skipped).with_notes(notes, resized);
+        Ok(Opened { images: images.with_names(root, kept.iter().map(|&i| &paths[i])), kept })
     }
-    Ok(())
 }
 
-/// The entries of a folder by name, without hidden ones (`._name.jpg` of macOS is no image).
-fn sorted(folder: &Path) -> Result<Vec<PathBuf>, ImageError> {
-    let fail = |source| ImageError::Io { path: folder.to_owned(), source };
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(fail)? {
-        let entry = entry.map_err(fail)?;
-        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
-            paths.push(entry.path());
-        }
-    }
-    paths.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
-    Ok(paths)
-}
+/// Images that are decoded at the same time when a set is opened.
+const PIECE: usize = 4096;
 
-fn has_extension(path: &Path, extensions: &[&str]) -> bool {
-    path.extension().is_some_and(|found| extensions.iter().any(|extension| found.eq_ignore_ascii_case(extension)))
-}
-
-/// Class `i` is the `i`-th subfolder by name that holds an image, as in torchvision's `ImageFolder`.
-fn by_subfolder(root: &Path, skipped: &mut Vec<Skipped>) -> Result<(Vec<Entry>, Vec<String>), ImageError> {
-    let (mut entries, mut classes) = (Vec::new(), Vec::new());
-    let mut loose = false;
-    for path in sorted(root)? {
-        if !path.is_dir() {
-            loose |= has_extension(&path, &EXTENSIONS);
-            continue;
-        }
-        let mut paths = Vec::new();
-        walk(&path, DEPTH - 1, &mut paths, skipped)?;
-        if !paths.is_empty() {
-            let label = classes.len();
-            classes.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
-            entries.extend(paths.into_iter().map(|path| Entry { path, label }));
-        }
-    }
-    if loose {
+/// Class `i` is the `i`-th subfolder by name, with or without images: then no label moves where a folder is empty.
+/// `listed` are the classes that a file beside the folders lists.
+fn by_subfolder(root: &Path, tree: &mut Tree, listed: Option<ClassNames>) -> Result<Entries, ImageError> {
+    let depth = root.components().count();
+    let is_loose = |path: &PathBuf| path.components().count() == depth + 1;
+    if tree.images.iter().any(is_loose) {
         // Beside subfolders, images without a class would silently be left out.
         return Err(ImageError::NoLabels { name: root.display().to_string(), hint: LABEL_HINT.to_owned() });
     }
-    Ok((entries, classes))
+    let paths = std::mem::take(&mut tree.images);
+    let deep = paths.iter().all(|path| path.components().count() > depth + 2);
+    let class = |path: &PathBuf| {
+        let name = path.components().nth(depth)?.as_os_str().to_string_lossy();
+        tree.folders.binary_search_by(|folder| folder.as_str().cmp(&*name)).ok()
+    };
+    let labels: Vec<usize> = paths.iter().map(|path| class(path).expect("a folder that was walked")).collect();
+    let used: HashSet<usize> = labels.iter().copied().collect();
+    let empty = (0..tree.folders.len()).filter(|folder| !used.contains(folder)).collect();
+    let kind = Labels::Folders(Folders { root: root.display().to_string(), listed, empty, deep });
+    Ok(Entries { paths, labels, classes: tree.folders.clone(), kind })
 }
 
 /// `labels.txt` inside the folder or `<folder>_labels.txt` beside it.
@@ -213,16 +209,36 @@ fn labels_file(root: &Path) -> Option<PathBuf> {
     beside.is_file().then_some(beside)
 }
 
-/// The folder's images that a labels file of lines `name index` lists.
-fn listed(root: &Path, file: &Path, skipped: &mut Vec<Skipped>) -> Result<Vec<Entry>, ImageError> {
-    let text = std::fs::read_to_string(file).map_err(|source| ImageError::Io { path: file.to_owned(), source })?;
+/// The folder's images that a labels file of lines `name index` lists. A list of class names beside class folders, as Teachable
+/// Machine leaves it, gives the folders' order instead.
+fn listed(root: &Path, file: &Path, tree: &mut Tree) -> Result<Entries, ImageError> {
+    let text = read_text(file)?;
+    let lines = || {
+        let lines = text.lines().map(str::trim).enumerate();
+        lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+    };
+    let named = |line: &str| {
+        line.rsplit_once(char::is_whitespace).map_or(PathBuf::new(), |(name, _)| root.join(name.trim_end()))
+    };
+    let lists_images = lines().any(|(_, line)| named(line).is_file());
+    if !lists_images && !tree.folders.is_empty() {
+        let names = ClassNames::from(from_lines(&text));
+        let used = by_subfolder(root, tree, Some(names.clone()))?;
+        if let Some(&unlisted) = used.labels.iter().find(|&&label| names.find(&used.classes[label]) == Found::None) {
+            return Err(ImageError::LabelsFile {
+                path: file.to_owned(),
+                line: 1,
+                reason: format!(
+                    "it lists neither images as lines `name.jpg index`, nor all class folders by name: `{}` is missing",
+                    used.classes[unlisted]
+                ),
+            });
+        }
+        return Ok(used);
+    }
     let fail = |line: usize, reason: String| ImageError::LabelsFile { path: file.to_owned(), line, reason };
     let mut labels = HashMap::new();
-    for (i, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
+    for (i, line) in lines() {
         let (name, label) = line
             .rsplit_once(char::is_whitespace)
             .ok_or_else(|| fail(i + 1, format!("`{line}` is not `name index`")))?;
@@ -231,26 +247,27 @@ fn listed(root: &Path, file: &Path, skipped: &mut Vec<Skipped>) -> Result<Vec<En
             return Err(fail(i + 1, format!("`{}` is listed before with another index", name.trim_end())));
         }
     }
-    let mut paths = Vec::new();
-    walk(root, DEPTH, &mut paths, skipped)?;
-    let mut entries = Vec::new();
-    for path in paths {
+    let mut entries = Entries { paths: Vec::new(), labels: Vec::new(), classes: Vec::new(), kind: Labels::Outputs };
+    for path in std::mem::take(&mut tree.images) {
         match labels.remove(&path) {
-            Some(label) => entries.push(Entry { path, label }),
-            None => skipped.push(Skipped { path, reason: format!("not listed in {}", file.display()) }),
+            Some(label) => {
+                entries.paths.push(path);
+                entries.labels.push(label);
+            }
+            None => tree.skipped.push(Skipped { path, reason: format!("not listed in {}", file.display()) }),
         }
     }
     let mut missing: Vec<PathBuf> = labels.into_keys().collect();
     missing.sort();
     let reason = format!("listed in {}, but not there", file.display());
-    skipped.extend(missing.into_iter().map(|path| Skipped { path, reason: reason.clone() }));
+    tree.skipped.extend(missing.into_iter().map(|path| Skipped { path, reason: reason.clone() }));
     Ok(entries)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{open_labelled, open_unlabelled};
+    use crate::{Classes, open_labelled, open_unlabelled};
     use std::fs;
 
     /// A folder of one-pixel PNGs.
@@ -313,15 +330,169 @@ mod tests {
     }
 
     #[test]
-    fn subfolders_are_classes_in_the_order_of_their_names() {
+    fn subfolders_are_classes_in_the_order_of_their_names_with_or_without_images() {
         let tree = Tree::new(&[("dog/2.PNG", 2), ("cat/b/1.jpg", 1), ("dog/1.png", 3), ("cat/._1.jpg", 9)]);
         fs::create_dir(tree.path("set/ant")).unwrap();
         tree.text("set/readme.md", "about");
         let set = tree.labelled().unwrap();
-        assert_eq!(set.class_names(), ["cat", "dog"]);
-        assert_eq!(set.labels(), [0, 1, 1]);
+        assert_eq!(set.class_names(), ["ant", "cat", "dog"]);
+        assert_eq!(set.labels(), [1, 2, 2]);
         assert_eq!(greys(&set.without_labels()), [1.0, 3.0, 2.0]);
         assert_eq!(greys(&tree.unlabelled(&lazily()).unwrap()), [1.0, 3.0, 2.0]);
+    }
+
+    /// The labels of the folders' images as outputs of a network, and what was assumed; or the error.
+    fn matched(tree: &Tree, count: usize, classes: Classes) -> Result<(Vec<usize>, Vec<String>), String> {
+        let matched = tree.labelled().unwrap().for_network(count, classes).map_err(|error| error.to_string())?;
+        Ok((matched.set.labels().to_vec(), matched.notes))
+    }
+
+    fn names(names: &[&str]) -> ClassNames {
+        ClassNames::from(names.iter().map(|name| vec![(*name).to_owned()]).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn names_decide_where_the_network_has_them() {
+        let tree = Tree::new(&[("b/1.png", 1), ("C/1.png", 2)]);
+        fs::create_dir(tree.path("set/a")).unwrap();
+        let own = names(&["c", "x", "b", "y"]);
+        let (labels, notes) = matched(&tree, 4, Classes::OfNetwork(&own)).unwrap();
+        assert_eq!((labels.as_slice(), notes.len()), ([0, 2].as_slice(), 1), "sorted, C is before b");
+        assert!(notes[0].ends_with("no images in `a`"), "{notes:?}");
+        let set = tree.labelled().unwrap().for_network(4, Classes::OfNetwork(&own)).unwrap().set;
+        assert_eq!(set.class_names(), ["c", "x", "b", "y"]);
+        assert_eq!(set.take(1).labels(), [0]);
+
+        let error = matched(&tree, 3, Classes::OfNetwork(&names(&["c", "d", "e"]))).unwrap_err();
+        assert!(error.contains("no class of the network is called `b`: they are `c`, `d`, `e`"), "{error}");
+        assert!(error.contains("--classes"), "{error}");
+        let error = matched(&tree, 3, Classes::OfNetwork(&names(&["tench", "shark", "ray"]))).unwrap_err();
+        assert!(error.contains("is called `C`, `b`"), "{error}");
+        let error = matched(&tree, 4, Classes::Given(&names(&["b", "c"]))).unwrap_err();
+        assert!(error.starts_with("class names: there are 2, the network has 4 classes"), "{error}");
+        // Somebody who knows.
+        let given = names(&["b", "c", "a"]);
+        assert_eq!(matched(&tree, 3, Classes::Given(&given)).unwrap().0, [1, 0]);
+        assert_eq!(matched(&tree, 3, Classes::InOrder).unwrap().0, [0, 2]);
+    }
+
+    #[test]
+    fn without_names_there_are_as_many_folders_as_classes() {
+        let none = ClassNames::default();
+        let tree = Tree::new(&[("a/1.png", 1), ("c/1.png", 2)]);
+        let error = matched(&tree, 3, Classes::OfNetwork(&none)).unwrap_err();
+        assert!(error.contains("set: 2 class folders (`a`, `c`), the network has 3 classes without names"), "{error}");
+        fs::create_dir(tree.path("set/b")).unwrap();
+        let (labels, notes) = matched(&tree, 3, Classes::OfNetwork(&none)).unwrap();
+        assert_eq!(labels, [0, 2]);
+        assert!(notes[0].ends_with("set: no images in `b`"), "{notes:?}");
+        assert!(matched(&tree, 2, Classes::InOrder).is_err());
+    }
+
+    #[test]
+    fn folders_that_are_numbers_are_outputs_or_sorted_as_words() {
+        let numbers: Vec<String> = (0..12).map(|i| format!("{i}/x.png")).collect();
+        let files: Vec<(&str, u8)> = numbers.iter().map(|name| (name.as_str(), 0)).collect();
+        let letters: Vec<String> = ('a'..='l').map(String::from).collect();
+        let own = ClassNames::from(letters.as_slice());
+        let (labels, notes) = matched(&Tree::new(&files), 12, Classes::OfNetwork(&own)).unwrap();
+        assert_eq!(labels, [0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert!(notes[0].contains("taken as outputs"), "{notes:?}");
+        let (labels, notes) = matched(&Tree::new(&files), 12, Classes::OfNetwork(&ClassNames::default())).unwrap();
+        assert_eq!(labels, (0..12).collect::<Vec<_>>());
+        assert!(notes[0].ends_with("`1` is class 1, `10` class 2"), "{notes:?}");
+    }
+
+    #[test]
+    fn parts_of_a_data_set_and_images_one_folder_deeper_are_no_classes() {
+        let none = ClassNames::default();
+        let tree = Tree::new(&[("train/a/1.png", 1), ("val/a/1.png", 2), ("val/b/1.png", 3)]);
+        let error = matched(&tree, 2, Classes::OfNetwork(&none)).unwrap_err();
+        assert!(error.contains("`train`, `val` look like parts of a data set"), "{error}");
+        assert!(error.ends_with("set/val`"), "{error}");
+        let own = names(&["val", "train"]);
+        assert_eq!(matched(&tree, 2, Classes::OfNetwork(&own)).unwrap().0, [1, 0, 0]);
+
+        let tree = Tree::new(&[("photos/a/1.png", 1), ("photos/b/1.png", 2)]);
+        let error = matched(&tree, 2, Classes::OfNetwork(&none)).unwrap_err();
+        assert!(error.contains("1 class folder (`photos`)") && error.ends_with("set/photos` is meant"), "{error}");
+        let tree = Tree::new(&[("a/x/1.png", 1), ("b/y/1.png", 2)]);
+        let (_, notes) = matched(&tree, 2, Classes::OfNetwork(&none)).unwrap();
+        assert!(notes[0].contains("all images lie in folders inside the class folders"), "{notes:?}");
+    }
+
+    #[test]
+    fn a_list_of_classes_beside_class_folders_gives_their_order() {
+        let none = ClassNames::default();
+        let tree = Tree::new(&[("cat/1.png", 1), ("dog/1.png", 2)]);
+        for text in ["0 dog\n1 bird\n2 Cat\n", "dog\r\nbird\r\ncat\r\n"] {
+            tree.text("set/labels.txt", text);
+            let (labels, notes) = matched(&tree, 3, Classes::OfNetwork(&none)).unwrap();
+            assert_eq!(labels, [2, 0]);
+            assert!(notes[0].ends_with("labels.txt gives the order of the classes"), "{notes:?}");
+            // The network knows better.
+            let own = names(&["cat", "dog"]);
+            assert_eq!(matched(&tree, 2, Classes::OfNetwork(&own)).unwrap().0, [0, 1]);
+        }
+        tree.text("set/labels.txt", "dog\nbird\n");
+        let error = tree.labelled().unwrap_err().to_string();
+        assert!(error.contains("nor all class folders by name: `cat` is missing"), "{error}");
+        tree.text("set/labels.txt", "cat/1.png 1\ndog/1.png 0\n");
+        assert_eq!(tree.labelled().unwrap().labels(), [1, 0]);
+    }
+
+    #[test]
+    fn listed_labels_are_outputs() {
+        let tree = Tree::new(&[("a.png", 1)]);
+        tree.text("set/labels.txt", "a.png 3\n");
+        let own = names(&["w", "x", "y", "z"]);
+        let set = tree.labelled().unwrap();
+        assert_eq!(set.for_network(4, Classes::OfNetwork(&own)).unwrap().set.class_names(), ["w", "x", "y", "z"]);
+        let error = set.for_network(3, Classes::OfNetwork(&own)).unwrap_err().to_string();
+        assert!(error.starts_with("set: it has the label 3, the network 3 classes: 0 to 2"), "{error}");
+    }
+
+    #[test]
+    fn a_known_set_is_matched_by_name_or_number() {
+        let set = crate::embedded(crate::Split::Eval);
+        let mut shuffled = crate::EMBEDDED_CLASSES.to_vec();
+        shuffled.reverse();
+        let matched = set.for_network(16, Classes::OfNetwork(&names(&shuffled))).unwrap().set;
+        assert_eq!(matched.labels()[0], 15 - set.labels()[0]);
+        let matched = set.for_network(16, Classes::OfNetwork(&ClassNames::default())).unwrap().set;
+        assert_eq!((matched.labels(), matched.class_names()), (set.labels(), set.class_names()));
+        assert!(set.for_network(10, Classes::InOrder).is_err());
+    }
+
+    #[test]
+    fn files_are_opened_whatever_they_are_called() {
+        let tree = Tree::new(&[("a.png", 1), ("b.png", 2)]);
+        fs::rename(tree.path("set/b.png"), tree.path("upload")).unwrap();
+        let paths = [tree.path("upload"), tree.path("set/a.png")];
+        let set = crate::open_files(&paths, &bytes_as_they_are(), &OpenOptions::default()).unwrap();
+        assert_eq!(greys(&set), [2.0, 1.0]);
+        tree.text("no image", "no image");
+        let paths = [paths[0].clone(), tree.path("no image"), tree.path("missing")];
+        let error = crate::open_files(&paths, &bytes_as_they_are(), &OpenOptions::default()).unwrap_err().to_string();
+        assert!(error.ends_with("no image: not an image: neither JPEG, PNG, BMP nor WebP"), "{error}");
+        let error = crate::open_files(&paths[2..], &bytes_as_they_are(), &lazily()).unwrap_err().to_string();
+        assert!(error.contains("missing: "), "{error}");
+    }
+
+    #[test]
+    fn images_of_another_size_are_noted() {
+        let tree = Tree::new(&[("a.png", 1)]);
+        image::RgbImage::new(3, 2).save(tree.path("set/b.png")).unwrap();
+        let resized = Preprocess { resize: Some(graph::Resize::Exact([1, 1])), ..bytes_as_they_are() };
+        for options in [OpenOptions::default(), lazily()] {
+            let set = open_unlabelled(&tree.spec(), &resized, &options).unwrap();
+            set.batch(&[0, 1]).unwrap();
+            let (name, size) = set.resized().unwrap();
+            assert!(name.ends_with("b.png"));
+            assert_eq!(size, [2, 3]);
+        }
+        let only = OpenOptions { limit: Some(1), ..OpenOptions::default() };
+        assert_eq!(open_unlabelled(&tree.spec(), &resized, &only).unwrap().resized(), None);
     }
 
     #[test]

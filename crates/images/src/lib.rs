@@ -34,6 +34,7 @@
 #![forbid(unsafe_code)]
 
 mod cifar;
+mod classes;
 mod decode;
 mod embedded;
 mod error;
@@ -41,15 +42,19 @@ mod fetch;
 mod fingerprint;
 mod folder;
 mod manifest;
+mod names;
 mod open;
 mod random;
 mod resize;
 mod set;
+mod walk;
 
+pub use classes::{Classes, Matched};
 pub use embedded::{CLASSES as EMBEDDED_CLASSES, embedded, embedded_preprocess, embedded_unlabelled};
 pub use error::ImageError;
 pub use fetch::{FetchError, Progress, fetch};
 pub use fingerprint::Fingerprint;
 pub use manifest::{Archive, Kind, Manifest, dataset_names};
-pub use open::{OpenOptions, open_labelled, open_unlabelled};
+pub use names::ClassNames;
+pub use open::{OpenOptions, open_files, open_labelled, open_unlabelled};
 pub use set::{Batch, Labelled, LabelledBatch, Skipped, Split, Unlabelled};

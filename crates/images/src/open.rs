@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use graph::Preprocess;
 
+use crate::classes::Labels;
 use crate::embedded::{embedded_as, embedded_unlabelled_as};
 use crate::manifest::{Kind, Manifest, dataset_names};
 use crate::{ImageError, Labelled, Split, Unlabelled, cifar, folder};
@@ -39,9 +40,12 @@ impl OpenOptions {
 /// Opens a set with labels. `spec` is
 /// - `embedded`: see [`embedded`](crate::embedded);
 /// - the name of a manifest in [`OpenOptions::datasets`], such as `cifar10`, whose files have been fetched;
-/// - a folder with one subfolder a class, numbered in the order of their names, or with a labels file of lines
-///   `name.jpg index`: `labels.txt` inside it or `<folder>_labels.txt` beside it;
+/// - a folder with one subfolder a class, or with a labels file of lines `name.jpg index`: `labels.txt` inside it or
+///   `<folder>_labels.txt` beside it;
 /// - a CIFAR-10 or CIFAR-100 binary file (`.bin`).
+///
+/// Labels count the classes of the set; [`Labelled::for_network`] makes outputs of a network of them. An orientation in EXIF is
+/// not applied, as in torchvision.
 ///
 /// # Errors
 /// Nothing at `spec`, no labels there, more bad files than allowed: see [`ImageError`].
@@ -59,7 +63,7 @@ pub fn open_labelled(spec: &str, preprocess: &Preprocess, options: &OpenOptions)
         Place::Cifar { name, paths } => {
             let (memory, labels, classes) = cifar::labelled(&paths)?;
             let images = Unlabelled::from_memory(name, Arc::new(memory), preprocess);
-            Labelled::new(images, labels.into(), classes.into())
+            Labelled::new(images, labels.into(), classes.into(), Labels::Known)
         }
     };
     Ok(match options.limit {
@@ -84,6 +88,15 @@ pub fn open_unlabelled(spec: &str, preprocess: &Preprocess, options: &OpenOption
         Some(limit) => set.take(limit),
         None => set,
     })
+}
+
+/// Opens these files, in this order, whatever they are called: their content decides.
+///
+/// # Errors
+/// [`ImageError::Unreadable`] for the first file that is not there or is no image.
+pub fn open_files(paths: &[PathBuf], preprocess: &Preprocess, options: &OpenOptions) -> Result<Unlabelled, ImageError> {
+    preprocess.check().map_err(ImageError::Preprocess)?;
+    folder::files(paths, preprocess, options)
 }
 
 /// Where a spec leads.

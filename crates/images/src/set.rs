@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use graph::{Normaliser, Preprocess};
 use rayon::prelude::*;
 
 use crate::ImageError;
+use crate::classes::Labels;
 use crate::decode::{Fit, Picture, decode};
 use crate::random::{Random, shuffle};
 
@@ -119,6 +120,10 @@ struct Store {
     skipped: Vec<Skipped>,
     /// What each image is called; empty where images have no names.
     names: Box<[String]>,
+    /// What was found in the folder that is neither read nor skipped.
+    notes: Vec<String>,
+    /// The first image met that is not of the network's size, and its height and width.
+    resized: OnceLock<(String, [usize; 2])>,
 }
 
 /// Where an image comes from.
@@ -191,9 +196,20 @@ impl Unlabelled {
         skipped: Vec<Skipped>,
     ) -> Self {
         let shape = [preprocess.channels(), height, width];
-        let store =
-            Store { name, shape, fit, normaliser: preprocess.normaliser(), source, skipped, names: Box::default() };
+        let (normaliser, names) = (preprocess.normaliser(), Box::default());
+        let (notes, resized) = (Vec::new(), OnceLock::new());
+        let store = Store { name, shape, fit, normaliser, source, skipped, names, notes, resized };
         Self { store: Arc::new(store), members: (0..len).collect() }
+    }
+
+    /// The set just made, with what was found beside its images, and the first one that was resized.
+    pub(crate) fn with_notes(mut self, notes: Vec<String>, resized: Option<(String, [usize; 2])>) -> Self {
+        let store = Arc::get_mut(&mut self.store).expect("nobody else has a set just made");
+        store.notes = notes;
+        if let Some(resized) = resized {
+            store.resized = resized.into();
+        }
+        self
     }
 
     /// The set just made, whose images are these files under `root`.
@@ -247,6 +263,17 @@ impl Unlabelled {
             skipped.extend(files.bad());
         }
         skipped
+    }
+
+    /// What a folder holds that is not as a user may think, such as links that are not followed.
+    pub fn notes(&self) -> &[String] {
+        &self.store.notes
+    }
+
+    /// The first image met whose height and width were not those of the network, so that it was resized or cropped. A small
+    /// set is decoded when it is opened; of a large one more is known as it is used.
+    pub fn resized(&self) -> Option<(&str, [usize; 2])> {
+        self.store.resized.get().map(|(name, size)| (name.as_str(), *size))
     }
 
     /// The images at `indices`, normalised, in that order; decoded in parallel.
@@ -353,6 +380,13 @@ impl fmt::Debug for Unlabelled {
 }
 
 impl Store {
+    /// Remembers the first image that is not of the network's size.
+    fn resized(&self, size: [usize; 2], name: impl FnOnce() -> String) {
+        if size != [self.shape[1], self.shape[2]] {
+            self.resized.get_or_init(|| (name(), size));
+        }
+    }
+
     /// Writes the image; `false` if its file is bad.
     fn image(&self, member: usize, out: &mut [f32]) -> Result<bool, ImageError> {
         match &self.source {
@@ -360,13 +394,15 @@ impl Store {
                 self.normaliser.apply(memory.image(member), out);
             }
             Source::Memory(memory) => {
+                self.resized(memory.size, || self.name.clone());
                 let pixels = memory.image(member).to_vec();
                 let image = Picture { channels: memory.channels, size: memory.size, pixels };
                 let image = self.fit.apply(image).map_err(ImageError::Preprocess)?;
                 self.normaliser.apply(&image.pixels, out);
             }
-            Source::Files(files) => match decode(&files.paths[member]).and_then(|image| self.fit.apply(image)) {
-                Ok(image) => {
+            Source::Files(files) => match decode(&files.paths[member]).and_then(|image| self.fit.sized(image)) {
+                Ok((image, size)) => {
+                    self.resized(size, || files.paths[member].display().to_string());
                     let expected = [self.shape[1], self.shape[2]];
                     if image.size != expected {
                         let path = files.paths[member].clone();
@@ -402,12 +438,25 @@ pub struct Labelled {
     images: Unlabelled,
     labels: Arc<[usize]>,
     classes: Arc<[String]>,
+    kind: Arc<Labels>,
 }
 
 impl Labelled {
-    pub(crate) fn new(images: Unlabelled, labels: Arc<[usize]>, classes: Arc<[String]>) -> Self {
+    pub(crate) fn new(images: Unlabelled, labels: Arc<[usize]>, classes: Arc<[String]>, kind: Labels) -> Self {
         assert_eq!(images.len(), labels.len(), "one label an image");
-        Self { images, labels, classes }
+        Self { images, labels, classes, kind: Arc::new(kind) }
+    }
+
+    /// What its labels are.
+    pub(crate) fn kind(&self) -> &Labels {
+        &self.kind
+    }
+
+    /// Each label changed to its entry in `outputs`, and the names of a network's classes.
+    pub(crate) fn relabelled(&self, outputs: Option<&[usize]>, classes: Vec<String>) -> Self {
+        let label = |&label: &usize| outputs.map_or(label, |outputs| outputs[label]);
+        let labels = self.labels.iter().map(label).collect();
+        Self { images: self.images.clone(), labels, classes: classes.into(), kind: Arc::new(Labels::Outputs) }
     }
 
     /// Number of images.
@@ -435,7 +484,8 @@ impl Labelled {
         &self.labels
     }
 
-    /// Name of each class; empty where the source has only indices.
+    /// Name of each class that a label counts; empty where the source has only indices. A set of
+    /// [`for_network`](Self::for_network) has the names of the network's classes.
     pub fn class_names(&self) -> &[String] {
         &self.classes
     }
@@ -488,6 +538,7 @@ impl Labelled {
             images: self.images.select(indices),
             labels: indices.iter().map(|&i| self.labels[i]).collect(),
             classes: self.classes.clone(),
+            kind: self.kind.clone(),
         }
     }
 }
@@ -523,7 +574,7 @@ mod tests {
     fn five(preprocess: &Preprocess) -> Labelled {
         let pixels = (0..5).flat_map(|i| [i * 10; 3]).collect();
         let images = Unlabelled::from_memory("five".to_owned(), Arc::new(Memory::new(3, [1, 1], pixels)), preprocess);
-        Labelled::new(images, Arc::from([0, 1, 2, 3, 4]), Arc::from([]))
+        Labelled::new(images, Arc::from([0, 1, 2, 3, 4]), Arc::from([]), Labels::Outputs)
     }
 
     fn bytes_as_they_are() -> Preprocess {

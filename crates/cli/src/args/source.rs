@@ -14,6 +14,9 @@ pub struct ModelArgs {
     /// Weights of a named network: .pth, .pt, .th or .safetensors
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
+    /// Names of the classes in the order of the outputs: a file with one a line, or JSON
+    #[arg(long, value_name = "FILE")]
+    pub classes: Option<PathBuf>,
     /// What the network expects of an image.
     #[command(flatten)]
     pub image: ImageArgs,
@@ -49,7 +52,7 @@ pub struct ImageArgs {
 impl ModelArgs {
     /// The files that are read.
     pub fn files(&self) -> Vec<&Path> {
-        [Some(Path::new(&self.model)), self.weights.as_deref()].into_iter().flatten().collect()
+        [Some(Path::new(&self.model)), self.weights.as_deref(), self.classes.as_deref()].into_iter().flatten().collect()
     }
 }
 

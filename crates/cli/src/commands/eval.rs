@@ -2,7 +2,7 @@ use std::time::Instant;
 
 use distill::evaluate::predict;
 use dsconv::Network;
-use images::{Labelled, OpenOptions, Skipped};
+use images::OpenOptions;
 use serde::Serialize;
 
 use crate::args::{DeviceName, Eval};
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::printer::Printer;
 use crate::source::Source;
 use crate::table::{Table, bytes, duration, percent, rate};
-use crate::{device, engine, places, progress, source};
+use crate::{classes, device, engine, places, progress, source};
 
 /// What was measured.
 #[derive(Debug, Serialize)]
@@ -58,8 +58,10 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
     let against = args.against.as_ref().map(|name| source::open_name(name, printer)).transpose()?;
     let options = OpenOptions { limit: args.limit, datasets: places::datasets(), ..OpenOptions::default() };
     let set = images::open_labelled(&args.data, &source.model.preprocess(), &options)?;
-    report_skipped(&set.skipped(), printer);
-    check_labels(&set, &source.model)?;
+    let images = set.without_labels();
+    let known = images.skipped().len();
+    classes::report(&images, printer);
+    let set = classes::Said::read(args.model.classes.as_deref())?.labelled(&set, &source.model, printer)?;
 
     let context = progress::context(device, printer)?;
     let other = against.as_ref().map(|source| source::network(&source.model, &context.device));
@@ -68,7 +70,6 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
     {
         return Err(Error::usage("the two models have different numbers of classes"));
     }
-    let images = set.without_labels();
     let bytes = size(&source)?;
     let start = Instant::now();
     let logits = if engine::is_for(&args.model.model, args.device.device, args.simulate) {
@@ -83,6 +84,11 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
         predict("eval", &networks, &images, &context)?
     };
     let time = start.elapsed();
+    classes::report_resized(&images, &source.model.info.preprocess, source.model.graph.input(), printer);
+    if images.skipped().len() > known {
+        // Of a large set, files that were found bad as they were used.
+        classes::report(&images, printer);
+    }
     let scores = logits[0].scores(Some(set.labels()), logits.last().expect("one network at least"));
     let outcome = Outcome {
         model: source.name,
@@ -131,28 +137,4 @@ fn show(outcome: &Outcome, printer: &Printer) {
         bytes(outcome.bytes),
     ]);
     printer.table(&table.without_empty_columns());
-}
-
-/// Files that could not be read are named, and left out.
-pub fn report_skipped(skipped: &[Skipped], printer: &Printer) {
-    for file in skipped.iter().take(5) {
-        printer.warn(format!("{}: {}: left out", file.path.display(), file.reason));
-    }
-    if skipped.len() > 5 {
-        printer.warn(format!("and {} more files left out", skipped.len() - 5));
-    }
-}
-
-/// # Errors
-/// Images of more classes than the network has.
-fn check_labels(set: &Labelled, model: &graph::Model) -> Result<()> {
-    let classes = model.graph.head().classes();
-    match set.labels().iter().max() {
-        Some(&label) if label >= classes => Err(Error::failed(format!(
-            "`{}` has a label {label}, `{}` has {classes} classes",
-            set.name(),
-            model.graph.name()
-        ))),
-        _ => Ok(()),
-    }
 }

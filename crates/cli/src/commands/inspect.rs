@@ -84,7 +84,7 @@ pub fn run(args: &Inspect, printer: &Printer) -> Result<()> {
 /// The float weights, batch normalisation folded in.
 fn original(name: &str, args: &Inspect, model: &Model, printer: &Printer) -> Result<Weights> {
     let opened = source::open(
-        &ModelArgs { model: name.to_owned(), weights: args.weights.clone(), image: args.image.clone() },
+        &ModelArgs { model: name.to_owned(), weights: args.weights.clone(), classes: None, image: args.image.clone() },
         printer,
     )?;
     if opened.model.is_quantized() {

@@ -15,7 +15,6 @@ mod quantize;
 mod train;
 mod verify;
 
-pub use eval::report_skipped;
 pub use train::Recipe as TrainRecipe;
 
 use crate::args::Command;

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::output::{Output, Written};
 use crate::printer::Printer;
 use crate::source::{self, Source};
-use crate::{device, places, progress};
+use crate::{classes, device, places, progress};
 
 /// Images that ranges are found on if nobody says otherwise.
 const CALIBRATION_IMAGES: usize = 256;
@@ -77,7 +77,7 @@ fn ranges(data: &str, args: &Onnx, model: &Model, printer: &Printer) -> Result<R
     let limit = Some(args.calibration_images.unwrap_or(CALIBRATION_IMAGES));
     let options = OpenOptions { limit, datasets: places::datasets(), ..OpenOptions::default() };
     let set = images::open_unlabelled(data, &model.preprocess(), &options)?;
-    super::report_skipped(&set.skipped(), printer);
+    classes::report(&set, printer);
     let context = progress::context(device::open(DeviceName::Cpu)?, printer)?;
     let network = source::network(&model, &context.device);
     let nodes = onnx::observed(network.graph());

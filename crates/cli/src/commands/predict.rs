@@ -1,15 +1,15 @@
 use std::path::{Path, PathBuf};
 
 use distill::evaluate::predict;
-use graph::{Head, Model, Outputs, Preprocess};
-use images::{OpenOptions, Unlabelled};
+use graph::{Head, Model, Outputs};
+use images::OpenOptions;
 use serde::Serialize;
 
 use crate::args::{DeviceName, Predict};
 use crate::error::{Error, Result};
 use crate::printer::Printer;
 use crate::table::Table;
-use crate::{device, engine, progress, source};
+use crate::{classes, device, engine, progress, source};
 
 /// What one image is.
 #[derive(Debug, Serialize)]
@@ -59,7 +59,8 @@ impl Kind {
 pub fn run(args: &Predict, printer: &Printer) -> Result<()> {
     let device = device::open(args.device.device.unwrap_or(DeviceName::Cpu))?;
     let source = source::open(&args.model, printer)?;
-    let set = open(&args.images, &source.model.preprocess())?;
+    let set = images::open_files(&args.images, &source.model.preprocess(), &OpenOptions::default())?;
+    classes::report(&set, printer);
     let context = progress::context(device, printer)?;
     let logits = if engine::is_for(&args.model.model, args.device.device, args.simulate) {
         engine::predict("predict", &source.model, &set, &context)?
@@ -67,6 +68,8 @@ pub fn run(args: &Predict, printer: &Printer) -> Result<()> {
         let network = source::network(&source.model, &context.device);
         predict("predict", &[&network], &set, &context)?.remove(0)
     };
+
+    classes::report_resized(&set, &source.model.info.preprocess, source.model.graph.input(), printer);
 
     let head = source.model.graph.head();
     explain(&args.model.model, head, printer);
@@ -101,19 +104,14 @@ fn explain(model: &str, head: Head, printer: &Printer) {
     }
 }
 
-/// What the classes are called: as many names as there are classes, or none. One name for one output is that of class 1.
+/// What the classes are called; names that do not fit are no names.
 fn names(model: &Model, head: Head, printer: &Printer) -> Vec<String> {
-    let names = &model.info.classes;
-    match names.as_slice() {
-        [name] if head.is_binary() => vec![format!("not {name}"), name.clone()],
-        [] => Vec::new(),
-        _ if names.len() == head.classes() => names.clone(),
-        _ => {
-            let (names, classes) = (names.len(), head.classes());
-            printer.warn(format!("the model names {names} classes and has {classes}: the names are left out"));
-            Vec::new()
-        }
+    let (names, given) = (classes::of(model, head), model.info.classes.len());
+    if names.is_empty() && given > 0 {
+        let classes = head.classes();
+        printer.warn(format!("the model names {given} classes and has {classes}: the names are left out"));
     }
+    names
 }
 
 /// # Errors
@@ -157,59 +155,6 @@ fn show(predictions: &[Prediction], printer: &Printer) {
             let values: Vec<String> = logits.iter().map(ToString::to_string).collect();
             printer.line(format!("logits {}", values.join(" ")));
         }
-    }
-}
-
-/// The images of these files, in their order.
-///
-/// # Errors
-/// The first file that is not there or is no image.
-fn open(files: &[PathBuf], preprocess: &Preprocess) -> Result<Unlabelled> {
-    // A set is a folder, sorted by name: copies with numbers for names make one.
-    let folder = tempfile::tempdir()?;
-    for (i, file) in files.iter().enumerate() {
-        let refuse = |why: String| Error::failed(format!("`{}`: {why}", file.display()));
-        let extension = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        if !["jpg", "jpeg", "png", "bmp", "webp"].contains(&extension.as_str()) {
-            return Err(refuse("not an image: JPEG, PNG, BMP and WebP files are read".into()));
-        }
-        std::fs::copy(file, folder.path().join(format!("{i:09}.{extension}"))).map_err(|e| refuse(e.to_string()))?;
-    }
-    // Everything is decoded here, before the copies go.
-    let options = OpenOptions { max_bad: 1.0, memory: usize::MAX, ..OpenOptions::default() };
-    let path = folder.path().to_string_lossy();
-    let set = images::open_unlabelled(&path, preprocess, &options).map_err(|error| unnamed(&error, files))?;
-    match set.skipped().first() {
-        Some(skipped) => {
-            Err(Error::failed(format!("`{}`: {}", original(&skipped.path, files).display(), skipped.reason)))
-        }
-        None => Ok(set),
-    }
-}
-
-/// The user's name of a copy.
-fn original<'a>(copy: &'a Path, files: &'a [PathBuf]) -> &'a Path {
-    let index = copy.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<usize>().ok());
-    index.and_then(|index| files.get(index)).map_or(copy, PathBuf::as_path)
-}
-
-/// An error about copies in the words of the originals.
-fn unnamed(error: &images::ImageError, files: &[PathBuf]) -> Error {
-    use images::ImageError::{SizesDiffer, TooManyBad};
-    match error {
-        TooManyBad { bad, .. } if !bad.is_empty() => {
-            Error::failed(format!("`{}`: {}", original(&bad[0].path, files).display(), bad[0].reason))
-        }
-        SizesDiffer { path, got, expected } => Error::failed(format!(
-            "`{}` is {}x{} after resizing, the images before it are {}x{}",
-            original(path, files).display(),
-            got[1],
-            got[0],
-            expected[1],
-            expected[0]
-        ))
-        .hint("this network takes images as they are: give it images of its own size"),
-        error => Error::failed(error),
     }
 }
 

@@ -3,16 +3,15 @@ use std::time::Instant;
 
 use distill::{MODEL, TrainConfig};
 use graph::{ImageConfig, SaveOptions};
-use images::{OpenOptions, Split};
+use images::{ClassNames, Classes, Labelled, OpenOptions, Split};
 use serde::{Deserialize, Serialize};
 
-use super::eval::report_skipped;
 use crate::args::{DeviceName, Train};
 use crate::config::{ConfigFile, Kind};
 use crate::error::{Error, Result};
 use crate::printer::Printer;
 use crate::table::{bytes, duration};
-use crate::{device, places, progress, recipe};
+use crate::{classes, device, places, progress, recipe};
 
 /// A config of `dsconv train`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -147,8 +146,11 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
     let data = &recipe.data;
     let train = open("data.train", &data.train, Split::Train, data.train_images)?;
     let eval = open("data.eval", &data.eval, Split::Eval, data.eval_images)?;
-    report_skipped(&train.skipped(), printer);
-    report_skipped(&eval.skipped(), printer);
+    for set in [&train, &eval] {
+        classes::report(&set.without_labels(), printer);
+        classes::report_resized(&set.without_labels(), &preprocess, input, printer);
+    }
+    let (train, eval) = labelled(&train, &eval, graph.head().classes(), &file, printer)?;
     let folder = super::distill::run_folder(&file.name(), args.out.as_ref(), args.resume, args.force, printer)?;
     printer.talk(format!("training {} on {} images of {}", recipe.model.name, train.len(), train.name()));
 
@@ -169,6 +171,28 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
         printer.line(format!("wrote {}: {}, in {time}", outcome.model.display(), bytes(outcome.bytes)));
     });
     Ok(())
+}
+
+/// Both sets with the outputs of a network of `count` classes: the folders of the training images are its classes, in the order
+/// of their names, and those of the others are the same by name.
+fn labelled(
+    train: &Labelled,
+    eval: &Labelled,
+    count: usize,
+    file: &ConfigFile,
+    printer: &Printer,
+) -> Result<(Labelled, Labelled)> {
+    let found = train.class_names().len();
+    if found > 0 && found != count {
+        let message = format!("the network has {count} classes, `{}` has {found}", train.name());
+        return Err(file.error_at("model.classes", message, Some(format!("`classes = {found}` in `[model]`"))));
+    }
+    let train = train.for_network(count, Classes::InOrder)?;
+    let names = ClassNames::from(train.set.class_names());
+    let classes = if names.is_empty() { Classes::InOrder } else { Classes::Given(&names) };
+    let eval = eval.for_network(count, classes)?;
+    train.notes.iter().chain(&eval.notes).for_each(|note| printer.warn(note));
+    Ok((train.set, eval.set))
 }
 
 /// An error of `[model]`, with the key that it is about.

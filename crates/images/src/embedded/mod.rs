@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use graph::Preprocess;
 use rayon::prelude::*;
 
+use crate::classes::Labels;
 use crate::random::{Random, shuffle};
 pub use glyph::CLASSES;
 use render::SIDE;
@@ -71,7 +72,7 @@ pub fn embedded_preprocess() -> Preprocess {
 pub(crate) fn embedded_as(split: Split, preprocess: &Preprocess) -> Labelled {
     assert!(split != Split::Adapt, "the adapt split has no labels: use embedded_unlabelled()");
     let classes = CLASSES.iter().map(|&class| class.to_owned()).collect();
-    Labelled::new(embedded_unlabelled_as(split, preprocess), drawn(split).labels.clone(), classes)
+    Labelled::new(embedded_unlabelled_as(split, preprocess), drawn(split).labels.clone(), classes, Labels::Known)
 }
 
 pub(crate) fn embedded_unlabelled_as(split: Split, preprocess: &Preprocess) -> Unlabelled {

@@ -1,0 +1,106 @@
+//! Names of classes: given by the user, in models, and from class folders; and images that are opened for a network.
+use std::path::Path;
+
+use graph::{Head, Model, Preprocess, Shape};
+use images::{ClassNames, Classes, Labelled, Matched, Unlabelled};
+
+use crate::error::{Error, Result};
+use crate::printer::Printer;
+
+/// The word that stands for the names of class folders.
+const FOLDERS: &str = "folders";
+
+/// What a user says of a network's classes.
+#[derive(Debug, Clone)]
+pub enum Said {
+    /// Nothing: the names of its file count.
+    Nothing,
+    /// They are the class folders in the order of their names.
+    Folders,
+    /// Their names.
+    Names(ClassNames),
+}
+
+impl Said {
+    /// Reads the file that `--classes` or a config names.
+    ///
+    /// # Errors
+    /// A file that is not there, or is no list of names.
+    pub fn read(given: Option<&Path>) -> Result<Self> {
+        match given {
+            None => Ok(Self::Nothing),
+            Some(path) if path == Path::new(FOLDERS) && !path.is_file() => Ok(Self::Folders),
+            Some(path) => ClassNames::read(path).map(Self::Names).map_err(Error::usage),
+        }
+    }
+
+    /// Gives a model the names.
+    ///
+    /// # Errors
+    /// Another number of names than of classes.
+    pub fn name(&self, model: &mut Model) -> Result<()> {
+        let Self::Names(names) = self else { return Ok(()) };
+        let head = model.graph.head();
+        if names.len() != head.classes() && !(head.is_binary() && names.len() == 1) {
+            let (name, count) = (model.graph.name(), head.classes());
+            return Err(Error::usage(format!("{} class names are given, `{name}` has {count} classes", names.len()))
+                .hint("one name for each output, in their order"));
+        }
+        model.info.classes = names.shown();
+        Ok(())
+    }
+
+    /// The images for a model, their labels its outputs; what was assumed is said.
+    ///
+    /// # Errors
+    /// Folders or labels of which it cannot be known which class they mean.
+    pub fn labelled(&self, set: &Labelled, model: &Model, printer: &Printer) -> Result<Labelled> {
+        let head = model.graph.head();
+        let own = ClassNames::from(of(model, head).as_slice());
+        let classes = match self {
+            Self::Nothing => Classes::OfNetwork(&own),
+            Self::Folders => Classes::InOrder,
+            Self::Names(names) if names.len() == head.classes() => Classes::Given(names),
+            Self::Names(_) => Classes::Given(&own),
+        };
+        let Matched { set, notes } = set.for_network(head.classes(), classes)?;
+        notes.iter().for_each(|note| printer.warn(note));
+        Ok(set)
+    }
+}
+
+/// What a model's classes are called: as many names as there are classes, or none. One name for one output is that of
+/// class 1.
+pub fn of(model: &Model, head: Head) -> Vec<String> {
+    match model.info.classes.as_slice() {
+        [name] if head.is_binary() => vec![format!("not {name}"), name.clone()],
+        names if names.len() == head.classes() => names.to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+/// Files that could not be read are named, and what a folder holds that is not as one may think.
+pub fn report(set: &Unlabelled, printer: &Printer) {
+    let skipped = set.skipped();
+    for file in skipped.iter().take(5) {
+        printer.warn(format!("{}: {}: left out", file.path.display(), file.reason));
+    }
+    if skipped.len() > 5 {
+        printer.warn(format!("and {} more files left out", skipped.len() - 5));
+    }
+    set.notes().iter().for_each(|note| printer.warn(note));
+}
+
+/// Says that images were resized, where neither the model's file nor an option says how.
+pub fn report_resized(set: &Unlabelled, said: &Preprocess, input: Shape, printer: &Printer) {
+    if said.resize.is_some() || said.crop.is_some() {
+        return;
+    }
+    if let Some((name, [height, width])) = set.resized() {
+        let to = if input.height == input.width { "the shorter side first, then the middle" } else { "both sides" };
+        printer.talk(format!(
+            "{name} is {height}x{width}: images are resized to {}x{}, {to} (--resize, --crop)",
+            input.height, input.width
+        ));
+    }
+}
