@@ -160,6 +160,7 @@ const DISTILL: &[Key] = &[
 
 /// Of `dsconv train`, the network.
 const TRAIN_MODEL: &[Key] = &[
+    optional("start", Allowed::Text("a file"), "\"my_weights.pth\"", "weights to begin with; else random ones"),
     key("model.name", Allowed::Text("a name of `dsconv models`"), "the network; must be given"),
     optional("model.classes", Allowed::From(1), "10", "number of classes"),
     optional("model.width", Allowed::Above0, "0.25", "multiplies every channel count; 1 is the paper's network"),
@@ -171,7 +172,6 @@ const TRAIN_MODEL: &[Key] = &[
     ),
     optional("model.input", Allowed::From(1), "64", "side of the square input image, pixels"),
     optional("model.transform_input", Allowed::Switch, "true", "GoogLeNet: torchvision's transform of the input"),
-    optional("start", Allowed::Text("a file"), "\"my_weights.pth\"", "weights to begin with; else random ones"),
 ];
 
 /// Of `dsconv train`, the rest.

@@ -146,12 +146,12 @@ pub fn check_file(path: &Path, force: bool, inputs: &[&Path]) -> Result<()> {
             return Err(Error::usage(format!("`{shown}` is no ordinary file: it is not replaced")));
         }
         Ok(_) if inputs.iter().any(|input| same(input, path)) => {
-            return Err(Error::usage(format!("`{shown}` is the file that is read")).hint("name another with `-o`"));
+            return Err(Error::usage(format!("`{shown}` is the file that is read")).hint("name another file to write"));
         }
         Ok(_) if force => {}
         Ok(_) => {
             let error = Error::failed(format!("`{shown}` exists already"));
-            return Err(error.hint("`--force` replaces it, `-o` names another file"));
+            return Err(error.hint("`--force` replaces it; or name another file"));
         }
     }
     probe(folder)

@@ -1,6 +1,7 @@
 //! The built `dsconv`, driven as a user drives it.
 
 mod engine;
+mod mistakes;
 mod onnx;
 mod runs;
 
@@ -298,7 +299,7 @@ fn quantize_writes_a_small_file_and_never_over_another() {
 
     place.run(&["quantize", "tiny.safetensors"]).refuses(
         1,
-        "error: `tiny_w4a4.safetensors` exists already\n\nhint: `--force` replaces it, `-o` names another file",
+        "error: `tiny_w4a4.safetensors` exists already\n\nhint: `--force` replaces it; or name another file",
     );
     assert_eq!(place.run(&["quantize", "tiny.safetensors", "--force"]).code, Some(0));
     place.run(&["quantize", "tiny.safetensors", "-o", "no/x.safetensors"]).refuses(1, "error: there is no folder `no`");

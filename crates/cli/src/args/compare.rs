@@ -3,7 +3,7 @@ use std::path::PathBuf;
 /// `dsconv compare`.
 #[derive(Debug, clap::Args)]
 pub struct Compare {
-    /// Run folders, or names in experiments/runs; without any, all finished runs there
+    /// Run folders, or names in the folder of runs (`dsconv doctor`); without any, all finished runs there
     #[arg(value_name = "RUN")]
     pub runs: Vec<PathBuf>,
 }

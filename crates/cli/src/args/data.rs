@@ -13,11 +13,11 @@ pub struct Data {
 /// What to do with images.
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
-    /// List the image sets of datasets/
+    /// List the image sets that can be named
     List,
     /// Write the embedded set as folders of PNG files
     Make(Make),
-    /// Download an image set, checked and resumed
+    /// Download an image set, or a network's published weights; checked and resumed
     Get(Get),
 }
 
@@ -38,7 +38,7 @@ pub struct Make {
 /// `dsconv data get`.
 #[derive(Debug, clap::Args)]
 pub struct Get {
-    /// A name of `dsconv data list`
+    /// A name of `dsconv data list` or `dsconv models`
     #[arg(value_name = "NAME")]
     pub name: String,
 }

@@ -26,20 +26,30 @@ struct Recipe {
     command: String,
     /// The file; `None` for one that comes with dsconv.
     path: Option<PathBuf>,
-    /// The first line of its comment.
-    what: String,
+    /// The network.
+    model: String,
+    /// Images to measure on.
+    images: String,
 }
 
 fn list(printer: &Printer) -> Result<()> {
     let row = |config::Listed { name, path, text }| {
-        let first = text.lines().next().and_then(|line| line.strip_prefix('#')).unwrap_or_default();
-        Recipe { command: Kind::of(&name).to_string(), name, path, what: first.trim().to_owned() }
+        let values: toml::Table = toml::from_str(&text).unwrap_or_default();
+        let text_at =
+            |keys: &[&str]| keys.iter().find_map(|key| keys::value(&values, key)?.as_str().map(str::to_owned));
+        Recipe {
+            command: Kind::of(&name).to_string(),
+            name,
+            path,
+            model: text_at(&["model", "model.name"]).unwrap_or_default(),
+            images: text_at(&["data.eval"]).unwrap_or_else(|| "embedded".to_owned()),
+        }
     };
     let rows: Vec<Recipe> = config::all().into_iter().map(row).collect();
     printer.result(&rows, |printer| {
-        let mut table = Table::new(["config", "for", "what"]).left([1, 2]);
-        for Recipe { name, command, what, .. } in &rows {
-            table.row([name.clone(), command.clone(), what.clone()]);
+        let mut table = Table::new(["config", "for", "network", "images"]).left([1, 2, 3]);
+        for Recipe { name, command, model, images, .. } in &rows {
+            table.row([name.clone(), command.clone(), model.clone(), images.clone()]);
         }
         printer.table(&table);
     });
