@@ -53,7 +53,6 @@ impl ConfigFile {
                 Self { path, folder, text, changes, colour }
             }
             Found::BuiltIn(name, text) => {
-                printer.talk(format!("config {name}: the one that comes with dsconv"));
                 let path = Path::new(FOLDER).join(format!("{name}.toml"));
                 Self { path, folder: None, text: text.to_owned(), changes, colour }
             }
@@ -61,7 +60,12 @@ impl ConfigFile {
         match kind_of(&file.text) {
             Some(other) if other != kind => Err(Error::usage(format!("`{typed}` is a config of `dsconv {other}`"))
                 .hint(format!("`dsconv {other} {typed}` runs it"))),
-            _ => Ok(file),
+            _ => {
+                if file.folder.is_none() {
+                    printer.talk(format!("config {}: the one that comes with dsconv", file.path.display()));
+                }
+                Ok(file)
+            }
         }
     }
 
@@ -194,7 +198,8 @@ fn kind_of(text: &str) -> Option<Kind> {
     let table = table.get_ref();
     let has = |keys: &[&str]| keys.iter().any(|key| table.contains_key(*key));
     let is_table = matches!(table.get("model").map(|model| model.get_ref()), Some(DeValue::Table(_)));
-    match (is_table || has(&["train", "start"]), has(&["quantize", "adapt", "export"])) {
+    let is_text = matches!(table.get("model").map(|model| model.get_ref()), Some(DeValue::String(_)));
+    match (is_table || has(&["train", "start"]), is_text || has(&["quantize", "adapt", "export"])) {
         (true, false) => Some(Kind::Train),
         (false, true) => Some(Kind::Distill),
         _ => None,

@@ -22,6 +22,7 @@ mod printer;
 mod progress;
 mod recipe;
 mod runs;
+mod slips;
 mod source;
 mod table;
 
@@ -30,7 +31,16 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = args::Cli::parse();
+    let cli = match args::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => match slips::of_usage(&error) {
+            Some(better) => {
+                printer::Printer::default().error(&better);
+                return ExitCode::from(better.code());
+            }
+            None => error.exit(),
+        },
+    };
     let printer = printer::Printer::new(&cli.global);
     match commands::run(&cli.command, &printer) {
         Ok(()) => ExitCode::SUCCESS,

@@ -85,6 +85,13 @@ impl Style {
     }
 }
 
+impl Default for Printer {
+    /// As the terminal says.
+    fn default() -> Self {
+        Self::new(&Global::default())
+    }
+}
+
 impl Printer {
     /// As the options and the terminal say. `NO_COLOR` and `TERM=dumb` turn colour off, `--color` overrules both.
     pub fn new(global: &Global) -> Self {

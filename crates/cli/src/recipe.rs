@@ -152,7 +152,7 @@ fn teacher(config: &DistillConfig, file: &ConfigFile, printer: &Printer) -> Resu
     let name = &config.model;
     let opened =
         source::open_with(name, config.weights.as_ref(), &config.image, printer).map_err(|error| match error.code() {
-            2 => file.error_at("model", error.message(), error.advice().map(str::to_owned)),
+            2 => file.error_at("model", error.message(), tilde(error.message()).or(error.advice().map(str::to_owned))),
             _ => error,
         });
     let model = opened?.model;
@@ -191,12 +191,21 @@ fn policy_error(config: &DistillConfig, file: &ConfigFile, error: &PolicyError) 
     }
 }
 
+/// A shell knows what `~` is, a config does not.
+fn tilde(message: &str) -> Option<String> {
+    message.contains("`~/").then(|| "`~` is the shell's: write the whole path".to_owned())
+}
+
 /// Names and paths that lead nowhere are pointed at; the rest is about the files.
 pub fn images_error(file: &ConfigFile, key: &str, error: images::ImageError) -> Error {
     use images::ImageError::{Empty, NoLabels, NotFetched, NotFound};
     let named = matches!(error, NotFound { .. } | Empty { .. } | NoLabels { .. } | NotFetched { .. });
     let error = Error::from(error);
-    if named { file.error_at(key, error.message(), error.advice().map(str::to_owned)) } else { error }
+    if named {
+        file.error_at(key, error.message(), tilde(error.message()).or(error.advice().map(str::to_owned)))
+    } else {
+        error
+    }
 }
 
 #[cfg(test)]

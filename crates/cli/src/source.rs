@@ -10,7 +10,7 @@ use zoo::checkpoint::{self, CheckpointError};
 use crate::args::ModelArgs;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
-use crate::{built_in, classes, import, names, places, runs};
+use crate::{built_in, classes, import, names, places, runs, slips};
 
 /// A model with the name that files made from it get.
 #[derive(Debug)]
@@ -102,12 +102,17 @@ pub fn open_name(model: &str, printer: &Printer) -> Result<Source> {
         return folder(&run);
     }
     let looks_like_a_path = model.contains(['/', '\\']) || path.extension().is_some();
+    let file = slips::of_file(path);
     if looks_like_a_path {
-        return Err(Error::usage(format!("no model at `{model}`: there is no such file or run folder")));
+        let error = Error::usage(format!("no model at `{model}`: there is no such file or run folder"));
+        return Err(match file {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error,
+        });
     }
     let known: Vec<&str> = zoo::variants().iter().map(|variant| variant.name).collect();
     let error = Error::usage(format!("no model is named `{model}`, and there is no such file or run folder"));
-    Err(match names::nearest(model, known) {
+    Err(match names::nearest(model, known).map(str::to_owned).or(file) {
         Some(near) => error.hint(format!("did you mean `{near}`?")),
         None => error.hint("`dsconv models` lists the names"),
     })
@@ -125,6 +130,9 @@ pub fn network(model: &Model, device: &Device) -> Network {
 
 /// A file that dsconv wrote.
 fn file(path: &Path) -> Result<Source> {
+    if let Some(error) = slips::of_model(path) {
+        return Err(error);
+    }
     let torch = path.extension().is_some_and(|e| ["pth", "pt", "th", "bin"].iter().any(|t| e.eq_ignore_ascii_case(t)));
     let bare = |what: &str| {
         let shown = path.display();
@@ -148,11 +156,13 @@ fn file(path: &Path) -> Result<Source> {
 fn folder(run: &Path) -> Result<Source> {
     let path = run.join(MODEL);
     if !path.is_file() {
-        let error = Error::failed(format!(
-            "`{}` has no `{MODEL}`: it is no run folder, or the run is not finished",
-            run.display()
-        ));
-        return Err(error.hint("a run that was stopped goes on with `dsconv distill CONFIG --resume`"));
+        let shown = run.display();
+        if !runs::is_run(run) {
+            return Err(Error::usage(format!("`{shown}` is a folder, but not that of a run"))
+                .hint("a model is a name, a file or a run folder; images go to `--data`"));
+        }
+        return Err(Error::failed(format!("`{shown}` has no `{MODEL}`: the run is not finished"))
+            .hint("a run that was stopped goes on with `dsconv distill CONFIG --resume`"));
     }
     Ok(Source { name: runs::run_name(run), ..file(&path)? })
 }

@@ -389,7 +389,11 @@ fn a_dsc_file_is_a_model_that_can_be_inspected_and_verified() {
     let ran = place.run(&["verify", "damaged.dsc"]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
     assert!(ran.err.starts_with("error: `damaged.dsc`: ") && ran.err.contains("the file is damaged"), "{}", ran.err);
-    place.run(&["verify", "a.safetensors"]).refuses(1, "error: `a.safetensors`: header, byte 0: not a .dsc file");
+    place.run(&["verify", "a.safetensors"]).refuses(
+        1,
+        "error: `a.safetensors`: header, byte 0: not a .dsc file\n\n\
+         hint: `dsconv inspect` shows what is in other files; `-o x.dsc` makes .dsc files",
+    );
 
     // Logits of another network: right checksums, wrong content.
     let model = Model::load(place.path("a.dsc")).unwrap();
@@ -607,7 +611,7 @@ fn recipes_and_their_networks_come_with_the_command() {
     let set = little.iter().flat_map(|change| ["--set", change]);
     let ran = run(&["distill", "alexnet_4bit", "--json"].into_iter().chain(set).collect::<Vec<_>>());
     assert_eq!(ran.code, Some(0), "{}", ran.err);
-    assert!(ran.err.contains("config alexnet_4bit: the one that comes with dsconv"), "{}", ran.err);
+    assert!(ran.err.contains("config configs/alexnet_4bit.toml: the one that comes with dsconv"), "{}", ran.err);
     let outcome: Value = serde_json::from_str(&ran.out).unwrap();
     assert!(outcome["run"].as_str().unwrap().starts_with("runs/alexnet_4bit-2"), "{outcome}");
     assert!(folder.path().join(outcome["run"].as_str().unwrap()).join("model.dsc").is_file());

@@ -10,7 +10,7 @@ pub struct Eval {
     #[arg(long, value_name = "DATA", default_value = "embedded")]
     pub data: String,
     /// Use at most this many images, spread over the set
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::above_0)]
     pub limit: Option<usize>,
     /// Also compare with this model: agreement, SQNR and largest difference of the logits
     #[arg(long, value_name = "MODEL")]

@@ -75,7 +75,7 @@ pub struct Onnx {
     #[arg(long, value_name = "RULE", value_parser = calibration, help_heading = ONNX)]
     pub calibration: Option<Calibration>,
     /// Calibrate on at most this many images, spread over the set [default: 256]
-    #[arg(long, value_name = "N", value_parser = images, help_heading = ONNX)]
+    #[arg(long, value_name = "N", value_parser = super::above_0, help_heading = ONNX)]
     pub calibration_images: Option<usize>,
     /// With the profile int8, INT8 activations with zero point 0, as TensorRT wants them, in place of UINT8
     #[arg(long, help_heading = ONNX)]
@@ -104,8 +104,4 @@ pub enum Switch {
 
 fn calibration(text: &str) -> Result<Calibration, String> {
     text.parse()
-}
-
-fn images(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&images| images > 0).ok_or_else(|| "a number above 0".to_owned())
 }

@@ -54,7 +54,7 @@ pub struct Cli {
 }
 
 /// Options of every command.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Output")]
 pub struct Global {
     /// Print the result as one JSON document on stdout
@@ -72,14 +72,20 @@ pub struct Global {
 }
 
 /// When to use colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum ColorChoice {
     /// On a terminal, unless NO_COLOR is set
+    #[default]
     Auto,
     /// Always
     Always,
     /// Never
     Never,
+}
+
+/// A number of images.
+fn above_0(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&images| images > 0).ok_or_else(|| "a number above 0".to_owned())
 }
 
 /// The commands, in the order in which a newcomer needs them.
@@ -113,4 +119,35 @@ pub enum Command {
     Data(Data),
     /// Show versions, devices and folders
     Doctor(Doctor),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::{Args, CommandFactory};
+
+    use super::*;
+
+    /// Headings, with the options under each.
+    fn headings(command: &clap::Command) -> BTreeSet<(String, String)> {
+        let heading =
+            |arg: &clap::Arg| arg.get_help_heading().map(|heading| (heading.to_owned(), arg.get_id().to_string()));
+        command.get_arguments().filter_map(heading).collect()
+    }
+
+    #[test]
+    fn options_stand_under_their_own_headings() {
+        let of = |augment: fn(clap::Command) -> clap::Command| headings(&augment(clap::Command::new("x")));
+        let own =
+            [of(ImageArgs::augment_args), of(Network::augment_args), of(Onnx::augment_args), of(Global::augment_args)];
+        let own: BTreeSet<_> = own.into_iter().flatten().collect();
+        let root = Cli::command();
+        for command in root.get_subcommands() {
+            let found = headings(command);
+            let stray: Vec<_> = found.difference(&own).filter(|(heading, _)| heading != "Numbers").collect();
+            assert!(stray.is_empty(), "{}: {stray:?}", command.get_name());
+        }
+        root.debug_assert();
+    }
 }

@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::time::Instant;
 
 use runtime::{Model, StepReport};
@@ -6,6 +7,7 @@ use serde::Serialize;
 use crate::args::Bench;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
+use crate::slips;
 use crate::table::{Table, bytes, rate};
 
 /// Runs of which each step's shortest time counts.
@@ -69,6 +71,7 @@ struct Layer {
 
 pub fn run(args: &Bench, printer: &Printer) -> Result<()> {
     let start = Instant::now();
+    check(&args.file)?;
     let model = Model::load(&args.file)?;
     let threads = usize::try_from(args.threads).unwrap_or(1);
     let mut session = model.session(threads)?;
@@ -126,6 +129,20 @@ pub fn run(args: &Bench, printer: &Printer) -> Result<()> {
     };
     printer.result(&outcome, |printer| show(&outcome, printer));
     Ok(())
+}
+
+/// # Errors
+/// A file of another format than the engine's.
+fn check(file: &Path) -> Result<()> {
+    let ending = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    if !file.is_file() || ["dsc", "safetensors"].contains(&ending.as_str()) {
+        return Ok(());
+    }
+    let shown = file.display();
+    Err(slips::of_model(file).unwrap_or_else(|| {
+        Error::usage(format!("`{shown}` is no .dsc file: only those are timed"))
+            .hint(format!("`dsconv quantize {shown} -o {}` makes one", file.with_extension("dsc").display()))
+    }))
 }
 
 /// Values of either sign, in no order.

@@ -98,7 +98,7 @@ fn images_of(manifest: &Manifest, folder: &Path, printer: &Printer) -> Result<Pa
     if manifest.archives.is_empty() && !manifest.is_fetched(folder) {
         let error = Error::failed(format!("`{}` cannot be downloaded", manifest.name));
         return Err(match &manifest.obtain {
-            Some(obtain) => error.hint(obtain),
+            Some(obtain) => error.hint(obtain.replace("datasets/", &format!("{}/", folder.display()))),
             None => error,
         });
     }

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use distill::{Chosen, DistillConfig, Eval, METRICS, MODEL, Measured, Report, RunFolder};
+use distill::{Chosen, DistillConfig, Eval, MODEL, Measured, Report, RunFolder};
 use graph::Model;
 use serde::Serialize;
 
@@ -163,7 +163,10 @@ pub fn run_folder(
         }
         None if resume => {
             let newest = runs::of(name).pop();
-            let nothing = || Error::usage(format!("no run of `{name}` in `{}` to resume", places::runs().display()));
+            let nothing = || {
+                Error::usage(format!("no run of `{name}` in `{}` to resume", places::runs().display()))
+                    .hint("without `--resume` one is begun; `--out DIR` names one that lies elsewhere")
+            };
             open(&newest.ok_or_else(nothing)?, true)?
         }
         None => new_folder(name)?,
@@ -207,8 +210,7 @@ fn open(path: &Path, resume: bool) -> Result<RunFolder> {
 /// Removes a run. A folder that does not look like one is left alone: `--out ~ --force` must not cost anybody a home.
 fn clear(folder: &RunFolder) -> Result<()> {
     let path = folder.path();
-    let is_run = ["adapt.toml", "train.toml", "config.toml", METRICS].iter().any(|file| path.join(file).is_file());
-    if !is_run {
+    if !runs::is_run(path) {
         let error = Error::failed(format!(
             "`{}` is not empty and is no run folder: `--force` does not touch it",
             path.display()

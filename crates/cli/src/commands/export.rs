@@ -126,7 +126,7 @@ pub(super) fn refuse_ignored(args: &Export, format: Format, profile: Option<Prof
     let of_onnx = ["--profile", "--activations", "--calibrate", "--calibration", "--calibration-images", "--symmetric"];
     Err(match !is_onnx && ignored.iter().any(|option| of_onnx.contains(option)) {
         true => error.hint(format!("{} are for `--format onnx`", crate::names::quoted(of_onnx))),
-        false => error.hint("leave it out"),
+        false => error.hint(if ignored.len() == 1 { "leave it out" } else { "leave them out" }),
     })
 }
 

@@ -25,7 +25,13 @@ pub fn run(args: &Verify, printer: &Printer) -> Result<()> {
     let path = &args.file;
     let place = |error: &dyn std::fmt::Display| Error::failed(format!("`{}`: {error}", path.display()));
     let data = std::fs::read(path).map_err(|error| place(&error))?;
-    let file = File::parse(&data).map_err(|error| place(&error))?;
+    let file = File::parse(&data).map_err(|error| {
+        let is_dsc = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case(deploy::EXTENSION));
+        match is_dsc {
+            true => place(&error),
+            false => place(&error).hint("`dsconv inspect` shows what is in other files; `-o x.dsc` makes .dsc files"),
+        }
+    })?;
     let model = file.to_model().map_err(|error| place(&error))?;
     model.check().map_err(|error| place(&error))?;
     let stored = file.pair().filter(|_| !args.no_run);

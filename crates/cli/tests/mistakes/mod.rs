@@ -96,8 +96,8 @@ fn answer(place: &Place, ran: &Ran) -> String {
         let plain = stream.replace(&folder.display().to_string(), "PLACE");
         text += &plain.replace(&place.folder.path().display().to_string(), "PLACE");
     }
-    let kernels: String = runtime::kernels().iter().map(|kernel| format!("`{}`, ", kernel.as_str())).collect();
-    let text = text.replace(kernels.trim_end_matches(", "), "KERNELS");
+    let kernels: Vec<&str> = runtime::kernels().into_iter().map(runtime::KernelName::as_str).collect();
+    let text = text.replace(&kernels.join(", "), "KERNELS");
     let lines: String = text.lines().map(|line| format!("{}\n", line.trim_end())).collect();
     let status = ran.code.map_or("killed".to_owned(), |code| code.to_string());
     format!("{}\n[status {status}]", lines.trim_end())

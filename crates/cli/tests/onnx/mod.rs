@@ -298,5 +298,5 @@ fn an_export_says_what_it_needs_and_names_its_file_after_the_profile() {
     assert!(place.path("a_int4_weights.onnx").is_file());
     place
         .run(&export("a.safetensors", &[]))
-        .refuses(1, "error: `a_int4.onnx` exists already\n\nhint: `--force` replaces it, `-o` names another file");
+        .refuses(1, "error: `a_int4.onnx` exists already\n\nhint: `--force` replaces it; or name another file");
 }
