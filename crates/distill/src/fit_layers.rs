@@ -128,15 +128,25 @@ fn load(
     workers: &Workers,
     device: &Device,
 ) -> Result<Vec<Vec<Chunk>>, Error> {
-    let chunk = |range: std::ops::Range<usize>| -> Result<Chunk, Error> {
+    let chunk = |range: std::ops::Range<usize>| -> Result<Option<Chunk>, Error> {
+        let batch = images.batch(&range.collect::<Vec<_>>())?;
         let mut values = vec![None; nodes];
-        values[0] = Some(tensor(images.batch_of_some(&range.collect::<Vec<_>>())?, device));
-        Ok(Chunk { teacher: values.clone(), student: values })
+        if batch.indices.is_empty() {
+            return Ok(None);
+        }
+        values[0] = Some(tensor(batch, device));
+        Ok(Some(Chunk { teacher: values.clone(), student: values }))
     };
-    let cut = |part: std::ops::Range<usize>| {
-        part.clone().step_by(CHUNK).map(|start| chunk(start..part.end.min(start + CHUNK))).collect()
+    let cut = |part: std::ops::Range<usize>| -> Result<Vec<Chunk>, Error> {
+        let starts = part.clone().step_by(CHUNK);
+        starts.filter_map(|start| chunk(start..part.end.min(start + CHUNK)).transpose()).collect()
     };
-    workers.parts(count).into_iter().map(cut).collect()
+    let mut parts = workers.parts(count).into_iter().map(cut).collect::<Result<Vec<_>, _>>()?;
+    parts.retain(|chunks| !chunks.is_empty());
+    match parts.is_empty() {
+        true => Err(Error::Data { set: images.name().to_owned(), why: "none of its images can be read".to_owned() }),
+        false => Ok(parts),
+    }
 }
 
 /// Most elements that one network's values of one image take at the same time.

@@ -383,6 +383,11 @@ impl Pictures {
         image.save(self.file(i)).unwrap();
     }
 
+    /// A set whose files are decoded as they are used.
+    fn lazy(&self) -> images::OpenOptions {
+        images::OpenOptions { memory: 0, ..images::OpenOptions::default() }
+    }
+
     fn unlabelled(&self) -> Unlabelled {
         images::open_unlabelled(&self.spec(), &images::embedded_preprocess(), &images::OpenOptions::default()).unwrap()
     }
@@ -510,4 +515,42 @@ fn outputs_that_are_not_finite_are_no_score() {
     let error = distill::run(&broken, &adapt_images(), &eval, &config, &folder, &Context::default()).unwrap_err();
     assert!(matches!(error, Error::NotFinite { .. }), "{error}");
     assert!(error.to_string().contains("`tiny` gives"), "{error}");
+}
+
+#[test]
+fn an_image_that_cannot_be_read_leaves_with_its_label() {
+    let (pictures, measured, root) = (Pictures::new(40), Pictures::new(12), tempfile::tempdir().unwrap());
+    let preprocess = images::embedded_preprocess();
+    let config = DistillConfig { adapt: settings(), ..DistillConfig::default() };
+    let adapt = images::open_unlabelled(&pictures.spec(), &preprocess, &pictures.lazy()).unwrap();
+    let eval = images::open_labelled(&measured.spec(), &preprocess, &measured.lazy()).unwrap();
+    // Found bad when they are used. The second is held out, or not: one of the sets has both.
+    let spoil = |file: &Path| fs::write(file, "no picture").unwrap();
+    spoil(&pictures.file(6));
+    spoil(&pictures.file(11));
+    spoil(&measured.file(5));
+    let run = |name: &str, adapt: &Unlabelled, eval: &Labelled| {
+        let folder = RunFolder::open(root.path().join(name), false)?;
+        let eval = Eval::Labelled(eval.clone());
+        distill::run(&teacher(), adapt, &eval, &config, &folder, &Context::default())
+    };
+    let report = run("some", &adapt, &eval).unwrap();
+    let left_out = |skipped: Vec<images::Skipped>| skipped.into_iter().map(|file| file.path).collect::<Vec<_>>();
+    let mut of_adapt = left_out(adapt.skipped());
+    of_adapt.sort();
+    assert_eq!(of_adapt, [pictures.file(6), pictures.file(11)]);
+    assert_eq!(left_out(eval.skipped()), [measured.file(5)]);
+    // The same as without that image.
+    fs::remove_file(measured.file(5)).unwrap();
+    let fewer = images::open_labelled(&measured.spec(), &preprocess, &measured.lazy()).unwrap();
+    let expected = run("fewer", &adapt, &fewer).unwrap();
+    assert_eq!((report.fp32.scores.count, &report.fp32.scores), (11, &expected.fp32.scores));
+    assert_eq!(report.adapted.scores, expected.adapted.scores);
+
+    // More than may be: an error that names one, not a smaller set.
+    (20..32).for_each(|i| spoil(&pictures.file(i)));
+    let adapt = images::open_unlabelled(&pictures.spec(), &preprocess, &pictures.lazy());
+    let error = adapt.map_err(Error::from).and_then(|adapt| run("none", &adapt, &fewer)).unwrap_err();
+    assert!(matches!(error, Error::Images(_) | Error::Training(_)), "{error}");
+    assert!(error.to_string().contains(".png"), "{error}");
 }

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use distill::{METRICS, Report};
+use distill::{Chosen, METRICS, Report};
 use serde::Serialize;
 
 use crate::args::Compare;
@@ -40,6 +40,11 @@ pub fn run(args: &Compare, printer: &Printer) -> Result<()> {
         }
         printer.table(&table);
     });
+    for Run { run, report } in rows.iter().filter(|row| row.report.chosen == Chosen::Quantized) {
+        let (name, d) = (runs::run_name(run), report.divergence);
+        let how = d.map_or(String::new(), |d| format!(" ({:.3e}, adapted {:.3e})", d.quantized, d.adapted));
+        printer.talk(format!("{name} exports the quantized network: on images held out it is closer to FP32{how}"));
+    }
     printer.talk("FP32, quantized, adapted: top-1, percent; the columns after them are the adapted network's");
     Ok(())
 }

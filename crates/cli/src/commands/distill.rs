@@ -3,8 +3,10 @@ use std::time::Instant;
 
 use distill::{Chosen, DistillConfig, Eval, MODEL, Measured, Report, RunFolder};
 use graph::Model;
+use images::Skipped;
 use serde::Serialize;
 
+use super::report_skipped;
 use crate::args::{DeviceName, Distill};
 use crate::config::{ConfigFile, Kind};
 use crate::error::{Error, Result};
@@ -14,7 +16,7 @@ use crate::recipe::{self, Opened, setting_error};
 use crate::table::{NOTHING, Table, bytes, percent};
 use crate::{deploy, device, places, progress, runs};
 
-/// The adapted student for the integer runtime, in the run folder.
+/// The exported student for the integer runtime, in the run folder.
 const DEPLOYED: &str = "model.dsc";
 
 /// What came out.
@@ -53,8 +55,14 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
     ));
 
     let context = progress::context(device, printer)?;
-    let report = distill::run(&teacher, &adapt, &eval, &config, &folder, &context)
-        .map_err(|error| explain(&error, &file, &folder, ""))?;
+    // Of a large set, a file that cannot be read is found when it is used.
+    let skipped = || [adapt.skipped(), eval_skipped(&eval)];
+    let known = skipped();
+    let ran = distill::run(&teacher, &adapt, &eval, &config, &folder, &context);
+    for (found, known) in skipped().iter().zip(&known) {
+        report_skipped(&found[known.len()..], printer);
+    }
+    let report = ran.map_err(|error| explain(&error, &file, &folder, ""))?;
     let run = folder.path().to_owned();
     let chosen = match report.chosen {
         Chosen::Adapted => &report.adapted,
@@ -73,7 +81,15 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
     Ok(())
 }
 
-/// Leaves the adapted student as a .dsc file too.
+fn eval_skipped(eval: &Eval) -> Vec<Skipped> {
+    match eval {
+        Eval::Labelled(set) => set.skipped(),
+        Eval::Unlabelled(set) => set.skipped(),
+        Eval::HeldOut => Vec::new(),
+    }
+}
+
+/// Leaves the exported student as a .dsc file too.
 fn deploy(run: &Path, config: &DistillConfig, start: Instant) -> Result<Written> {
     let model = Model::load(run.join(MODEL))?;
     let path = run.join(DEPLOYED);

@@ -155,9 +155,13 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
     printer.talk(format!("training {} on {} images of {}", recipe.model.name, train.len(), train.name()));
 
     let context = progress::context(device, printer)?;
+    let known = [train.skipped().len(), eval.skipped().len()];
     let trained =
-        distill::train(&graph, weights.as_ref(), &train, &eval, &preprocess, &recipe.train, &folder, &context)
-            .map_err(|error| super::distill::explain(&error, &file, &folder, "train."))?;
+        distill::train(&graph, weights.as_ref(), &train, &eval, &preprocess, &recipe.train, &folder, &context);
+    // Of a large set, a file that cannot be read is found when it is used.
+    report_skipped(&train.skipped()[known[0]..], printer);
+    report_skipped(&eval.skipped()[known[1]..], printer);
+    let trained = trained.map_err(|error| super::distill::explain(&error, &file, &folder, "train."))?;
     let run = folder.path().to_owned();
     let path = run.join(MODEL);
     let size = trained.model.save(&path, &SaveOptions::default())?;

@@ -88,7 +88,7 @@ fn images_without_labels_are_measured_on_all_the_same() {
         (serde_json::from_str::<Value>(&ran.out).unwrap(), ran.err)
     };
     let (labelled, _) = run(&["--out", "labelled"]);
-    let (plain, said) = run(&["--out", "plain", "--set", "data.eval=../pictures/adapt"]);
+    let (plain, said) = run(&["--out", "plain", "--set", "data.eval=pictures/adapt"]);
     assert!(said.contains("has no labels: agreement and SQNR are measured, accuracy is not"), "{said}");
     for network in ["fp32", "quantized", "adapted"] {
         assert_eq!((&plain[network]["top1"], &plain[network]["top5"]), (&Value::Null, &Value::Null));
