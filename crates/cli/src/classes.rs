@@ -81,14 +81,20 @@ pub fn of(model: &Model, head: Head) -> Vec<String> {
 
 /// Files that could not be read are named, and what a folder holds that is not as one may think.
 pub fn report(set: &Unlabelled, printer: &Printer) {
+    report_late(set, 0, printer);
+    set.notes().iter().for_each(|note| printer.warn(note));
+}
+
+/// Files of a large set that were found bad as they were used; `known` were named before.
+pub fn report_late(set: &Unlabelled, known: usize, printer: &Printer) {
     let skipped = set.skipped();
-    for file in skipped.iter().take(5) {
+    let found = skipped.get(known..).unwrap_or_default();
+    for file in found.iter().take(5) {
         printer.warn(format!("{}: {}: left out", file.path.display(), file.reason));
     }
-    if skipped.len() > 5 {
-        printer.warn(format!("and {} more files left out", skipped.len() - 5));
+    if found.len() > 5 {
+        printer.warn(format!("and {} more files left out", found.len() - 5));
     }
-    set.notes().iter().for_each(|note| printer.warn(note));
 }
 
 /// Says that images were resized, where neither the model's file nor an option says how.

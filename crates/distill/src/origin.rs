@@ -18,33 +18,29 @@ const ORIGIN: &str = "origin.json";
 pub(crate) struct Origin {
     /// SHA-256 of networks and weights, by what they are for.
     networks: BTreeMap<String, String>,
+    /// The same of how they take images and what they call classes.
+    infos: BTreeMap<String, String>,
     /// Sets of images, by what they are for.
     images: BTreeMap<String, Fingerprint>,
 }
 
 impl Origin {
     /// Takes in a model: its graph and float weights, how it takes images and what it calls classes.
-    pub(crate) fn model(self, what: &str, model: &Model) -> Self {
-        let mut hash = of_network(&model.graph, &model.weights);
-        hash.update(serde_json::to_vec(&model.info.preprocess).expect("numbers and names"));
-        hash.update(serde_json::to_vec(&model.info.classes).expect("names"));
-        self.network(what, hash)
+    pub(crate) fn model(mut self, what: &str, model: &Model) -> Self {
+        let info = serde_json::to_vec(&(&model.info.preprocess, &model.info.classes)).expect("numbers and names");
+        self.infos.insert(what.to_owned(), hex(Sha256::new().chain_update(info)));
+        self.weights(what, &model.graph, &model.weights)
     }
 
     /// Takes in a network that begins with these weights.
-    pub(crate) fn weights(self, what: &str, graph: &Graph, weights: &Weights) -> Self {
-        self.network(what, of_network(graph, weights))
+    pub(crate) fn weights(mut self, what: &str, graph: &Graph, weights: &Weights) -> Self {
+        self.networks.insert(what.to_owned(), hex(of_network(graph, weights)));
+        self
     }
 
     /// Takes in a set of images.
     pub(crate) fn images(mut self, what: &str, images: Fingerprint) -> Self {
         self.images.insert(what.to_owned(), images);
-        self
-    }
-
-    fn network(mut self, what: &str, hash: Sha256) -> Self {
-        let digest = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        self.networks.insert(what.to_owned(), digest);
         self
     }
 
@@ -61,8 +57,16 @@ impl Origin {
                 return Some(format!("{what}: {difference}"));
             }
         }
+        // After the images: a class may be named after their folder.
+        if let Some((what, _)) = now.infos.iter().find(|(what, digest)| self.infos.get(*what) != Some(*digest)) {
+            return Some(format!("{what}: the names of its classes, or how it takes images, changed"));
+        }
         (self != now).then(|| "it was made from more".to_owned())
     }
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn of_network(graph: &Graph, weights: &Weights) -> Sha256 {

@@ -439,7 +439,7 @@ fn a_run_is_not_resumed_with_other_images_or_weights() {
         assert_eq!(refused(&other), "teacher: the network or its weights changed");
         let mut other = teacher();
         other.info.classes = vec!["a".into()];
-        assert_eq!(refused(&other), "teacher: the network or its weights changed");
+        assert_eq!(refused(&other), "teacher: the names of its classes, or how it takes images, changed");
         // With everything as it was, it goes on.
         run(&teacher(), true, &Context::default()).unwrap();
     }

@@ -3,10 +3,9 @@ use std::time::Instant;
 
 use distill::{Chosen, DistillConfig, Eval, MODEL, Measured, Report, RunFolder};
 use graph::Model;
-use images::Skipped;
+use images::Unlabelled;
 use serde::Serialize;
 
-use super::report_skipped;
 use crate::args::{DeviceName, Distill};
 use crate::config::{ConfigFile, Kind};
 use crate::error::{Error, Result};
@@ -14,7 +13,7 @@ use crate::output::{Written, check_folder};
 use crate::printer::Printer;
 use crate::recipe::{self, Opened, setting_error};
 use crate::table::{NOTHING, Table, bytes, percent};
-use crate::{deploy, device, places, progress, runs};
+use crate::{classes, deploy, device, places, progress, runs};
 
 /// The exported student for the integer runtime, in the run folder.
 const DEPLOYED: &str = "model.dsc";
@@ -55,13 +54,15 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
     ));
 
     let context = progress::context(device, printer)?;
-    // Of a large set, a file that cannot be read is found when it is used.
-    let skipped = || [adapt.skipped(), eval_skipped(&eval)];
-    let known = skipped();
+    let measured = match &eval {
+        Eval::Labelled(set) => Some(set.without_labels()),
+        Eval::Unlabelled(set) => Some(set.clone()),
+        Eval::HeldOut => None,
+    };
+    let sets: Vec<Unlabelled> = [Some(adapt.clone()), measured].into_iter().flatten().collect();
+    let known: Vec<usize> = sets.iter().map(|set| set.skipped().len()).collect();
     let ran = distill::run(&teacher, &adapt, &eval, &config, &folder, &context);
-    for (found, known) in skipped().iter().zip(&known) {
-        report_skipped(&found[known.len()..], printer);
-    }
+    sets.iter().zip(known).for_each(|(set, known)| classes::report_late(set, known, printer));
     let report = ran.map_err(|error| explain(&error, &file, &folder, ""))?;
     let run = folder.path().to_owned();
     let chosen = match report.chosen {
@@ -79,14 +80,6 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
     let outcome = Outcome { run, model: config.model, report, exported, deployed };
     printer.result(&outcome, |printer| show(&outcome, printer));
     Ok(())
-}
-
-fn eval_skipped(eval: &Eval) -> Vec<Skipped> {
-    match eval {
-        Eval::Labelled(set) => set.skipped(),
-        Eval::Unlabelled(set) => set.skipped(),
-        Eval::HeldOut => Vec::new(),
-    }
 }
 
 /// Leaves the exported student as a .dsc file too.

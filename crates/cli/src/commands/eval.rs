@@ -85,10 +85,7 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
     };
     let time = start.elapsed();
     classes::report_resized(&images, &source.model.info.preprocess, source.model.graph.input(), printer);
-    if images.skipped().len() > known {
-        // Of a large set, files that were found bad as they were used.
-        classes::report(&images, printer);
-    }
+    classes::report_late(&images, known, printer);
     let scores = logits[0].scores(Some(set.labels()), logits.last().expect("one network at least"));
     let outcome = Outcome {
         model: source.name,

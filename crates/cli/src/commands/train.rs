@@ -158,9 +158,8 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
     let known = [train.skipped().len(), eval.skipped().len()];
     let trained =
         distill::train(&graph, weights.as_ref(), &train, &eval, &preprocess, &recipe.train, &folder, &context);
-    // Of a large set, a file that cannot be read is found when it is used.
-    report_skipped(&train.skipped()[known[0]..], printer);
-    report_skipped(&eval.skipped()[known[1]..], printer);
+    classes::report_late(&train.without_labels(), known[0], printer);
+    classes::report_late(&eval.without_labels(), known[1], printer);
     let trained = trained.map_err(|error| super::distill::explain(&error, &file, &folder, "train."))?;
     let run = folder.path().to_owned();
     let path = run.join(MODEL);
