@@ -28,6 +28,12 @@ struct Affine {
     bias: Param<Tensor<1>>,
 }
 
+/// `y = max(x, 0) + weight[c] * min(x, 0)`.
+#[derive(Module, Debug)]
+struct PRelu {
+    weight: Param<Tensor<1>>,
+}
+
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)]
 enum Layer {
@@ -35,6 +41,7 @@ enum Layer {
     Ds(DsConv2d),
     BatchNorm(BatchNorm),
     Affine(Affine),
+    PRelu(PRelu),
     Dropout(Dropout),
 }
 
@@ -155,6 +162,7 @@ impl Network {
                     weight: Param::from_tensor(vector("weight")),
                     bias: Param::from_tensor(vector("bias")),
                 }),
+                Op::PRelu { .. } => Layer::PRelu(PRelu { weight: Param::from_tensor(vector("weight")) }),
                 Op::Dropout { p } => Layer::Dropout(DropoutConfig::new(*p).init()),
                 _ => continue,
             };
@@ -296,6 +304,7 @@ impl Network {
                 insert(weights, name, "weight", affine.weight.val());
                 insert(weights, name, "bias", affine.bias.val());
             }
+            Layer::PRelu(layer) => insert(weights, name, "weight", layer.weight.val()),
             Layer::Dropout(_) | Layer::Ds(_) => {}
         }
     }
@@ -314,6 +323,11 @@ fn run(op: &Op, layer: Option<&Layer>, inputs: Vec<Tensor<4>>) -> Tensor<4> {
             let channels = affine.weight.dims()[0];
             let shape = [1, channels, 1, 1];
             return x() * affine.weight.val().reshape(shape) + affine.bias.val().reshape(shape);
+        }
+        Some(Layer::PRelu(layer)) => {
+            let (x, channels) = (x(), layer.weight.dims()[0]);
+            let negative = x.clone().clamp_max(0.0) * layer.weight.val().reshape([1, channels, 1, 1]);
+            return activation::relu(x) + negative;
         }
         Some(Layer::Dropout(dropout)) => return dropout.forward(x()),
         None => {}
@@ -338,6 +352,7 @@ fn run(op: &Op, layer: Option<&Layer>, inputs: Vec<Tensor<4>>) -> Tensor<4> {
         Op::AdaptiveAvgPool2d { output } => adaptive_avg_pool2d(x(), *output),
         Op::Activation(function) => apply(*function, x()),
         Op::Add => x() + x(),
+        Op::Max => x().max_pair(x()),
         Op::Mul => x() * x(),
         Op::Softmax => activation::softmax(x(), 1),
         Op::Lrn { size, alpha, beta, k } => {
@@ -375,6 +390,7 @@ fn run(op: &Op, layer: Option<&Layer>, inputs: Vec<Tensor<4>>) -> Tensor<4> {
         | Op::Linear { .. }
         | Op::BatchNorm2d { .. }
         | Op::Affine { .. }
+        | Op::PRelu { .. }
         | Op::Dropout { .. } => {
             unreachable!("handled with their layers")
         }
@@ -392,6 +408,12 @@ fn apply(function: Activation, x: Tensor<4>) -> Tensor<4> {
         Activation::HardSigmoid { alpha, beta } => activation::hard_sigmoid(x, alpha, beta),
         Activation::HardSwish => x.clone() * activation::hard_sigmoid(x, 1.0 / 6.0, 0.5),
         Activation::Silu => activation::silu(x),
+        Activation::Tanh => x.tanh(),
+        Activation::Elu { alpha } => {
+            activation::relu(x.clone()) + x.clamp_max(0.0).exp().sub_scalar(1.0).mul_scalar(alpha)
+        }
+        // max(x, 0) + ln(1 + exp(-|x|)), which does not overflow.
+        Activation::Softplus => activation::relu(x.clone()) + x.abs().neg().exp().log1p(),
     }
 }
 

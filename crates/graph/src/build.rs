@@ -43,6 +43,8 @@ pub enum Role {
     Mean,
     /// Running variance of a batch normalisation.
     Variance,
+    /// Slopes of a [`Op::PRelu`].
+    Slope,
 }
 
 /// A parameter that a graph needs.
@@ -185,6 +187,7 @@ impl Graph {
                     push("weight", vec![*channels], Role::Gamma);
                     push("bias", vec![*channels], Role::Bias);
                 }
+                Op::PRelu { channels } => push("weight", vec![*channels], Role::Slope),
                 _ => {}
             }
         }

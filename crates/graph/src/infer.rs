@@ -9,7 +9,7 @@ impl Op {
     pub fn output(&self, inputs: &[Shape]) -> Result<Shape, String> {
         let arity_fits = match self {
             Op::Input => return Err("only the first node can be the input".into()),
-            Op::Add | Op::Mul => inputs.len() == 2,
+            Op::Add | Op::Max | Op::Mul => inputs.len() == 2,
             Op::Concat => !inputs.is_empty(),
             _ => inputs.len() == 1,
         };
@@ -56,7 +56,9 @@ impl Op {
                 Ok(Shape::new(*out_features, 1, 1))
             }
             Op::BatchNorm2d { eps, .. } if !(eps.is_finite() && *eps >= 0.0) => Err("needs a finite eps >= 0".into()),
-            Op::BatchNorm2d { channels, .. } | Op::Affine { channels } => same_channels(*channels),
+            Op::BatchNorm2d { channels, .. } | Op::Affine { channels } | Op::PRelu { channels } => {
+                same_channels(*channels)
+            }
             Op::Relu | Op::Dropout { .. } | Op::Softmax => Ok(x),
             Op::Activation(function) => {
                 let fits = match *function {
@@ -66,7 +68,12 @@ impl Op {
                     }
                     Activation::LeakyRelu { slope } => slope.is_finite(),
                     Activation::HardSigmoid { alpha, beta } => alpha.is_finite() && beta.is_finite(),
-                    Activation::Sigmoid | Activation::HardSwish | Activation::Silu => true,
+                    Activation::Elu { alpha } => alpha.is_finite(),
+                    Activation::Sigmoid
+                    | Activation::HardSwish
+                    | Activation::Silu
+                    | Activation::Tanh
+                    | Activation::Softplus => true,
                 };
                 if fits { Ok(x) } else { Err(format!("{function:?} is not a function")) }
             }
@@ -110,9 +117,10 @@ impl Op {
                 }
                 Ok(Shape::new(x.channels, output[0], output[1]))
             }
-            Op::Add => {
+            Op::Add | Op::Max => {
                 let y = inputs[1];
-                if x == y { Ok(x) } else { Err(format!("adds {x} and {y}")) }
+                let verb = if *self == Op::Add { "adds" } else { "compares" };
+                if x == y { Ok(x) } else { Err(format!("{verb} {x} and {y}")) }
             }
             Op::Mul => {
                 let y = inputs[1];

@@ -170,6 +170,15 @@ pub enum Activation {
     HardSwish,
     /// `x / (1 + exp(-x))`, also called swish.
     Silu,
+    /// `(exp(x) - exp(-x)) / (exp(x) + exp(-x))`.
+    Tanh,
+    /// `x` where it is positive, else `alpha (exp(x) - 1)`.
+    Elu {
+        /// Of the negative side.
+        alpha: f64,
+    },
+    /// `ln(1 + exp(x))`.
+    Softplus,
 }
 
 /// What a node computes. Parameters live in [`crate::Weights`] under `<node name>.<role>`.
@@ -203,6 +212,11 @@ pub enum Op {
     },
     /// `max(x, 0)`.
     Relu,
+    /// `x` where it is positive, else `x * weight[c]`: a leaky ReLU with a slope for each channel (He et al. 2015).
+    PRelu {
+        /// Channels.
+        channels: usize,
+    },
     /// Another function, element by element.
     Activation(Activation),
     /// Largest value of each window.
@@ -216,6 +230,8 @@ pub enum Op {
     },
     /// Sum of two values of one shape.
     Add,
+    /// The larger of two values of one shape.
+    Max,
     /// Product of two values: of one shape, or the second `[C, 1, 1]`, a gate for each channel (squeeze and excitation).
     Mul,
     /// Concatenation along channels.

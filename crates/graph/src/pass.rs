@@ -127,10 +127,17 @@ pub fn non_negative(graph: &Graph) -> Vec<bool> {
         known.push(match &node.op {
             Op::Relu | Op::Softmax => true,
             Op::Activation(Activation::Clip { min, .. }) => min.is_some_and(|min| min >= 0.0),
-            Op::Activation(Activation::Sigmoid | Activation::HardSigmoid { .. }) => true,
-            // Of a non-negative input HardSwish and SiLU are non-negative too.
-            Op::Activation(Activation::HardSwish | Activation::Silu) => known[node.inputs[0].index()],
-            Op::Activation(Activation::LeakyRelu { .. }) => known[node.inputs[0].index()],
+            Op::Activation(Activation::Sigmoid | Activation::HardSigmoid { .. } | Activation::Softplus) => true,
+            // Of a non-negative input these are non-negative too.
+            Op::Activation(
+                Activation::HardSwish
+                | Activation::Silu
+                | Activation::LeakyRelu { .. }
+                | Activation::Tanh
+                | Activation::Elu { .. },
+            )
+            | Op::PRelu { .. } => known[node.inputs[0].index()],
+            Op::Max => node.inputs.iter().any(|id| known[id.index()]),
             Op::Pad2d { value, .. } => *value >= 0.0 && known[node.inputs[0].index()],
             Op::MaxPool2d(_)
             | Op::AvgPool2d(_)

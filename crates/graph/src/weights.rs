@@ -142,6 +142,8 @@ impl Weights {
                 }
                 (Role::Gamma | Role::Variance, _) => vec![1.0; n],
                 (Role::Bias | Role::Mean, _) => vec![0.0; n],
+                // PyTorch's.
+                (Role::Slope, _) => vec![0.25; n],
             };
             weights.insert(param.name, Tensor::new(param.shape, data));
         }

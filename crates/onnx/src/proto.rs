@@ -69,6 +69,8 @@ pub struct FunctionProto {
     pub attribute_proto: Vec<AttributeProto>,
     #[prost(message, repeated, tag = "12")]
     pub value_info: Vec<ValueInfoProto>,
+    #[prost(string, tag = "13")]
+    pub overload: String,
 }
 
 /// Nodes, constants, inputs and outputs.
@@ -107,6 +109,8 @@ pub struct NodeProto {
     pub doc_string: String,
     #[prost(string, tag = "7")]
     pub domain: String,
+    #[prost(string, tag = "8")]
+    pub overload: String,
 }
 
 /// A named constant of a node.
@@ -172,6 +176,8 @@ pub struct TensorProto {
     pub raw_data: Vec<u8>,
     #[prost(double, repeated, tag = "10")]
     pub double_data: Vec<f64>,
+    #[prost(uint64, repeated, tag = "11")]
+    pub uint64_data: Vec<u64>,
     #[prost(string, tag = "12")]
     pub doc_string: String,
     #[prost(message, repeated, tag = "13")]

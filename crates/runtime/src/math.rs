@@ -22,6 +22,27 @@ pub(crate) fn exp(x: f32) -> f32 {
     exp64(f64::from(x)) as f32
 }
 
+/// `e^x - 1`. Where x is small the polynomial ends in its own size, so that little is lost.
+#[inline(always)]
+pub(crate) fn exp_m1(x: f32) -> f32 {
+    (exp64(f64::from(x)) - 1.0) as f32
+}
+
+/// The hyperbolic tangent.
+#[inline(always)]
+pub(crate) fn tanh(x: f32) -> f32 {
+    // Beyond 20 it is 1 in f32.
+    let e = exp64(2.0 * f64::from(x).clamp(-20.0, 20.0));
+    ((e - 1.0) / (e + 1.0)) as f32
+}
+
+/// `ln(1 + e^x)`, as `max(x, 0) + ln(1 + e^-|x|)`, which does not overflow.
+#[inline(always)]
+pub(crate) fn softplus(x: f32) -> f32 {
+    let x = f64::from(x);
+    (x.max(0.0) + ln64(1.0 + exp64(-x.abs()))) as f32
+}
+
 /// `ln(x)` of a positive, finite number, in f64.
 #[inline(always)]
 fn ln64(x: f64) -> f64 {
@@ -118,6 +139,12 @@ mod tests {
         for i in -8000..8000 {
             let x = i as f32 / 100.0;
             assert!(near(exp(x), f64::from(x).exp()), "exp {x}");
+            for x in [x, x / 1000.0, x / 1e6] {
+                assert!(near(exp_m1(x), f64::from(x).exp_m1()), "exp_m1 {x}");
+                assert!(near(tanh(x), f64::from(x).tanh()), "tanh {x}");
+                let plus = f64::from(x).max(0.0) + f64::from(-x.abs()).exp().ln_1p();
+                assert!((f64::from(softplus(x)) - plus).abs() <= plus * 2.4e-7 + 1e-15, "softplus {x}");
+            }
         }
         for i in 1..4000 {
             let x = i as f32 / 97.0;

@@ -109,6 +109,12 @@ pub(crate) fn compute(
                 let (a, b) = (memory.rows(*a).pixel(i, out.len()), memory.rows(*b).pixel(i, out.len()));
                 out.iter_mut().zip(a.iter().zip(b)).for_each(|(out, (a, b))| *out = a + b);
             }
+            StepOp::Max(a, b) => {
+                let (a, b) = (memory.rows(*a).pixel(i, out.len()), memory.rows(*b).pixel(i, out.len()));
+                // A NaN of either stays, whichever it is.
+                let larger = |a: f32, b: f32| if a > b || a.is_nan() { a } else { b };
+                out.iter_mut().zip(a.iter().zip(b)).for_each(|(out, (a, b))| *out = larger(*a, *b));
+            }
             StepOp::Mul(a, b) => {
                 let gate = if a.shape == b.shape { i } else { image };
                 let (a, b) = (memory.rows(*a).pixel(i, out.len()), memory.rows(*b).pixel(gate, out.len()));
@@ -324,6 +330,9 @@ pub(crate) fn finish(
                 PostOp::Affine(weight, bias) => {
                     out.iter_mut().zip(weight.iter().zip(bias)).for_each(|(x, (w, b))| *x = *x * w + b);
                 }
+                PostOp::PRelu(slopes) => {
+                    out.iter_mut().zip(slopes).for_each(|(x, slope)| *x = if *x > 0.0 { *x } else { *x * slope });
+                }
                 PostOp::Function(function) => out.iter_mut().for_each(|x| *x = apply(*function, *x)),
             }
         }
@@ -350,5 +359,14 @@ fn apply(function: Activation, x: f32) -> f32 {
         Activation::HardSigmoid { alpha, beta } => limit(alpha as f32 * x + beta as f32, 0.0, 1.0),
         Activation::HardSwish => x * limit(x * (1.0 / 6.0) + 0.5, 0.0, 1.0),
         Activation::Silu => x / (1.0 + math::exp(-x)),
+        Activation::Tanh => math::tanh(x),
+        Activation::Elu { alpha } => {
+            if x > 0.0 {
+                x
+            } else {
+                alpha as f32 * math::exp_m1(x)
+            }
+        }
+        Activation::Softplus => math::softplus(x),
     }
 }

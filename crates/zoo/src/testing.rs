@@ -99,6 +99,7 @@ pub fn formula_weights(graph: &Graph) -> Weights {
         let (centre, spread) = match param.role {
             Role::Weight => (0.0, (6.0 / fan_in as f64).sqrt() as f32),
             Role::Gamma => (0.75, 0.25),
+            Role::Slope => (0.25, 0.25),
             Role::Bias | Role::Mean => (0.0, 0.125),
             Role::Variance => (1.0, 0.5),
         };

@@ -205,6 +205,11 @@ fn every_operation() -> Model {
     let low = b.push("low", Op::Slice { start: 0, channels: 6 }, vec![x]);
     let high = b.push("high", Op::Slice { start: 6, channels: 9 }, vec![x]);
     let low = b.push("low_sigmoid", Op::Activation(Activation::Sigmoid), vec![low]);
+    let low = b.push("low_slopes", Op::PRelu { channels: 6 }, vec![low]);
+    let low = b.push("low_tanh", Op::Activation(Activation::Tanh), vec![low]);
+    let high = b.push("high_elu", Op::Activation(Activation::Elu { alpha: 0.5 }), vec![high]);
+    let soft = b.push("high_softplus", Op::Activation(Activation::Softplus), vec![high]);
+    let high = b.push("high_larger", Op::Max, vec![high, soft]);
     let high = b.push("high_cap", Op::Activation(Activation::Clip { min: None, max: Some(2.0) }), vec![high]);
     let x = b.push("joined", Op::Concat, vec![low, high]);
     let x = b.batch_norm("norm", 1e-5, x);

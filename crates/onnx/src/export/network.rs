@@ -188,12 +188,18 @@ impl<'a> Network<'a> {
                 }
                 spatial(ops::affine(&mut self.out, name, &x, parameter("weight"), parameter("bias")))
             }
+            Op::PRelu { .. } => {
+                let x = self.square(inputs[0]);
+                let slopes = self.model.weights.get(&format!("{name}.weight")).data();
+                spatial(ops::prelu(&mut self.out, name, &x, slopes))
+            }
             Op::BatchNorm2d { .. } => unreachable!("batch normalisation was folded"),
-            Op::Relu | Op::Add | Op::Mul | Op::Dropout { .. } => {
+            Op::Relu | Op::Add | Op::Max | Op::Mul | Op::Dropout { .. } => {
                 let x = takes(self);
                 let op = match node.op {
                     Op::Relu => "Relu",
                     Op::Add => "Add",
+                    Op::Max => "Max",
                     Op::Mul => "Mul",
                     _ => "Identity",
                 };

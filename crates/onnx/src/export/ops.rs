@@ -122,11 +122,20 @@ pub(super) fn activation(out: &mut Emitter, name: &str, x: &str, function: Activ
             let gate = out.node(&format!("{name}.gate"), "HardSigmoid", &[x], gate);
             out.node(name, "Mul", &[x, &gate], [])
         }
+        Activation::Tanh => out.node(name, "Tanh", &[x], []),
+        Activation::Elu { alpha } => out.node(name, "Elu", &[x], [float("alpha", alpha as f32)]),
+        Activation::Softplus => out.node(name, "Softplus", &[x], []),
         Activation::Silu => {
             let gate = out.node(&format!("{name}.gate"), "Sigmoid", &[x], []);
             out.node(name, "Mul", &[x, &gate], [])
         }
     }
+}
+
+/// A slope for each channel.
+pub(super) fn prelu(out: &mut Emitter, name: &str, x: &str, slopes: &[f32]) -> String {
+    let slopes = out.constant(&format!("{name}.weight"), floats(&[slopes.len(), 1, 1], slopes));
+    out.node(name, "PRelu", &[x, &slopes], [])
 }
 
 /// ONNX Runtime takes odd sizes alone.

@@ -14,6 +14,8 @@ pub(crate) enum Post {
     Function(Activation),
     /// The affine node with these parameters.
     Affine(usize),
+    /// The node with these slopes.
+    PRelu(usize),
 }
 
 /// What a step computes from its inputs.
@@ -81,6 +83,7 @@ pub(crate) fn fuse(graph: &Graph, copied: &BTreeSet<usize>, integer: impl Fn(&No
             }
             Op::Activation(function) => Some(Post::Function(*function)),
             Op::Affine { .. } => Some(Post::Affine(i)),
+            Op::PRelu { .. } => Some(Post::PRelu(i)),
             _ => None,
         };
         if let Some(post) = post {

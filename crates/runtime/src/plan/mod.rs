@@ -93,6 +93,7 @@ pub(crate) enum StepOp {
     AvgPool(Pool2d, View),
     Adaptive(View),
     Add(View, View),
+    Max(View, View),
     Mul(View, View),
     Concat(Vec<View>),
     Shuffle(usize, View),
@@ -110,6 +111,7 @@ pub(crate) enum PostOp {
     Clamp(f32, f32),
     Function(Activation),
     Affine(Vec<f32>, Vec<f32>),
+    PRelu(Vec<f32>),
 }
 
 /// One pass over the pixels of a value.
@@ -423,6 +425,9 @@ impl<'a> Draft<'a> {
                     let mut param = |role: &str| parameters.floats(&format!("{name}.{role}"));
                     PostOp::Affine(param("weight")?, param("bias")?)
                 }
+                Post::PRelu(node) => {
+                    PostOp::PRelu(parameters.floats(&format!("{}.weight", self.graph.nodes()[*node].name))?)
+                }
             });
         }
         let op = match fused.kind {
@@ -469,6 +474,7 @@ impl<'a> Draft<'a> {
             Op::AvgPool2d(pool) => StepOp::AvgPool(pool.clone(), x(0)),
             Op::AdaptiveAvgPool2d { .. } => StepOp::Adaptive(x(0)),
             Op::Add => StepOp::Add(x(0), x(1)),
+            Op::Max => StepOp::Max(x(0), x(1)),
             Op::Mul => StepOp::Mul(x(0), x(1)),
             Op::Concat => StepOp::Concat((0..fused.inputs.len()).map(x).collect()),
             Op::Shuffle { groups } => StepOp::Shuffle(*groups, x(0)),
@@ -483,7 +489,12 @@ impl<'a> Draft<'a> {
             Op::Softmax => StepOp::Softmax(x(0)),
             Op::Flatten => StepOp::Flatten(x(0)),
             Op::PadShortcut { stride, before, .. } => StepOp::PadShortcut { stride: *stride, before: *before, x: x(0) },
-            Op::Relu | Op::Activation(_) | Op::Affine { .. } | Op::Dropout { .. } | Op::Slice { .. } => {
+            Op::Relu
+            | Op::Activation(_)
+            | Op::Affine { .. }
+            | Op::PRelu { .. }
+            | Op::Dropout { .. }
+            | Op::Slice { .. } => {
                 unreachable!("{} is part of another step", node.name)
             }
         })

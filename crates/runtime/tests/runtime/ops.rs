@@ -38,6 +38,8 @@ pub fn every_exact_operation() -> Builder {
     let gate = b.conv("gate", Conv2d::new(40, 40, 1).bias(), pooled);
     let sigmoid = Op::Activation(Activation::HardSigmoid { alpha: 0.2, beta: 0.5 });
     let gate = b.push("hard_sigmoid", sigmoid, vec![gate]);
+    let slopes = b.push("slopes", Op::PRelu { channels: 40 }, vec![hard]);
+    let hard = b.push("larger", Op::Max, vec![slopes, hard]);
     let scaled = b.push("scale", Op::Mul, vec![hard, gate]);
     let twice = b.push("twice", Op::Add, vec![scaled, scaled]);
     let padded = b.push("pad", Op::Pad2d { sides: [1, 0, 2, 1], value: 0.5 }, vec![twice]);
@@ -91,6 +93,9 @@ fn functions_with_transcendentals_are_near_the_interpreter() {
     let x = b.push("lrn2", Op::Lrn { size: 4, alpha: 0.5, beta: 0.6, k: 1.0 }, vec![x]);
     let x = b.push("sigmoid", Op::Activation(Activation::Sigmoid), vec![x]);
     let x = b.conv("conv", Conv2d::new(12, 9, 1), x);
+    let x = b.push("tanh", Op::Activation(Activation::Tanh), vec![x]);
+    let x = b.push("elu", Op::Activation(Activation::Elu { alpha: 0.7 }), vec![x]);
+    let x = b.push("softplus", Op::Activation(Activation::Softplus), vec![x]);
     b.push("softmax", Op::Softmax, vec![x]);
     let graph = b.finish().unwrap();
     let weights = formula_weights(&graph);

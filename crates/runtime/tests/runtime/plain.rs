@@ -65,6 +65,11 @@ fn one(model: &Model, node: &Node, inputs: &[(Shape, &[f32])]) -> Vec<f32> {
             y
         }
         Op::Add => x.iter().zip(inputs[1].1).map(|(a, b)| a + b).collect(),
+        Op::Max => x.iter().zip(inputs[1].1).map(|(a, b)| a.max(*b)).collect(),
+        Op::PRelu { .. } => {
+            let slopes = model.weights.get(&format!("{}.weight", node.name)).data();
+            x.iter().enumerate().map(|(i, &x)| if x > 0.0 { x } else { x * slopes[i / area] }).collect()
+        }
         Op::Mul => {
             let y = inputs[1].1;
             let gated = inputs[1].0 != shape;
@@ -210,5 +215,14 @@ fn apply(function: Activation, x: f32) -> f32 {
         Activation::HardSigmoid { alpha, beta } => (alpha as f32 * x + beta as f32).clamp(0.0, 1.0),
         Activation::HardSwish => x * (x * (1.0 / 6.0) + 0.5).clamp(0.0, 1.0),
         Activation::Silu => x * sigmoid(x),
+        Activation::Tanh => f64::from(x).tanh() as f32,
+        Activation::Elu { alpha } => {
+            if x > 0.0 {
+                x
+            } else {
+                alpha as f32 * f64::from(x).exp_m1() as f32
+            }
+        }
+        Activation::Softplus => f64::from(x).exp().ln_1p() as f32,
     }
 }
