@@ -23,7 +23,8 @@ pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) 
     let shown = path.display();
     let bytes = std::fs::read(path).map_err(|error| Error::failed(format!("`{shown}`: {error}")))?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let options = |input| ImportOptions { name: Some(name.clone()), input };
+    let folder = path.parent().map(Path::to_owned);
+    let options = |input| ImportOptions { name: Some(name.clone()), input, folder: folder.clone() };
     let mut imported = onnx::import(&bytes, &options(image.input()));
     if let (Err(ImportError::OpenSize { .. }), None) = (&imported, image.input()) {
         imported = onnx::import(&bytes, &options(Some([SIDE; 2])));
@@ -48,8 +49,12 @@ pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) 
         }
     };
     let mut preprocess = preprocess(input);
+    if imported.bytes {
+        let Preprocess { resize, crop, order, .. } = preprocess;
+        preprocess = Preprocess { resize, crop, ..Preprocess::bytes(order) };
+    }
     image.apply(&mut preprocess, input.channels).map_err(Error::usage)?;
-    if !image.says_values() && !quietly {
+    if !image.says_values() && !imported.bytes && !quietly {
         printer.talk(format!(
             "{shown} does not say how its images are normalised: {assumed} (--mean, --std, --order, --divide)"
         ));
@@ -58,7 +63,7 @@ pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) 
         "" => format!("{name}.onnx"),
         producer => format!("{name}.onnx, written by {producer}"),
     };
-    let info = Info { preprocess, classes: Vec::new(), source };
+    let info = Info { preprocess, classes: imported.classes, source };
     Ok(Model::float(imported.graph, imported.weights, info)?)
 }
 

@@ -1,30 +1,42 @@
 //! Functions of one number, sums and products.
 use std::rc::Rc;
 
-use graph::{Activation, Op};
+use graph::{Activation, Op, Shape, Tensor};
 
 use super::constant::Constant;
 use super::error::{Refusal, Result};
-use super::layers::scalar;
+use super::layers::{EVALUATION, scalar};
 use super::lower::{Kind, Lowering, Value};
-use super::node::Node;
+use super::node::{Node, decimal};
 use super::view::View;
+use crate::proto::DataType;
 
-/// What stands for no bound: the lowest and the highest float, and beyond.
+/// A lower bound, `None` where it limits nothing: the lowest float, and below.
+fn lower(value: f32) -> Result<Option<f64>> {
+    if value <= f32::MIN { Ok(None) } else { bound(value) }
+}
+
+/// An upper bound, `None` where it limits nothing: the highest float, and beyond.
+fn upper(value: f32) -> Result<Option<f64>> {
+    if value >= f32::MAX { Ok(None) } else { bound(value) }
+}
+
 fn bound(value: f32) -> Result<Option<f64>> {
-    match value {
-        v if v.is_nan() => Err("a bound that is not a number".into()),
-        v if v.abs() >= f32::MAX => Ok(None),
-        v => Ok(Some(super::node::decimal(v))),
+    if value.is_finite() { Ok(Some(decimal(value))) } else { Err(format!("a bound of {value}").into()) }
+}
+
+/// # Errors
+/// A `Dropout` that drops values.
+pub(super) fn refuse_training(mode: Option<&Constant>) -> Result<()> {
+    if mode.is_some_and(|mode| mode.scalar() != Some(0.0)) {
+        return Err(Refusal::hint("drops values also at inference", EVALUATION));
     }
+    Ok(())
 }
 
 impl<'a> Lowering<'a> {
     /// A function of one number, whatever the view.
     pub fn activation(&mut self, node: Node<'a>) -> Result<View> {
-        if let "Min" | "Max" = node.op() {
-            return self.limit(node);
-        }
         let x = self.view(node, 0)?;
         let op = match node.op() {
             "Relu" => Op::Relu,
@@ -37,30 +49,81 @@ impl<'a> Lowering<'a> {
                         (None, Some(constant)) => Some(constant.scalar().ok_or("a bound that is not one number")?),
                         (None, None) => None,
                     };
-                    *bound_of = value.map(bound).transpose()?.flatten();
+                    let limit = if index == 0 { lower } else { upper };
+                    *bound_of = value.map(limit).transpose()?.flatten();
                 }
                 let [min, max] = bounds;
                 return self.clip(x, min, max);
             }
             "LeakyRelu" => Op::Activation(Activation::LeakyRelu { slope: node.decimal("alpha", 0.01)? }),
-            "PRelu" => {
-                let slope = self.constant(node, 1)?.ok_or("lacks a slope")?;
-                let floats = slope.as_floats()?;
-                let first = *floats.first().ok_or("lacks a slope")?;
-                if floats.iter().any(|&v| v != first) {
-                    return Err("a slope for each channel is not supported, only one for all".into());
-                }
-                Op::Activation(Activation::LeakyRelu { slope: super::node::decimal(first) })
-            }
+            "PRelu" => return self.prelu(node, x),
             "Sigmoid" => Op::Activation(Activation::Sigmoid),
             "HardSigmoid" => Op::Activation(Activation::HardSigmoid {
                 alpha: node.decimal("alpha", 0.2)?,
                 beta: node.decimal("beta", 0.5)?,
             }),
             "HardSwish" => Op::Activation(Activation::HardSwish),
+            "Tanh" => Op::Activation(Activation::Tanh),
+            "Softplus" => Op::Activation(Activation::Softplus),
+            "Elu" => Op::Activation(Activation::Elu { alpha: node.decimal("alpha", 1.0)? }),
+            // gamma * elu(x)
+            "Selu" => {
+                let alpha = node.decimal("alpha", 1.67326319217681884765625)?;
+                let gamma = node.float("gamma")?.unwrap_or(1.050_701_f32);
+                let x = self.pointwise(x, Kind::Op(Op::Activation(Activation::Elu { alpha })))?;
+                return self.scale(x, &[gamma], &[0.0]);
+            }
+            // alpha * elu(x / alpha)
+            "Celu" => {
+                let alpha = node.float("alpha")?.unwrap_or(1.0);
+                let x = self.scale(x, &[(1.0 / f64::from(alpha)) as f32], &[0.0])?;
+                let x = self.pointwise(x, Kind::Op(Op::Activation(Activation::Elu { alpha: 1.0 })))?;
+                return self.scale(x, &[alpha], &[0.0]);
+            }
+            // x * tanh(softplus(x))
+            "Mish" => {
+                let gate = self.pointwise(x.clone(), Kind::Op(Op::Activation(Activation::Softplus)))?;
+                let gate = self.pointwise(gate, Kind::Op(Op::Activation(Activation::Tanh)))?;
+                return self.combine("Mul", x, gate);
+            }
+            // x * sigmoid(alpha * x)
+            "Swish" => {
+                let alpha = node.float("alpha")?.unwrap_or(1.0);
+                let gate = if alpha == 1.0 { x.clone() } else { self.scale(x.clone(), &[alpha], &[0.0])? };
+                let gate = self.pointwise(gate, Kind::Op(Op::Activation(Activation::Sigmoid)))?;
+                return self.combine("Mul", x, gate);
+            }
+            // max(x, -x)
+            "Abs" => {
+                let negative = self.scale(x.clone(), &[-1.0], &[0.0])?;
+                return self.combine("Max", x, negative);
+            }
             other => return Err(format!("{other} is not a function of one number").into()),
         };
         self.pointwise(x, Kind::Op(op))
+    }
+
+    /// One slope for all, or one for each channel.
+    fn prelu(&mut self, node: Node<'a>, x: View) -> Result<View> {
+        let slope = self.constant(node, 1)?.ok_or("lacks a slope")?;
+        let floats = slope.as_floats()?;
+        let first = *floats.first().ok_or("lacks a slope")?;
+        if !first.is_finite() {
+            return Err(format!("a slope of {first}").into());
+        }
+        if floats.iter().all(|&v| v == first) {
+            self.keeps_shape(&x, &slope)?;
+            return self.pointwise(x, Kind::Op(Op::Activation(Activation::LeakyRelu { slope: decimal(first) })));
+        }
+        let (x, slopes) = self.per_channel(x, &slope)?;
+        let channels = slopes.len();
+        self.charge(channels)?;
+        if let Some(path) = slope.name.strip_suffix(".weight") {
+            path.clone_into(&mut self.wanted);
+        }
+        let params = vec![("weight", Tensor::new([channels], slopes))];
+        let node = self.add(Kind::Op(Op::PRelu { channels }), vec![x.node], params, None)?;
+        Ok(self.over(&x, node))
     }
 
     pub fn pointwise(&mut self, x: View, kind: Kind) -> Result<View> {
@@ -77,33 +140,78 @@ impl<'a> Lowering<'a> {
         self.pointwise(x, Kind::Op(op))
     }
 
-    /// `Min` or `Max` with a constant.
-    fn limit(&mut self, node: Node<'a>) -> Result<View> {
-        if node.0.input.len() != 2 {
-            return Err("only one value and one constant are supported".into());
+    /// `Sum`, `Mean`, `Min` or `Max` of any number of values, of which some are constants.
+    pub fn joined_values(&mut self, node: Node<'a>) -> Result<View> {
+        let op = node.op();
+        let count = node.0.input.len();
+        let (mut views, mut constants) = (Vec::new(), Vec::new());
+        for index in 0..count {
+            match self.value(node, index)? {
+                Value::View(view) => views.push(view),
+                Value::Constant(constant) => constants.push(constant),
+            }
         }
-        let (x, constant) = match (self.value(node, 0)?, self.value(node, 1)?) {
-            (Value::View(x), Value::Constant(c)) | (Value::Constant(c), Value::View(x)) => (x, c),
-            _ => return Err("only one value and one constant are supported".into()),
-        };
-        self.keeps_shape(&x, &constant)?;
-        let limit = bound(constant.scalar().ok_or("a limit that is not one number")?)?;
-        if node.op() == "Max" { self.clip(x, limit, None) } else { self.clip(x, None, limit) }
+        let step = if op == "Mean" { "Sum" } else { op };
+        let mut views = views.into_iter();
+        let first = views.next().ok_or("joins nothing")?;
+        let mut all = views.try_fold(first, |all, view| self.combine(step, all, view))?;
+        for constant in constants {
+            all = match op {
+                "Min" | "Max" => self.limit(op, all, &constant)?,
+                _ => self.with_constant("Add", all, &constant, false)?,
+            };
+        }
+        if op == "Mean" && count > 1 {
+            return self.scale(all, &[(1.0 / count as f64) as f32], &[0.0]);
+        }
+        Ok(all)
+    }
+
+    /// `Min` or `Max` with a constant.
+    fn limit(&mut self, op: &str, x: View, constant: &Rc<Constant>) -> Result<View> {
+        let (x, limits) = self.per_channel(x, constant)?;
+        if let &[limit] = limits.as_slice() {
+            return match op {
+                "Max" => {
+                    let min = lower(limit)?;
+                    self.clip(x, min, None)
+                }
+                _ => {
+                    let max = upper(limit)?;
+                    self.clip(x, None, max)
+                }
+            };
+        }
+        Err(format!("a limit of shape {:?}: only one for all is supported", constant.dims).into())
     }
 
     /// `Identity`, and what does nothing at inference.
     pub fn pass(&mut self, node: Node<'a>) -> Result<View> {
-        if node.op() == "Cast" {
-            // float, float16, double, bfloat16
-            let to = node.int("to")?.unwrap_or(0);
-            if ![1, 10, 11, 16].contains(&to) {
-                return Err("a cast of the image to integers is not supported".into());
+        let x = self.view(node, 0)?;
+        let to = match node.op() {
+            "Cast" => node.int("to")?.and_then(|to| i32::try_from(to).ok()).unwrap_or(0),
+            "CastLike" => match self.value(node, 1)? {
+                Value::Constant(like) => like.kind as i32,
+                Value::View(like) if self.nodes[like.node].bytes => DataType::Uint8 as i32,
+                Value::View(_) => DataType::Float as i32,
+            },
+            "Dropout" => {
+                let mode = self.constant(node, 2)?;
+                refuse_training(mode.as_deref())?;
+                return Ok(x);
             }
+            _ => return Ok(x),
+        };
+        let is_float = DataType::try_from(to).is_ok_and(super::constant::is_float);
+        let from = &self.nodes[x.node];
+        match (from.bytes, is_float) {
+            // What an index is cast to does not matter at the end of the network, where alone it can be.
+            _ if from.kind == Kind::ArgMax => Ok(x),
+            (true, true) => self.pointwise(x, Kind::Float),
+            (false, true) => Ok(x),
+            (true, false) if to == DataType::Uint8 as i32 => Ok(x),
+            _ => Err("a cast of the image to integers is not supported".into()),
         }
-        if node.op() == "Dropout" && self.constant(node, 2)?.is_some_and(|mode| mode.scalar() != Some(0.0)) {
-            return Err(Refusal::hint("drops values also at inference", "export the model after `model.eval()`"));
-        }
-        self.view(node, 0)
     }
 
     pub fn arithmetic(&mut self, node: Node<'a>) -> Result<View> {
@@ -111,9 +219,6 @@ impl<'a> Lowering<'a> {
         if op == "Neg" {
             let x = self.view(node, 0)?;
             return self.scale(x, &[-1.0], &[0.0]);
-        }
-        if node.0.input.len() != 2 {
-            return Err(format!("{} inputs: only two are supported", node.0.input.len()).into());
         }
         match (self.value(node, 0)?, self.value(node, 1)?) {
             (Value::View(x), Value::View(y)) => self.combine(op, x, y),
@@ -123,42 +228,56 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Two values of the image.
+    /// Two values of the image, of one shape, or one of them `[N, C, 1, 1]` beside `[N, C, H, W]`.
     fn combine(&mut self, op: &str, x: View, y: View) -> Result<View> {
         let same = x.dims == y.dims && x.perm == y.perm && self.nodes[x.node].shape == self.nodes[y.node].shape;
-        if same {
-            let (kind, second) = match op {
-                "Add" | "Sum" => (Kind::Op(Op::Add), y.node),
-                "Mul" => (Kind::Op(Op::Mul), y.node),
-                "Sub" => (Kind::Op(Op::Add), self.scale(y, &[-1.0], &[0.0])?.node),
-                "Div" => (Kind::Divide, y.node),
-                _ => return Err("two values of the image".into()),
-            };
-            let node = self.add(kind, vec![x.node, second], vec![], None)?;
-            return Ok(View { node, ..x });
+        if !same {
+            let x_is_smaller = x.shape().iter().product::<usize>() < y.shape().iter().product();
+            let (x, y) = if x_is_smaller { (self.spread(&x, &y)?, y) } else { (x.clone(), self.spread(&y, &x)?) };
+            return self.combine(op, x, y);
         }
-        // A gate [N, C, 1, 1] for an image [N, C, H, W], in either order.
-        let (x, gate) = if y.shape().iter().product::<usize>() > x.shape().iter().product() { (y, x) } else { (x, y) };
-        let shape = self.nodes[x.node].shape;
-        let gate_shape = self.nodes[gate.node].shape;
-        let is_image = x.dims == [self.batch, shape.channels, shape.height, shape.width];
-        let lies_alike = gate.shape().len() == x.rank()
-            && (gate.shape().iter().zip(&x.perm)).all(|(&n, &axis)| n == if axis < 2 { x.dims[axis] } else { 1 });
-        let is_gate = is_image
-            && lies_alike
-            && gate.is_plain()
-            && (gate_shape.channels, gate_shape.height, gate_shape.width) == (shape.channels, 1, 1);
-        if op != "Mul" || !is_gate {
-            return Err(format!("values of shapes {:?} and {:?} are not supported", x.shape(), gate.shape()).into());
+        let (kind, first, second) = match op {
+            "Add" | "Sum" => (Kind::Op(Op::Add), x.node, y.node),
+            "Mul" => (Kind::Op(Op::Mul), x.node, y.node),
+            "Max" => (Kind::Op(Op::Max), x.node, y.node),
+            "Sub" => (Kind::Op(Op::Add), x.node, self.scale(y, &[-1.0], &[0.0])?.node),
+            // -max(-x, -y)
+            "Min" => {
+                let [x, y] = [x.clone(), y].map(|v| self.scale(v, &[-1.0], &[0.0]));
+                (Kind::Op(Op::Max), x?.node, y?.node)
+            }
+            "Div" => (Kind::Divide, x.node, y.node),
+            _ => return Err("two values of the image".into()),
+        };
+        let node = self.add(kind, vec![first, second], vec![], None)?;
+        let joined = View { node, ..x };
+        if op == "Min" { self.scale(joined, &[-1.0], &[0.0]) } else { Ok(joined) }
+    }
+
+    /// A value `[N, C, 1, 1]` as large as `like`, `[N, C, H, W]`, both with their axes in one order.
+    fn spread(&mut self, x: &View, like: &View) -> Result<View> {
+        let refuse = || format!("values of shapes {:?} and {:?} are not supported", like.shape(), x.shape());
+        let (shape, small) = (self.nodes[like.node].shape, self.nodes[x.node].shape);
+        let is_image = like.dims == [self.batch, shape.channels, shape.height, shape.width];
+        let lies_alike = x.rank() == like.rank()
+            && (x.shape().iter().zip(&like.perm)).all(|(&n, &axis)| n == if axis < 2 { like.dims[axis] } else { 1 });
+        if !is_image || !lies_alike || !x.is_plain() || small != Shape::new(shape.channels, 1, 1) {
+            return Err(refuse().into());
         }
-        let node = self.add(Kind::Op(Op::Mul), vec![x.node, gate.node], vec![], None)?;
-        Ok(View { node, ..x })
+        let node = self.expanded(x.node, [shape.height, shape.width])?;
+        Ok(self.over(like, node))
+    }
+
+    /// A value of 1x1 pixels, repeated: means over windows of the one pixel.
+    pub fn expanded(&mut self, input: usize, output: [usize; 2]) -> Result<usize> {
+        self.add_named("expand", Kind::Op(Op::AdaptiveAvgPool2d { output }), vec![input], vec![], None)
     }
 
     /// A value and a constant; `first` where the constant comes first.
     fn with_constant(&mut self, op: &str, x: View, constant: &Rc<Constant>, first: bool) -> Result<View> {
         if op == "Pow" {
             let exponent = scalar(constant)?;
+            self.keeps_shape(&x, constant)?;
             return match exponent {
                 _ if first => Err("a power of a constant is not supported".into()),
                 1.0 => Ok(x),
@@ -168,7 +287,7 @@ impl<'a> Lowering<'a> {
         }
         let (x, values) = self.per_channel(x, constant)?;
         let (weight, bias): (Vec<f32>, Vec<f32>) = match (op, first) {
-            ("Add" | "Sum", _) => (vec![1.0], values),
+            ("Add", _) => (vec![1.0], values),
             ("Sub", false) => (vec![1.0], values.iter().map(|v| -v).collect()),
             ("Sub", true) => (vec![-1.0], values),
             ("Mul", _) => (values, vec![0.0]),
@@ -185,8 +304,12 @@ impl<'a> Lowering<'a> {
 
     /// A constant beside a value: as one number, or as one for each channel of the returned view's node.
     fn per_channel(&mut self, x: View, constant: &Constant) -> Result<(View, Vec<f32>)> {
-        let floats = constant.as_floats()?;
         self.keeps_shape(&x, constant)?;
+        let constant = &constant.collapsed();
+        let floats = constant.as_floats()?;
+        if floats.is_empty() {
+            return Err("a constant without elements".into());
+        }
         if floats.len() == 1 {
             return Ok((x, floats.to_vec()));
         }
@@ -209,7 +332,7 @@ impl<'a> Lowering<'a> {
             return Ok((x, floats.to_vec()));
         }
         let node = self.nchw(&x)?;
-        let view = if x.rank() == 2 { self.features(node) } else { self.image(node) };
+        let view = self.over(&x, node);
         if along + offset == 1 && self.nodes[node].shape.channels == floats.len() && view.rank() == x.rank() {
             return Ok((view, floats.to_vec()));
         }

@@ -10,6 +10,8 @@ use crate::proto::{DataType, TensorProto};
 pub(super) struct Constant {
     /// The initializer it was, for naming layers; empty where unknown.
     pub name: String,
+    /// The type that the file gives it, which says what its integers can hold.
+    pub kind: DataType,
     pub dims: Vec<usize>,
     pub data: Data,
 }
@@ -30,9 +32,52 @@ impl Data {
     }
 }
 
+/// Whether elements of this type are floats that are read.
+pub(super) fn is_float(kind: DataType) -> bool {
+    matches!(kind, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
+}
+
+/// Smallest and largest integer of a type; `None` where it is none.
+pub(super) fn integers(kind: DataType) -> Option<(i64, i64)> {
+    let signed = |bits: u32| (-(1i64 << (bits - 1)), (1i64 << (bits - 1)) - 1);
+    let unsigned = |bits: u32| (0, (1i64 << bits) - 1);
+    Some(match kind {
+        DataType::Bool => (0, 1),
+        DataType::Int4 => signed(4),
+        DataType::Uint4 => unsigned(4),
+        DataType::Int8 => signed(8),
+        DataType::Uint8 => unsigned(8),
+        DataType::Int16 => signed(16),
+        DataType::Uint16 => unsigned(16),
+        DataType::Int32 => signed(32),
+        DataType::Uint32 => unsigned(32),
+        DataType::Int64 => (i64::MIN, i64::MAX),
+        // Larger ones are refused where they are read.
+        DataType::Uint64 => (0, i64::MAX),
+        _ => return None,
+    })
+}
+
 impl Constant {
+    /// Of f32 or of 64-bit integers.
     pub fn new(dims: impl Into<Vec<usize>>, data: Data) -> Self {
-        Self { name: String::new(), dims: dims.into(), data }
+        let kind = match &data {
+            Data::Float(_) => DataType::Float,
+            Data::Int(_) => DataType::Int64,
+        };
+        Self { name: String::new(), kind, dims: dims.into(), data }
+    }
+
+    /// Of integers or booleans.
+    ///
+    /// # Errors
+    /// Values that the type cannot hold, which an engine would wrap around.
+    pub fn of(kind: DataType, dims: impl Into<Vec<usize>>, values: Vec<i64>) -> Result<Self> {
+        let (low, high) = integers(kind).ok_or("integers where floats belong")?;
+        match values.iter().find(|v| !(low..=high).contains(*v)) {
+            None => Ok(Self { name: String::new(), kind, dims: dims.into(), data: Data::Int(values) }),
+            Some(value) => Err(format!("{value} is beyond what {kind:?} holds").into()),
+        }
     }
 
     pub fn ints(values: Vec<i64>) -> Self {
@@ -64,35 +109,47 @@ impl Constant {
         }
     }
 
-    /// Reads a tensor, taking its data.
+    /// Reads a tensor, whose raw data is `raw`: its own, or another file's.
     ///
     /// # Errors
-    /// A type, a size or a place that this does not read.
-    pub fn read(tensor: &TensorProto) -> std::result::Result<Self, ImportError> {
-        let refuse = |refusal: Refusal| ImportError::Tensor {
-            tensor: tensor.name.clone(),
-            why: refusal.why,
-            hint: refusal.hint,
-        };
-        decode(tensor).map_err(refuse)
+    /// A type or a size that this does not read.
+    pub fn read(tensor: &TensorProto, raw: &[u8]) -> std::result::Result<Self, ImportError> {
+        decode(tensor, raw).map_err(|refusal| refuse(tensor, refusal))
     }
 }
 
-fn decode(tensor: &TensorProto) -> Result<Constant> {
-    if tensor.data_location != 0 || !tensor.external_data.is_empty() {
-        return Err(Refusal::hint(
-            "its data lies in another file",
-            "save the model in one file: `onnx.save(onnx.load(\"x.onnx\"), \"one.onnx\", save_as_external_data=False)`",
-        ));
-    }
+/// A refusal of a tensor.
+pub(super) fn refuse(tensor: &TensorProto, refusal: Refusal) -> ImportError {
+    ImportError::Tensor { tensor: tensor.name.clone(), why: refusal.why, hint: refusal.hint }
+}
+
+/// The dimensions of a tensor and the number of its elements.
+pub(super) fn dims(tensor: &TensorProto) -> Result<(Vec<usize>, usize)> {
     let dims: Vec<usize> = tensor
         .dims
         .iter()
         .map(|&n| usize::try_from(n).map_err(|_| Refusal::from("a negative size")))
         .collect::<Result<_>>()?;
     let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or("too many elements")?;
+    Ok((dims, count))
+}
+
+/// Bytes that `count` elements of a type take in raw data; `None` for types that are not read.
+pub(super) fn raw_bytes(kind: i32, count: usize) -> Option<usize> {
+    let size = match DataType::try_from(kind).ok()? {
+        DataType::Int4 | DataType::Uint4 => return Some(count.div_ceil(2)),
+        DataType::Bool | DataType::Int8 | DataType::Uint8 => 1,
+        DataType::Int16 | DataType::Uint16 | DataType::Float16 | DataType::Bfloat16 => 2,
+        DataType::Int32 | DataType::Uint32 | DataType::Float => 4,
+        DataType::Int64 | DataType::Uint64 | DataType::Double => 8,
+        _ => return None,
+    };
+    count.checked_mul(size)
+}
+
+fn decode(tensor: &TensorProto, bytes: &[u8]) -> Result<Constant> {
+    let (dims, count) = dims(tensor)?;
     let raw = |size: usize| -> Result<Option<std::slice::ChunksExact<'_, u8>>> {
-        let bytes = &tensor.raw_data;
         if bytes.is_empty() {
             return Ok(None);
         }
@@ -127,21 +184,47 @@ fn decode(tensor: &TensorProto) -> Result<Constant> {
             }
         }))
     };
-    let data = match DataType::try_from(tensor.data_type) {
-        Ok(DataType::Float) => little_endian!(f32, tensor.float_data, Data::Float),
-        Ok(DataType::Double) => little_endian!(f64, tensor.double_data, Data::Float),
-        Ok(DataType::Float16) => bits16(|v| f16::from_bits(v).to_f32())?,
-        Ok(DataType::Bfloat16) => bits16(|v| bf16::from_bits(v).to_f32())?,
-        Ok(DataType::Int64) => little_endian!(i64, tensor.int64_data, Data::Int),
-        Ok(DataType::Int32) => little_endian!(i32, tensor.int32_data, Data::Int),
-        Ok(DataType::Int16) => little_endian!(i16, tensor.int32_data, Data::Int),
-        Ok(DataType::Uint16) => little_endian!(u16, tensor.int32_data, Data::Int),
-        Ok(DataType::Int8) => little_endian!(i8, tensor.int32_data, Data::Int),
-        Ok(DataType::Uint8 | DataType::Bool) => little_endian!(u8, tensor.int32_data, Data::Int),
-        Ok(other) => return Err(format!("elements of type {other:?} are not read").into()),
-        Err(_) => return Err(format!("elements of the unknown type {}", tensor.data_type).into()),
+    // Two in a byte, the low one first.
+    let nibbles = |value: fn(u8) -> i64| -> Result<Data> {
+        let packed: Vec<u8> = match bytes {
+            [] => tensor.int32_data.iter().map(|&v| v as u8).collect(),
+            bytes => bytes.to_vec(),
+        };
+        if packed.len() != count.div_ceil(2) {
+            return Err(format!("{} bytes of data for {count} elements of 4 bits", packed.len()).into());
+        }
+        Ok(Data::Int(packed.iter().flat_map(|b| [value(b & 15), value(b >> 4)]).take(count).collect()))
     };
-    Ok(Constant { name: tensor.name.clone(), dims, data })
+    let kind = DataType::try_from(tensor.data_type)
+        .map_err(|_| format!("elements of the unknown type {}", tensor.data_type))?;
+    let data = match kind {
+        DataType::Float => little_endian!(f32, tensor.float_data, Data::Float),
+        DataType::Double => little_endian!(f64, tensor.double_data, Data::Float),
+        DataType::Float16 => bits16(|v| f16::from_bits(v).to_f32())?,
+        DataType::Bfloat16 => bits16(|v| bf16::from_bits(v).to_f32())?,
+        DataType::Int64 => little_endian!(i64, tensor.int64_data, Data::Int),
+        DataType::Int32 => little_endian!(i32, tensor.int32_data, Data::Int),
+        DataType::Int16 => little_endian!(i16, tensor.int32_data, Data::Int),
+        DataType::Uint16 => little_endian!(u16, tensor.int32_data, Data::Int),
+        DataType::Int8 => little_endian!(i8, tensor.int32_data, Data::Int),
+        DataType::Uint8 | DataType::Bool => little_endian!(u8, tensor.int32_data, Data::Int),
+        DataType::Uint32 => little_endian!(u32, tensor.uint64_data, Data::Int),
+        // Those beyond i64 become negative, and are refused below.
+        DataType::Uint64 => little_endian!(u64, tensor.uint64_data, Data::Int),
+        DataType::Int4 => nibbles(|v| i64::from(v) - if v > 7 { 16 } else { 0 })?,
+        DataType::Uint4 => nibbles(i64::from)?,
+        other => return Err(format!("elements of type {other:?} are not read").into()),
+    };
+    let name = tensor.name.clone();
+    match data {
+        // A boolean of another byte than 0 and 1 is true.
+        Data::Int(values) if kind == DataType::Bool => {
+            let values = values.into_iter().map(|v| i64::from(v != 0)).collect();
+            Ok(Constant { name, kind, dims, data: Data::Int(values) })
+        }
+        Data::Int(values) => Ok(Constant { name, ..Constant::of(kind, dims, values)? }),
+        data => Ok(Constant { name, kind, dims, data }),
+    }
 }
 
 #[cfg(test)]
@@ -171,7 +254,11 @@ mod tests {
             TensorProto { raw_data: vec![0xc0, 0x3f, 0x00, 0xc0], ..tensor(DataType::Bfloat16, &[2]) },
         ];
         for tensor in floats {
-            assert_eq!(Constant::read(&tensor).unwrap().as_floats().unwrap(), [1.5, -2.0], "{tensor:?}");
+            assert_eq!(
+                Constant::read(&tensor, &tensor.raw_data).unwrap().as_floats().unwrap(),
+                [1.5, -2.0],
+                "{tensor:?}"
+            );
         }
         // 3 and -1 (255 unsigned).
         let ints = [
@@ -180,22 +267,29 @@ mod tests {
             (TensorProto { raw_data: vec![3, 0, 255, 255], ..tensor(DataType::Int16, &[2]) }, -1),
             (TensorProto { raw_data: vec![3, 255], ..tensor(DataType::Int8, &[2]) }, -1),
             (TensorProto { raw_data: vec![3, 255], ..tensor(DataType::Uint8, &[2]) }, 255),
+            (
+                TensorProto { raw_data: vec![3, 0, 0, 0, 255, 255, 255, 255], ..tensor(DataType::Uint32, &[2]) },
+                0xffff_ffff,
+            ),
+            (TensorProto { raw_data: vec![0xf3], ..tensor(DataType::Int4, &[2]) }, -1),
+            (TensorProto { int32_data: vec![0xf3], ..tensor(DataType::Uint4, &[2]) }, 15),
         ];
         for (tensor, last) in ints {
-            assert_eq!(Constant::read(&tensor).unwrap().as_ints().unwrap(), [3, last], "{tensor:?}");
+            assert_eq!(Constant::read(&tensor, &tensor.raw_data).unwrap().as_ints().unwrap(), [3, last], "{tensor:?}");
         }
     }
 
     #[test]
     fn refuses_what_does_not_fit() {
-        let refused = |tensor: TensorProto| Constant::read(&tensor).unwrap_err().to_string();
+        let refused = |tensor: TensorProto| Constant::read(&tensor, &tensor.raw_data).unwrap_err().to_string();
         assert_eq!(refused(tensor(DataType::Float, &[2, -1])), "tensor 't': a negative size");
         assert_eq!(refused(tensor(DataType::Float, &[1 << 40, 1 << 40])), "tensor 't': too many elements");
         assert_eq!(refused(tensor(DataType::Float, &[3])), "tensor 't': 0 values for 3 elements");
         let short = TensorProto { raw_data: vec![0; 5], ..tensor(DataType::Float, &[3]) };
         assert_eq!(refused(short), "tensor 't': 5 bytes of data for 3 elements of 4 bytes");
-        assert_eq!(refused(tensor(DataType::Int4, &[3])), "tensor 't': elements of type Int4 are not read");
-        let external = TensorProto { data_location: 1, ..tensor(DataType::Float, &[3]) };
-        assert!(Constant::read(&external).unwrap_err().hint().unwrap().starts_with("save the model in one file"));
+        assert_eq!(refused(tensor(DataType::String, &[3])), "tensor 't': elements of type String are not read");
+        assert_eq!(refused(tensor(DataType::Int4, &[3])), "tensor 't': 0 bytes of data for 3 elements of 4 bits");
+        let large = TensorProto { raw_data: vec![255; 8], ..tensor(DataType::Uint64, &[1]) };
+        assert_eq!(refused(large), "tensor 't': -1 is beyond what Uint64 holds");
     }
 }

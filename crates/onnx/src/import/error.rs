@@ -66,6 +66,8 @@ pub enum ImportError {
         output: String,
         /// What is wrong.
         why: String,
+        /// What to do.
+        hint: Option<&'static str>,
     },
     /// The whole does not make a graph.
     #[error(transparent)]
@@ -76,7 +78,10 @@ impl ImportError {
     /// What to do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Node { hint, .. } | Self::Tensor { hint, .. } | Self::Input { hint, .. } => *hint,
+            Self::Node { hint, .. }
+            | Self::Tensor { hint, .. }
+            | Self::Input { hint, .. }
+            | Self::Output { hint, .. } => *hint,
             Self::OpenSize { .. } => Some("give it, such as `--input-size 224`"),
             Self::Opset { version, .. } if *version < *super::OPSETS.start() => {
                 Some("convert it with `onnx.version_converter.convert_version(model, 17)`")

@@ -4,13 +4,23 @@ use graph::{Conv2d, Op, Pool2d, Shape, Tensor};
 use super::constant::Data;
 use super::error::{Refusal, Result};
 use super::fold;
-use super::lower::{Kind, Lowering, axis};
+use super::lower::{Kind, Lowering, axes_once, axis};
 use super::names;
 use super::node::{Node, decimal};
 use super::view::View;
 
 /// What to do about layer normalisation.
 pub(super) const NORMALISATION: &str = "ConvNeXt and transformers need layer normalisation and GELU, which are missing: take a network with batch normalisation";
+
+/// What to do about a network that was exported while it was trained.
+pub(super) const EVALUATION: &str = "export the model after `model.eval()`";
+
+/// Whether a `BatchNormalization` takes its statistics from the images: said by an attribute from opset 14 on, and before
+/// by outputs for what it found.
+pub(super) fn is_training(node: Node<'_>, opset: i64) -> Result<bool> {
+    let has_statistics = node.0.output.iter().skip(1).any(|output| !output.is_empty());
+    Ok(node.flag("training_mode")? || (opset < 14 && has_statistics))
+}
 
 /// Window, strides and borders of a convolution or pooling, over rows and columns.
 struct Window {
@@ -93,8 +103,7 @@ fn sizes(name: &str, values: &[i64]) -> Result<Vec<usize>> {
 
 impl<'a> Lowering<'a> {
     pub fn conv(&mut self, node: Node<'a>) -> Result<View> {
-        let x = self.view(node, 0)?;
-        let input = self.nchw(&x)?;
+        let input = self.images(node)?;
         let shape = self.nodes[input].shape;
         let weight = self.constant(node, 1)?.ok_or("lacks a weight")?;
         let &[out_channels, per_group, rows, columns] = weight.dims.as_slice() else {
@@ -159,8 +168,8 @@ impl<'a> Lowering<'a> {
                 if values.len() == 1 {
                     self.charge(out_features)?;
                     values = vec![values[0]; out_features];
-                }
-                if values.len() != out_features {
+                } else if bias.dims.last() != Some(&out_features) || values.len() != out_features || bias.dims.len() > 2
+                {
                     return Err(format!("its bias has the shape {:?}", bias.dims).into());
                 }
                 values.iter_mut().for_each(|v| *v *= beta);
@@ -189,10 +198,16 @@ impl<'a> Lowering<'a> {
         [out_features, in_features]: [usize; 2],
         bias: Option<Vec<f32>>,
     ) -> Result<View> {
-        let x = self.view(node, 0)?;
+        let mut x = self.view(node, 0)?;
+        // `[features]` of one image.
+        let single = x.rank() == 1 && self.batch == 1 && node.op() == "MatMul";
+        if single {
+            x = x.unsqueeze(0);
+        }
         if x.rank() != 2 {
             return Err(format!("its input has the shape {:?}: only [N, features] is supported", x.shape()).into());
         }
+        self.charge(weight.len())?;
         let input = if let Some(order) = self.flattened_order(&x) {
             // The features of a transposed image: the weight's columns move instead.
             if order.dims.iter().skip(1).product::<usize>() != in_features {
@@ -215,12 +230,16 @@ impl<'a> Lowering<'a> {
             params.push(("bias", Tensor::new([out_features], bias)));
         }
         let node = self.add(Kind::Op(op), vec![input], params, None)?;
-        Ok(self.features(node))
+        let features = self.features(node);
+        Ok(if single { features.squeeze(0) } else { features })
     }
 
     pub fn batch_norm(&mut self, node: Node<'a>) -> Result<View> {
-        if node.flag("training_mode")? || node.int("spatial")? == Some(0) {
-            return Err("only the inference mode over channels is supported".into());
+        if is_training(node, self.opset)? {
+            return Err(Refusal::hint("takes its statistics from the images, as in training", EVALUATION));
+        }
+        if self.opset < 9 && node.int("spatial")? == Some(0) {
+            return Err("statistics for each pixel (`spatial` is 0) are not supported".into());
         }
         let x = self.view(node, 0)?;
         let (input, view) = self.channels_second(&x)?;
@@ -244,7 +263,7 @@ impl<'a> Lowering<'a> {
         if let (5, false, Some(&[size, 1, 1])) = (x.rank(), is_max, node.ints("kernel_shape")?) {
             return self.channel_mean(node, &x, size);
         }
-        let input = self.nchw(&x)?;
+        let input = self.images(node)?;
         let shape = self.nodes[input].shape;
         let window = Window::read(node, None, shape)?;
         if window.dilation != [1, 1] {
@@ -303,7 +322,8 @@ impl<'a> Lowering<'a> {
         let plain = node.ints("pads")?.is_none_or(|pads| pads.iter().all(|&p| p == 0))
             && node.ints("strides")?.is_none_or(|strides| strides.iter().all(|&s| s == 1))
             && node.ints("dilations")?.is_none_or(|dilations| dilations.iter().all(|&d| d == 1))
-            && !node.flag("ceil_mode")?;
+            && !node.flag("ceil_mode")?
+            && matches!(node.string("auto_pad")?, None | Some("NOTSET" | "VALID"));
         let Shape { channels, height, width } = self.nodes[x.node].shape;
         if !x.is_plain() || x.dims != [self.batch, 1, channels, height, width] || !plain {
             return Err("a 3-D pooling".into());
@@ -315,8 +335,7 @@ impl<'a> Lowering<'a> {
     }
 
     pub fn global_pool(&mut self, node: Node<'a>) -> Result<View> {
-        let x = self.view(node, 0)?;
-        let input = self.nchw(&x)?;
+        let input = self.images(node)?;
         if node.op() == "GlobalAveragePool" {
             return self.simple(Op::AdaptiveAvgPool2d { output: [1, 1] }, input);
         }
@@ -325,12 +344,12 @@ impl<'a> Lowering<'a> {
         self.simple(Op::MaxPool2d(pool), input)
     }
 
-    /// A mean over rows, columns or both.
-    pub fn reduce_mean(&mut self, node: Node<'a>) -> Result<View> {
+    /// A mean, sum or extreme over rows, columns or both.
+    pub fn reduce(&mut self, node: Node<'a>) -> Result<View> {
         let x = self.view(node, 0)?;
         let rank = x.rank();
         let axes = match self.ints(node, "axes", 1)? {
-            Some(axes) if !axes.is_empty() => axes.iter().map(|&a| axis(a, rank)).collect::<Result<Vec<_>>>()?,
+            Some(axes) if !axes.is_empty() => axes_once(&axes, rank)?,
             _ if node.flag("noop_with_empty_axes")? => return Ok(x),
             _ => (0..rank).collect(),
         };
@@ -338,49 +357,65 @@ impl<'a> Lowering<'a> {
         let Shape { channels, height, width } = self.nodes[x.node].shape;
         // Which of the node's own axes go: those behind the batch and the channels.
         let reduced: Vec<usize> = (0..rank).filter(|&axis| axes.iter().any(|&a| x.perm[a] == axis)).collect();
-        let spatial = x.dims.get(..2) == Some(&[self.batch, channels]);
-        let is_all = spatial && (2..rank).all(|axis| x.dims[axis] == 1 || reduced.contains(&axis));
-        let op = if reduced.iter().any(|&axis| axis < 2) {
-            None
-        } else if is_all {
-            Some(Op::AdaptiveAvgPool2d { output: [1, 1] })
-        } else if x.dims == [self.batch, channels, height, width] {
-            let kernel = [if reduced == [2] { height } else { 1 }, if reduced == [3] { width } else { 1 }];
-            Some(Op::AvgPool2d(Pool2d { kernel, ..Pool2d::new(1, 1) }))
-        } else {
-            None
-        };
         if reduced.contains(&1) {
             return Err(Refusal::hint(
-                "a mean over channels is not supported, nor is layer normalisation",
+                "a reduction over channels is not supported, nor is layer normalisation",
                 NORMALISATION,
             ));
         }
-        let op = op.ok_or_else(|| {
-            Refusal::from(format!("a mean over axes {axes:?} of {:?}: only rows and columns are supported", x.shape()))
-        })?;
-        let pooled = self.add(Kind::Op(op), vec![x.node], vec![], None)?;
-        let mut view = x;
-        view.node = pooled;
+        let spatial = x.dims.get(..2) == Some(&[self.batch, channels]) && !reduced.contains(&0);
+        let is_all = spatial && (2..rank).all(|axis| x.dims[axis] == 1 || reduced.contains(&axis));
+        let window = if is_all {
+            [height, width]
+        } else if spatial && x.dims == [self.batch, channels, height, width] {
+            [if reduced.contains(&2) { height } else { 1 }, if reduced.contains(&3) { width } else { 1 }]
+        } else {
+            return Err(format!(
+                "a reduction over axes {axes:?} of {:?}: only rows and columns are supported",
+                x.shape()
+            )
+            .into());
+        };
+        let node = self.reduced(node.op(), x.node, window)?;
+        let mut view = View { node, ..x };
         for &axis in &reduced {
             view.dims[axis] = 1;
         }
         if !keep {
             let mut gone = axes;
             gone.sort_unstable_by(|a, b| b.cmp(a));
-            gone.dedup();
-            for axis in gone {
-                view = view.squeeze(axis);
-            }
-            return Ok(view);
+            return Ok(gone.into_iter().fold(view, |view, axis| view.squeeze(axis)));
         }
         let rank: Vec<usize> = (0..view.rank()).collect();
         Ok(view.transpose(&rank))
     }
 
+    /// One value for each window, which covers the input's rows or columns or both.
+    fn reduced(&mut self, op: &str, input: usize, window: [usize; 2]) -> Result<usize> {
+        let Shape { height, width, .. } = self.nodes[input].shape;
+        let pool = || Pool2d { kernel: window, ..Pool2d::new(1, 1) };
+        let mean = match window == [height, width] {
+            true => Op::AdaptiveAvgPool2d { output: [1, 1] },
+            false => Op::AvgPool2d(pool()),
+        };
+        match op {
+            "ReduceMean" => self.add(Kind::Op(mean), vec![input], vec![], None),
+            "ReduceSum" => {
+                let mean = self.add(Kind::Op(mean), vec![input], vec![], None)?;
+                self.affine(mean, &[(window[0] * window[1]) as f32], &[0.0])
+            }
+            "ReduceMax" => self.add(Kind::Op(Op::MaxPool2d(pool())), vec![input], vec![], None),
+            // -max(-x)
+            _ => {
+                let negative = self.affine(input, &[-1.0], &[0.0])?;
+                let largest = self.add(Kind::Op(Op::MaxPool2d(pool())), vec![negative], vec![], None)?;
+                self.affine(largest, &[-1.0], &[0.0])
+            }
+        }
+    }
+
     pub fn lrn(&mut self, node: Node<'a>) -> Result<View> {
-        let x = self.view(node, 0)?;
-        let input = self.nchw(&x)?;
+        let input = self.images(node)?;
         let size = node.int("size")?.ok_or("lacks `size`")?;
         let size = usize::try_from(size).map_err(|_| "a negative `size`")?;
         if size > self.nodes[input].shape.channels.saturating_mul(2) {
@@ -395,21 +430,53 @@ impl<'a> Lowering<'a> {
         self.simple(op, input)
     }
 
-    /// Softmax across channels, or its logarithm at the end of the network.
+    /// Softmax across channels, its logarithm at the end of the network, or the index of the largest class there.
     pub fn softmax(&mut self, node: Node<'a>) -> Result<View> {
         let x = self.view(node, 0)?;
-        let default = if self.opset < 13 { 1 } else { -1 };
-        let over = x.perm[axis(node.int("axis")?.unwrap_or(default), x.rank())?];
-        let input = self.nchw(&x)?;
-        let Shape { height, width, .. } = self.nodes[input].shape;
+        let default = match node.op() {
+            "ArgMax" => 0,
+            _ if self.opset < 13 => 1,
+            _ => -1,
+        };
+        let at = axis(node.int("axis")?.unwrap_or(default), x.rank())?;
+        // `[classes]` of one image.
+        let single = x.rank() == 1 && self.batch == 1;
+        let (over, input) = match single {
+            true => (1, self.nchw(&x.unsqueeze(0))?),
+            false => (x.perm[at], self.nchw(&x)?),
+        };
+        let Shape { channels, height, width } = self.nodes[input].shape;
         // Opset 12 and older take the axes behind it too.
-        let alone = self.opset >= 13 || (height == 1 && width == 1);
+        let alone = (self.opset >= 13 && node.op() != "ArgMax") || (height == 1 && width == 1);
         if over != 1 || !alone {
-            return Err("only a softmax over classes is supported".into());
+            return Err(format!("only over classes is {} supported", node.op()).into());
         }
-        let kind = Kind::Op(Op::Softmax);
-        let node = self.add(kind, vec![input], vec![], None)?;
-        Ok(View { node, ..x })
+        let kind = match node.op() {
+            "Softmax" => Kind::Op(Op::Softmax),
+            "LogSoftmax" => Kind::LogSoftmax,
+            _ if channels == 1 => return Err("of one class is always 0".into()),
+            _ => Kind::ArgMax,
+        };
+        let is_index = kind == Kind::ArgMax;
+        let result = self.add(kind, vec![input], vec![], None)?;
+        if !is_index {
+            return Ok(self.over(&x, result));
+        }
+        let mut dims = x.shape();
+        match node.int("keepdims")?.unwrap_or(1) {
+            0 => drop(dims.remove(at)),
+            _ => dims[at] = 1,
+        }
+        Ok(View::plain(result, dims))
+    }
+
+    /// The node of an input `[N, C, H, W]`.
+    fn images(&mut self, node: Node<'a>) -> Result<usize> {
+        let x = self.view(node, 0)?;
+        if x.rank() != 4 {
+            return Err(format!("its input has the shape {:?}: only [N, C, H, W] is supported", x.shape()).into());
+        }
+        self.nchw(&x)
     }
 
     /// A node named after its parameter, where that has a name.
@@ -427,8 +494,7 @@ impl<'a> Lowering<'a> {
             return Ok((x.node, x.clone()));
         }
         let node = self.nchw(x)?;
-        let view = if x.rank() == 2 { self.features(node) } else { self.image(node) };
-        Ok((node, view))
+        Ok((node, self.over(x, node)))
     }
 }
 

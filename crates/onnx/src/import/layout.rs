@@ -2,7 +2,7 @@
 use graph::{Op, Pool2d, Shape};
 
 use super::error::Result;
-use super::lower::{Kind, Lowering, Value, axis};
+use super::lower::{Kind, Lowering, Value, axes_once, axis};
 use super::node::Node;
 use super::view::View;
 
@@ -31,6 +31,19 @@ pub(super) fn reshape(dims: &[usize], target: &[i64], allow_zero: bool) -> Resul
     Ok(result)
 }
 
+/// From which axis on a `Flatten` joins axes.
+pub(super) fn flatten_axis(node: Node<'_>, rank: usize) -> Result<usize> {
+    let at = node.int("axis")?.unwrap_or(1);
+    if usize::try_from(at) == Ok(rank) { Ok(rank) } else { axis(at, rank) }
+}
+
+/// The order that a `Transpose` puts axes into.
+pub(super) fn permutation(node: Node<'_>, rank: usize) -> Result<Vec<usize>> {
+    let Some(perm) = node.ints("perm")? else { return Ok((0..rank).rev().collect()) };
+    let order = axes_once(perm, rank)?;
+    if order.len() == rank { Ok(order) } else { Err(format!("`perm` {perm:?} for a value of {rank} axes").into()) }
+}
+
 impl<'a> Lowering<'a> {
     /// What only looks at a value in another way.
     pub fn rearrange(&mut self, node: Node<'a>) -> Result<View> {
@@ -44,19 +57,18 @@ impl<'a> Lowering<'a> {
                 self.reshaped(x, target)
             }
             "Flatten" => {
-                let at = node.int("axis")?.unwrap_or(1);
-                let at = if at == i64::try_from(rank).unwrap_or(i64::MAX) { rank } else { axis(at, rank)? };
+                let at = flatten_axis(node, rank)?;
                 let target = vec![shape[..at].iter().product(), shape[at..].iter().product()];
                 self.reshaped(x, target)
             }
             "Squeeze" => {
                 let mut axes = match self.ints(node, "axes", 1)? {
-                    Some(axes) => axes.iter().map(|&a| axis(a, rank)).collect::<Result<Vec<_>>>()?,
+                    Some(axes) => axes_once(&axes, rank)?,
                     None => (0..rank).filter(|&a| shape[a] == 1).collect(),
                 };
                 axes.sort_unstable();
-                axes.dedup();
-                if axes.iter().any(|&a| shape[a] != 1 || x.perm[a] == 0) {
+                // The batch can go where it is 1 for certain.
+                if axes.iter().any(|&a| shape[a] != 1) {
                     return Err(format!("removes axes {axes:?} of {shape:?}").into());
                 }
                 Ok(axes.iter().rev().fold(x, |x, &a| x.squeeze(a)))
@@ -64,20 +76,12 @@ impl<'a> Lowering<'a> {
             "Unsqueeze" => {
                 let axes = self.ints(node, "axes", 1)?.ok_or("lacks `axes`")?;
                 let wide = rank.checked_add(axes.len()).filter(|&n| n <= 8).ok_or("too many axes")?;
-                let mut axes = axes.iter().map(|&a| axis(a, wide)).collect::<Result<Vec<_>>>()?;
+                let mut axes = axes_once(&axes, wide)?;
                 axes.sort_unstable();
-                axes.iter().try_fold(x, |x, &a| if a <= x.rank() { Ok(x.unsqueeze(a)) } else { Err("axes".into()) })
+                Ok(axes.into_iter().fold(x, |x, a| x.unsqueeze(a)))
             }
             "Transpose" => {
-                let perm: Vec<usize> = match node.ints("perm")? {
-                    None => (0..rank).rev().collect(),
-                    Some(perm) => perm.iter().map(|&a| axis(a, rank)).collect::<Result<_>>()?,
-                };
-                let mut sorted = perm.clone();
-                sorted.sort_unstable();
-                if sorted.len() != rank || sorted.iter().enumerate().any(|(i, &a)| i != a) {
-                    return Err(format!("`perm` {perm:?} for a value of {rank} axes").into());
-                }
+                let perm = permutation(node, rank)?;
                 Ok(x.transpose(&perm))
             }
             _ => self.expand(node, x),
@@ -85,7 +89,8 @@ impl<'a> Lowering<'a> {
     }
 
     fn reshaped(&mut self, x: View, target: Vec<usize>) -> Result<View> {
-        if target.first() != Some(&self.batch) {
+        // A single image can be looked at without its batch.
+        if target.first() != Some(&self.batch) && self.batch != 1 {
             return Err(format!("a reshape of {:?} to {target:?} mixes images", x.shape()).into());
         }
         if target.len() > 8 {
@@ -116,20 +121,38 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// An `Expand` that multiplication does anyway.
+    /// An `Expand` that changes nothing, or that repeats the one pixel of each channel.
     fn expand(&mut self, node: Node<'a>, x: View) -> Result<View> {
         let target = self.constant(node, 1)?.ok_or("lacks a shape")?;
         let target = target.as_ints()?;
         let shape = x.shape();
-        let same = target.len() <= shape.len()
-            && target.iter().rev().zip(shape.iter().rev()).all(|(&t, &n)| t == 1 || usize::try_from(t) == Ok(n));
-        let readers = node.0.output.first().and_then(|output| self.readers.get(output.as_str()));
-        let multiplied = readers.is_some_and(|readers| readers.iter().all(|&op| op == "Mul"));
-        if same || (multiplied && target.len() == shape.len()) {
-            Ok(x)
-        } else {
-            Err(format!("an expansion of {shape:?} to {target:?} is not supported").into())
+        let refuse = || format!("an expansion of {shape:?} to {target:?} is not supported");
+        // Sizes of 1 in the target keep the value's.
+        let wanted = target.iter().rev().zip(shape.iter().rev());
+        let wanted: Option<Vec<usize>> =
+            wanted.map(|(&t, &n)| if t == 1 { Some(n) } else { usize::try_from(t).ok() }).collect();
+        let mut wanted = wanted.ok_or_else(refuse)?;
+        if target.len() > shape.len() {
+            return Err(refuse().into());
         }
+        wanted.extend(shape.iter().rev().skip(target.len()));
+        wanted.reverse();
+        if wanted == shape {
+            return Ok(x);
+        }
+        // [N, C, 1, 1], or [N, 1, 1, C] where channels come last.
+        let channels = self.nodes[x.node].shape.channels;
+        let one = self.nodes[x.node].shape == Shape::new(channels, 1, 1) && x.is_plain();
+        let size = |sizes: &[usize], perm: &[usize; 4], axis: usize| {
+            perm.iter().position(|&p| p == axis).and_then(|i| sizes.get(i).copied()).unwrap_or(0)
+        };
+        let fits = |perm: &[usize; 4]| {
+            let same = |axis: usize, n: usize| size(&shape, perm, axis) == n && size(&wanted, perm, axis) == n;
+            shape.len() == 4 && same(0, self.batch) && same(1, channels)
+        };
+        let perm = [[0, 1, 2, 3], [0, 2, 3, 1]].into_iter().find(fits).filter(|_| one).ok_or_else(refuse)?;
+        let node = self.expanded(x.node, [size(&wanted, &perm, 2), size(&wanted, &perm, 3)])?;
+        Ok(self.image(node).transpose(&perm))
     }
 
     /// Channels, or every n-th row and column.
@@ -146,8 +169,7 @@ impl<'a> Lowering<'a> {
             return Err("`starts`, `ends`, `axes` and `steps` of different lengths".into());
         }
         let mut stride = [1, 1];
-        for i in 0..starts.len() {
-            let at = axis(axes[i], x.rank())?;
+        for (i, at) in axes_once(&axes, x.rank())?.into_iter().enumerate() {
             let size = x.shape()[at];
             let (start, length) = super::fold::range(size, starts[i], ends[i], steps[i])?;
             if (start, length, steps[i]) == (0, size, 1) {
@@ -158,10 +180,15 @@ impl<'a> Lowering<'a> {
             if x.dims != [self.batch, channels, height, width] {
                 x = self.image_of(&x)?;
             }
-            let step = usize::try_from(steps[i]).map_err(|_| "a slice that runs backwards is not supported")?;
-            match (base, start, step) {
+            match (base, start, steps[i]) {
                 (1, start, 1) => x = self.channels(x, start, length)?,
-                (2 | 3, 0, step) if step > 1 && length == size.div_ceil(step) => stride[base - 2] = step,
+                (1, start, step) => {
+                    let order = (0..length as i64).map(|k| start as i64 + k * step);
+                    x = self.pick(x, order.map(|c| c as usize).collect())?;
+                }
+                (2 | 3, 0, step) if step > 1 && length == size.div_ceil(step as usize) => {
+                    stride[base - 2] = step as usize;
+                }
                 _ => return Err(format!("a slice of axis {} of {:?} is not supported", axes[i], x.shape()).into()),
             }
         }
@@ -195,11 +222,23 @@ impl<'a> Lowering<'a> {
         Ok(View { node, dims, perm: x.perm })
     }
 
-    pub fn split(&mut self, node: Node<'a>) -> Result<Vec<Option<Value>>> {
-        let mut x = self.view(node, 0)?;
-        let at = axis(node.int("axis")?.unwrap_or(0), x.rank())?;
+    /// Channels of a view whose axis 1 before its permutation they are, in this order.
+    fn pick(&mut self, x: View, order: Vec<usize>) -> Result<View> {
+        let start = order.first().copied().ok_or("picks nothing")?;
+        if order.iter().enumerate().all(|(i, &channel)| start.checked_add(i) == Some(channel)) {
+            return self.channels(x, start, order.len());
+        }
+        // Each may become a slice of its own.
+        self.charge(order.len().saturating_mul(64))?;
+        let mut dims = x.dims;
+        dims[1] = order.len();
+        let node = self.add(Kind::Pick(order), vec![x.node], vec![], None)?;
+        Ok(View { node, dims, perm: x.perm })
+    }
+
+    /// The sizes of the parts of a `Split` of an axis of `size`.
+    pub fn split_sizes(&self, node: Node<'a>, size: usize) -> Result<Vec<usize>> {
         let outputs = node.0.output.len();
-        let size = x.shape()[at];
         let sizes: Vec<usize> = match self.ints(node, "split", 1)? {
             Some(sizes) => sizes
                 .iter()
@@ -207,14 +246,29 @@ impl<'a> Lowering<'a> {
                 .collect::<std::result::Result<_, _>>()
                 .map_err(|_| "a negative size")?,
             None => {
+                let stated = node.int("num_outputs")?;
+                if stated.is_some_and(|n| usize::try_from(n) != Ok(outputs)) {
+                    return Err(format!("{outputs} outputs, `num_outputs` says otherwise").into());
+                }
+                // Before opset 18 all parts are alike.
+                if self.opset < 18 && outputs > 0 && !size.is_multiple_of(outputs) {
+                    return Err(format!("{size} into {outputs} equal parts").into());
+                }
                 let each = size.div_ceil(outputs.max(1));
                 (0..outputs).map(|i| each.min(size.saturating_sub(i * each))).collect()
             }
         };
         if sizes.len() != outputs || sizes.iter().try_fold(0usize, |sum, &n| sum.checked_add(n)) != Some(size) {
-            return Err(format!("{size} channels into {sizes:?}").into());
+            return Err(format!("{size} into {sizes:?}").into());
         }
-        if x.dims.get(1) != Some(&self.nodes[x.node].shape.channels) {
+        Ok(sizes)
+    }
+
+    pub fn split(&mut self, node: Node<'a>) -> Result<Vec<Option<Value>>> {
+        let mut x = self.view(node, 0)?;
+        let at = axis(node.int("axis")?.unwrap_or(0), x.rank())?;
+        let sizes = self.split_sizes(node, x.shape()[at])?;
+        if x.dims.get(..2) != Some(&[self.batch, self.nodes[x.node].shape.channels]) {
             x = self.image_of(&x)?;
         }
         if x.perm[at] != 1 {
@@ -230,22 +284,24 @@ impl<'a> Lowering<'a> {
         Ok(parts)
     }
 
-    /// Consecutive channels, or one.
+    /// Channels, in any order.
     pub fn gather(&mut self, node: Node<'a>) -> Result<View> {
         let x = self.view(node, 0)?;
         let at = axis(node.int("axis")?.unwrap_or(0), x.rank())?;
         let indices = self.constant(node, 1)?.ok_or("lacks indices")?;
-        let picked = indices.as_ints()?;
-        let first = *picked.first().ok_or("picks nothing")?;
         let size = x.shape()[at];
-        let start = axis(first, size)?;
-        let consecutive = picked.iter().enumerate().all(|(i, &index)| axis(index, size).ok() == start.checked_add(i));
+        let picked = indices.as_ints()?.iter().map(|&i| axis(i, size)).collect::<Result<Vec<_>>>()?;
         let Shape { channels, height, width } = self.nodes[x.node].shape;
-        if x.perm[at] != 1 || x.dims != [self.batch, channels, height, width] || !consecutive || indices.dims.len() > 1
-        {
-            return Err("only channels that follow each other can be picked".into());
+        // The one image of a batch of one.
+        if x.perm[at] == 0 && self.batch == 1 && picked == [0] && indices.dims.len() < 2 && x.dims[0] == 1 {
+            return Ok(if indices.dims.is_empty() { x.squeeze(at) } else { x });
         }
-        let part = self.channels(x, start, picked.len())?;
+        let whole = [self.batch, channels, height, width];
+        let is_image = x.dims == whole || ((height, width) == (1, 1) && x.dims == whole[..2]);
+        if x.perm[at] != 1 || !is_image || indices.dims.len() > 1 {
+            return Err("only channels can be picked".into());
+        }
+        let part = self.pick(x, picked)?;
         Ok(if indices.dims.is_empty() { part.squeeze(at) } else { part })
     }
 
@@ -263,7 +319,7 @@ impl<'a> Lowering<'a> {
             .collect::<std::result::Result<_, _>>()
             .map_err(|_| "a negative border")?;
         let axes: Vec<usize> = match self.ints(node, "axes", 3)? {
-            Some(axes) => axes.iter().map(|&a| axis(a, rank)).collect::<Result<_>>()?,
+            Some(axes) => axes_once(&axes, rank)?,
             None => (0..rank).collect(),
         };
         if axes.len().checked_mul(2) != Some(pads.len()) {

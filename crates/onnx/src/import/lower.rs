@@ -1,16 +1,18 @@
 //! From the nodes of the file to those of the graph, one after the other.
 use std::collections::HashMap;
+use std::path::Path;
 use std::rc::Rc;
 
 use graph::{Op, Shape, Tensor};
 
 use super::ImportError;
-use super::constant::{Constant, Data};
+use super::constant::{self, Constant, Data};
 use super::error::{Refusal, Result};
+use super::external::External;
 use super::names;
 use super::node::Node;
 use super::view::View;
-use crate::proto::GraphProto;
+use crate::proto::{GraphProto, TensorProto};
 
 /// Largest value between nodes, in elements of one image.
 const MAX_VALUE: usize = 1 << 28;
@@ -28,6 +30,14 @@ pub(super) enum Kind {
     Divide,
     /// The features of a view that is not in its node's order. Only before a fully connected layer.
     Reordered(View),
+    /// These channels of the input, in this order. Part of a layer behind it, or slices that are joined.
+    Pick(Vec<usize>),
+    /// Bytes as floats: the same value.
+    Float,
+    /// The logarithm of a softmax. Only at the end.
+    LogSoftmax,
+    /// The index of the largest class. Only at the end; `[1, 1, 1]` whatever its shape.
+    ArgMax,
 }
 
 /// A node of the graph to be.
@@ -43,6 +53,8 @@ pub(super) struct Lowered {
     pub shape: Shape,
     /// Title and op of the node of the file.
     pub origin: (String, String),
+    /// Whether the value is of bytes: the image before a `Cast`.
+    pub bytes: bool,
 }
 
 impl Lowered {
@@ -76,13 +88,18 @@ pub(super) struct Lowering<'a> {
     pub values: HashMap<&'a str, Value>,
     /// How often each value of the file is read.
     pub uses: HashMap<&'a str, usize>,
-    /// The types that read each value, where a node must know.
-    pub readers: HashMap<&'a str, Vec<&'a str>>,
     pub nodes: Vec<Lowered>,
     /// Where each node's flattened value is.
     flattened: HashMap<usize, usize>,
     /// Elements of constants and parameters that may still be made.
     budget: usize,
+    /// Multiply-adds of constants so far.
+    pub work: usize,
+    external: External<'a>,
+    /// Sizes of other files, as far as the budget knows of them.
+    external_size: u64,
+    /// Whether weights were integers with scales.
+    pub stored_as_codes: bool,
     /// Title and op of the node at work, and a name for what it makes.
     origin: (String, String),
     pub wanted: String,
@@ -91,16 +108,19 @@ pub(super) struct Lowering<'a> {
 
 impl<'a> Lowering<'a> {
     /// `bytes` is the size of the file, which bounds what may be made of it.
-    pub fn new(opset: i64, batch: usize, bytes: usize) -> Self {
+    pub fn new(opset: i64, batch: usize, bytes: usize, folder: Option<&'a Path>) -> Self {
         Self {
             opset,
             batch,
             values: HashMap::new(),
             uses: HashMap::new(),
-            readers: HashMap::new(),
             nodes: Vec::new(),
             flattened: HashMap::new(),
             budget: bytes.saturating_mul(2).saturating_add(1 << 20),
+            work: 0,
+            external: External::new(folder),
+            external_size: 0,
+            stored_as_codes: false,
             origin: Default::default(),
             wanted: String::new(),
             notes: Vec::new(),
@@ -108,8 +128,9 @@ impl<'a> Lowering<'a> {
     }
 
     /// Puts the image first; `perm` is that of its view.
-    pub fn input(&mut self, name: &'a str, shape: Shape, perm: &[usize]) -> Result<()> {
+    pub fn input(&mut self, name: &'a str, shape: Shape, perm: &[usize], bytes: bool) -> Result<()> {
         let node = self.add_named("input", Kind::Op(Op::Input), vec![], vec![], Some(shape))?;
+        self.nodes[node].bytes = bytes;
         let view = View::plain(node, vec![self.batch, shape.channels, shape.height, shape.width]).transpose(perm);
         self.values.insert(name, Value::View(view));
         Ok(())
@@ -127,7 +148,6 @@ impl<'a> Lowering<'a> {
         for node in &graph.node {
             for input in &node.input {
                 *self.uses.entry(input).or_default() += 1;
-                self.readers.entry(input).or_default().push(&node.op_type);
             }
             for inner in node.attribute.iter().filter_map(|attribute| attribute.g.as_deref()) {
                 self.count(inner);
@@ -152,13 +172,33 @@ impl<'a> Lowering<'a> {
             }
         }
         for tensor in graph.initializer.iter().filter(|tensor| needed.contains(tensor.name.as_str())) {
-            let constant = Constant::read(tensor)?;
-            self.values.insert(&tensor.name, Value::Constant(Rc::new(constant)));
+            let constant = self.read(tensor)?;
+            if self.values.insert(&tensor.name, Value::Constant(Rc::new(constant))).is_some() {
+                let why = "another value has its name".into();
+                return Err(ImportError::Tensor { tensor: tensor.name.clone(), why, hint: None });
+            }
         }
         for (proto, _) in graph.node.iter().zip(wanted).filter(|(_, wanted)| *wanted) {
             self.node(Node(proto))?;
         }
         Ok(())
+    }
+
+    /// Reads a tensor of the file, or of one beside it.
+    fn read(&mut self, tensor: &TensorProto) -> std::result::Result<Constant, ImportError> {
+        let constant = self.external.read(tensor)?;
+        let more = usize::try_from(self.external.size - self.external_size).unwrap_or(usize::MAX);
+        self.external_size = self.external.size;
+        // Elements of a byte or less are few bytes of the file for the floats that they become.
+        let small = constant::integers(constant.kind).is_some_and(|(low, high)| high - low < 256);
+        let small = if small { constant.data.len().saturating_mul(4) } else { 0 };
+        self.budget = self.budget.saturating_add(more.saturating_mul(2)).saturating_add(small);
+        Ok(constant)
+    }
+
+    /// A tensor within a node.
+    pub fn tensor(&mut self, tensor: &TensorProto) -> Result<Constant> {
+        self.read(tensor).map_err(|error| Refusal { why: String::new(), hint: None, whole: Some(Box::new(error)) })
     }
 
     fn node(&mut self, node: Node<'a>) -> std::result::Result<(), ImportError> {
@@ -186,9 +226,10 @@ impl<'a> Lowering<'a> {
                 "export with the standard operators alone (`ai.onnx`)",
             ));
         }
-        if let Some(result) = self.fold(node)? {
-            return Ok(vec![Some(Value::Constant(Rc::new(result)))]);
+        if let Some(results) = self.fold(node)? {
+            return Ok(results.into_iter().map(|result| Some(Value::Constant(result))).collect());
         }
+        self.refuse_bytes(node)?;
         let one = |view: View| Ok(vec![Some(Value::View(view))]);
         match node.op() {
             "Conv" => one(self.conv(node)?),
@@ -197,14 +238,14 @@ impl<'a> Lowering<'a> {
             "BatchNormalization" => one(self.batch_norm(node)?),
             "MaxPool" | "AveragePool" => one(self.pool(node)?),
             "GlobalAveragePool" | "GlobalMaxPool" => one(self.global_pool(node)?),
-            "ReduceMean" => one(self.reduce_mean(node)?),
+            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" => one(self.reduce(node)?),
             "LRN" => one(self.lrn(node)?),
-            "Softmax" | "LogSoftmax" => one(self.softmax(node)?),
-            "Relu" | "Clip" | "LeakyRelu" | "PRelu" | "Sigmoid" | "HardSigmoid" | "HardSwish" | "Min" | "Max" => {
-                one(self.activation(node)?)
-            }
-            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Neg" | "Sum" => one(self.arithmetic(node)?),
-            "Identity" | "Dropout" | "Cast" => one(self.pass(node)?),
+            "Softmax" | "LogSoftmax" | "ArgMax" => one(self.softmax(node)?),
+            "Relu" | "Clip" | "LeakyRelu" | "PRelu" | "Sigmoid" | "HardSigmoid" | "HardSwish" | "Tanh" | "Elu"
+            | "Selu" | "Celu" | "Softplus" | "Mish" | "Swish" | "Abs" => one(self.activation(node)?),
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Neg" => one(self.arithmetic(node)?),
+            "Sum" | "Mean" | "Min" | "Max" => one(self.joined_values(node)?),
+            "Identity" | "Dropout" | "Cast" | "CastLike" => one(self.pass(node)?),
             "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Transpose" | "Expand" => one(self.rearrange(node)?),
             "Slice" => one(self.slice(node)?),
             "Split" => Ok(self.split(node)?),
@@ -216,10 +257,39 @@ impl<'a> Lowering<'a> {
                 "not supported: only batch normalisation is, whose statistics are constants",
                 super::layers::NORMALISATION,
             )),
-            "QuantizeLinear" | "DequantizeLinear" | "QLinearConv" | "ConvInteger" | "DynamicQuantizeLinear" => {
-                Err(Refusal::hint("the network is quantized already", "import the float network it came from"))
-            }
+            op if is_quantized(op) => Err(Refusal::hint("the network is quantized already", FLOAT_ONE)),
             _ => Err(Refusal::hint("not supported", "the operators that are: see the documentation of `onnx::import`")),
+        }
+    }
+
+    /// Bytes are moved, and not computed with: their sums would wrap around.
+    fn refuse_bytes(&self, node: Node<'a>) -> Result<()> {
+        let moves = [
+            "Cast",
+            "CastLike",
+            "Identity",
+            "Reshape",
+            "Flatten",
+            "Squeeze",
+            "Unsqueeze",
+            "Transpose",
+            "Expand",
+            "Slice",
+            "Split",
+            "Gather",
+            "Concat",
+            "If",
+        ];
+        let is_bytes = |index: usize| match self.value(node, index) {
+            Ok(Value::View(view)) => self.nodes[view.node].bytes,
+            _ => false,
+        };
+        let reads = (0..node.0.input.len()).any(|index| node.input(index).is_some() && is_bytes(index));
+        match moves.contains(&node.op()) || !reads {
+            true => Ok(()),
+            false => {
+                Err("computes with the bytes of the image: only a `Cast` to floats is supported before that".into())
+            }
         }
     }
 
@@ -305,8 +375,13 @@ impl<'a> Lowering<'a> {
                 let channels = (shapes[0].channels + 1).checked_sub(*size).ok_or("a window larger than its input")?;
                 Shape { channels, ..shapes[0] }
             }
-            (Kind::Power { .. } | Kind::Divide | Kind::Reordered(_), None) => shapes[0],
+            (Kind::Pick(order), None) => Shape { channels: order.len(), ..shapes[0] },
+            (Kind::ArgMax, None) => Shape::new(1, 1, 1),
+            (Kind::Power { .. } | Kind::Divide | Kind::Reordered(_) | Kind::Float | Kind::LogSoftmax, None) => {
+                shapes[0]
+            }
         };
+        let bytes = kind != Kind::Float && inputs.iter().any(|&input| self.nodes[input].bytes);
         let elements = shape.channels.checked_mul(shape.height).and_then(|n| n.checked_mul(shape.width));
         match elements {
             Some(1..=MAX_VALUE) => {}
@@ -317,7 +392,7 @@ impl<'a> Lowering<'a> {
             return Err(format!("its {suffix} has values that are NaN or infinite").into());
         }
         let name = name.to_owned();
-        self.nodes.push(Lowered { name, kind, inputs, params, shape, origin: self.origin.clone() });
+        self.nodes.push(Lowered { name, kind, inputs, params, shape, origin: self.origin.clone(), bytes });
         Ok(self.nodes.len() - 1)
     }
 
@@ -331,6 +406,11 @@ impl<'a> Lowering<'a> {
     pub fn image(&self, node: usize) -> View {
         let Shape { channels, height, width } = self.nodes[node].shape;
         View::plain(node, vec![self.batch, channels, height, width])
+    }
+
+    /// The same view of another node, which computes something of each channel of a node's value.
+    pub fn over(&self, x: &View, node: usize) -> View {
+        View { node, ..x.clone() }
     }
 
     /// The value of a node whose pixels are 1x1 as `[N, C]`.
@@ -410,6 +490,24 @@ fn needs<'a>(graph: &'a GraphProto, needed: &mut std::collections::HashSet<&'a s
         for inner in node.attribute.iter().filter_map(|attribute| attribute.g.as_deref()) {
             needs(inner, needed);
         }
+    }
+}
+
+/// What to do about a quantized network.
+const FLOAT_ONE: &str = "import the float network it came from: the file before `quantize_static`, or the model exported \
+                         before it was converted. Files of which only the weights are quantized are read";
+
+fn is_quantized(op: &str) -> bool {
+    let whole = ["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"];
+    whole.contains(&op) || op.starts_with("QLinear")
+}
+
+/// Axes of which none comes twice.
+pub(super) fn axes_once(axes: &[i64], rank: usize) -> Result<Vec<usize>> {
+    let axes = axes.iter().map(|&a| axis(a, rank)).collect::<Result<Vec<_>>>()?;
+    match axes.iter().enumerate().any(|(i, a)| axes[..i].contains(a)) {
+        true => Err("an axis twice".into()),
+        false => Ok(axes),
     }
 }
 

@@ -2,12 +2,17 @@
 mod arithmetic;
 mod constant;
 mod error;
+mod external;
 mod fold;
+mod inline;
+mod input;
 mod layers;
 mod layout;
 mod lower;
+mod metadata;
 mod names;
 mod node;
+mod output;
 mod pattern;
 #[cfg(test)]
 mod tests;
@@ -15,23 +20,25 @@ mod view;
 mod wire;
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use graph::{Builder, Graph, Op, Shape, Weights, pass};
 use prost::Message;
 
-use crate::proto::{DimensionValue, GraphProto, ModelProto, ValueInfoProto};
+use crate::proto::{GraphProto, ModelProto};
 pub use error::ImportError;
 use error::Refusal;
-use lower::{Kind, Lowered, Lowering, Value};
+use input::Image;
+use lower::{Kind, Lowered, Lowering};
 use names::Names;
 use pattern::Rewriter;
 
 /// Opsets of `ai.onnx` that are read.
 pub const OPSETS: RangeInclusive<i64> = 7..=25;
 
-/// Images in a batch where the file leaves their number open: a prime that no size of a network is likely to be, so that
-/// axes are told apart by their sizes.
-const ANY_BATCH: usize = 97;
+/// Images in a batch where the file leaves their number open: primes that few sizes of a network are, so that axes are told
+/// apart by their sizes. A network for any batch is the same for both.
+const ANY_BATCH: [usize; 2] = [97, 89];
 
 /// What a file does not say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,6 +47,8 @@ pub struct ImportOptions {
     pub name: Option<String>,
     /// `[rows, columns]` of the image, for a file that leaves them open.
     pub input: Option<[usize; 2]>,
+    /// The folder of the file, for data that lies in other files there; without it such files are refused.
+    pub folder: Option<PathBuf>,
 }
 
 /// A network from a file.
@@ -55,8 +64,18 @@ pub struct Imported {
     pub opset: i64,
     /// The program that wrote the file.
     pub producer: String,
+    /// The names of the classes, where the file's metadata has one for each.
+    pub classes: Vec<String>,
+    /// Whether the network takes the bytes of an image, 0 to 255, and not normalised floats.
+    pub bytes: bool,
     /// What was changed that a user should know.
     pub notes: Vec<String>,
+}
+
+impl Imported {
+    fn same_network(&self, other: &Self) -> bool {
+        self.graph == other.graph && self.weights == other.weights
+    }
 }
 
 /// Reads a classification network from the bytes of an ONNX file.
@@ -98,18 +117,39 @@ pub struct Imported {
 /// more memory than a small multiple of its own size and 100 MB.
 pub fn import(bytes: &[u8], options: &ImportOptions) -> Result<Imported, ImportError> {
     wire::check(bytes)?;
-    let model = ModelProto::decode(bytes)?;
+    let mut model = ModelProto::decode(bytes)?;
     let opset = opset(&model)?;
+    inline::prepare(&mut model, opset, bytes.len())?;
     let graph = model.graph.as_ref().ok_or_else(|| malformed("it has no graph"))?;
-    let image = read_image(image(graph)?, options)?;
+    let image = input::read(input::find(graph)?, options)?;
     let attempt = |batch: usize| network(graph, &image, batch, opset, bytes.len(), options);
     let mut imported = match image.batch {
         Some(batch) => attempt(batch)?,
-        // A file may leave the batch open and still reshape to one image.
-        None => attempt(ANY_BATCH).or_else(|error| attempt(1).map_err(|_| error))?,
+        None => any_batch(attempt)?,
     };
     imported.producer = format!("{} {}", model.producer_name, model.producer_version).trim().to_owned();
+    if let Some((key, names)) = metadata::classes(&model.metadata_props) {
+        let count = imported.graph.head().classes();
+        match names.len() == count {
+            true => imported.classes = names,
+            false => imported.notes.push(format!(
+                "its metadata `{key}` names {} classes, its output has {count}: the names are left out",
+                names.len()
+            )),
+        }
+    }
     Ok(imported)
+}
+
+/// A network whose file leaves the number of images open: the same for two numbers, or else for one image.
+fn any_batch(attempt: impl Fn(usize) -> Result<Imported, ImportError>) -> Result<Imported, ImportError> {
+    let [first, second] = ANY_BATCH;
+    match attempt(first) {
+        Ok(network) if attempt(second).is_ok_and(|other| other.same_network(&network)) => Ok(network),
+        // A file may leave the batch open and still reshape to one image, or have a size that is taken for the batch.
+        Ok(_) => attempt(1),
+        Err(error) => attempt(1).map_err(|_| error),
+    }
 }
 
 fn malformed(why: impl Into<String>) -> ImportError {
@@ -124,104 +164,43 @@ fn opset(model: &ModelProto) -> Result<i64, ImportError> {
     if OPSETS.contains(&version) { Ok(version) } else { Err(ImportError::Opset { domain: "ai.onnx".into(), version }) }
 }
 
-/// The one input that is no constant.
-fn image(graph: &GraphProto) -> Result<&ValueInfoProto, ImportError> {
-    // Files of 2018 list constants among the inputs.
-    let constants: std::collections::HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-    let inputs: Vec<&ValueInfoProto> =
-        graph.input.iter().filter(|input| !constants.contains(input.name.as_str())).collect();
-    match inputs.as_slice() {
-        [input] => Ok(input),
-        [] => Err(malformed("it has no input")),
-        [first, second, ..] => Err(ImportError::Input {
-            input: second.name.clone(),
-            why: format!("a second input beside '{}'", first.name),
-            hint: Some("only networks that look at one image are supported"),
-        }),
-    }
-}
-
-/// The input.
-struct Image<'a> {
-    name: &'a str,
-    shape: Shape,
-    /// Of the axes `[N, C, H, W]` in the file.
-    order: [usize; 4],
-    /// Number of images, where it is fixed.
-    batch: Option<usize>,
-}
-
-fn read_image<'a>(input: &'a ValueInfoProto, options: &ImportOptions) -> Result<Image<'a>, ImportError> {
-    let refuse = |why: String, hint: Option<&'static str>| ImportError::Input { input: input.name.clone(), why, hint };
-    let tensor = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
-    let shape = tensor.and_then(|t| t.shape.as_ref()).ok_or_else(|| refuse("has no shape".into(), None))?;
-    // float, float16, double, bfloat16
-    if !tensor.is_some_and(|t| [1, 10, 11, 16].contains(&t.elem_type)) {
-        return Err(refuse("is not of floats".into(), Some("the network must take the normalised image")));
-    }
-    if shape.dim.len() != 4 {
-        return Err(refuse(format!("has {} axes, an image batch has 4", shape.dim.len()), None));
-    }
-    let mut sizes = [None; 4];
-    for (size, dim) in sizes.iter_mut().zip(&shape.dim) {
-        if let Some(DimensionValue::DimValue(value)) = dim.value
-            && value != 0
-        {
-            let value = usize::try_from(value).ok().filter(|&v| v <= 1 << 16);
-            *size = Some(value.ok_or_else(|| refuse("has an impossible size".into(), None))?);
-        }
-    }
-    let [batch, a, b, c] = sizes;
-    // Channels last where only that makes sense.
-    let is_side = |size: Option<usize>| size.is_none_or(|size| size >= 8);
-    let is_last = matches!(c, Some(1 | 3)) && is_side(a) && is_side(b);
-    let (channels, rows, columns) = if is_last { (c, a, b) } else { (a, b, c) };
-    let channels = channels.ok_or_else(|| refuse("the number of channels is left open".into(), None))?;
-    let given = options.input.unwrap_or_default();
-    let side = |stated: Option<usize>, given: usize| match (stated, given) {
-        (Some(stated), 0) => Ok(stated),
-        (Some(stated), given) if stated == given => Ok(stated),
-        (Some(stated), given) => Err(refuse(format!("takes images of {stated} pixels a side, not of {given}"), None)),
-        (None, 0) => Err(ImportError::OpenSize { input: input.name.clone() }),
-        (None, given) => Ok(given),
-    };
-    let (rows, columns) = (side(rows, given[0])?, side(columns, given[1])?);
-    let order = if is_last { [0, 2, 3, 1] } else { [0, 1, 2, 3] };
-    Ok(Image { name: &input.name, shape: Shape::new(channels, rows, columns), order, batch })
-}
-
 fn network<'a>(
     graph: &'a GraphProto,
     image: &Image<'a>,
     batch: usize,
     opset: i64,
     bytes: usize,
-    options: &ImportOptions,
+    options: &'a ImportOptions,
 ) -> Result<Imported, ImportError> {
-    let [output] = graph.output.as_slice() else {
-        return Err(malformed(format!("it has {} outputs, a classifier has one", graph.output.len())));
-    };
-    let mut lowering = Lowering::new(opset, batch, bytes);
+    let mut lowering = Lowering::new(opset, batch, bytes, options.folder.as_deref());
     lowering.count(graph);
     let shape = image.shape;
     let at_input =
         |refusal: Refusal| ImportError::Input { input: image.name.to_owned(), why: refusal.why, hint: refusal.hint };
-    lowering.input(image.name, shape, &image.order).map_err(at_input)?;
+    lowering.input(image.name, shape, &image.order, image.bytes).map_err(at_input)?;
     lowering.graph(graph)?;
+    let logits = output::logits(graph, &mut lowering)?;
+    let refuse = |why: String| ImportError::Output { output: graph.output[0].name.clone(), why, hint: None };
+    if lowering.nodes[logits].bytes {
+        return Err(refuse("is of bytes, logits are floats".into()));
+    }
 
-    let refuse = |why: String| ImportError::Output { output: output.name.clone(), why };
-    let logits = match lowering.values.get(output.name.as_str()).cloned() {
-        None => return Err(refuse("no node computes it".into())),
-        Some(Value::Constant(_)) => return Err(refuse("does not depend on the image".into())),
-        Some(Value::View(view)) => lowering.nchw(&view).map_err(|refusal| refuse(refusal.why))?,
-    };
+    let mut notes = std::mem::take(&mut lowering.notes);
+    if lowering.stored_as_codes {
+        notes.push("its weights are stored as integers: their values are taken as floats".into());
+    }
+    if image.bytes {
+        notes.push("it takes the bytes of an image, 0 to 255, and normalises them itself".into());
+    }
     let mut rewriter = Rewriter::new(std::mem::take(&mut lowering.nodes), logits);
     rewriter.run();
-    let mut notes = lowering.notes;
-    let last = &rewriter.nodes[rewriter.output];
-    if matches!(last.op(), Some(Op::Softmax)) {
-        notes.push(format!("the final {} '{}' is left out: the outputs are logits", last.origin.1, last.origin.0));
-        rewriter.output = last.inputs[0];
+    // An index of a class, and one softmax before it.
+    for kinds in [[Kind::ArgMax, Kind::ArgMax], [Kind::Op(Op::Softmax), Kind::LogSoftmax]] {
+        let last = &rewriter.nodes[rewriter.output];
+        if kinds.contains(&last.kind) {
+            notes.push(format!("the final {} '{}' is left out: the outputs are logits", last.origin.1, last.origin.0));
+            rewriter.output = last.inputs[0];
+        }
     }
     let mut nodes = rewriter.finish();
     name_all(&mut nodes);
@@ -237,7 +216,8 @@ fn network<'a>(
         None => graph.name.chars().filter(|c| !c.is_control()).take(100).collect(),
     };
     let (graph, weights) = assemble(name, shape, nodes)?;
-    Ok(Imported { graph, weights, input: image.name.to_owned(), opset, producer: String::new(), notes })
+    let (input, bytes) = (image.name.to_owned(), image.bytes);
+    Ok(Imported { graph, weights, input, opset, producer: String::new(), classes: vec![], bytes, notes })
 }
 
 /// Makes names unique; what has parameters comes first, so that a layer keeps the name of its parameters.
@@ -264,10 +244,9 @@ fn assemble(name: String, input: Shape, nodes: Vec<Lowered>) -> Result<(Graph, W
             Kind::Reordered(_) => {
                 return Err(refuse("flattens a transposed image for something else than a fully connected layer"));
             }
+            Kind::LogSoftmax | Kind::ArgMax => return Err(refuse("only the last node can be one")),
+            Kind::Float | Kind::Pick(_) => unreachable!("the rewriter leaves none"),
         };
-        if operation == Op::Softmax && op == "LogSoftmax" {
-            return Err(refuse("only the last node can be one"));
-        }
         for (suffix, tensor) in params {
             if tensor.data().iter().any(|v| !v.is_finite()) {
                 return Err(refuse("its parameters overflow"));

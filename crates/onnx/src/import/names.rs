@@ -58,7 +58,7 @@ pub(super) fn of_node(node: Node<'_>) -> String {
 }
 
 /// Without what would break a table, a config or a log.
-fn clean(name: &str) -> String {
+pub(super) fn clean(name: &str) -> String {
     let mut clean: String = name.chars().map(|c| if c.is_control() || c == '`' { '_' } else { c }).collect();
     if clean.len() > MAX_LENGTH {
         let end = (0..=MAX_LENGTH).rev().find(|&end| clean.is_char_boundary(end)).unwrap_or(0);

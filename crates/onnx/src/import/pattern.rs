@@ -1,5 +1,5 @@
 //! Several nodes of the file that are one operation of the graph.
-use graph::{Activation, Op, Tensor};
+use graph::{Activation, Op, Shape, Tensor};
 
 use super::lower::{Kind, Lowered};
 
@@ -14,13 +14,13 @@ pub(super) struct Rewriter {
 
 impl Rewriter {
     pub fn new(nodes: Vec<Lowered>, output: usize) -> Self {
+        // Readers that the output does not need do not count.
         let mut readers = vec![0; nodes.len()];
-        for node in &nodes {
-            for &input in &node.inputs {
-                readers[input] += 1;
-            }
-        }
         readers[output] += 1;
+        for (i, node) in nodes.iter().enumerate().rev() {
+            let counts = usize::from(readers[i] > 0);
+            node.inputs.iter().for_each(|&input| readers[input] += counts);
+        }
         let place = (0..nodes.len()).collect();
         Self { nodes, readers, place, output }
     }
@@ -28,6 +28,7 @@ impl Rewriter {
     pub fn run(&mut self) {
         self.pass(Self::function);
         self.pass(Self::normalisation);
+        self.pass(Self::picked);
         self.pass(Self::affine);
         self.pass(Self::border);
     }
@@ -108,6 +109,10 @@ impl Rewriter {
     }
 
     fn function(&mut self, i: usize) {
+        if self.nodes[i].kind == Kind::Float {
+            self.remove(i);
+            return;
+        }
         if let Some(Op::Activation(Activation::Clip { min, max })) = self.op(i).cloned() {
             self.clips(i, min, max);
             return;
@@ -117,8 +122,30 @@ impl Rewriter {
             return;
         }
         if self.op(i) == Some(&Op::Mul) {
+            self.small_gate(i);
             self.gated(i);
         }
+    }
+
+    /// A factor `[C, 1, 1]` that was repeated: multiplication does that itself.
+    fn small_gate(&mut self, i: usize) {
+        let &[a, b] = self.nodes[i].inputs.as_slice() else { return };
+        let source = |node: usize| match self.op(node) {
+            Some(Op::AdaptiveAvgPool2d { .. }) => {
+                let input = self.input(node);
+                let Shape { height, width, .. } = self.nodes[input].shape;
+                ((height, width) == (1, 1)).then_some(input)
+            }
+            _ => None,
+        };
+        let (x, expanded, gate) = match (source(a), source(b)) {
+            (_, Some(gate)) => (a, b, gate),
+            (Some(gate), None) => (b, a, gate),
+            (None, None) => return,
+        };
+        self.nodes[i].inputs = vec![x, gate];
+        self.readers[gate] += 1;
+        self.release(expanded);
     }
 
     /// A clip of a clip, or of `a x + b`: `HardSigmoid` where it is from 0 to 1.
@@ -231,6 +258,81 @@ impl Rewriter {
         }
     }
 
+    /// Channels in another order: moved behind what treats each channel alone, into the weights of a layer.
+    fn picked(&mut self, i: usize) {
+        let Some(&before) = self.nodes[i].inputs.first() else { return };
+        let Kind::Pick(order) = &self.nodes[before].kind else { return };
+        let order = order.clone();
+        let source = self.input(before);
+        let count = self.nodes[source].shape.channels;
+        if let Kind::Pick(outer) = &self.nodes[i].kind {
+            let joined = outer.iter().map(|&channel| order[channel]).collect();
+            self.replace(i, Kind::Pick(joined), source);
+            return;
+        }
+        let mut places = vec![usize::MAX; count];
+        order.iter().enumerate().for_each(|(i, &channel)| places[channel] = i);
+        // Where a channel comes twice, or not at all, weights would be summed or be zeros that are stored.
+        if order.len() != count || places.contains(&usize::MAX) {
+            return;
+        }
+        match self.op(i).cloned() {
+            Some(Op::Conv2d(graph::Conv2d { groups: 1, .. }) | Op::Linear { .. }) => {
+                for (suffix, tensor) in &mut self.nodes[i].params {
+                    if *suffix == "weight" {
+                        *tensor = permuted(tensor, 1, &places);
+                    }
+                }
+                self.nodes[i].inputs[0] = source;
+                self.readers[source] += 1;
+                self.release(before);
+            }
+            Some(
+                Op::Affine { .. }
+                | Op::BatchNorm2d { .. }
+                | Op::PRelu { .. }
+                | Op::Relu
+                | Op::Activation(_)
+                | Op::Pad2d { .. }
+                | Op::MaxPool2d(_)
+                | Op::AvgPool2d(_)
+                | Op::AdaptiveAvgPool2d { .. },
+            ) if self.is_read_once(before) => {
+                // The two change places.
+                let [shape, was] = [self.nodes[i].shape, self.nodes[before].shape];
+                let (first, second) = self.nodes.split_at_mut(i);
+                let (pick, node) = (&mut first[before], &mut second[0]);
+                std::mem::swap(&mut pick.kind, &mut node.kind);
+                std::mem::swap(&mut pick.params, &mut node.params);
+                std::mem::swap(&mut pick.name, &mut node.name);
+                std::mem::swap(&mut pick.origin, &mut node.origin);
+                for (_, tensor) in &mut pick.params {
+                    *tensor = permuted(tensor, 0, &places);
+                }
+                pick.shape = Shape { channels: was.channels, ..shape };
+            }
+            _ => {}
+        }
+    }
+
+    /// Picked channels that are a shuffle.
+    fn shuffles(&mut self) {
+        for node in &mut self.nodes {
+            let Kind::Pick(order) = &node.kind else { continue };
+            let n = order.len();
+            let is_shuffle = |&groups: &usize| {
+                let each = n / groups;
+                n.is_multiple_of(groups)
+                    && order.iter().enumerate().all(|(c, &from)| from == c % groups * each + c / groups)
+            };
+            // Channels 0 and C / groups come first.
+            let groups = order.get(1).filter(|&&each| each > 1).map(|&each| n / each).filter(is_shuffle);
+            if let Some(groups) = groups {
+                node.kind = Kind::Op(Op::Shuffle { groups });
+            }
+        }
+    }
+
     /// Scales and shifts of channels: into the layer before, or two into one.
     fn affine(&mut self, i: usize) {
         let Some(Op::Affine { .. }) = self.op(i) else { return };
@@ -306,6 +408,7 @@ impl Rewriter {
 
     /// The nodes that the output needs, in order.
     pub fn finish(mut self) -> Vec<Lowered> {
+        self.shuffles();
         for i in 0..self.nodes.len() {
             self.place[i] = self.resolve(i);
         }
@@ -327,12 +430,35 @@ impl Rewriter {
                 for input in &mut node.inputs {
                     *input = new[self.place[*input]];
                 }
+                if let Kind::Pick(order) = &node.kind {
+                    node = slices(&node, order, &mut kept);
+                }
                 new[i] = kept.len();
                 kept.push(node);
             }
         }
         kept
     }
+}
+
+/// Picked channels as parts of the input that are joined; those are put into `kept`.
+fn slices(node: &Lowered, order: &[usize], kept: &mut Vec<Lowered>) -> Lowered {
+    let mut inputs = Vec::new();
+    for run in order.chunk_by(|a, b| a + 1 == *b) {
+        let kind = Kind::Op(Op::Slice { start: run[0], channels: run.len() });
+        let shape = Shape { channels: run.len(), ..node.shape };
+        inputs.push(kept.len());
+        kept.push(Lowered { kind, shape, ..node.clone() });
+    }
+    Lowered { kind: Kind::Op(Op::Concat), inputs, ..node.clone() }
+}
+
+/// A parameter with the entries of one axis in another order.
+fn permuted(tensor: &Tensor, axis: usize, order: &[usize]) -> Tensor {
+    let inner: usize = tensor.shape()[axis + 1..].iter().product();
+    let rows = tensor.data().chunks_exact(inner * order.len());
+    let data = rows.flat_map(|row| order.iter().flat_map(|&i| &row[i * inner..(i + 1) * inner])).copied().collect();
+    Tensor::new(tensor.shape(), data)
 }
 
 /// The exact sixth and half that a file's floats stand for.

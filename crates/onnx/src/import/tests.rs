@@ -150,6 +150,7 @@ fn refusals_of_the_whole() {
     assert_eq!(graph(&|g| g.input[0] = value("x", &[1, 4])), "input 'x': has 2 axes, an image batch has 4");
     assert_eq!(graph(&|g| g.input[0] = value("x", &[1, 4, 0, 0])), "input 'x': the size of the image is left open");
     assert_eq!(graph(&|g| g.input[0] = value("x", &[1, 4, -8, 8])), "input 'x': has an impossible size");
+    assert_eq!(graph(&|g| g.input[0] = value("x", &[-1, 4, -1, -1])), "input 'x': the size of the image is left open");
     assert_eq!(graph(&|g| g.output.clear()), "not an ONNX model: it has 0 outputs, a classifier has one");
     assert_eq!(graph(&|g| g.output[0].name = "q".into()), "output 'q': no node computes it");
     assert_eq!(

@@ -1,0 +1,192 @@
+//! Names of classes, as programs write them into a file's metadata.
+use super::names;
+use crate::proto::StringStringEntryProto;
+
+/// Under which keys names stand, the most telling first.
+const KEYS: [&str; 7] = ["classes", "names", "class_names", "labels", "id2label", "categories", "classnames"];
+
+/// The names of classes in a file's metadata, and the key they stand under.
+pub(super) fn classes(metadata: &[StringStringEntryProto]) -> Option<(&str, Vec<String>)> {
+    KEYS.iter().find_map(|key| {
+        let entry = metadata.iter().find(|entry| entry.key.eq_ignore_ascii_case(key))?;
+        let found: Vec<String> = parse(entry.value.trim())?.iter().map(|name| names::clean(name.trim())).collect();
+        Some((entry.key.as_str(), found)).filter(|(_, found)| !found.is_empty())
+    })
+}
+
+/// A list or a dictionary, as JSON or as Python prints it; else what commas or line ends separate.
+fn parse(text: &str) -> Option<Vec<String>> {
+    if text.starts_with(['[', '{', '(']) {
+        return Literal(text).parse();
+    }
+    let parts: Vec<&str> = if text.contains('\n') { text.lines().collect() } else { text.split(',').collect() };
+    (!text.is_empty()).then(|| parts.into_iter().map(str::to_owned).collect())
+}
+
+/// What is left of a list or dictionary.
+struct Literal<'a>(&'a str);
+
+/// A key or value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Item {
+    Text(String),
+    Number(usize),
+}
+
+impl Literal<'_> {
+    fn parse(mut self) -> Option<Vec<String>> {
+        let open = self.next()?;
+        let close = match open {
+            '[' => ']',
+            '(' => ')',
+            _ => '}',
+        };
+        let mut named: Vec<(usize, String)> = Vec::new();
+        loop {
+            if self.skip(close) {
+                break;
+            }
+            let first = self.item()?;
+            let pair = if open == '{' {
+                if !self.skip(':') {
+                    return None;
+                }
+                // `{0: 'cat'}`, `{"0": "cat"}`, or `{"cat": 0}`.
+                match (first, self.item()?) {
+                    (Item::Number(index), Item::Text(name)) | (Item::Text(name), Item::Number(index)) => (index, name),
+                    (Item::Text(index), Item::Text(name)) => (index.parse().ok()?, name),
+                    (Item::Number(_), Item::Number(_)) => return None,
+                }
+            } else {
+                let Item::Text(name) = first else { return None };
+                (named.len(), name)
+            };
+            named.push(pair);
+            if !self.skip(',') {
+                if self.skip(close) {
+                    break;
+                }
+                return None;
+            }
+        }
+        named.sort_by_key(|(index, _)| *index);
+        let counts = named.iter().enumerate().all(|(i, (index, _))| i == *index);
+        (counts && self.0.trim().is_empty()).then(|| named.into_iter().map(|(_, name)| name).collect())
+    }
+
+    fn next(&mut self) -> Option<char> {
+        let c = self.0.chars().next()?;
+        self.0 = &self.0[c.len_utf8()..];
+        Some(c)
+    }
+
+    /// Whether this comes next, which then is behind.
+    fn skip(&mut self, c: char) -> bool {
+        let rest = self.0.trim_start();
+        match rest.strip_prefix(c) {
+            Some(rest) => {
+                self.0 = rest;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn item(&mut self) -> Option<Item> {
+        self.0 = self.0.trim_start();
+        let first = self.0.chars().next()?;
+        if !matches!(first, '"' | '\'') {
+            let end = self.0.find(|c: char| !c.is_ascii_digit()).unwrap_or(self.0.len());
+            let (number, rest) = self.0.split_at(end);
+            self.0 = rest;
+            return number.parse().ok().map(Item::Number);
+        }
+        self.next();
+        let mut text = String::new();
+        loop {
+            match self.next()? {
+                c if c == first => return Some(Item::Text(text)),
+                '\\' => text.push(match self.next()? {
+                    'n' => '\n',
+                    't' => '\t',
+                    'u' => self.code(4)?,
+                    'x' => self.code(2)?,
+                    c => c,
+                }),
+                c => text.push(c),
+            }
+        }
+    }
+
+    /// A character by its number in so many hexadecimal digits; two of them where UTF-16 needs a pair.
+    fn code(&mut self, digits: usize) -> Option<char> {
+        let number = self.hexadecimal(digits)?;
+        if !(0xd800..0xdc00).contains(&number) {
+            return char::from_u32(number);
+        }
+        let rest = self.0.strip_prefix("\\u")?;
+        self.0 = rest;
+        let low = self.hexadecimal(4)?.checked_sub(0xdc00).filter(|low| *low < 0x400)?;
+        char::from_u32(0x10000 + ((number - 0xd800) << 10) + low)
+    }
+
+    fn hexadecimal(&mut self, digits: usize) -> Option<u32> {
+        let text = self.0.get(..digits)?;
+        self.0 = &self.0[digits..];
+        u32::from_str_radix(text, 16).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(key: &str, value: &str) -> Option<Vec<String>> {
+        let entry = StringStringEntryProto { key: key.into(), value: value.into() };
+        classes(&[entry]).map(|(_, names)| names)
+    }
+
+    #[test]
+    fn names_are_read_in_every_form() {
+        let cat_dog = Some(vec!["cat".to_owned(), "dog".to_owned()]);
+        for value in [
+            "{0: 'cat', 1: 'dog'}",
+            "{1: \"dog\", 0: \"cat\",}",
+            "{\"0\": \"cat\", \"1\": \"dog\"}",
+            "{\"cat\": 0, \"dog\": 1}",
+            "[\"cat\", \"dog\"]",
+            " ['cat', 'dog'] ",
+            "('cat', 'dog')",
+            "cat,dog",
+            "cat, dog",
+            "cat\ndog\n",
+            "cat\r\ndog",
+        ] {
+            assert_eq!(read("names", value), cat_dog, "{value}");
+        }
+        assert_eq!(read("Labels", "[\"cat\", \"dog\"]"), cat_dog);
+        assert_eq!(read("classes", r#"{0: "bird's nest", 1: 'a \'b\', c'}"#).unwrap(), ["bird's nest", "a 'b', c"]);
+        assert_eq!(read("classes", r#"["\u00e9t\xe9", "\ud83d\ude00", "a\nb"]"#).unwrap(), ["été", "😀", "a_b"]);
+    }
+
+    #[test]
+    fn what_is_no_list_of_names_is_left() {
+        for value in [
+            "",
+            "{0: 'cat', 2: 'dog'}",
+            "{0: 'cat'",
+            "[1, 2]",
+            "{0: 1}",
+            "[\"cat\"] x",
+            "['cat",
+            "{'a': 'b'}",
+            "[\"\\ud83d\"]",
+            "{0 'cat'}",
+            "[",
+            "[[\"a\"]]",
+        ] {
+            assert_eq!(read("names", value), None, "{value}");
+        }
+        assert_eq!(read("stride", "32"), None);
+    }
+}
