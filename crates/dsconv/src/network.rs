@@ -8,7 +8,7 @@ use burn::tensor::module::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
 use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions, PadMode};
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use graph::policy::Plan;
-use graph::{Activation, Graph, Info, Model, ModelError, NodeId, Op, QuantizedLayer, Weights};
+use graph::{Activation, Graph, Info, Model, ModelError, NodeId, Op, Pool2d, QuantizedLayer, Weights};
 
 use crate::layer::{Alpha, DsConfig, DsConv2d, convolve, host};
 
@@ -337,14 +337,14 @@ fn run(op: &Op, layer: Option<&Layer>, inputs: Vec<Tensor<4>>) -> Tensor<4> {
         Op::MaxPool2d(p) => {
             let mut options = MaxPoolOptions::new(p.kernel);
             options.stride = p.stride;
-            options.padding = p.padding.map(|side| (side, side));
+            options.padding = sides(p);
             options.ceil_mode = p.ceil_mode;
             max_pool2d(x(), options)
         }
         Op::AvgPool2d(p) => {
             let mut options = AvgPoolOptions::new(p.kernel);
             options.stride = p.stride;
-            options.padding = p.padding.map(|side| (side, side));
+            options.padding = sides(p);
             options.ceil_mode = p.ceil_mode;
             options.count_include_pad = p.count_include_pad;
             avg_pool2d(x(), options)
@@ -395,6 +395,12 @@ fn run(op: &Op, layer: Option<&Layer>, inputs: Vec<Tensor<4>>) -> Tensor<4> {
             unreachable!("handled with their layers")
         }
     }
+}
+
+/// Padding before and after the input, for each axis.
+fn sides(pool: &Pool2d) -> [(usize, usize); 2] {
+    let ([top, left], [bottom, right]) = (pool.padding, pool.padding_after());
+    [(top, bottom), (left, right)]
 }
 
 fn apply(function: Activation, x: Tensor<4>) -> Tensor<4> {

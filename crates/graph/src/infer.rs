@@ -103,8 +103,14 @@ impl Op {
                 }
             }
             Op::MaxPool2d(p) | Op::AvgPool2d(p) => {
-                if (0..2).any(|a| p.stride[a] == 0 || p.kernel[a] == 0 || p.padding[a] > p.kernel[a] / 2) {
+                if (0..2).any(|a| {
+                    p.stride[a] == 0 || p.kernel[a] == 0 || (p.end.is_none() && p.padding[a] > p.kernel[a] / 2)
+                }) {
                     return Err("needs stride and kernel >= 1 and padding <= kernel / 2".into());
+                }
+                // Every window sees a part of the input.
+                if (0..2).any(|a| p.padding[a].max(p.padding_after()[a]) >= p.kernel[a]) {
+                    return Err("needs padding < kernel".into());
                 }
                 match (p.output(0, x.height), p.output(1, x.width)) {
                     (Some(height), Some(width)) => Ok(Shape::new(x.channels, height, width)),

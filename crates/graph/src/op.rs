@@ -96,8 +96,11 @@ pub struct Pool2d {
     pub kernel: [usize; 2],
     /// `[vertical, horizontal]`.
     pub stride: [usize; 2],
-    /// `[vertical, horizontal]`, both sides.
+    /// `[vertical, horizontal]`, both sides, or before the input where there is `end`.
     pub padding: [usize; 2],
+    /// `[vertical, horizontal]` after the input, where that differs or is more than half the window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<[usize; 2]>,
     /// Round the output size up, as PyTorch's `ceil_mode` (a window must start inside the input or its left padding).
     pub ceil_mode: bool,
     /// Whether an average counts padded zeros, as PyTorch does unless told otherwise; a maximum never sees them.
@@ -112,7 +115,19 @@ fn yes() -> bool {
 impl Pool2d {
     /// A square window without padding.
     pub fn new(kernel: usize, stride: usize) -> Self {
-        Self { kernel: [kernel; 2], stride: [stride; 2], padding: [0; 2], ceil_mode: false, count_include_pad: true }
+        Self {
+            kernel: [kernel; 2],
+            stride: [stride; 2],
+            padding: [0; 2],
+            end: None,
+            ceil_mode: false,
+            count_include_pad: true,
+        }
+    }
+
+    /// Padding after the input, `[vertical, horizontal]`.
+    pub fn padding_after(&self) -> [usize; 2] {
+        self.end.unwrap_or(self.padding)
     }
 
     /// Sets the padding.
@@ -130,7 +145,7 @@ impl Pool2d {
     /// Output length along one axis (0 vertical, 1 horizontal), PyTorch's rule; `None` where the window does not fit.
     pub fn output(&self, axis: usize, input: usize) -> Option<usize> {
         let (k, s, p) = (self.kernel[axis], self.stride[axis], self.padding[axis]);
-        let padded = p.checked_mul(2)?.checked_add(input)?;
+        let padded = p.checked_add(self.padding_after()[axis])?.checked_add(input)?;
         let free = padded.checked_sub(k)?;
         let mut out = if self.ceil_mode { free.div_ceil(s) } else { free / s }.checked_add(1)?;
         // The division rounded up: a product that overflows starts a window beyond any input.

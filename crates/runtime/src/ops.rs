@@ -268,7 +268,7 @@ struct Window {
 fn window(pool: &Pool2d, input: Shape, y: usize, x: usize) -> (Window, Window) {
     let along = |at: usize, axis: usize, size: usize| {
         let (start, pad) = (at * pool.stride[axis], pool.padding[axis]);
-        let end = (start + pool.kernel[axis]).min(size + 2 * pad);
+        let end = (start + pool.kernel[axis]).min(size + pad + pool.padding_after()[axis]);
         let inside = start.saturating_sub(pad)..end.saturating_sub(pad).min(size);
         Window { inside, padded: end.saturating_sub(start) }
     };

@@ -34,7 +34,7 @@ impl<'a> Window<'a> {
     fn new(pool: &'a Pool2d, input: Shape, output: Shape) -> Self {
         let end = |axis: usize, input: usize, output: usize| {
             let (k, s, p) = (pool.kernel[axis], pool.stride[axis], pool.padding[axis]);
-            if pool.ceil_mode { ((output - 1) * s + k).saturating_sub(input + p) } else { p }
+            if pool.ceil_mode { ((output - 1) * s + k).saturating_sub(input + p) } else { pool.padding_after()[axis] }
         };
         Self { pool, end: [end(0, input.height, output.height), end(1, input.width, output.width)] }
     }
@@ -55,14 +55,14 @@ pub(super) fn max_pool(out: &mut Emitter, name: &str, x: &str, pool: &Pool2d, [f
 
 pub(super) fn avg_pool(out: &mut Emitter, name: &str, x: &str, pool: &Pool2d, [from, to]: [Shape; 2]) -> String {
     let window = Window::new(pool, from, to);
-    let [top, left] = pool.padding;
-    if pool.count_include_pad && window.end.iter().zip(pool.padding).any(|(&end, p)| end > p) {
+    let ([top, left], [bottom, right]) = (pool.padding, pool.padding_after());
+    if pool.count_include_pad && window.end.iter().zip([bottom, right]).any(|(&end, p)| end > p) {
         // PyTorch counts its padding, but not what rounding the size up adds: the first becomes part of the input.
-        let x = match pool.padding {
-            [0, 0] => x.to_owned(),
-            [top, left] => pad2d(out, &format!("{name}.pad"), x, [top, left, top, left], 0.0),
+        let x = match [top, left, bottom, right] {
+            [0, 0, 0, 0] => x.to_owned(),
+            sides => pad2d(out, &format!("{name}.pad"), x, sides, 0.0),
         };
-        let end = [window.end[0].saturating_sub(top), window.end[1].saturating_sub(left)];
+        let end = [window.end[0].saturating_sub(bottom), window.end[1].saturating_sub(right)];
         let mut attributes = window.attributes([0, 0], end);
         attributes.push(int("count_include_pad", 0));
         return out.node(name, "AveragePool", &[&x], attributes);

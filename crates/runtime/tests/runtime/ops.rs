@@ -45,7 +45,11 @@ pub fn every_exact_operation() -> Builder {
     let padded = b.push("pad", Op::Pad2d { sides: [1, 0, 2, 1], value: 0.5 }, vec![twice]);
     let pool = Pool2d { count_include_pad: false, ..Pool2d::new(3, 2).padding(1).ceil_mode() };
     let mean = b.push("mean", Op::AvgPool2d(pool.clone()), vec![padded]);
-    let max = b.max_pool("max", pool, padded);
+    let max = b.max_pool("max", pool.clone(), padded);
+    let uneven =
+        Pool2d { kernel: [4, 4], stride: [1, 1], padding: [1, 0], end: Some([2, 3]), ceil_mode: false, ..pool };
+    let mean = b.push("mean_uneven", Op::AvgPool2d(uneven.clone()), vec![mean]);
+    let max = b.max_pool("max_uneven", uneven, max);
     let both = b.push("both", Op::Concat, vec![max, mean]);
     let drop = b.push("drop", Op::Dropout { p: 0.5 }, vec![both]);
     let flat = b.push("flatten", Op::Flatten, vec![drop]);

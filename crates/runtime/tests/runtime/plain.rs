@@ -179,8 +179,8 @@ fn pool(p: &Pool2d, shape: Shape, x: &[f32], out: Shape, reduce: impl Fn(&[f32],
     for plane in x.chunks(shape.height * shape.width) {
         for i in 0..out.height * out.width {
             let (top, left) = (i / out.width * p.stride[0], i % out.width * p.stride[1]);
-            let bottom = (top + p.kernel[0]).min(shape.height + 2 * p.padding[0]);
-            let right = (left + p.kernel[1]).min(shape.width + 2 * p.padding[1]);
+            let bottom = (top + p.kernel[0]).min(shape.height + p.padding[0] + p.padding_after()[0]);
+            let right = (left + p.kernel[1]).min(shape.width + p.padding[1] + p.padding_after()[1]);
             let mut window = vec![];
             for row in top..bottom {
                 for col in left..right {
