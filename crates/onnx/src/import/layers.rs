@@ -81,19 +81,6 @@ impl Window {
     fn is_symmetric(&self) -> bool {
         self.pads[0] == self.pads[2] && self.pads[1] == self.pads[3]
     }
-
-    /// Places along one axis that a window can be put, in floor mode or ceil mode, and none where it does not fit.
-    ///
-    /// In ceil mode a last window may hang over the border, but has to begin before it (opset 1 to 21 do not say so; ONNX
-    /// Runtime and PyTorch do it).
-    fn places(&self, axis: usize, input: usize, ceil: bool) -> Option<usize> {
-        let reach = self.dilation[axis].checked_mul(self.kernel[axis] - 1)?.checked_add(1)?;
-        let begin = self.pads[axis].checked_add(input)?;
-        let free = begin.checked_add(self.pads[axis + 2])?.checked_sub(reach)?;
-        let places = (if ceil { free.div_ceil(self.stride[axis]) } else { free / self.stride[axis] }).checked_add(1)?;
-        let hangs = ceil && (places - 1).checked_mul(self.stride[axis]).is_none_or(|start| start >= begin);
-        Some(places - usize::from(hangs))
-    }
 }
 
 fn sizes(name: &str, values: &[i64]) -> Result<Vec<usize>> {
@@ -269,52 +256,21 @@ impl<'a> Lowering<'a> {
         if window.dilation != [1, 1] {
             return Err("a pooling with `dilations` is not supported".into());
         }
-        let count_include_pad = !is_max && node.flag("count_include_pad")?;
-        let ceil = node.flag("ceil_mode")? && matches!(node.string("auto_pad")?, None | Some("NOTSET"));
-        let size =
-            |axis: usize, input: usize| window.places(axis, input, ceil).ok_or("its window does not fit its input");
-        let output = [size(0, shape.height)?, size(1, shape.width)?];
-        let op = |pool: Pool2d| if is_max { Op::MaxPool2d(pool) } else { Op::AvgPool2d(pool) };
-        let mut pool = Pool2d {
+        let ceil_mode =
+            node.flag("ceil_mode")? && !node.string("auto_pad")?.is_some_and(|auto| auto.starts_with("SAME"));
+        let [top, left, bottom, right] = window.pads;
+        let half = (0..2).all(|axis| window.pads[axis] <= window.kernel[axis] / 2);
+        // Where nothing is padded, all means count alike: PyTorch's default is kept.
+        let counts = is_max || node.flag("count_include_pad")? || (window.pads == [0; 4] && !ceil_mode);
+        let pool = Pool2d {
             kernel: window.kernel,
             stride: window.stride,
-            padding: [window.pads[0], window.pads[1]],
-            ceil_mode: ceil,
-            // Where nothing is padded, both are the same: PyTorch's default is kept.
-            count_include_pad: count_include_pad || is_max || (window.pads == [0; 4] && !ceil),
+            padding: [top, left],
+            end: (!window.is_symmetric() || !half).then_some([bottom, right]),
+            ceil_mode,
+            count_include_pad: counts,
         };
-        // The last windows may hang over a border that is not the same on both sides, as in ceil mode, where nobody
-        // counts what they hold of it.
-        let hangs_count = !is_max && count_include_pad && window.pads != [0; 4];
-        let fits = |pool: &Pool2d| {
-            let small = (0..2).all(|axis| pool.padding[axis] <= pool.kernel[axis] / 2);
-            small && [pool.output(0, shape.height), pool.output(1, shape.width)] == output.map(Some)
-        };
-        if window.is_symmetric() && fits(&pool) {
-            return self.simple(op(pool), input);
-        }
-        if !hangs_count {
-            for ceil_mode in [false, true] {
-                pool.ceil_mode = ceil_mode;
-                pool.count_include_pad = is_max;
-                if fits(&pool) {
-                    return self.simple(op(pool), input);
-                }
-            }
-        }
-        if !is_max && !count_include_pad {
-            return Err("borders that differ, of which a mean does not count the zeros, are not supported".into());
-        }
-        if ceil && !is_max {
-            return Err("`ceil_mode` with borders that differ is not supported".into());
-        }
-        // The lowest value, which no maximum sees; the zeros of a mean count.
-        let value = if is_max { f64::from(f32::MIN) } else { 0.0 };
-        let padded = self.border(input, window.pads, value)?;
-        let view =
-            self.simple(op(Pool2d { padding: [0, 0], ceil_mode: ceil, count_include_pad: true, ..pool }), padded)?;
-        let Shape { height, width, .. } = self.nodes[view.node].shape;
-        if [height, width] == output { Ok(view) } else { Err("`ceil_mode` with these borders is not supported".into()) }
+        self.simple(if is_max { Op::MaxPool2d(pool) } else { Op::AvgPool2d(pool) }, input)
     }
 
     /// An average over channels, put as a third dimension: how PyTorch writes local response normalisation.

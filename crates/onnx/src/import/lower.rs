@@ -221,6 +221,9 @@ impl<'a> Lowering<'a> {
 
     fn dispatch(&mut self, node: Node<'a>) -> Result<Vec<Option<Value>>> {
         if !node.is_standard() {
+            if is_quantized(node.op()) {
+                return Err(Refusal::hint("the network is quantized already", FLOAT_ONE));
+            }
             return Err(Refusal::hint(
                 "operators of other domains are not supported",
                 "export with the standard operators alone (`ai.onnx`)",

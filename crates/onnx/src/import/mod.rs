@@ -22,7 +22,7 @@ mod wire;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use graph::{Builder, Graph, Op, Shape, Weights, pass};
+use graph::{Builder, Graph, Op, Shape, Weights};
 use prost::Message;
 
 use crate::proto::{GraphProto, ModelProto};
@@ -80,30 +80,40 @@ impl Imported {
 
 /// Reads a classification network from the bytes of an ONNX file.
 ///
-/// The file has one input, the image `[N, C, H, W]` (or `[N, H, W, C]` as TensorFlow writes it), and one output, the
-/// logits `[N, classes]`. Its opset lies in [`OPSETS`], its weights are constants in the file itself, of any float type.
+/// The file has one input, the image `[N, C, H, W]` (or `[N, H, W, C]` as TensorFlow writes it) of floats or of bytes, and
+/// one output, the logits `[N, classes]` (or `[classes]` of one image). Its opset lies in [`OPSETS`], its weights are
+/// constants of any float type, in the file itself or in others of its folder ([`ImportOptions::folder`]).
 ///
 /// | of the graph | from |
 /// |---|---|
 /// | `Conv2d` | `Conv` with groups, dilation, `auto_pad`, borders that differ (then with a `Pad2d`); `Pad` before it |
 /// | `Linear` | `Gemm`, `MatMul` and `Add` |
-/// | `BatchNorm2d`, `Affine` | `BatchNormalization`; `Add`, `Sub`, `Mul`, `Div` with a constant for each channel |
-/// | `Relu`, `Activation` | `Relu`, `Clip`, `Min`, `Max`, `LeakyRelu`, `PRelu` with one slope, `Sigmoid`, `HardSigmoid`, `HardSwish`, and what these are written as in older opsets: SiLU, hard swish, hard sigmoid |
-/// | `MaxPool2d`, `AvgPool2d` | `MaxPool`, `AveragePool`, `GlobalMaxPool`; a `Slice` with steps |
-/// | `AdaptiveAvgPool2d` | `GlobalAveragePool`, `ReduceMean` |
-/// | `Add`, `Mul`, `Concat` | the same of two values; a gate `[N, C, 1, 1]` for `Mul` |
+/// | `BatchNorm2d`, `Affine` | `BatchNormalization`; `Add`, `Sub`, `Mul`, `Div` with a constant for each channel; `Neg` |
+/// | `Relu`, `Activation` | `Relu`, `Clip`, `Min` and `Max` with a number, `LeakyRelu`, `Sigmoid`, `HardSigmoid`, `HardSwish`, `Tanh`, `Elu`, `Softplus`, and what is made of them: SiLU and hard swish as older opsets write them, `Selu`, `Celu`, `Mish`, `Swish` |
+/// | `PRelu` | `PRelu` with a slope for each channel |
+/// | `MaxPool2d`, `AvgPool2d` | `MaxPool`, `AveragePool`, `GlobalMaxPool`, `ReduceMax`, `ReduceMin`; a `Slice` with steps |
+/// | `AdaptiveAvgPool2d` | `GlobalAveragePool`, `ReduceMean`, `ReduceSum` over rows and columns; a value `[N, C, 1, 1]` beside an image, or expanded to one |
+/// | `Add`, `Mul`, `Max`, `Concat` | the same of two values, `Sum`, `Mean`, `Max`, `Min` of more, `Abs`; a gate `[N, C, 1, 1]` for `Mul` |
 /// | `Slice`, `Shuffle` | `Split`, `Slice`, `Gather` of channels; `Reshape`, `Transpose`, `Reshape` |
+/// | a layer's weights | channels in another order before it, as from RGB to BGR: `Slice` backwards, `Gather`, `Split` and `Concat` |
 /// | `Pad2d`, `PadShortcut` | `Pad` with a constant |
 /// | `Lrn` | `LRN`, or what PyTorch writes for it |
-/// | `Softmax` | `Softmax` over classes; the last one is left out, with a note |
+/// | `Softmax` | `Softmax` over classes; the last one is left out, as are `LogSoftmax` and `ArgMax` there, with a note |
 /// | `Flatten` or nothing | `Flatten`, `Reshape`, `Squeeze`, `Unsqueeze`, `Transpose` that cancels, `Identity`, `Dropout`, `Cast` |
 ///
 /// Not among them are layer normalisation and GELU (`LayerNormalization`, `Erf`), without which no ConvNeXt and no
-/// transformer can be read, `Resize`, `ConvTranspose`, recurrent operators, and operators of other domains.
+/// transformer can be read, `Resize`, `ConvTranspose`, recurrent operators, operators of other domains, and networks that
+/// are in training mode. Of a quantized network (`QuantizeLinear` between its layers) the float one is needed; one whose
+/// weights alone are integers with scales is a float network.
 ///
-/// Whatever depends on constants and shapes alone is computed. A node is named after its parameter
-/// (`layer1.0.conv1.weight` belongs to `layer1.0.conv1`), else after the node of the file, and names are unique.
-/// A weight that several nodes share is stored once for each.
+/// Whatever depends on constants and shapes alone is computed. The model's own functions are put where they are called, and
+/// nodes may stand in any order. A file that leaves the number of images open gives the same network for any of them, or
+/// else that for one image. Outputs beside the logits that are computed from these alone are left out, with a note.
+///
+/// A node is named after its parameter (`layer1.0.conv1.weight` belongs to `layer1.0.conv1`), else after the node of the
+/// file, and names are unique. A weight that several nodes share is stored once for each. Names of classes come from the
+/// metadata (`classes`, `names` and the like: a list or dictionary in JSON or as Python prints it, or what commas or lines
+/// separate).
 ///
 /// ```no_run
 /// let bytes = std::fs::read("squeezenet.onnx")?;
@@ -254,17 +264,6 @@ fn assemble(name: String, input: Shape, nodes: Vec<Lowered>) -> Result<(Graph, W
             weights.insert(format!("{name}.{suffix}"), tensor);
         }
         parts.push((name, operation, inputs));
-    }
-    let graph = build(&name, input, &parts)?;
-    // A border that no maximum sees is zero where the image within is not negative, so that it stays so.
-    let known = pass::non_negative(&graph);
-    for (_, op, inputs) in &mut parts {
-        if let Op::Pad2d { value, .. } = op
-            && *value == f64::from(f32::MIN)
-            && known[inputs[0]]
-        {
-            *value = 0.0;
-        }
     }
     Ok((build(&name, input, &parts)?, weights))
 }

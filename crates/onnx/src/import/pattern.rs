@@ -258,8 +258,34 @@ impl Rewriter {
         }
     }
 
+    /// Slices of one value that are joined again.
+    fn parts_of_one(&mut self, i: usize) {
+        // An order of more channels than any network has would be long.
+        if self.op(i) != Some(&Op::Concat) || self.nodes[i].shape.channels > 1 << 16 {
+            return;
+        }
+        let mut order = Vec::new();
+        let mut sources = Vec::new();
+        for &part in &self.nodes[i].inputs {
+            let Some(&Op::Slice { start, channels }) = self.op(part) else { return };
+            order.extend(start..start + channels);
+            sources.push(self.input(part));
+        }
+        let source = sources[0];
+        if sources.iter().any(|&other| other != source) {
+            return;
+        }
+        let is_whole = order.iter().enumerate().all(|(i, &channel)| i == channel)
+            && order.len() == self.nodes[source].shape.channels;
+        self.replace(i, Kind::Pick(order), source);
+        if is_whole && source > 0 {
+            self.remove(i);
+        }
+    }
+
     /// Channels in another order: moved behind what treats each channel alone, into the weights of a layer.
     fn picked(&mut self, i: usize) {
+        self.parts_of_one(i);
         let Some(&before) = self.nodes[i].inputs.first() else { return };
         let Kind::Pick(order) = &self.nodes[before].kind else { return };
         let order = order.clone();
@@ -315,20 +341,17 @@ impl Rewriter {
         }
     }
 
-    /// Picked channels that are a shuffle.
+    /// Picked channels that are a shuffle of all.
     fn shuffles(&mut self) {
-        for node in &mut self.nodes {
-            let Kind::Pick(order) = &node.kind else { continue };
+        for i in 0..self.nodes.len() {
+            let Kind::Pick(order) = &self.nodes[i].kind else { continue };
             let n = order.len();
-            let is_shuffle = |&groups: &usize| {
-                let each = n / groups;
-                n.is_multiple_of(groups)
-                    && order.iter().enumerate().all(|(c, &from)| from == c % groups * each + c / groups)
-            };
             // Channels 0 and C / groups come first.
-            let groups = order.get(1).filter(|&&each| each > 1).map(|&each| n / each).filter(is_shuffle);
-            if let Some(groups) = groups {
-                node.kind = Kind::Op(Op::Shuffle { groups });
+            let each = order.get(1).copied().filter(|&each| each > 1 && n.is_multiple_of(each));
+            let Some(groups) = each.map(|each| n / each) else { continue };
+            let is_shuffle = order.iter().enumerate().all(|(c, &from)| from == c % groups * (n / groups) + c / groups);
+            if is_shuffle && self.nodes[self.input(i)].shape.channels == n {
+                self.nodes[i].kind = Kind::Op(Op::Shuffle { groups });
             }
         }
     }
@@ -394,7 +417,12 @@ impl Rewriter {
             }
             Kind::Op(Op::AvgPool2d(pool)) => {
                 let is_small = top <= pool.kernel[0] / 2 && left <= pool.kernel[1] / 2;
-                if pool.padding != [0, 0] || pool.ceil_mode || !pool.count_include_pad || !is_small {
+                if pool.padding != [0, 0]
+                    || pool.end.is_some()
+                    || pool.ceil_mode
+                    || !pool.count_include_pad
+                    || !is_small
+                {
                     return;
                 }
                 pool.padding = [top, left];
@@ -443,6 +471,9 @@ impl Rewriter {
 
 /// Picked channels as parts of the input that are joined; those are put into `kept`.
 fn slices(node: &Lowered, order: &[usize], kept: &mut Vec<Lowered>) -> Lowered {
+    if order.windows(2).all(|pair| pair[0] + 1 == pair[1]) {
+        return Lowered { kind: Kind::Op(Op::Slice { start: order[0], channels: order.len() }), ..node.clone() };
+    }
     let mut inputs = Vec::new();
     for run in order.chunk_by(|a, b| a + 1 == *b) {
         let kind = Kind::Op(Op::Slice { start: run[0], channels: run.len() });

@@ -6,8 +6,8 @@ use prost::Message;
 
 use super::{ImportError, ImportOptions, Imported, import};
 use crate::proto::{
-    AttributeProto, AttributeType, DataType, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto,
-    OperatorSetIdProto, TensorProto, TensorShapeProto, TensorType, TypeProto, ValueInfoProto,
+    AttributeProto, AttributeType, DataType, Dimension, DimensionValue, FunctionProto, GraphProto, ModelProto,
+    NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TensorType, TypeProto, ValueInfoProto,
 };
 
 fn value(name: &str, dims: &[i64]) -> ValueInfoProto {
@@ -164,6 +164,188 @@ fn refusals_of_the_whole() {
     assert!(import(b"", &ImportOptions::default()).is_err());
 }
 
+/// What an engine would compute in another way than a first look suggests.
+#[test]
+fn refusals_of_what_would_be_wrong() {
+    let vector = |name: &str| floats(name, &[4], vec![1.0; 4]);
+    let norm = |outputs: &[&str], attribute: Vec<AttributeProto>, opset: i64| {
+        let mut bn = node("bn", "BatchNormalization", &["x", "s", "b", "m", "v"], "out");
+        bn.output.extend(outputs.iter().map(ToString::to_string));
+        bn.attribute = attribute;
+        let mut model = model(vec![bn], vec![vector("s"), vector("b"), vector("m"), vector("v")]);
+        model.opset_import[0].version = opset;
+        read(&model)
+    };
+    let int =
+        |name: &str, i: i64| AttributeProto { name: name.into(), r#type: 2, i: Some(i), ..AttributeProto::default() };
+    let five = ["mean", "var", "saved_mean", "saved_var"];
+    for opset in [7, 9, 13] {
+        let error = norm(&five, vec![], opset).unwrap_err();
+        let why = "node 'bn' (op BatchNormalization): takes its statistics from the images, as in training";
+        assert_eq!((error.to_string().as_str(), error.hint()), (why, Some("export the model after `model.eval()`")));
+        assert!(norm(&["", "", "", ""], vec![], opset).is_ok());
+    }
+    assert!(norm(&[], vec![int("training_mode", 1)], 15).unwrap_err().hint().unwrap().contains("eval()"));
+    assert!(norm(&[], vec![int("spatial", 0)], 7).unwrap_err().to_string().contains("`spatial` is 0"));
+
+    let one = |name: &str, op: &str, inputs: &[&str], init: Vec<TensorProto>| {
+        refused(&model(vec![node(name, op, inputs, "out")], init))
+    };
+    let truth = TensorProto { data_type: DataType::Bool as i32, int32_data: vec![1], ..floats("t", &[], vec![]) };
+    let training = one("d", "Dropout", &["x", "", "t"], vec![truth]);
+    assert_eq!(training, "node 'd' (op Dropout): drops values also at inference");
+    let int64 = |name: &str, values: &[i64]| TensorProto {
+        name: name.into(),
+        dims: vec![values.len() as i64],
+        data_type: DataType::Int64 as i32,
+        int64_data: values.to_vec(),
+        ..TensorProto::default()
+    };
+    // An image is no gate, nor is a row.
+    for target in [&[1, 4, 8, 16][..], &[2, 4, 8, 8], &[1, 1, 4, 8, 8]] {
+        assert!(one("e", "Expand", &["x", "s"], vec![int64("s", target)]).contains("(op Expand): an expansion of"));
+    }
+    for (bound, why) in [(f32::NAN, "a bound of NaN"), (f32::INFINITY, "a bound of inf")] {
+        let found = one("c", "Clip", &["x", "lo"], vec![floats("lo", &[], vec![bound])]);
+        assert_eq!(found, format!("node 'c' (op Clip): {why}"));
+    }
+    let crossed = vec![floats("lo", &[], vec![2.0]), floats("hi", &[], vec![1.0])];
+    assert!(one("c", "Clip", &["x", "lo", "hi"], crossed).contains("is not a function"));
+    for (op, dims) in [("Add", &[1, 1, 8, 8][..]), ("Mul", &[8]), ("PRelu", &[8, 1]), ("Sub", &[1, 1, 4, 8, 8])] {
+        let count: i64 = dims.iter().product();
+        let varied = (0..count).map(|i| i as f32 + 1.0).collect();
+        assert!(one("a", op, &["x", "c"], vec![floats("c", dims, varied)]).starts_with("node 'a'"), "{op} {dims:?}");
+    }
+    // As many features as images: a bias for each image.
+    let mut gemm = model(vec![node("r", "Relu", &["x"], "out")], vec![floats("w", &[4, 5], vec![1.0; 20])]);
+    let graph = gemm.graph.as_mut().unwrap();
+    graph.input[0] = value("x", &[5, 4, 8, 8]);
+    graph.initializer.push(floats("c", &[5, 1], vec![1.0, 2.0, 3.0, 4.0, 5.0]));
+    graph.node.push(node("fc", "Gemm", &["y", "w", "c"], "logits"));
+    graph.output[0].name = "logits".into();
+    assert_eq!(refused(&gemm), "node 'fc' (op Gemm): its bias has the shape [5, 1]");
+
+    let max = NodeProto { attribute: vec![int("axis", 1)], ..node("m", "ArgMax", &["x"], "out") };
+    assert!(refused(&model(vec![max], vec![])).contains("only over classes is ArgMax supported"));
+    let log = NodeProto { attribute: vec![int("axis", 1)], ..node("l", "LogSoftmax", &["x"], "out") };
+    assert_eq!(refused(&model(vec![log], vec![])), "node 'l' (op LogSoftmax): only the last node can be one");
+    let odd = NodeProto { attribute: vec![int("axis", 1)], ..node("s", "Split", &["x"], "out") };
+    let odd = NodeProto { output: vec!["out".into(), "b".into(), "c".into()], ..odd };
+    assert_eq!(refused(&model(vec![odd], vec![])), "node 's' (op Split): 4 into 3 equal parts");
+    for op in ["ReduceMean", "ReduceSum", "ReduceMax"] {
+        let axes = if op == "ReduceSum" { vec![] } else { vec![ints("axes", &[1])] };
+        let inputs = if op == "ReduceSum" { &["x", "a"][..] } else { &["x"] };
+        let reduce = NodeProto { attribute: axes, ..node("r", op, inputs, "out") };
+        assert!(refused(&model(vec![reduce], vec![int64("a", &[1])])).contains("a reduction over channels"), "{op}");
+    }
+}
+
+#[test]
+fn refusals_of_constants_that_engines_do_not_agree_on() {
+    let of = |op: &str, kind: DataType, values: [i32; 2], attribute: Vec<AttributeProto>| {
+        let tensor = |name: &str, v: i32| TensorProto {
+            data_type: kind as i32,
+            int32_data: vec![v],
+            ..floats(name, &[1], vec![])
+        };
+        let op = NodeProto { attribute, ..node("k", op, &["a", "b"], "k") };
+        let cast = NodeProto {
+            attribute: vec![AttributeProto { name: "to".into(), r#type: 2, i: Some(1), ..AttributeProto::default() }],
+            ..node("f", "Cast", &["k"], "f")
+        };
+        let nodes = vec![op, cast, node("m", "Mul", &["x", "f"], "out")];
+        read(&model(nodes, vec![tensor("a", values[0]), tensor("b", values[1])])).map(|_| ()).map_err(|e| e.to_string())
+    };
+    assert_eq!(of("Sub", DataType::Int32, [3, 5], vec![]), Ok(()));
+    let wraps = Err("node 'k' (op Sub): -2 is beyond what Uint8 holds".to_owned());
+    assert_eq!(of("Sub", DataType::Uint8, [3, 5], vec![]), wraps);
+    assert!(of("Add", DataType::Int32, [i32::MAX, 1], vec![]).unwrap_err().contains("beyond what Int32 holds"));
+    assert!(of("Div", DataType::Int32, [1, 0], vec![]).is_err());
+    assert!(
+        of("BitShift", DataType::Uint8, [1, 1], vec![]).unwrap_err().contains("of constants alone is not computed")
+    );
+}
+
+#[test]
+fn refusals_of_quantized_networks_say_which_one_is_needed() {
+    let scale = || floats("s", &[], vec![0.5]);
+    for op in ["QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv"] {
+        let error = read(&model(vec![node("q", op, &["x", "s"], "out")], vec![scale()])).unwrap_err();
+        assert_eq!(error.to_string(), format!("node 'q' (op {op}): the network is quantized already"));
+        assert!(error.hint().unwrap().contains("quantize_static"));
+    }
+    let foreign = NodeProto { domain: "com.microsoft".into(), ..node("q", "QLinearAdd", &["x", "s"], "out") };
+    assert!(read(&model(vec![foreign], vec![scale()])).unwrap_err().hint().unwrap().contains("quantize_static"));
+}
+
+#[test]
+fn refusals_of_functions_and_orders() {
+    let call =
+        |op: &str, inputs: &[&str], output: &str| NodeProto { domain: "own".into(), ..node(op, op, inputs, output) };
+    let function = |name: &str, nodes: Vec<NodeProto>| FunctionProto {
+        name: name.into(),
+        domain: "own".into(),
+        input: vec!["in".into()],
+        output: vec!["out".into()],
+        node: nodes,
+        ..FunctionProto::default()
+    };
+    let with = |nodes: Vec<NodeProto>, functions: Vec<FunctionProto>| ModelProto { functions, ..model(nodes, vec![]) };
+    let itself = with(vec![call("F", &["x"], "out")], vec![function("F", vec![call("F", &["in"], "out")])]);
+    assert!(refused(&itself).ends_with("its function 'F' calls itself, or others too deep"));
+    // 2^30 nodes.
+    let double = |to: &str| vec![call(to, &["in"], "t"), call(to, &["t"], "out")];
+    let names: Vec<String> = (0..30).map(|i| format!("F{i}")).collect();
+    let mut functions: Vec<FunctionProto> = (1..30).map(|i| function(&names[i], double(&names[i - 1]))).collect();
+    functions.push(function("F0", vec![node("r", "Relu", &["in"], "out")]));
+    let found = refused(&with(vec![call("F29", &["x"], "out")], functions));
+    assert!(found.contains("its functions make more"), "{found}");
+    let mut older = function("F", vec![node("r", "Relu", &["in"], "out")]);
+    older.opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 12 }];
+    let found = refused(&with(vec![call("F", &["x"], "out")], vec![older]));
+    assert_eq!(found, "not an ONNX model: its function 'F' is of opset 12, the model of opset 17");
+
+    let circle =
+        vec![node("a", "Add", &["x", "b"], "c"), node("b", "Relu", &["c"], "b"), node("r", "Relu", &["b"], "out")];
+    let found = refused(&model(circle, vec![]));
+    assert_eq!(found, "not an ONNX model: node 'a' waits for its own output: nodes feed each other");
+}
+
+#[test]
+fn outputs_that_are_not_of_the_same_logits_are_refused() {
+    let mut two = model(vec![node("r", "Relu", &["x"], "out")], vec![floats("w", &[4, 2], vec![1.0; 8])]);
+    let graph = two.graph.as_mut().unwrap();
+    graph.node.push(node("fc", "Gemm", &["y", "w"], "logits"));
+    graph.output.push(value("logits", &[1, 2]));
+    let error = read(&two).unwrap_err();
+    assert_eq!(error.to_string(), "output 'logits': a second output beside 'y', and not of the same logits");
+    assert!(error.hint().unwrap().contains("extract_model"));
+}
+
+#[test]
+fn bytes_are_moved_and_not_computed_with() {
+    let bytes = |nodes: Vec<NodeProto>| {
+        let mut model =
+            model(nodes, vec![TensorProto { data_type: 2, int32_data: vec![3], ..floats("c", &[], vec![]) }]);
+        let image = &mut model.graph.as_mut().unwrap().input[0];
+        let tensor = image.r#type.as_mut().unwrap().tensor_type.as_mut().unwrap();
+        tensor.elem_type = DataType::Uint8 as i32;
+        read(&model)
+    };
+    let cast = |from: &str, to: &str| NodeProto {
+        attribute: vec![AttributeProto { name: "to".into(), r#type: 2, i: Some(1), ..AttributeProto::default() }],
+        ..node("cast", "Cast", &[from], to)
+    };
+    let imported = bytes(vec![cast("x", "f"), node("r", "Relu", &["f"], "out")]).unwrap();
+    assert!(imported.bytes && imported.notes[0].contains("bytes of an image"));
+    for op in ["Sub", "Max", "Relu"] {
+        let inputs = if op == "Relu" { &["x"][..] } else { &["x", "c"] };
+        let error = bytes(vec![node("s", op, inputs, "b"), cast("b", "out")]).unwrap_err();
+        assert!(error.to_string().contains("computes with the bytes of the image"), "{error}");
+    }
+    assert!(bytes(vec![node("i", "Identity", &["x"], "out")]).is_err());
+}
+
 /// Small files that ask for much.
 #[test]
 fn a_file_cannot_ask_for_more_than_it_holds() {
@@ -270,8 +452,17 @@ fn patterns_become_one_operation() {
     }
     assert!(matches!(ops("lrn_of_pytorch")[..], [_, Op::Lrn { size: 3, .. }, _]));
     assert!(matches!(ops("shuffle_by_shape")[..], [_, Op::Shuffle { groups: 2 }, Op::Conv2d(_), _]));
-    // Nothing negative comes out of a maximum of what is not.
-    assert!(ops("max_of_relu_pads_differ").iter().any(|op| matches!(op, Op::Pad2d { value: 0.0, .. })));
+    // Borders that differ are the pool's own.
+    assert!(matches!(&ops("max_of_relu_pads_differ")[..], [_, _, Op::MaxPool2d(pool), _] if pool.end.is_some()));
+    // The image, the layer, flattening: no channel moves.
+    for name in ["bgr_slice_conv", "bgr_gather_normalise_conv", "bgr_split_concat"] {
+        assert!(!ops(name).iter().any(|op| matches!(op, Op::Slice { .. } | Op::Concat)), "{name}");
+    }
+    assert!(ops("gather_shuffle").contains(&Op::Shuffle { groups: 2 }));
+    // A gate is as large as its channels.
+    let expands =
+        |name: &str| ops(name).iter().any(|op| matches!(op, Op::AdaptiveAvgPool2d { output } if *output != [1, 1]));
+    assert!(!expands("squeeze_excite_expanded") && expands("expand_before_conv"));
 }
 
 #[test]

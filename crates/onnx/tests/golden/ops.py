@@ -40,41 +40,58 @@ def f32(*values):
 EXPECTED = {}
 
 
-def case(name, nodes, init=None, shape=(4, 6, 6), opset=17, batch="n", last="y", logits=None, typed=(), inputs=(), sizes=None):
-    """nodes: "Op", inputs, output(s), attributes. The model's output is `last`, flattened; golden is `logits`, if given."""
+def case(name, nodes, init=None, shape=(4, 6, 6), opset=17, batch="n", last="y", logits=None, typed=(), inputs=(), sizes=None, kind="float32", more=(), functions=(), metadata=None, unsorted=False, dims=None, rank=2):
+    """nodes: "Op", inputs, output(s), attributes. The model's output is `last`, flattened; golden is `logits`, if given.
+
+    `kind` is the type of the input, `more` are outputs beside the last, `dims` those of the input where they differ,
+    `rank` is that of the outputs.
+    """
     init = init or {}
     made = []
     for i, (op, ins, outs, *attributes) in enumerate(nodes):
         attributes = dict(attributes[0]) if attributes else {}
-        made.append(helper.make_node(op, ins.split(" "), outs.split(" "), name=attributes.pop("_name", f"/{op.lower()}{i}/{op}"), **attributes))
+        title = attributes.pop("_name", f"/{op.lower()}{i}/{op}")
+        made.append(helper.make_node(op, ins.split(" ") if ins else [], outs.split(" "), name=title, domain=attributes.pop("_domain", ""), **attributes))
     if last == "y":
         made.append(helper.make_node("Flatten", ["y"], ["out"], name="/Flatten"))
         last = "out"
     tensors = []
     for key, value in init.items():
         if key in typed:
-            kind = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE, "int64": TensorProto.INT64, "float16": TensorProto.FLOAT16}[str(value.dtype)]
-            tensors.append(helper.make_tensor(key, kind, value.shape, value.flatten()))
+            stored = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE, "int64": TensorProto.INT64, "float16": TensorProto.FLOAT16}[str(value.dtype)]
+            tensors.append(helper.make_tensor(key, stored, value.shape, value.flatten()))
         else:
             tensors.append(numpy_helper.from_array(value, key))
-    dims = [batch, *(sizes or shape)]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)
-    y = helper.make_tensor_value_info(last, TensorProto.FLOAT, [batch, None])
+    if unsorted:
+        made.reverse()
+    types = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "float16": TensorProto.FLOAT16}
+    x = helper.make_tensor_value_info("x", types[kind], dims or [batch, *(sizes or shape)])
+    y = [helper.make_tensor_value_info(output, TensorProto.FLOAT, [None] * (1 if output == "index" else rank)) for output in [last, *more]]
+    for output in y:
+        if output.name in ("index", "index1"):
+            output.type.tensor_type.elem_type = TensorProto.INT64
     listed = [helper.make_tensor_value_info(key, TensorProto.FLOAT, init[key].shape) for key in inputs]
-    graph = helper.make_graph(made, name, [x, *listed], [y], initializer=tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8 if opset < 21 else 10)
-    onnx.checker.check_model(model)
+    graph = helper.make_graph(made, name, [x, *listed], y, initializer=tensors)
+    domains = [helper.make_opsetid(domain, 1) for domain in sorted({f.domain for f in functions})]
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset), *domains], ir_version=8 if opset < 21 else 10, functions=functions)
+    helper.set_model_props(model, metadata or {})
+    if not unsorted:
+        onnx.checker.check_model(model)
     data = model.SerializeToString()
     (HERE / "ops" / f"{name}.onnx").write_bytes(data)
     if logits:
-        model.graph.output[0].name = logits
+        del model.graph.output[:]
+        model.graph.output.append(helper.make_tensor_value_info(logits, TensorProto.FLOAT, None))
         data = model.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     images = 2 if batch == "n" else batch
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    value = session.run(None, {"x": noise("input", images, *shape)})[0].reshape(images, -1)
+    image = noise("input", images, *shape)
+    if kind == "uint8":
+        image = np.floor(image * 128 + 128)
+    value = session.run(None, {"x": image.astype(kind)})[0].reshape(images, -1).astype(np.float32)
     assert value.shape[1] > 0 and np.isfinite(value).all() and np.abs(value).max() > 1e-3, name
     EXPECTED[name] = np.ascontiguousarray(value)
 
@@ -252,10 +269,138 @@ def structure():
     case("unused_nodes", [("Erf", "x", "unused"), ("Relu", "x", "y")])
 
 
+def soundness():
+    """What a reader could take for something else."""
+    gate = [("GlobalAveragePool", "x", "g")]
+    case("expand_before_conv", gate + [("Expand", "g t", "e"), ("Mul", "e two", "m"), ("Conv", "m w", "y", {"pads": [1, 1, 1, 1]})], {"t": ints(1, 4, 6, 6), "two": f32(2)[0], "w": noise("w", 3, 4, 3, 3)})
+    case("expand_by_shape", gate + [("Shape", "x", "s"), ("Expand", "g s", "y")])
+    case("expand_channels_last", gate + [("Transpose", "g", "h", {"perm": [0, 2, 3, 1]}), ("Expand", "h t", "e"), ("Transpose", "x", "u", {"perm": [0, 2, 3, 1]}), ("Add", "e u", "v"), ("Transpose", "v", "y", {"perm": [0, 3, 1, 2]})], {"t": ints(1, 6, 6, 1)})
+    case("add_pooled", gate + [("Add", "x g", "y")])
+    case("sub_from_pooled", gate + [("Sub", "g x", "y")])
+    case("clip_highest", [("Clip", "x lo hi", "y")], {"lo": f32(-3.4028234663852886e38)[0], "hi": f32(np.inf)[0]})
+    case("softmax_twice", gate + [("Flatten", "g", "f"), ("Softmax", "f", "s"), ("Softmax", "s", "out")], last="out", logits="s")
+    case("softmax_shared", gate + [("Flatten", "g", "f"), ("Softmax", "f", "s"), ("Mul", "s f", "out")], last="out")
+    case("conv_shared_output", [("Conv", "x w", "c"), ("Mul", "c two", "a"), ("Add", "a c", "y")], {"w": noise("w", 3, 4, 1, 1), "two": f32(2)[0]})
+    case("sigmoid_shared", [("Sigmoid", "x", "s"), ("Mul", "x s", "a"), ("Add", "a s", "y")])
+    case("clip_shared", [("Clip", "x lo hi", "a"), ("Clip", "a zero one", "b"), ("Add", "a b", "y")], {"lo": f32(-0.5)[0], "hi": f32(0.5)[0], "zero": f32(0.1)[0], "one": f32(0.3)[0]})
+    case("constant_of_one_axis", [("Add", "x c", "y")], {"c": np.broadcast_to(noise("c", 4, 1, 1), (4, 6, 6)).copy()})
+    case("constant_of_no_axis", [("Mul", "x c", "y")], {"c": np.full((1, 1, 6, 6), 0.5, np.float32)})
+    # As many channels, rows and columns as images that a reader might try.
+    case("sizes_of_97", [("Relu", "x", "a"), ("Reshape", "a t", "b"), ("Transpose", "b", "c", {"perm": [0, 2, 1]}), ("Transpose", "c", "d", {"perm": [0, 2, 1]}), ("ReduceMean", "d", "out", {"axes": [2], "keepdims": 0})], {"t": ints(0, 97, -1)}, (97, 2, 1), last="out")
+    case("sizes_of_89", [("Transpose", "x", "a", {"perm": [0, 2, 3, 1]}), ("ReduceMean", "a", "out", {"axes": [1, 2], "keepdims": 0})], {}, (89, 2, 1), last="out")
+    case("batch_norm_of_features_3d", [("GlobalAveragePool", "x", "g"), ("Flatten", "g", "f"), ("Unsqueeze", "f two", "u"), ("BatchNormalization", "u s b m v", "n"), ("Squeeze", "n two", "out")], {"two": ints(2), "s": noise("s", 4), "b": noise("b", 4), "m": noise("m", 4), "v": noise("v", 4) + f32(1.5)}, last="out")
+    case("gemm_bias_row", gate + [("Flatten", "g", "f"), ("Gemm", "f w b", "out", {"transB": 1})], {"w": noise("w", 5, 4), "b": noise("b", 1, 5)}, last="out")
+    for kind in ["MaxPool", "AveragePool"]:
+        for ceil in [0, 1]:
+            case(f"{kind.lower()}_valid_ceil_{ceil}", [(kind, "x", "y", {"kernel_shape": [2, 3], "strides": [2, 2], "auto_pad": "VALID", "ceil_mode": ceil})], shape=(2, 7, 8))
+
+
+def same_pools():
+    for side in ["UPPER", "LOWER"]:
+        for kernel, stride, size in [(2, 2, 7), (3, 2, 6), (3, 2, 7), (2, 1, 6), (4, 1, 7), (4, 3, 8), (5, 2, 8), (2, 3, 7)]:
+            for kind in ["MaxPool", "AveragePool"]:
+                for include in [0, 1] if kind == "AveragePool" else [0]:
+                    attributes = {"kernel_shape": [kernel, kernel], "strides": [stride, stride], "auto_pad": f"SAME_{side}"} | ({"count_include_pad": 1} if include else {})
+                    case(f"{kind.lower()}_same_{side.lower()}_{kernel}_{stride}_{size}_{include}", [(kind, "x", "y", attributes)], shape=(2, size, size))
+    # The same borders, written out.
+    for pads in [[0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 1, 0], [1, 0, 2, 1]]:
+        case("averagepool_pads_" + "".join(map(str, pads)), [("AveragePool", "x", "y", {"kernel_shape": [4, 4], "pads": pads})], shape=(2, 6, 6))
+
+
+def idioms():
+    w = {"w": noise("w", 3, 4, 3, 3)}
+    rgb = {"w": noise("rgb", 5, 3, 3, 3)}
+    pool = [("GlobalAveragePool", "x", "g"), ("Flatten", "g", "f")]
+    case("open_sizes_minus_1", [("Relu", "x", "y")], dims=[-1, 4, 6, 6])
+    # timm's dynamic SAME padding: max((ceil(n / 2) - 1) * 2 + 2 + 1 - n, 0), half of it before, the rest after.
+    same = [("Shape", "x", "shape")]
+    for axis, name in [(2, "h"), (3, "w_")]:
+        same += [("Gather", f"shape i{axis}", name), ("Cast", name, f"{name}f", {"to": 1}), ("Div", f"{name}f twof", f"{name}q"), ("Ceil", f"{name}q", f"{name}c"), ("Cast", f"{name}c", f"{name}n", {"to": 7}), ("Sub", f"{name}n one", f"{name}m"), ("Mul", f"{name}m two", f"{name}s"), ("Add", f"{name}s three", f"{name}r"), ("Sub", f"{name}r {name}", f"{name}t"), ("Clip" if axis == 2 else "Max", f"{name}t zero", f"{name}p"), ("Div", f"{name}p two", f"{name}b"), ("Sub", f"{name}p {name}b", f"{name}a"), ("Unsqueeze", f"{name}b first", f"{name}ub"), ("Unsqueeze", f"{name}a first", f"{name}ua")]
+    same += [("Concat", "nothing hub w_ub nothing hua w_ua", "pads", {"axis": 0}), ("Pad", "x pads", "p"), ("Conv", "p w", "y", {"strides": [2, 2]})]
+    numbers = {"i2": ints(2)[0], "i3": ints(3)[0], "twof": f32(2)[0], "one": ints(1)[0], "two": ints(2)[0], "three": ints(3)[0], "zero": ints(0)[0], "first": ints(0), "nothing": ints(0, 0)}
+    case("same_padding_of_timm", same, numbers | w, (4, 6, 7))
+    # The same through F.pad of the older exporter.
+    pads = [("Shape", "front", "n"), ("Sub", "eight n", "rest"), ("ConstantOfShape", "rest", "zeros", {"value": numpy_helper.from_array(np.array([0], np.int64))}), ("Concat", "front zeros", "all", {"axis": 0}), ("Reshape", "all pairs", "table"), ("Slice", "table last lowest first last", "back"), ("Transpose", "back", "columns", {"perm": [1, 0]}), ("Reshape", "columns flat", "flatpads"), ("Cast", "flatpads", "pads", {"to": 7}), ("Pad", "x pads v", "p"), ("Conv", "p w", "y")]
+    case("pad_of_pytorch", pads, {"front": ints(0, 1, 1, 2), "eight": ints(8), "pairs": ints(-1, 2), "last": ints(-1), "lowest": ints(-9223372036854775807), "first": ints(0), "flat": ints(-1), "v": f32(0)[0]} | w)
+    # Weights.
+    case("weight_norm", [("ReduceL2", "v", "n", {"axes": [1, 2, 3]}), ("Div", "v n", "d"), ("Mul", "d g", "w"), ("Conv", "x w", "y")], {"v": w["w"], "g": noise("g", 3, 1, 1, 1)})
+    case("weight_centred", [("ReduceMean", "v", "m", {"axes": [1, 2, 3]}), ("Sub", "v m", "d"), ("Mul", "d d", "dd"), ("ReduceMean", "dd", "var", {"axes": [1, 2, 3]}), ("Add", "var e", "ve"), ("Sqrt", "ve", "sd"), ("Div", "d sd", "w"), ("Conv", "x w", "y")], {"v": w["w"], "e": f32(1e-5)[0]})
+    codes = (noise("codes", 3, 4, 3, 3) * 127).astype(np.int8)
+    case("weight_int8", [("DequantizeLinear", "q s z", "w", {"axis": 0}), ("Conv", "x w", "y")], {"q": codes, "s": noise("s", 3) / 100 + f32(0.02), "z": np.array([3, 0, -5], np.int8)})
+    case("weight_uint8", [("DequantizeLinear", "q s z", "w"), ("Conv", "x w", "y")], {"q": (codes.astype(np.int16) + 128).astype(np.uint8), "s": f32(0.01)[0], "z": np.array(128, np.uint8)})
+    case("weight_rounded", [("QuantizeLinear", "v s z", "q", {"axis": 0}), ("DequantizeLinear", "q s z", "w", {"axis": 0}), ("Conv", "x w", "y")], {"v": w["w"], "s": noise("s", 3) / 100 + f32(0.02), "z": np.zeros(3, np.int8)})
+    blocks = helper.make_tensor("value", TensorProto.INT4, [5, 4], (noise("i4", 5, 4) * 8).astype(np.int8))
+    case("weight_int4_blocks", pool + [("Constant", "", "q", {"value": blocks}), ("DequantizeLinear", "q s", "w", {"axis": 1, "block_size": 2}), ("Transpose", "w", "t", {"perm": [1, 0]}), ("MatMul", "f t", "out")], {"s": noise("s", 5, 2) + f32(1.5)}, last="out", opset=21)
+    case("weight_of_two", pool + [("MatMul", "a b", "w"), ("MatMul", "f w", "out")], {"a": noise("a", 4, 2), "b": noise("b", 2, 5)}, last="out")
+    mask = (noise("mask", 3, 4, 3, 3) > 0)
+    case("weight_masked", [("Where", "mask v zero", "w"), ("Conv", "x w", "y")], {"mask": mask, "v": w["w"], "zero": f32(0)[0]})
+    case("weight_tiled", [("Tile", "v times", "w"), ("Conv", "x w", "y")], {"v": noise("v", 3, 1, 3, 3), "times": ints(1, 4, 1, 1)})
+    case("weight_split", [("Split", "v", "w u", {"axis": 0}), ("Conv", "x w", "a"), ("Conv", "x u", "b"), ("Add", "a b", "y")], {"v": noise("v", 6, 4, 3, 3)}, opset=13)
+    case("numbers_of_shapes", [("Shape", "x", "s"), ("Size", "x", "n"), ("ReduceProd", "s", "p", {"keepdims": 0}), ("Equal", "n p", "same"), ("Cast", "same", "c", {"to": 1}), ("Range", "zero four one", "r"), ("ReduceSum", "r", "six", {"keepdims": 0}), ("Cast", "six", "f6", {"to": 1}), ("Greater", "f6 c", "g"), ("Not", "g", "ng"), ("Where", "ng c f6", "k"), ("Min", "k ten three", "m"), ("Pow", "m two", "q"), ("Floor", "half", "fl"), ("Add", "q fl", "t"), ("Mul", "x t", "y")], {"zero": ints(0)[0], "four": ints(4)[0], "one": ints(1)[0], "ten": f32(10)[0], "three": f32(3)[0], "two": f32(2)[0], "half": f32(1.5)[0]})
+    # Functions.
+    for op, attributes in [("Tanh", {}), ("Elu", {"alpha": 0.7}), ("Elu", {}), ("Selu", {}), ("Celu", {"alpha": 0.6}), ("Softplus", {}), ("Abs", {})]:
+        case(f"{op.lower()}{len(attributes)}", [("Mul", "x s", "a"), (op, "a", "y", attributes)], {"s": f32(4)[0]})
+    case("mish", [("Mul", "x s", "a"), ("Mish", "a", "y")], {"s": f32(4)[0]}, opset=18)
+    case("mish_of_softplus", [("Mul", "x s", "a"), ("Softplus", "a", "b"), ("Tanh", "b", "c"), ("Mul", "a c", "y")], {"s": f32(4)[0]})
+    case("prelu_channels", [("PRelu", "x p", "y")], {"p": noise("p", 4, 1, 1)})
+    case("prelu_channels_last", [("Transpose", "x", "a", {"perm": [0, 2, 3, 1]}), ("PRelu", "a p", "b"), ("Transpose", "b", "y", {"perm": [0, 3, 1, 2]})], {"p": noise("p", 4)})
+    case("prelu_features", pool + [("PRelu", "f p", "out")], {"p": noise("p", 4)}, last="out")
+    case("sum_of_three", [("Relu", "x", "a"), ("Sigmoid", "x", "b"), ("Sum", "a b x", "y")])
+    case("sum_of_one", [("Sum", "x", "a"), ("Relu", "a", "y")])
+    case("mean_of_three", [("Relu", "x", "a"), ("Mean", "a x c", "y")], {"c": noise("c", 4, 1, 1)})
+    case("max_of_two", [("Split", "x", "a b", {"axis": 1}), ("Max", "a b", "y")], opset=13)
+    case("min_of_three", [("Relu", "x", "a"), ("Sigmoid", "x", "b"), ("Min", "a b h", "y")], {"h": f32(0.6)[0]})
+    for op in ["ReduceSum", "ReduceMax", "ReduceMin"]:
+        axes = {"a": ints(2, 3)} if op == "ReduceSum" else {}
+        attributes = {"keepdims": 0} | ({} if axes else {"axes": [2, 3]})
+        case(f"{op.lower()}_pixels", [(op, "x a" if axes else "x", "out", attributes)], axes, last="out", opset=13)
+        attributes = {} if axes else {"axes": [2]}
+        case(f"{op.lower()}_rows", [(op, "x a" if axes else "x", "y", attributes)], {"a": ints(2)} if axes else {}, opset=13)
+    # Channels in another order.
+    flip = [("Slice", "x s e a t", "b")]
+    back = {"s": ints(-1), "e": ints(-9223372036854775807), "a": ints(1), "t": ints(-1)}
+    case("bgr_slice_conv", flip + [("Conv", "b w", "y")], back | rgb, (3, 6, 6))
+    case("bgr_gather_normalise_conv", [("Gather", "x i", "b", {"axis": 1}), ("Sub", "b m", "c"), ("Div", "c d", "e"), ("Conv", "e w", "y", {"pads": [1, 1, 1, 1]})], {"i": ints(2, 1, 0), "m": noise("m", 3, 1, 1), "d": noise("d", 3, 1, 1) + f32(2)} | rgb, (3, 6, 6))
+    case("bgr_split_concat", [("Split", "x", "r g b", {"axis": 1}), ("Concat", "b g r", "c", {"axis": 1}), ("Conv", "c w", "y")], rgb, (3, 6, 6), opset=13)
+    case("bgr_alone", flip + [("Relu", "b", "y")], back, (3, 6, 6))
+    case("bgr_nhwc_input", [("Slice", "x s e a t", "b"), ("Transpose", "b", "c", {"perm": [0, 3, 1, 2]}), ("Conv", "c w", "y")], back | {"a": ints(3)} | rgb, (8, 9, 3))
+    case("gather_any", [("Gather", "x i", "b", {"axis": 1}), ("Conv", "b w", "y")], {"i": ints(-1, 0, 0, 2), "w": noise("w", 3, 4, 1, 1)})
+    case("gather_shuffle", [("Gather", "x i", "b", {"axis": 1}), ("Conv", "b w", "y", {"group": 2})], {"i": ints(0, 3, 1, 4, 2, 5), "w": noise("w", 4, 3, 1, 1)}, (6, 3, 3))
+    case("gather_grouped", [("Gather", "x i", "b", {"axis": 1}), ("BatchNormalization", "b s t m v", "c"), ("Conv", "c w", "y", {"group": 2})], {"i": ints(1, 0, 3, 2), "s": noise("s", 4), "t": noise("t", 4), "m": noise("m", 4), "v": noise("v", 4) + f32(1.5), "w": noise("w", 4, 2, 1, 1)})
+    case("gather_features", pool + [("Gather", "f i", "h", {"axis": 1}), ("Gemm", "h w", "out", {"transB": 1})], {"i": ints(3, 1, 0, 2), "w": noise("w", 5, 4)}, last="out")
+    case("slice_every_other_channel", [("Slice", "x s e a t", "b"), ("Relu", "b", "y")], {"s": ints(1), "e": ints(9), "a": ints(1), "t": ints(2)})
+    # Shapes.
+    case("squeeze_all_one_image", [pool[0], ("Squeeze", "g", "s"), ("MatMul", "s w", "out")], {"w": noise("w", 4, 5)}, last="out", batch=1, rank=1)
+    case("output_of_one_axis", [*pool, ("Gemm", "f w", "l", {"transB": 1}), ("Reshape", "l flat", "out")], {"w": noise("w", 5, 4), "flat": ints(-1)}, last="out", batch=1, rank=1)
+    case("output_of_one_axis_softmax", [*pool, ("Reshape", "f flat", "l"), ("Softmax", "l", "out", {"axis": 0})], {"flat": ints(-1)}, last="out", batch=1, logits="l", rank=1)
+    case("one_image_picked", [*pool, ("Gemm", "f w", "l", {"transB": 1}), ("Gather", "l zero", "out")], {"w": noise("w", 5, 4), "zero": ints(0)[0]}, last="out", batch=1, rank=1)
+    # Bytes.
+    normalise = [("Cast", "x", "f", {"to": 1}), ("Div", "f d", "n"), ("Conv", "n w", "y")]
+    case("bytes", normalise, {"d": f32(255)[0]} | rgb, (3, 6, 6), kind="uint8")
+    case("bytes_nhwc_input", [("Cast", "x", "f", {"to": 1}), ("Transpose", "f", "t", {"perm": [0, 3, 1, 2]}), ("Mul", "t s", "n"), ("Conv", "n w", "y")], {"s": f32(1 / 255)[0]} | rgb, (8, 9, 3), kind="uint8")
+    case("bytes_moved_nhwc_input", [("Slice", "x s e a t", "b"), ("Transpose", "b", "c", {"perm": [0, 3, 1, 2]}), ("Cast", "c", "f", {"to": 1}), ("Sub", "f m", "n"), ("Conv", "n w", "y")], back | {"a": ints(3), "m": f32(104, 117, 123).reshape(1, 3, 1, 1)} | rgb, (8, 9, 3), kind="uint8")
+    # Functions of the file, whose attributes are the caller's.
+    node = helper.make_node
+    leaky = node("LeakyRelu", ["c"], ["out"])
+    slope = leaky.attribute.add()
+    slope.name, slope.ref_attr_name, slope.type = "alpha", "slope", onnx.AttributeProto.FLOAT
+    block = helper.make_function("own", "Block", ["in", "w", "b"], ["out"], [node("Conv", ["in", "w", "b"], ["c"]), leaky], [helper.make_opsetid("", 17)], ["slope"])
+    twice = helper.make_function("own", "Twice", ["in", "w"], ["out", "first"], [node("Block", ["in", "w"], ["first"], domain="own", slope=0.2), node("Relu", ["first"], ["out"])], [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)])
+    case("functions", [("Block", "x w b", "h", {"_domain": "own", "slope": 0.3}), ("Twice", "h v", "y between", {"_domain": "own"})], {"w": noise("w", 4, 4, 1, 1), "b": noise("b", 4), "v": noise("v", 3, 4, 1, 1)}, functions=[block, twice])
+    case("unsorted", [("Conv", "x w", "c"), ("Relu", "c", "r"), ("Add", "r c", "y")], w, unsorted=True)
+    # Outputs beside the logits.
+    case("two_outputs", [*pool, ("Gemm", "f w", "l", {"transB": 1}), ("Softmax", "l", "p")], {"w": noise("w", 5, 4)}, last="p", more=["l"], logits="l")
+    case("probabilities_and_index", [*pool, ("Softmax", "f", "p", {"axis": 1}), ("ArgMax", "p", "index", {"axis": 1, "keepdims": 0})], last="p", more=["index"], logits="f")
+    case("sigmoids_and_logits", [*pool, ("Sigmoid", "f", "p")], last="f", more=["p"], logits="f")
+    case("only_index", [*pool, ("ArgMax", "f", "index1", {"axis": 1})], last="index1", logits="f")
+    case("class_names", [*pool, ("Softmax", "f", "p")], last="p", logits="f", metadata={"names": "{0: 'cat', 1: \"dog's\", 2: 'bird', 3: 'fish'}"})
+    case("class_names_of_other", [*pool, ("Relu", "f", "p")], last="p", metadata={"labels": "cat,dog"})
+
+
 if __name__ == "__main__":
     shutil.rmtree(HERE / "ops", ignore_errors=True)
     (HERE / "ops").mkdir()
-    for group in [convolutions, linears, normalisations, functions, poolings, structure]:
+    for group in [convolutions, linears, normalisations, functions, poolings, structure, soundness, same_pools, idioms]:
         group()
     save_file(EXPECTED, HERE / "ops.safetensors")
     size = sum(path.stat().st_size for path in (HERE / "ops").iterdir())
