@@ -124,10 +124,17 @@ fn elements(shape: Shape) -> u64 {
 
 /// Whether a value can be computed where its input lies.
 fn in_place(op: &Op) -> bool {
-    use Op::{Activation, Affine, BatchNorm2d, Dropout, Flatten, Relu, Slice, Softmax};
+    use Op::{Activation, Affine, BatchNorm2d, Dropout, Flatten, PRelu, Relu, Slice, Softmax};
     matches!(
         op,
-        Relu | Activation(_) | Affine { .. } | BatchNorm2d { .. } | Dropout { .. } | Flatten | Slice { .. } | Softmax
+        Relu | PRelu { .. }
+            | Activation(_)
+            | Affine { .. }
+            | BatchNorm2d { .. }
+            | Dropout { .. }
+            | Flatten
+            | Slice { .. }
+            | Softmax
     )
 }
 
@@ -140,7 +147,10 @@ fn border(op: &Op, x: Shape) -> u128 {
     };
     let elements = match op {
         Op::Conv2d(conv) => around(conv.padding),
-        Op::MaxPool2d(pool) | Op::AvgPool2d(pool) => around(pool.padding),
+        Op::MaxPool2d(pool) | Op::AvgPool2d(pool) => {
+            let ([top, left], [bottom, right]) = (pool.padding, pool.padding_after());
+            around([top.max(bottom), left.max(right)])
+        }
         Op::Lrn { size, .. } => product(&[channels.saturating_add(*size), height, width]),
         _ => 0,
     };
@@ -159,7 +169,10 @@ fn operations(graph: &Graph, node: &Node) -> u64 {
             product(&[input.height / rows + 2, input.width / columns + 2])
         }
         Op::Lrn { size, .. } => 128u64.saturating_add(*size as u64),
-        Op::Softmax | Op::Activation(Activation::Sigmoid | Activation::Silu) => 64,
+        Op::Softmax
+        | Op::Activation(
+            Activation::Sigmoid | Activation::Silu | Activation::Tanh | Activation::Elu { .. } | Activation::Softplus,
+        ) => 64,
         _ => 2,
     };
     out.saturating_mul(each.max(2))

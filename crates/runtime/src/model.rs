@@ -335,7 +335,7 @@ fn kind(op: &StepOp) -> &'static str {
         StepOp::FloatConv(..) => "float convolution",
         StepOp::Copy(_) => "elementwise",
         StepOp::MaxPool(..) | StepOp::AvgPool(..) | StepOp::Adaptive(..) => "pool",
-        StepOp::Add(..) | StepOp::Mul(..) => "elementwise",
+        StepOp::Add(..) | StepOp::Max(..) | StepOp::Mul(..) => "elementwise",
         StepOp::Lrn { .. } => "lrn",
         StepOp::Softmax(_) => "softmax",
         StepOp::Concat(_)

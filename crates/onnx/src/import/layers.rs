@@ -373,13 +373,13 @@ impl<'a> Lowering<'a> {
     pub fn lrn(&mut self, node: Node<'a>) -> Result<View> {
         let input = self.images(node)?;
         let size = node.int("size")?.ok_or("lacks `size`")?;
-        let size = usize::try_from(size).map_err(|_| "a negative `size`")?;
-        if size > self.nodes[input].shape.channels.saturating_mul(2) {
-            return Err("a window larger than its input".into());
-        }
+        let stated = usize::try_from(size).map_err(|_| "a negative `size`")?;
+        // A window of twice the channels holds all of them, wherever it lies; a larger one only counts more.
+        let size = stated.min(self.nodes[input].shape.channels.saturating_mul(2));
+        let share = if size < stated { size as f64 / stated as f64 } else { 1.0 };
         let op = Op::Lrn {
             size,
-            alpha: node.decimal("alpha", 1e-4)?,
+            alpha: node.decimal("alpha", 1e-4)? * share,
             beta: node.decimal("beta", 0.75)?,
             k: node.decimal("bias", 1.0)?,
         };

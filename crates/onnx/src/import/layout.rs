@@ -342,9 +342,16 @@ impl<'a> Lowering<'a> {
                 continue;
             }
             let base = view.perm[at];
+            let batch = self.batch;
+            let is_channels = |view: &View, channels: usize| {
+                view.dims[..base].iter().product::<usize>() == batch && view.dims[base] == channels
+            };
+            if view.is_plain() && !is_channels(&view, self.nodes[view.node].shape.channels) && sides == [0; 4] {
+                view = self.image_of(&view)?;
+            }
             let Shape { channels, height, width } = self.nodes[view.node].shape;
             let is_image = view.dims == [self.batch, channels, height, width];
-            let is_channels = view.dims[..base].iter().product::<usize>() == self.batch && view.dims[base] == channels;
+            let is_channels = is_channels(&view, channels);
             match base {
                 2 | 3 if is_image => (sides[base - 2], sides[base]) = (before, after),
                 _ if is_channels && base > 0 && value == 0.0 => {

@@ -160,6 +160,7 @@ def normalisations():
     case("shift_before_padding", [("Add", "x b", "a"), ("Conv", "a w", "y", {"pads": [1, 1, 1, 1]})], {"b": noise("b", 4, 1, 1), "w": noise("w", 3, 4, 3, 3)})
     case("lrn", [("LRN", "x", "y", {"size": 3, "alpha": 0.3, "beta": 0.6, "bias": 1.5})], shape=(6, 3, 3))
     lrn = [("Mul", "x x", "s"), ("Unsqueeze", "s one", "u"), ("Pad", "u p", "q"), ("AveragePool", "q", "m", {"kernel_shape": [3, 1, 1], "strides": [1, 1, 1]}), ("Squeeze", "m one", "v"), ("Mul", "v a", "va"), ("Add", "va k", "k1"), ("Pow", "k1 e", "d"), ("Div", "x d", "y")]
+    case("lrn_of_all", [("LRN", "x", "y", {"size": 21, "alpha": 0.3, "beta": 0.6, "bias": 1.5})], shape=(6, 3, 3))
     case("lrn_of_pytorch", lrn, {"one": ints(1), "p": ints(0, 0, 1, 0, 0, 0, 0, 1, 0, 0), "a": f32(0.3)[0], "k": f32(2)[0], "e": f32(0.75)[0]}, (6, 3, 3))
     case("softmax_last", [("GlobalAveragePool", "x", "g"), ("Flatten", "g", "f"), ("Softmax", "f", "out", {"axis": 1})], last="out", logits="f")
     case("softmax_last_opset_11", [("GlobalAveragePool", "x", "g"), ("Softmax", "g", "p"), ("Flatten", "p", "out")], last="out", logits="g", opset=11)
@@ -367,6 +368,8 @@ def idioms():
     case("gather_any", [("Gather", "x i", "b", {"axis": 1}), ("Conv", "b w", "y")], {"i": ints(-1, 0, 0, 2), "w": noise("w", 3, 4, 1, 1)})
     case("gather_shuffle", [("Gather", "x i", "b", {"axis": 1}), ("Conv", "b w", "y", {"group": 2})], {"i": ints(0, 3, 1, 4, 2, 5), "w": noise("w", 4, 3, 1, 1)}, (6, 3, 3))
     case("gather_grouped", [("Gather", "x i", "b", {"axis": 1}), ("BatchNormalization", "b s t m v", "c"), ("Conv", "c w", "y", {"group": 2})], {"i": ints(1, 0, 3, 2), "s": noise("s", 4), "t": noise("t", 4), "m": noise("m", 4), "v": noise("v", 4) + f32(1.5), "w": noise("w", 4, 2, 1, 1)})
+    case("gather_some_features", [*pool, ("Gather", "f i", "out", {"axis": 1})], {"i": ints(-1, 1)}, last="out")
+    case("pad_of_flattened", [("Flatten", "x", "f"), ("Unsqueeze", "f a", "u"), ("Pad", "u p", "q"), ("Relu", "q", "y")], {"a": ints(2, 3), "p": ints(0, 0, 0, 1, 0, 0, 0, 2)}, (4, 3, 3))
     case("gather_features", pool + [("Gather", "f i", "h", {"axis": 1}), ("Gemm", "h w", "out", {"transB": 1})], {"i": ints(3, 1, 0, 2), "w": noise("w", 5, 4)}, last="out")
     case("slice_every_other_channel", [("Slice", "x s e a t", "b"), ("Relu", "b", "y")], {"s": ints(1), "e": ints(9), "a": ints(1), "t": ints(2)})
     # Shapes.
