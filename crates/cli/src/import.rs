@@ -49,12 +49,14 @@ pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) 
         }
     };
     let mut preprocess = preprocess(input);
-    if imported.bytes {
+    if let Some(stated) = &imported.preprocess {
+        preprocess = stated.clone();
+    } else if imported.bytes {
         let Preprocess { resize, crop, order, .. } = preprocess;
         preprocess = Preprocess { resize, crop, ..Preprocess::bytes(order) };
     }
     image.apply(&mut preprocess, input.channels).map_err(Error::usage)?;
-    if !image.says_values() && !imported.bytes && !quietly {
+    if !image.says_values() && !imported.bytes && imported.preprocess.is_none() && !quietly {
         printer.talk(format!(
             "{shown} does not say how its images are normalised: {assumed} (--mean, --std, --order, --divide)"
         ));

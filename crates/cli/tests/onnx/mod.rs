@@ -201,6 +201,9 @@ fn every_operation() -> Model {
     let gate = b.conv("gate_conv", Conv2d::new(7, 15, 1).bias(), gate);
     let gate = b.push("gate", Op::Activation(Activation::HardSigmoid { alpha: 0.2, beta: 0.5 }), vec![gate]);
     let y = b.push("excite", Op::Mul, vec![y, gate]);
+    let Shape { height, width, .. } = b.shape(y);
+    let spread = b.push("spread", Op::AdaptiveAvgPool2d { output: [height, width] }, vec![gate]);
+    let y = b.push("shift", Op::Add, vec![y, spread]);
     let x = b.push("add", Op::Add, vec![x, y]);
     let low = b.push("low", Op::Slice { start: 0, channels: 6 }, vec![x]);
     let high = b.push("high", Op::Slice { start: 6, channels: 9 }, vec![x]);

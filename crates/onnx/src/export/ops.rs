@@ -77,6 +77,10 @@ pub(super) fn adaptive(out: &mut Emitter, name: &str, x: &str, from: Shape, [row
     if [rows, columns] == [1, 1] {
         return out.node(name, "GlobalAveragePool", &[x], []);
     }
+    if (from.height, from.width) == (1, 1) {
+        let target = out.constant(&format!("{name}.shape"), int64s(&[1, 1, rows as i64, columns as i64]));
+        return out.node(name, "Expand", &[x, &target], []);
+    }
     if from.height.is_multiple_of(rows) && from.width.is_multiple_of(columns) {
         let window = [from.height / rows, from.width / columns];
         return out.node(name, "AveragePool", &[x], [ints("kernel_shape", window), ints("strides", window)]);

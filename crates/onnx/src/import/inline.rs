@@ -219,7 +219,7 @@ fn sort(graph: &mut GraphProto) -> Result<(), ImportError> {
 }
 
 /// All names that a node reads, also in graphs within it.
-fn read<'a>(node: &'a NodeProto, names: &mut BTreeSet<&'a str>) {
+pub(super) fn read<'a>(node: &'a NodeProto, names: &mut BTreeSet<&'a str>) {
     names.extend(node.input.iter().map(String::as_str).filter(|name| !name.is_empty()));
     for graph in node.attribute.iter().filter_map(|attribute| attribute.g.as_deref()) {
         graph.node.iter().for_each(|node| read(node, names));

@@ -1,5 +1,5 @@
 //! The image that a network looks at.
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use graph::Shape;
 
@@ -18,12 +18,17 @@ pub(super) struct Image<'a> {
     pub bytes: bool,
 }
 
-/// The one input that is no constant.
+/// The one input that is no constant and that something reads.
 pub(super) fn find(graph: &GraphProto) -> Result<&ValueInfoProto, ImportError> {
     // Files of 2018 list constants among the inputs.
     let constants: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-    let inputs: Vec<&ValueInfoProto> =
+    let mut inputs: Vec<&ValueInfoProto> =
         graph.input.iter().filter(|input| !constants.contains(input.name.as_str())).collect();
+    if inputs.len() > 1 {
+        let mut names = BTreeSet::new();
+        graph.node.iter().for_each(|node| super::inline::read(node, &mut names));
+        inputs.retain(|input| names.contains(input.name.as_str()));
+    }
     match inputs.as_slice() {
         [input] => Ok(input),
         [] => Err(malformed("it has no input")),

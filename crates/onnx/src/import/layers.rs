@@ -426,6 +426,17 @@ impl<'a> Lowering<'a> {
         Ok(View::plain(result, dims))
     }
 
+    /// The logarithm of a softmax.
+    pub fn log(&mut self, node: Node<'a>) -> Result<View> {
+        let x = self.view(node, 0)?;
+        if self.nodes[x.node].kind != Kind::Op(Op::Softmax) {
+            return Err("not supported, but of a softmax at the end".into());
+        }
+        let logits = self.nodes[x.node].inputs[0];
+        let node = self.add(Kind::LogSoftmax, vec![logits], vec![], None)?;
+        Ok(self.over(&x, node))
+    }
+
     /// The node of an input `[N, C, H, W]`.
     fn images(&mut self, node: Node<'a>) -> Result<usize> {
         let x = self.view(node, 0)?;

@@ -371,8 +371,19 @@ impl<'a> Lowering<'a> {
     }
 
     pub fn concat(&mut self, node: Node<'a>) -> Result<View> {
-        let count = node.0.input.len();
-        let mut views = (0..count).map(|i| self.view(node, i)).collect::<Result<Vec<_>>>()?;
+        let values = (0..node.0.input.len()).map(|i| self.value(node, i)).collect::<Result<Vec<_>>>()?;
+        let mut views: Vec<View> = Vec::new();
+        // Zeros before the first and after the last value.
+        let mut zeros = [vec![], vec![]];
+        for (i, value) in values.iter().enumerate() {
+            match value {
+                Value::View(view) if zeros[1].is_empty() => views.push(view.clone()),
+                Value::Constant(zero) if zero.collapsed().scalar() == Some(0.0) => {
+                    zeros[usize::from(!views.is_empty())].push(zero.dims.clone());
+                }
+                _ => return Err(format!("input {i} is a constant: only zeros before or after channels can be").into()),
+            }
+        }
         let rank = views.first().ok_or("joins nothing")?.rank();
         let at = axis(node.int("axis")?.ok_or("lacks `axis`")?, rank)?;
         if views.iter().any(|view| view.rank() != rank) {
@@ -396,6 +407,25 @@ impl<'a> Lowering<'a> {
         let joined = self.add(Kind::Op(Op::Concat), inputs, vec![], None)?;
         let mut dims = self.image(joined).dims;
         dims.truncate(rank);
-        Ok(View { node: joined, dims, perm })
+        self.zero_channels(View { node: joined, dims, perm }, at, zeros)
+    }
+
+    /// With as many channels of zeros before and after as constants of these dimensions have.
+    fn zero_channels(&mut self, x: View, at: usize, zeros: [Vec<Vec<usize>>; 2]) -> Result<View> {
+        let shape = x.shape();
+        let alike = |dims: &Vec<usize>| {
+            dims.len() == shape.len() && (0..dims.len()).all(|axis| axis == at || dims[axis] == shape[axis])
+        };
+        if !zeros.iter().flatten().all(alike) {
+            return Err(format!("joins {shape:?} and zeros of other shapes").into());
+        }
+        let [before, after] = zeros.map(|parts| parts.iter().map(|dims| dims[at]).fold(0, usize::saturating_add));
+        if (before, after) == (0, 0) {
+            return Ok(x);
+        }
+        let node = self.add(Kind::Op(Op::PadShortcut { stride: 1, before, after }), vec![x.node], vec![], None)?;
+        let mut dims = x.dims;
+        dims[1] = self.nodes[node].shape.channels;
+        Ok(View { node, dims, perm: x.perm })
     }
 }

@@ -243,6 +243,7 @@ impl<'a> Lowering<'a> {
             "GlobalAveragePool" | "GlobalMaxPool" => one(self.global_pool(node)?),
             "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" => one(self.reduce(node)?),
             "LRN" => one(self.lrn(node)?),
+            "Log" => one(self.log(node)?),
             "Softmax" | "LogSoftmax" | "ArgMax" => one(self.softmax(node)?),
             "Relu" | "Clip" | "LeakyRelu" | "PRelu" | "Sigmoid" | "HardSigmoid" | "HardSwish" | "Tanh" | "Elu"
             | "Selu" | "Celu" | "Softplus" | "Mish" | "Swish" | "Abs" => one(self.activation(node)?),

@@ -1,4 +1,4 @@
-//! Names of classes, as programs write them into a file's metadata.
+//! What a file's metadata says: names of classes as programs write them, and how dsconv's exports want their images.
 use super::names;
 use crate::proto::StringStringEntryProto;
 
@@ -12,6 +12,12 @@ pub(super) fn classes(metadata: &[StringStringEntryProto]) -> Option<(&str, Vec<
         let found: Vec<String> = parse(entry.value.trim())?.iter().map(|name| names::clean(name.trim())).collect();
         Some((entry.key.as_str(), found)).filter(|(_, found)| !found.is_empty())
     })
+}
+
+/// How images are prepared, as [`crate::export`] writes it.
+pub(super) fn preprocess(metadata: &[StringStringEntryProto]) -> Option<graph::Preprocess> {
+    let entry = metadata.iter().find(|entry| entry.key == "preprocess")?;
+    serde_json::from_str(&entry.value).ok()
 }
 
 /// A list or a dictionary, as JSON or as Python prints it; else what commas or line ends separate.

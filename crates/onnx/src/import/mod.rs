@@ -22,7 +22,7 @@ mod wire;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use graph::{Builder, Graph, Op, Shape, Weights};
+use graph::{Builder, Graph, Op, Preprocess, Shape, Weights};
 use prost::Message;
 
 use crate::proto::{GraphProto, ModelProto};
@@ -66,6 +66,8 @@ pub struct Imported {
     pub producer: String,
     /// The names of the classes, where the file's metadata has one for each.
     pub classes: Vec<String>,
+    /// How images are prepared, where the file says it: dsconv's own exports do.
+    pub preprocess: Option<Preprocess>,
     /// Whether the network takes the bytes of an image, 0 to 255, and not normalised floats.
     pub bytes: bool,
     /// What was changed that a user should know.
@@ -138,6 +140,8 @@ pub fn import(bytes: &[u8], options: &ImportOptions) -> Result<Imported, ImportE
         None => any_batch(attempt)?,
     };
     imported.producer = format!("{} {}", model.producer_name, model.producer_version).trim().to_owned();
+    imported.preprocess = metadata::preprocess(&model.metadata_props)
+        .filter(|preprocess| preprocess.channels() == imported.graph.input().channels);
     if let Some((key, names)) = metadata::classes(&model.metadata_props) {
         let count = imported.graph.head().classes();
         match names.len() == count {
@@ -227,7 +231,17 @@ fn network<'a>(
     };
     let (graph, weights) = assemble(name, shape, nodes)?;
     let (input, bytes) = (image.name.to_owned(), image.bytes);
-    Ok(Imported { graph, weights, input, opset, producer: String::new(), classes: vec![], bytes, notes })
+    Ok(Imported {
+        graph,
+        weights,
+        input,
+        opset,
+        producer: String::new(),
+        classes: vec![],
+        preprocess: None,
+        bytes,
+        notes,
+    })
 }
 
 /// Makes names unique; what has parameters comes first, so that a layer keeps the name of its parameters.

@@ -146,7 +146,14 @@ fn refusals_of_the_whole() {
         "opset 6 of `ai.onnx`: this reads opset 7 to 25 of `ai.onnx`"
     );
     assert_eq!(graph(&|g| g.input.clear()), "not an ONNX model: it has no input");
-    assert_eq!(graph(&|g| g.input.push(value("z", &[1]))), "input 'z': a second input beside 'x'");
+    let second = graph(&|g| {
+        g.input.push(value("z", &[1]));
+        g.node.push(node("z", "Relu", &["z"], "unused"));
+    });
+    assert_eq!(second, "input 'z': a second input beside 'x'");
+    let mut flag = relu();
+    flag.graph.as_mut().unwrap().input.push(value("training", &[]));
+    assert!(read(&flag).is_ok(), "nothing reads it");
     assert_eq!(graph(&|g| g.input[0] = value("x", &[1, 4])), "input 'x': has 2 axes, an image batch has 4");
     assert_eq!(graph(&|g| g.input[0] = value("x", &[1, 4, 0, 0])), "input 'x': the size of the image is left open");
     assert_eq!(graph(&|g| g.input[0] = value("x", &[1, 4, -8, 8])), "input 'x': has an impossible size");

@@ -347,6 +347,8 @@ def idioms():
     case("prelu_channels_last", [("Transpose", "x", "a", {"perm": [0, 2, 3, 1]}), ("PRelu", "a p", "b"), ("Transpose", "b", "y", {"perm": [0, 3, 1, 2]})], {"p": noise("p", 4)})
     case("prelu_features", pool + [("PRelu", "f p", "out")], {"p": noise("p", 4)}, last="out")
     case("sum_of_three", [("Relu", "x", "a"), ("Sigmoid", "x", "b"), ("Sum", "a b x", "y")])
+    case("zero_channels", [("Shape", "x", "s"), ("Slice", "s zero one", "n"), ("Concat", "n chw", "t", {"axis": 0}), ("ConstantOfShape", "t", "z"), ("Concat", "z x z z", "y", {"axis": 1})], {"zero": ints(0), "one": ints(1), "chw": ints(2, 6, 6)})
+    case("log_of_softmax", [*pool, ("Softmax", "f", "s", {"axis": 1}), ("Log", "s", "out")], last="out", logits="f")
     case("sum_of_one", [("Sum", "x", "a"), ("Relu", "a", "y")])
     case("mean_of_three", [("Relu", "x", "a"), ("Mean", "a x c", "y")], {"c": noise("c", 4, 1, 1)})
     case("max_of_two", [("Split", "x", "a b", {"axis": 1}), ("Max", "a b", "y")], opset=13)
