@@ -38,18 +38,12 @@ pub fn every_exact_operation() -> Builder {
     let gate = b.conv("gate", Conv2d::new(40, 40, 1).bias(), pooled);
     let sigmoid = Op::Activation(Activation::HardSigmoid { alpha: 0.2, beta: 0.5 });
     let gate = b.push("hard_sigmoid", sigmoid, vec![gate]);
-    let slopes = b.push("slopes", Op::PRelu { channels: 40 }, vec![hard]);
-    let hard = b.push("larger", Op::Max, vec![slopes, hard]);
     let scaled = b.push("scale", Op::Mul, vec![hard, gate]);
     let twice = b.push("twice", Op::Add, vec![scaled, scaled]);
     let padded = b.push("pad", Op::Pad2d { sides: [1, 0, 2, 1], value: 0.5 }, vec![twice]);
     let pool = Pool2d { count_include_pad: false, ..Pool2d::new(3, 2).padding(1).ceil_mode() };
     let mean = b.push("mean", Op::AvgPool2d(pool.clone()), vec![padded]);
-    let max = b.max_pool("max", pool.clone(), padded);
-    let uneven =
-        Pool2d { kernel: [4, 4], stride: [1, 1], padding: [1, 0], end: Some([2, 3]), ceil_mode: false, ..pool };
-    let mean = b.push("mean_uneven", Op::AvgPool2d(uneven.clone()), vec![mean]);
-    let max = b.max_pool("max_uneven", uneven, max);
+    let max = b.max_pool("max", pool, padded);
     let both = b.push("both", Op::Concat, vec![max, mean]);
     let drop = b.push("drop", Op::Dropout { p: 0.5 }, vec![both]);
     let flat = b.push("flatten", Op::Flatten, vec![drop]);
@@ -65,6 +59,29 @@ pub fn every_exact_operation() -> Builder {
 #[test]
 fn imported_operations_give_the_interpreters_bits() {
     check(&quantize(every_exact_operation()), 3);
+}
+
+#[test]
+fn slopes_maxima_and_uneven_pools_give_the_interpreters_bits() {
+    let mut b = Builder::new("more", Shape::new(3, 9, 8));
+    let stem = b.conv("stem", Conv2d::new(3, 12, 3).padding(1).bias(), b.input());
+    let slopes = b.push("slopes", Op::PRelu { channels: 12 }, vec![stem]);
+    let low = b.push("low", Op::Slice { start: 0, channels: 6 }, vec![slopes]);
+    let high = b.push("high", Op::Slice { start: 6, channels: 6 }, vec![slopes]);
+    let larger = b.push("larger", Op::Max, vec![low, high]);
+    let uneven = Pool2d { kernel: [4, 4], padding: [1, 0], end: Some([2, 3]), ..Pool2d::new(1, 1) };
+    let max = b.max_pool("max", uneven.clone(), larger);
+    let mean = b.push("mean", Op::AvgPool2d(uneven.clone()), vec![larger]);
+    let inside = Pool2d { count_include_pad: false, ceil_mode: true, stride: [2, 3], ..uneven };
+    let joined = b.push("joined", Op::Concat, vec![max, mean]);
+    let small = b.push("inside", Op::AvgPool2d(inside), vec![joined]);
+    let pooled = b.push("pooled", Op::AdaptiveAvgPool2d { output: [1, 1] }, vec![small]);
+    let Shape { height, width, .. } = b.shape(small);
+    let spread = b.push("spread", Op::AdaptiveAvgPool2d { output: [height, width] }, vec![pooled]);
+    let sum = b.push("sum", Op::Add, vec![small, spread]);
+    let flat = b.push("flatten", Op::Flatten, vec![sum]);
+    b.linear("out", 5, flat);
+    check(&quantize(b), 2);
 }
 
 #[test]
