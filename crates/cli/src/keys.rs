@@ -116,7 +116,12 @@ const DISTILL_TOP: &[Key] = &[
 /// Of `dsconv distill`, in tables.
 const DISTILL: &[Key] = &[
     key("data.adapt", IMAGES, "images to adapt to; labels are not read"),
-    key("data.eval", IMAGES, "images to measure on"),
+    optional(
+        "data.eval",
+        IMAGES,
+        "\"photos/labelled\"",
+        "images to measure on; else those held out, or the embedded ones",
+    ),
     optional("data.limit", Allowed::From(1), "2000", "at most this many images to adapt to, spread over the set"),
     optional("data.eval_limit", Allowed::From(1), "1000", "at most this many images to measure on"),
     key("quantize.bits", Allowed::Between(2, 8), "bits of a weight"),
@@ -314,7 +319,8 @@ pub mod tests {
         match kind {
             Kind::Distill => {
                 let DistillConfig { model, seed, device, data, quantize, adapt, export, .. } = DistillConfig::default();
-                let distill::DataConfig { adapt: images, eval, .. } = data;
+                let distill::DataConfig { adapt: images, .. } = data;
+                let eval = Some(images.clone());
                 let data = distill::DataConfig { adapt: images, eval, limit: Some(1), eval_limit: Some(1) };
                 let graph::Policy { bits, block, rule, scales, linear, activation, .. } = quantize;
                 let rules = vec![graph::policy::Rule { layers: "x".into(), skip: Some(true), ..Default::default() }];

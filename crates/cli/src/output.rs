@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::args::Target;
 use crate::error::{Error, Result};
+use crate::printer::lossy;
 use crate::table::{bytes, duration};
 
 /// The format that a file's ending names.
@@ -53,6 +54,7 @@ impl Ending {
 #[derive(Debug, Serialize)]
 pub struct Written {
     /// The file.
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
@@ -195,7 +197,7 @@ fn probe(folder: &Path) -> Result<()> {
         Ok(_) => Ok(()),
         Err(error) => {
             // The temporary file's name says nothing to anybody.
-            let why = error.raw_os_error().map(std::io::Error::from_raw_os_error).unwrap_or(error);
+            let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
             Err(Error::failed(format!("`{}` cannot be written: {why}", folder.display())))
         }
     }

@@ -2,12 +2,13 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::args::{ColorChoice, Global};
 use crate::error::Error;
@@ -60,6 +61,14 @@ fn left(done: u64, rest: u64, elapsed: Duration) -> Option<String> {
     let told = done > 0 && rest > 0 && elapsed >= Duration::from_secs(2);
     let time = || Duration::try_from_secs_f64(elapsed.as_secs_f64() * rest as f64 / done as f64).ok();
     told.then(time).flatten().map(|time| format!("{} left", duration(time)))
+}
+
+/// Writes a path as text; JSON has no place for the rare one that is none.
+///
+/// # Errors
+/// The serializer's.
+pub fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 /// SGR parameters of what is emphasised.
@@ -127,8 +136,10 @@ impl Printer {
     /// The result: `document` with `--json`, else what `text` prints.
     pub fn result<T: Serialize>(&self, document: &T, text: impl FnOnce(&Self)) {
         if self.json {
-            let json = serde_json::to_string_pretty(document).expect("results are plain data");
-            self.write_out(&json);
+            match serde_json::to_string_pretty(document) {
+                Ok(json) => self.write_out(&json),
+                Err(error) => self.give_up(&format!("cannot write the result as JSON: {error}")),
+            }
         } else {
             text(self);
         }
@@ -209,9 +220,13 @@ impl Printer {
             if error.kind() == io::ErrorKind::BrokenPipe {
                 std::process::exit(0);
             }
-            self.error(&Error::failed(format!("cannot write the result: {error}")));
-            std::process::exit(1);
+            self.give_up(&format!("cannot write the result: {error}"));
         }
+    }
+
+    fn give_up(&self, why: &str) {
+        self.error(&Error::failed(why));
+        std::process::exit(1);
     }
 
     fn write_err(&self, text: &str) {

@@ -27,7 +27,7 @@ pub fn of_usage(error: &clap::Error) -> Option<Error> {
         ErrorKind::UnknownArgument if error.get(ContextKind::SuggestedArg).is_none() => {
             let option = text(ContextKind::InvalidArg)?;
             let root = Cli::command();
-            let command = std::env::args().skip(1).find(|word| root.find_subcommand(word).is_some())?;
+            let command = words().find(|word| root.find_subcommand(word).is_some())?;
             if !option.starts_with('-') {
                 let refused =
                     Error::usage(format!("`{option}`: `dsconv {command}` takes one model and nothing after it"));
@@ -55,6 +55,11 @@ pub fn of_usage(error: &clap::Error) -> Option<Error> {
         }
         _ => None,
     }
+}
+
+/// What was typed after the program's name.
+fn words() -> impl Iterator<Item = String> {
+    std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned())
 }
 
 /// Why a file is no model, where its name or its size tells.

@@ -484,7 +484,8 @@ fn embedded_images_become_files_that_score_the_same() {
     let read = images::open_labelled(folder.to_str().unwrap(), &Preprocess::imagenet_statistics(), &options).unwrap();
     let mut order: Vec<usize> = (0..48).collect();
     order.sort_by_key(|&i| set.labels()[i]);
-    assert_eq!(read.batch(&(0..48).collect::<Vec<_>>()).unwrap(), set.batch(&order).unwrap());
+    let (read, made) = (read.batch(&(0..48).collect::<Vec<_>>()).unwrap(), set.batch(&order).unwrap());
+    assert!(read.images.pixels == made.images.pixels && read.labels == made.labels);
 }
 
 #[test]
@@ -507,7 +508,7 @@ fn predict_names_classes() {
     place.write("broken.png", "no picture");
     let ran = place.run(&["predict", "tiny.safetensors", "broken.png"]);
     assert_eq!(ran.code, Some(1));
-    assert!(ran.err.starts_with("error: `broken.png`: "), "{}", ran.err);
+    assert!(ran.err.starts_with("error: broken.png: "), "{}", ran.err);
     // A .dsc file needs nothing beside it.
     place.json(&["quantize", "tiny.safetensors", "-o", "a.dsc"]);
     place.json(&["quantize", "tiny.safetensors", "-o", "a.safetensors"]);
@@ -516,7 +517,101 @@ fn predict_names_classes() {
     assert_eq!(by("a.dsc", &["--simulate"]), by("a.safetensors", &[]));
     assert_eq!(by("a.dsc", &[])[0]["top"][0]["index"], by("a.safetensors", &[])[0]["top"][0]["index"]);
     let ran = place.run(&["predict", "tiny.safetensors", "missing.jpg"]);
-    assert!(ran.code == Some(1) && ran.err.starts_with("error: `missing.jpg`: "), "{}", ran.err);
+    assert!(ran.code == Some(1) && ran.err.starts_with("error: missing.jpg: "), "{}", ran.err);
+}
+
+/// Networks of `mistakes/make.py`, whose outputs are not logits of classes.
+#[test]
+fn outputs_are_read_by_the_networks_head() {
+    let place = Place::new();
+    let picture = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([x as u8 * 8, y as u8 * 8, 99]));
+    picture.save(place.path("picture.png")).unwrap();
+    let predict = |name: &str| {
+        let file = format!("{name}.onnx");
+        std::fs::copy(format!("{}/tests/mistakes/{file}", env!("CARGO_MANIFEST_DIR")), place.path(&file)).unwrap();
+        let found = place.json(&["predict", &file, "picture.png", "--logits"])[0].clone();
+        let outputs: Vec<f64> = found["logits"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        let top = found["top"].as_array().unwrap().clone();
+        let classes =
+            top.iter().map(|class| (class["index"].as_u64().unwrap(), class["probability"].as_f64().unwrap()));
+        let classes: std::collections::BTreeMap<u64, f64> = classes.collect();
+        let text = place.run(&["predict", &file, "picture.png"]);
+        (outputs, classes, found["probabilities"].as_str().unwrap().to_owned(), text)
+    };
+    let (outputs, classes, kind, text) = predict("one_sigmoid");
+    assert_eq!((kind.as_str(), classes.len()), ("sigmoid", 2));
+    assert!((classes[&1] - outputs[0]).abs() < 1e-6 && (classes[&0] - (1.0 - outputs[0])).abs() < 1e-6, "{classes:?}");
+    assert!(text.out.contains(&format!("{:.1}", 100.0 * outputs[0])), "{}", text.out);
+
+    let (outputs, classes, kind, text) = predict("one_logit");
+    assert_eq!(kind, "sigmoid");
+    assert!((classes[&1] - 1.0 / (1.0 + (-outputs[0]).exp())).abs() < 1e-6, "{classes:?}");
+    assert!(text.err.contains("one_logit.onnx has one output and no sigmoid: it is read as the logit of class 1"));
+
+    let (outputs, classes, kind, text) = predict("labels");
+    assert_eq!(kind, "sigmoid_of_each");
+    for (index, output) in outputs.iter().enumerate() {
+        assert!((classes[&(index as u64)] - output).abs() < 1e-6, "{index}");
+    }
+    assert!(text.out.contains("percent of each") && text.err.contains("several classes can be right"), "{}", text.err);
+    // What is written in integers keeps the head.
+    place.json(&["quantize", "one_sigmoid.onnx", "-o", "q.dsc"]);
+    assert_eq!(place.json(&["predict", "q.dsc", "picture.png"])[0]["probabilities"], "sigmoid");
+}
+
+#[cfg(unix)]
+#[test]
+fn names_that_are_no_text_are_names() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    let name = |ending: &[u8]| std::ffi::OsStr::from_bytes(&[b"\xff\xfe", ending].concat()).to_owned();
+    image::RgbImage::new(32, 32).save(place.path("picture.png")).unwrap();
+    std::fs::rename(place.path("picture.png"), place.folder.path().join(name(b".png"))).unwrap();
+    let run = |args: &[&str], file: &[u8]| -> Ran { place.command(args).arg(name(file)).output().unwrap().into() };
+    let ran = run(&["predict", "--json", "tiny.safetensors"], b".png");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let found: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(found[0]["image"], "\u{fffd}\u{fffd}.png");
+    let ran = run(&["quantize", "--json", "tiny.safetensors", "-o"], b".dsc");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(place.folder.path().join(name(b".dsc")).is_file());
+    // A model is named by text.
+    let ran = run(&["eval"], b".dsc");
+    assert!(ran.code == Some(2) && ran.err.contains("invalid UTF-8"), "{}", ran.err);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_result_that_cannot_be_written_is_said() {
+    let place = Place::new();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let child = place.command(&["models"]).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.starts_with("error: cannot write the result: "), "{}", ran.err);
+    // `dsconv models | head -1` has had enough.
+    let mut child = place.command(&["models"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!((ran.code, ran.err.contains("panicked")), (Some(0), false), "{}", ran.err);
+}
+
+#[test]
+fn a_new_config_is_a_config() {
+    let place = Place::new();
+    let written = place.json(&["config", "new", "mine.toml", "--model", "tiny.safetensors"]);
+    assert_eq!(written["command"], "dsconv distill mine.toml");
+    let little = ["data.limit=64", "data.eval_limit=32", "adapt.steps=1", "adapt.held_out=8", "adapt.fit_images=0"];
+    let set = little.iter().flat_map(|change| ["--set", change]);
+    let outcome = place.json(&["distill", "mine.toml", "--out", "run"].into_iter().chain(set).collect::<Vec<_>>());
+    assert_eq!(outcome["model"], "tiny.safetensors");
+    place.json(&["config", "new", "copy.toml", "--from", "vgg_4bit"]);
+    let recipe = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/vgg_4bit.toml")).unwrap();
+    assert_eq!(std::fs::read_to_string(place.path("copy.toml")).unwrap(), recipe);
+    let keys = place.json(&["config", "keys", "steps"]);
+    assert_eq!((&keys[0]["key"], &keys[0]["default"]), (&"adapt.steps".into(), &200.into()));
+    let recipes = place.json(&["config", "list"]);
+    assert!(recipes.as_array().unwrap().iter().any(|recipe| recipe["name"] == "imagenet/resnet50_4bit"));
 }
 
 #[test]
@@ -891,7 +986,9 @@ fn an_onnx_file_that_is_not_supported_is_refused_with_its_node() {
     let place = Place::new();
     let golden = |name: &str| format!("{}/../onnx/tests/golden/ops/{name}.onnx", env!("CARGO_MANIFEST_DIR"));
     std::fs::copy(golden("relu0"), place.path("four.onnx")).unwrap();
-    place.run(&["quantize", "four.onnx"]).refuses(1, "error: `four.onnx`: takes 4 channels, an image has 3");
+    place
+        .run(&["quantize", "four.onnx"])
+        .refuses(1, "error: `four.onnx`: takes 4 channels, an image has 3, or 1 of grey");
     // Another operator of as many letters.
     let mut changed = std::fs::read(classifier()).unwrap();
     for at in 0..changed.len() - 4 {

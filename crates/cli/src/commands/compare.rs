@@ -5,13 +5,14 @@ use serde::Serialize;
 
 use crate::args::Compare;
 use crate::error::{Error, Result};
-use crate::printer::Printer;
+use crate::printer::{Printer, lossy};
 use crate::table::{NOTHING, Table, bytes, percent};
 use crate::{places, runs};
 
 /// A run's results.
 #[derive(Debug, Serialize)]
 struct Run {
+    #[serde(serialize_with = "lossy")]
     run: PathBuf,
     #[serde(flatten)]
     report: Report,

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::keys;
 use crate::names;
 use crate::output::check_file;
-use crate::printer::Printer;
+use crate::printer::{Printer, lossy};
 use crate::table::Table;
 
 pub fn run(args: &Config, printer: &Printer) -> Result<()> {
@@ -42,7 +42,7 @@ fn list(printer: &Printer) -> Result<()> {
             name,
             path,
             model: text_at(&["model", "model.name"]).unwrap_or_default(),
-            images: text_at(&["data.eval"]).unwrap_or_else(|| "embedded".to_owned()),
+            images: text_at(&["data.eval", "data.adapt"]).unwrap_or_else(|| "embedded".to_owned()),
         }
     };
     let rows: Vec<Recipe> = config::all().into_iter().map(row).collect();
@@ -87,6 +87,7 @@ fn keys(args: &Keys, printer: &Printer) -> Result<()> {
 /// What was written.
 #[derive(Debug, Serialize)]
 struct Written {
+    #[serde(serialize_with = "lossy")]
     path: PathBuf,
     command: String,
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::args::{Data, DataCommand, Get, Make};
 use crate::error::{Error, Result};
 use crate::output::check_folder;
-use crate::printer::Printer;
+use crate::printer::{Printer, lossy};
 use crate::table::{Table, bytes, count, duration};
 use crate::{built_in, names, places};
 
@@ -143,6 +143,7 @@ fn unknown(name: &str, folder: &Path) -> Error {
 /// What was written.
 #[derive(Debug, Serialize)]
 struct Made {
+    #[serde(serialize_with = "lossy")]
     path: PathBuf,
     train: usize,
     eval: usize,

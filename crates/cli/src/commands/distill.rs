@@ -10,7 +10,7 @@ use crate::args::{DeviceName, Distill};
 use crate::config::{ConfigFile, Kind};
 use crate::error::{Error, Result};
 use crate::output::{Written, check_folder};
-use crate::printer::Printer;
+use crate::printer::{Printer, lossy};
 use crate::recipe::{self, Opened, setting_error};
 use crate::table::{NOTHING, Table, bytes, percent};
 use crate::{classes, deploy, device, places, progress, runs};
@@ -21,6 +21,7 @@ const DEPLOYED: &str = "model.dsc";
 /// What came out.
 #[derive(Debug, Serialize)]
 struct Outcome {
+    #[serde(serialize_with = "lossy")]
     run: PathBuf,
     model: String,
     #[serde(flatten)]

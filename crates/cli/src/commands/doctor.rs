@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::args::Doctor;
 use crate::device::{Backend, backends};
 use crate::error::Result;
-use crate::printer::Printer;
+use crate::printer::{Printer, lossy};
 use crate::table::Table;
 use crate::{built_in, places};
 
@@ -41,6 +41,7 @@ struct Report {
 #[derive(Debug, Serialize)]
 struct Folder {
     what: &'static str,
+    #[serde(serialize_with = "lossy")]
     path: PathBuf,
     here: bool,
 }

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use blockfloat::{ActivationFormat, packed_len};
-use graph::{Float, Model, QuantizedLayer, Weights, pass};
+use graph::{Float, Model, Preprocess, QuantizedLayer, Resize, Weights, pass};
 use serde::Serialize;
 
 use super::quantize::{WeightSqnr, sqnr};
@@ -18,6 +19,10 @@ struct Outcome {
     input: [usize; 3],
     classes: usize,
     source: String,
+    /// How an image becomes its input.
+    preprocess: Preprocess,
+    /// What its classes are called; empty where nobody said.
+    names: Vec<String>,
     layers: Vec<Layer>,
     /// Convolutions and linear layers that are in floats.
     float_layers: Vec<String>,
@@ -54,8 +59,7 @@ struct Layer {
 }
 
 pub fn run(args: &Inspect, printer: &Printer) -> Result<()> {
-    let opened = source::open_name(&args.model, printer)?;
-    let model = opened.model;
+    let model = source::open(&model_args(&args.model, None, args), printer)?.model;
     let original = args.source.as_ref().map(|name| original(name, args, &model, printer)).transpose()?;
     let mut layers = Vec::new();
     for node in model.graph.nodes() {
@@ -70,6 +74,8 @@ pub fn run(args: &Inspect, printer: &Printer) -> Result<()> {
         input: [shape.channels, shape.height, shape.width],
         classes: model.graph.output().channels,
         source: model.info.source.clone(),
+        preprocess: model.info.preprocess.clone(),
+        names: model.info.classes.clone(),
         layers,
         float_layers: super::quantize::float_layers(&model),
         floats: model.weights.0.values().map(|tensor| tensor.data().len()).sum(),
@@ -81,12 +87,14 @@ pub fn run(args: &Inspect, printer: &Printer) -> Result<()> {
     Ok(())
 }
 
+/// A model for the images that the options tell of.
+fn model_args(name: &str, weights: Option<PathBuf>, args: &Inspect) -> ModelArgs {
+    ModelArgs { model: name.to_owned(), weights, classes: None, image: args.image.clone() }
+}
+
 /// The float weights, batch normalisation folded in.
 fn original(name: &str, args: &Inspect, model: &Model, printer: &Printer) -> Result<Weights> {
-    let opened = source::open(
-        &ModelArgs { model: name.to_owned(), weights: args.weights.clone(), classes: None, image: args.image.clone() },
-        printer,
-    )?;
+    let opened = source::open(&model_args(name, args.weights.clone(), args), printer)?;
     if opened.model.is_quantized() {
         return Err(Error::usage(format!("`{name}` is quantized itself: --source takes the float model")));
     }
@@ -156,6 +164,28 @@ fn show(outcome: &Outcome, printer: &Printer) {
     }
     let [c, h, w] = outcome.input;
     printer.line(format!("{}: {c}x{h}x{w} to {} classes, from {}", outcome.network, outcome.classes, outcome.source));
+    let Preprocess { order, divide, mean, std, resize, crop, .. } = &outcome.preprocess;
+    let sizes = match (resize, crop) {
+        (None, None) => "as large as they are, or resized to fit".to_owned(),
+        (resize, crop) => {
+            let step = |what: &str, to: Option<String>| to.map(|to| format!("{what} {to}"));
+            let resize = step(
+                "resized to",
+                resize.map(|to| match to {
+                    Resize::Shorter(side) => format!("a shorter side of {side}"),
+                    Resize::Exact([height, width]) => format!("{height}x{width}"),
+                }),
+            );
+            let crop = step("cut to", crop.map(|[height, width]| format!("{height}x{width}")));
+            [resize, crop].into_iter().flatten().collect::<Vec<_>>().join(", ")
+        }
+    };
+    printer.line(format!("images: {sizes}; {order} / {divide}, mean {mean:?}, deviation {std:?}"));
+    if !outcome.names.is_empty() {
+        let more = if outcome.names.len() > 5 { ", ..." } else { "" };
+        let first: Vec<&str> = outcome.names.iter().take(5).map(String::as_str).collect();
+        printer.line(format!("names of classes: {}{more}", first.join(", ")));
+    }
     printer.line(format!(
         "{} quantized layers, {} floats, {} in all: {:.2} times smaller than FP32",
         outcome.layers.len(),

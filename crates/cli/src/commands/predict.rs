@@ -7,13 +7,14 @@ use serde::Serialize;
 
 use crate::args::{DeviceName, Predict};
 use crate::error::{Error, Result};
-use crate::printer::Printer;
+use crate::printer::{Printer, lossy};
 use crate::table::Table;
 use crate::{classes, device, engine, progress, source};
 
 /// What one image is.
 #[derive(Debug, Serialize)]
 struct Prediction {
+    #[serde(serialize_with = "lossy")]
     image: PathBuf,
     /// What the probabilities are.
     probabilities: Kind,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::args::{DeviceName, Train};
 use crate::config::{ConfigFile, Kind};
 use crate::error::{Error, Result};
-use crate::printer::Printer;
+use crate::printer::{Printer, lossy};
 use crate::table::{bytes, duration};
 use crate::{classes, device, places, progress, recipe};
 
@@ -104,7 +104,9 @@ impl Default for Data {
 /// What came out.
 #[derive(Debug, Serialize)]
 struct Outcome {
+    #[serde(serialize_with = "lossy")]
     run: PathBuf,
+    #[serde(serialize_with = "lossy")]
     model: PathBuf,
     /// Percent.
     top1: f64,

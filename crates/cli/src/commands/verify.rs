@@ -6,12 +6,13 @@ use serde::Serialize;
 use crate::args::Verify;
 use crate::deploy;
 use crate::error::{Error, Result};
-use crate::printer::Printer;
+use crate::printer::{Printer, lossy};
 use crate::table::{bytes, count};
 
 /// What was found.
 #[derive(Debug, Serialize)]
 struct Outcome {
+    #[serde(serialize_with = "lossy")]
     path: PathBuf,
     bytes: usize,
     network: String,
