@@ -41,7 +41,7 @@ impl Unlabelled {
                 Content::Pixels(pixels) => Ok(Sha256::new().chain_update(pixels)),
                 Content::File(path) => digest(path, whole),
             };
-            let content = digest.map_or_else(|_| "unreadable".to_owned(), |digest| short(digest));
+            let content = digest.map_or_else(|_| "unreadable".to_owned(), short);
             (self.image_name(index), content)
         });
         Fingerprint { shape: self.shape(), images: images.collect(), labels: None }
