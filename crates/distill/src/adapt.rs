@@ -190,7 +190,8 @@ pub(crate) fn adapt_in(
         .with_group(ParamGroup::from_predicate("latent"), schedule.scheduler())
         .with_group(ParamGroup::from_predicate("gain"), config.schedule(config.scale_rate).scheduler());
     let job = Job { module: module.clone(), optimizer: config.optimizer.init(config.weight_decay), scheduler };
-    let span = Span { label: "adapt", checkpoints: &checkpoints, epochs: config.epochs(), done };
+    let images = config.steps * order.batch();
+    let span = Span { label: "adapt", checkpoints: &checkpoints, epochs: config.epochs(), images, done };
     let log = folder.path().join("loss.csv");
     let table = move |journal: &Journal| {
         let text = journal.csv(&schedule, ["held_out_divergence", "held_out_agreement"]);
@@ -208,7 +209,7 @@ pub(crate) fn adapt_in(
     let diverged_at = match trained {
         Ok(()) => None,
         Err(Error::Diverged { step, loss }) => {
-            context.progress.message(&format!("training diverged: the loss became {loss} at step {step}"));
+            context.progress.message(&format!("training diverged: the loss became {loss:e} at step {step}"));
             Some(step)
         }
         Err(error) => return Err(error),

@@ -82,7 +82,7 @@ pub enum Error {
     },
     /// The loss is not a number any more, or a thousand times what it was.
     #[error(
-        "training diverged: the loss became {loss} at step {step}: try a lower learning rate, or gradient clipping"
+        "training diverged: the loss became {loss:e} at step {step}: try a lower learning rate, or gradient clipping"
     )]
     Diverged {
         /// The optimizer step, from 1.

@@ -27,6 +27,8 @@ pub(crate) struct Span<'a> {
     pub(crate) checkpoints: &'a Path,
     /// Epochs of burn's, each with a checkpoint.
     pub(crate) epochs: usize,
+    /// Images of all steps together.
+    pub(crate) images: usize,
     /// Epochs that are done; their checkpoint is loaded.
     pub(crate) done: usize,
 }
@@ -51,7 +53,7 @@ where
     if span.done >= span.epochs || session.is_stuck() {
         return Ok(());
     }
-    let renderer = Renderer::new(context.progress.clone(), train.num_items(), span.done);
+    let renderer = Renderer::new(context.progress.clone(), train.num_items(), span.images, span.done);
     let [model, optimizer, scheduler] = Checkpoints::new(span.checkpoints, session.clone(), on_checkpoint).parts();
     let training = SupervisedTraining::new(span.checkpoints, train, valid)
         .metrics((LossMetric::new(), AccuracyMetric::new()))

@@ -82,6 +82,7 @@ impl Default for Context {
 pub(crate) struct Renderer {
     progress: Arc<dyn Progress>,
     per_epoch: usize,
+    total: usize,
     done: usize,
     training: bool,
     /// burn's name for the loss among its metrics, and the last one.
@@ -90,15 +91,16 @@ pub(crate) struct Renderer {
 }
 
 impl Renderer {
-    /// Counts in items of the training split, `per_epoch` of them an epoch; `done` epochs were done before.
-    pub(crate) fn new(progress: Arc<dyn Progress>, per_epoch: usize, done: usize) -> Self {
-        Self { progress, per_epoch, done: per_epoch * done, training: false, loss: None, note: String::new() }
+    /// Counts in items of the training split, `total` in all and `per_epoch` of them an epoch but for the last one; `done`
+    /// epochs were done before.
+    pub(crate) fn new(progress: Arc<dyn Progress>, per_epoch: usize, total: usize, done: usize) -> Self {
+        Self { progress, per_epoch, total, done: per_epoch * done, training: false, loss: None, note: String::new() }
     }
 }
 
 impl TrainingProgressLogger for Renderer {
-    fn start(&mut self, total_epochs: usize, _: usize, _: Option<usize>, label: Option<&str>) {
-        self.progress.start(label.unwrap_or("train"), total_epochs * self.per_epoch);
+    fn start(&mut self, _: usize, _: usize, _: Option<usize>, label: Option<&str>) {
+        self.progress.start(label.unwrap_or("train"), self.total);
         if self.done > 0 {
             self.progress.resume(self.done);
         }

@@ -189,7 +189,8 @@ pub fn train(
         optimizer: config.optimizer.init(config.weight_decay),
         scheduler: schedule.scheduler().into(),
     };
-    let span = Span { label: "train", checkpoints: &checkpoints, epochs: config.epochs, done };
+    let images = schedule.total * order.batch();
+    let span = Span { label: "train", checkpoints: &checkpoints, epochs: config.epochs, images, done };
     let log = folder.path().join("log.csv");
     fit(
         job,
