@@ -93,7 +93,9 @@ pub(crate) fn claim<T: Serialize>(folder: &RunFolder, file: &str, config: &T, or
     let old = match std::fs::read_to_string(&path) {
         Ok(old) => old,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            files::write_json(&made_from, origin)?;
+            // One line: there may be a million images.
+            let json = serde_json::to_vec(origin).map_err(|e| Error::file(&made_from, e))?;
+            files::write(&made_from, &json)?;
             return files::write(&path, text.as_bytes());
         }
         Err(e) => return Err(Error::io(&path)(e)),
