@@ -1,6 +1,7 @@
 //! The built `dsconv`, driven as a user drives it.
 
 mod engine;
+mod folders;
 mod mistakes;
 mod onnx;
 mod runs;

@@ -39,7 +39,7 @@ pub(crate) fn decode(path: &Path) -> Result<Picture, String> {
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let file = std::fs::metadata(path).map_err(|e| e.to_string())?;
     if !file.is_file() {
-        return Err("not a file".to_owned());
+        return Err(if file.is_dir() { "a folder, not an image" } else { "not a file" }.to_owned());
     }
     if file.len() > MOST_BYTES {
         return Err(format!("{} bytes: an image has {MOST_BYTES} at most", file.len()));
@@ -266,6 +266,72 @@ mod tests {
     #[test]
     fn size_kept_means_bytes_kept() {
         assert_eq!(Fit::none().apply(ramp([3, 4])), Ok(ramp([3, 4])));
+    }
+
+    /// A file of that format whose header says that it is of another size.
+    fn bomb(format: ImageFormat, width: u32, height: u32) -> Vec<u8> {
+        let mut file = Cursor::new(Vec::new());
+        image::RgbImage::new(8, 8).write_to(&mut file, format).unwrap();
+        let mut file = file.into_inner();
+        let at = |bytes: &[u8], what: &[u8]| bytes.windows(what.len()).position(|w| w == what).unwrap();
+        match format {
+            ImageFormat::Png => {
+                file[16..20].copy_from_slice(&width.to_be_bytes());
+                file[20..24].copy_from_slice(&height.to_be_bytes());
+                let mut crc = flate2::Crc::new();
+                crc.update(&file[12..29]);
+                file[29..33].copy_from_slice(&crc.sum().to_be_bytes());
+            }
+            ImageFormat::Jpeg => {
+                let frame = at(&file, &[0xFF, 0xC0]) + 5;
+                file[frame..frame + 2].copy_from_slice(&(height as u16).to_be_bytes());
+                file[frame + 2..frame + 4].copy_from_slice(&(width as u16).to_be_bytes());
+            }
+            ImageFormat::Bmp => {
+                file[18..22].copy_from_slice(&width.to_le_bytes());
+                file[22..26].copy_from_slice(&height.to_le_bytes());
+            }
+            _ => {
+                let size = at(&file, b"VP8L") + 9;
+                let bits = (width - 1) & 0x3FFF | ((height - 1) & 0x3FFF) << 14;
+                file[size..size + 4].copy_from_slice(&bits.to_le_bytes());
+            }
+        }
+        file
+    }
+
+    #[test]
+    fn a_header_that_asks_for_too_much_is_refused_before_anything_is_made() {
+        let bombs = [
+            bomb(ImageFormat::Png, 60_000, 60_000),
+            bomb(ImageFormat::Png, i32::MAX as u32, 1),
+            bomb(ImageFormat::Png, i32::MAX as u32, i32::MAX as u32),
+            bomb(ImageFormat::Jpeg, 65_535, 65_535),
+            bomb(ImageFormat::Bmp, 60_000, 60_000),
+            bomb(ImageFormat::Bmp, i32::MAX as u32, i32::MAX as u32),
+            bomb(ImageFormat::WebP, 16_384, 16_384),
+        ];
+        for bomb in bombs {
+            let start = std::time::Instant::now();
+            let error = decode_bytes(&bomb).unwrap_err();
+            assert!(start.elapsed().as_millis() < 500, "{error}");
+            assert!(!error.is_empty());
+        }
+        assert_eq!(
+            decode_bytes(&bomb(ImageFormat::Png, 60_000, 60_000)).unwrap_err(),
+            "60000x60000 pixels: 67108864 are read at most"
+        );
+        // As large as may be: the data that is missing is missed.
+        assert!(decode_bytes(&bomb(ImageFormat::Png, 8_192, 8_192)).is_err());
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(decode(folder.path()).unwrap_err(), "a folder, not an image");
+        if cfg!(target_os = "linux") {
+            assert_eq!(decode(Path::new("/dev/zero")).unwrap_err(), "not a file");
+        }
     }
 
     /// Every made image, cut off and with bytes changed: an error or an image, no panic.

@@ -23,6 +23,24 @@ pub enum FetchError {
         status: u16,
     },
 
+    /// An address over which anybody on the way could change what arrives.
+    #[error("{url}: only https is used\n\nhint: plain http is for 127.0.0.1 and localhost")]
+    Insecure {
+        /// What was asked for.
+        url: String,
+    },
+
+    /// More or fewer bytes than there should be. The download is deleted.
+    #[error("{url}: {got} bytes, expected {expected}: the file is not the one that was described")]
+    Size {
+        /// What was asked for.
+        url: String,
+        /// How many there should be.
+        expected: u64,
+        /// How many the server offers, or sent before it was stopped.
+        got: u64,
+    },
+
     /// No answer at all.
     #[error("{url}: {source}")]
     Connect {
@@ -46,11 +64,14 @@ pub enum FetchError {
     },
 
     /// Everything arrived, and it is not what it should be. The download is deleted.
-    #[error("{url}: SHA-256 is {got}, expected {expected}: the download was damaged, or the file has changed")]
+    #[error(
+        "{url}: SHA-256 is {got}, expected {}{expected}: the download was damaged, or the file has changed",
+        if expected.len() < 64 { "one that begins with " } else { "" }
+    )]
     Checksum {
         /// What was asked for.
         url: String,
-        /// What it should be.
+        /// What it should be, or its first digits.
         expected: String,
         /// What it is.
         got: String,
@@ -92,17 +113,33 @@ pub struct Progress {
     pub total: Option<u64>,
 }
 
-/// Downloads `url` to `to`, by way of `<to>.part`, which appears under its name only when complete and verified.
+/// What is known of a download before it is there.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Expected<'a> {
+    /// Its whole SHA-256 in hexadecimal, or its first digits (at least 8, as in PyTorch's file names): those tell a damaged
+    /// file from a whole one, not a forged one from the true.
+    pub sha256: Option<&'a str>,
+    /// Its size.
+    pub bytes: Option<u64>,
+}
+
+/// Most bytes of a download whose size is not known.
+const MOST_BYTES: u64 = 16 << 30;
+
+/// Downloads `url` to `to`, by way of `<to>.part`, which appears under its name only when complete and verified. Addresses
+/// and redirections are https, but for a server on this machine, whose redirections are not followed.
 ///
-/// `sha256` may be the whole checksum or its first digits (at least 8, as in PyTorch's file names). With it, a `.part` file
-/// of an interrupted download is continued if the server can, and a file that is there and right is not downloaded again.
-/// Without it, an existing file is taken as it is and an interrupted download starts over, since nothing would tell whether
-/// two halves belong together.
+/// With a checksum, a `.part` file of an interrupted download is continued if the server can, and a file that is there and
+/// right is not downloaded again. Without it, an existing file is taken as it is and an interrupted download starts over, since
+/// nothing would tell whether two halves belong together.
 ///
 /// # Errors
 /// See [`FetchError`].
-pub fn fetch(url: &str, sha256: Option<&str>, to: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(), FetchError> {
-    let expected = sha256.map(parse_checksum).transpose()?;
+pub fn fetch(url: &str, what: &Expected, to: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(), FetchError> {
+    if !is_secure(url) && !is_local(url) {
+        return Err(FetchError::Insecure { url: url.to_owned() });
+    }
+    let expected = what.sha256.map(parse_checksum).transpose()?;
     let right = |path: &Path| -> Result<bool, FetchError> {
         Ok(match &expected {
             Some(expected) => checksum(path)?.starts_with(expected),
@@ -124,7 +161,10 @@ pub fn fetch(url: &str, sha256: Option<&str>, to: &Path, progress: &mut dyn FnMu
         if expected.is_none() {
             remove(&part)?;
         }
-        let resumed = match download(url, &part, progress) {
+        if what.bytes.is_some_and(|bytes| fs::metadata(&part).is_ok_and(|part| part.len() > bytes)) {
+            remove(&part)?;
+        }
+        let resumed = match download(url, what.bytes, &part, progress) {
             Ok(resumed) => resumed,
             Err(FetchError::Interrupted { .. }) if attempt < ATTEMPTS => {
                 attempt += 1;
@@ -146,14 +186,35 @@ pub fn fetch(url: &str, sha256: Option<&str>, to: &Path, progress: &mut dyn FnMu
     }
 }
 
+fn is_secure(url: &str) -> bool {
+    url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
+}
+
+/// Whether plain http leads to this machine.
+fn is_local(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
+    ["127.0.0.1", "localhost", "[::1]"].iter().any(|host| {
+        let port = authority.strip_prefix(host);
+        port.is_some_and(|port| port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok()))
+    })
+}
+
 /// Appends to `part` what is missing. Whether there was something to continue.
-fn download(url: &str, part: &Path, progress: &mut dyn FnMut(Progress)) -> Result<bool, FetchError> {
+fn download(
+    url: &str,
+    bytes: Option<u64>,
+    part: &Path,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<bool, FetchError> {
     let have = match fs::metadata(part) {
         Ok(data) => data.len(),
         Err(_) => 0,
     };
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .http_status_as_error(false)
+        .https_only(is_secure(url))
+        .max_redirects(if is_secure(url) { 10 } else { 0 })
         .timeout_connect(Some(Duration::from_secs(30)))
         .timeout_per_read(Some(Duration::from_secs(60)))
         .user_agent(concat!("dsconv/", env!("CARGO_PKG_VERSION")))
@@ -190,6 +251,16 @@ fn download(url: &str, part: &Path, progress: &mut dyn FnMut(Progress)) -> Resul
         status => return Err(FetchError::Status { url: url.to_owned(), status }),
     };
     let resumed = done > 0;
+    let refuse = |got| {
+        remove(part)?;
+        Err(FetchError::Size { url: url.to_owned(), expected: bytes.unwrap_or(MOST_BYTES), got })
+    };
+    match (bytes, total) {
+        (Some(bytes), Some(total)) if total != bytes => return refuse(total),
+        (None, Some(total)) if total > MOST_BYTES => return refuse(total),
+        _ => {}
+    }
+    let total = total.or(bytes);
 
     let mut file = open.open(part).map_err(io_error(part))?;
     let mut body = response.into_body().into_reader();
@@ -199,8 +270,11 @@ fn download(url: &str, part: &Path, progress: &mut dyn FnMut(Progress)) -> Resul
         match body.read(&mut buffer) {
             Ok(0) => break total.is_none_or(|total| done == total),
             Ok(count) => {
-                file.write_all(&buffer[..count]).map_err(io_error(part))?;
                 done += count as u64;
+                if done > bytes.unwrap_or(MOST_BYTES) {
+                    return refuse(done);
+                }
+                file.write_all(&buffer[..count]).map_err(io_error(part))?;
                 progress(Progress { done, total });
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -245,19 +319,39 @@ fn io_error(path: &Path) -> impl Fn(io::Error) -> FetchError {
     move |source| FetchError::Io { path: path.to_owned(), source }
 }
 
-/// Unpacks files and folders into `folder`; what is in the archive appears only when all of it could be unpacked.
+/// Most files and folders of an archive.
+const MOST_ENTRIES: usize = 2_000_000;
+/// How the folder begins that an archive is unpacked in first.
+const STAGING: &str = ".unpack";
+
+/// Unpacks files and folders into `folder`, `most` bytes in all; what is in the archive appears only when all of it could be
+/// unpacked. What a killed process left is removed.
 ///
 /// # Errors
-/// A damaged archive; links, devices, absolute paths and paths that lead out of the folder; a name that is there already.
-pub(crate) fn unpack_tar_gz(archive: &Path, folder: &Path) -> Result<(), FetchError> {
+/// A damaged archive, or one that unpacks to more; links, devices, absolute paths and paths that lead out of the folder; a
+/// name that is there already.
+pub(crate) fn unpack_tar_gz(archive: &Path, folder: &Path, most: u64) -> Result<(), FetchError> {
+    for left in fs::read_dir(folder).map_err(io_error(folder))?.flatten() {
+        if left.file_name().as_encoded_bytes().starts_with(STAGING.as_bytes()) {
+            fs::remove_dir_all(left.path()).map_err(io_error(&left.path()))?;
+        }
+    }
     let fail = |reason: String| FetchError::Archive { path: archive.to_owned(), reason };
     let damaged = |error: io::Error| fail(format!("cannot be unpacked: {error}"));
-    let staging = tempfile::Builder::new().prefix(".unpack").tempdir_in(folder).map_err(io_error(folder))?;
+    let staging = tempfile::Builder::new().prefix(STAGING).tempdir_in(folder).map_err(io_error(folder))?;
 
     let file = File::open(archive).map_err(io_error(archive))?;
-    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(io::BufReader::new(file)));
-    for entry in tar.entries().map_err(damaged)? {
+    let too_much = || fail(format!("unpacks to more than {most} bytes"));
+    // The headers of files take their part.
+    let content = flate2::read::GzDecoder::new(io::BufReader::new(file)).take(most.saturating_mul(2));
+    let mut tar = tar::Archive::new(content);
+    let mut left = most;
+    for (entry, number) in tar.entries().map_err(damaged)?.zip(1..) {
         let mut entry = entry.map_err(damaged)?;
+        left = left.checked_sub(entry.size()).ok_or_else(too_much)?;
+        if number > MOST_ENTRIES {
+            return Err(fail(format!("has more than {MOST_ENTRIES} files")));
+        }
         let path = entry.path().map_err(damaged)?.into_owned();
         let kind = entry.header().entry_type();
         if !(kind.is_file() || kind.is_dir()) {
@@ -369,7 +463,8 @@ mod tests {
     impl Download {
         fn to(folder: tempfile::TempDir, url: &str, sha256: Option<&str>) -> Self {
             let mut steps = Vec::new();
-            let result = fetch(url, sha256, &folder.path().join("file.bin"), &mut |step| steps.push(step));
+            let what = Expected { sha256, bytes: None };
+            let result = fetch(url, &what, &folder.path().join("file.bin"), &mut |step| steps.push(step));
             Self { folder, result, steps }
         }
 
@@ -467,8 +562,50 @@ mod tests {
         let server = serve(content(), vec![Answer::Whole]);
         let download = Download::new(&server.url, Some("00000000ff"));
         let error = download.result.as_ref().unwrap_err().to_string();
-        assert!(error.contains("expected 00000000ff"), "{error}");
+        assert!(error.contains("expected one that begins with 00000000ff"), "{error}");
         assert_eq!((download.file(), download.part()), (None, None));
+    }
+
+    #[test]
+    fn a_file_of_another_size_is_refused() {
+        for (answer, bytes, got) in [(Answer::Whole, 100, 200_000), (Answer::Whole, 300_000, 200_000)] {
+            let server = serve(content(), vec![answer]);
+            let folder = tempfile::tempdir().unwrap();
+            let what = Expected { sha256: Some(&sha256(&content())), bytes: Some(bytes) };
+            let error = fetch(&server.url, &what, &folder.path().join("file.bin"), &mut |_| ()).unwrap_err();
+            assert!(error.to_string().contains(&format!("{got} bytes, expected {bytes}")), "{error}");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        }
+        // A part that is too long is no beginning.
+        let server = serve(content(), vec![Answer::Whole]);
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file.bin.part"), vec![0; 200_001]).unwrap();
+        let what = Expected { sha256: Some(&sha256(&content())), bytes: Some(200_000) };
+        fetch(&server.url, &what, &folder.path().join("file.bin"), &mut |_| ()).unwrap();
+        assert_eq!(*server.ranges.lock().unwrap(), [None]);
+    }
+
+    #[test]
+    fn only_this_machine_is_asked_in_plain_text() {
+        for url in [
+            "http://example.org/x",
+            "http://127.0.0.1@example.org/x",
+            "http://127.0.0.1.example.org/x",
+            "http://localhost:80@example.org/",
+            "http://localhost\\@example.org/",
+            "ftp://127.0.0.1/x",
+            "file:///etc/passwd",
+            "x",
+        ] {
+            assert!(matches!(Download::new(url, None).result, Err(FetchError::Insecure { .. })), "{url}");
+        }
+        for url in ["http://127.0.0.1:8000/x", "http://localhost/x", "http://[::1]:1/x"] {
+            assert!(is_local(url), "{url}");
+        }
+        // A redirection to elsewhere is not followed.
+        let server = serve(content(), vec![Answer::Status(302)]);
+        let error = Download::new(&server.url, None).result.unwrap_err();
+        assert!(error.to_string().ends_with("the server answered 302"), "{error}");
     }
 
     #[test]
@@ -522,7 +659,7 @@ mod tests {
         let folder = outer.path().join("data");
         fs::create_dir(&folder).unwrap();
         fs::write(&file, archive).unwrap();
-        let result = unpack_tar_gz(&file, &folder);
+        let result = unpack_tar_gz(&file, &folder, 1 << 20);
         (outer, result)
     }
 
@@ -538,7 +675,12 @@ mod tests {
     fn hostile_archives_write_nothing() {
         use tar::EntryType;
         let archive = tar_gz(&[("a/b.bin", EntryType::Regular, "hello")]);
-        let cases: [(Vec<u8>, &str); 5] = [
+        let zeros = "\0".repeat(800_000);
+        let cases: [(Vec<u8>, &str); 6] = [
+            (
+                tar_gz(&[("a", EntryType::Regular, &zeros), ("b", EntryType::Regular, &zeros)]),
+                "more than 1048576 bytes",
+            ),
             (tar_gz(&[("ok", EntryType::Regular, ""), ("../up", EntryType::Regular, "x")]), "leads out"),
             (tar_gz(&[("/abs", EntryType::Regular, "x")]), "leads out"),
             (tar_gz(&[("link", EntryType::Symlink, "/etc")]), "neither a file"),

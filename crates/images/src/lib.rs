@@ -52,7 +52,7 @@ mod walk;
 pub use classes::{Classes, Matched};
 pub use embedded::{CLASSES as EMBEDDED_CLASSES, embedded, embedded_preprocess, embedded_unlabelled};
 pub use error::ImageError;
-pub use fetch::{FetchError, Progress, fetch};
+pub use fetch::{Expected, FetchError, Progress, fetch};
 pub use fingerprint::Fingerprint;
 pub use manifest::{Archive, Kind, Manifest, dataset_names};
 pub use names::ClassNames;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use graph::Preprocess;
 use serde::{Deserialize, Serialize};
 
-use crate::fetch::{FetchError, Progress, fetch, unpack_tar_gz};
+use crate::fetch::{Expected, FetchError, Progress, fetch, unpack_tar_gz};
 use crate::{ImageError, Split};
 
 /// The manifests that come with the program: names work where there is no `datasets` folder.
@@ -68,10 +68,24 @@ pub enum Kind {
 pub struct Archive {
     /// Where it is.
     pub url: String,
-    /// Its SHA-256, in hexadecimal.
+    /// Its whole SHA-256, in hexadecimal.
     pub sha256: String,
     /// Its size.
     pub bytes: u64,
+}
+
+impl Archive {
+    /// The last part of its address, if that is a file's name.
+    fn file_name(&self) -> Option<&str> {
+        let name = self.url.rsplit('/').next()?;
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        (name.bytes().all(plain) && !name.trim_matches('.').is_empty()).then_some(name)
+    }
+
+    /// Most bytes that it may unpack to: photographs do not get larger, CIFAR's bytes by a tenth.
+    fn most_unpacked(&self) -> u64 {
+        self.bytes.saturating_mul(4).saturating_add(64 << 20)
+    }
 }
 
 impl Manifest {
@@ -103,6 +117,14 @@ impl Manifest {
         }
         if !manifest.class_names.is_empty() && manifest.class_names.len() != manifest.classes {
             return Err(fail(format!("{} classes, {} class names", manifest.classes, manifest.class_names.len())));
+        }
+        for archive in &manifest.archives {
+            if archive.sha256.len() != 64 || !archive.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(fail(format!("`{}` is no SHA-256: 64 hexadecimal digits", archive.sha256)));
+            }
+            if archive.file_name().is_none() {
+                return Err(fail(format!("`{}` does not end in a file's name", archive.url)));
+            }
         }
         for (split, paths) in &manifest.splits {
             if paths.is_empty() || (manifest.kind == Kind::Folder && paths.len() != 1) {
@@ -149,10 +171,10 @@ impl Manifest {
         let folder = datasets.join(&self.name);
         std::fs::create_dir_all(&folder).map_err(|source| FetchError::Io { path: folder.clone(), source })?;
         for archive in &self.archives {
-            let name = archive.url.rsplit('/').next().unwrap_or("archive");
-            let file = folder.join(name);
-            fetch(&archive.url, Some(&archive.sha256), &file, progress)?;
-            unpack_tar_gz(&file, &folder)?;
+            let file = folder.join(archive.file_name().expect("it was checked"));
+            let what = Expected { sha256: Some(&archive.sha256), bytes: Some(archive.bytes) };
+            fetch(&archive.url, &what, &file, progress)?;
+            unpack_tar_gz(&file, &folder, archive.most_unpacked())?;
             std::fs::remove_file(&file).map_err(|source| FetchError::Io { path: file.clone(), source })?;
         }
         for &split in self.splits.keys() {
@@ -215,6 +237,27 @@ mod tests {
         assert!(error.contains("test_batch.bin is not there"), "{error}");
         let error = open_labelled("cifar11", &Preprocess::imagenet_statistics(), &options).unwrap_err().to_string();
         assert!(error.ends_with("hint: data sets are cifar10, embedded, imagenet"), "{error}");
+    }
+
+    #[test]
+    fn an_archive_is_named_and_its_whole_checksum_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine.toml");
+        let whole = "0".repeat(64);
+        for (url, sha256, expected) in [
+            ("https://x.org/a.tar.gz", "c4a38c50", "`c4a38c50` is no SHA-256: 64 hexadecimal digits"),
+            ("https://x.org/..", &whole, "`https://x.org/..` does not end in a file's name"),
+            ("https://x.org/a?b", &whole, "`https://x.org/a?b` does not end in a file's name"),
+        ] {
+            let text = format!(
+                "name = \"mine\"\ntitle = \"\"\nkind = \"folder\"\nlicence = \"\"\nclasses = 1\n\
+                 [[archives]]\nurl = \"{url}\"\nsha256 = \"{sha256}\"\nbytes = 1\n\
+                 [preprocess]\nmean = [0, 0, 0]\nstd = [1, 1, 1]\n"
+            );
+            std::fs::write(&path, text).unwrap();
+            let error = Manifest::find("mine", folder.path()).unwrap_err().to_string();
+            assert!(error.ends_with(expected), "{error}");
+        }
     }
 
     #[test]

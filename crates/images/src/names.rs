@@ -58,13 +58,21 @@ impl ClassNames {
         self.0.iter().map(|names| names.last().cloned().unwrap_or_default()).collect()
     }
 
-    /// The class of that name, else the one whose name differs in case alone.
+    /// The class of a folder's name, as it is; else without regard to case and to what stands between words; else without a
+    /// number before it, as in `001.Albatross`.
     pub(crate) fn find(&self, name: &str) -> Found {
-        let lower = name.to_lowercase();
-        match self.only(|other| other == name) {
-            Found::None => self.only(|other| other.to_lowercase() == lower),
-            found => found,
-        }
+        let unnumbered = name.trim_start_matches(|c: char| c.is_ascii_digit());
+        let unnumbered = if unnumbered.starts_with(['.', '_', '-', ' ']) { &unnumbered[1..] } else { name };
+        [self.only(|other| other == name), self.alike(name), self.alike(unnumbered)]
+            .into_iter()
+            .find(|found| *found != Found::None)
+            .unwrap_or(Found::None)
+    }
+
+    fn alike(&self, name: &str) -> Found {
+        let plain = |name: &str| name.to_lowercase().replace(['_', '-'], " ");
+        let name = plain(name);
+        self.only(|other| plain(other) == name)
     }
 
     fn only(&self, is: impl Fn(&str) -> bool) -> Found {
@@ -241,12 +249,18 @@ mod tests {
     }
 
     #[test]
-    fn names_are_found_also_in_another_case() {
+    fn names_are_found_also_in_another_case_and_behind_numbers() {
         let names = ClassNames(from_lines("Cat\ncrane\nDOG\ncrane\ncat"));
         assert_eq!(names.find("Cat"), Found::One(0));
         assert_eq!(names.find("CAT"), Found::Several);
         assert_eq!(names.find("dog"), Found::One(2));
         assert_eq!(names.find("crane"), Found::Several);
         assert_eq!(names.find("bird"), Found::None);
+        let names = ClassNames(from_lines("great white shark\nBlack_footed_Albatross\n7 up\n7"));
+        assert_eq!(names.find("great_white_shark"), Found::One(0));
+        assert_eq!(names.find("001.Black_footed_Albatross"), Found::One(1));
+        assert_eq!(names.find("7-up"), Found::One(2));
+        assert_eq!(names.find("7"), Found::One(3));
+        assert_eq!(names.find("003"), Found::None);
     }
 }

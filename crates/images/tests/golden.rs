@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use graph::{ChannelOrder, Preprocess, Resize};
-use images::{OpenOptions, open_unlabelled};
+use images::{OpenOptions, open_files};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -14,16 +14,18 @@ struct Golden<T> {
 #[derive(Deserialize)]
 struct Case {
     file: String,
-    resize: Option<usize>,
-    crop: Option<usize>,
+    resize: Option<Resize>,
+    crop: Option<Resize>,
+    #[serde(default)]
+    grey: bool,
     expected: String,
 }
 
 #[derive(Deserialize)]
 struct Photograph {
     file: String,
-    resize: Option<usize>,
-    crop: Option<usize>,
+    resize: Option<Resize>,
+    crop: Option<Resize>,
     size: [usize; 2],
     sum: f64,
     /// Row, column, red, green, blue.
@@ -39,16 +41,22 @@ fn read<T: for<'a> Deserialize<'a>>(name: &str) -> Vec<T> {
     serde_json::from_str::<Golden<T>>(&text).unwrap().cases
 }
 
-/// Height, width and planar bytes of what this crate makes of a file, alone in a folder.
-fn preprocessed(path: &Path, resize: Option<usize>, crop: Option<usize>) -> ([usize; 2], Vec<f32>) {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::copy(path, folder.path().join(path.file_name().unwrap())).unwrap();
+/// Height, width and planar bytes of what this crate makes of a file.
+fn preprocessed(
+    path: &Path,
+    resize: Option<Resize>,
+    crop: Option<Resize>,
+    order: ChannelOrder,
+) -> ([usize; 2], Vec<f32>) {
     let preprocess = Preprocess {
-        resize: resize.map(Resize::Shorter),
-        crop: crop.map(|side| [side; 2]),
-        ..Preprocess::bytes(ChannelOrder::Rgb)
+        resize,
+        crop: crop.map(|crop| match crop {
+            Resize::Shorter(side) => [side; 2],
+            Resize::Exact(size) => size,
+        }),
+        ..Preprocess::bytes(order)
     };
-    let set = open_unlabelled(folder.path().to_str().unwrap(), &preprocess, &OpenOptions::default()).unwrap();
+    let set = open_files(&[path.to_owned()], &preprocess, &OpenOptions::default()).unwrap();
     let batch = set.batch(&[0]).unwrap();
     ([batch.shape[2], batch.shape[3]], batch.pixels)
 }
@@ -76,13 +84,14 @@ impl Difference {
 #[test]
 fn made_images_match_torchvision() {
     for case in read::<Case>("golden.json") {
-        let (size, got) = preprocessed(&golden().join("images").join(&case.file), case.resize, case.crop);
+        let order = if case.grey { ChannelOrder::Grey } else { ChannelOrder::Rgb };
+        let (size, got) = preprocessed(&golden().join("images").join(&case.file), case.resize, case.crop, order);
         let expected = image::open(golden().join("expected").join(&case.expected)).unwrap().into_rgb8();
         assert_eq!(size, [expected.height() as usize, expected.width() as usize], "{}", case.expected);
         let plane = size[0] * size[1];
         let mut difference = Difference::default();
         for (i, pixel) in expected.pixels().enumerate() {
-            for c in 0..3 {
+            for c in 0..order.channels() {
                 difference.add(got[c * plane + i], f32::from(pixel[c]));
             }
         }
@@ -105,7 +114,7 @@ fn photographs_match_torchvision() {
     }
     let mut difference = Difference::default();
     for case in read::<Photograph>("imagenet.json") {
-        let (size, got) = preprocessed(&folder.join(&case.file), case.resize, case.crop);
+        let (size, got) = preprocessed(&folder.join(&case.file), case.resize, case.crop, ChannelOrder::Rgb);
         assert_eq!(size, case.size, "{}", case.file);
         let plane = size[0] * size[1];
         let mean = (got.iter().map(|&value| f64::from(value)).sum::<f64>() - case.sum) / got.len() as f64;

@@ -116,9 +116,15 @@ fn weights_of(variant: &zoo::Variant, printer: &Printer) -> Result<PathBuf> {
     };
     printer.talk(format!("weights of {}; licence: {}", variant.name, source.licence));
     let bar = printer.bar(variant.name, 0, "bytes");
+    if source.sha256.is_none() {
+        printer.talk(format!(
+            "its publisher gives the first digits of its SHA-256, {}, and no more: they tell damage, not forgery",
+            source.sha256_prefix
+        ));
+    }
     let sha256 = source.sha256.unwrap_or(&source.sha256_prefix);
-    images::fetch(&source.url, Some(sha256), &path, &mut |progress| show(&bar, progress))
-        .map_err(images::ImageError::from)?;
+    let what = images::Expected { sha256: Some(sha256), bytes: None };
+    images::fetch(&source.url, &what, &path, &mut |progress| show(&bar, progress)).map_err(images::ImageError::from)?;
     bar.finish_and_clear();
     Ok(path)
 }

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use distill::evaluate::predict;
 use graph::{Head, Model, Outputs};
-use images::OpenOptions;
+use images::{ImageError, OpenOptions};
 use serde::Serialize;
 
 use crate::args::{DeviceName, Predict};
@@ -60,7 +60,11 @@ impl Kind {
 pub fn run(args: &Predict, printer: &Printer) -> Result<()> {
     let device = device::open(args.device.device.unwrap_or(DeviceName::Cpu))?;
     let source = source::open(&args.model, printer)?;
-    let set = images::open_files(&args.images, &source.model.preprocess(), &OpenOptions::default())?;
+    let opened = images::open_files(&args.images, &source.model.preprocess(), &OpenOptions::default());
+    let set = opened.map_err(|error| match error {
+        ImageError::Unreadable { path, reason } => Error::failed(format!("`{}`: {reason}", path.display())),
+        error => Error::from(error),
+    })?;
     classes::report(&set, printer);
     let context = progress::context(device, printer)?;
     let logits = if engine::is_for(&args.model.model, args.device.device, args.simulate) {

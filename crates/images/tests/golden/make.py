@@ -82,15 +82,15 @@ def write_png16(path, image, colour_type):
     )
 
 
-def preprocess(path, resize, crop):
-    """The uint8 image that torchvision's evaluation transform passes to ToTensor."""
+def preprocess(path, resize, crop, grey=False):
+    """The uint8 image that torchvision's evaluation transform passes to ToTensor. A pair is height and width."""
     with open(path, "rb") as file:
         image = Image.open(file)
         if image.mode == "I;16":
             # convert() would clip every value above 255 to white.
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         image = image.convert("RGB")
-    steps = []
+    steps = [v2.Grayscale(1)] if grey else []
     if resize:
         steps.append(v2.Resize(resize, interpolation=v2.InterpolationMode.BILINEAR, antialias=True))
     if crop:
@@ -103,16 +103,20 @@ def main():
     (HERE / "expected").mkdir(exist_ok=True)
     cases = []
     for path in sorted((HERE / "images").iterdir()):
-        sizes = [(48, 32)]
+        sizes = [(48, 32, False)]
         if path.name in ("rgb.png", "420.jpg"):
-            sizes += [(None, 32), (33, None), (90, 80)]
+            sizes += [(None, 32, False), (33, None, False), (90, 80, False), (None, None, True)]
         if path.suffix in (".jpg", ".JPEG"):
-            sizes += [(None, 40)]
-        for resize, crop in sizes:
-            result = preprocess(path, resize, crop)
-            expected = f"{path.name}-{resize}-{crop}.png"
+            sizes += [(None, 40, False)]
+        if path.name in ("rgb.png", "tall.png", "palette_transparent.png", "cmyk.jpg"):
+            sizes += [((24, 96), None, False), ((24, 96), None, True), (48, (24, 40), True), (16, (40, 10), False)]
+        for resize, crop, grey in sizes:
+            result = preprocess(path, resize, crop, grey)
+            named = ["x".join(map(str, size)) if isinstance(size, tuple) else size for size in (resize, crop)]
+            expected = f"{path.name}-{named[0]}-{named[1]}{'-grey' if grey else ''}.png"
             Image.fromarray(result).save(HERE / "expected" / expected, optimize=True)
-            cases.append({"file": path.name, "resize": resize, "crop": crop, "expected": expected})
+            case = {"file": path.name, "resize": resize, "crop": crop, "expected": expected}
+            cases.append(case | ({"grey": True} if grey else {}))
     write(HERE / "golden.json", cases)
     if SHARED.is_dir():
         rng = np.random.default_rng(0)

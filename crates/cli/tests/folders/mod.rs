@@ -1,0 +1,272 @@
+//! Images and class folders as people have them: what is evaluated, what is refused, and what is said.
+
+use std::path::Path;
+
+use graph::{Builder, Info, Model, Op, Pool2d, Preprocess, SaveOptions, Shape, Tensor, Weights};
+use image::{GrayImage, ImageFormat, Luma, Rgb, RgbImage};
+
+use super::{Place, Ran};
+
+/// A network of four classes whose answer is the brightest quarter of the image: top left, top right, bottom left, bottom
+/// right.
+fn quarter(input: Shape) -> Model {
+    let mut b = Builder::new("quarter", input);
+    let kernel = [input.height / 2, input.width / 2];
+    let pool = Pool2d { kernel, stride: kernel, ..Pool2d::new(1, 1) };
+    let x = b.push("pool", Op::AvgPool2d(pool), vec![b.input()]);
+    let x = b.push("flatten", Op::Flatten, vec![x]);
+    b.linear("fc", 4, x);
+    let graph = b.finish().unwrap();
+    let mut weights = Weights::default();
+    let eye = (0..4).flat_map(|row| (0..4 * input.channels).map(move |column| f32::from(u8::from(column % 4 == row))));
+    weights.insert("fc.weight", Tensor::new([4, 4 * input.channels], eye.collect()));
+    weights.insert("fc.bias", Tensor::new([4], vec![0.0; 4]));
+    let preprocess = if input.channels == 1 { Preprocess::grey() } else { Preprocess::imagenet_statistics() };
+    Model::float(graph, weights, Info { preprocess, classes: vec![], source: "made for a test".into() }).unwrap()
+}
+
+/// A picture whose brightest quarter is that of the class.
+fn picture(class: u32, [height, width]: [u32; 2]) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
+        let bright = (2 * (2 * y / height) + 2 * x / width) == class;
+        Rgb([if bright { 200 } else { 40 }; 3])
+    })
+}
+
+impl Place {
+    fn quarter(&self) {
+        quarter(Shape::new(3, 32, 32)).save(self.path("quarter.safetensors"), &SaveOptions::default()).unwrap();
+    }
+
+    /// Two pictures of each class in folders of these names.
+    fn pictures(&self, root: &str, classes: &[(&str, u32)]) {
+        for (name, class) in classes {
+            std::fs::create_dir_all(self.path(root).join(name)).unwrap();
+            for i in 0..2 {
+                picture(*class, [32, 32]).save(self.path(root).join(name).join(format!("{i}.png"))).unwrap();
+            }
+        }
+    }
+
+    fn eval(&self, data: &str, more: &[&str]) -> Ran {
+        self.run(&[&["eval", "quarter.safetensors", "--data", data, "--json"], more].concat())
+    }
+}
+
+/// Top-1 of a command that succeeds.
+#[track_caller]
+fn top1(ran: &Ran) -> f64 {
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    serde_json::from_str::<serde_json::Value>(&ran.out).unwrap()["top1"].as_f64().unwrap()
+}
+
+#[track_caller]
+fn refused(ran: &Ran, what: &str, hint: &str) {
+    assert_eq!(ran.code, Some(1), "{}{}", ran.out, ran.err);
+    assert!(ran.err.contains(what) && ran.err.contains(hint), "{}", ran.err);
+}
+
+const ALL: [(&str, u32); 4] = [("a", 0), ("b", 1), ("c", 2), ("d", 3)];
+
+#[test]
+fn labels_never_move() {
+    let place = Place::new();
+    place.quarter();
+    place.pictures("full", &ALL);
+    assert_eq!(top1(&place.eval("full", &[])), 100.0);
+
+    place.pictures("without_b", &[ALL[0], ALL[2], ALL[3]]);
+    let hint = "`--classes FILE` (in a config: `classes`)";
+    refused(&place.eval("without_b", &[]), "3 class folders (`a`, `c`, `d`), the network has 4 classes", hint);
+    std::fs::create_dir(place.path("without_b/b")).unwrap();
+    let ran = place.eval("without_b", &[]);
+    assert_eq!(top1(&ran), 100.0);
+    assert!(ran.err.contains("without_b: no images in `b`"), "{}", ran.err);
+
+    place.pictures("subset", &[ALL[2], ALL[3]]);
+    place.write("names.txt", "a\nb\nc\nd\n");
+    assert_eq!(top1(&place.eval("subset", &["--classes", "names.txt"])), 100.0);
+    // In an order of its own, and behind numbers.
+    place.pictures("other", &[("01_left_below", 2), ("02_Right-Below", 3), ("03_top", 1)]);
+    place.write("names.json", r#"{"0": "first", "1": "top", "2": "left below", "3": "right below"}"#);
+    assert_eq!(top1(&place.eval("other", &["--classes", "names.json"])), 100.0);
+    refused(
+        &place.eval("full", &["--classes", "names.json"]),
+        "no class of the network is called `a`, `b`, `c`, `d`",
+        hint,
+    );
+    assert_eq!(top1(&place.eval("full", &["--classes", "folders"])), 100.0);
+    place.write("three.txt", "a\nb\nc\n");
+    let ran = place.eval("full", &["--classes", "three.txt"]);
+    assert!(ran.code == Some(2) && ran.err.contains("3 class names are given, `quarter` has 4 classes"), "{}", ran.err);
+}
+
+#[test]
+fn a_folder_above_the_classes_is_refused() {
+    let place = Place::new();
+    place.quarter();
+    place.pictures("parent/train", &ALL);
+    place.pictures("parent/val", &ALL);
+    refused(&place.eval("parent", &[]), "`train`, `val` look like parts of a data set", "such as `parent/val`");
+    place.pictures("zip/photos", &ALL);
+    refused(&place.eval("zip", &[]), "1 class folder (`photos`)", "perhaps `zip/photos` is meant");
+}
+
+#[cfg(unix)]
+#[test]
+fn links_repeat_no_images() {
+    let place = Place::new();
+    place.quarter();
+    place.pictures("full", &ALL);
+    std::os::unix::fs::symlink(place.path("full"), place.path("full/a/up")).unwrap();
+    std::os::unix::fs::symlink(place.path("full/a"), place.path("full/z")).unwrap();
+    let ran = place.eval("full", &[]);
+    assert_eq!(top1(&ran), 100.0);
+    assert!(ran.out.contains("\"count\": 8"), "{}", ran.out);
+    assert!(ran.err.contains("a link to a folder above: not followed"), "{}", ran.err);
+}
+
+#[test]
+fn a_list_of_classes_beside_class_folders_is_one() {
+    let place = Place::new();
+    place.quarter();
+    place.pictures("set", &[("cat", 3), ("dog", 0), ("eel", 2), ("fox", 1)]);
+    place.write("set/labels.txt", "0 dog\n1 fox\n2 eel\n3 cat\n");
+    let ran = place.eval("set", &[]);
+    assert_eq!(top1(&ran), 100.0);
+    assert!(ran.err.contains("labels.txt gives the order of the classes"), "{}", ran.err);
+}
+
+#[test]
+fn names_are_kept_in_every_file_and_shown() {
+    let place = Place::new();
+    place.quarter();
+    place.write("names.txt", "lion\ntiger\nbear\nwolf\n");
+    picture(2, [32, 32]).save(place.path("bear.png")).unwrap();
+    let named = ["--classes", "names.txt", "-o"];
+    for (command, file) in [
+        (&["quantize", "quarter.safetensors"][..], "q.safetensors"),
+        (&["quantize", "quarter.safetensors"], "q.dsc"),
+        (&["export", "quarter.safetensors"], "f.onnx"),
+        (&["export", "quarter.safetensors"], "f.safetensors"),
+    ] {
+        let ran = place.run(&[command, &named, &[file]].concat());
+        assert_eq!(ran.code, Some(0), "{command:?} {file}: {}", ran.err);
+        if !file.ends_with(".onnx") {
+            let top = &place.json(&["predict", file, "bear.png"])[0]["top"][0];
+            assert_eq!((&top["index"], &top["name"]), (&2.into(), &"bear".into()), "{file}");
+            assert_eq!(Model::load(place.path(file)).unwrap().info.classes, ["lion", "tiger", "bear", "wolf"]);
+        }
+    }
+    // Folders of some of the classes are then enough.
+    place.pictures("some", &[("bear", 2), ("Wolf", 3)]);
+    let ran = place.run(&["eval", "q.dsc", "--data", "some", "--json"]);
+    assert_eq!(top1(&ran), 100.0);
+}
+
+#[test]
+fn images_of_another_size_are_resized_and_that_is_said() {
+    let place = Place::new();
+    place.quarter();
+    for (name, size) in [("64.png", [64, 64]), ("90x60.png", [60, 90]), ("20.png", [20, 20]), ("32.png", [32, 32])] {
+        picture(2, size).save(place.path(name)).unwrap();
+        let ran = place.run(&["predict", "quarter.safetensors", name, "--json"]);
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        assert!(ran.out.contains("\"index\": 2"), "{name}: {}", ran.out);
+        assert!(!ran.err.contains(".tmp"), "{}", ran.err);
+        assert_eq!(ran.err.contains("images are resized to 32x32"), name != "32.png", "{}", ran.err);
+    }
+    // Said by the user: nothing to say.
+    let ran = place.run(&["predict", "quarter.safetensors", "90x60.png", "--resize", "32,32"]);
+    assert!(ran.code == Some(0) && ran.err.is_empty(), "{}", ran.err);
+    place.pictures("set", &ALL);
+    picture(2, [64, 64]).save(place.path("set/c/large.png")).unwrap();
+    let ran = place.eval("set", &[]);
+    assert_eq!(top1(&ran), 100.0);
+    assert!(ran.err.contains("large.png is 64x64: images are resized to 32x32"), "{}", ran.err);
+}
+
+#[test]
+fn an_image_is_judged_by_its_content() {
+    let place = Place::new();
+    place.quarter();
+    let mut jpeg = std::io::Cursor::new(Vec::new());
+    picture(2, [32, 32]).write_to(&mut jpeg, ImageFormat::Jpeg).unwrap();
+    for name in ["upload", "photo.jfif", "photo.jpe", "photo.png", "photo.jpg_large", "photo.txt"] {
+        std::fs::write(place.path(name), jpeg.get_ref()).unwrap();
+        let found = place.json(&["predict", "quarter.safetensors", name]);
+        assert_eq!(found[0]["top"][0]["index"], 2, "{name}");
+    }
+    place.pictures("set", &ALL);
+    for name in ["0.jfif", "1.jpe", "upload"] {
+        std::fs::write(place.path("set/c").join(name), jpeg.get_ref()).unwrap();
+    }
+    let ran = place.eval("set", &[]);
+    assert!(top1(&ran) == 100.0 && ran.out.contains("\"count\": 10"), "{}", ran.out);
+    assert!(ran.err.contains("upload: an image by its content"), "{}", ran.err);
+    let ran = place.run(&["predict", "quarter.safetensors", "set"]);
+    ran.refuses(1, "error: `set`: a folder, not an image");
+}
+
+#[test]
+fn grey_networks_take_grey_images() {
+    let place = Place::new();
+    quarter(Shape::new(1, 28, 28)).save(place.path("grey.safetensors"), &SaveOptions::default()).unwrap();
+    picture(2, [28, 28]).save(place.path("colour.png")).unwrap();
+    GrayImage::from_fn(28, 28, |x, y| Luma([if y >= 14 && x < 14 { 200 } else { 40 }]))
+        .save(place.path("grey.png"))
+        .unwrap();
+    for name in ["colour.png", "grey.png"] {
+        let found = place.json(&["predict", "grey.safetensors", name, "--logits"]);
+        let logits: Vec<f64> = found[0]["logits"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        // (40 / 255 - 0.5) / 0.5, and of 200 in the quarter.
+        for (class, logit) in logits.into_iter().enumerate() {
+            let byte = if class == 2 { 200.0 } else { 40.0 };
+            assert!((logit - (byte / 255.0 - 0.5) / 0.5).abs() < 1e-6, "{name}: {logit}");
+        }
+    }
+    let mean = ["--mean", "0.1307", "--std", "0.3081"];
+    let ran = place.run(&[&["quantize", "grey.safetensors", "-o", "grey.dsc"], &mean[..]].concat());
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_eq!(place.json(&["predict", "grey.dsc", "colour.png"])[0]["top"][0]["index"], 2);
+    assert_eq!(Model::load(place.path("grey.dsc")).unwrap().info.preprocess.mean, [0.1307]);
+    place
+        .run(&["predict", "grey.safetensors", "grey.png", "--mean", "1,2,3"])
+        .refuses(2, "error: mean has 3 values, the network takes 1 channels");
+}
+
+#[test]
+fn oblong_networks_take_images_of_any_shape() {
+    let place = Place::new();
+    quarter(Shape::new(3, 48, 192)).save(place.path("wide.safetensors"), &SaveOptions::default()).unwrap();
+    picture(3, [100, 300]).save(place.path("wide.png")).unwrap();
+    for more in [&[][..], &["--resize", "48,192"], &["--resize", "48x200", "--crop", "48,192"]] {
+        let found = place.json(&[&["predict", "wide.safetensors", "wide.png"], more].concat());
+        assert_eq!(found[0]["top"][0]["index"], 3, "{more:?}");
+    }
+    let ran = place.run(&["predict", "wide.safetensors", "wide.png", "--crop", "48"]);
+    assert!(ran.code == Some(1) && ran.err.contains("3x48x48") && ran.err.contains("3x48x192"), "{}", ran.err);
+    let ran = place.run(&[
+        "export",
+        "wide.safetensors",
+        "--resize",
+        "50,200",
+        "--crop",
+        "48,192",
+        "-o",
+        "cropped.safetensors",
+    ]);
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let kept = Model::load(place.path("cropped.safetensors")).unwrap().info.preprocess;
+    assert_eq!((kept.resize, kept.crop), (Some(graph::Resize::Exact([50, 200])), Some([48, 192])));
+}
+
+#[test]
+fn a_small_file_of_a_large_image_is_no_bomb() {
+    let place = Place::new();
+    place.quarter();
+    RgbImage::from_pixel(60_000, 1, Rgb([9; 3])).save(place.path("thin.png")).unwrap();
+    assert!(Path::new(&place.path("thin.png")).metadata().unwrap().len() < 2000);
+    let ran = place.run(&["predict", "quarter.safetensors", "thin.png", "--top", "1"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+}
