@@ -22,6 +22,35 @@ fn network() -> Model {
     Model::float(graph, weights, info).unwrap().quantize(&Policy::default()).unwrap()
 }
 
+#[test]
+fn a_network_of_one_channel_takes_grey_bytes() {
+    let mut b = Builder::new("grey", Shape::new(1, 4, 3));
+    let x = b.conv("conv", Conv2d::new(1, 4, 3).padding(1), b.input());
+    let x = b.push("flatten", Op::Flatten, vec![x]);
+    b.linear("fc", 2, x);
+    let graph = b.finish().unwrap();
+    let weights = Weights::init(&graph, 1);
+    let info = Info { preprocess: Preprocess::grey(), classes: vec![], source: "a test".into() };
+    let model = Model::float(graph, weights, info).unwrap().quantize(&Policy::default()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("grey.safetensors");
+    model.save(&path, &SaveOptions { floats: graph::Float::F32, scales: graph::Float::F32 }).unwrap();
+
+    let bytes: Vec<u8> = (0..12).map(|i| i * 20).collect();
+    let input: Vec<f32> = bytes.iter().map(|&byte| (f32::from(byte) / 255.0 - 0.5) / 0.5).collect();
+    let expected = runtime::Model::new(model).unwrap().session(1).unwrap().run(&input).unwrap().to_vec();
+    let mut logits = [0.0; 2];
+    // SAFETY: pointers of this library, and slices as long as the functions are told.
+    unsafe {
+        let model = load(&path);
+        let session = dsconv_session_new(model, 1);
+        assert_eq!(dsconv_session_run_rgb(session, bytes.as_ptr(), 1, logits.as_mut_ptr()), 0, "{}", last_error());
+        dsconv_session_free(session);
+        dsconv_model_free(model);
+    }
+    assert_eq!(logits.as_slice(), expected);
+}
+
 fn picture() -> Vec<u8> {
     (0..8 * 6 * 3).map(|i| (i * 37 % 256) as u8).collect()
 }

@@ -134,6 +134,52 @@ fn a_resumed_adaptation_ends_with_the_same_bits() {
     assert_eq!(bits(&repaired), bits(&unbroken));
 }
 
+/// Images that are decoded as they are used, of which some turn out to be cut off: the others' labels and what the teacher says
+/// of them do not move.
+#[test]
+fn files_that_cannot_be_read_are_left_out_with_their_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("set");
+    let raw = graph::Preprocess::bytes(graph::ChannelOrder::Rgb);
+    let options = images::OpenOptions { limit: Some(64), ..images::OpenOptions::default() };
+    let set = images::open_labelled("embedded", &raw, &options).unwrap();
+    let planes = set.batch(&(0..64).collect::<Vec<_>>()).unwrap().images.pixels;
+    for (i, planes) in planes.chunks_exact(3 * 32 * 32).enumerate() {
+        let at = |c: usize, x: u32, y: u32| planes[(c * 32 + y as usize) * 32 + x as usize] as u8;
+        let class = root.join(images::EMBEDDED_CLASSES[set.labels()[i]]);
+        fs::create_dir_all(&class).unwrap();
+        let picture = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([0, 1, 2].map(|c| at(c, x, y))));
+        picture.save(class.join(format!("{i:02}.png"))).unwrap();
+    }
+    let open = |memory| {
+        let options = images::OpenOptions { memory, ..images::OpenOptions::default() };
+        let set = images::open_labelled(root.to_str().unwrap(), &images::embedded_preprocess(), &options).unwrap();
+        let names = images::ClassNames::from(images::EMBEDDED_CLASSES.map(str::to_owned).as_slice());
+        set.for_network(16, images::Classes::OfNetwork(&names)).unwrap().set
+    };
+    let cut = |name: &Path| fs::write(name, &fs::read(name).unwrap()[..200]).unwrap();
+    let files = || fs::read_dir(root.join("heart")).unwrap().map(|file| file.unwrap().path());
+    // One that is evaluated first of its class, and one more.
+    let lazy = open(0);
+    let mut bad: Vec<_> = files().collect();
+    bad.sort();
+    cut(&bad[0]);
+    cut(&bad[2]);
+
+    let network = dsconv::Network::new(&teacher(), &Context::default().device);
+    let scores = |set: &Labelled| {
+        let logits = distill::evaluate::predict("x", &[&network], &set.without_labels(), &Context::default()).unwrap();
+        logits[0].scores(Some(set.labels()), &logits[0])
+    };
+    let (found, expected) = (scores(&lazy), scores(&open(usize::MAX)));
+    assert_eq!((found.count, lazy.skipped().len()), (62, 2));
+    assert_eq!(found, expected, "as where the files were found bad before");
+
+    let config = AdaptConfig { augment: Augment::default(), fit_images: 64, ..settings() };
+    let run = RunFolder::open(&folder.path().join("run"), false).unwrap();
+    distill::adapt(&teacher(), &Policy::default(), &open(0).without_labels(), &config, 5, &run, &Context::default()).unwrap();
+}
+
 #[test]
 fn taps_and_recomputed_scales_train_too() {
     let folder = tempfile::tempdir().unwrap();

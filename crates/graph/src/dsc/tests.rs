@@ -56,6 +56,26 @@ fn layers_and_floats_are_decoded_one_by_one() {
 }
 
 #[test]
+fn grey_and_oblong_preprocessing_is_kept() {
+    let resize = Some(crate::Resize::Exact([48, 192]));
+    let mut model = model();
+    for preprocess in [
+        crate::Preprocess { resize, ..crate::Preprocess::grey() },
+        crate::Preprocess { resize, crop: Some([40, 180]), ..crate::Preprocess::imagenet() },
+        crate::Preprocess::imagenet(),
+    ] {
+        model.info.preprocess = preprocess;
+        let bytes = write(&model, &Options::default()).unwrap();
+        let read = File::parse(&bytes).unwrap().to_model().unwrap();
+        assert_eq!(read.info, model.info);
+        assert_eq!(write(&read, &Options::default()).unwrap(), bytes);
+    }
+    // As files have always had it.
+    let text = String::from_utf8_lossy(&write(&model, &Options::default()).unwrap()).into_owned();
+    assert!(text.contains(r#""preprocess":{"resize":256,"crop":224,"order":"rgb","divide":255.0,"mean":[0.485,"#));
+}
+
+#[test]
 fn logits_are_compared_bit_by_bit() {
     let pair = Some(Pair { seed: 1, logits: vec![0.5, 0.0, 2.0] });
     let bytes = write(&model(), &Options { pair, ..Options::default() }).unwrap();
