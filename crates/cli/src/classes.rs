@@ -103,10 +103,10 @@ pub fn report_resized(set: &Unlabelled, said: &Preprocess, input: Shape, printer
         return;
     }
     if let Some((name, [height, width])) = set.resized() {
-        let to = if input.height == input.width { "the shorter side first, then the middle" } else { "both sides" };
+        let how = if input.height == input.width { "the shorter side, then the middle" } else { "both sides" };
         printer.talk(format!(
-            "{name} is {height}x{width}: images are resized to {}x{}, {to} (--resize, --crop)",
-            input.height, input.width
+            "{name} is {width} wide and {height} high: images are resized to {} and {}, {how} (--resize, --crop)",
+            input.width, input.height
         ));
     }
 }

@@ -177,7 +177,8 @@ fn files_that_cannot_be_read_are_left_out_with_their_labels() {
 
     let config = AdaptConfig { augment: Augment::default(), fit_images: 64, ..settings() };
     let run = RunFolder::open(&folder.path().join("run"), false).unwrap();
-    distill::adapt(&teacher(), &Policy::default(), &open(0).without_labels(), &config, 5, &run, &Context::default()).unwrap();
+    distill::adapt(&teacher(), &Policy::default(), &open(0).without_labels(), &config, 5, &run, &Context::default())
+        .unwrap();
 }
 
 #[test]

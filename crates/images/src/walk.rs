@@ -44,7 +44,7 @@ pub(crate) fn walk(root: &Path) -> Result<Tree, ImageError> {
                 if is_passed_over(&entry.file_name()) {
                     continue;
                 }
-                if !path.is_dir() {
+                if !kind.is_dir() && !(kind.is_symlink() && path.is_dir()) {
                     tree.file(path);
                 } else if kind.is_symlink() {
                     links.insert(path);

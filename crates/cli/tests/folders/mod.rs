@@ -174,7 +174,7 @@ fn images_of_another_size_are_resized_and_that_is_said() {
         assert_eq!(ran.code, Some(0), "{}", ran.err);
         assert!(ran.out.contains("\"index\": 2"), "{name}: {}", ran.out);
         assert!(!ran.err.contains(".tmp"), "{}", ran.err);
-        assert_eq!(ran.err.contains("images are resized to 32x32"), name != "32.png", "{}", ran.err);
+        assert_eq!(ran.err.contains("images are resized to 32 and 32"), name != "32.png", "{}", ran.err);
     }
     // Said by the user: nothing to say.
     let ran = place.run(&["predict", "quarter.safetensors", "90x60.png", "--resize", "32,32"]);
@@ -183,7 +183,7 @@ fn images_of_another_size_are_resized_and_that_is_said() {
     picture(2, [64, 64]).save(place.path("set/c/large.png")).unwrap();
     let ran = place.eval("set", &[]);
     assert_eq!(top1(&ran), 100.0);
-    assert!(ran.err.contains("large.png is 64x64: images are resized to 32x32"), "{}", ran.err);
+    assert!(ran.err.contains("large.png is 64 wide and 64 high: images are resized to 32 and 32"), "{}", ran.err);
 }
 
 #[test]

@@ -60,6 +60,10 @@ def draw(folder):
     tall.save(folder / "progressive.jpg", quality=80, progressive=True)
     wide.convert("L").save(folder / "gray.jpg", quality=90)
     wide.convert("CMYK").save(folder / "cmyk.jpg", quality=90)
+    # Of an animation the first frame counts.
+    frames = [picture(24, 18, seed=seed) for seed in range(3)]
+    frames[0].save(folder / "animated.png", save_all=True, append_images=frames[1:], duration=50)
+    frames[0].save(folder / "animated.webp", save_all=True, append_images=frames[1:], duration=50, lossless=True)
     # Orientation 6 in EXIF, which torchvision's loader leaves alone.
     exif = Image.Exif()
     exif[0x0112] = 6
