@@ -193,7 +193,7 @@ fn is_secure(url: &str) -> bool {
 /// Whether plain http leads to this machine.
 fn is_local(url: &str) -> bool {
     let Some(rest) = url.strip_prefix("http://") else { return false };
-    let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     ["127.0.0.1", "localhost", "[::1]"].iter().any(|host| {
         let port = authority.strip_prefix(host);
         port.is_some_and(|port| port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok()))
