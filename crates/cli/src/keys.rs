@@ -238,7 +238,8 @@ pub fn value<'a>(table: &'a Table, name: &str) -> Option<&'a Value> {
 pub fn template(kind: Kind, model: &str) -> Result<String> {
     let values = defaults(kind, model)?;
     let mut text = format!(
-        "# A config of `dsconv {kind}`. What stands behind a `#` is the default, or an example: to change it, remove the `#`.\n"
+        "# A config of `dsconv {kind}`. What stands behind a `#` is the default, or an example: to change it, remove the `#`.\n\
+         # Files and folders are looked for beside this file, then in the folder where the command is given.\n"
     );
     let mut open = "";
     for key in of(kind) {

@@ -176,7 +176,7 @@ pub fn check_folder(path: &Path, what: &str) -> Result<()> {
     if !path.is_dir() && files.contains(&ending.as_str()) {
         return Err(Error::usage(format!("`{shown}` reads as a file: {what} goes into a folder")));
     }
-    let here = path.is_absolute().then_some(None).unwrap_or(Some(Path::new(".")));
+    let here = if path.is_absolute() { None } else { Some(Path::new(".")) };
     let mut above = path.ancestors().filter(|above| !above.as_os_str().is_empty()).chain(here);
     match above.find(|above| above.exists()) {
         Some(above) if !above.is_dir() => Err(Error::failed(format!("`{}` is not a folder", above.display()))),

@@ -28,7 +28,8 @@ pub fn all() -> Vec<PathBuf> {
 
 /// The folder that `given` means: a path, or a name in the folder of runs.
 pub fn find(given: &Path) -> Option<PathBuf> {
-    [given.to_owned(), folder().join(given)].into_iter().find(|path| path.is_dir())
+    let named = !given.as_os_str().is_empty();
+    [given.to_owned(), folder().join(given)].into_iter().find(|path| named && path.is_dir())
 }
 
 /// Whether a folder holds a run, or what one that was stopped has left.

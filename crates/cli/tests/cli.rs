@@ -555,6 +555,7 @@ fn outputs_are_read_by_the_networks_head() {
         assert!((classes[&(index as u64)] - output).abs() < 1e-6, "{index}");
     }
     assert!(text.out.contains("percent of each") && text.err.contains("several classes can be right"), "{}", text.err);
+    assert_eq!(place.json(&["inspect", "one_logit.onnx"])["outputs"], "the logit of class 1");
     // What is written in integers keeps the head.
     place.json(&["quantize", "one_sigmoid.onnx", "-o", "q.dsc"]);
     assert_eq!(place.json(&["predict", "q.dsc", "picture.png"])[0]["probabilities"], "sigmoid");

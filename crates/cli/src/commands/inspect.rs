@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use blockfloat::{ActivationFormat, packed_len};
-use graph::{Float, Model, Preprocess, QuantizedLayer, Resize, Weights, pass};
+use graph::{Float, Head, Model, Outputs, Preprocess, QuantizedLayer, Resize, Weights, pass};
 use serde::Serialize;
 
 use super::quantize::{WeightSqnr, sqnr};
@@ -18,6 +18,8 @@ struct Outcome {
     network: String,
     input: [usize; 3],
     classes: usize,
+    /// What the outputs say of them.
+    outputs: String,
     source: String,
     /// How an image becomes its input.
     preprocess: Preprocess,
@@ -72,7 +74,8 @@ pub fn run(args: &Inspect, printer: &Printer) -> Result<()> {
     let outcome = Outcome {
         network: model.graph.name().to_owned(),
         input: [shape.channels, shape.height, shape.width],
-        classes: model.graph.output().channels,
+        classes: model.graph.head().classes(),
+        outputs: outputs(model.graph.head()),
         source: model.info.source.clone(),
         preprocess: model.info.preprocess.clone(),
         names: model.info.classes.clone(),
@@ -107,6 +110,16 @@ fn original(name: &str, args: &Inspect, model: &Model, printer: &Printer) -> Res
     match missing {
         None => Ok(weights),
         Some((layer, _)) => Err(Error::failed(format!("`{name}` has no layer `{layer}` of that shape"))),
+    }
+}
+
+fn outputs(head: Head) -> String {
+    match (head.outputs, head.count) {
+        (Outputs::Logits, 1) => "the logit of class 1".to_owned(),
+        (_, 1) => "the probability of class 1".to_owned(),
+        (Outputs::Logits, count) => format!("{count} logits"),
+        (Outputs::Softmax, count) => format!("{count} probabilities of which one class is right"),
+        (Outputs::Sigmoid, count) => format!("{count} probabilities, several classes can be right"),
     }
 }
 
@@ -164,6 +177,7 @@ fn show(outcome: &Outcome, printer: &Printer) {
     }
     let [c, h, w] = outcome.input;
     printer.line(format!("{}: {c}x{h}x{w} to {} classes, from {}", outcome.network, outcome.classes, outcome.source));
+    printer.line(format!("outputs: {}", outcome.outputs));
     let Preprocess { order, divide, mean, std, resize, crop, .. } = &outcome.preprocess;
     let sizes = match (resize, crop) {
         (None, None) => "as large as they are, or resized to fit".to_owned(),
