@@ -5,6 +5,9 @@ use super::ImportError;
 use super::error::{Refusal, Result};
 use crate::proto::{DataType, TensorProto};
 
+/// Most axes of a constant.
+pub(super) const MAX_RANK: usize = 32;
+
 /// A value that is known.
 #[derive(Debug, Clone)]
 pub(super) struct Constant {
@@ -125,6 +128,9 @@ pub(super) fn refuse(tensor: &TensorProto, refusal: Refusal) -> ImportError {
 
 /// The dimensions of a tensor and the number of its elements.
 pub(super) fn dims(tensor: &TensorProto) -> Result<(Vec<usize>, usize)> {
+    if tensor.dims.len() > MAX_RANK {
+        return Err(format!("{} axes", tensor.dims.len()).into());
+    }
     let dims: Vec<usize> = tensor
         .dims
         .iter()

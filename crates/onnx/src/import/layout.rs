@@ -1,6 +1,7 @@
 //! Reshapes, transposes, and what picks, joins or adds channels and borders.
 use graph::{Op, Pool2d, Shape};
 
+use super::constant::MAX_RANK;
 use super::error::Result;
 use super::lower::{Kind, Lowering, Value, axes_once, axis};
 use super::node::Node;
@@ -8,6 +9,9 @@ use super::view::View;
 
 /// The dimensions that a `Reshape` of `dims` to `target` gives.
 pub(super) fn reshape(dims: &[usize], target: &[i64], allow_zero: bool) -> Result<Vec<usize>> {
+    if target.len() > MAX_RANK {
+        return Err(format!("a shape of {} axes", target.len()).into());
+    }
     let count: usize = dims.iter().product();
     let mut result = Vec::with_capacity(target.len());
     let mut open = None;

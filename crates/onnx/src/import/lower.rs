@@ -508,6 +508,9 @@ fn is_quantized(op: &str) -> bool {
 
 /// Axes of which none comes twice.
 pub(super) fn axes_once(axes: &[i64], rank: usize) -> Result<Vec<usize>> {
+    if axes.len() > rank {
+        return Err("an axis twice".into());
+    }
     let axes = axes.iter().map(|&a| axis(a, rank)).collect::<Result<Vec<_>>>()?;
     match axes.iter().enumerate().any(|(i, a)| axes[..i].contains(a)) {
         true => Err("an axis twice".into()),

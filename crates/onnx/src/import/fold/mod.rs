@@ -7,7 +7,7 @@ mod reduce;
 
 use std::rc::Rc;
 
-use super::constant::{Constant, Data, integers};
+use super::constant::{Constant, Data, MAX_RANK, integers};
 use super::error::{Refusal, Result};
 use super::layout;
 use super::lower::{Lowering, Value, axes_once, axis};
@@ -304,6 +304,9 @@ impl<'a> Lowering<'a> {
         let at = axis(node.int("axis")?.unwrap_or(0), x.dims.len())?;
         let picked = indices.as_ints()?.iter().map(|&i| axis(i, x.dims[at])).collect::<Result<Vec<_>>>()?;
         let dims = [&x.dims[..at], indices.dims.as_slice(), &x.dims[at + 1..]].concat();
+        if dims.len() > MAX_RANK {
+            return Err(format!("{} axes", dims.len()).into());
+        }
         let outer: usize = x.dims[..at].iter().product();
         let inner: usize = x.dims[at + 1..].iter().product();
         let count = count(&[outer, picked.len(), inner])?;
@@ -399,6 +402,9 @@ impl<'a> Lowering<'a> {
 
 /// Sizes of axes.
 fn sizes(constant: &Constant) -> Result<Vec<usize>> {
+    if constant.data.len() > MAX_RANK {
+        return Err(format!("{} axes", constant.data.len()).into());
+    }
     let sizes = constant.as_ints()?.iter().map(|&n| usize::try_from(n).ok()).collect::<Option<_>>();
     sizes.ok_or_else(|| Refusal::from("a negative size"))
 }

@@ -3,44 +3,58 @@ use super::super::constant::{Constant, Data};
 use super::super::error::Result;
 use super::array::count;
 
-/// Groups of elements that differ in `axes` alone, in the order of what remains.
-fn groups(dims: &[usize], axes: &[usize]) -> Vec<Vec<usize>> {
-    let kept: Vec<usize> = (0..dims.len()).filter(|a| !axes.contains(a)).collect();
-    let total: usize = dims.iter().product();
-    let outer: usize = kept.iter().map(|&a| dims[a]).product();
-    let mut groups = vec![Vec::with_capacity(total.checked_div(outer).unwrap_or(0)); outer];
+/// For each element in order, the group of elements that differ from it in `axes` alone; groups are in the order of what
+/// remains.
+fn groups<'a>(dims: &'a [usize], axes: &[usize]) -> impl Iterator<Item = usize> + use<'a> {
+    // How far a step along an axis leads among groups.
+    let mut steps = vec![0; dims.len()];
+    let mut step = 1;
+    for axis in (0..dims.len()).rev().filter(|axis| !axes.contains(axis)) {
+        steps[axis] = step;
+        step *= dims[axis];
+    }
     let mut index = vec![0; dims.len()];
-    for at in 0..total {
-        let group = kept.iter().fold(0, |group, &a| group * dims[a] + index[a]);
-        groups[group].push(at);
+    let mut group = 0;
+    (0..dims.iter().product()).map(move |_: usize| {
+        let now = group;
         for axis in (0..dims.len()).rev() {
             index[axis] += 1;
+            group += steps[axis];
             if index[axis] < dims[axis] {
                 break;
             }
+            group -= steps[axis] * dims[axis];
             index[axis] = 0;
         }
-    }
-    groups
+        now
+    })
 }
 
 pub(super) fn is_reduction(op: &str) -> bool {
     op.starts_with("Reduce") && float(op).is_some()
 }
 
-fn float(op: &str) -> Option<fn(&mut dyn Iterator<Item = f64>) -> f64> {
+/// What a reduction of floats begins with, and how it takes a value in.
+type Step = (f64, fn(f64, f64) -> f64);
+
+fn float(op: &str) -> Option<Step> {
     Some(match op {
-        "ReduceSum" => |v| v.sum(),
-        "ReduceMean" => |v| {
-            let (sum, n) = v.fold((0.0, 0.0), |(sum, n), x| (sum + x, n + 1.0));
-            sum / n
-        },
-        "ReduceProd" => |v| v.product(),
-        "ReduceMax" => |v| v.fold(f64::NEG_INFINITY, |a, b| if a > b || a.is_nan() { a } else { b }),
-        "ReduceMin" => |v| v.fold(f64::INFINITY, |a, b| if a < b || a.is_nan() { a } else { b }),
-        "ReduceL1" => |v| v.map(f64::abs).sum(),
-        "ReduceL2" => |v| v.map(|x| x * x).sum::<f64>().sqrt(),
-        "ReduceSumSquare" => |v| v.map(|x| x * x).sum(),
+        "ReduceSum" | "ReduceMean" => (0.0, |sum, x| sum + x),
+        "ReduceProd" => (1.0, |product, x| product * x),
+        "ReduceMax" => (f64::NEG_INFINITY, |max, x| if max > x || max.is_nan() { max } else { x }),
+        "ReduceMin" => (f64::INFINITY, |min, x| if min < x || min.is_nan() { min } else { x }),
+        "ReduceL1" => (0.0, |sum, x| sum + x.abs()),
+        "ReduceL2" | "ReduceSumSquare" => (0.0, |sum, x| sum + x * x),
+        _ => return None,
+    })
+}
+
+fn integer(op: &str) -> Option<fn(i64, i64) -> Option<i64>> {
+    Some(match op {
+        "ReduceSum" => i64::checked_add,
+        "ReduceProd" => i64::checked_mul,
+        "ReduceMax" => |a, b| Some(a.max(b)),
+        "ReduceMin" => |a, b| Some(a.min(b)),
         _ => return None,
     })
 }
@@ -51,33 +65,32 @@ pub(super) fn reduce(op: &str, x: &Constant, axes: &[usize], keep: bool) -> Resu
         true => (0..x.dims.len()).map(|a| if axes.contains(&a) { 1 } else { x.dims[a] }).collect(),
         false => (0..x.dims.len()).filter(|a| !axes.contains(a)).map(|a| x.dims[a]).collect(),
     };
-    count(&dims)?;
-    let groups = groups(&x.dims, axes);
-    if groups.iter().any(Vec::is_empty) {
+    let outer = count(&dims)?;
+    if x.data.len() == 0 {
         return Err("of nothing".into());
     }
+    let groups = groups(&x.dims, axes);
     match &x.data {
         Data::Float(values) => {
-            let f = float(op).ok_or("of floats is not computed")?;
-            let of = |group: &Vec<usize>| f(&mut group.iter().map(|&i| f64::from(values[i]))) as f32;
-            let data = Data::Float(groups.iter().map(of).collect());
+            let (start, join) = float(op).ok_or("of floats is not computed")?;
+            let mut all = vec![start; outer];
+            groups.zip(values).for_each(|(group, &x)| all[group] = join(all[group], f64::from(x)));
+            let each = (values.len() / outer) as f64;
+            let end = |v: f64| match op {
+                "ReduceMean" => v / each,
+                "ReduceL2" => v.sqrt(),
+                _ => v,
+            };
+            let data = Data::Float(all.into_iter().map(|v| end(v) as f32).collect());
             Ok(Constant { name: String::new(), kind: x.kind, dims, data })
         }
         Data::Int(values) => {
-            let join: fn(i64, i64) -> Option<i64> = match op {
-                "ReduceSum" => i64::checked_add,
-                "ReduceProd" => i64::checked_mul,
-                "ReduceMax" => |a, b| Some(a.max(b)),
-                "ReduceMin" => |a, b| Some(a.min(b)),
-                _ => return Err("of integers is not computed".into()),
-            };
-            let of = |group: &Vec<usize>| {
-                let mut values = group.iter().map(|&i| values[i]);
-                let first = values.next()?;
-                values.try_fold(first, join)
-            };
-            let values: Option<Vec<i64>> = groups.iter().map(of).collect();
-            Constant::of(x.kind, dims, values.ok_or("overflows")?)
+            let join = integer(op).ok_or("of integers is not computed")?;
+            let mut all: Vec<Option<i64>> = vec![None; outer];
+            for (group, &x) in groups.zip(values) {
+                all[group] = Some(all[group].map_or(Some(x), |sum| join(sum, x)).ok_or("overflows")?);
+            }
+            Constant::of(x.kind, dims, all.into_iter().flatten().collect())
         }
     }
 }
@@ -97,21 +110,26 @@ pub(super) fn normalise(
         return Err(format!("parameters that do not fit {channels} channels").into());
     }
     let axes: Vec<usize> = (0..x.dims.len()).filter(|&a| a != 1).collect();
-    let mut out = values.to_vec();
-    for (c, group) in groups(&x.dims, &axes).into_iter().enumerate() {
-        let n = group.len() as f64;
-        let (mean, variance) = match given {
-            Some([mean, variance]) => (f64::from(mean[c]), f64::from(variance[c])),
-            None => {
-                let mean = group.iter().map(|&i| f64::from(values[i])).sum::<f64>() / n;
-                (mean, group.iter().map(|&i| (f64::from(values[i]) - mean).powi(2)).sum::<f64>() / n)
-            }
-        };
-        let by = f64::from(scale[c]) / (variance + eps).sqrt();
-        for i in group {
-            out[i] = ((f64::from(values[i]) - mean) * by + f64::from(shift[c])) as f32;
+    let each = values.len().checked_div(channels).unwrap_or(0) as f64;
+    let statistics = |of: &dyn Fn(usize, f64) -> f64| {
+        let mut sums = vec![0.0; channels];
+        groups(&x.dims, &axes).zip(values).for_each(|(c, &x)| sums[c] += of(c, f64::from(x)));
+        sums.into_iter().map(|sum| sum / each).collect::<Vec<f64>>()
+    };
+    let doubles = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
+    let (mean, variance) = match given {
+        Some([mean, variance]) => (doubles(mean), doubles(variance)),
+        None => {
+            let mean = statistics(&|_, x| x);
+            let variance = statistics(&|c, x| (x - mean[c]).powi(2));
+            (mean, variance)
         }
-    }
+    };
+    let value = |(c, &x): (usize, &f32)| {
+        let by = f64::from(scale[c]) / (variance[c] + eps).sqrt();
+        ((f64::from(x) - mean[c]) * by + f64::from(shift[c])) as f32
+    };
+    let out = groups(&x.dims, &axes).zip(values).map(value).collect();
     Ok(Constant { name: x.name.clone(), kind: x.kind, dims: x.dims.clone(), data: Data::Float(out) })
 }
 
