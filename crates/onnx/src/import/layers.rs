@@ -62,15 +62,23 @@ impl Window {
             "NOTSET" => explicit,
             "VALID" => [0; 4],
             "SAME_UPPER" | "SAME_LOWER" => {
-                let side = |axis: usize, size: usize| -> Option<(usize, usize)> {
-                    let reach = dilation[axis].checked_mul(kernel[axis] - 1)?.checked_add(1)?;
-                    let needed = (size.div_ceil(stride[axis]) - 1).checked_mul(stride[axis])?.checked_add(reach)?;
+                let side = |axis: usize, size: usize| -> Result<(usize, usize)> {
+                    let large = "its borders are too large";
+                    let reach =
+                        dilation[axis].checked_mul(kernel[axis] - 1).and_then(|n| n.checked_add(1)).ok_or(large)?;
+                    let start = (size.div_ceil(stride[axis]) - 1).checked_mul(stride[axis]).ok_or(large)?;
+                    let needed = start.checked_add(reach).ok_or(large)?;
+                    // Some engines then cut the input on both sides, others begin at its first pixel.
+                    if needed + 1 < size {
+                        return Err(
+                            format!("windows of {reach}, {} apart: `{auto}` is not clear there", stride[axis]).into()
+                        );
+                    }
                     let total = needed.saturating_sub(size);
                     let (less, more) = (total / 2, total - total / 2);
-                    Some(if auto == "SAME_UPPER" { (less, more) } else { (more, less) })
+                    Ok(if auto == "SAME_UPPER" { (less, more) } else { (more, less) })
                 };
-                let (rows, columns) =
-                    side(0, input.height).zip(side(1, input.width)).ok_or("its borders are too large")?;
+                let (rows, columns) = (side(0, input.height)?, side(1, input.width)?);
                 [rows.0, columns.0, rows.1, columns.1]
             }
             other => return Err(format!("`auto_pad` is `{other}`").into()),

@@ -232,6 +232,13 @@ fn refusals_of_what_would_be_wrong() {
     graph.output[0].name = "logits".into();
     assert_eq!(refused(&gemm), "node 'fc' (op Gemm): its bias has the shape [5, 1]");
 
+    let same =
+        AttributeProto { name: "auto_pad".into(), r#type: 3, s: b"SAME_UPPER".to_vec(), ..AttributeProto::default() };
+    let apart = vec![same, ints("strides", &[5, 5]), ints("kernel_shape", &[1, 1])];
+    let apart = NodeProto { attribute: apart, ..node("p", "AveragePool", &["x"], "out") };
+    let found = refused(&model(vec![apart], vec![]));
+    assert_eq!(found, "node 'p' (op AveragePool): windows of 1, 5 apart: `SAME_UPPER` is not clear there");
+
     let max = NodeProto { attribute: vec![int("axis", 1)], ..node("m", "ArgMax", &["x"], "out") };
     assert!(refused(&model(vec![max], vec![])).contains("only over classes is ArgMax supported"));
     let log = NodeProto { attribute: vec![int("axis", 1)], ..node("l", "LogSoftmax", &["x"], "out") };

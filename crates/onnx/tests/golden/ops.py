@@ -113,6 +113,7 @@ def convolutions():
     conv("conv_pads_differ", (3, 4, 3, 3), pads=[0, 1, 2, 0], strides=[2, 2])
     for auto in ["SAME_UPPER", "SAME_LOWER", "VALID"]:
         conv(f"conv_{auto.lower()}", (2, 4, 3, 3), (4, 7, 6), auto_pad=auto, strides=[2, 2])
+    conv("conv_same_one_by_one", (2, 4, 1, 1), (4, 6, 6), auto_pad="SAME_UPPER", strides=[2, 2])
     conv("conv_same_even", (2, 4, 2, 2), (4, 5, 5), auto_pad="SAME_LOWER")
     half = noise("c.weight", 3, 4, 1, 1).astype(np.float16)
     case("conv_float16_weight", [("Cast", "h", "w", {"to": 1}), ("Conv", "x w", "y")], {"h": half})
