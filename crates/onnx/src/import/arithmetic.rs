@@ -68,7 +68,7 @@ impl<'a> Lowering<'a> {
             "Elu" => Op::Activation(Activation::Elu { alpha: node.decimal("alpha", 1.0)? }),
             // gamma * elu(x)
             "Selu" => {
-                let alpha = node.decimal("alpha", 1.67326319217681884765625)?;
+                let alpha = node.decimal("alpha", 1.673_263_192_176_818_8)?;
                 let gamma = node.float("gamma")?.unwrap_or(1.050_701_f32);
                 let x = self.pointwise(x, Kind::Op(Op::Activation(Activation::Elu { alpha })))?;
                 return self.scale(x, &[gamma], &[0.0]);
