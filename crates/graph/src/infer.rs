@@ -1,5 +1,10 @@
 use crate::op::{Activation, Op, Shape};
 
+/// Whether a number is finite in F32, which networks compute in.
+fn is_single(value: f64) -> bool {
+    (value as f32).is_finite()
+}
+
 impl Op {
     /// Shape of the value it computes of values of these shapes, or why they do not fit. All arithmetic on sizes is
     /// checked: they can come from a file.
@@ -63,12 +68,12 @@ impl Op {
             Op::Activation(function) => {
                 let fits = match *function {
                     Activation::Clip { min, max } => {
-                        let (low, high) = (min.unwrap_or(f64::MIN), max.unwrap_or(f64::MAX));
-                        low.is_finite() && high.is_finite() && low <= high
+                        let ordered = min.unwrap_or(f64::MIN) <= max.unwrap_or(f64::MAX);
+                        min.is_none_or(is_single) && max.is_none_or(is_single) && ordered
                     }
-                    Activation::LeakyRelu { slope } => slope.is_finite(),
-                    Activation::HardSigmoid { alpha, beta } => alpha.is_finite() && beta.is_finite(),
-                    Activation::Elu { alpha } => alpha.is_finite(),
+                    Activation::LeakyRelu { slope } => is_single(slope),
+                    Activation::HardSigmoid { alpha, beta } => is_single(alpha) && is_single(beta),
+                    Activation::Elu { alpha } => is_single(alpha),
                     Activation::Sigmoid
                     | Activation::HardSwish
                     | Activation::Silu
@@ -78,7 +83,7 @@ impl Op {
                 if fits { Ok(x) } else { Err(format!("{function:?} is not a function")) }
             }
             Op::Lrn { size, alpha, beta, k } => {
-                if *size == 0 || ![alpha, beta, k].iter().all(|v| v.is_finite() && **v >= 0.0) {
+                if *size == 0 || ![alpha, beta, k].iter().all(|v| is_single(**v) && **v >= 0.0) {
                     return Err("needs size >= 1 and finite alpha, beta, k >= 0".into());
                 }
                 Ok(x)
@@ -98,7 +103,7 @@ impl Op {
                 let height = x.height.checked_add(*top).and_then(|n| n.checked_add(*bottom));
                 let width = x.width.checked_add(*left).and_then(|n| n.checked_add(*right));
                 match (height, width) {
-                    (Some(height), Some(width)) if value.is_finite() => Ok(Shape { height, width, ..x }),
+                    (Some(height), Some(width)) if is_single(*value) => Ok(Shape { height, width, ..x }),
                     _ => Err("needs a finite value and a border that fits memory".into()),
                 }
             }

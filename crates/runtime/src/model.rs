@@ -5,7 +5,7 @@ use graph::{Info, Shape};
 
 use crate::Error;
 use crate::exec::{self, Source, Workspace};
-use crate::kernels::{Kernel, KernelName, select};
+use crate::kernels::{Environment, Kernel, KernelName, select};
 use crate::ops;
 use crate::plan::{Parameters, Plan, StepOp};
 
@@ -138,6 +138,7 @@ impl Model {
         self.inner.plan.check_memory(1, threads)?;
         let body = Workspace::new(&self.inner.plan.body, 1, threads)?;
         let builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("dsconv-{i}"));
+        let builder = builder.start_handler(|_| Environment::keep());
         let pool = (threads > 1).then(|| builder.build().map_err(|error| refuse(error.to_string()))).transpose()?;
         let model = self.clone();
         Ok(Session { model, threads, pool, bodies: vec![body], head: None, rows: vec![], logits: vec![] })
@@ -185,6 +186,7 @@ impl Session {
     /// [`Error::Input`] unless these are whole images; [`Error::Memory`], [`Error::Allocation`] where they are too many;
     /// [`Error::NonFiniteInput`], [`Error::NonFinite`].
     pub fn run(&mut self, input: &[f32]) -> Result<&[f32], Error> {
+        let _floats = Environment::standard();
         self.check(input)?;
         let images = input.len() / self.model.input().elements();
         let pool = self.pool.take();
@@ -219,6 +221,7 @@ impl Session {
     /// # Errors
     /// As [`Session::run`]; also if there is more than one image.
     pub fn profile(&mut self, input: &[f32]) -> Result<Vec<StepReport>, Error> {
+        let _floats = Environment::standard();
         self.check(input)?;
         if input.len() != self.model.input().elements() {
             return Err(self.wrong_input(input.len()));

@@ -17,6 +17,7 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod depthwise;
+mod environment;
 mod lanes;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
@@ -34,6 +35,7 @@ use crate::ops::Memory;
 use crate::pack::Packed;
 use crate::plan::Step;
 
+pub(crate) use environment::Environment;
 pub(crate) use scalar::limit;
 pub(crate) use select::select;
 pub use select::{KernelName, kernels};

@@ -174,6 +174,57 @@ fn what_is_no_image_is_refused() {
 }
 
 #[test]
+fn what_asks_for_too_much_is_refused_before_it_is_allocated() {
+    let model = runtime::Model::new(quantize(every_exact_operation())).unwrap();
+    let error = model.session(100_000).unwrap_err();
+    assert_eq!(error.to_string(), "100000 threads cannot be had: a session has at most 1024");
+    // Two channels a pixel are 8 bytes of floats, and a whole vector as a depthwise layer's input.
+    let mut b = Builder::new("wide", Shape::new(2, 4600, 4600));
+    let x = b.conv("depth", Conv2d { groups: 2, ..Conv2d::new(2, 2, 1) }, b.input());
+    b.push("pool", Op::AdaptiveAvgPool2d { output: [1, 1] }, vec![x]);
+    let error = runtime::Model::new(quantize(b)).unwrap().session(1).unwrap_err();
+    assert!(
+        matches!(error, runtime::Error::Memory { images: 1, takes: 1_400_000_000.., most: 1_073_742_080 }),
+        "{error}"
+    );
+}
+
+#[test]
+#[cfg_attr(target_family = "wasm", ignore = "there are no threads")]
+fn long_chains_of_views_take_neither_stack_nor_time() {
+    let run = |step: fn(&mut Builder, usize, NodeId) -> NodeId, count: usize| {
+        let mut b = Builder::new("chain", Shape::new(4, 1, 1));
+        let mut x = b.conv("conv", Conv2d::new(4, 4, 1), b.input());
+        for i in 0..count {
+            x = step(&mut b, i, x);
+        }
+        let model = runtime::Model::new(quantize(b)).unwrap();
+        assert_eq!(model.session(1).unwrap().run(&[1.0; 4]).unwrap().len(), 4);
+    };
+    let views = move || {
+        run(|b, i, x| b.push(format!("drop{i}"), Op::Dropout { p: 0.5 }, vec![x]), 16_000);
+        run(|b, i, x| b.push(format!("concat{i}"), Op::Concat, vec![x]), 16_000);
+        // A part twice, and a part that is computed from another: all concatenations are copies.
+        run(
+            |b, i, x| {
+                let all = b.push(format!("concat{i}"), Op::Concat, vec![x, x]);
+                b.push(format!("slice{i}"), Op::Slice { start: 2, channels: 4 }, vec![all])
+            },
+            8_000,
+        );
+        run(
+            |b, i, x| {
+                let relu = b.relu(format!("relu{i}"), x);
+                let all = b.push(format!("concat{i}"), Op::Concat, vec![x, relu]);
+                b.push(format!("slice{i}"), Op::Slice { start: 2, channels: 4 }, vec![all])
+            },
+            5_000,
+        );
+    };
+    std::thread::Builder::new().stack_size(512 * 1024).spawn(views).unwrap().join().unwrap();
+}
+
+#[test]
 #[cfg_attr(target_family = "wasm", ignore = "there are no threads")]
 fn sessions_of_one_model_run_at_the_same_time() {
     let model = runtime::Model::new(quantize(every_exact_operation())).unwrap();
