@@ -18,8 +18,8 @@ fuzz_target!(|bytes: &[u8]| {
         if floats < 1 << 16 && imported.graph.nodes().iter().any(|n| matches!(n.op, Op::Conv2d(_) | Op::Linear { .. })) {
             let info = Info { preprocess: Preprocess::imagenet(), classes: vec![], source: "a fuzzer".into() };
             // Weights may hold a NaN, and a policy may not fit.
-            let model = Model::float(imported.graph, imported.weights, info);
-            if let Ok(model) = model.and_then(|model| model.quantize(&Policy::default())) {
+            let float = Model::float(imported.graph, imported.weights, info);
+            if let Some(model) = float.ok().and_then(|float| float.quantize(&Policy::default()).ok()) {
                 engine::check(&model);
             }
         }
