@@ -34,7 +34,9 @@ pub fn find(given: &Path) -> Option<PathBuf> {
 
 /// Whether a folder holds a run, or what one that was stopped has left.
 pub fn is_run(folder: &Path) -> bool {
-    ["adapt.toml", "train.toml", "config.toml", distill::METRICS].iter().any(|file| folder.join(file).is_file())
+    ["adapt.toml", "train.toml", "config.toml", "origin.json", distill::METRICS]
+        .iter()
+        .any(|file| folder.join(file).is_file())
 }
 
 /// The last part of its path.

@@ -190,7 +190,7 @@ pub(crate) fn adapt_in(
         .with_group(ParamGroup::from_predicate("latent"), schedule.scheduler())
         .with_group(ParamGroup::from_predicate("gain"), config.schedule(config.scale_rate).scheduler());
     let job = Job { module: module.clone(), optimizer: config.optimizer.init(config.weight_decay), scheduler };
-    let images = config.steps * order.batch();
+    let images = config.steps.saturating_mul(order.batch());
     let span = Span { label: "adapt", checkpoints: &checkpoints, epochs: config.epochs(), images, done };
     let log = folder.path().join("loss.csv");
     let table = move |journal: &Journal| {

@@ -50,7 +50,7 @@ impl Schedule {
     /// The learning rate of a step, from 0.
     pub fn at(&self, step: usize) -> f64 {
         if step < self.warmup {
-            return self.peak * (step + 1) as f64 / (self.warmup + 1) as f64;
+            return self.peak * (step + 1) as f64 / (self.warmup as f64 + 1.0);
         }
         let length = self.total.saturating_sub(self.warmup).max(1);
         let part = ((step - self.warmup) as f64 / length as f64).min(1.0);

@@ -189,7 +189,7 @@ pub fn train(
         optimizer: config.optimizer.init(config.weight_decay),
         scheduler: schedule.scheduler().into(),
     };
-    let images = schedule.total * order.batch();
+    let images = schedule.total.saturating_mul(order.batch());
     let span = Span { label: "train", checkpoints: &checkpoints, epochs: config.epochs, images, done };
     let log = folder.path().join("log.csv");
     fit(

@@ -1,6 +1,40 @@
 //! Networks that do not end in the logits of several classes are adapted all the same.
-use distill::{AdaptConfig, Augment, Context, DistillConfig, Eval, Report, RunFolder};
+use distill::{AdaptConfig, Augment, Context, DistillConfig, Error, Eval, Report, RunFolder, TrainConfig};
 use graph::{Activation, Builder, Conv2d, Info, Model, Op, Policy, Weights};
+
+/// Dark pictures and bright ones, of every hue.
+fn shades() -> (tempfile::TempDir, images::Labelled) {
+    let folder = tempfile::tempdir().unwrap();
+    for (class, low) in [("dark", 0u8), ("light", 150)] {
+        std::fs::create_dir(folder.path().join(class)).unwrap();
+        for i in 0..24u8 {
+            let pixel = |x: u32, y: u32| image::Rgb([low + i, low + x as u8, low + y as u8]);
+            image::RgbImage::from_fn(32, 32, pixel).save(folder.path().join(format!("{class}/{i:02}.png"))).unwrap();
+        }
+    }
+    let options = images::OpenOptions::default();
+    let spec = folder.path().to_str().unwrap().to_owned();
+    let set = images::open_labelled(&spec, &images::embedded_preprocess(), &options).unwrap();
+    (folder, set)
+}
+
+#[test]
+fn one_output_is_trained_on_two_classes() {
+    let root = tempfile::tempdir().unwrap();
+    let (_folder, set) = shades();
+    let train = |name: &str, model: &Model| {
+        let config = TrainConfig { epochs: 12, batch: 12, learning_rate: 0.02, clip: 1.0, ..TrainConfig::default() };
+        let run = RunFolder::open(root.path().join(name), false).unwrap();
+        let preprocess = images::embedded_preprocess();
+        distill::train(&model.graph, None, &set, &set, &preprocess, &config, &run, &Context::default())
+    };
+    // By the softmax of one output nothing would be learned: half would be right.
+    let trained = train("one", &teacher(1, None)).unwrap();
+    assert!(trained.top1 > 95.0, "{}", trained.top1);
+    let error = train("sigmoid", &teacher(1, Some(Op::Activation(Activation::Sigmoid)))).unwrap_err();
+    assert!(matches!(error, Error::Config { .. }), "{error}");
+    assert!(!root.path().join("sigmoid").exists());
+}
 
 /// 3x3 conv, 8, /4, 3x3 conv, 16, /2, pooling, a linear layer of so many outputs, and this operation.
 fn teacher(outputs: usize, last: Option<Op>) -> Model {

@@ -182,9 +182,15 @@ impl Match<'_> {
         (0..self.names.len()).filter(used).map(|folder| self.names[folder].as_str())
     }
 
-    /// The output of each folder, if all that hold images have the name of a class, each of another one.
+    /// The output of each folder, if all that hold images have the name of a class, each of another one. A name may have the
+    /// number of its class before it, as in `03_ship`: that keeps the order of classes in folders.
     fn outputs(&self, names: &ClassNames) -> Option<Vec<usize>> {
-        let output = |name: &str| if let Found::One(class) = names.find(name) { Some(class) } else { None };
+        let numbered = |name: &str| {
+            let (number, rest) = name.split_once(['_', '-', ' '])?;
+            let class = number.parse().ok()?;
+            (names.find(rest) == Found::One(class)).then_some(class)
+        };
+        let output = |name: &str| if let Found::One(class) = names.find(name) { Some(class) } else { numbered(name) };
         self.spread(self.used().map(output).collect::<Option<Vec<_>>>()?)
     }
 
