@@ -1,6 +1,7 @@
 //! Models as files; the layout is in the crate's documentation.
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
 use std::path::Path;
 
 use blockfloat::{ActivationFormat, Bits, BlockSize, QuantizedWeights, ScaleFormat, pack, packed_len, unpack};
@@ -18,6 +19,8 @@ pub(crate) const FORMAT: &str = "dsconv-model";
 pub(crate) const VERSION: u64 = 1;
 /// The metadata entry that holds the [`Header`].
 const KEY: &str = "dsconv";
+/// The longest header of a safetensors file that its format allows.
+const MAX_HEADER: u64 = 100_000_000;
 
 /// Written into every file, so that a reader can be written from the file alone.
 const LAYOUT: &str = "A quantized layer has the tensors `<node>.codes` and `<node>.scales` in place of \
@@ -89,6 +92,25 @@ impl Model {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(|source| ModelError::Io { path: path.into(), source })?;
         Self::from_bytes(&bytes).map_err(|source| ModelError::File { path: path.into(), source: Box::new(source) })
+    }
+
+    /// Whether a safetensors file is one that [`Model::save`] wrote, by its header alone.
+    ///
+    /// # Errors
+    /// The system's; a header that is none.
+    pub fn is_saved_in(path: impl AsRef<Path>) -> std::io::Result<bool> {
+        #[derive(Deserialize)]
+        struct Outer {
+            #[serde(rename = "__metadata__", default)]
+            metadata: BTreeMap<String, serde::de::IgnoredAny>,
+        }
+        let mut file = std::fs::File::open(path)?;
+        let mut length = [0; 8];
+        file.read_exact(&mut length)?;
+        let mut header = Vec::new();
+        file.take(u64::from_le_bytes(length).min(MAX_HEADER)).read_to_end(&mut header)?;
+        let outer: Outer = serde_json::from_slice(&header)?;
+        Ok(outer.metadata.contains_key(KEY))
     }
 
     /// The model as the bytes of a file. Equal models give equal bytes.

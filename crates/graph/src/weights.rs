@@ -45,9 +45,8 @@ impl Tensor {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Weights(pub BTreeMap<String, Tensor>);
 
-/// Why weights do not fit a graph: every tensor that is missing, unexpected or of a wrong shape is named.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the weights do not fit `{graph}`:{}", list(missing, unexpected, wrong_shape))]
+/// Why weights do not fit a graph. Shown are the first differences of each kind, all with `{:#}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightsError {
     /// The graph's name.
     pub graph: String,
@@ -59,19 +58,31 @@ pub struct WeightsError {
     pub wrong_shape: Vec<(String, Vec<usize>, Vec<usize>)>,
 }
 
-fn list(missing: &[String], unexpected: &[String], wrong: &[(String, Vec<usize>, Vec<usize>)]) -> String {
-    let mut out = String::new();
-    for name in missing {
-        out += &format!("\n  missing     {name}");
+impl std::error::Error for WeightsError {}
+
+impl std::fmt::Display for WeightsError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let limit = if f.alternate() { usize::MAX } else { SHOWN };
+        write!(f, "the weights do not fit `{}`:", self.graph)?;
+        let mut list = |kind: &str, lines: Vec<String>| {
+            for line in lines.iter().take(limit) {
+                write!(f, "\n  {kind:<11} {line}")?;
+            }
+            match lines.len().saturating_sub(limit) {
+                0 => Ok(()),
+                more => write!(f, "\n  {kind:<11} and {more} more"),
+            }
+        };
+        let shapes =
+            |(name, want, got): &(String, Vec<usize>, Vec<usize>)| format!("{name}: expected {want:?}, found {got:?}");
+        list("missing", self.missing.clone())?;
+        list("unexpected", self.unexpected.clone())?;
+        list("wrong shape", self.wrong_shape.iter().map(shapes).collect())
     }
-    for name in unexpected {
-        out += &format!("\n  unexpected  {name}");
-    }
-    for (name, want, got) in wrong {
-        out += &format!("\n  wrong shape {name}: expected {want:?}, found {got:?}");
-    }
-    out
 }
+
+/// Differences of a kind that are shown.
+const SHOWN: usize = 5;
 
 impl WeightsError {
     /// Compares the tensors that a graph needs with those that were found, names and shapes.
