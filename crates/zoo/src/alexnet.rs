@@ -16,8 +16,8 @@ use crate::variants::Stem;
 pub(crate) fn build(b: &mut Builder, s: &Settings) {
     let w = s.width;
     let (conv1, map, hidden) = match s.stem {
-        Stem::ImageNet => (Conv2d::new(3, w.of(64), 11).stride(4).padding(2), 6, w.of(4096)),
-        Stem::Small => (Conv2d::new(3, w.of(64), 5).padding(2), 3, w.of(2048)),
+        Stem::ImageNet => (Conv2d::new(b.channels(b.input()), w.of(64), 11).stride(4).padding(2), 6, w.of(4096)),
+        Stem::Small | Stem::Cifar => (Conv2d::new(b.channels(b.input()), w.of(64), 5).padding(2), 3, w.of(2048)),
     };
 
     let x = b.conv("features.0", conv1.bias(), b.input());

@@ -13,6 +13,9 @@ pub struct Config {
     /// Number of classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
+    /// Channels of the image: 3, or 1 for grey ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channels: Option<usize>,
     /// Multiplies every channel count of the paper, hidden fully connected layers included; 1 is the paper's network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub width: Option<f64>,
@@ -76,10 +79,10 @@ pub enum ZooError {
         /// The multiplier.
         width: f64,
     },
-    /// A count of classes or an input side out of range.
+    /// A count of classes or channels, or an input side, out of range.
     #[error("{what} {value} is not in 1..={limit}")]
     Range {
-        /// `classes` or `input`.
+        /// `classes`, `channels` or `input`.
         what: &'static str,
         /// The value.
         value: usize,
@@ -87,11 +90,16 @@ pub enum ZooError {
         limit: usize,
     },
     /// A stem that the variant does not have.
-    #[error("`{name}` has only the small stem: it is a CIFAR network")]
+    #[error("`{name}` has no such stem: it has {}", quoted(stems))]
     Stem {
         /// The variant.
         name: String,
+        /// Those it has.
+        stems: &'static [Stem],
     },
+    /// `transform_input` of images that are not of three channels.
+    #[error("`transform_input` is for images of three channels")]
+    TransformChannels,
     /// `transform_input` asked of another family.
     #[error("`{name}` has no `transform_input`: only GoogLeNet has")]
     TransformInput {
@@ -101,6 +109,11 @@ pub enum ZooError {
     /// The shapes do not fit, most often because the input is too small for the stem.
     #[error(transparent)]
     Graph(#[from] GraphError),
+}
+
+/// `` `small`, `cifar` ``.
+fn quoted(stems: &[Stem]) -> String {
+    stems.iter().map(|stem| format!("`{stem}`")).collect::<Vec<_>>().join(", ")
 }
 
 const MIN_WIDTH: f64 = 1.0 / 64.0;
@@ -148,15 +161,19 @@ pub fn build(config: &Config) -> Result<Graph, ZooError> {
         return Err(ZooError::Width { width });
     }
     let stem = config.stem.unwrap_or(variant.stem);
-    if stem == Stem::ImageNet && variant.is_cifar() {
-        return Err(ZooError::Stem { name: name() });
+    if !variant.stems().contains(&stem) {
+        return Err(ZooError::Stem { name: name(), stems: variant.stems() });
     }
     if config.transform_input && !matches!(variant.arch, Arch::GoogLeNet) {
         return Err(ZooError::TransformInput { name: name() });
     }
+    let channels = in_range("channels", config.channels.unwrap_or(3), 3)?;
+    if config.transform_input && channels != 3 {
+        return Err(ZooError::TransformChannels);
+    }
 
     let settings = Settings { classes, width: Width(width), stem, transform_input: config.transform_input };
-    let mut b = Builder::new(name(), Shape::new(3, input, input));
+    let mut b = Builder::new(name(), Shape::new(channels, input, input));
     match &variant.arch {
         Arch::AlexNet => alexnet::build(&mut b, &settings),
         Arch::Vgg(plan) => vgg::build(&mut b, plan, &settings),

@@ -52,11 +52,11 @@ pub(crate) fn build(b: &mut Builder, plan: &Plan, s: &Settings) {
 
     let mut x = b.input();
     if plan.cifar {
-        x = b.conv("features.conv0", Conv2d::new(3, first, 3).padding(1), x);
+        x = b.conv("features.conv0", Conv2d::new(b.channels(x), first, 3).padding(1), x);
     } else {
         let conv0 = match s.stem {
-            Stem::ImageNet => Conv2d::new(3, first, 7).stride(2).padding(3),
-            Stem::Small => Conv2d::new(3, first, 3).stride(2).padding(1),
+            Stem::ImageNet => Conv2d::new(b.channels(x), first, 7).stride(2).padding(3),
+            Stem::Small | Stem::Cifar => Conv2d::new(b.channels(x), first, 3).stride(2).padding(1),
         };
         x = b.conv("features.conv0", conv0, x);
         x = b.batch_norm("features.norm0", EPS, x);

@@ -47,8 +47,8 @@ pub(crate) fn build(b: &mut Builder, s: &Settings) {
         x = b.push(TRANSFORM_INPUT, Op::Affine { channels: 3 }, vec![x]);
     }
     let conv1 = match s.stem {
-        Stem::ImageNet => Conv2d::new(3, w.of(64), 7).stride(2).padding(3),
-        Stem::Small => Conv2d::new(3, w.of(64), 3).stride(2).padding(1),
+        Stem::ImageNet => Conv2d::new(b.channels(x), w.of(64), 7).stride(2).padding(3),
+        Stem::Small | Stem::Cifar => Conv2d::new(b.channels(x), w.of(64), 3).stride(2).padding(1),
     };
     x = conv_bn_relu(b, "conv1", conv1, x);
     if !small {

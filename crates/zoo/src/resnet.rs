@@ -11,7 +11,8 @@
 //!
 //! As in torchvision ("v1.5"), a bottleneck's stride is that of its 3x3 convolution.
 //!
-//! Small stem: 3x3 conv, 64, /2 and no pooling, so that a 32x32 image has a 16x16 map in the first stage.
+//! Small stem: 3x3 conv, 64, /2 and no pooling, so that a 32x32 image has a 16x16 map in the first stage. CIFAR stem: the
+//! same, /1.
 
 use graph::{Builder, Conv2d, NodeId, Op, Pool2d};
 
@@ -47,13 +48,14 @@ pub(crate) fn build(b: &mut Builder, plan: &Plan, s: &Settings) {
     let mut x = b.input();
     match s.stem {
         Stem::ImageNet => {
-            x = b.conv("conv1", Conv2d::new(3, planes, 7).stride(2).padding(3), x);
+            x = b.conv("conv1", Conv2d::new(b.channels(x), planes, 7).stride(2).padding(3), x);
             x = b.batch_norm("bn1", EPS, x);
             x = b.relu("relu", x);
             x = b.max_pool("maxpool", Pool2d::new(3, 2).padding(1), x);
         }
-        Stem::Small => {
-            x = b.conv("conv1", Conv2d::new(3, planes, 3).stride(2).padding(1), x);
+        Stem::Small | Stem::Cifar => {
+            let stride = if s.stem == Stem::Small { 2 } else { 1 };
+            x = b.conv("conv1", Conv2d::new(b.channels(x), planes, 3).stride(stride).padding(1), x);
             x = b.batch_norm("bn1", EPS, x);
             x = b.relu("relu", x);
         }

@@ -29,7 +29,7 @@ pub(crate) const RESNET44: Plan = Plan { n: 7 };
 pub(crate) const RESNET56: Plan = Plan { n: 9 };
 
 pub(crate) fn build(b: &mut Builder, plan: &Plan, s: &Settings) {
-    let x = b.conv("conv1", Conv2d::new(3, s.width.of(16), 3).padding(1), b.input());
+    let x = b.conv("conv1", Conv2d::new(b.channels(b.input()), s.width.of(16), 3).padding(1), b.input());
     let x = b.batch_norm("bn1", EPS, x);
     let mut x = b.relu("relu", x);
 

@@ -47,6 +47,18 @@ pub enum Stem {
     /// For inputs of 32x32 to 64x64: a smaller first kernel, less subsampling, and in AlexNet and VGG a classifier to
     /// match.
     Small,
+    /// ResNet only, for 32x32: a 3x3 kernel of stride 1 and no pooling, which most who train one on CIFAR use.
+    Cifar,
+}
+
+impl std::fmt::Display for Stem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::ImageNet => "imagenet",
+            Self::Small => "small",
+            Self::Cifar => "cifar",
+        })
+    }
 }
 
 /// Published weights of a variant.
@@ -90,12 +102,14 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// Whether it is a CIFAR network, whose only stem is its own.
-    pub(crate) fn is_cifar(&self) -> bool {
+    /// The first layers that it can have.
+    pub(crate) fn stems(&self) -> &'static [Stem] {
         match &self.arch {
-            Arch::ResNetCifar(_) => true,
-            Arch::DenseNet(plan) => plan.cifar,
-            _ => false,
+            // CIFAR networks, whose only stem is their own.
+            Arch::ResNetCifar(_) => &[Stem::Small],
+            Arch::DenseNet(plan) if plan.cifar => &[Stem::Small],
+            Arch::ResNet(_) => &[Stem::ImageNet, Stem::Small, Stem::Cifar],
+            _ => &[Stem::ImageNet, Stem::Small],
         }
     }
 }

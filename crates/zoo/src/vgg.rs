@@ -42,7 +42,7 @@ pub(crate) const E: Plan = Plan { convs: [2, 2, 4, 4, 4], batch_norm: false };
 pub(crate) fn build(b: &mut Builder, plan: &Plan, s: &Settings) {
     let (pools, map, hidden) = match s.stem {
         Stem::ImageNet => (5, 7, s.width.of(4096)),
-        Stem::Small => (4, 2, s.width.of(2048)),
+        Stem::Small | Stem::Cifar => (4, 2, s.width.of(2048)),
     };
 
     let mut x = b.input();

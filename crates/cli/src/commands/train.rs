@@ -202,13 +202,13 @@ fn labelled(
 
 /// An error of `[model]`, with the key that it is about.
 fn model_error(error: &zoo::ZooError) -> (String, Error) {
-    use zoo::ZooError::{Graph, Range, Stem, TransformInput, UnknownName, Width};
+    use zoo::ZooError::{Graph, Range, Stem, TransformChannels, TransformInput, UnknownName, Width};
     let key = match error {
         UnknownName { .. } => "model.name".to_owned(),
         Width { .. } => "model.width".to_owned(),
         Range { what, .. } => format!("model.{what}"),
         Stem { .. } => "model.stem".to_owned(),
-        TransformInput { .. } => "model.transform_input".to_owned(),
+        TransformInput { .. } | TransformChannels => "model.transform_input".to_owned(),
         Graph(_) => "model".to_owned(),
     };
     let told = match error {

@@ -2,7 +2,7 @@
 
     parameters.json   number of tensors, of elements and of multiply-accumulates, hash of all names and shapes
     logits.json       logits from weights and images made by a formula (src/testing.rs has the same one)
-    checkpoints/      small files written by torch.save and safetensors
+    checkpoints/      small files as people have them (checkpoints.py)
 
 Run with torch, torchvision, numpy and safetensors:
 
@@ -16,65 +16,21 @@ import math
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import densenet, resnet, vgg
 from torchvision.models.alexnet import AlexNet
 from torchvision.models.googlenet import BasicConv2d, GoogLeNet, Inception
+
+from checkpoints import checkpoints
+from formula import formula_input, formula_state, noise
 
 HERE = Path(__file__).parent
 EMBEDDED_CLASSES = 16
 PROJECTIONS = 4
 FIRST_LOGITS = 16
 TAPS = 6
-
-
-# The formula -------------------------------------------------------------------------------------
-
-
-def noise(name, n):
-    """n float32 in [-1, 1): FNV-1a of the name, Murmur 3's finaliser of seed and index."""
-    seed = 0x811C9DC5
-    for byte in name.encode():
-        seed = ((seed ^ byte) * 0x01000193) & 0xFFFFFFFF
-    x = np.uint32(seed) ^ (np.arange(n, dtype=np.uint32) * np.uint32(0x9E3779B9))
-    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    x ^= x >> np.uint32(16)
-    return ((x >> np.uint32(8)).astype(np.int32) - (1 << 23)).astype(np.float32) / np.float32(1 << 23)
-
-
-def formula(name, shape, normalisation):
-    """A parameter's values from its name and shape."""
-    role = name.rsplit(".", 1)[1]
-    if role == "weight" and not normalisation:
-        centre, spread = 0.0, math.sqrt(6.0 / math.prod(shape[1:]))
-    else:
-        centre, spread = {
-            "weight": (0.75, 0.25),
-            "bias": (0.0, 0.125),
-            "running_mean": (0.0, 0.125),
-            "running_var": (1.0, 0.5),
-        }[role]
-    values = noise(name, math.prod(shape)) * np.float32(spread) + np.float32(centre)
-    return torch.from_numpy(values.reshape(shape))
-
-
-def formula_state(model):
-    normalisations = {name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
-    return {
-        name: torch.zeros((), dtype=torch.long)
-        if name.endswith("num_batches_tracked")
-        else formula(name, tuple(tensor.shape), name.rsplit(".", 1)[0] in normalisations)
-        for name, tensor in model.state_dict().items()
-    }
-
-
-def formula_input(shape):
-    return torch.from_numpy(noise("input", math.prod(shape)).reshape(shape))
 
 
 # The networks: torchvision's own, and edits of them for the small stems and widths ----------------
@@ -315,51 +271,6 @@ def all_logits():
 
 def write_lines(path, rows):
     path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-
-
-class Tiny(nn.Module):
-    """What tests/zoo/checkpoints.rs builds as `tiny`."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 4, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(4)
-        self.fc = nn.Linear(4, 3)
-
-
-def checkpoints(folder):
-    folder.mkdir(exist_ok=True)
-    model = Tiny()
-    state = formula_state(model)
-    model.load_state_dict(state)
-    floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
-    cast = lambda dtype: {name: tensor.to(dtype) for name, tensor in floats.items()}
-    wrapped = {
-        "epoch": 3,
-        "arch": "tiny",
-        "state_dict": {f"module.{name}": tensor for name, tensor in state.items()},
-        "optimizer": {"state": {0: {"momentum_buffer": state["conv1.weight"] * 0}}, "param_groups": [{"lr": 0.1}]},
-    }
-    old = {"_use_new_zipfile_serialization": False}
-    torch.save(state, folder / "zip.pth")
-    torch.save(state, folder / "legacy.pth", **old)
-    torch.save(wrapped, folder / "data_parallel.pth")
-    torch.save(wrapped, folder / "data_parallel_legacy.pth", **old)
-    torch.save({"model": state}, folder / "model_key.pt")
-    torch.save(cast(torch.float64), folder / "f64.pth")
-    torch.save(cast(torch.bfloat16), folder / "bf16.pth")
-    # Views that share one storage, and a transposed one.
-    flat = torch.cat([tensor.flatten() for tensor in floats.values()])
-    views, at = {}, 0
-    for name, tensor in floats.items():
-        views[name] = flat[at : at + tensor.numel()].view(tensor.shape)
-        at += tensor.numel()
-    views["fc.weight"] = views["fc.weight"].t().contiguous().t()
-    torch.save(views, folder / "views.pth")
-    torch.save({**floats, "fc.bias": torch.tensor([0.5, math.nan, 1.0])}, folder / "nan.pth")
-    torch.save({**floats, "fc.bias": torch.tensor([1, 2, 3])}, folder / "integers.pth")
-    for name, dtype in [("f32", torch.float32), ("f16", torch.float16), ("bf16", torch.bfloat16), ("f64", torch.float64)]:
-        save_file(cast(dtype), folder / f"{name}.safetensors")
 
 
 def main():

@@ -1,0 +1,312 @@
+//! Which of a checkpoint's tensors are a graph's parameters.
+//!
+//! The wrappers that training scripts put around a state dict and the prefixes that modules put before names are the same
+//! thing here: what stands before the graph's names in a tensor's path.
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use graph::{Graph, Op, WeightsError};
+
+use super::layer::Layer;
+use super::names::{Named, unwrapped};
+use crate::googlenet;
+
+/// Names of what training keeps beside a network and inference does not need, wherever they stand.
+const BOOKKEEPING: [&str; 4] = ["num_batches_tracked", "total_ops", "total_params", "n_averaged"];
+/// In names of modules that take no part in inference, beside a network's own.
+const TRAINING: [&str; 8] = ["criterion", "loss", "metric", "accuracy", "acc", "confmat", "auroc", "f1"];
+/// In paths of averaged copies of a network.
+const COPIES: [&str; 6] = ["ema", "swa", "averaged", "teacher", "momentum", "target"];
+/// Layers as others name them: the graph's name and theirs.
+const ALIASES: [(&str, &str); 1] = [(".downsample.", ".shortcut.")];
+
+/// Tensors found for a graph.
+#[derive(Debug)]
+pub(super) struct Fit<'a> {
+    /// By the graph's names.
+    pub(super) tensors: BTreeMap<String, &'a Named>,
+    /// What stands before the names in the file.
+    pub(super) prefix: String,
+    /// What the user should know.
+    pub(super) notes: Vec<String>,
+    /// Which of several copies was taken.
+    pub(super) choice: Option<String>,
+    /// What was left out without a word.
+    pub(super) dropped: Vec<String>,
+    /// Differences in names and shapes.
+    pub(super) differences: WeightsError,
+}
+
+impl Fit<'_> {
+    /// Whether names and shapes are those of the graph.
+    pub(super) fn fits(&self) -> bool {
+        let WeightsError { missing, unexpected, wrong_shape, .. } = &self.differences;
+        missing.is_empty() && unexpected.is_empty() && wrong_shape.is_empty()
+    }
+}
+
+/// Tensors by their plain paths.
+#[derive(Debug)]
+pub(super) struct Index<'a> {
+    names: &'a [Named],
+    at: HashMap<&'a str, usize>,
+    /// By plain paths.
+    layers: HashMap<String, &'a Layer>,
+}
+
+/// The parameters that a graph takes from a file, and the layer that they end with.
+struct Wanted {
+    /// Names and shapes, in the graph's order.
+    body: Vec<(String, Vec<usize>)>,
+    /// Its classifier's.
+    head: Vec<(String, Vec<usize>)>,
+}
+
+impl Wanted {
+    fn of(graph: &Graph) -> Self {
+        let head = graph.nodes().iter().rev().find(|node| matches!(node.op, Op::Linear { .. } | Op::Conv2d(_)));
+        let head = head.map(|node| format!("{}.", node.name)).unwrap_or_default();
+        let constant = format!("{}.", googlenet::TRANSFORM_INPUT);
+        let params = graph.params().into_iter().map(|param| (param.name, param.shape));
+        let params = params.filter(|(name, _)| !name.starts_with(&constant));
+        let (head, body) = params.partition(|(name, _)| name.starts_with(&head));
+        Self { body, head }
+    }
+}
+
+impl<'a> Index<'a> {
+    pub(super) fn new(names: &'a [Named], layers: &'a [Layer]) -> Self {
+        let at = names.iter().enumerate().map(|(i, name)| (name.path.as_str(), i)).collect();
+        let layers = layers.iter().map(|layer| (unwrapped(&layer.path), layer)).collect();
+        Self { names, at, layers }
+    }
+
+    /// Finds a graph's parameters, all of them or as many as there are.
+    pub(super) fn fit(&self, graph: &Graph) -> Fit<'a> {
+        let wanted = Wanted::of(graph);
+        let mut prefixes = self.prefixes(&wanted);
+        // The first of the best; `ema.` and the like come after others.
+        prefixes.sort_by_key(|prefix| {
+            let (missing, wrong) = self.distance(prefix, &wanted);
+            (missing, wrong, is_copy(prefix), prefix.matches('.').count(), prefix.len())
+        });
+        let prefix = prefixes.first().cloned().unwrap_or_default();
+        let copies: Vec<String> =
+            prefixes.into_iter().skip(1).filter(|prefix| self.distance(prefix, &wanted) == (0, 0)).collect();
+        let mut fit = self.under(&prefix, &copies, &wanted, graph);
+        if fit.fits() {
+            fit.choice = self.choice(&fit, &copies, &wanted, graph);
+        }
+        fit
+    }
+
+    /// What stands before the graph's names: before its first parameters.
+    fn prefixes(&self, wanted: &Wanted) -> Vec<String> {
+        let mut found = BTreeSet::new();
+        let all = || wanted.body.iter().chain(&wanted.head).map(|(name, _)| name.as_str());
+        let count = all().count();
+        // Some parameters, spread over the network: a wrong prefix has hardly any of them.
+        let sample: Vec<&str> = all().step_by(count.div_ceil(8).max(1)).collect();
+        let has_most = |prefix: &str| {
+            let missing = sample.iter().filter(|name| self.get(prefix, name).is_none());
+            missing.take(sample.len() / 2 + 1).count() * 2 <= sample.len()
+        };
+        for anchor in all().take(2) {
+            for name in self.names {
+                let Some(prefix) = name.path.strip_suffix(anchor) else { continue };
+                let whole = prefix.is_empty() || prefix.ends_with('.');
+                if whole && !found.contains(prefix) && has_most(prefix) {
+                    found.insert(prefix.to_owned());
+                }
+            }
+        }
+        found.into_iter().take(64).collect()
+    }
+
+    /// A tensor under the graph's name, or another's name for it.
+    fn get(&self, prefix: &str, name: &str) -> Option<usize> {
+        let find = |name: &str| self.at.get(format!("{prefix}{name}").as_str()).copied();
+        find(name).or_else(|| {
+            let other = ALIASES.iter().find(|(ours, _)| name.contains(ours));
+            other.and_then(|(ours, theirs)| find(&name.replace(ours, theirs)))
+        })
+    }
+
+    /// Parameters that are missing and of another shape, the classifier's aside.
+    fn distance(&self, prefix: &str, wanted: &Wanted) -> (usize, usize) {
+        let found = wanted.body.iter().map(|(name, shape)| (self.get(prefix, name), shape));
+        found.fold((0, 0), |(missing, wrong), (at, shape)| match at {
+            None => (missing + 1, wrong),
+            Some(at) => (missing, wrong + usize::from(self.names[at].tensor.shape != *shape)),
+        })
+    }
+
+    /// What is under a prefix, against what is wanted. Under `copies` is the same once more.
+    fn under(&self, prefix: &str, copies: &[String], wanted: &Wanted, graph: &Graph) -> Fit<'a> {
+        let mut fit = Fit {
+            tensors: BTreeMap::new(),
+            prefix: prefix.to_owned(),
+            notes: vec![],
+            choice: None,
+            dropped: vec![],
+            differences: WeightsError {
+                graph: graph.name().into(),
+                missing: vec![],
+                unexpected: vec![],
+                wrong_shape: vec![],
+            },
+        };
+        let mut used = BTreeMap::new();
+        for (name, _) in wanted.body.iter().chain(&wanted.head) {
+            if let Some(at) = self.get(prefix, name) {
+                used.insert(name.clone(), at);
+            }
+        }
+        if wanted.head.iter().all(|(name, _)| !used.contains_key(name))
+            && !wanted.body.is_empty()
+            && let Some((module, found)) = self.head(prefix, wanted, &used)
+        {
+            fit.notes.push(format!("its classifier is `{module}`"));
+            used.extend(found);
+        }
+        for (name, shape) in wanted.body.iter().chain(&wanted.head) {
+            match used.get(name).map(|&at| &self.names[at]) {
+                None => fit.differences.missing.push(name.clone()),
+                Some(named) => {
+                    if !same_shape(&named.tensor.shape, shape) {
+                        let found = named.tensor.shape.clone();
+                        fit.differences.wrong_shape.push((name.clone(), shape.clone(), found));
+                    }
+                    fit.tensors.insert(name.clone(), named);
+                }
+            }
+        }
+        let first = wanted.body.first().or(wanted.head.first());
+        if let Some((name, named)) = first.and_then(|(name, _)| Some((name, fit.tensors.get(name)?))) {
+            fit.prefix = named.original.strip_suffix(name.as_str()).unwrap_or(prefix).to_owned();
+        }
+        for node in graph.nodes() {
+            let layer = self.layers.get(&format!("{prefix}{}", node.name));
+            if let Some(difference) = layer.and_then(|layer| layer.difference(&node.op)) {
+                fit.differences.unexpected.push(format!("{}: {difference}", node.name));
+            }
+        }
+        self.rest(&mut fit, (prefix, copies), wanted, &used.into_values().collect());
+        fit.differences.missing.sort();
+        fit.differences.wrong_shape.sort();
+        fit
+    }
+
+    /// The one linear layer left that takes what the graph's classifier takes: its path, and its tensors by the graph's
+    /// names.
+    fn head(
+        &self,
+        prefix: &str,
+        wanted: &Wanted,
+        used: &BTreeMap<String, usize>,
+    ) -> Option<(String, Vec<(String, usize)>)> {
+        let [(weight, shape), (bias, _)] = &wanted.head[..] else { return None };
+        let taken: BTreeSet<usize> = used.values().copied().collect();
+        let groups: BTreeSet<usize> = taken.iter().map(|&at| self.names[at].group).collect();
+        // Beside the prefix too: `backbone.conv1`, `head.fc`.
+        let near = prefix.trim_end_matches('.').rsplit_once('.').map_or("", |(above, _)| above);
+        let module = |at: usize| {
+            let name = &self.names[at];
+            let rows = *name.tensor.shape.first()?;
+            let module = name.path.strip_suffix(".weight").filter(|_| name.path.starts_with(near))?;
+            let other = *self.at.get(format!("{module}.bias").as_str())?;
+            let linear = matches!(name.tensor.shape[..], [_, features] if features == shape[1]);
+            let near = groups.contains(&name.group) || !prefix.is_empty();
+            (linear && near && !taken.contains(&at) && self.names[other].tensor.shape == [rows])
+                .then(|| (module.to_owned(), vec![(weight.clone(), at), (bias.clone(), other)]))
+        };
+        let is_aux = |module: &str| module.rsplit('.').any(|part| part.starts_with("aux"));
+        let mut found =
+            (0..self.names.len()).filter_map(module).filter(|(module, _)| !is_copy(module) && !is_aux(module));
+        let first = found.next()?;
+        found.next().is_none().then_some(first)
+    }
+
+    /// Sorts what lies beside the used tensors into what is said, what is not worth a word, and what another network has.
+    fn rest(&self, fit: &mut Fit, (prefix, copies): (&str, &[String]), wanted: &Wanted, used: &BTreeSet<usize>) {
+        let groups: BTreeSet<usize> = used.iter().map(|&at| self.names[at].group).collect();
+        let own: BTreeSet<&str> = wanted.body.iter().filter_map(|(name, _)| name.split('.').next()).collect();
+        let is_googlenet = own.contains("inception3a");
+        let mut outside = Vec::new();
+        for (at, name) in self.names.iter().enumerate() {
+            if used.contains(&at) || !(groups.contains(&name.group) || used.is_empty()) {
+                continue;
+            }
+            if name.path.rsplit('.').next().is_some_and(|last| BOOKKEEPING.contains(&last)) {
+                fit.dropped.push(name.original.clone());
+                continue;
+            }
+            if copies.iter().any(|copy| !prefix.starts_with(copy.as_str()) && name.path.starts_with(copy.as_str())) {
+                continue;
+            }
+            let Some(inner) = name.path.strip_prefix(prefix) else {
+                outside.push(name.original.clone());
+                continue;
+            };
+            let module = inner.split('.').next().unwrap_or(inner);
+            let parts = || module.split('_').map(str::to_lowercase);
+            if is_googlenet && (module == "aux1" || module == "aux2") {
+                fit.dropped.push(name.original.clone());
+            } else if !own.contains(module)
+                && parts().any(|part| TRAINING.contains(&part.as_str()) || COPIES.contains(&part.as_str()))
+            {
+                outside.push(name.original.clone());
+            } else {
+                fit.differences.unexpected.push(inner.to_owned());
+            }
+        }
+        fit.differences.unexpected.sort();
+        if !outside.is_empty() && !used.is_empty() {
+            fit.notes.push(format!("left out, as they are not the network's: {}", some(&outside)));
+        }
+    }
+
+    /// Which of several copies was taken, unless they are the same.
+    fn choice(&self, fit: &Fit, copies: &[String], wanted: &Wanted, graph: &Graph) -> Option<String> {
+        let others: Vec<String> = copies
+            .iter()
+            .map(|prefix| self.under(prefix, &[], wanted, graph))
+            .filter(|other| {
+                let same = |(name, tensor): (&String, &&Named)| {
+                    fit.tensors.get(name).is_some_and(|taken| taken.tensor.is_same(&tensor.tensor))
+                };
+                !other.tensors.iter().all(same)
+            })
+            .map(|other| shown(&other.prefix))
+            .collect();
+        let taken = shown(&fit.prefix);
+        (!others.is_empty())
+            .then(|| format!("it holds the network more than once: {taken} is taken, not {}", others.join(", ")))
+    }
+}
+
+/// A prefix as the user reads it.
+fn shown(prefix: &str) -> String {
+    match prefix.trim_end_matches('.') {
+        "" => "the one at the top".to_owned(),
+        prefix => format!("`{prefix}`"),
+    }
+}
+
+/// Whether a path names an averaged copy.
+fn is_copy(path: &str) -> bool {
+    path.split(['.', '_']).any(|part| COPIES.contains(&part.to_lowercase().as_str()))
+}
+
+/// A linear layer may be stored as the 1x1 convolution that it is.
+fn same_shape(found: &[usize], wanted: &[usize]) -> bool {
+    found == wanted || (wanted.len() == 2 && found.len() == 4 && found[..2] == *wanted && found[2..] == [1, 1])
+}
+
+/// The first names and how many more there are.
+pub(super) fn some(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(5).map(|name| format!("`{name}`")).collect();
+    match names.len().saturating_sub(5) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}

@@ -1,0 +1,135 @@
+//! A file as a row of bytes: whatever lies in a checkpoint, its tensors are ranges of it.
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::Path;
+use std::rc::Rc;
+
+use super::fault::{Fault, Result, broken};
+
+/// An open file. Reading gives its position no meaning, so clones do not disturb each other.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    file: Rc<File>,
+    len: u64,
+}
+
+impl Source {
+    /// # Errors
+    /// The system's; a folder.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if metadata.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        Ok(Self { file: Rc::new(file), len: metadata.len() })
+    }
+
+    /// Its length in bytes.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The bytes of a range.
+    ///
+    /// # Errors
+    /// A range that the file does not have, before anything is allocated.
+    pub(super) fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        if range.start > range.end || range.end > self.len {
+            return broken(format!("bytes {} to {} of {} are missing", range.start, range.end, self.len));
+        }
+        let mut bytes = vec![0; usize::try_from(range.end - range.start).map_err(|_| Fault::too_large())?];
+        let mut file = &*self.file;
+        file.seek(SeekFrom::Start(range.start))?;
+        file.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Up to `len` bytes from the beginning.
+    pub(super) fn head(&self, len: u64) -> Result<Vec<u8>> {
+        self.read(0..len.min(self.len))
+    }
+
+    /// CRC-32 of a range, in small pieces.
+    pub(super) fn crc32(&self, range: Range<u64>) -> Result<u32> {
+        let mut hasher = crc32fast::Hasher::new();
+        let mut at = range.start;
+        while at < range.end {
+            let end = range.end.min(at + (1 << 20));
+            hasher.update(&self.read(at..end)?);
+            at = end;
+        }
+        Ok(hasher.finalize())
+    }
+
+    /// Reads a range from its beginning on.
+    pub(super) fn cursor(&self, range: Range<u64>) -> Cursor {
+        let end = range.end.min(self.len);
+        Cursor { source: self.clone(), at: range.start.min(end), end, buffer: Vec::new(), start: 0 }
+    }
+}
+
+/// Bytes read at once.
+const BUFFER: u64 = 1 << 16;
+
+/// A position in a range of a file.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    source: Source,
+    at: u64,
+    end: u64,
+    buffer: Vec<u8>,
+    /// Where the buffer's first byte lies in the file.
+    start: u64,
+}
+
+impl Cursor {
+    /// Position in the file.
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// The file.
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The next `len` bytes as a range of the file, which are not read.
+    pub(super) fn skip(&mut self, len: u64) -> Result<Range<u64>> {
+        let end = self.at.checked_add(len).filter(|&end| end <= self.end).ok_or_else(cut_off)?;
+        let range = self.at..end;
+        self.at = end;
+        Ok(range)
+    }
+
+    /// The next `len` bytes, as many as the range still has.
+    pub(super) fn bytes(&mut self, len: u64) -> Result<Vec<u8>> {
+        let range = self.skip(len)?;
+        self.source.read(range)
+    }
+
+    /// The next bytes as an array.
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let from = match self.at.checked_sub(self.start) {
+            Some(from) if from + N as u64 <= self.buffer.len() as u64 => from as usize,
+            _ => {
+                self.buffer = self.source.read(self.at..self.end.min(self.at + BUFFER))?;
+                self.start = self.at;
+                0
+            }
+        };
+        let bytes = self.buffer.get(from..from + N).and_then(|bytes| bytes.try_into().ok()).ok_or_else(cut_off)?;
+        self.at += N as u64;
+        Ok(bytes)
+    }
+
+    /// The next byte.
+    pub(super) fn byte(&mut self) -> Result<u8> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+}
+
+fn cut_off() -> Fault {
+    Fault::Broken("the file ends in the middle: it was cut off".into())
+}
