@@ -6,6 +6,7 @@
 
 mod args;
 mod built_in;
+mod checkpoint;
 mod classes;
 mod commands;
 mod config;

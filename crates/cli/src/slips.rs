@@ -65,6 +65,11 @@ fn words() -> impl Iterator<Item = String> {
 /// Why a file is no model, where its name or its size tells.
 pub fn of_model(path: &Path) -> Option<Error> {
     let shown = path.display();
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    // Names of checkpoints all the same: of PyTorch's examples, and of one in several files.
+    if [".pth.tar", ".pt.tar", ".ckpt.tar", ".index.json"].iter().any(|ending| name.ends_with(ending)) {
+        return None;
+    }
     let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     let refused = |what: &str| Error::usage(format!("`{shown}` is {what}, not a model"));
     Some(match ending.as_str() {
@@ -129,6 +134,8 @@ mod tests {
         assert_eq!(near("tiny.safetensor"), path("tiny.safetensors"));
         assert_eq!(near("nothing.dsc"), None);
         assert!(of_model(&place.path().join("tiny.png")).unwrap().message().contains("is a picture"));
-        assert!(of_model(&place.path().join("tiny.safetensors")).is_none());
+        for name in ["tiny.safetensors", "model_best.pth.tar", "model.safetensors.index.json"] {
+            assert!(of_model(&place.path().join(name)).is_none(), "{name}");
+        }
     }
 }

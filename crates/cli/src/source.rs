@@ -1,16 +1,17 @@
-//! What a MODEL argument means: a name, a file that dsconv wrote, an ONNX file, or a run folder.
+//! What a MODEL argument means: a name, a file that dsconv wrote, a checkpoint, an ONNX file, or a run folder.
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use distill::MODEL;
 use dsconv::Network;
-use graph::{Graph, ImageConfig, Info, Model, ModelError, Shape, Weights, pass};
-use zoo::checkpoint::{self, CheckpointError};
+use graph::{ImageConfig, Model, Shape, pass};
 
 use crate::args::ModelArgs;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
-use crate::{built_in, classes, import, names, places, runs, slips};
+use crate::{built_in, checkpoint, classes, import, names, places, runs, slips};
 
 /// A model with the name that files made from it get.
 #[derive(Debug)]
@@ -38,15 +39,34 @@ pub fn open(args: &ModelArgs, printer: &Printer) -> Result<Source> {
 /// # Errors
 /// As [`open`].
 pub fn open_with(name: &str, weights: Option<&PathBuf>, image: &ImageConfig, printer: &Printer) -> Result<Source> {
-    let path = Path::new(name);
-    if weights.is_none() && import::is_onnx(path) && path.is_file() {
-        return onnx(path, image, false, printer);
-    }
+    open_network(&zoo::Config::new(name), weights, image, printer)
+}
+
+/// As [`open_with`], for a model of the name of `network` whose parameters are a checkpoint's and whose layers are as
+/// `network` says.
+///
+/// # Errors
+/// As [`open`]; settings of a network that is no checkpoint's.
+pub fn open_network(
+    network: &zoo::Config,
+    weights: Option<&PathBuf>,
+    image: &ImageConfig,
+    printer: &Printer,
+) -> Result<Source> {
+    let path = Path::new(&network.name);
     let mut source = match weights {
-        Some(weights) => {
-            named(&zoo::Config { input: square(image)?, ..zoo::Config::new(name) }, Some(weights), printer)?
+        Some(weights) => named(&zoo::Config { input: square(image)?, ..network.clone() }, Some(weights), printer)?,
+        None if is_checkpoint(path) => {
+            let given = zoo::Config { name: String::new(), input: square(image)?, ..network.clone() };
+            bare(path, &given, image.says_values(), printer)?
         }
-        None => open_name(name, printer)?,
+        None if network.width.is_some() || network.stem.is_some() => {
+            let error =
+                Error::usage(format!("`{}` is no checkpoint: `--width` and `--stem` are for those", network.name));
+            return Err(error.hint("give the weights with `--weights FILE`, or name their file as the model"));
+        }
+        None if import::is_onnx(path) && path.is_file() => return onnx(path, image, false, printer),
+        None => open_name(&network.name, printer)?,
     };
     adjust(&mut source.model, image)?;
     Ok(source)
@@ -73,15 +93,14 @@ pub fn adjust(model: &mut Model, image: &ImageConfig) -> Result<()> {
     let Shape { channels, height, width } = model.graph.input();
     if image.input().is_some_and(|input| input != [height, width]) {
         return Err(Error::usage(format!("`{}` takes {height}x{width} images, no others", model.graph.name()))
-            .hint("an input size is for ONNX files that leave it open, and for networks with --weights"));
+            .hint("an input size is for ONNX files that leave it open, and for checkpoints"));
     }
     image.apply(&mut model.info.preprocess, channels).map_err(Error::usage)
 }
 
 /// An ONNX file.
 fn onnx(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) -> Result<Source> {
-    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Source { model: import::open(path, image, quietly, printer)?, name, file: None })
+    Ok(Source { model: import::open(path, image, quietly, printer)?, name: stem(path), file: None })
 }
 
 /// Opens a model that has its weights: see [`open`].
@@ -96,10 +115,14 @@ pub fn open_name(model: &str, printer: &Printer) -> Result<Source> {
     let path = Path::new(model);
     if path.is_file() {
         // Images are prepared as the model that this one is compared with says.
-        return if import::is_onnx(path) { onnx(path, &ImageConfig::default(), true, printer) } else { file(path) };
+        return if import::is_onnx(path) {
+            onnx(path, &ImageConfig::default(), true, printer)
+        } else {
+            file(path, printer)
+        };
     }
     if let Some(run) = runs::find(path) {
-        return folder(&run);
+        return folder(&run, printer);
     }
     let looks_like_a_path = model.contains(['/', '\\']) || path.extension().is_some();
     let file = slips::of_file(path);
@@ -128,32 +151,44 @@ pub fn network(model: &Model, device: &Device) -> Network {
     Network::new(&Model { graph, weights, layers, info: model.info.clone() }, device)
 }
 
-/// A file that dsconv wrote.
-fn file(path: &Path) -> Result<Source> {
-    if let Some(error) = slips::of_model(path) {
-        return Err(error);
+/// A file that dsconv wrote, or a checkpoint.
+fn file(path: &Path, printer: &Printer) -> Result<Source> {
+    if is_checkpoint(path) {
+        return bare(path, &zoo::Config::default(), true, printer);
     }
-    let torch = path.extension().is_some_and(|e| ["pth", "pt", "th", "bin"].iter().any(|t| e.eq_ignore_ascii_case(t)));
-    let bare = |what: &str| {
-        let shown = path.display();
-        Error::usage(format!("`{shown}`: {what}"))
-            .hint(format!("name the network too, such as `resnet50 --weights {shown}`"))
-    };
-    if torch {
-        return Err(bare("a PyTorch file holds weights alone, not a network"));
+    Ok(Source { model: Model::load(path)?, name: stem(path), file: Some(path.to_owned()) })
+}
+
+/// A checkpoint, whose network is found by its parameters.
+fn bare(path: &Path, given: &zoo::Config, quietly: bool, printer: &Printer) -> Result<Source> {
+    match slips::of_model(path) {
+        Some(error) => Err(error),
+        None => Ok(Source { model: checkpoint::open(path, given, quietly, printer)?, name: stem(path), file: None }),
     }
-    let model = Model::load(path).map_err(|error| match &error {
-        ModelError::File { source, .. } if matches!(**source, ModelError::NoHeader) => {
-            bare("this file holds weights alone, not a network that dsconv wrote")
-        }
-        _ => Error::from(error),
-    })?;
-    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Source { model, name, file: Some(path.to_owned()) })
+}
+
+/// Whether a path is a file that neither dsconv nor an exporter of ONNX files wrote: .dsc files and the header of ours
+/// among safetensors tell.
+fn is_checkpoint(path: &Path) -> bool {
+    if !path.is_file() || import::is_onnx(path) || zoo::variant(&path.to_string_lossy()).is_ok() {
+        return false;
+    }
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(9).read_to_end(&mut head));
+    if read.is_err() || head.starts_with(&graph::dsc::MAGIC) {
+        return false;
+    }
+    let is_safetensors = head.len() == 9 && head[4..] == *b"\0\0\0\0{";
+    !is_safetensors || matches!(Model::is_saved_in(path), Ok(false))
+}
+
+/// A file's name without its extension.
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// A run folder.
-fn folder(run: &Path) -> Result<Source> {
+fn folder(run: &Path, printer: &Printer) -> Result<Source> {
     let path = run.join(MODEL);
     if !path.is_file() {
         let shown = run.display();
@@ -164,7 +199,7 @@ fn folder(run: &Path) -> Result<Source> {
         return Err(Error::failed(format!("`{shown}` has no `{MODEL}`: the run is not finished"))
             .hint("a run that was stopped goes on with `dsconv distill CONFIG --resume`"));
     }
-    Ok(Source { name: runs::run_name(run), ..file(&path)? })
+    Ok(Source { name: runs::run_name(run), ..file(&path, printer)? })
 }
 
 /// A network of the zoo with its own weights, or those of a file.
@@ -186,55 +221,21 @@ pub fn named(config: &zoo::Config, weights: Option<&PathBuf>, printer: &Printer)
             let error = Error::usage(format!("`{}`: an ONNX file is a whole network", path.display()));
             return Err(error.hint("name it as the model, without another's name"));
         }
-        return Ok(Source { model: with_weights(config, path, printer)?, name: name.to_owned(), file: None });
+        return Ok(Source { model: checkpoint::open(path, config, true, printer)?, name: name.to_owned(), file: None });
     }
     if let Some(model) = built_in::teacher(name) {
         return Ok(Source { model: model?, name: name.to_owned(), file: None });
     }
     if let Some(path) = places::fetched(variant).filter(|path| path.is_file()) {
-        return Ok(Source { model: with_weights(config, &path, printer)?, name: name.to_owned(), file: None });
+        return Ok(Source {
+            model: checkpoint::open(&path, config, true, printer)?,
+            name: name.to_owned(),
+            file: None,
+        });
     }
     let error = Error::failed(format!("the weights of `{name}` are not here"));
     Err(error.hint(match &variant.source {
         Some(_) => format!("`dsconv data get {name}` downloads them, or give your own with `--weights FILE`"),
         None => "give a file with `--weights FILE`, or train some: `dsconv train CONFIG`".to_owned(),
     }))
-}
-
-/// The network of `config` with the parameters of a checkpoint. A classifier of another size is taken over: the number
-/// of classes is the checkpoint's.
-///
-/// # Errors
-/// A network that cannot be built; what [`checkpoint::load`] says.
-fn with_weights(config: &zoo::Config, path: &Path, printer: &Printer) -> Result<Model> {
-    let mut config = config.clone();
-    let mut graph = zoo::build(&config)?;
-    let mut loaded = checkpoint::load(path, &graph);
-    if let Some(classes) = loaded.as_ref().err().and_then(|error| classes_of(error, &graph)) {
-        printer.talk(format!("{} has {classes} classes", path.display()));
-        config.classes = Some(classes);
-        graph = zoo::build(&config)?;
-        loaded = checkpoint::load(path, &graph);
-    }
-    assemble(&config, graph, loaded?, path.display().to_string())
-}
-
-fn assemble(config: &zoo::Config, graph: Graph, weights: Weights, source: String) -> Result<Model> {
-    let info = Info { preprocess: config.preprocess()?, classes: Vec::new(), source };
-    Ok(Model::float(graph, weights, info)?)
-}
-
-/// The number of classes of a checkpoint that differs from the graph in its last layer's outputs alone.
-fn classes_of(error: &CheckpointError, graph: &Graph) -> Option<usize> {
-    let CheckpointError::Weights { source, .. } = error else { return None };
-    if !source.missing.is_empty() || !source.unexpected.is_empty() {
-        return None;
-    }
-    let outputs = graph.output().channels;
-    let mut classes = source.wrong_shape.iter().map(|(_, want, got)| {
-        let fits = want.first() == Some(&outputs) && want.len() == got.len() && want[1..] == got[1..];
-        fits.then(|| got[0])
-    });
-    let first = classes.next()??;
-    classes.all(|other| other == Some(first)).then_some(first)
 }

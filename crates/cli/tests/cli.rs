@@ -162,12 +162,16 @@ fn unknown_models_are_answered_with_the_nearest() {
 }
 
 #[test]
-fn bare_weights_need_a_network() {
+fn what_is_no_checkpoint_is_named() {
     let place = Place::new();
-    place.write("w.pth", "x");
-    place.run(&["eval", "w.pth"]).refuses(
+    place.write("w.pth", "version https://git-lfs.github.com/spec/v1\n");
+    let expected = "error: w.pth is a pointer of Git LFS, not the file itself\n\nhint: `git lfs pull` fetches the file";
+    place.run(&["eval", "w.pth"]).refuses(1, expected);
+    place.run(&["eval", "resnet50", "--weights", "w.pth"]).refuses(1, expected);
+    place.run(&["export", "resnet50-embedded", "--width", "0.5"]).refuses(
         2,
-        "error: `w.pth`: a PyTorch file holds weights alone, not a network\n\nhint: name the network too, such as `resnet50 --weights w.pth`",
+        "error: `resnet50-embedded` is no checkpoint: `--width` and `--stem` are for those\n\n\
+         hint: give the weights with `--weights FILE`, or name their file as the model",
     );
 }
 
@@ -436,19 +440,29 @@ fn a_network_that_is_not_quite_the_zoos_becomes_a_file() {
         .collect();
     std::fs::write(place.path("bare.safetensors"), bare_safetensors(&bytes)).unwrap();
 
-    let ran = place.run(&["export", "resnet20", "--weights", "bare.safetensors", "-o", "no.safetensors"]);
+    let ran = place.run(&["export", "resnet32", "--weights", "bare.safetensors", "-o", "no.safetensors"]);
     assert_eq!(ran.code, Some(1));
-    assert!(ran.err.contains("conv1.weight"), "another width: {}", ran.err);
+    assert!(
+        ran.err.contains("do not fit `resnet32`: this looks like resnet20 of width 0.25 with 16 classes"),
+        "{}",
+        ran.err
+    );
     let mean = ["--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"];
     let args = ["export", "resnet20", "--weights", "bare.safetensors", "--width", "0.25", "-o", "mine.safetensors"];
     place.json(&[&args[..], &mean].concat());
-    let scores = place.json(&["eval", "mine.safetensors", "--limit", "32", "--against", "tiny.safetensors"]);
-    assert_eq!((&scores["agreement"], &scores["sqnr_db"]), (&Value::from(100.0), &Value::Null), "{scores}");
-    place.run(&["eval", "bare.safetensors"]).refuses(
-        2,
-        "error: `bare.safetensors`: this file holds weights alone, not a network that dsconv wrote\n\n\
-         hint: name the network too, such as `resnet50 --weights bare.safetensors`",
+    // Or found by its parameters.
+    for model in ["mine.safetensors", "bare.safetensors"] {
+        let scores = place.json(&["eval", model, "--limit", "32", "--against", "tiny.safetensors"]);
+        assert_eq!((&scores["agreement"], &scores["sqnr_db"]), (&Value::from(100.0), &Value::Null), "{scores}");
+    }
+    let ran = place.run(&["quantize", "bare.safetensors"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_eq!(
+        ran.err.lines().take(2).collect::<Vec<_>>().join("\n"),
+        "bare.safetensors is resnet20 of width 0.25 with 16 classes, found by its parameters\n\
+         assumed: images of 32x32 (--input); ImageNet's mean and deviation of RGB in 0..1 (--mean, --std, --order, --divide)"
     );
+    assert!(place.path("bare_w4a4.safetensors").is_file());
 }
 
 /// A safetensors file of F32 tensors and nothing else.

@@ -4,7 +4,7 @@ use zoo::Stem;
 
 use super::{ModelArgs, Target};
 
-const NETWORK: &str = "A network that is not quite the zoo's, with --weights";
+const NETWORK: &str = "A checkpoint's network that is not quite the zoo's";
 const ONNX: &str = "ONNX files";
 
 /// `dsconv export`.
@@ -27,14 +27,14 @@ pub struct Export {
     pub target: Target,
 }
 
-/// How a network with `--weights` differs from the zoo's: written once, the file is a MODEL like any other.
+/// How the network of a checkpoint differs from the zoo's: written once, the file is a MODEL like any other.
 #[derive(Debug, clap::Args)]
 pub struct Network {
     /// Multiplier of all channel counts
-    #[arg(long, value_name = "X", requires = "weights", help_heading = NETWORK)]
+    #[arg(long, value_name = "X", help_heading = NETWORK)]
     pub width: Option<f64>,
-    /// First layers: imagenet or small (a 3x3 kernel and less subsampling, for small images)
-    #[arg(long, value_name = "STEM", requires = "weights", help_heading = NETWORK, value_parser = stem)]
+    /// First layers: imagenet, small (a 3x3 kernel and less subsampling, for small images) or cifar (ResNet: 3x3, stride 1)
+    #[arg(long, value_name = "STEM", help_heading = NETWORK, value_parser = stem)]
     pub stem: Option<Stem>,
 }
 
@@ -42,7 +42,8 @@ fn stem(text: &str) -> Result<Stem, String> {
     match text {
         "imagenet" => Ok(Stem::ImageNet),
         "small" => Ok(Stem::Small),
-        _ => Err("`imagenet` or `small`".to_owned()),
+        "cifar" => Ok(Stem::Cifar),
+        _ => Err("`imagenet`, `small` or `cifar`".to_owned()),
     }
 }
 

@@ -11,7 +11,7 @@ pub struct Inspect {
     /// The float model it was made from: adds the SQNR of every layer's weights
     #[arg(long, value_name = "MODEL")]
     pub source: Option<String>,
-    /// Weights of a network named with --source: .pth, .pt, .th or .safetensors
+    /// Weights of a network named with --source: a checkpoint, such as .pth or .safetensors
     #[arg(long, value_name = "FILE", requires = "source")]
     pub weights: Option<PathBuf>,
     /// What the network expects of an image.

@@ -41,7 +41,7 @@ pub use verify::Verify;
 ///
 ///     dsconv distill resnet50_4bit
 ///
-/// A MODEL is a name (`dsconv models`), a file that dsconv wrote, an ONNX file, or a run folder.
+/// A MODEL is a name (`dsconv models`), a file that dsconv wrote, a checkpoint, an ONNX file, or a run folder.
 #[derive(Debug, Parser)]
 #[command(name = "dsconv", version, max_term_width = 110, verbatim_doc_comment)]
 pub struct Cli {

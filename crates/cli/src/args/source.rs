@@ -8,10 +8,10 @@ const INPUT: &str = "The network's input, which an ONNX file does not tell";
 /// A model, as every command takes it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ModelArgs {
-    /// A name (see `dsconv models`), a file that dsconv wrote, an ONNX file, or a run folder
+    /// A name (see `dsconv models`), a file that dsconv wrote, a checkpoint, an ONNX file, or a run folder
     #[arg(value_name = "MODEL")]
     pub model: String,
-    /// Weights of a named network: .pth, .pt, .th or .safetensors
+    /// Weights of a named network: a checkpoint, such as .pth or .safetensors
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
     /// Names of the classes in the order of the outputs: a file with one a line, or JSON
@@ -26,7 +26,7 @@ pub struct ModelArgs {
 /// `(pixel / divide - mean) / std`.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ImageArgs {
-    /// Side of the square input, or height and width, where the network leaves it open: ONNX, or --weights
+    /// Side of the square input, or height and width, where the network leaves it open: ONNX, or a checkpoint
     #[arg(long, alias = "input-size", value_name = "N|H,W", help_heading = INPUT, value_parser = size)]
     pub input: Option<Resize>,
     /// Resize images so that the shorter side is N, or to H,W; none: not at all

@@ -1,6 +1,7 @@
 use std::time::Instant;
 
-use graph::{Model, ModelError};
+use graph::{Graph, Model, ModelError};
+use zoo::Stem;
 
 use crate::args::{Export, Format, Network, Profile, Scales};
 use crate::deploy;
@@ -16,17 +17,9 @@ pub fn run(args: &Export, printer: &Printer) -> Result<()> {
         refuse_ignored(args, format, None)?;
     }
     let Network { width, stem } = args.network;
+    let network = zoo::Config { width, stem, ..zoo::Config::new(&args.model.model) };
     let image = args.model.image.config();
-    let mut source = match &args.model.weights {
-        Some(weights) => {
-            let config =
-                zoo::Config { input: source::square(&image)?, width, stem, ..zoo::Config::new(&args.model.model) };
-            let mut source = source::named(&config, Some(weights), printer)?;
-            source::adjust(&mut source.model, &image)?;
-            source
-        }
-        None => source::open(&args.model, printer)?,
-    };
+    let mut source = source::open_network(&network, args.model.weights.as_ref(), &image, printer)?;
     let ending = match format {
         Format::Safetensors => ".safetensors",
         Format::Dsc => ".dsc",
@@ -156,14 +149,26 @@ fn not_quantized(model: &str, name: &str) -> Error {
 
 /// Under the names of the zoo's network where the model is one of those, else under its own.
 fn state_dict(model: &Model, printer: &Printer) -> Result<Vec<u8>> {
-    let name = model.graph.name();
-    let (classes, input) = (Some(model.graph.output().channels), Some(model.graph.input().height));
-    if let Ok(original) = zoo::build(&zoo::Config { classes, input, ..zoo::Config::new(name) }) {
+    for original in originals(&model.graph) {
         match graph::state_dict(model, &original) {
             Err(ModelError::Layer { .. }) => {}
             result => return Ok(result?),
         }
     }
+    let name = model.graph.name();
     printer.warn(format!("`{name}` is no network of the zoo: the names are its own, batch normalisation stays folded"));
     Ok(graph::state_dict(model, &model.graph)?)
+}
+
+/// The zoo's networks of a graph's name, input and classes, as wide as it is, with every stem.
+fn originals(graph: &Graph) -> impl Iterator<Item = Graph> {
+    let input = graph.input();
+    let (classes, channels) = (Some(graph.output().channels), Some(input.channels));
+    let config = zoo::Config { classes, channels, input: Some(input.height), ..zoo::Config::new(graph.name()) };
+    let planes = |graph: &Graph| graph.params().first().map(|param| param.shape[0] as f64);
+    [None, Some(Stem::ImageNet), Some(Stem::Small), Some(Stem::Cifar)].into_iter().filter_map(move |stem| {
+        let whole = zoo::build(&zoo::Config { stem, width: Some(1.0), ..config.clone() }).ok()?;
+        let width = Some(planes(graph)? / planes(&whole)?);
+        zoo::build(&zoo::Config { stem, width, ..config.clone() }).ok()
+    })
 }

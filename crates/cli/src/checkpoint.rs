@@ -1,0 +1,66 @@
+//! Checkpoints as models: the network is the one that is named, or found by the parameters.
+use std::path::Path;
+
+use graph::{ImageConfig, Info, Model};
+use zoo::checkpoint::{Checkpoint, CheckpointError, describe};
+
+use crate::error::{Error, Result};
+use crate::printer::Printer;
+
+/// The network of the zoo whose parameters a file holds. What `given` sets is fixed; without a name it is found. Classes,
+/// width and first layers are the file's. What was found and assumed is said, of images unless `quietly`.
+///
+/// # Errors
+/// What [`Checkpoint`] says; a network that cannot be built.
+pub fn open(path: &Path, given: &zoo::Config, quietly: bool, printer: &Printer) -> Result<Model> {
+    let shown = path.display();
+    let failed = |error: CheckpointError| {
+        if let Some(differences) = error.differences() {
+            printer.detail(format!("{shown}: {differences:#}"));
+        }
+        Error::from(error)
+    };
+    let checkpoint = Checkpoint::open(path).map_err(failed)?;
+    let named = !given.name.is_empty();
+    let (config, assumed) = match checkpoint.identify(given) {
+        Ok(found) => (found.config, found.assumed),
+        // Its differences from that network are told below.
+        Err(_) if named => (given.clone(), vec![]),
+        Err(error) => return Err(failed(error)),
+    };
+    let graph = zoo::build(&config)?;
+    let loaded = checkpoint.load(&graph).map_err(failed)?;
+
+    if !named {
+        printer.talk(format!("{shown} is {}, found by its parameters", describe(&config)));
+    } else if config.width != given.width || config.classes != given.classes {
+        printer.talk(format!("{shown} is {}", describe(&config)));
+    }
+    say_assumed(assumed, graph.input().channels, named, quietly, printer);
+    loaded.notes.iter().for_each(|note| printer.talk(format!("{shown}: {note}")));
+    loaded.choice.iter().for_each(|choice| printer.warn(format!("{shown}: {choice}")));
+    loaded.details.iter().for_each(|detail| printer.detail(format!("{shown}: {detail}")));
+
+    let classes = checkpoint.class_names(graph.head().classes()).unwrap_or_default().to_vec();
+    let mut preprocess = config.preprocess()?;
+    ImageConfig::default().apply(&mut preprocess, graph.input().channels).map_err(Error::failed)?;
+    let info = Info { preprocess, classes, source: shown.to_string() };
+    Ok(Model::float(graph, loaded.weights, info)?)
+}
+
+/// Says what the parameters do not tell.
+fn say_assumed(mut assumed: Vec<String>, channels: usize, named: bool, quietly: bool, printer: &Printer) {
+    if named {
+        // Images are those of the network that was named.
+        assumed.retain(|what| !what.starts_with("images"));
+    } else if !quietly {
+        let values = match channels {
+            1 => "a mean and deviation of 0.5 of grey in 0..1",
+            _ => "ImageNet's mean and deviation of RGB in 0..1",
+        };
+        assumed.push(format!("{values} (--mean, --std, --order, --divide)"));
+    }
+    if !assumed.is_empty() {
+        printer.talk(format!("assumed: {}", assumed.join("; ")));
+    }
+}
