@@ -14,6 +14,8 @@ mod names;
 mod node;
 mod output;
 mod pattern;
+mod picked;
+mod pool;
 #[cfg(test)]
 mod tests;
 mod view;

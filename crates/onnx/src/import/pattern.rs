@@ -2,11 +2,12 @@
 use graph::{Activation, Op, Shape, Tensor};
 
 use super::lower::{Kind, Lowered};
+use super::picked::slices;
 
 /// The nodes on the way, rewritten in place; those that nothing reads any more are left for later.
 pub(super) struct Rewriter {
     pub nodes: Vec<Lowered>,
-    readers: Vec<usize>,
+    pub(super) readers: Vec<usize>,
     /// Where the value of a node is now.
     place: Vec<usize>,
     pub output: usize,
@@ -55,15 +56,15 @@ impl Rewriter {
         i
     }
 
-    fn op(&self, i: usize) -> Option<&Op> {
+    pub(super) fn op(&self, i: usize) -> Option<&Op> {
         self.nodes[i].op()
     }
 
-    fn input(&self, i: usize) -> usize {
+    pub(super) fn input(&self, i: usize) -> usize {
         self.nodes[i].inputs[0]
     }
 
-    fn is_read_once(&self, i: usize) -> bool {
+    pub(super) fn is_read_once(&self, i: usize) -> bool {
         self.readers[i] == 1
     }
 
@@ -78,7 +79,7 @@ impl Rewriter {
     }
 
     /// Lets node `i` compute `kind` of `input` alone.
-    fn replace(&mut self, i: usize, kind: Kind, input: usize) {
+    pub(super) fn replace(&mut self, i: usize, kind: Kind, input: usize) {
         self.readers[input] += 1;
         let old = std::mem::replace(&mut self.nodes[i].inputs, vec![input]);
         self.nodes[i].kind = kind;
@@ -89,7 +90,7 @@ impl Rewriter {
     }
 
     /// One reader less; what nobody reads does not read either.
-    fn release(&mut self, i: usize) {
+    pub(super) fn release(&mut self, i: usize) {
         let mut stack = vec![i];
         while let Some(i) = stack.pop() {
             self.readers[i] -= 1;
@@ -100,7 +101,7 @@ impl Rewriter {
     }
 
     /// Node `i` is nothing but its input.
-    fn remove(&mut self, i: usize) {
+    pub(super) fn remove(&mut self, i: usize) {
         let input = self.input(i);
         self.readers[input] += self.readers[i];
         self.readers[i] = 1;
@@ -258,104 +259,6 @@ impl Rewriter {
         }
     }
 
-    /// Slices of one value that are joined again.
-    fn parts_of_one(&mut self, i: usize) {
-        // An order of more channels than any network has would be long.
-        if self.op(i) != Some(&Op::Concat) || self.nodes[i].shape.channels > 1 << 16 {
-            return;
-        }
-        let mut order = Vec::new();
-        let mut sources = Vec::new();
-        for &part in &self.nodes[i].inputs {
-            let Some(&Op::Slice { start, channels }) = self.op(part) else { return };
-            order.extend(start..start + channels);
-            sources.push(self.input(part));
-        }
-        let source = sources[0];
-        if sources.iter().any(|&other| other != source) {
-            return;
-        }
-        let is_whole = order.iter().enumerate().all(|(i, &channel)| i == channel)
-            && order.len() == self.nodes[source].shape.channels;
-        self.replace(i, Kind::Pick(order), source);
-        if is_whole && source > 0 {
-            self.remove(i);
-        }
-    }
-
-    /// Channels in another order: moved behind what treats each channel alone, into the weights of a layer.
-    fn picked(&mut self, i: usize) {
-        self.parts_of_one(i);
-        let Some(&before) = self.nodes[i].inputs.first() else { return };
-        let Kind::Pick(order) = &self.nodes[before].kind else { return };
-        let order = order.clone();
-        let source = self.input(before);
-        let count = self.nodes[source].shape.channels;
-        if let Kind::Pick(outer) = &self.nodes[i].kind {
-            let joined = outer.iter().map(|&channel| order[channel]).collect();
-            self.replace(i, Kind::Pick(joined), source);
-            return;
-        }
-        let mut places = vec![usize::MAX; count];
-        order.iter().enumerate().for_each(|(i, &channel)| places[channel] = i);
-        // Where a channel comes twice, or not at all, weights would be summed or be zeros that are stored.
-        if order.len() != count || places.contains(&usize::MAX) {
-            return;
-        }
-        match self.op(i).cloned() {
-            Some(Op::Conv2d(graph::Conv2d { groups: 1, .. }) | Op::Linear { .. }) => {
-                for (suffix, tensor) in &mut self.nodes[i].params {
-                    if *suffix == "weight" {
-                        *tensor = permuted(tensor, 1, &places);
-                    }
-                }
-                self.nodes[i].inputs[0] = source;
-                self.readers[source] += 1;
-                self.release(before);
-            }
-            Some(
-                Op::Affine { .. }
-                | Op::BatchNorm2d { .. }
-                | Op::PRelu { .. }
-                | Op::Relu
-                | Op::Activation(_)
-                | Op::Pad2d { .. }
-                | Op::MaxPool2d(_)
-                | Op::AvgPool2d(_)
-                | Op::AdaptiveAvgPool2d { .. },
-            ) if self.is_read_once(before) => {
-                // The two change places.
-                let [shape, was] = [self.nodes[i].shape, self.nodes[before].shape];
-                let (first, second) = self.nodes.split_at_mut(i);
-                let (pick, node) = (&mut first[before], &mut second[0]);
-                std::mem::swap(&mut pick.kind, &mut node.kind);
-                std::mem::swap(&mut pick.params, &mut node.params);
-                std::mem::swap(&mut pick.name, &mut node.name);
-                std::mem::swap(&mut pick.origin, &mut node.origin);
-                for (_, tensor) in &mut pick.params {
-                    *tensor = permuted(tensor, 0, &places);
-                }
-                pick.shape = Shape { channels: was.channels, ..shape };
-            }
-            _ => {}
-        }
-    }
-
-    /// Picked channels that are a shuffle of all.
-    fn shuffles(&mut self) {
-        for i in 0..self.nodes.len() {
-            let Kind::Pick(order) = &self.nodes[i].kind else { continue };
-            let n = order.len();
-            // Channels 0 and C / groups come first.
-            let each = order.get(1).copied().filter(|&each| each > 1 && n.is_multiple_of(each));
-            let Some(groups) = each.map(|each| n / each) else { continue };
-            let is_shuffle = order.iter().enumerate().all(|(c, &from)| from == c % groups * (n / groups) + c / groups);
-            if is_shuffle && self.nodes[self.input(i)].shape.channels == n {
-                self.nodes[i].kind = Kind::Op(Op::Shuffle { groups });
-            }
-        }
-    }
-
     /// Scales and shifts of channels: into the layer before, or two into one.
     fn affine(&mut self, i: usize) {
         let Some(Op::Affine { .. }) = self.op(i) else { return };
@@ -467,29 +370,6 @@ impl Rewriter {
         }
         kept
     }
-}
-
-/// Picked channels as parts of the input that are joined; those are put into `kept`.
-fn slices(node: &Lowered, order: &[usize], kept: &mut Vec<Lowered>) -> Lowered {
-    if order.windows(2).all(|pair| pair[0] + 1 == pair[1]) {
-        return Lowered { kind: Kind::Op(Op::Slice { start: order[0], channels: order.len() }), ..node.clone() };
-    }
-    let mut inputs = Vec::new();
-    for run in order.chunk_by(|a, b| a + 1 == *b) {
-        let kind = Kind::Op(Op::Slice { start: run[0], channels: run.len() });
-        let shape = Shape { channels: run.len(), ..node.shape };
-        inputs.push(kept.len());
-        kept.push(Lowered { kind, shape, ..node.clone() });
-    }
-    Lowered { kind: Kind::Op(Op::Concat), inputs, ..node.clone() }
-}
-
-/// A parameter with the entries of one axis in another order.
-fn permuted(tensor: &Tensor, axis: usize, order: &[usize]) -> Tensor {
-    let inner: usize = tensor.shape()[axis + 1..].iter().product();
-    let rows = tensor.data().chunks_exact(inner * order.len());
-    let data = rows.flat_map(|row| order.iter().flat_map(|&i| &row[i * inner..(i + 1) * inner])).copied().collect();
-    Tensor::new(tensor.shape(), data)
 }
 
 /// The exact sixth and half that a file's floats stand for.
