@@ -234,7 +234,7 @@ impl Checkpoint {
         let fit = index.fit(graph);
         if !fit.fits() {
             let found = identify::identify(&index, &Config::default()).ok();
-            let looks_like = found.map(|found| describe(&found.config)).filter(|found| found != &graph.name());
+            let looks_like = found.map(|found| describe(&found.config));
             let (path, prefix) = (self.path.clone(), fit.prefix);
             return Err(CheckpointError::Weights { path, source: Box::new(fit.differences), looks_like, prefix });
         }
