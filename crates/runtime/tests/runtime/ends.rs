@@ -106,8 +106,11 @@ fn appends() -> Vec<(&'static str, Append)> {
     ]
 }
 
+/// Begins a graph.
+type Start = fn() -> (Builder, NodeId);
+
 /// What stands before the last operations: an image, features, pooled features, a vector, the middle of a head.
-fn bases() -> Vec<(&'static str, fn() -> (Builder, NodeId))> {
+fn bases() -> Vec<(&'static str, Start)> {
     fn features(mut b: Builder) -> (Builder, NodeId) {
         let x = b.conv("base", Conv2d::new(6, 12, 3).padding(1), b.input());
         let x = b.relu("base.relu", x);
