@@ -190,7 +190,8 @@ impl<'a> Lowering<'a> {
         let more = usize::try_from(self.external.size - self.external_size).unwrap_or(usize::MAX);
         self.external_size = self.external.size;
         // Elements of a byte or less are few bytes of the file for the floats that they become.
-        let small = constant::integers(constant.kind).is_some_and(|(low, high)| high - low < 256);
+        let range = constant::integers(constant.kind).and_then(|(low, high)| high.checked_sub(low));
+        let small = range.is_some_and(|range| range < 256);
         let small = if small { constant.data.len().saturating_mul(4) } else { 0 };
         self.budget = self.budget.saturating_add(more.saturating_mul(2)).saturating_add(small);
         Ok(constant)
