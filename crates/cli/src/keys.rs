@@ -168,6 +168,7 @@ const TRAIN_MODEL: &[Key] = &[
     optional("start", Allowed::Text("a file"), "\"my_weights.pth\"", "weights to begin with; else random ones"),
     key("model.name", Allowed::Text("a name of `dsconv models`"), "the network; must be given"),
     optional("model.classes", Allowed::From(1), "10", "number of classes"),
+    optional("model.channels", Allowed::Between(1, 3), "1", "channels of the image; 1: grey"),
     optional("model.width", Allowed::Above0, "0.25", "multiplies every channel count; 1 is the paper's network"),
     optional(
         "model.stem",

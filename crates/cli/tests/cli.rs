@@ -523,7 +523,7 @@ fn predict_names_classes() {
     place.write("broken.png", "no picture");
     let ran = place.run(&["predict", "tiny.safetensors", "broken.png"]);
     assert_eq!(ran.code, Some(1));
-    assert!(ran.err.starts_with("error: broken.png: "), "{}", ran.err);
+    assert!(ran.err.starts_with("error: `broken.png`: "), "{}", ran.err);
     // A .dsc file needs nothing beside it.
     place.json(&["quantize", "tiny.safetensors", "-o", "a.dsc"]);
     place.json(&["quantize", "tiny.safetensors", "-o", "a.safetensors"]);
@@ -532,7 +532,45 @@ fn predict_names_classes() {
     assert_eq!(by("a.dsc", &["--simulate"]), by("a.safetensors", &[]));
     assert_eq!(by("a.dsc", &[])[0]["top"][0]["index"], by("a.safetensors", &[])[0]["top"][0]["index"]);
     let ran = place.run(&["predict", "tiny.safetensors", "missing.jpg"]);
-    assert!(ran.code == Some(1) && ran.err.starts_with("error: missing.jpg: "), "{}", ran.err);
+    assert!(ran.code == Some(1) && ran.err.starts_with("error: `missing.jpg`: "), "{}", ran.err);
+}
+
+#[test]
+fn the_ending_decides_the_format() {
+    let place = Place::new();
+    place.json(&["quantize", "tiny.safetensors", "-o", "Q.DSC"]);
+    assert_eq!(place.json(&["verify", "Q.DSC"])["layers"], 20);
+    place.json(&["export", "Q.DSC", "-o", "back.safetensors"]);
+    let stored = |file: &str| Model::load(place.path(file)).unwrap();
+    assert_eq!(stored("back.safetensors"), stored("Q.DSC"));
+    let written = place.json(&["export", "tiny.safetensors", "-o", "tiny.onnx"]);
+    assert_eq!(written["profile"], "fp32");
+    let eval = ["eval", "tiny.onnx", "--limit", "16", "--against", "tiny.safetensors"];
+    assert_eq!(place.json(&eval)["agreement"], 100.0);
+    assert_eq!(place.json(&["export", "Q.DSC", "-o", "q.onnx"])["profile"], "int4");
+    // Nothing is written where ending and options do not go together.
+    let before = std::fs::read_dir(place.folder.path()).unwrap().count();
+    for refused in [
+        &["-o", "x.pth", "--format", "state-dict"][..],
+        &["-o", "x.onnx", "--format", "safetensors"],
+        &["-o", "x.dsc", "--format", "onnx"],
+        &["-o", "x.dsc", "--symmetric"],
+        &["-o", "x.safetensors", "--format", "state-dict", "--floats", "f16"],
+        &["-o", "x.safetensors", "--format", "state-dict", "--mean", "0.5"],
+        &["-o", "x.onnx", "--profile", "fp32", "--activations", "off"],
+        &["-o", "x.onnx", "--scales", "f32"],
+        &["-o", "x"],
+        &["-o", ""],
+        &["-o", "Q.DSC", "--force"],
+    ] {
+        let ran = place.run(&[&["export", "Q.DSC"], refused].concat());
+        assert!(ran.code == Some(2) && ran.err.starts_with("error: "), "{refused:?}: {}", ran.err);
+    }
+    assert_eq!(std::fs::read_dir(place.folder.path()).unwrap().count(), before);
+    // Scales stay as they are unless one says otherwise.
+    place.json(&["quantize", "tiny.safetensors", "--scales", "f32", "-o", "wide.safetensors"]);
+    place.json(&["export", "wide.safetensors", "-o", "wide.dsc"]);
+    assert_eq!(stored("wide.dsc"), stored("wide.safetensors"));
 }
 
 /// Networks of `mistakes/make.py`, whose outputs are not logits of classes.

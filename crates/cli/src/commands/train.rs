@@ -47,6 +47,7 @@ impl Recipe {
         let model = zoo::Config {
             name: "googlenet".into(),
             classes: Some(1),
+            channels: Some(3),
             width: Some(1.0),
             stem: Some(zoo::Stem::Small),
             input: Some(64),
