@@ -176,7 +176,7 @@ fn files_that_cannot_be_read_are_left_out_with_their_labels() {
     assert_eq!(found, expected, "as where the files were found bad before");
 
     let config = AdaptConfig { augment: Augment::default(), fit_images: 64, ..settings() };
-    let run = RunFolder::open(&folder.path().join("run"), false).unwrap();
+    let run = RunFolder::open(folder.path().join("run"), false).unwrap();
     distill::adapt(&teacher(), &Policy::default(), &open(0).without_labels(), &config, 5, &run, &Context::default())
         .unwrap();
 }
