@@ -60,7 +60,8 @@ def choose(g, x, odd=False):
 
 def take(g, name, x):
     """One step, undone where it cannot be."""
-    saved = len(g.nodes), len(g.initializers), len(g.listed), len(g.pool)
+    lists = g.nodes, g.initializers, g.listed, g.functions, g.pool
+    saved = [len(each) for each in lists]
     try:
         y = STEPS[name][0](g, x)
         if y.constant or y.data.dtype != np.float32:
@@ -68,7 +69,8 @@ def take(g, name, x):
         y = g.scale(y)
     # A step that draws an axis which its value has not.
     except (Invalid, IndexError, ValueError):
-        del g.nodes[saved[0] :], g.initializers[saved[1] :], g.listed[saved[2] :], g.pool[saved[3] :]
+        for each, length in zip(lists, saved):
+            del each[length:]
         return None
     g.pool.append(y)
     return y
@@ -161,7 +163,11 @@ def assemble(g, x, y):
     listed = [value for value in g.listed if value.name in kept]
     inputs = [info, *listed]
     graph = helper.make_graph(nodes, f"graph {g.seed}", inputs, [out], initializer=initializers)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", g.opset)], ir_version=ir_version(g.opset), producer_name="generate.py")
+    opsets = [helper.make_opsetid("", g.opset)]
+    if g.functions:
+        opsets.append(helper.make_opsetid("own", 1))
+    version = ir_version(g.opset)
+    return helper.make_model(graph, opset_imports=opsets, functions=g.functions, ir_version=version, producer_name="generate.py")
 
 
 def runner(model):
@@ -170,23 +176,33 @@ def runner(model):
     return lambda x: np.asarray(ready.run(None, {name: x})[0], np.float32)
 
 
-def measure(model, x, other):
-    """Logits for `x`, which are of order 1, differ from those of `other`, and do not move where `x` moves by a millionth."""
+def measure(model, x, other, open_batch):
+    """Logits for `x`, which are of order 1, differ from those of `other`, and do not move where `x` moves by a millionth.
+
+    Where the file takes any number of images, they are those of each image alone.
+    """
     run = runner(model)
     logits = run(x)
+    if open_batch and len(x) > 1:
+        try:
+            logits = np.concatenate([run(x[i : i + 1]).flatten() for i in range(len(x))])
+        except Exception:
+            # A file for this number of images: it has to be refused.
+            open_batch = False
     if not np.isfinite(logits).all() or logits.size == 0:
         raise Invalid("not finite")
     largest = float(np.abs(logits).max())
     if not 1e-3 < largest < 1e4:
         raise Invalid("logits of no size")
+    every = run if not open_batch else lambda x: np.concatenate([run(x[i : i + 1]).flatten() for i in range(len(x))])
     moved = 0.0
     if x.dtype == np.float32:
         signs = np.where(np.arange(x.size) % 2, 1, -1).reshape(x.shape)
-        near = run((x * (1 + 1e-6 * signs)).astype(np.float32))
+        near = every((x * (1 + 1e-6 * signs)).astype(np.float32))
         moved = float(np.abs(near - logits).max()) / largest
     if moved > 2e-5:
         raise Invalid("ill-conditioned")
-    if float(np.abs(run(other) - logits).max()) < 1e-3 * largest:
+    if float(np.abs(every(other) - logits).max()) < 1e-3 * largest:
         raise Invalid("does not depend on the image")
     return logits
 
@@ -216,7 +232,7 @@ def attempt(seed, draw, small):
     y = finish(g, y, last)
     model = assemble(g, x, y)
     try:
-        logits = measure(model, x.data, image(g, x.shape))
+        logits = measure(model, x.data, image(g, x.shape), g.open_batch)
     except Invalid:
         raise
     except Exception as error:

@@ -61,7 +61,8 @@ impl Case {
 
 /// What became of a graph.
 enum Verdict {
-    Right,
+    /// With the number of times that the simulation rounded another way.
+    Right(usize),
     /// By the importer, with this message.
     Refused(String),
     Wrong(String),
@@ -71,9 +72,9 @@ enum Verdict {
 /// Runs a graph through everything; the verdict, and the stage where it was reached.
 fn judge(case: &Case) -> (Verdict, &'static str) {
     let stage = Cell::new("import");
-    let trial = Trial { case, stage: &stage };
+    let trial = Trial { case, stage: &stage, turned: Cell::new(0) };
     let verdict = match catch_unwind(AssertUnwindSafe(|| trial.run())) {
-        Ok(Ok(())) => Verdict::Right,
+        Ok(Ok(())) => Verdict::Right(trial.turned.get()),
         Ok(Err(trial::Failure::Refused(why))) => Verdict::Refused(why),
         Ok(Err(trial::Failure::Wrong(why))) => Verdict::Wrong(why),
         Err(panic) => {
@@ -90,7 +91,8 @@ fn run(cases: &[Case], mut each: impl FnMut(&str)) -> (usize, usize, Vec<String>
     for (index, case) in cases.iter().enumerate() {
         let (verdict, stage) = judge(case);
         let (word, why) = match verdict {
-            Verdict::Right => ("right", String::new()),
+            Verdict::Right(0) => ("right", String::new()),
+            Verdict::Right(times) => ("right", format!("codes turned over {times} times")),
             Verdict::Refused(why) => ("refused", why),
             Verdict::Wrong(why) => ("WRONG", why),
             Verdict::Panicked(why) => ("CRASH", why),

@@ -156,6 +156,16 @@ def tanh(g, x):
     return g.op("Tanh", x)
 
 
+@step(EVERY, 1)
+def elu(g, x):
+    return g.op("Elu", x, alpha=g.rng.choice([None, 1.0, 0.5]))
+
+
+@step(EVERY, 1)
+def softplus(g, x):
+    return g.op("Softplus", x)
+
+
 @step(EVERY, 1.5)
 def hard_sigmoid(g, x):
     alpha, beta = g.rng.choice([(None, None), (1 / 6, 0.5), (0.25, 0.4), (0.2, 0.5), (-0.3, 0.5)])
@@ -352,7 +362,7 @@ def partners(g, x):
 
 @step(EVERY, 3)
 def combine(g, x):
-    op = g.rng.choice(["Add", "Add", "Add", "Mul", "Sub", "Sum" if g.opset >= 8 else "Add"])
+    op = g.rng.choice(["Add", "Add", "Add", "Mul", "Sub", *(["Sum", "Max", "Min"] if g.opset >= 8 else [])])
     others = partners(g, x)
     if not others:
         raise Invalid("alone")
@@ -360,7 +370,7 @@ def combine(g, x):
     if op == "Sum" and g.chance(0.5):
         return g.op("Sum", x, y, *[g.rng.choice(others + [x]) for _ in range(g.rng.randint(0, 2))])
     if g.is_odd(0.5):
-        op = g.rng.choice(["Div", "Max", "Min", "Mean" if g.opset >= 8 else "Add"])
+        op = g.rng.choice(["Div", "Mean" if g.opset >= 8 else "Add"])
     return g.op(op, *(shuffled(g, x, y)))
 
 
@@ -519,9 +529,9 @@ def gather(g, x):
         size = x.shape[axis]
     start, end = piece(g, size)
     way = g.rng.random()
-    if way < 0.4:
+    if way < 0.5:
         indices = list(range(start, end))
-    elif way < 0.6:
+    elif way < 0.65:
         indices = list(reversed(range(size)))
     elif way < 0.7:
         indices = [g.rng.randrange(size) for _ in range(g.rng.randint(1, 4))]
@@ -794,12 +804,31 @@ def branch(g, x):
     return Value(out, data, False, x.last)
 
 
+@step("image features", 0.5)
+def function(g, x):
+    """A function of the file's own: x times a function of x, or a function of that function."""
+    if g.opset < 14 or g.functions:
+        raise Invalid("no functions")
+    gate, alpha = g.rng.choice(["Sigmoid", "HardSigmoid", "Tanh"]), g.rng.choice([0.1, 0.25])
+    name, out = f"Gated{gate}", g.fresh()
+    leaky = helper.make_node("LeakyRelu", ["x"], ["l"])
+    leaky.attribute.append(onnx.AttributeProto(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT))
+    nodes = [leaky, helper.make_node(gate, ["l"], ["s"]), helper.make_node("Mul", ["x", "s"], ["y"])]
+    opsets = [helper.make_opsetid("", g.opset)]
+    g.functions.append(helper.make_function("own", name, ["x"], ["y"], nodes, opsets, ["slope"]))
+    before = len(g.nodes)
+    data = g.op("Mul", x, g.op(gate, g.op("LeakyRelu", x, alpha=alpha))).data
+    del g.nodes[before:]
+    g.nodes.append(helper.make_node(name, [x.name], [out], name=out, domain="own", slope=alpha))
+    return Value(out, data, False, x.last)
+
+
 # ---------------------------------------------------------------- mostly not supported
 
 
 @step(EVERY, 3, odd=True)
 def other_function(g, x):
-    op = g.rng.choice(["Elu", "Selu", "Softplus", "Softsign", "Erf", "Gelu", "Mish", "Abs", "Exp", "Sin", "Celu", "Atan", "Reciprocal", "Sqrt", "Log"])
+    op = g.rng.choice(["Selu", "Softsign", "Erf", "Gelu", "Mish", "Abs", "Exp", "Sin", "Celu", "Atan", "Reciprocal", "Sqrt", "Log"])
     if op in ("Reciprocal", "Sqrt", "Log"):
         x = g.op("Add", g.op("Abs", x), g.constant(np.float32(0.5)))
     return g.op(op, x)

@@ -106,7 +106,7 @@ class Graph:
         self.rng = random.Random(seed)
         self.numbers = np.random.RandomState(seed & 0xFFFFFFFF)
         self.opset = self.rng.choice(OPSETS)
-        self.nodes, self.initializers, self.listed, self.count = [], [], [], 0
+        self.nodes, self.initializers, self.listed, self.functions, self.count = [], [], [], [], 0
         self.largest = LARGEST // 8 if small else LARGEST
         self.small = small
         # How often something odd is drawn where there is something usual.
