@@ -68,7 +68,7 @@ def take(g, name, x):
             raise Invalid("not a value of the image")
         y = g.scale(y)
     # A step that draws an axis which its value has not.
-    except (Invalid, IndexError, ValueError):
+    except (Invalid, IndexError, ValueError, TypeError):
         for each, length in zip(lists, saved):
             del each[length:]
         return None
@@ -245,7 +245,7 @@ def make(seed, small=False):
     for draw in range(1000):
         try:
             return attempt(seed, draw, small)
-        except (Invalid, IndexError, ValueError):
+        except (Invalid, IndexError, ValueError, TypeError):
             continue
     raise RuntimeError(f"nothing for seed {seed}")
 

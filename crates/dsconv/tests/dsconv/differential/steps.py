@@ -55,7 +55,8 @@ def conv(g, x, out=None, kernel=None):
     divisors = [d for d in range(1, c + 1) if c % d == 0]
     groups = g.rng.choice([1, 1, 1, c, g.rng.choice(divisors)])
     if out is None:
-        out = groups * g.rng.randint(1, max(1, (6 if g.small else 16) // groups))
+        most = 6 if g.small else 80 if g.chance(0.1) else 16
+        out = groups * g.rng.randint(1, max(1, most // groups))
     else:
         groups = 1
     attributes = window(g, x) if kernel is None else {"kernel_shape": kernel}

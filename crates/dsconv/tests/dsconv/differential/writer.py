@@ -82,21 +82,61 @@ def computed(op, inputs, attributes):
         return np.array(value, np.float32 if "float" in key else np.int64)
     if op == "Shape" and not attributes:
         return np.array(data[0].shape, np.int64)
-    if op in ("Identity", "Relu", "Neg", "Sigmoid", "Tanh") and data[0].dtype == np.float32:
-        return {
-            "Identity": lambda x: x,
-            "Relu": lambda x: np.maximum(x, 0),
-            "Neg": np.negative,
-            "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-            "Tanh": np.tanh,
-        }[op](data[0])
-    if op in ("Add", "Sub", "Mul") and len(data) == 2 and data[0].dtype == data[1].dtype:
-        return {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}[op](*data)
-    if op == "Transpose" and "perm" in attributes:
-        return np.ascontiguousarray(data[0].transpose(attributes["perm"]))
-    if op == "Concat" and all(value.constant and value.data.dtype == np.int64 and value.data.ndim == 1 for value in inputs):
-        return np.concatenate(data)
-    return None
+    simple = SIMPLE.get(op)
+    if simple is None or any(array is None or array.dtype == np.float64 for array in data):
+        return None
+    result = simple(attributes, *data)
+    return result if result is None else np.asarray(result, data[0].dtype, order="C")
+
+
+def reshaped(attributes, x, target):
+    return x.reshape([x.shape[i] if n == 0 else n for i, n in enumerate(target)])
+
+
+def unsqueezed(attributes, x, axes=None):
+    axes = attributes.get("axes", axes)
+    return np.expand_dims(x, tuple(int(a) for a in axes))
+
+
+def squeezed(attributes, x, axes=None):
+    axes = attributes.get("axes", axes)
+    return np.squeeze(x, None if axes is None else tuple(int(a) for a in axes))
+
+
+def flattened(attributes, x):
+    axis = attributes.get("axis", 1)
+    return x.reshape(int(np.prod(x.shape[:axis])), -1) if axis or x.size else None
+
+
+def product(attributes, x, w, b=0):
+    if x.ndim != 2 or w.ndim != 2:
+        return None
+    alpha, beta = attributes.get("alpha", 1), attributes.get("beta", 1)
+    return alpha * (x @ (w.T if attributes.get("transB") else w)) + beta * np.asarray(b)
+
+
+# Enough of each operator to know the shape and the size of its values: whether the opset has it shows in the whole file.
+SIMPLE = {
+    "Identity": lambda _, x: x,
+    "Relu": lambda _, x: np.maximum(x, 0),
+    "LeakyRelu": lambda a, x: np.where(x > 0, x, a.get("alpha", 0.01) * x),
+    "Neg": lambda _, x: -x,
+    "Sigmoid": lambda _, x: 1 / (1 + np.exp(-x)),
+    "Tanh": lambda _, x: np.tanh(x),
+    "Add": lambda _, x, y: x + y,
+    "Sub": lambda _, x, y: x - y,
+    "Mul": lambda _, x, y: x * y,
+    "Div": lambda _, x, y: x / y if x.dtype == np.float32 else None,
+    "Transpose": lambda a, x: x.transpose(a["perm"]) if "perm" in a else None,
+    "Concat": lambda a, *xs: np.concatenate(xs, a["axis"]),
+    "GlobalAveragePool": lambda _, x: x.mean((2, 3), keepdims=True),
+    "Reshape": reshaped,
+    "Flatten": flattened,
+    "Unsqueeze": unsqueezed,
+    "Squeeze": squeezed,
+    "Gemm": product,
+    "MatMul": product,
+}
 
 
 class Graph:
