@@ -38,6 +38,7 @@ def draw_input(g):
     g.last = g.chance(0.15) and (c in (1, 3) or g.chance(0.2))
     g.batch = rng.choice(["n", "n", "n", "", -1, 0, 1, 1, 1, 2, 3])
     g.open_batch = not isinstance(g.batch, int) or g.batch < 1
+    g.open_sides = g.chance(0.05)
     images = rng.choice([1, 2, 2, 3]) if g.open_batch else g.batch
     g.type = np.float32
     if g.chance(0.06):
@@ -141,6 +142,9 @@ def assemble(g, x, y):
     if g.open_batch:
         dims[0] = None if g.batch == "" else g.batch
     names = list(dims)
+    if g.open_sides:
+        first = 1 if g.last else 2
+        names[first : first + 2] = g.rng.choice([["height", "width"], [None, None]])
     info = helper.make_tensor_value_info(x.name, helper.np_dtype_to_tensor_dtype(x.data.dtype), names)
     if g.batch == 0 and g.open_batch:
         info.type.tensor_type.shape.dim[0].Clear()
@@ -162,7 +166,14 @@ def assemble(g, x, y):
     kept = {tensor.name for tensor in initializers}
     listed = [value for value in g.listed if value.name in kept]
     inputs = [info, *listed]
-    graph = helper.make_graph(nodes, f"graph {g.seed}", inputs, [out], initializer=initializers)
+    outputs = [out]
+    if y.rank == 2 and nodes[-1].op_type in ("Gemm", "MatMul", "Add") and nodes[-1].output[0] == y.name and g.chance(0.1):
+        # Probabilities or the class beside the logits.
+        op = g.rng.choice(["Softmax", "Sigmoid", "ArgMax"])
+        nodes.append(helper.make_node(op, [y.name], ["second"], name="second", **({} if op == "Sigmoid" else {"axis": 1})))
+        kind = TensorProto.INT64 if op == "ArgMax" else TensorProto.FLOAT
+        outputs.append(helper.make_tensor_value_info("second", kind, None))
+    graph = helper.make_graph(nodes, f"graph {g.seed}", inputs, outputs, initializer=initializers)
     opsets = [helper.make_opsetid("", g.opset)]
     if g.functions:
         opsets.append(helper.make_opsetid("own", 1))
@@ -237,7 +248,13 @@ def attempt(seed, draw, small):
         raise
     except Exception as error:
         raise Invalid(str(error)) from None
-    return model, x.data, logits, {"seed": seed, "opset": g.opset, "last": last, "shape": x.shape, "type": str(x.data.dtype)}
+    if len(model.graph.output) > 1 and g.chance(0.5):
+        model.graph.output.append(model.graph.output[0])
+        del model.graph.output[0]
+    header = {"seed": seed, "opset": g.opset, "last": last, "shape": x.shape, "type": str(x.data.dtype)}
+    if g.open_sides:
+        header["sides"] = [x.shape[a] for a in x.spatial]
+    return model, x.data, logits, header
 
 
 def make(seed, small=False):

@@ -36,8 +36,9 @@ pub struct Trial<'a> {
 
 impl Trial<'_> {
     pub fn run(&self) -> Result {
-        let imported = onnx::import(&self.case.onnx, &ImportOptions::default())
-            .map_err(|error| Failure::Refused(error.to_string()))?;
+        let side = |i: usize| self.case.header["sides"][i].as_u64().map(|n| n as usize);
+        let options = ImportOptions { input: side(0).zip(side(1)).map(|(h, w)| [h, w]), ..ImportOptions::default() };
+        let imported = onnx::import(&self.case.onnx, &options).map_err(|error| Failure::Refused(error.to_string()))?;
         let input = self.input(&imported)?;
         let info = Info { preprocess: Preprocess::imagenet_statistics(), classes: vec![], source: "random".into() };
         let float = Model::float(imported.graph.clone(), imported.weights.clone(), info)
