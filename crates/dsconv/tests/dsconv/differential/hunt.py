@@ -1,10 +1,9 @@
 """Runs many random graphs through the project, and shrinks those that fail.
 
-    python hunt.py BINARY FOLDER [--count 100000] [--seed 0] [--chunk 500]
+    python hunt.py FOLDER [--count 100000] [--seed 0]
 
-BINARY is the test program: `cargo test --release -p dsconv --test dsconv --no-run` prints its path. FOLDER gets
-`coverage.json`, and for each kind of failure its smallest graph as a packed file and as ONNX. Needs onnx, numpy and
-onnxruntime.
+Builds the test program first. FOLDER gets `coverage.json`, and for each kind of failure its smallest graph as a packed
+file and as ONNX. Needs onnx, numpy and onnxruntime.
 """
 import argparse
 import collections
@@ -21,6 +20,14 @@ import onnx
 import generate
 
 TEST = "random_networks_compute"
+
+
+def built():
+    """The path of the test program."""
+    command = ["cargo", "test", "--release", "--workspace", "--test", "dsconv", "--no-run", "--message-format", "json"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, check=True, text=True)
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    return next(m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "dsconv" and m["profile"]["test"])
 
 
 def judge(binary, file):
@@ -67,10 +74,13 @@ class Coverage:
         self.attributes = collections.defaultdict(collections.Counter)
         self.refusals = collections.Counter()
         self.failures = collections.Counter()
+        # Graphs in which engine and simulation rounded a value to two codes.
+        self.turned = 0
 
     def add(self, header, model, verdict):
         word = verdict[0]
         self.verdicts[word] += 1
+        self.turned += word == "right" and bool(verdict[2])
         self.opsets[str(header["opset"])][word] += 1
         self.last[header["last"]][word] += 1
         for op in {node.op_type for node in live(model.graph)}:
@@ -86,9 +96,15 @@ class Coverage:
         elif word != "right":
             self.failures[kind(verdict)] += 1
 
+    def table(self):
+        """Operators and opsets as Markdown."""
+        rows = [f"| {op} | {c['right']} | {c['refused']} | {len(self.pairs[op])} |" for op, c in sorted(self.operators.items()) if c["right"]]
+        return "\n".join(["| operator | right | refused | opsets |", "|---|---|---|---|", *rows])
+
     def write(self, path):
         table = {
             "verdicts": self.verdicts,
+            "turned": self.turned,
             "operators": {op: {**counts, "opsets": len(self.pairs[op])} for op, counts in sorted(self.operators.items())},
             "attributes": {op: counts for op, counts in sorted(self.attributes.items())},
             "opsets": {opset: self.opsets[opset] for opset in sorted(self.opsets, key=int)},
@@ -97,6 +113,7 @@ class Coverage:
             "refusals": dict(self.refusals.most_common()),
         }
         path.write_text(json.dumps(table, indent=1))
+        path.with_suffix(".md").write_text(self.table() + "\n")
 
 
 def smaller(model):
@@ -184,8 +201,8 @@ def shrink(binary, folder, header, model, x, verdict, rounds=40):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("binary")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--binary", help="the test program, where it is built already")
     parser.add_argument("--count", type=int, default=100000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--chunk", type=int, default=500)
@@ -193,12 +210,12 @@ def main():
     parser.add_argument("--small", action="store_true", help="as generate.py has it")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    coverage, kept = Coverage(), collections.Counter()
+    binary, coverage, kept = args.binary or built(), Coverage(), collections.Counter()
     for first in range(args.seed, args.seed + args.count, args.chunk):
         graphs = [generate.make(seed, args.small) for seed in range(first, min(first + args.chunk, args.seed + args.count))]
         chunk = args.folder / "chunk.bin"
         chunk.write_bytes(b"".join(generate.packed(*graph) for graph in graphs))
-        for (model, x, _, header), verdict in zip(graphs, judge(args.binary, chunk), strict=True):
+        for (model, x, _, header), verdict in zip(graphs, judge(binary, chunk), strict=True):
             coverage.add(header, model, verdict)
             if verdict[0] in ("right", "refused"):
                 continue
@@ -206,7 +223,7 @@ def main():
             kept[name] += 1
             if kept[name] > args.keep:
                 continue
-            small, data = shrink(args.binary, args.folder, header, model, x, verdict)
+            small, data = shrink(binary, args.folder, header, model, x, verdict)
             file = args.folder / f"{name}{header['seed']}"
             file.with_suffix(".bin").write_bytes(data)
             onnx.save(small, file.with_suffix(".onnx"))

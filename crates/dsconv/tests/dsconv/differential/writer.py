@@ -24,6 +24,8 @@ def options():
 
 
 OPTIONS = options()
+# What is not finite is drawn again.
+np.seterr(all="ignore")
 
 
 def session(model):
