@@ -254,6 +254,7 @@ def attempt(seed, draw, small):
     header = {"seed": seed, "opset": g.opset, "last": last, "shape": x.shape, "type": str(x.data.dtype)}
     if g.open_sides:
         header["sides"] = [x.shape[a] for a in x.spatial]
+        header["last_of_open"] = g.last and x.channels in (1, 3)
     return model, x.data, logits, header
 
 

@@ -122,5 +122,5 @@ fn random_networks_compute_what_onnx_runtime_does_and_run_in_integers_as_simulat
     let (right, refused, failed) = run(&cases, |_| {});
     eprintln!("{} graphs: {right} right, {refused} refused", cases.len());
     assert!(failed.is_empty(), "{} of {}:\n{}", failed.len(), cases.len(), failed.join("\n"));
-    assert!(right >= cases.len() / 3, "only {right} of {} are right, {refused} refused", cases.len());
+    assert!(right >= cases.len() * 2 / 3, "only {right} of {} are right, {refused} refused", cases.len());
 }
