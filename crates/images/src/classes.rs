@@ -157,11 +157,12 @@ impl Match<'_> {
         }
         let unknown = self.used().filter(|&name| names.find(name) == Found::None);
         let unknown: Vec<&str> = unknown.collect();
-        if !by_somebody && unknown.len() == self.used().count() {
-            if let Some(outputs) = self.numbers() {
-                notes.push(format!("{}: the folders are numbers, taken as outputs of the network", self.folders.root));
-                return Ok((Some(outputs), names.shown(), notes));
-            }
+        if !by_somebody
+            && unknown.len() == self.used().count()
+            && let Some(outputs) = self.numbers()
+        {
+            notes.push(format!("{}: the folders are numbers, taken as outputs of the network", self.folders.root));
+            return Ok((Some(outputs), names.shown(), notes));
         }
         let shown = names.shown();
         let (few, known) = (some_of(unknown.iter().copied()), some_of(shown.iter().map(String::as_str)));

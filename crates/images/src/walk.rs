@@ -44,7 +44,8 @@ pub(crate) fn walk(root: &Path) -> Result<Tree, ImageError> {
                 if is_passed_over(&entry.file_name()) {
                     continue;
                 }
-                if !kind.is_dir() && !(kind.is_symlink() && path.is_dir()) {
+                let is_folder = kind.is_dir() || kind.is_symlink() && path.is_dir();
+                if !is_folder {
                     tree.file(path);
                 } else if kind.is_symlink() {
                     links.insert(path);
