@@ -11,6 +11,7 @@ logits as 32-bit floats (each after a u32 of their number). All little-endian.
 """
 import argparse
 import json
+import random
 import struct
 import sys
 
@@ -19,7 +20,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from steps import STEPS, channels_first, channels_last, conv, flatten, target_of
-from writer import Graph, Invalid, Value, ir_version, session
+from writer import OPSETS, Graph, Invalid, Value, ir_version, session
 
 
 def draw_input(g):
@@ -266,6 +267,50 @@ def make(seed, small=False):
         except (Invalid, IndexError, ValueError, TypeError):
             continue
     raise RuntimeError(f"nothing for seed {seed}")
+
+
+def varied(model, x, header, variant, opset):
+    """The same nodes with other numbers, images and batch; `None` where ONNX Runtime does not take them in this opset."""
+    rng = np.random.RandomState(header["seed"] * 31 + variant)
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    tensors = [*other.graph.initializer, *(a.t for node in other.graph.node for a in node.attribute if node.op_type == "Constant")]
+    for tensor in tensors:
+        if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) > 8:
+            values = onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(rng.permutation(values.flatten()).reshape(values.shape), tensor.name))
+    other.opset_import[0].version = opset
+    other.ir_version = ir_version(opset)
+    for function in other.functions:
+        function.opset_import[0].version = opset
+    # Files before IR 4 list what is no input among the inputs, and only those.
+    if opset >= 9:
+        del other.graph.input[1:]
+    dims = other.graph.input[0].type.tensor_type.shape.dim
+    is_open = dims[0].dim_value < 1
+    if is_open and rng.rand() < 0.5:
+        dims[0].dim_value = x.shape[0]
+        is_open = False
+    pixels = lambda: rng.permutation(x.flatten()).reshape(x.shape)
+    x = pixels()
+    try:
+        logits = measure(other, x, pixels(), is_open)
+    except Exception:
+        return None
+    return other, x, logits, {**header, "opset": opset, "variant": variant}
+
+
+def family(seed, small=False, variants=3):
+    """Graph `seed`, and up to so many variants of it."""
+    graph = make(seed, small)
+    yield graph
+    model, x, _, header = graph
+    if len(model.graph.output) == 1:
+        opsets = random.Random(seed).sample(OPSETS, variants)
+        for variant, opset in enumerate(opsets, 1):
+            other = varied(model, x, header, variant, opset) or varied(model, x, header, variant, header["opset"])
+            if other:
+                yield other
 
 
 def packed(model, x, logits, header):

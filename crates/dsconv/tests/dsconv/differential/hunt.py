@@ -206,13 +206,15 @@ def main():
     parser.add_argument("--count", type=int, default=100000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--chunk", type=int, default=500)
+    parser.add_argument("--variants", type=int, default=3, help="of each graph: other numbers, batch and opset")
     parser.add_argument("--keep", type=int, default=2, help="failures of a kind that are kept")
     parser.add_argument("--small", action="store_true", help="as generate.py has it")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     binary, coverage, kept = args.binary or built(), Coverage(), collections.Counter()
     for first in range(args.seed, args.seed + args.count, args.chunk):
-        graphs = [generate.make(seed, args.small) for seed in range(first, min(first + args.chunk, args.seed + args.count))]
+        seeds = range(first, min(first + args.chunk, args.seed + args.count))
+        graphs = [graph for seed in seeds for graph in generate.family(seed, args.small, args.variants)]
         chunk = args.folder / "chunk.bin"
         chunk.write_bytes(b"".join(generate.packed(*graph) for graph in graphs))
         for (model, x, _, header), verdict in zip(graphs, judge(binary, chunk), strict=True):
@@ -224,11 +226,11 @@ def main():
             if kept[name] > args.keep:
                 continue
             small, data = shrink(binary, args.folder, header, model, x, verdict)
-            file = args.folder / f"{name}{header['seed']}"
+            file = args.folder / f"{name}{header['seed']}_{header.get('variant', 0)}"
             file.with_suffix(".bin").write_bytes(data)
             onnx.save(small, file.with_suffix(".onnx"))
             operators = " ".join(node.op_type for node in small.graph.node)
-            print(f"seed {header['seed']}: {' '.join(verdict)[:300]}\n    {file}.onnx: {operators}", flush=True)
+            print(f"seed {header['seed']}, variant {header.get('variant', 0)}: {' '.join(verdict)[:300]}\n    {file}.onnx: {operators}", flush=True)
         coverage.write(args.folder / "coverage.json")
         print(first + args.chunk - args.seed, dict(coverage.verdicts), flush=True)
     return 1 if coverage.failures else 0
