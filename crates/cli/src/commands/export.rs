@@ -4,11 +4,10 @@ use graph::{Graph, Model, ModelError};
 use zoo::Stem;
 
 use crate::args::{Export, Format, Network, Profile, Scales};
-use crate::deploy;
 use crate::error::{Error, Result};
 use crate::output::{Ending, Output, check_file};
 use crate::printer::Printer;
-use crate::source;
+use crate::{classes, deploy, source};
 
 pub fn run(args: &Export, printer: &Printer) -> Result<()> {
     let start = Instant::now();
@@ -20,6 +19,7 @@ pub fn run(args: &Export, printer: &Printer) -> Result<()> {
     let network = zoo::Config { width, stem, ..zoo::Config::new(&args.model.model) };
     let image = args.model.image.config();
     let mut source = source::open_network(&network, args.model.weights.as_ref(), &image, printer)?;
+    classes::Said::read(args.model.classes.as_deref())?.name(&mut source.model)?;
     let ending = match format {
         Format::Safetensors => ".safetensors",
         Format::Dsc => ".dsc",
