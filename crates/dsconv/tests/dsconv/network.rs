@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use dsconv::{Alpha, Network};
 use graph::policy::Policy;
-use graph::{Info, Model, Preprocess};
+use graph::{Builder, Info, Model, Preprocess, Shape, Weights};
 use zoo::testing::{Golden, LOGITS, formula_input, formula_weights};
 
 fn info() -> Info {
@@ -122,5 +122,26 @@ fn folding_batch_norm_keeps_the_function() {
         for (a, b) in a.iter().zip(&b) {
             assert!((a - b).abs() <= 1e-4 * largest, "{name}: {a} and {b}");
         }
+    }
+}
+
+#[test]
+fn a_normalisation_may_add_nothing_to_the_variance_but_nothing_less() {
+    let normed = |eps: f64| {
+        let mut b = Builder::new("n", Shape::new(1, 1, 1));
+        b.batch_norm("bn", eps, b.input());
+        b.finish()
+    };
+    let graph = normed(0.0).unwrap();
+    let mut weights = Weights::default();
+    for (suffix, value) in [("weight", 3.0), ("bias", 1.0), ("running_mean", 2.0), ("running_var", 4.0)] {
+        weights.insert(format!("bn.{suffix}"), graph::Tensor::new([1], vec![value]));
+    }
+    let device = Device::flex();
+    let network = Network::new(&Model::float(graph, weights, info()).unwrap(), &device);
+    // (6 - 2) / sqrt(4) * 3 + 1
+    assert_eq!(logits(&network, Tensor::full([1, 1, 1, 1], 6.0, &device)), [7.0]);
+    for eps in [-1e-3, f64::NAN, f64::INFINITY] {
+        assert!(normed(eps).unwrap_err().to_string().contains("needs a finite eps >= 0"), "{eps}");
     }
 }
