@@ -229,8 +229,8 @@ impl Unlabelled {
     /// # Panics
     /// If there is no such image.
     pub fn image_name(&self, index: usize) -> String {
-        let name = self.store.names.get(self.members[index]);
-        name.cloned().unwrap_or_else(|| format!("image {index}"))
+        let member = self.members[index];
+        self.store.names.get(member).cloned().unwrap_or_else(|| format!("image {member}"))
     }
 
     pub(crate) fn content(&self, index: usize) -> Content<'_> {
