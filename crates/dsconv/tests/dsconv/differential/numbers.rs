@@ -53,9 +53,16 @@ pub fn any(random: &mut Random) -> Policy {
     }
 }
 
-/// The model with every float moved by about what sums in another order may move values.
+/// About what sums in another order may move values by, of themselves.
+const STEP: f32 = 1e-6;
+
+/// The images with every pixel moved.
+pub fn moved_pixels(pixels: &[f32], random: &mut Random) -> Vec<f32> {
+    pixels.iter().map(|v| v * (1.0 + STEP * random.signed())).collect()
+}
+
+/// The model with every float moved.
 pub fn moved(model: &Model, random: &mut Random) -> Model {
-    const STEP: f32 = 1e-6;
     let mut model = model.clone();
     for layer in model.layers.values_mut() {
         let factors: Vec<f32> = (0..layer.codes.shape()[0]).map(|_| 1.0 + STEP * random.signed()).collect();

@@ -178,7 +178,8 @@ impl Trial<'_> {
         let Err(why) = near(found, &expected, FLOAT) else { return Ok(()) };
         let mut spread = vec![0.0f64; expected.len()];
         for _ in 0..32 {
-            let other = forward(&numbers::moved(model, random), input);
+            let pixels = numbers::moved_pixels(&input.pixels, random);
+            let other = forward(&numbers::moved(model, random), &Images { pixels, shape: input.shape });
             for (spread, (a, b)) in spread.iter_mut().zip(other.iter().zip(&expected)) {
                 *spread = spread.max(f64::from((a - b).abs()));
             }

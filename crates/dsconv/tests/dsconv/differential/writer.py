@@ -276,6 +276,8 @@ class Graph:
             raise Invalid("not finite")
         if not constant and (data.size == 0 or data.size > self.largest * 4 or data.size / max(data.shape[0] if data.ndim else 1, 1) > self.largest):
             raise Invalid("size")
+        if op in ("Add", "Sub") and not constant and np.abs(data).max() < 0.02 * max(np.abs(v.data).max() for v in inputs):
+            raise Invalid("a difference of nearly equal values is mostly rounding")
         self.nodes.append(node)
         first = next((value for value in inputs if value and not value.constant), None)
         return Value(outs[take], data, constant, bool(first and first.last))
@@ -365,6 +367,8 @@ class Graph:
         deviation, largest = float(x.data.std()), float(np.abs(x.data).max())
         if largest > 20 or deviation > 4:
             return self.op("Mul", x, self.constant(np.float32(1 / max(deviation, largest / 8))))
+        if 0 < largest < 0.005:
+            raise Invalid("small")
         if 0 < largest < 0.05:
             return self.op("Div", x, self.constant(np.float32(largest)))
         return x
