@@ -4,6 +4,7 @@ use graph::{Model, SaveOptions};
 
 use crate::engine;
 use crate::error::Result;
+use crate::printer::Printer;
 
 /// Of the stored input.
 const SEED: u64 = 1;
@@ -11,17 +12,22 @@ const SEED: u64 = 1;
 /// The extension of the format.
 pub const EXTENSION: &str = "dsc";
 
-/// The model as a `.dsc` file. A network that the integer engine cannot run, or whose logits are not finite, goes without
-/// them.
+/// The model as a `.dsc` file. A network that the integer engine cannot run goes without logits, which is said.
 ///
 /// # Errors
 /// What such a file cannot hold: a model in floats.
-pub fn bytes(model: &Model, floats: &SaveOptions) -> Result<Vec<u8>> {
+pub fn bytes(model: &Model, floats: &SaveOptions, printer: &Printer) -> Result<Vec<u8>> {
     let mut stored = model.clone();
     stored.round(floats);
-    let logits = if model.is_quantized() { logits(&stored, SEED).unwrap_or_default() } else { Vec::new() };
-    let finite = !logits.is_empty() && logits.iter().all(|v| v.is_finite());
-    let pair = finite.then_some(Pair { seed: SEED, logits });
+    let pair = match model.is_quantized().then(|| logits(&stored, SEED)) {
+        Some(Ok(logits)) => Some(Pair { seed: SEED, logits }),
+        Some(Err(error)) => {
+            let why = error.message();
+            printer.warn(format!("the file has no logits for `dsconv verify`, since the integer engine fails: {why}"));
+            None
+        }
+        None => None,
+    };
     Ok(dsc::write(&stored, &dsc::Options { floats: *floats, pair })?)
 }
 

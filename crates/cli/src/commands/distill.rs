@@ -77,17 +77,17 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
         ratio: ratio(&report.fp32, chosen),
         seconds: start.elapsed().as_secs_f64(),
     };
-    let deployed = deploy(&run, &config, start)?;
+    let deployed = deploy(&run, &config, start, printer)?;
     let outcome = Outcome { run, model: config.model, report, exported, deployed };
     printer.result(&outcome, |printer| show(&outcome, printer));
     Ok(())
 }
 
 /// Leaves the exported student as a .dsc file too.
-fn deploy(run: &Path, config: &DistillConfig, start: Instant) -> Result<Written> {
+fn deploy(run: &Path, config: &DistillConfig, start: Instant, printer: &Printer) -> Result<Written> {
     let model = Model::load(run.join(MODEL))?;
     let path = run.join(DEPLOYED);
-    let data = deploy::bytes(&model, &config.export.into())?;
+    let data = deploy::bytes(&model, &config.export.into(), printer)?;
     graph::write_atomic(&path, &data).map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;
     Ok(Written::new(path, data.len() as u64, model.fp32_bytes(), start))
 }

@@ -40,7 +40,7 @@ pub fn run(args: &Export, printer: &Printer) -> Result<()> {
     let model = &source.model;
     let options = args.target.options(model.scale_precision());
     let written = match format {
-        Format::Dsc => output.save_bytes(&deploy::bytes(model, &options)?, model, start)?,
+        Format::Dsc => output.save_bytes(&deploy::bytes(model, &options, printer)?, model, start)?,
         Format::StateDict => output.save_bytes(&state_dict(model, printer)?, model, start)?,
         _ => output.save(model, &options, start)?,
     };

@@ -99,7 +99,7 @@ pub fn run(args: &Quantize, printer: &Printer) -> Result<()> {
     quantized.round(&options);
     let layers = measure(&source.model, &quantized, &policy)?;
     let written = match ending {
-        Ending::Dsc => output.save_bytes(&deploy::bytes(&quantized, &options)?, &quantized, start)?,
+        Ending::Dsc => output.save_bytes(&deploy::bytes(&quantized, &options, printer)?, &quantized, start)?,
         _ => output.save(&quantized, &options, start)?,
     };
 
