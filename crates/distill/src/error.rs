@@ -54,6 +54,12 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// A folder with files in it that are no run's, which a run could overwrite.
+    #[error("`{}` is not empty and holds no run that could go on", path.display())]
+    NoRun {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A run folder that was made with other settings, or from other images or weights.
     #[error("`{}` holds another run: {what}", path.display())]
     OtherRun {

@@ -56,12 +56,18 @@ impl RunFolder {
         self.resume
     }
 
-    /// Whether there is anything in it.
+    /// Whether there is nothing in it, but for unfinished files of a run that was killed before it had begun.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn is_empty(&self) -> Result<bool, Error> {
-        Ok(self.entries()?.is_empty())
+        self.holds_only(&[])
+    }
+
+    /// Whether all of its entries have these names, unfinished files apart.
+    pub(crate) fn holds_only(&self, names: &[&str]) -> Result<bool, Error> {
+        let known = |path: &PathBuf| graph::is_unfinished(path) || names.iter().any(|name| path.ends_with(name));
+        Ok(self.entries()?.iter().all(known))
     }
 
     /// Removes all that is in it.

@@ -85,7 +85,7 @@ fn of_network(graph: &Graph, weights: &Weights) -> Sha256 {
 /// what they were.
 ///
 /// # Errors
-/// [`Error::RunExists`], [`Error::OtherRun`], and those of files.
+/// [`Error::RunExists`], [`Error::OtherRun`], [`Error::NoRun`] where there are files of others, and those of files.
 pub(crate) fn claim<T: Serialize>(folder: &RunFolder, file: &str, config: &T, origin: &Origin) -> Result<(), Error> {
     let path = folder.path().join(file);
     let text = toml::to_string(config).map_err(|e| Error::file(&path, e))?;
@@ -93,6 +93,10 @@ pub(crate) fn claim<T: Serialize>(folder: &RunFolder, file: &str, config: &T, or
     let old = match std::fs::read_to_string(&path) {
         Ok(old) => old,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            // What a run writes first is its origin.
+            if !folder.holds_only(&[ORIGIN])? {
+                return Err(Error::NoRun { path: folder.path().to_owned() });
+            }
             // One line: there may be a million images.
             let json = serde_json::to_vec(origin).map_err(|e| Error::file(&made_from, e))?;
             files::write(&made_from, &json)?;
@@ -146,5 +150,22 @@ mod tests {
         let folder = RunFolder::open(root.path(), true).unwrap();
         let error = claim(&folder, "a.toml", &BTreeMap::<String, u32>::new(), &Origin::default()).unwrap_err();
         assert!(error.to_string().contains("no `origin.json`"), "{error}");
+    }
+
+    #[test]
+    fn files_of_others_are_not_taken_for_a_run() {
+        let root = tempfile::tempdir().unwrap();
+        let begin = || {
+            let folder = RunFolder::open(root.path(), true).unwrap();
+            claim(&folder, "a.toml", &BTreeMap::<String, u32>::new(), &Origin::default())
+        };
+        std::fs::write(root.path().join("model.safetensors"), "mine").unwrap();
+        assert!(matches!(begin(), Err(Error::NoRun { .. })));
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
+        // What a run leaves that is killed before its settings are written.
+        std::fs::remove_file(root.path().join("model.safetensors")).unwrap();
+        std::fs::write(root.path().join(ORIGIN), "{").unwrap();
+        std::fs::write(root.path().join(".dsconv-a1.tmp"), "").unwrap();
+        begin().unwrap();
     }
 }

@@ -32,15 +32,20 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// The file system's.
 pub fn remove_unfinished(folder: &Path) -> io::Result<()> {
-    let [prefix, suffix] = UNFINISHED;
     for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.to_str().is_some_and(|name| name.starts_with(prefix) && name.ends_with(suffix)) {
-            fs::remove_file(entry.path())?;
+        let path = entry?.path();
+        if is_unfinished(&path) {
+            fs::remove_file(path)?;
         }
     }
     Ok(())
+}
+
+/// Whether a file's name is one that [`write_atomic`] gives until the file is whole.
+pub fn is_unfinished(path: &Path) -> bool {
+    let [prefix, suffix] = UNFINISHED;
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with(prefix) && name.ends_with(suffix))
 }
 
 #[cfg(test)]

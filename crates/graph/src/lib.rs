@@ -91,7 +91,7 @@ mod preprocess;
 mod state_dict;
 mod weights;
 
-pub use atomic::{remove_unfinished, write_atomic};
+pub use atomic::{is_unfinished, remove_unfinished, write_atomic};
 pub use build::{Builder, Graph, GraphError, Node, NodeId, Param, Role};
 pub use cost::{Budget, Cost};
 pub use head::{Head, Outputs};

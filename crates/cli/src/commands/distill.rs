@@ -183,10 +183,16 @@ pub fn run_folder(
     };
     let run = folder.path().display();
     match (folder.is_empty()?, resume) {
-        (false, true) => printer.talk(format!("going on with {run}")),
+        (false, true) => {
+            check_run(&folder, "--resume")?;
+            printer.talk(format!("going on with {run}"));
+        }
         // Killed before it wrote anything, or never begun.
         (true, true) => printer.talk(format!("nothing to resume in {run}: starting")),
-        (false, false) if force => clear(&folder)?,
+        (false, false) if force => {
+            check_run(&folder, "--force")?;
+            folder.clear()?;
+        }
         (false, false) => {
             let error = Error::failed(format!("`{run}` is not empty"));
             return Err(error
@@ -217,17 +223,15 @@ fn open(path: &Path, resume: bool) -> Result<RunFolder> {
     })
 }
 
-/// Removes a run. A folder that does not look like one is left alone: `--out ~ --force` must not cost anybody a home.
-fn clear(folder: &RunFolder) -> Result<()> {
+/// A folder that does not look like a run is left alone: `--out ~ --force` must not cost anybody a home.
+fn check_run(folder: &RunFolder, option: &str) -> Result<()> {
     let path = folder.path();
-    if !runs::is_run(path) {
-        let error = Error::failed(format!(
-            "`{}` is not empty and is no run folder: `--force` does not touch it",
-            path.display()
-        ));
-        return Err(error.hint("`--out` names another folder"));
+    if runs::is_run(path) {
+        return Ok(());
     }
-    Ok(folder.clear()?)
+    let shown = path.display();
+    let error = Error::failed(format!("`{shown}` is not empty and is no run folder: `{option}` does not touch it"));
+    Err(error.hint("`--out` names another folder"))
 }
 
 /// A library error in the words of the command line; `table` is where its settings lie in the config.
@@ -237,6 +241,7 @@ pub fn explain(error: &distill::Error, file: &ConfigFile, folder: &RunFolder, ta
         distill::Error::RunExists { .. } => {
             Error::failed(error).hint("`--resume` goes on with it, `--force` replaces it, `--out` names another folder")
         }
+        distill::Error::NoRun { .. } => Error::failed(error).hint("`--out` names another folder"),
         distill::Error::OtherRun { .. } => Error::usage(error)
             .hint("resume with what it was begun with (config, device, weights and images), or choose another folder with `--out`"),
         distill::Error::Interrupted { .. } => Error::interrupted("stopped")
