@@ -1,5 +1,7 @@
 //! Which output of a network an image's label means.
 
+use std::collections::HashSet;
+
 use crate::names::{Found, all_differ, some_of};
 use crate::{ClassNames, ImageError, Labelled};
 
@@ -148,11 +150,19 @@ impl Match<'_> {
         if !names.is_empty()
             && let Some(outputs) = self.outputs(&names)
         {
+            self.note_missing(&outputs, &names.shown(), &mut notes);
             return Ok((Some(outputs), names.shown(), notes));
         }
         self.refuse_splits()?;
         if names.is_empty() {
             self.in_order(&mut notes)?;
+            if !matches!(classes, Classes::InOrder) {
+                let order = some_of(self.names.iter().map(String::as_str));
+                notes.push(format!(
+                    "{}: the network's classes have no names: taken as the folders in the order of theirs: {order}",
+                    self.folders.root
+                ));
+            }
             return Ok((None, self.names.to_vec(), notes));
         }
         let unknown = self.used().filter(|&name| names.find(name) == Found::None);
@@ -175,6 +185,18 @@ impl Match<'_> {
             reason,
             format!("{NAMES_HINT}; `--classes folders` takes the folders in the order of their names"),
         ))
+    }
+
+    /// Says which classes have no folder.
+    fn note_missing(&self, outputs: &[usize], names: &[String], notes: &mut Vec<String>) {
+        let with_images = (0..outputs.len()).filter(|folder| !self.folders.empty.contains(folder));
+        let found: HashSet<usize> = with_images.map(|folder| outputs[folder]).collect();
+        let missing: Vec<&str> =
+            names.iter().enumerate().filter(|(class, _)| !found.contains(class)).map(|(_, name)| &**name).collect();
+        if !missing.is_empty() {
+            let (root, few, count) = (&self.folders.root, some_of(missing.iter().copied()), names.len());
+            notes.push(format!("{root}: no images of {} of the network's {count} classes: {few}", missing.len()));
+        }
     }
 
     /// Names of the folders that hold images.

@@ -236,6 +236,10 @@ fn listed(root: &Path, file: &Path, tree: &mut Tree) -> Result<Entries, ImageErr
         }
         return Ok(used);
     }
+    if tree.folders.len() > 1 {
+        tree.notes
+            .push(format!("{} gives the labels; what its images' folders are called does not count", file.display()));
+    }
     let fail = |line: usize, reason: String| ImageError::LabelsFile { path: file.to_owned(), line, reason };
     let mut labels = HashMap::new();
     for (i, line) in lines() {
@@ -357,8 +361,10 @@ mod tests {
         fs::create_dir(tree.path("set/a")).unwrap();
         let own = names(&["c", "x", "b", "y"]);
         let (labels, notes) = matched(&tree, 4, Classes::OfNetwork(&own)).unwrap();
-        assert_eq!((labels.as_slice(), notes.len()), ([0, 2].as_slice(), 1), "sorted, C is before b");
+        assert_eq!(labels, [0, 2], "sorted, C is before b");
         assert!(notes[0].ends_with("no images in `a`"), "{notes:?}");
+        assert!(notes[1].ends_with("set: no images of 2 of the network's 4 classes: `x`, `y`"), "{notes:?}");
+        assert_eq!(notes.len(), 2);
         let set = tree.labelled().unwrap().for_network(4, Classes::OfNetwork(&own)).unwrap().set;
         assert_eq!(set.class_names(), ["c", "x", "b", "y"]);
         assert_eq!(set.take(1).labels(), [0]);
@@ -386,6 +392,7 @@ mod tests {
         let (labels, notes) = matched(&tree, 3, Classes::OfNetwork(&none)).unwrap();
         assert_eq!(labels, [0, 2]);
         assert!(notes[0].ends_with("set: no images in `b`"), "{notes:?}");
+        assert!(notes[1].contains("the network's classes have no names"), "{notes:?}");
         assert!(matched(&tree, 2, Classes::InOrder).is_err());
     }
 

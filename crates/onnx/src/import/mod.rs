@@ -146,11 +146,11 @@ pub fn import(bytes: &[u8], options: &ImportOptions) -> Result<Imported, ImportE
         .filter(|preprocess| preprocess.channels() == imported.graph.input().channels);
     if let Some((key, names)) = metadata::classes(&model.metadata_props) {
         let count = imported.graph.head().classes();
-        match names.len() == count {
-            true => imported.classes = names,
-            false => imported.notes.push(format!(
-                "its metadata `{key}` names {} classes, its output has {count}: the names are left out",
-                names.len()
+        match names.len() {
+            0 => imported.notes.push(format!("its metadata `{key}` do not read as names of classes: left out")),
+            named if named == count => imported.classes = names,
+            named => imported.notes.push(format!(
+                "its metadata `{key}` names {named} classes, its output has {count}: the names are left out"
             )),
         }
     }
