@@ -102,6 +102,10 @@ pub fn check(teacher: &Model, policy: &Policy, images: &Unlabelled, config: &Ada
     if teacher.is_quantized() {
         return Err(ModelError::AlreadyQuantized { graph: teacher.graph.name().into() }.into());
     }
+    if teacher.graph.head().outputs == graph::Outputs::Values {
+        let why = "its outputs are computed from a softmax or sigmoid, and a student learns from logits".to_owned();
+        return Err(Error::Data { set: format!("`{}`", teacher.graph.name()), why });
+    }
     let folded = bare(teacher).graph;
     policy.resolve(&folded)?;
     taps(&folded, config).map(drop)

@@ -10,6 +10,9 @@ pub enum Outputs {
     Softmax,
     /// A probability of its own for each output: the network ends in a sigmoid.
     Sigmoid,
+    /// What is computed from a softmax or sigmoid, such as a mean of two or a percentage: larger is likelier, and no more is
+    /// known.
+    Values,
 }
 
 /// How a network's outputs are read as classes: see [`Graph::head`].
@@ -24,12 +27,12 @@ pub struct Head {
 impl Head {
     /// Number of classes: the outputs, or two where one output tells the second class from the first.
     pub fn classes(self) -> usize {
-        self.count.max(2)
+        self.count + usize::from(self.is_binary())
     }
 
     /// Whether one output decides between two classes: it speaks for class 1, and class 0 has the rest.
     pub fn is_binary(self) -> bool {
-        self.count == 1
+        self.count == 1 && self.outputs != Outputs::Values
     }
 
     /// Whether several classes can be right at the same time.
@@ -37,14 +40,14 @@ impl Head {
         self.outputs == Outputs::Sigmoid && self.count > 1
     }
 
-    /// The probability of each class, from one image's outputs. A single output without a sigmoid is read as the logit of
-    /// class 1, as PyTorch's `BCEWithLogitsLoss` trains it.
+    /// The probability of each class, from one image's outputs; the outputs themselves where they are [`Outputs::Values`]. A
+    /// single output without a sigmoid is read as the logit of class 1, as PyTorch's `BCEWithLogitsLoss` trains it.
     ///
     /// # Panics
     /// Unless there are as many outputs as the network has.
     pub fn probabilities(self, outputs: &[f32]) -> Vec<f64> {
         assert_eq!(outputs.len(), self.count, "one value an output");
-        if let &[output] = outputs {
+        if let (&[output], true) = (outputs, self.is_binary()) {
             let output = f64::from(output);
             // A softmax of one class is always 1.
             let second = if self.outputs == Outputs::Logits { 1.0 / (1.0 + (-output).exp()) } else { output };
@@ -71,12 +74,12 @@ impl Graph {
     }
 
     /// The network without the softmax or sigmoid that its outputs come from, and what follows it: as many outputs, before
-    /// they become probabilities. Its parameters are the same. `None` where outputs are logits already, and where nothing
-    /// would be left.
+    /// they become probabilities. Its parameters are the same. `None` where outputs are logits already, where more than that is
+    /// computed of them, and where nothing would be left.
     pub fn without_head(&self) -> Option<Self> {
         let last = self.last();
         let &[input] = last.inputs.as_slice() else { return None };
-        if self.head().outputs == Outputs::Logits || input.index() == 0 {
+        if !matches!(self.head().outputs, Outputs::Softmax | Outputs::Sigmoid) || input.index() == 0 {
             return None;
         }
         // The nodes after it lead nowhere but to it.
@@ -85,14 +88,40 @@ impl Graph {
         Some(Self::from_nodes(self.name(), self.input(), nodes).expect("a part of a graph that was checked"))
     }
 
-    /// How its outputs are read as classes: by the last operation that changes values.
+    /// How its outputs are read as classes: by the last operation that changes values, and by what comes after the last layer
+    /// with weights.
     pub fn head(&self) -> Head {
-        let outputs = match self.last().op {
-            Op::Softmax => Outputs::Softmax,
-            Op::Activation(Activation::Sigmoid | Activation::HardSigmoid { .. }) => Outputs::Sigmoid,
-            _ => Outputs::Logits,
+        let outputs = match probabilities(&self.last().op) {
+            Some(outputs) => outputs,
+            None if self.ends_after_probabilities() => Outputs::Values,
+            None => Outputs::Logits,
         };
         Head { outputs, count: self.output().elements() }
+    }
+
+    /// Whether a softmax or sigmoid, with no convolution or linear layer after it, has a part in the outputs.
+    fn ends_after_probabilities(&self) -> bool {
+        let mut reached = vec![false; self.nodes().len()];
+        *reached.last_mut().expect("a graph has nodes") = true;
+        for (i, node) in self.nodes().iter().enumerate().rev() {
+            if !reached[i] || matches!(node.op, Op::Conv2d(_) | Op::Linear { .. }) {
+                continue;
+            }
+            if probabilities(&node.op).is_some() {
+                return true;
+            }
+            node.inputs.iter().for_each(|input| reached[input.index()] = true);
+        }
+        false
+    }
+}
+
+/// What an operation's values are, if they are probabilities.
+fn probabilities(op: &Op) -> Option<Outputs> {
+    match op {
+        Op::Softmax => Some(Outputs::Softmax),
+        Op::Activation(Activation::Sigmoid | Activation::HardSigmoid { .. }) => Some(Outputs::Sigmoid),
+        _ => None,
     }
 }
 
@@ -148,5 +177,25 @@ mod tests {
         assert_eq!(head(2, Some(Op::Activation(Activation::Sigmoid))).probabilities(&[0.5, 0.25]), [0.5, 0.25]);
         assert_eq!(head(1, Some(Op::Activation(Activation::Sigmoid))).probabilities(&[0.25]), [0.75, 0.25]);
         assert_eq!(head(1, None).probabilities(&[0.0]), [0.5, 0.5]);
+    }
+
+    #[test]
+    fn what_is_computed_of_probabilities_is_not_read_as_logits() {
+        let mut b = Builder::new("n", Shape::new(3, 1, 1));
+        let x = b.linear("fc", 2, b.input());
+        let a = b.push("softmax", Op::Softmax, vec![x]);
+        b.push("scale", Op::Affine { channels: 2 }, vec![a]);
+        let graph = b.finish().unwrap();
+        assert_eq!(graph.head(), Head { outputs: Outputs::Values, count: 2 });
+        assert_eq!(graph.without_head(), None);
+        assert_eq!(graph.head().probabilities(&[31.0, 69.0]), [31.0, 69.0]);
+        let one = Head { outputs: Outputs::Values, count: 1 };
+        assert_eq!((one.classes(), one.is_binary(), one.probabilities(&[0.25])), (1, false, vec![0.25]));
+
+        // A gate before the last layer is no output.
+        let mut b = Builder::new("n", Shape::new(3, 1, 1));
+        let x = b.push("gate", Op::Activation(Activation::Sigmoid), vec![b.input()]);
+        b.linear("fc", 2, x);
+        assert_eq!(b.finish().unwrap().head().outputs, Outputs::Logits);
     }
 }

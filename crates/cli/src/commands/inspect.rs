@@ -120,6 +120,7 @@ fn outputs(head: Head) -> String {
         (Outputs::Logits, count) => format!("{count} logits"),
         (Outputs::Softmax, count) => format!("{count} probabilities of which one class is right"),
         (Outputs::Sigmoid, count) => format!("{count} probabilities, several classes can be right"),
+        (Outputs::Values, count) => format!("{count} values that are computed from probabilities"),
     }
 }
 

@@ -32,7 +32,11 @@ struct Class {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     /// 0 to 1.
-    probability: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probability: Option<f64>,
+    /// The output, where no probability follows from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<f32>,
 }
 
 /// What probabilities are.
@@ -45,12 +49,15 @@ enum Kind {
     Sigmoid,
     /// Several classes can be right: each stands for itself.
     SigmoidOfEach,
+    /// None: outputs as they are.
+    Values,
 }
 
 impl Kind {
     fn of(head: Head) -> Self {
         match head.is_multi_label() {
             true => Self::SigmoidOfEach,
+            false if head.outputs == Outputs::Values => Self::Values,
             false if head.is_binary() => Self::Sigmoid,
             false => Self::Softmax,
         }
@@ -102,6 +109,10 @@ pub fn run(args: &Predict, printer: &Printer) -> Result<()> {
 fn explain(model: &str, head: Head, printer: &Printer) {
     if head.is_binary() && head.outputs == Outputs::Logits {
         printer.talk(format!("{model} has one output and no sigmoid: it is read as the logit of class 1"));
+    } else if head.outputs == Outputs::Values {
+        printer.talk(format!(
+            "{model} computes its outputs from a softmax or sigmoid: they are shown as they are, the largest first"
+        ));
     } else if head.is_multi_label() {
         printer.talk(format!(
             "{model} ends in a sigmoid: several classes can be right, each percentage stands for itself"
@@ -139,7 +150,13 @@ fn likeliest(outputs: &[f32], head: Head, top: usize, names: &[String]) -> Vec<C
         true => probabilities[b].total_cmp(&probabilities[a]),
         false => outputs[b].total_cmp(&outputs[a]),
     });
-    let class = |index: usize| Class { index, name: names.get(index).cloned(), probability: probabilities[index] };
+    let told = head.outputs != Outputs::Values;
+    let class = |index: usize| Class {
+        index,
+        name: names.get(index).cloned(),
+        probability: told.then(|| probabilities[index]),
+        value: (!told).then(|| outputs[index]),
+    };
     order.into_iter().take(top).map(class).collect()
 }
 
@@ -150,10 +167,11 @@ fn show(predictions: &[Prediction], printer: &Printer) {
         }
         printer.line(prediction.image.display());
         let percent = if prediction.probabilities == Kind::SigmoidOfEach { "percent of each" } else { "percent" };
-        let mut table = Table::new(["class", percent, "name"]).left([2]);
+        let mut table = Table::new(["class", percent, "value", "name"]).left([3]);
         for class in &prediction.top {
             let name = class.name.clone().unwrap_or_default();
-            table.row([class.index.to_string(), format!("{:.1}", 100.0 * class.probability), name]);
+            let percent = class.probability.map_or(String::new(), |p| format!("{:.1}", 100.0 * p));
+            table.row([class.index.to_string(), percent, class.value.map_or(String::new(), |v| v.to_string()), name]);
         }
         printer.table(&table.without_empty_columns());
         if let Some(logits) = &prediction.logits {
@@ -169,7 +187,10 @@ mod tests {
 
     fn shown(head: Head, outputs: &[f32]) -> Vec<(usize, f64)> {
         let round = |p: f64| (p * 1e3).round() / 1e3;
-        likeliest(outputs, head, 5, &[]).into_iter().map(|class| (class.index, round(class.probability))).collect()
+        likeliest(outputs, head, 5, &[])
+            .into_iter()
+            .map(|class| (class.index, round(class.probability.unwrap())))
+            .collect()
     }
 
     #[test]
@@ -182,6 +203,8 @@ mod tests {
         assert_eq!(shown(head(Outputs::Softmax, 2), &[0.3, 0.7]), [(1, 0.7), (0, 0.3)]);
         // e^0 : e^1000 : e^999
         assert_eq!(shown(head(Outputs::Logits, 3), &[0.0, 1000.0, 999.0]), [(1, 0.731), (2, 0.269), (0, 0.0)]);
+        let values = likeliest(&[31.0, 69.0], head(Outputs::Values, 2), 1, &[]);
+        assert_eq!((values[0].index, values[0].probability, values[0].value), (1, None, Some(69.0)));
         assert_eq!(Kind::of(head(Outputs::Sigmoid, 3)), Kind::SigmoidOfEach);
         assert_eq!(Kind::of(head(Outputs::Logits, 1)), Kind::Sigmoid);
     }
