@@ -214,7 +214,8 @@ impl Unlabelled {
 
     /// The set just made, whose images are these files under `root`.
     pub(crate) fn with_names<'a>(mut self, root: &Path, paths: impl Iterator<Item = &'a PathBuf>) -> Self {
-        let name = |path: &'a PathBuf| path.strip_prefix(root).unwrap_or(path).display().to_string();
+        let inside = |path: &'a PathBuf| path.strip_prefix(root).ok().filter(|name| !name.as_os_str().is_empty());
+        let name = |path: &'a PathBuf| inside(path).unwrap_or(path).display().to_string();
         Arc::get_mut(&mut self.store).expect("nobody else has a set just made").names = paths.map(name).collect();
         self
     }

@@ -53,11 +53,12 @@ impl<'a> External<'a> {
         })?;
         let path = inside(folder, &location.value)?;
         let failed = |error: std::io::Error| Refusal::from(format!("its data in '{}': {error}", location.value));
-        let mut file = File::open(&path).map_err(failed)?;
-        let about = file.metadata().map_err(failed)?;
-        if !about.is_file() {
+        // Before it is opened: opening a pipe waits for somebody to write to it.
+        if !path.metadata().map_err(failed)?.is_file() {
             return Err(format!("its data lies in '{}', which is no file", location.value).into());
         }
+        let mut file = File::open(&path).map_err(failed)?;
+        let about = file.metadata().map_err(failed)?;
         let (_, count) = dims(tensor)?;
         let needed =
             raw_bytes(tensor.data_type, count).ok_or("elements of a type that is not read from other files")?;

@@ -9,10 +9,11 @@ use super::ImportError;
 use super::constant::{self, Constant, Data};
 use super::error::{Refusal, Result};
 use super::external::External;
+use super::fold;
 use super::names;
 use super::node::Node;
 use super::view::View;
-use crate::proto::{GraphProto, TensorProto};
+use crate::proto::{DataType, GraphProto, TensorProto};
 
 /// Largest value between nodes, in elements of one image.
 const MAX_VALUE: usize = 1 << 28;
@@ -234,6 +235,12 @@ impl<'a> Lowering<'a> {
             return Ok(results.into_iter().map(|result| Some(Value::Constant(result))).collect());
         }
         self.refuse_bytes(node)?;
+        if node.op() == "CastLike"
+            && let Value::Constant(constant) = self.value(node, 0)?
+        {
+            let kind = if self.nodes[self.view(node, 1)?.node].bytes { DataType::Uint8 } else { DataType::Float };
+            return Ok(vec![Some(Value::Constant(Rc::new(fold::cast(&constant, kind as i64)?)))]);
+        }
         let one = |view: View| Ok(vec![Some(Value::View(view))]);
         match node.op() {
             "Conv" => one(self.conv(node)?),

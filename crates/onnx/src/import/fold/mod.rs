@@ -15,6 +15,7 @@ use super::node::Node;
 use crate::proto::DataType;
 use array::{broadcast, concat, count, strides};
 pub(super) use array::{permute, range};
+pub(super) use number::cast;
 
 /// Multiply-adds of products of constants, all together.
 const MAX_WORK: usize = 1 << 32;

@@ -10,7 +10,7 @@ use crate::proto::DataType;
 ///
 /// # Errors
 /// Numbers that it cannot hold.
-pub(super) fn cast(x: &Constant, to: i64) -> Result<Constant> {
+pub(in super::super) fn cast(x: &Constant, to: i64) -> Result<Constant> {
     let kind = i32::try_from(to).ok().and_then(|to| DataType::try_from(to).ok()).ok_or("a cast to an unknown type")?;
     let data = match (&x.data, kind) {
         (Data::Float(values), DataType::Float | DataType::Double) => Data::Float(values.clone()),
