@@ -101,6 +101,13 @@ impl Default for Printer {
     }
 }
 
+/// Without what a terminal would obey: names in a file may hold anything.
+pub fn harmless(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
+}
+
 impl Printer {
     /// As the options and the terminal say. `NO_COLOR` and `TERM=dumb` turn colour off, `--color` overrules both.
     pub fn new(global: &Global) -> Self {
@@ -147,7 +154,7 @@ impl Printer {
 
     /// A line of the result.
     pub fn line(&self, text: impl Display) {
-        self.write_out(&text.to_string());
+        self.write_out(&harmless(&text.to_string()));
     }
 
     /// A table of the result.
@@ -163,30 +170,31 @@ impl Printer {
     /// Talk: what is being done. Hidden by `--quiet`.
     pub fn talk(&self, text: impl Display) {
         if !self.quiet {
-            self.write_err(&text.to_string());
+            self.write_err(&harmless(&text.to_string()));
         }
     }
 
     /// Details, with `--verbose` only.
     pub fn detail(&self, text: impl Display) {
         if self.verbose {
-            self.write_err(&Style::Dim.paint(self.err, text));
+            self.write_err(&Style::Dim.paint(self.err, harmless(&text.to_string())));
         }
     }
 
     /// Something the user should know though the work goes on.
     pub fn warn(&self, text: impl Display) {
+        let text = harmless(&text.to_string());
         self.write_err(&format!("{}: {text}", Style::Yellow.paint(self.err, "warning")));
     }
 
     /// The last words of a command that failed.
     pub fn error(&self, error: &Error) {
-        let mut text = format!("{}: {}", Style::Red.paint(self.err, "error"), error.message());
+        let mut text = format!("{}: {}", Style::Red.paint(self.err, "error"), harmless(error.message()));
         if let Some(drawing) = error.drawing() {
             text += &format!("\n{drawing}");
         }
         if let Some(hint) = error.advice() {
-            text += &format!("\n\n{}: {hint}", Style::Cyan.paint(self.err, "hint"));
+            text += &format!("\n\n{}: {}", Style::Cyan.paint(self.err, "hint"), harmless(hint));
         }
         self.write_err(&text);
     }

@@ -1,6 +1,8 @@
 //! Tables and figures for people.
 use std::time::Duration;
 
+use crate::printer::harmless;
+
 /// Columns that line up. The first is left-aligned, and those named in [`Table::left`]; figures are right-aligned.
 #[derive(Debug, Default)]
 pub struct Table {
@@ -23,7 +25,7 @@ impl Table {
 
     /// Adds a row; missing cells are empty.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+        self.rows.push(cells.into_iter().map(|cell| harmless(&cell).replace(['\n', '\t'], " ")).collect());
     }
 
     /// Drops the columns that are empty in every row.
@@ -116,6 +118,13 @@ pub fn duration(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_cannot_speak_to_the_terminal() {
+        let mut table = Table::new(["name"]);
+        table.row(["\u{1b}[31mred\nx".to_owned()]);
+        assert_eq!(table.lines()[2], "\u{fffd}[31mred x");
+    }
 
     #[test]
     fn columns_line_up() {
