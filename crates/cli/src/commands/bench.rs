@@ -102,7 +102,6 @@ pub fn run(args: &Bench, printer: &Printer) -> Result<()> {
     let latency_ms = Latency { min: at(0.0), median: at(0.5), p95: at(0.95) };
 
     let mut steps = session.profile(&one)?;
-    let begun = Instant::now();
     for _ in 1..PROFILES {
         if begun.elapsed().as_secs_f64() > SECONDS {
             break;
