@@ -181,7 +181,7 @@ pub fn check(model: &Model, input: &[f32], name: &str) -> bool {
     for kernel in runtime::kernels() {
         let engine = runtime::Model::with_kernel(model.clone(), Some(kernel)).unwrap();
         for threads in [1, 3] {
-            let mut session = engine.session(threads).unwrap();
+            let mut session = engine.session(crate::threads(threads)).unwrap();
             // A second run finds the buffers as the first one left them.
             for _ in 0..2 {
                 let found = session.run(input).map(<[f32]>::to_vec).map_err(|error| error.to_string());

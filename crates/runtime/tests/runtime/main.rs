@@ -10,3 +10,8 @@ mod problem;
 fn quick() -> bool {
     std::env::var_os("DSCONV_TEST_QUICK").is_some()
 }
+
+/// Threads that can be had: WebAssembly has one.
+fn threads(wanted: usize) -> usize {
+    if cfg!(target_family = "wasm") { 1 } else { wanted }
+}

@@ -16,7 +16,7 @@ pub fn check(model: &Model, images: usize) {
     for kernel in runtime::kernels() {
         let engine = runtime::Model::with_kernel(model.clone(), Some(kernel)).unwrap();
         for threads in [1, 2, 3] {
-            let mut session = engine.session(threads).unwrap();
+            let mut session = engine.session(crate::threads(threads)).unwrap();
             // A second run finds the buffers as the first one left them.
             for batch in [images, 1, images] {
                 let found = session.run(&input.data()[..batch * one]).unwrap();

@@ -158,7 +158,7 @@ fn a_dsc_file_runs_as_the_model_it_was_made_from() {
 #[test]
 fn what_is_no_image_is_refused() {
     let model = runtime::Model::new(quantize(every_exact_operation())).unwrap();
-    let mut session = model.session(2).unwrap();
+    let mut session = model.session(crate::threads(2)).unwrap();
     for wrong in [0, 362, 364] {
         let error = session.run(&vec![0.0; wrong]).unwrap_err();
         assert!(matches!(error, runtime::Error::Input { image: 363, .. }), "{error}");

@@ -109,7 +109,7 @@ impl Problem {
         for kernel in runtime::kernels() {
             let model = runtime::Model::with_kernel(self.model(), Some(kernel)).unwrap();
             for threads in [1, 3] {
-                let mut session = model.session(threads).unwrap();
+                let mut session = model.session(crate::threads(threads)).unwrap();
                 let found = session.run(&image);
                 let Some(expected) = &expected else {
                     let error = found.expect_err("a value is not finite").to_string();
