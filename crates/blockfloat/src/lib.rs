@@ -52,6 +52,7 @@ mod activations;
 mod conv;
 mod error;
 mod pack;
+mod random;
 mod reconstruct;
 mod round;
 mod rules;
@@ -65,6 +66,7 @@ pub use activations::{QuantizedActivations, dequantized_activations, quantize_ac
 pub use conv::{ConvParams, conv2d};
 pub use error::Error;
 pub use pack::{pack, packed_len, unpack};
+pub use random::SplitMix64;
 pub use reconstruct::reconstruct;
 pub use training::{least_squares_scales, quantized_weight_codes, quantized_weight_values, refit};
 pub use two_level::TwoLevel;

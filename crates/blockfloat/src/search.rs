@@ -165,17 +165,12 @@ pub(crate) fn pad(u: &mut Vec<f32>) {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::SplitMix64;
 
-    /// Roughly normal weights: the sum of 12 uniform ones (splitmix64).
+    /// Roughly normal weights: each is the sum of 12 uniform numbers, less its mean.
     pub(crate) fn normal(seed: u64, len: usize) -> Vec<f32> {
-        let mut state = seed;
-        let mut uniform = || {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((z ^ (z >> 31)) >> 40) as f32 / (1u32 << 24) as f32
-        };
-        (0..len).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect()
+        let mut random = SplitMix64::new(seed);
+        (0..len).map(|_| (0..12).map(|_| random.next_f32()).sum::<f32>() - 6.0).collect()
     }
 
     #[test]

@@ -1,30 +1,27 @@
 //! Randomness as a pure function: every generator is made from the seed and what it is for.
+use blockfloat::SplitMix64;
 
-/// Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014.
+/// A stream of random draws.
 #[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
+pub(crate) struct Random(SplitMix64);
 
 impl Random {
-    /// A stream for one purpose: `keys` are, say, an epoch and an index.
+    /// Starts a stream for one purpose: `keys` are, say, an epoch and an index.
     pub(crate) fn new(seed: u64, keys: &[u64]) -> Self {
-        let mut state = Self(seed);
-        for key in keys {
-            state.0 = state.next() ^ key.wrapping_mul(0xd134_2543_de82_ef95);
-        }
-        state
+        let mix = |mut random: SplitMix64, key: &u64| {
+            SplitMix64::new(random.next_u64() ^ key.wrapping_mul(0xd134_2543_de82_ef95))
+        };
+        Self(keys.iter().fold(SplitMix64::new(seed), mix))
     }
 
+    /// Draws a 64-bit integer uniformly.
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.next_u64()
     }
 
-    /// In `0..bound`.
+    /// Draws an integer uniformly from `0..bound`.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
-        ((u128::from(self.next()) * bound as u128) >> 64) as usize
+        ((u128::from(self.0.next_u64()) * bound as u128) >> 64) as usize
     }
 }
 

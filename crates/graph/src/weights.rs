@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use blockfloat::SplitMix64;
+
 use crate::build::{Graph, Role};
 
 /// A dense f32 tensor, row-major.
@@ -138,7 +140,7 @@ impl Weights {
     /// Random weights for training from scratch: He et al. 2015 (fan out, normal) for convolutions, uniform
     /// `1/sqrt(fan in)` for linear layers, identity for normalisations. The same seed gives the same weights anywhere.
     pub fn init(graph: &Graph, seed: u64) -> Self {
-        let mut rng = SplitMix(seed);
+        let mut rng = Random(SplitMix64::new(seed));
         let mut weights = Self::default();
         for param in graph.params() {
             let n: usize = param.shape.iter().product();
@@ -162,24 +164,16 @@ impl Weights {
     }
 }
 
-/// Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014.
-struct SplitMix(u64);
+/// Random draws of a layer's first weights.
+struct Random(SplitMix64);
 
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// In (0, 1).
+impl Random {
+    /// Draws uniformly from (0, 1).
     fn uniform(&mut self) -> f64 {
-        ((self.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+        ((self.0.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
     }
 
-    /// Box-Muller.
+    /// Draws from the standard normal distribution (Box-Muller).
     fn normal(&mut self) -> f64 {
         (-2.0 * self.uniform().ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
     }

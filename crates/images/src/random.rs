@@ -1,39 +1,42 @@
-//! Random numbers that are the same on every machine: integers, and floats made of them exactly.
+//! Draws that are the same on every machine: integers, and floats made of them exactly.
+use blockfloat::SplitMix64;
 
-/// SplitMix64 (Steele, Lea and Flood 2014): one addition and a mixing function a number.
-pub(crate) struct Random(u64);
+/// A stream of random draws.
+pub(crate) struct Random(SplitMix64);
 
 impl Random {
-    /// The stream that belongs to item `index` of `seed`; streams of neighbouring items are unrelated.
+    /// Starts the stream of item `index` under `seed`; the streams of neighbouring items are unrelated.
     pub(crate) fn new(seed: u64, index: u64) -> Self {
-        Self(mix(seed ^ mix(index.wrapping_add(0x9E37_79B9_7F4A_7C15))))
+        Self(SplitMix64::new(SplitMix64::mix(seed ^ SplitMix64::new(index).next_u64())))
     }
 
+    /// Draws a 64-bit integer uniformly.
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        mix(self.0)
+        self.0.next_u64()
     }
 
-    /// Uniform in `0..n`.
+    /// Draws an integer uniformly from `0..n`, for `n` below `2^32`.
     pub(crate) fn below(&mut self, n: usize) -> usize {
-        (((self.next() >> 32) * n as u64) >> 32) as usize
+        (((self.0.next_u64() >> 32) * n as u64) >> 32) as usize
     }
 
-    /// Uniform in `0..1`, a multiple of 2^-24: exact in `f32`.
+    /// Draws a float uniformly from `[0, 1)`, a multiple of `2^-24`.
     pub(crate) fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 * (1.0 / 16_777_216.0)
+        self.0.next_f32()
     }
 
-    /// Uniform in `low..high`.
+    /// Draws a float uniformly from `low..high`.
     pub(crate) fn within(&mut self, [low, high]: [f32; 2]) -> f32 {
         low + (high - low) * self.unit()
     }
 
+    /// Returns true with the given probability.
     pub(crate) fn chance(&mut self, probability: f32) -> bool {
         self.unit() < probability
     }
 
-    /// A direction uniform on the unit sphere of `N` dimensions, by rejection: no sine or cosine.
+    /// Draws a direction uniformly from the unit sphere in `N` dimensions, by rejection: sines and cosines differ between
+    /// machines.
     pub(crate) fn direction<const N: usize>(&mut self) -> [f32; N] {
         loop {
             let v: [f32; N] = std::array::from_fn(|_| self.within([-1.0, 1.0]));
@@ -45,15 +48,9 @@ impl Random {
     }
 }
 
-/// Shuffles in place (Fisher-Yates).
+/// Shuffles `items` in place (Fisher-Yates).
 pub(crate) fn shuffle<T>(items: &mut [T], random: &mut Random) {
     for i in (1..items.len()).rev() {
         items.swap(i, random.below(i + 1));
     }
-}
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }

@@ -3,6 +3,7 @@
 
 use std::sync::OnceLock;
 
+use blockfloat::SplitMix64;
 use graph::{Float, SaveOptions, dsc};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 
@@ -33,7 +34,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    let mut random = Random(u64::from(seed) << 32 | 0x9e37_79b9);
+    let mut random = Random(SplitMix64::new(u64::from(seed) << 32 | 0x9e37_79b9));
     let mut parts = forge::split(&data[..size]).unwrap_or_default();
     if parts.is_empty() || random.below(200) == 0 {
         static SEEDS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
@@ -131,14 +132,10 @@ fn mutate_text(text: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// splitmix64.
-struct Random(u64);
+struct Random(SplitMix64);
 
 impl Random {
     fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % end as u64) as usize
+        (self.0.next_u64() % end as u64) as usize
     }
 }

@@ -1,3 +1,5 @@
+use blockfloat::SplitMix64;
+
 use crate::op::Shape;
 
 /// An input that can be made anywhere, and the logits that the network gives for it: what an engine is checked with.
@@ -18,12 +20,9 @@ impl Pair {
     /// `z = (z ^ z >> 27) * 0x94d049bb133111eb`; the number is `z ^ z >> 31`; all modulo `2^64`.
     pub fn input(seed: u64, shape: Shape) -> Vec<f32> {
         let mut input = Vec::with_capacity(shape.elements().next_multiple_of(8));
-        let mut state = seed;
+        let mut random = SplitMix64::new(seed);
         while input.len() < shape.elements() {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            input.extend((z ^ (z >> 31)).to_le_bytes().map(|byte| (f32::from(byte) - 128.0) / 64.0));
+            input.extend(random.next_u64().to_le_bytes().map(|byte| (f32::from(byte) - 128.0) / 64.0));
         }
         input.truncate(shape.elements());
         input

@@ -1,5 +1,6 @@
 //! Every way a network can end, and random graphs whose values share memory: every kernel gives the interpreter's bits, or
 //! the error that it gives.
+use blockfloat::SplitMix64;
 use graph::{Activation, Builder, Conv2d, Graph, Model, NodeId, Op, Policy, Pool2d, Shape};
 use zoo::testing::{formula_input, formula_weights};
 
@@ -244,15 +245,11 @@ fn a_network_may_end_in_any_two_operations() {
     assert!(checked == graphs && graphs >= least, "{checked} of {graphs}");
 }
 
-/// splitmix64.
-struct Random(u64);
+struct Random(SplitMix64);
 
 impl Random {
     fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % end as u64) as usize
+        (self.0.next_u64() % end as u64) as usize
     }
 }
 
@@ -324,7 +321,7 @@ fn values_that_share_memory_are_kept_apart() {
     let policies: Vec<Policy> = policies.iter().map(|text| toml::from_str(text).unwrap()).collect();
     let mut finite = 0;
     for seed in 0..count {
-        let mut random = Random(seed);
+        let mut random = Random(SplitMix64::new(seed));
         let Some(graph) = random_graph(&mut random) else { continue };
         let Shape { channels, height, width } = graph.input();
         let model = model(graph, &policies[random.below(policies.len())]);

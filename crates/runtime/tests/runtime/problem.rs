@@ -2,7 +2,8 @@
 use std::collections::BTreeMap;
 
 use blockfloat::{
-    ActivationFormat, ActivationScale, Bits, BlockSize, ConvParams, QuantizedWeights, conv2d, quantize_activations,
+    ActivationFormat, ActivationScale, Bits, BlockSize, ConvParams, QuantizedWeights, SplitMix64, conv2d,
+    quantize_activations,
 };
 use graph::{Builder, Conv2d, Info, Model, Preprocess, QuantizedLayer, Shape, Weights};
 use proptest::prelude::*;
@@ -24,14 +25,8 @@ pub struct Problem {
 
 /// Values in [-1, 1).
 fn noise(seed: u64, n: usize) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    (0..n).map(|_| (next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect()
+    let mut random = SplitMix64::new(seed);
+    (0..n).map(|_| 2.0 * random.next_f32() - 1.0).collect()
 }
 
 /// `x * 2^exponent`, kept finite.

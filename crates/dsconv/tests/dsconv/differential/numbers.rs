@@ -1,26 +1,22 @@
 //! Formats drawn for a graph, and small numbers to move things by.
-use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule};
+use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule, SplitMix64};
 use graph::{Model, Policy};
 
-/// A generator of numbers: SplitMix64.
-pub struct Random(pub u64);
+/// A stream of random draws.
+pub struct Random(SplitMix64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+    pub fn new(seed: u64) -> Self {
+        Self(SplitMix64::new(seed))
     }
 
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[(self.next() % of.len() as u64) as usize]
+        of[(self.0.next_u64() % of.len() as u64) as usize]
     }
 
-    /// Between -1 and 1.
+    /// Draws uniformly from [-1, 1).
     fn signed(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+        2.0 * self.0.next_f32() - 1.0
     }
 }
 

@@ -56,7 +56,7 @@ impl Trial<'_> {
 
         self.export(&float, &input, &logits)?;
 
-        let mut random = Random(self.case.seed());
+        let mut random = Random::new(self.case.seed());
         self.integers(&float, &numbers::w8a8(), &input, &mut random)?;
         if random.pick(&[true, false]) {
             self.integers(&float, &numbers::any(&mut random), &input, &mut random)?;
