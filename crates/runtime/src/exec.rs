@@ -1,19 +1,12 @@
 //! Runs a program's steps: rows are shared out to threads, strips of pixels stay in cache until they are rounded.
-use std::time::Instant;
-
-use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize};
 use rayon::prelude::*;
 
 use crate::Error;
 use crate::buffer::Buffer;
+use crate::float::{Compute, Finish, FloatOp, Memory, Pixels, Source};
 use crate::kernels::{ConvCall, Kernel, PlanesCall, QuantizeCall, Residual, Rows, SLACK, STRIP};
 use crate::layout::Layout;
-use crate::ops::Memory;
-use crate::pack::{Integers, Packed, Scale};
-use crate::plan::{Added, CodeSize, CodesView, IntConv, Plan, Program, Step, StepOp};
-
-/// Most integer forms of one value that are made in one pass.
-pub(crate) const EMITS: usize = 4;
+use crate::plan::{Added, CodeSize, CodesView, EMITS, IntConv, Plan, Program, Step, StepOp};
 
 /// An integer slot.
 #[derive(Debug, Default)]
@@ -38,9 +31,9 @@ impl Workspace {
     /// For `images` images at a time, each step in up to `parts` parts.
     ///
     /// # Errors
-    /// [`Error::Allocation`]. How much it is, [`Workspace::bytes_of`] tells.
+    /// [`Error::Allocation`]. How much it is, [`Program::bytes`] tells.
     pub fn new(program: &Program, images: usize, parts: usize) -> Result<Self, Error> {
-        let no_memory = || Error::Allocation { bytes: Self::bytes_of(program, images, parts) };
+        let no_memory = || Error::Allocation { bytes: program.bytes(images, parts) };
         let floats = |n: usize| n.checked_mul(images).and_then(Buffer::try_new).ok_or_else(no_memory);
         let codes = |size: &CodeSize| {
             let bytes = size.bytes.checked_mul(images).and_then(|n| n.checked_add(SLACK));
@@ -55,16 +48,6 @@ impl Workspace {
         })
     }
 
-    /// Bytes that [`Workspace::new`] takes.
-    pub fn bytes_of(program: &Program, images: usize, parts: usize) -> u64 {
-        let floats = |n: usize, times: usize| Buffer::<f32>::bytes_of(n.saturating_mul(times));
-        let bytes = |n: usize, times: usize| Buffer::<u8>::bytes_of(n.saturating_mul(times).saturating_add(SLACK));
-        let slots = program.floats.iter().map(|&n| floats(n, images));
-        let codes = program.codes.iter().flat_map(|size| [bytes(size.bytes, images), floats(size.scales, images)]);
-        let parts = [floats(program.scratch, parts), bytes(program.unpacked, parts)];
-        slots.chain(codes).chain(parts).fold(0, u64::saturating_add)
-    }
-
     /// Bytes it takes.
     pub fn bytes(&self) -> usize {
         let codes = self.codes.iter().map(|c| c.codes.bytes() + c.scales.bytes());
@@ -74,7 +57,7 @@ impl Workspace {
 
 /// What a run reads beside its slots.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Source<'a> {
+pub(crate) struct Given<'a> {
     pub rows: &'a [f32],
     pub image: &'a [f32],
 }
@@ -88,15 +71,15 @@ pub(crate) fn run(
     program: &Program,
     kernel: &dyn Kernel,
     workspace: &mut Workspace,
-    source: Source<'_>,
+    given: Given<'_>,
     images: usize,
     mut observer: Option<Observer<'_>>,
 ) -> Result<(), Error> {
     for (index, step) in program.steps.iter().enumerate() {
         let rows = step.shape.height * images;
         let slot = step.dest.map(|view| match view.source {
-            crate::plan::Source::Slot(slot) => slot,
-            crate::plan::Source::Row => unreachable!("the body's rows are copied when it ends"),
+            Source::Slot(slot) => slot,
+            Source::Row => unreachable!("the body's rows are copied when it ends"),
         });
         // What a step writes is taken out, so that the rest can be read.
         let mut dest = slot.map(|slot| std::mem::take(&mut workspace.floats[slot]));
@@ -126,7 +109,7 @@ pub(crate) fn run(
                 plan,
                 step,
                 kernel,
-                memory: Memory { floats: &workspace.floats, rows: source.rows, image: source.image },
+                memory: Memory { floats: &workspace.floats, rows: given.rows, image: given.image },
                 codes: &workspace.codes,
                 emits,
             };
@@ -250,16 +233,21 @@ impl Task<'_> {
                 (Some(rows), Some(view)) => (&mut rows[(first - start) * view.stride + view.offset..], view.stride),
                 _ => (&mut *scratch, step.shape.channels),
             };
-            if let StepOp::Conv(conv) = &step.op {
-                if let Some(before) = &conv.before {
-                    finite &= self.conv(before, first, &mut pixels[..count], unpacked, out, stride);
+            match &step.op {
+                StepOp::Conv(conv) => {
+                    if let Some(before) = &conv.before {
+                        finite &= self.conv(before, first, &mut pixels[..count], unpacked, out, stride);
+                    }
+                    finite &= self.conv(conv, first, &mut pixels[..count], unpacked, out, stride);
                 }
-                finite &= self.conv(conv, first, &mut pixels[..count], unpacked, out, stride);
-            } else {
-                finite &= kernel.compute(step, memory, first, count, out, stride);
+                StepOp::Float(op) => {
+                    let pixels = Pixels { shape: step.shape, first, count, out: &mut *out, stride };
+                    finite &= kernel.features().run(Compute { op, memory, pixels });
+                }
             }
             if !step.posts.is_empty() {
-                finite &= kernel.finish(step, memory, first, count, out, stride);
+                let pixels = Pixels { shape: step.shape, first, count, out: &mut *out, stride };
+                finite &= kernel.features().run(Finish { posts: &step.posts, memory, pixels });
             }
             for (emit, slices) in self.emits.iter().zip(&mut emits) {
                 let Some((codes, scales)) = slices else { continue };
@@ -277,7 +265,7 @@ impl Task<'_> {
     /// Rounds an image of few channels straight from its planes, where every form allows it.
     fn planes(&self, first: usize, start: usize, count: usize, pixels: &mut [u32], emits: &mut Emitted<'_>) -> bool {
         let layouts = || self.emits.iter().map(|e| &self.plan.layouts[e.layout]);
-        if !matches!(self.step.op, StepOp::Image) || !layouts().all(PlanesCall::fits) {
+        if !matches!(self.step.op, StepOp::Float(FloatOp::Image)) || !layouts().all(PlanesCall::fits) {
             return false;
         }
         let shape = self.step.shape;
@@ -385,40 +373,4 @@ pub(crate) fn each_image(
             .try_for_each(|(image, row)| run(workspace, image, row))
     };
     workspaces.par_iter_mut().zip(shares).map(part).reduce(|| Ok(()), Result::and)
-}
-
-/// See [`crate::Model::ceiling`]: 48 pixels of 256 channels by 32 outputs, 8 KiB of 4-bit weights in bytes, one scale.
-pub(crate) fn ceiling(kernel: &dyn Kernel) -> f64 {
-    let (channels, outputs, count) = (256, 32, 48);
-    let format = ActivationFormat { bits: Bits::MAX, block: BlockSize::PIXEL, scale: ActivationScale::Float };
-    let layout = Layout::new(channels, 1, BlockSize::PIXEL, format, false, false);
-    let values: Vec<i8> = (0..outputs * channels).map(|i| (i % 16) as i8 - 8).collect();
-    let scales = vec![1.0; outputs];
-    let shape = [outputs, channels, 1, 1];
-    let integers = Integers { shape, block: BlockSize::PIXEL, values: &values, scale: Scale::Channel(&scales) };
-    let weights = Packed::new(integers, None, &layout, false);
-    let codes = Buffer::new(count * channels + SLACK);
-    let pixels: Vec<u32> = (0..count as u32).collect();
-    let call = ConvCall {
-        weights: &weights,
-        layout: &layout,
-        codes: &codes,
-        scales: &vec![1.0; count],
-        pixels: &pixels,
-        taps: &[0],
-        panels: 0..weights.panels.len(),
-        residual: Residual::None,
-        clamp: None,
-    };
-    let mut out = Buffer::new(count * outputs);
-    let mut best = f64::INFINITY;
-    // Short bursts: the least disturbed one counts.
-    for _ in 0..400 {
-        let start = Instant::now();
-        for _ in 0..8 {
-            let _finite = kernel.conv(&call, &mut [], &mut out, outputs);
-        }
-        best = best.min(start.elapsed().as_secs_f64() / 8.0);
-    }
-    (channels * outputs * count) as f64 / best
 }

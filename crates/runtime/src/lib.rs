@@ -31,11 +31,11 @@
 mod buffer;
 mod error;
 mod exec;
+mod float;
 mod kernels;
 mod layout;
 mod math;
 mod model;
-mod ops;
 mod pack;
 mod plan;
 

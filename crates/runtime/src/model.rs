@@ -4,10 +4,10 @@ use std::sync::Arc;
 use graph::{Info, Shape};
 
 use crate::Error;
-use crate::exec::{self, Source, Workspace};
+use crate::exec::{self, Given, Workspace};
+use crate::float::finite;
 use crate::kernels::{Environment, Kernel, KernelName, select};
-use crate::ops;
-use crate::plan::{Parameters, Plan, StepOp};
+use crate::plan::{Parameters, Plan, Step};
 
 /// Most threads of a [`Session`].
 pub const MAX_THREADS: usize = 1024;
@@ -82,14 +82,7 @@ impl Model {
 
     fn build(parameters: Parameters<'_>, kernel: Option<KernelName>) -> Result<Self, Error> {
         let kernel = select(kernel)?;
-        let mut plan = Plan::new(parameters, kernel.takes_levels())?;
-        for step in plan.body.steps.iter_mut().chain(&mut plan.head.steps) {
-            let mut next = if let StepOp::Conv(conv) = &mut step.op { Some(conv) } else { None };
-            while let Some(conv) = next {
-                kernel.prepare(&mut conv.weights);
-                next = conv.before.as_mut();
-            }
-        }
+        let plan = Plan::new(parameters, &*kernel)?;
         Ok(Self { inner: Arc::new(Inner { plan, kernel }) })
     }
 
@@ -121,7 +114,7 @@ impl Model {
     /// Multiply-accumulates a second of the kernel's innermost loop on one thread, all data in the nearest cache: what
     /// layers can be compared with. Takes some milliseconds.
     pub fn ceiling(&self) -> f64 {
-        crate::exec::ceiling(&*self.inner.kernel)
+        crate::kernels::ceiling(&*self.inner.kernel)
     }
 
     /// Memory to run it in, with a pool of `threads` threads (at least one).
@@ -239,11 +232,11 @@ impl Session {
                 last = now;
             };
             let kernel = &*inner.kernel;
-            let source = Source { rows: &[], image: input };
-            exec::run(plan, &plan.body, kernel, &mut self.bodies[0], source, 1, Some(&mut observe))?;
+            let given = Given { rows: &[], image: input };
+            exec::run(plan, &plan.body, kernel, &mut self.bodies[0], given, 1, Some(&mut observe))?;
             exec::cross(plan, &self.bodies[0], &mut self.rows);
             let (_, head) = self.head.as_mut().expect("reserved");
-            exec::run(plan, &plan.head, kernel, head, Source { rows: &self.rows, image: &[] }, 1, Some(&mut observe))
+            exec::run(plan, &plan.head, kernel, head, Given { rows: &self.rows, image: &[] }, 1, Some(&mut observe))
         };
         let result = match &pool {
             Some(pool) => pool.install(&mut run),
@@ -252,9 +245,9 @@ impl Session {
         self.pool = pool;
         result?;
         let steps = plan.body.steps.iter().chain(&plan.head.steps);
-        let report = |(step, seconds): (&crate::plan::Step, f64)| StepReport {
+        let report = |(step, seconds): (&Step, f64)| StepReport {
             name: step.name.clone(),
-            kind: kind(&step.op),
+            kind: step.op.kind(),
             shape: step.shape,
             macs: step.macs(),
             seconds,
@@ -277,7 +270,7 @@ impl Session {
         if input.is_empty() || !input.len().is_multiple_of(self.model.input().elements()) {
             return Err(self.wrong_input(input.len()));
         }
-        if !ops::finite([input].into_iter()) {
+        if !finite([input].into_iter()) {
             let index = input.iter().position(|x| !x.is_finite()).unwrap_or(0);
             return Err(Error::NonFiniteInput { index });
         }
@@ -288,7 +281,7 @@ impl Session {
     /// how many.
     fn reserve(&mut self, images: usize, bodies: usize) -> Result<usize, Error> {
         let plan = &self.model.inner.plan;
-        let more = plan.check_memory(images, self.threads)? / Workspace::bytes_of(&plan.body, 1, 1).max(1);
+        let more = plan.check_memory(images, self.threads)? / plan.body.bytes(1, 1).max(1);
         let bodies = bodies.min(usize::try_from(more).unwrap_or(usize::MAX).saturating_add(1));
         while self.bodies.len() < bodies {
             self.bodies.push(Workspace::new(&plan.body, 1, 1)?);
@@ -312,7 +305,7 @@ impl Session {
         let Inner { plan, kernel } = &*self.model.inner;
         let kernel = &**kernel;
         let one = |workspace: &mut Workspace, image: &[f32], row: &mut [f32]| {
-            exec::run(plan, &plan.body, kernel, workspace, Source { rows: &[], image }, 1, None)?;
+            exec::run(plan, &plan.body, kernel, workspace, Given { rows: &[], image }, 1, None)?;
             exec::cross(plan, workspace, row);
             Ok(())
         };
@@ -325,26 +318,8 @@ impl Session {
             }
         }
         let (_, head) = self.head.as_mut().expect("reserved");
-        exec::run(plan, &plan.head, kernel, head, Source { rows: &self.rows, image: &[] }, images, None)?;
+        exec::run(plan, &plan.head, kernel, head, Given { rows: &self.rows, image: &[] }, images, None)?;
         exec::output(plan, head, &self.rows, &mut self.logits);
         Ok(())
-    }
-}
-
-fn kind(op: &StepOp) -> &'static str {
-    match op {
-        StepOp::Image => "input",
-        StepOp::Conv(_) => "integer convolution",
-        StepOp::FloatConv(..) => "float convolution",
-        StepOp::Copy(_) => "elementwise",
-        StepOp::MaxPool(..) | StepOp::AvgPool(..) | StepOp::Adaptive(..) => "pool",
-        StepOp::Add(..) | StepOp::Max(..) | StepOp::Mul(..) => "elementwise",
-        StepOp::Lrn { .. } => "lrn",
-        StepOp::Softmax(_) => "softmax",
-        StepOp::Concat(_)
-        | StepOp::Shuffle(..)
-        | StepOp::Pad2d(..)
-        | StepOp::Flatten(_)
-        | StepOp::PadShortcut { .. } => "move",
     }
 }

@@ -8,11 +8,9 @@ use std::arch::x86_64::*;
 
 use super::avx512::{self, Avx512Vnni, Tile};
 use super::lanes::Lanes;
-use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, SLACK, STRIP};
+use super::{ConvCall, Features, Kernel, KernelName, PlanesCall, QuantizeCall, SLACK, STRIP};
 use crate::layout::LANES;
-use crate::ops::Memory;
 use crate::pack::Packed;
-use crate::plan::Step;
 
 /// Rows of a tile: pixels, or steps.
 const ROWS: usize = 16;
@@ -103,28 +101,8 @@ impl Kernel for Amx {
         self.0.quantize_planes(call, codes, scales);
     }
 
-    fn compute(
-        &self,
-        step: &Step,
-        memory: &Memory<'_>,
-        first: usize,
-        count: usize,
-        out: &mut [f32],
-        stride: usize,
-    ) -> bool {
-        self.0.compute(step, memory, first, count, out, stride)
-    }
-
-    fn finish(
-        &self,
-        step: &Step,
-        memory: &Memory<'_>,
-        first: usize,
-        count: usize,
-        out: &mut [f32],
-        stride: usize,
-    ) -> bool {
-        self.0.finish(step, memory, first, count, out, stride)
+    fn features(&self) -> Features {
+        self.0.features()
     }
 }
 

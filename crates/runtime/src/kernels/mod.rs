@@ -16,8 +16,10 @@
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod ceiling;
 mod depthwise;
 mod environment;
+mod features;
 mod lanes;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
@@ -29,13 +31,11 @@ mod wasm;
 mod ymm;
 
 use crate::layout::{LANES, Layout};
-#[cfg(doc)]
-use crate::ops;
-use crate::ops::Memory;
 use crate::pack::Packed;
-use crate::plan::Step;
 
+pub(crate) use ceiling::ceiling;
 pub(crate) use environment::Environment;
+pub(crate) use features::{Features, Task};
 pub(crate) use scalar::limit;
 pub(crate) use select::select;
 pub use select::{KernelName, kernels};
@@ -48,6 +48,14 @@ pub(crate) const STRIP: usize = 256;
 pub(crate) struct Rows<'a> {
     pub data: &'a [f32],
     pub stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// The first `channels` floats of row `i`.
+    #[inline(always)]
+    pub fn pixel(&self, i: usize, channels: usize) -> &'a [f32] {
+        &self.data[i * self.stride..][..channels]
+    }
 }
 
 /// What is added to an output.
@@ -185,26 +193,8 @@ pub(crate) trait Kernel: Sync + Send {
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]);
     /// Rounds a planar image to codes and scales.
     fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]);
-    /// [`ops::compute`], compiled for this instruction set.
-    #[must_use]
-    fn compute(
-        &self,
-        step: &Step,
-        memory: &Memory<'_>,
-        first: usize,
-        count: usize,
-        out: &mut [f32],
-        stride: usize,
-    ) -> bool;
-    /// [`ops::finish`], compiled for this instruction set.
-    #[must_use]
-    fn finish(
-        &self,
-        step: &Step,
-        memory: &Memory<'_>,
-        first: usize,
-        count: usize,
-        out: &mut [f32],
-        stride: usize,
-    ) -> bool;
+    /// The instructions that plain code beside it may be compiled for.
+    fn features(&self) -> Features {
+        Features::TARGET
+    }
 }

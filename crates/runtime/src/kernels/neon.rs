@@ -13,9 +13,7 @@ use super::lanes::{Lanes, end};
 use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, depthwise, scalar};
 use crate::buffer::Buffer;
 use crate::layout::{LANES, OFFSET};
-use crate::ops::{self, Memory};
 use crate::pack::Packed;
-use crate::plan::Step;
 
 /// Pixels of a tile.
 const MR: usize = 4;
@@ -60,30 +58,6 @@ impl Kernel for NeonDot {
 
     fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
         scalar::quantize_planes(call, codes, scales);
-    }
-
-    fn compute(
-        &self,
-        step: &Step,
-        memory: &Memory<'_>,
-        first: usize,
-        count: usize,
-        out: &mut [f32],
-        stride: usize,
-    ) -> bool {
-        ops::compute(step, memory, first, count, out, stride)
-    }
-
-    fn finish(
-        &self,
-        step: &Step,
-        memory: &Memory<'_>,
-        first: usize,
-        count: usize,
-        out: &mut [f32],
-        stride: usize,
-    ) -> bool {
-        ops::finish(step, memory, first, count, out, stride)
     }
 }
 

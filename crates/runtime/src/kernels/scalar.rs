@@ -4,9 +4,7 @@ use blockfloat::ActivationScale;
 use super::{ConvCall, Kernel, KernelName, PLANES, PlanesCall, QuantizeCall, Residual, STRIP, depthwise};
 use crate::layout::{LANES, Layout, OFFSET};
 use crate::math;
-use crate::ops::{self, Memory};
 use crate::pack::Packed;
-use crate::plan::Step;
 
 /// The portable kernel.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,30 +33,6 @@ impl Kernel for Scalar {
 
     fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
         quantize_planes(call, codes, scales);
-    }
-
-    fn compute(
-        &self,
-        step: &Step,
-        memory: &Memory<'_>,
-        first: usize,
-        count: usize,
-        out: &mut [f32],
-        stride: usize,
-    ) -> bool {
-        ops::compute(step, memory, first, count, out, stride)
-    }
-
-    fn finish(
-        &self,
-        step: &Step,
-        memory: &Memory<'_>,
-        first: usize,
-        count: usize,
-        out: &mut [f32],
-        stride: usize,
-    ) -> bool {
-        ops::finish(step, memory, first, count, out, stride)
     }
 }
 

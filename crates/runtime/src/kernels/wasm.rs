@@ -13,8 +13,6 @@ use std::arch::wasm32::*;
 use super::lanes::{Lanes, end};
 use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, depthwise, scalar};
 use crate::layout::LANES;
-use crate::ops::{self, Memory};
-use crate::plan::Step;
 
 /// Pixels of a tile.
 const MR: usize = 2;
@@ -74,30 +72,6 @@ impl Kernel for Simd128 {
 
     fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
         scalar::quantize_planes(call, codes, scales);
-    }
-
-    fn compute(
-        &self,
-        step: &Step,
-        memory: &Memory<'_>,
-        first: usize,
-        count: usize,
-        out: &mut [f32],
-        stride: usize,
-    ) -> bool {
-        ops::compute(step, memory, first, count, out, stride)
-    }
-
-    fn finish(
-        &self,
-        step: &Step,
-        memory: &Memory<'_>,
-        first: usize,
-        count: usize,
-        out: &mut [f32],
-        stride: usize,
-    ) -> bool {
-        ops::finish(step, memory, first, count, out, stride)
     }
 }
 

@@ -13,11 +13,9 @@ use blockfloat::ActivationScale;
 
 use super::lanes::{Lanes, end};
 use super::scalar::{Rule, two_to};
-use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, depthwise, scalar};
+use super::{ConvCall, Features, Kernel, KernelName, PlanesCall, QuantizeCall, depthwise, scalar};
 use crate::layout::{LANES, Layout};
-use crate::ops::{self, Memory};
 use crate::pack::Segment;
-use crate::plan::Step;
 
 /// Lanes of a vector.
 const V: usize = 8;
@@ -203,12 +201,13 @@ macro_rules! ymm {
 
             /// The kernel of CPUs with these instructions.
             #[derive(Debug, Clone, Copy)]
-            pub(crate) struct $kernel(());
+            pub(crate) struct $kernel(Features);
 
             impl $kernel {
                 /// `None` where the CPU lacks an instruction.
                 pub fn new() -> Option<Self> {
-                    ($(is_x86_feature_detected!($feature))&&+).then_some(Self(()))
+                    let features = Features::avx2()?;
+                    ($(is_x86_feature_detected!($feature))&&+).then_some(Self(features))
                 }
             }
 
@@ -238,60 +237,14 @@ macro_rules! ymm {
                     unsafe { quantize_planes(call, codes, scales) }
                 }
 
-                fn compute(
-                    &self,
-                    step: &Step,
-                    memory: &Memory<'_>,
-                    first: usize,
-                    count: usize,
-                    out: &mut [f32],
-                    stride: usize,
-                ) -> bool {
-                    // SAFETY: the CPU has the instructions, or there would be no `self`.
-                    unsafe { compute(step, memory, first, count, out, stride) }
-                }
-
-                fn finish(
-                    &self,
-                    step: &Step,
-                    memory: &Memory<'_>,
-                    first: usize,
-                    count: usize,
-                    out: &mut [f32],
-                    stride: usize,
-                ) -> bool {
-                    // SAFETY: the CPU has the instructions, or there would be no `self`.
-                    unsafe { finish(step, memory, first, count, out, stride) }
+                fn features(&self) -> Features {
+                    self.0
                 }
             }
 
             #[target_feature(enable = $features)]
             fn quantize_planes(call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
                 scalar::quantize_planes(call, codes, scales);
-            }
-
-            #[target_feature(enable = $features)]
-            fn compute(
-                step: &Step,
-                memory: &Memory<'_>,
-                first: usize,
-                count: usize,
-                out: &mut [f32],
-                stride: usize,
-            ) -> bool {
-                ops::compute(step, memory, first, count, out, stride)
-            }
-
-            #[target_feature(enable = $features)]
-            fn finish(
-                step: &Step,
-                memory: &Memory<'_>,
-                first: usize,
-                count: usize,
-                out: &mut [f32],
-                stride: usize,
-            ) -> bool {
-                ops::finish(step, memory, first, count, out, stride)
             }
 
             #[target_feature(enable = $features)]

@@ -14,18 +14,21 @@ mod place;
 use std::collections::BTreeMap;
 
 use blockfloat::BlockSize;
-use graph::{Activation, Budget, Conv2d, Cost, Graph, Info, Node, Op, Pool2d, Shape};
+use graph::{Budget, Conv2d, Cost, Graph, Info, Node, Op, Shape};
 
 use self::fuse::{Kind, Post};
 use self::parameters::LayerFormat;
 pub(crate) use self::parameters::Parameters;
 use self::place::{Placement, assign};
-pub(crate) use self::place::{Source, View};
 use crate::Error;
-use crate::exec::{EMITS, Workspace};
-use crate::kernels::STRIP;
+use crate::buffer::Buffer;
+use crate::float::{FloatConv, FloatOp, Lrn, PostOp, Source, View};
+use crate::kernels::{Kernel, SLACK, STRIP};
 use crate::layout::{LANES, Layout};
 use crate::pack::{Integers, Packed, Scale};
+
+/// Most integer forms of one value that a step makes in one pass.
+pub(crate) const EMITS: usize = 4;
 
 /// An integer activation in memory: `[H + 2 pad, W + 2 pad]` pixels of one layout.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,44 +77,23 @@ pub(crate) enum Added {
     Dest,
 }
 
-/// A convolution in floats: `weights [G, taps, Cg, Co / G]`.
-#[derive(Debug)]
-pub(crate) struct FloatConv {
-    pub conv: Conv2d,
-    pub weights: Vec<f32>,
-    pub bias: Option<Vec<f32>>,
-}
-
 /// What a step computes for each output pixel.
 #[derive(Debug)]
 pub(crate) enum StepOp {
-    Image,
+    /// A convolution in integers.
     Conv(Box<IntConv>),
-    FloatConv(Box<FloatConv>, View),
-    Copy(View),
-    MaxPool(Pool2d, View),
-    AvgPool(Pool2d, View),
-    Adaptive(View),
-    Add(View, View),
-    Max(View, View),
-    Mul(View, View),
-    Concat(Vec<View>),
-    Shuffle(usize, View),
-    Pad2d([usize; 4], f32, View),
-    Lrn { size: usize, alpha: f32, beta: f32, k: f32, x: View },
-    Softmax(View),
-    Flatten(View),
-    PadShortcut { stride: usize, before: usize, x: View },
+    /// An operation in floats.
+    Float(FloatOp),
 }
 
-/// What a step does to its rows before they are rounded or read.
-#[derive(Debug)]
-pub(crate) enum PostOp {
-    Add(View),
-    Clamp(f32, f32),
-    Function(Activation),
-    Affine(Vec<f32>, Vec<f32>),
-    PRelu(Vec<f32>),
+impl StepOp {
+    /// What kind of work it is, for a person to read.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Conv(_) => "integer convolution",
+            Self::Float(op) => op.kind(),
+        }
+    }
 }
 
 /// One pass over the pixels of a value.
@@ -136,8 +118,8 @@ impl Step {
         let pixels = (self.shape.height * self.shape.width) as u64;
         match &self.op {
             StepOp::Conv(conv) => conv.macs * pixels,
-            StepOp::FloatConv(conv, _) => conv.weights.len() as u64 * pixels,
-            _ => 0,
+            StepOp::Float(FloatOp::Conv(conv, _)) => conv.len() as u64 * pixels,
+            StepOp::Float(_) => 0,
         }
     }
 
@@ -145,8 +127,8 @@ impl Step {
     fn weight_bytes(&self) -> usize {
         match &self.op {
             StepOp::Conv(conv) => conv.weights.bytes() + conv.before.as_ref().map_or(0, |b| b.weights.bytes()),
-            StepOp::FloatConv(conv, _) => 4 * conv.weights.len(),
-            _ => 0,
+            StepOp::Float(FloatOp::Conv(conv, _)) => 4 * conv.len(),
+            StepOp::Float(_) => 0,
         }
     }
 }
@@ -163,6 +145,18 @@ pub(crate) struct Program {
     pub scratch: usize,
     /// Bytes for a pair of panels, unpacked.
     pub unpacked: usize,
+}
+
+impl Program {
+    /// Bytes of the buffers that it runs in: for `images` images at a time, each step in up to `parts` parts.
+    pub fn bytes(&self, images: usize, parts: usize) -> u64 {
+        let floats = |n: usize, times: usize| Buffer::<f32>::bytes_of(n.saturating_mul(times));
+        let bytes = |n: usize, times: usize| Buffer::<u8>::bytes_of(n.saturating_mul(times).saturating_add(SLACK));
+        let slots = self.floats.iter().map(|&n| floats(n, images));
+        let codes = self.codes.iter().flat_map(|size| [bytes(size.bytes, images), floats(size.scales, images)]);
+        let parts = [floats(self.scratch, parts), bytes(self.unpacked, parts)];
+        slots.chain(codes).chain(parts).fold(0, u64::saturating_add)
+    }
 }
 
 /// What an integer slot must hold, for one image.
@@ -192,16 +186,14 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Plans a model and packs its weights; each layer's codes are freed as soon as they are packed.
-    ///
-    /// `levels`: the kernel takes the factors of two-level scales apart.
-    pub fn new(mut parameters: Parameters<'_>, levels: bool) -> Result<Self, Error> {
+    /// Plans a model and packs its weights for a kernel; each layer's codes are freed as soon as they are packed.
+    pub fn new(mut parameters: Parameters<'_>, kernel: &dyn Kernel) -> Result<Self, Error> {
         parameters.check()?;
         let (graph, formats) = (parameters.graph(), parameters.formats());
         let most = Budget::of(graph.cost().parameters).bytes.saturating_mul(2);
         let integer = |node: &Node| formats.contains_key(&node.name);
         let placement = Placement::new(&graph, &integer);
-        let mut draft = Draft::new(&graph, &placement, &formats, levels, most);
+        let mut draft = Draft::new(&graph, &placement, &formats, kernel, most);
         draft.check_passes()?;
         let mut steps = Vec::with_capacity(placement.steps.len());
         for i in 0..placement.steps.len() {
@@ -210,7 +202,7 @@ impl Plan {
         // Convolutions that another step computes move there.
         for i in 0..steps.len() {
             let Some(before) = placement.steps[i].before else { continue };
-            let before = std::mem::replace(&mut steps[before].op, StepOp::Image);
+            let before = std::mem::replace(&mut steps[before].op, StepOp::Float(FloatOp::Image));
             if let (StepOp::Conv(conv), StepOp::Conv(before)) = (&mut steps[i].op, before) {
                 conv.macs += before.macs;
                 conv.before = Some(before);
@@ -259,8 +251,8 @@ impl Plan {
 
     /// Refuses more images, or more parts of a step, than there may be buffers for; gives how many bytes are left.
     pub fn check_memory(&self, images: usize, parts: usize) -> Result<u64, Error> {
-        let body = Workspace::bytes_of(&self.body, 1, parts);
-        let head = Workspace::bytes_of(&self.head, images, parts);
+        let body = self.body.bytes(1, parts);
+        let head = self.head.bytes(images, parts);
         let rows =
             (images as u64).saturating_mul(4).saturating_mul((self.row as u64).saturating_add(self.outputs as u64));
         let takes = body.saturating_add(head).saturating_add(rows);
@@ -272,8 +264,7 @@ impl Plan {
 struct Draft<'a> {
     graph: &'a Graph,
     placement: &'a Placement,
-    /// Whether the kernel takes the factors of two-level scales apart.
-    levels: bool,
+    kernel: &'a dyn Kernel,
     layouts: Vec<Layout>,
     /// What each step emits; slots are assigned.
     emits: Vec<Vec<CodesView>>,
@@ -291,7 +282,7 @@ impl<'a> Draft<'a> {
         graph: &'a Graph,
         placement: &'a Placement,
         formats: &BTreeMap<String, LayerFormat>,
-        levels: bool,
+        kernel: &'a dyn Kernel,
         room: u64,
     ) -> Self {
         let nodes = graph.nodes();
@@ -367,7 +358,7 @@ impl<'a> Draft<'a> {
             *sizes = needed.into_iter().map(|[len]| len).collect();
         }
         let inputs = wanted.iter().map(|w| w.map(|(from, at)| emits[from][at].clone())).collect();
-        Self { graph, placement, levels, layouts, emits, inputs, float_slots, float_sizes, code_sizes, room }
+        Self { graph, placement, kernel, layouts, emits, inputs, float_slots, float_sizes, code_sizes, room }
     }
 
     /// Refuses a step that is computed so often, once for every [`EMITS`] integer forms of its value, that the network
@@ -431,7 +422,7 @@ impl<'a> Draft<'a> {
             });
         }
         let op = match fused.kind {
-            Kind::Copy => StepOp::Copy(self.view(fused.inputs[0], fused.head)),
+            Kind::Copy => StepOp::Float(FloatOp::Copy(self.view(fused.inputs[0], fused.head))),
             Kind::Node => self.op(i, node, parameters, &mut posts)?,
         };
         let dest = self.placement.dest(self.graph, i).map(|view| self.slot(view));
@@ -452,12 +443,12 @@ impl<'a> Draft<'a> {
     ) -> Result<StepOp, Error> {
         let fused = &self.placement.steps[i];
         let x = |k: usize| self.view(fused.inputs[k], fused.head);
-        Ok(match &node.op {
-            Op::Input => StepOp::Image,
-            Op::Conv2d(conv) => self.conv(i, node, conv.clone(), parameters, posts)?,
+        Ok(StepOp::Float(match &node.op {
+            Op::Input => FloatOp::Image,
+            Op::Conv2d(conv) => return self.conv(i, node, conv.clone(), parameters, posts),
             Op::Linear { in_features, out_features, bias } => {
                 let conv = Conv2d { bias: *bias, ..Conv2d::new(*in_features, *out_features, 1) };
-                self.conv(i, node, conv, parameters, posts)?
+                return self.conv(i, node, conv, parameters, posts);
             }
             Op::BatchNorm2d { channels, eps } => {
                 let mut param = |role: &str| parameters.floats(&format!("{}.{role}", node.name));
@@ -468,27 +459,26 @@ impl<'a> Draft<'a> {
                 let shift =
                     (0..*channels).map(|c| (f64::from(beta[c]) - f64::from(mean[c]) * scale[c]) as f32).collect();
                 posts.insert(0, PostOp::Affine(scale.iter().map(|&s| s as f32).collect(), shift));
-                StepOp::Copy(x(0))
+                FloatOp::Copy(x(0))
             }
-            Op::MaxPool2d(pool) => StepOp::MaxPool(pool.clone(), x(0)),
-            Op::AvgPool2d(pool) => StepOp::AvgPool(pool.clone(), x(0)),
-            Op::AdaptiveAvgPool2d { .. } => StepOp::Adaptive(x(0)),
-            Op::Add => StepOp::Add(x(0), x(1)),
-            Op::Max => StepOp::Max(x(0), x(1)),
-            Op::Mul => StepOp::Mul(x(0), x(1)),
-            Op::Concat => StepOp::Concat((0..fused.inputs.len()).map(x).collect()),
-            Op::Shuffle { groups } => StepOp::Shuffle(*groups, x(0)),
-            Op::Pad2d { sides, value } => StepOp::Pad2d(*sides, *value as f32, x(0)),
-            Op::Lrn { size, alpha, beta, k } => StepOp::Lrn {
-                size: *size,
-                alpha: (alpha / *size as f64) as f32,
-                beta: *beta as f32,
-                k: *k as f32,
-                x: x(0),
-            },
-            Op::Softmax => StepOp::Softmax(x(0)),
-            Op::Flatten => StepOp::Flatten(x(0)),
-            Op::PadShortcut { stride, before, .. } => StepOp::PadShortcut { stride: *stride, before: *before, x: x(0) },
+            Op::MaxPool2d(pool) => FloatOp::MaxPool(pool.clone(), x(0)),
+            Op::AvgPool2d(pool) => FloatOp::AvgPool(pool.clone(), x(0)),
+            Op::AdaptiveAvgPool2d { .. } => FloatOp::Adaptive(x(0)),
+            Op::Add => FloatOp::Add(x(0), x(1)),
+            Op::Max => FloatOp::Max(x(0), x(1)),
+            Op::Mul => FloatOp::Mul(x(0), x(1)),
+            Op::Concat => FloatOp::Concat((0..fused.inputs.len()).map(x).collect()),
+            Op::Shuffle { groups } => FloatOp::Shuffle(*groups, x(0)),
+            Op::Pad2d { sides, value } => FloatOp::Pad2d(*sides, *value as f32, x(0)),
+            Op::Lrn { size, alpha, beta, k } => {
+                let alpha = (alpha / *size as f64) as f32;
+                FloatOp::Lrn(Lrn { size: *size, alpha, beta: *beta as f32, k: *k as f32 }, x(0))
+            }
+            Op::Softmax => FloatOp::Softmax(x(0)),
+            Op::Flatten => FloatOp::Flatten(x(0)),
+            Op::PadShortcut { stride, before, .. } => {
+                FloatOp::PadShortcut { stride: *stride, before: *before, x: x(0) }
+            }
             Op::Relu
             | Op::Activation(_)
             | Op::Affine { .. }
@@ -497,7 +487,7 @@ impl<'a> Draft<'a> {
             | Op::Slice { .. } => {
                 unreachable!("{} is part of another step", node.name)
             }
-        })
+        }))
     }
 
     fn conv(
@@ -527,7 +517,7 @@ impl<'a> Draft<'a> {
                 None => parameters.floats(&format!("{}.weight", node.name))?,
             };
             let x = self.view(self.placement.steps[i].inputs[0], self.placement.steps[i].head);
-            return Ok(StepOp::FloatConv(Box::new(FloatConv::new(conv, &weight, bias)), x));
+            return Ok(StepOp::Float(FloatOp::Conv(Box::new(FloatConv::new(conv, &weight, bias)), x)));
         };
         let layer = layer.expect("layers with integer input are quantized");
         let layout = &self.layouts[input.layout];
@@ -536,7 +526,7 @@ impl<'a> Draft<'a> {
         let small = codes.bits().get() <= 4 && !layout.depthwise;
         // Factors of short blocks are as many as the multiplications.
         let long = codes.block().ranges(codes.shape()[1]).next().is_some_and(|block| block.len() >= LANES);
-        let levels = codes.two_level().filter(|_| self.levels && small && long && !linear);
+        let levels = codes.two_level().filter(|_| self.kernel.takes_levels() && small && long && !linear);
         let products = if levels.is_some() { None } else { codes.int8_weights() };
         // Large weights come from far: they are kept small, and unpacked on their way, or for a strip of pixels.
         let large = linear || codes.codes().len() >= 128 * 1024;
@@ -551,7 +541,8 @@ impl<'a> Draft<'a> {
                 (_, None) => Scale::Block(codes.scales()),
             },
         };
-        let weights = Packed::new(integers, bias.as_deref(), layout, nibbles);
+        let mut weights = Packed::new(integers, bias.as_deref(), layout, nibbles);
+        self.kernel.prepare(&mut weights);
         let distance = |k: usize, axis: usize| k * conv.dilation[axis];
         let taps = (0..conv.kernel[0])
             .flat_map(|y| (0..conv.kernel[1]).map(move |x| (y, x)))
@@ -593,22 +584,5 @@ impl<'a> Draft<'a> {
             clamp,
             macs,
         })))
-    }
-}
-
-impl FloatConv {
-    fn new(conv: Conv2d, weight: &[f32], bias: Option<Vec<f32>>) -> Self {
-        let [co, cg, kh, kw] = conv.weight_shape();
-        let (taps, each) = (kh * kw, co / conv.groups);
-        let mut weights = vec![0.0; weight.len()];
-        for o in 0..co {
-            for c in 0..cg {
-                for tap in 0..taps {
-                    let to = ((o / each * taps + tap) * cg + c) * each + o % each;
-                    weights[to] = weight[(o * cg + c) * taps + tap];
-                }
-            }
-        }
-        Self { conv, weights, bias }
     }
 }

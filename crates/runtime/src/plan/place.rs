@@ -4,27 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use graph::{Graph, Node, Op, Shape};
 
 use super::fuse::{Fused, Fusion, Kind, Post, Role, copy, fuse};
+use crate::float::{Source, View};
 
 /// Most attempts at placing values before every concatenation is copied.
 const ROUNDS: usize = 64;
-
-/// What a view is a part of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// A float slot.
-    Slot(usize),
-    /// What the body of the network hands to its head, one row an image.
-    Row,
-}
-
-/// A float value `[H, W, C]` in memory: pixels `stride` apart, channels from `offset`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct View {
-    pub source: Source,
-    pub offset: usize,
-    pub stride: usize,
-    pub shape: Shape,
-}
 
 /// A float buffer before slots are assigned: `[H, W, stride]`, alive from step `first` to `last`.
 #[derive(Debug, Clone)]

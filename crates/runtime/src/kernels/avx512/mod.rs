@@ -8,9 +8,7 @@ use self::round::{quantize, quantize_planes};
 use self::tile::Spots;
 pub(super) use self::tile::Tile;
 use super::lanes::Lanes;
-use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, depthwise};
-use crate::ops::{self, Memory};
-use crate::plan::Step;
+use super::{ConvCall, Features, Kernel, KernelName, PlanesCall, QuantizeCall, depthwise};
 
 /// Pixels of a tile.
 const MR: usize = 6;
@@ -20,18 +18,13 @@ const NEAR: usize = 32 * 1024;
 
 /// The kernel of CPUs with AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx512Vnni(());
+pub(crate) struct Avx512Vnni(Features);
 
 impl Avx512Vnni {
     /// `None` where the CPU lacks an instruction.
     pub fn new() -> Option<Self> {
-        let here = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512vnni")
-            && is_x86_feature_detected!("fma");
-        here.then_some(Self(()))
+        let features = Features::avx512()?;
+        is_x86_feature_detected!("avx512vnni").then_some(Self(features))
     }
 }
 
@@ -57,41 +50,9 @@ impl Kernel for Avx512Vnni {
         unsafe { quantize_planes(call, codes, scales) }
     }
 
-    fn compute(
-        &self,
-        step: &Step,
-        memory: &Memory<'_>,
-        first: usize,
-        count: usize,
-        out: &mut [f32],
-        stride: usize,
-    ) -> bool {
-        // SAFETY: the CPU has the instructions, or there would be no `self`.
-        unsafe { compute(step, memory, first, count, out, stride) }
+    fn features(&self) -> Features {
+        self.0
     }
-
-    fn finish(
-        &self,
-        step: &Step,
-        memory: &Memory<'_>,
-        first: usize,
-        count: usize,
-        out: &mut [f32],
-        stride: usize,
-    ) -> bool {
-        // SAFETY: the CPU has the instructions, or there would be no `self`.
-        unsafe { finish(step, memory, first, count, out, stride) }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-fn compute(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) -> bool {
-    ops::compute(step, memory, first, count, out, stride)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-fn finish(step: &Step, memory: &Memory<'_>, first: usize, count: usize, out: &mut [f32], stride: usize) -> bool {
-    ops::finish(step, memory, first, count, out, stride)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
