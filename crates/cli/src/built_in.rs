@@ -13,15 +13,9 @@ pub fn recipe(name: &str) -> Option<&'static str> {
     RECIPES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
 }
 
-/// Names of the networks that come with their weights.
-pub fn teachers() -> impl Iterator<Item = &'static str> {
-    TEACHERS.iter().map(|(name, _)| *name)
-}
-
 /// The network of this name with its weights; `None` where it does not come along.
 pub fn teacher(name: &str) -> Option<Result<Model, ModelError>> {
-    let (_, bytes) = TEACHERS.iter().find(|(known, _)| *known == name)?;
-    Some(Model::from_bytes(bytes))
+    zoo::teacher(name).map(Model::from_bytes)
 }
 
 #[cfg(test)]
@@ -30,11 +24,9 @@ mod tests {
 
     #[test]
     fn every_embedded_network_comes_with_its_weights() {
-        let embedded = zoo::variants().iter().map(|variant| variant.name).filter(|name| name.ends_with("-embedded"));
-        for name in embedded {
+        for name in zoo::teachers() {
             assert_eq!(teacher(name).unwrap().unwrap().graph.name(), name);
         }
-        assert_eq!(teachers().count(), 5);
         assert!(recipe("resnet50_4bit").unwrap().contains("model = \"resnet50-embedded\""));
         assert!(recipe("imagenet/resnet50_4bit").is_some());
     }

@@ -46,5 +46,5 @@ pub use network::Network;
 
 /// Compiles and runs the README's Rust code.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

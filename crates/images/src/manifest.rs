@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 use crate::fetch::{Expected, FetchError, Progress, fetch, unpack_tar_gz};
 use crate::{ImageError, Split};
 
-/// The manifests that come with the program: names work where there is no `datasets` folder.
+/// The manifests that come with the program: names work where there is no `datasets` folder. They are links to the files of
+/// the repository's `datasets`, and files in the published package.
 const BUILT_IN: [(&str, &str); 3] = [
-    ("cifar10", include_str!("../../../datasets/cifar10.toml")),
-    ("embedded", include_str!("../../../datasets/embedded.toml")),
-    ("imagenet", include_str!("../../../datasets/imagenet.toml")),
+    ("cifar10", include_str!("../datasets/cifar10.toml")),
+    ("embedded", include_str!("../datasets/embedded.toml")),
+    ("imagenet", include_str!("../datasets/imagenet.toml")),
 ];
 
 /// A data set, as a file `datasets/<name>.toml` describes it. Its data lies in `datasets/<name>/`.

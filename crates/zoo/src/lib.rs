@@ -29,6 +29,7 @@ mod densenet;
 mod googlenet;
 mod resnet;
 mod resnet_cifar;
+mod teachers;
 #[doc(hidden)]
 pub mod testing;
 mod variants;
@@ -36,4 +37,5 @@ mod vgg;
 
 pub use config::{Config, ZooError, build, variant};
 pub use googlenet::TRANSFORM_INPUT;
+pub use teachers::{teacher, teachers};
 pub use variants::{EMBEDDED_CLASSES, EMBEDDED_INPUT, Family, Pretrained, Stem, Variant, variants};

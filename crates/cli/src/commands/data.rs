@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::output::check_folder;
 use crate::printer::{Printer, lossy};
 use crate::table::{Table, bytes, count, duration};
-use crate::{built_in, names, places};
+use crate::{names, places};
 
 pub fn run(args: &Data, printer: &Printer) -> Result<()> {
     match &args.command {
@@ -80,7 +80,7 @@ fn get(args: &Get, printer: &Printer) -> Result<()> {
     let path = match (Manifest::find(&args.name, &folder)?, zoo::variant(&args.name)) {
         (Some(manifest), _) if manifest.kind == images::Kind::Embedded => None,
         (Some(manifest), _) => Some(images_of(&manifest, &folder, printer)?),
-        (None, Ok(variant)) if built_in::teachers().any(|name| name == variant.name) => None,
+        (None, Ok(variant)) if zoo::teachers().any(|name| name == variant.name) => None,
         (None, Ok(variant)) => Some(weights_of(variant, printer)?),
         (None, Err(_)) => return Err(unknown(&args.name, &folder)),
     };

@@ -2,9 +2,9 @@ use serde::Serialize;
 
 use crate::args::Models;
 use crate::error::{Error, Result};
+use crate::places;
 use crate::printer::Printer;
 use crate::table::{NOTHING, Table, count};
-use crate::{built_in, places};
 
 /// A line of the table.
 #[derive(Debug, Serialize)]
@@ -96,7 +96,7 @@ fn row(variant: &'static zoo::Variant) -> Result<Row> {
         url: source.map(|source| source.url.as_str()),
         licence: source.map(|source| source.licence),
         weights: match places::fetched(variant) {
-            _ if built_in::teachers().any(|name| name == variant.name) => Weights::Embedded,
+            _ if zoo::teachers().any(|name| name == variant.name) => Weights::Embedded,
             Some(path) if path.is_file() => Weights::Here,
             Some(_) => Weights::Published,
             None => Weights::None,
