@@ -1,4 +1,4 @@
-//! Activations as block floating point, made on the fly.
+//! Activations in block floating point, made from each input without calibration.
 //!
 //! At every pixel, up to `B` consecutive channels of one group share a scale `s`, found from their largest magnitude:
 //! - `pow2`: with `E = floor(log2(max |x|))`, read from the exponent bits, `s = 2^(E-m+2)` for signed input and
@@ -18,40 +18,58 @@ use rayon::prelude::*;
 use crate::error::{check_finite, check_len, elements};
 use crate::{ActivationFormat, ActivationScale, Error, round};
 
-/// An activation in block floating point: `x ~ a * s`.
-///
-/// The fields are what [`quantize_activations`] made; [`conv2d`](crate::conv2d) checks their lengths again.
+/// The shape of an activation and its block floating point format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActivationSpec {
+    /// The shape, `[N, C, H, W]`.
+    pub shape: [usize; 4],
+    /// The number of equal groups of channels; blocks stay inside a group.
+    pub groups: usize,
+    /// The bits, block length and scale.
+    pub format: ActivationFormat,
+    /// Whether mantissas carry a sign. An input that is known to be non-negative, after a ReLU for example, needs none;
+    /// its negative elements become 0.
+    pub signed: bool,
+}
+
+/// An activation in block floating point: `x ~ a * s`, made by [`quantize_activations`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedActivations {
-    /// `[N, C, H, W]`.
-    pub shape: [usize; 4],
-    /// Groups that blocks stay inside of.
-    pub groups: usize,
-    /// Bits, block and kind of scale.
-    pub format: ActivationFormat,
-    /// Whether mantissas carry a sign.
-    pub signed: bool,
-    /// The mantissas `a`, `[N, C, H, W]`.
-    pub mantissas: Vec<i16>,
-    /// The scales `s`, `[N, groups * blocks, H, W]`; group `g`'s block `i` is plane `g * blocks + i`.
-    pub scales: Vec<f32>,
+    pub(crate) spec: ActivationSpec,
+    pub(crate) mantissas: Vec<i16>,
+    pub(crate) scales: Vec<f32>,
 }
 
 impl QuantizedActivations {
-    /// Blocks of one group: `ceil((C / groups) / B)`.
-    pub fn blocks(&self) -> usize {
-        self.format.block.count(self.shape[1] / self.groups)
+    /// Returns the shape and the format.
+    pub fn spec(&self) -> &ActivationSpec {
+        &self.spec
     }
 
-    /// `a * s` for every element, `[N, C, H, W]`.
+    /// Returns the mantissas `a`, `[N, C, H, W]`.
+    pub fn mantissas(&self) -> &[i16] {
+        &self.mantissas
+    }
+
+    /// Returns the scales `s`, `[N, groups * blocks, H, W]`. Block `i` of group `g` is plane `g * blocks + i`.
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// Returns the number of blocks of one group, `ceil((C / groups) / B)`.
+    pub fn blocks(&self) -> usize {
+        self.spec.format.block.count(self.spec.shape[1] / self.spec.groups)
+    }
+
+    /// Returns `a * s` for every element, `[N, C, H, W]`.
     pub fn dequantize(&self) -> Vec<f32> {
-        let [batch, channels, height, width] = self.shape;
-        let (area, group) = (height * width, channels / self.groups);
+        let ActivationSpec { shape: [batch, channels, height, width], groups, format, .. } = self.spec;
+        let (area, group) = (height * width, channels / groups);
         let mut values = vec![0.0; self.mantissas.len()];
         for n in 0..batch {
             for c in 0..channels {
-                let block = c / group * self.blocks() + c % group / self.format.block.len_in(group);
-                let plane = (n * self.groups * self.blocks() + block) * area;
+                let block = c / group * self.blocks() + c % group / format.block.len_in(group);
+                let plane = (n * groups * self.blocks() + block) * area;
                 for pixel in 0..area {
                     let i = (n * channels + c) * area + pixel;
                     values[i] = f32::from(self.mantissas[i]) * self.scales[plane + pixel];
@@ -62,21 +80,13 @@ impl QuantizedActivations {
     }
 }
 
-/// Turns `x` of `shape` `[N, C, H, W]` into block floating point. Plain loops: this is the reference.
-///
-/// `signed = false` promises that `x` is non-negative, after a ReLU for example, and spends no bit on a sign; negative
-/// elements become 0. Blocks stay inside each of `groups` equal groups of channels.
+/// Turns `x` `[N, C, H, W]` into block floating point. These plain loops are the reference.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Length`], [`Error::Groups`], or [`Error::NonFinite`] with the position of the first NaN
 /// or infinity.
-pub fn quantize_activations(
-    x: &[f32],
-    shape: [usize; 4],
-    groups: usize,
-    format: ActivationFormat,
-    signed: bool,
-) -> Result<QuantizedActivations, Error> {
+pub fn quantize_activations(x: &[f32], spec: &ActivationSpec) -> Result<QuantizedActivations, Error> {
+    let ActivationSpec { shape, groups, format, signed } = *spec;
     check_len("activation", elements(shape)?, x.len())?;
     let [batch, channels, height, width] = shape;
     if groups == 0 || !channels.is_multiple_of(groups) {
@@ -85,7 +95,7 @@ pub fn quantize_activations(
     check_finite(x)?;
     let (area, group) = (height * width, channels / groups);
     let (lo, hi) = format.code_range(signed);
-    let rule = Rule::new(format, signed);
+    let rounding = Rounding::new(format, signed);
     let mut mantissas = vec![0; x.len()];
     let mut scales = Vec::with_capacity(batch * groups * format.block.count(group) * area);
     for first in (0..batch * channels).step_by(group) {
@@ -93,7 +103,7 @@ pub fn quantize_activations(
             for pixel in 0..area {
                 let elements = block.clone().map(|c| (first + c) * area + pixel);
                 let max = elements.clone().map(|i| x[i].abs()).fold(0.0, f32::max);
-                let (scale, inv) = rule.scale(max);
+                let (scale, inv) = rounding.scale(max);
                 for i in elements {
                     mantissas[i] = (x[i] * inv).round_ties_even().clamp(lo as f32, hi as f32) as i16;
                 }
@@ -101,24 +111,19 @@ pub fn quantize_activations(
             }
         }
     }
-    Ok(QuantizedActivations { shape, groups, format, signed, mantissas, scales })
+    Ok(QuantizedActivations { spec: *spec, mantissas, scales })
 }
 
-/// The block floating point values of `x` into `out`, both `[N, C, H, W]`: the fast twin of [`quantize_activations`]
-/// followed by [`QuantizedActivations::dequantize`], the same bits. Memory is read and written once, in parallel.
+/// Writes the block floating point values of `x` to `out`, both `[N, C, H, W]`. This is the fast twin of
+/// [`quantize_activations`] followed by [`QuantizedActivations::dequantize`] and gives the same bits; it reads and writes
+/// memory once, in parallel.
 ///
 /// A block that holds a NaN or an infinity becomes all NaN, so that a loss shows it.
 ///
 /// # Panics
-/// If a slice does not have the length of `shape`, or `groups` does not divide the channels.
-pub fn dequantized_activations(
-    x: &[f32],
-    shape: [usize; 4],
-    groups: usize,
-    format: ActivationFormat,
-    signed: bool,
-    out: &mut [f32],
-) {
+/// Panics if a slice does not have the length of the shape, or if the groups do not divide the channels.
+pub fn dequantized_activations(x: &[f32], spec: &ActivationSpec, out: &mut [f32]) {
+    let ActivationSpec { shape, groups, format, signed } = *spec;
     let [_, channels, height, width] = shape;
     assert_eq!(x.len(), shape.iter().product::<usize>(), "activation of shape {shape:?}");
     assert_eq!(out.len(), x.len(), "output of an activation of shape {shape:?}");
@@ -128,41 +133,42 @@ pub fn dequantized_activations(
     }
     let (area, group) = (height * width, channels / groups);
     let block = format.block.len_in(group) * area;
-    let rule = Rule::new(format, signed);
+    let rounding = Rounding::new(format, signed);
     // Chunks of whole groups, so that the last block of each may be shorter.
     x.par_chunks(group * area)
         .zip(out.par_chunks_mut(group * area))
         .flat_map(|(x, out)| x.par_chunks(block).zip(out.par_chunks_mut(block)))
-        .for_each(|(x, out)| if area == 1 { rule.vector(x, out) } else { rule.planes(x, area, out) });
+        .for_each(|(x, out)| if area == 1 { rounding.vector(x, out) } else { rounding.planes(x, area, out) });
 }
 
-/// Bits of `f32::INFINITY`; magnitudes compare as their bits do, and NaNs lie above.
+/// The bits of `f32::INFINITY`. Magnitudes compare as their bits do, and NaNs lie above.
 const INFINITY_BITS: i32 = 0x7f80_0000;
-/// Pixels whose scales are kept at a time.
+/// The number of pixels whose scales are kept at a time.
 const STRIP: usize = 256;
-/// Elements of a block that stay in cache between finding its largest magnitude and rounding it.
+/// The number of elements that stay in cache between finding a block's largest magnitude and rounding the block.
 const STRIP_ELEMENTS: usize = 16 * 1024;
 
-/// How scales follow from magnitudes, and how elements are rounded.
-struct Rule {
-    kind: ActivationScale,
+/// The rounding of blocks to one format.
+struct Rounding {
+    scale: ActivationScale,
     lo: f32,
     hi: f32,
-    /// `m - 2` for signed input, `m - 1` for unsigned: from the exponent of the maximum to that of a `pow2` scale.
+    /// The difference between the exponent of the largest magnitude and that of a `pow2` scale: `m - 2` for signed input,
+    /// `m - 1` for unsigned.
     shift: i32,
 }
 
-impl Rule {
+impl Rounding {
     fn new(format: ActivationFormat, signed: bool) -> Self {
         let (lo, hi) = format.code_range(signed);
         let shift = i32::from(format.bits.get()) - if signed { 2 } else { 1 };
-        Self { kind: format.scale, lo: lo as f32, hi: hi as f32, shift }
+        Self { scale: format.scale, lo: lo as f32, hi: hi as f32, shift }
     }
 
-    /// The scale of a block of finite elements and its reciprocal, rounded once.
+    /// Returns the scale of a block of finite elements and its reciprocal, rounded once.
     #[inline(always)]
     fn scale(&self, max: f32) -> (f32, f32) {
-        match self.kind {
+        match self.scale {
             ActivationScale::Pow2 => {
                 // Biased exponents 1 and 253 are 2^-126 and 2^126. That of a zero or denormal is 0 and always limited.
                 let exponent = ((max.to_bits() >> 23) as i32 - self.shift).clamp(1, 253) as u32;
@@ -176,7 +182,7 @@ impl Rule {
         }
     }
 
-    /// [`Rule::scale`] of a magnitude given as bits, NaN for one that is not finite.
+    /// Returns [`Rounding::scale`] of a magnitude that is given as bits; the scale is NaN where that is not finite.
     #[inline(always)]
     fn scale_of_bits(&self, max: i32) -> (f32, f32) {
         let (scale, inv) = self.scale(f32::from_bits(max as u32));
@@ -188,7 +194,7 @@ impl Rule {
         round::round(x * inv, self.lo, self.hi) * scale
     }
 
-    /// One block at one pixel, `[len]`.
+    /// Rounds one block at one pixel, `[len]`.
     fn vector(&self, x: &[f32], out: &mut [f32]) {
         let (scale, inv) = self.scale_of_bits(x.iter().fold(0, |max, &x| max.max(magnitude(x))));
         for (out, &x) in out.iter_mut().zip(x) {
@@ -196,7 +202,7 @@ impl Rule {
         }
     }
 
-    /// One block at all pixels, `[len, area]`: strips of pixels, so that the second pass finds its input in cache.
+    /// Rounds one block at all pixels, `[len, area]`, in strips of pixels, so that the second pass finds its input in cache.
     fn planes(&self, x: &[f32], area: usize, out: &mut [f32]) {
         let len = x.len() / area;
         let strip = (STRIP_ELEMENTS / len).clamp(16, STRIP);
@@ -223,13 +229,13 @@ impl Rule {
     }
 }
 
-/// `|x|` as bits, a non-negative i32.
+/// Returns the bits of `|x|`, a non-negative i32.
 #[inline(always)]
 fn magnitude(x: f32) -> i32 {
     (x.to_bits() & 0x7fff_ffff) as i32
 }
 
-/// `2^exponent` for a normal exponent.
+/// Returns `2^exponent` for the exponent of a normal float.
 const fn two_to(exponent: i32) -> f32 {
     f32::from_bits(((exponent + 127) as u32) << 23)
 }
@@ -246,7 +252,7 @@ mod tests {
     }
 
     fn one_pixel(x: &[f32], format: ActivationFormat, signed: bool) -> QuantizedActivations {
-        quantize_activations(x, [1, x.len(), 1, 1], 1, format, signed).unwrap()
+        quantize_activations(x, &ActivationSpec { shape: [1, x.len(), 1, 1], groups: 1, format, signed }).unwrap()
     }
 
     #[test]
@@ -313,10 +319,11 @@ mod tests {
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let x = [1.0, 1.0, bad, 1.0];
             for shape in [[1, 4, 1, 1], [1, 2, 1, 2]] {
-                let error = quantize_activations(&x, shape, 1, format, true).unwrap_err();
+                let spec = ActivationSpec { shape, groups: 1, format, signed: true };
+                let error = quantize_activations(&x, &spec).unwrap_err();
                 assert_eq!(error, Error::NonFinite { index: 2 });
                 let mut out = [0.0; 4];
-                dequantized_activations(&x, shape, 1, format, true, &mut out);
+                dequantized_activations(&x, &spec, &mut out);
                 // [1, 4, 1, 1]: blocks {0, 1}, {2, 3}. [1, 2, 1, 2]: pixels {0, 2}, {1, 3}.
                 let nan = if shape[1] == 4 { [false, false, true, true] } else { [true, false, true, false] };
                 assert_eq!(out.map(f32::is_nan), nan);
@@ -328,7 +335,9 @@ mod tests {
     fn blocks_stay_inside_their_group() {
         // Six channels in two groups of three, blocks of two: {0, 1}, {2}, {3, 4}, {5}.
         let x = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
-        let x = quantize_activations(&x, [1, 6, 1, 1], 2, format(2, 2, ActivationScale::Pow2), true).unwrap();
+        let format = format(2, 2, ActivationScale::Pow2);
+        let spec = ActivationSpec { shape: [1, 6, 1, 1], groups: 2, format, signed: true };
+        let x = quantize_activations(&x, &spec).unwrap();
         assert_eq!(x.scales, [2.0, 4.0, 16.0, 32.0]);
         assert_eq!(x.blocks(), 2);
     }
@@ -337,7 +346,8 @@ mod tests {
     fn groups_that_do_not_divide_the_channels_are_refused() {
         let format = format(8, 2, ActivationScale::Float);
         for groups in [0, 2] {
-            let error = quantize_activations(&[0.0; 3], [1, 3, 1, 1], groups, format, true).unwrap_err();
+            let spec = ActivationSpec { shape: [1, 3, 1, 1], groups, format, signed: true };
+            let error = quantize_activations(&[0.0; 3], &spec).unwrap_err();
             assert_eq!(error, Error::Groups { channels: 3, groups });
         }
     }
@@ -368,9 +378,10 @@ mod tests {
         #[test]
         fn the_fast_twin_gives_the_same_bits((x, shape, groups) in tensors(), format in formats(), signed: bool) {
             let x: Vec<f32> = if signed { x } else { x.iter().map(|x| x.max(0.0)).collect() };
-            let reference = quantize_activations(&x, shape, groups, format, signed).unwrap().dequantize();
+            let spec = ActivationSpec { shape, groups, format, signed };
+            let reference = quantize_activations(&x, &spec).unwrap().dequantize();
             let mut out = vec![f32::NAN; x.len()];
-            dequantized_activations(&x, shape, groups, format, signed, &mut out);
+            dequantized_activations(&x, &spec, &mut out);
             let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
             prop_assert_eq!(bits(&out), bits(&reference));
         }
@@ -379,7 +390,7 @@ mod tests {
         fn mantissas_fit_and_scales_and_their_reciprocals_are_normal(
             (x, shape, groups) in tensors(), format in formats(), signed: bool,
         ) {
-            let q = quantize_activations(&x, shape, groups, format, signed).unwrap();
+            let q = quantize_activations(&x, &ActivationSpec { shape, groups, format, signed }).unwrap();
             let (lo, hi) = format.code_range(signed);
             prop_assert!(q.mantissas.iter().all(|&a| (lo..=hi).contains(&a.into())));
             prop_assert!(q.scales.iter().all(|s| s.is_normal() && (1.0 / s).is_normal() && *s > 0.0));

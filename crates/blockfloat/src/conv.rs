@@ -6,28 +6,28 @@ use rayon::prelude::*;
 use crate::error::{check_len, elements};
 use crate::{Error, QuantizedActivations, QuantizedWeights};
 
-/// Geometry of a convolution; `[height, width]` each.
+/// The geometry of a convolution. Pairs are `[height, width]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConvParams {
-    /// Distance of neighbouring outputs, in input pixels.
+    /// The distance between neighbouring outputs, in input pixels.
     pub stride: [usize; 2],
-    /// Rows and columns of zeros on either side.
+    /// The rows and columns of zeros on either side.
     pub padding: [usize; 2],
-    /// Distance of neighbouring taps, in input pixels.
+    /// The distance between neighbouring taps, in input pixels.
     pub dilation: [usize; 2],
-    /// Groups of channels that are convolved apart.
+    /// The number of groups of channels that are convolved separately.
     pub groups: usize,
 }
 
 impl Default for ConvParams {
-    /// Stride and dilation 1, no padding, one group.
+    /// Returns stride and dilation 1, no padding and one group.
     fn default() -> Self {
         Self { stride: [1, 1], padding: [0, 0], dilation: [1, 1], groups: 1 }
     }
 }
 
 impl ConvParams {
-    /// Height and width of the output: `floor((input + 2 padding - dilation (kernel - 1) - 1) / stride) + 1`.
+    /// Returns the height and width of the output, `floor((input + 2 padding - dilation (kernel - 1) - 1) / stride) + 1`.
     ///
     /// # Errors
     /// [`Error::Geometry`] where the kernel does not fit, or a stride or dilation is zero.
@@ -45,17 +45,18 @@ impl ConvParams {
     }
 }
 
-/// A weight block of every filter.
+/// A weight block; every filter has the same ones.
 struct Block {
-    /// Its position among the blocks of a filter's tap.
+    /// The position among the blocks of a filter's tap.
     index: usize,
-    /// The activation block that it lies in.
+    /// The activation block that contains the channels.
     x_block: usize,
-    /// Its channels in the group.
+    /// The channels, counted in the group.
     channels: Range<usize>,
 }
 
-/// The convolution every engine must reproduce bit for bit. Plain loops: this is the reference.
+/// Convolves a quantized activation with quantized weights. These plain loops are the reference, which every engine
+/// reproduces bit for bit.
 ///
 /// `x` is `[N, C, H, W]`, `w` `[Co, Ci/G, Kh, Kw]`, `bias` `[Co]`, the result `[N, Co, H', W']` with
 /// [`ConvParams::output_size`]:
@@ -88,35 +89,33 @@ struct Block {
 /// # Errors
 /// [`Error::Groups`] where `Co` does not split into the groups, [`Error::Channels`] where `x` does not have the weight's
 /// channels and groups, [`Error::BlockMismatch`], [`Error::BlockTooLong`] where a dot product, or with two-level scales
-/// the sum over an activation block, could exceed an i32,
-/// [`Error::Geometry`], [`Error::Shape`] where the output would not fit memory, and [`Error::Length`] for the bias or for
-/// fields of `x` of a wrong length.
+/// the sum over an activation block, could exceed an i32, [`Error::Geometry`], [`Error::Shape`] where the output would not
+/// fit memory, and [`Error::Length`] for a bias of another length than `Co`.
 pub fn conv2d(
     x: &QuantizedActivations,
     w: &QuantizedWeights,
     bias: Option<&[f32]>,
     params: &ConvParams,
 ) -> Result<Vec<f32>, Error> {
-    let [batch, channels, height, width] = x.shape;
+    let [batch, channels, height, width] = x.spec.shape;
     let [filters, group, kh, kw] = w.shape();
     let groups = params.groups;
     if groups == 0 || !filters.is_multiple_of(groups) {
         return Err(Error::Groups { channels: filters, groups });
     }
-    if x.groups != groups || channels != group * groups {
-        let found_channels = channels.checked_div(x.groups).unwrap_or(channels);
-        return Err(Error::Channels { channels: group, groups, found_channels, found_groups: x.groups });
+    if x.spec.groups != groups || channels != group * groups {
+        let (found_channels, found_groups) = (channels / x.spec.groups, x.spec.groups);
+        return Err(Error::Channels { channels: group, groups, found_channels, found_groups });
     }
     let [out_height, out_width] = params.output_size([height, width], [kh, kw])?;
     let area = height * width;
-    check_len("mantissas", elements(x.shape)?, x.mantissas.len())?;
-    check_len("activation scales", batch * groups * x.blocks() * area, x.scales.len())?;
+
     if let Some(bias) = bias {
         check_len("bias", filters, bias.len())?;
     }
 
-    let x_len = x.format.block.len_in(group);
-    let (lo, hi) = x.format.code_range(x.signed);
+    let x_len = x.spec.format.block.len_in(group);
+    let (lo, hi) = x.spec.format.code_range(x.spec.signed);
     let product = i64::from(-w.bits().signed_min()) * i64::from(hi.max(-lo));
     let mut blocks = Vec::new();
     for (index, range) in w.block().ranges(group).enumerate() {
@@ -191,8 +190,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        ActivationFormat, ActivationScale, Bits, BlockSize, ScaleRule, WeightFormat, dequantized_activations,
-        quantize_activations,
+        ActivationFormat, ActivationScale, ActivationSpec, Bits, BlockSize, ScaleRule, TwoLevel, WeightFormat,
+        dequantized_activations, quantize_activations,
     };
 
     fn block(n: usize) -> BlockSize {
@@ -201,7 +200,7 @@ mod tests {
 
     fn activation(x: &[f32], shape: [usize; 4], groups: usize, block: BlockSize) -> QuantizedActivations {
         let format = ActivationFormat { bits: Bits::MAX, block, scale: ActivationScale::Pow2 };
-        quantize_activations(x, shape, groups, format, true).unwrap()
+        quantize_activations(x, &ActivationSpec { shape, groups, format, signed: true }).unwrap()
     }
 
     fn weights(w: &[f32], shape: [usize; 4], block: BlockSize) -> QuantizedWeights {
@@ -246,8 +245,7 @@ mod tests {
             Bits::new(4).unwrap(),
             block(2),
             codes,
-            vec![0.5],
-            vec![3, -2],
+            TwoLevel::new(vec![0.5], vec![3, -2]),
         )
         .unwrap();
         // Powers of two scales: mantissas of 8 signed bits are exact integers here.
@@ -265,12 +263,13 @@ mod tests {
         // 66,312 channels of 127 * 255 exceed an i32; each weight block alone does not.
         let run = |channels: usize| {
             let shape = [1, channels, 1, 1];
-            let factors = vec![15; channels.div_ceil(64)];
+            let two_level = TwoLevel::new(vec![1.0], vec![15; channels.div_ceil(64)]);
             let codes = vec![7; channels];
             let bits = Bits::new(4).unwrap();
-            let w = QuantizedWeights::from_parts_two_level(shape, bits, block(64), codes, vec![1.0], factors).unwrap();
+            let w = QuantizedWeights::from_parts_two_level(shape, bits, block(64), codes, two_level).unwrap();
             let format = ActivationFormat { bits: Bits::MAX, block: BlockSize::PIXEL, scale: ActivationScale::Float };
-            let x = quantize_activations(&vec![1.0; channels], shape, 1, format, false).unwrap();
+            let spec = ActivationSpec { shape, groups: 1, format, signed: false };
+            let x = quantize_activations(&vec![1.0; channels], &spec).unwrap();
             conv2d(&x, &w, None, &ConvParams::default())
         };
         assert_eq!(run(66_312), Err(Error::BlockTooLong { len: 66_312 }));
@@ -292,9 +291,6 @@ mod tests {
         for broken in [ConvParams { stride: [0, 1], ..params }, ConvParams { dilation: [1, 0], ..params }] {
             assert!(matches!(conv2d(&x, &w, None, &broken), Err(Error::Geometry { .. })));
         }
-        let mut short = x.clone();
-        short.scales.pop();
-        assert!(matches!(conv2d(&short, &w, None, &params), Err(Error::Length { what: "activation scales", .. })));
     }
 
     #[test]
@@ -302,7 +298,8 @@ mod tests {
         // 2^31 / (128 * 255) = 65793.
         let n = 65_794;
         let format = ActivationFormat { bits: Bits::MAX, block: BlockSize::PIXEL, scale: ActivationScale::Float };
-        let x = quantize_activations(&vec![1.0; n], [1, n, 1, 1], 1, format, false).unwrap();
+        let spec = ActivationSpec { shape: [1, n, 1, 1], groups: 1, format, signed: false };
+        let x = quantize_activations(&vec![1.0; n], &spec).unwrap();
         let w = QuantizedWeights::from_parts([1, n, 1, 1], Bits::MAX, BlockSize::PIXEL, vec![-128; n], vec![1.0]);
         let error = conv2d(&x, &w.unwrap(), None, &ConvParams::default()).unwrap_err();
         assert_eq!(error, Error::BlockTooLong { len: n });
@@ -387,13 +384,14 @@ mod tests {
             let w_format =
                 WeightFormat { bits: Bits::new(b).unwrap(), block: problem.w_block, rule: ScaleRule::Mse };
             let groups = problem.params.groups;
-            let x = quantize_activations(&problem.x, problem.x_shape, groups, x_format, signed).unwrap();
+            let spec = ActivationSpec { shape: problem.x_shape, groups, format: x_format, signed };
+            let x = quantize_activations(&problem.x, &spec).unwrap();
             let w = QuantizedWeights::quantize(&problem.w, problem.w_shape, w_format).unwrap();
             let w = if two_level { w.to_two_level() } else { w };
             let y = conv2d(&x, &w, problem.bias.as_deref(), &problem.params).unwrap();
 
             let mut values = vec![0.0; problem.x.len()];
-            dequantized_activations(&problem.x, problem.x_shape, groups, x_format, signed, &mut values);
+            dequantized_activations(&problem.x, &spec, &mut values);
             let expected = plain(&problem, &values, &w.dequantize());
             prop_assert_eq!(y.len(), expected.len());
             // Each step rounds alpha * sx and the sum, and dequantizing rounds every value: a few units of the terms' size.

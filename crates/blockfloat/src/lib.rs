@@ -15,18 +15,18 @@
 //! | `B` | block length: consecutive channels of one group that share a scale; the last block of a group may be shorter |
 //! | `b`, `m` | bits of a weight code, bits of an activation mantissa, 2 to 8 each |
 //! | `q`, `alpha` | a weight's integer code, its block's scale: `w ~ alpha * q` |
-//! | `s`, `k` | of a weight with two-level scales: `alpha = s * k`, `s` a float an output channel, `k` an integer a block |
+//! | `s`, `k` | two-level scales of a weight: `alpha = s * k`, `s` a float an output channel, `k` an integer a block |
 //! | `a`, `sx` | an activation's mantissa, its block's scale: `x ~ sx * a` |
 //!
 //! All tensors are row-major slices. Rounding is half to even everywhere.
 //!
 //! # Reference and fast twins
-//! Plain loops say that they are the reference; a fast twin names its reference and gives the same bits:
+//! A reference is written in plain loops and defines the result; its fast twin gives the same bits:
 //!
 //! | reference | fast twin |
 //! |---|---|
 //! | [`quantize_activations`], then [`QuantizedActivations::dequantize`] | [`dequantized_activations`] |
-//! | [`QuantizedWeights::with_scales`], then [`QuantizedWeights::dequantize`] | [`quantized_weight_values`] |
+
 //! | [`conv2d`] | the integer kernels of the runtime |
 //!
 //! # Example
@@ -41,7 +41,8 @@
 //! assert_eq!(w.scale_shape(), [1, 2, 1, 1]);
 //!
 //! let format = ActivationFormat { bits: Bits::new(8)?, block: BlockSize::new(2)?, scale: ActivationScale::Pow2 };
-//! let x = quantize_activations(&[1.0, 2.0, 3.0, 4.0], [1, 4, 1, 1], 1, format, false)?;
+//! let spec = ActivationSpec { shape: [1, 4, 1, 1], groups: 1, format, signed: false };
+//! let x = quantize_activations(&[1.0, 2.0, 3.0, 4.0], &spec)?;
 //! let y = conv2d(&x, &w, None, &ConvParams::default())?;
 //! assert!((y[0] - (0.8 - 0.6 + 0.3 + 0.4)).abs() < 0.05);
 //! # Ok::<(), Error>(())
@@ -57,18 +58,18 @@ mod reconstruct;
 mod round;
 mod rules;
 mod search;
-mod training;
+
 mod two_level;
 mod types;
 mod weights;
 
-pub use activations::{QuantizedActivations, dequantized_activations, quantize_activations};
+pub use activations::{ActivationSpec, QuantizedActivations, dequantized_activations, quantize_activations};
 pub use conv::{ConvParams, conv2d};
 pub use error::Error;
 pub use pack::{pack, packed_len, unpack};
 pub use random::SplitMix64;
 pub use reconstruct::reconstruct;
-pub use training::{least_squares_scales, quantized_weight_codes, quantized_weight_values, refit};
+
 pub use two_level::TwoLevel;
 pub use types::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule, WeightFormat};
 pub use weights::QuantizedWeights;

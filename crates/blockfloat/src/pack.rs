@@ -1,10 +1,10 @@
-//! Codes as bits: a little-endian stream of two's complement fields.
+//! Packs codes into a little-endian bit stream of two's complement fields.
 //!
 //! Code `i` occupies bits `i*b .. (i+1)*b` of the stream, lowest bit first; bit `k` of the stream is bit `k % 8`
 //! (value `1 << (k % 8)`) of byte `k / 8`. So 8 codes fill exactly `b` bytes. The bits after the last code are zero.
 use crate::{Bits, Error};
 
-/// Bytes that `count` packed codes take: `ceil(count * bits / 8)`, computed without overflow.
+/// Returns the number of bytes that `count` packed codes take, `ceil(count * bits / 8)`; it does not overflow.
 pub const fn packed_len(count: usize, bits: Bits) -> usize {
     let bits = bits.get() as usize;
     count / 8 * bits + (count % 8 * bits).div_ceil(8)
@@ -61,7 +61,7 @@ pub fn unpack(bytes: &[u8], bits: Bits, count: usize) -> Result<Vec<i8>, Error> 
     Ok(codes)
 }
 
-/// Eight codes of `W` bits are `W` bytes.
+/// Reads whole groups of eight codes: eight codes of `W` bits are `W` bytes.
 fn unpack_whole<const W: usize>(bytes: &[u8], codes: &mut [[i8; 8]]) {
     for (codes, bytes) in codes.iter_mut().zip(bytes.as_chunks::<W>().0) {
         let mut word = [0; 8];
@@ -71,7 +71,7 @@ fn unpack_whole<const W: usize>(bytes: &[u8], codes: &mut [[i8; 8]]) {
     }
 }
 
-/// Field `i` of a word, moved to the top of a byte and back down: the shift of an i8 extends the sign.
+/// Reads field `i` of a word. It is moved to the top of a byte and back down, since the shift of an i8 extends the sign.
 fn field(word: u64, i: usize, width: usize) -> i8 {
     (((word >> (i * width)) << (8 - width)) as i8) >> (8 - width)
 }

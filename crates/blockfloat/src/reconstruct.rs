@@ -1,32 +1,34 @@
-//! Codes and scales that err least in what a layer *says*, not in its weights.
+//! Codes and scales of least error in a layer's *outputs*, for inputs that are known, instead of in its weights.
 use rayon::prelude::*;
 
 use crate::error::check_len;
 use crate::weights::Layout;
 use crate::{Error, QuantizedWeights, WeightFormat, round};
 
-/// Rounds of the descent. Most filters stop by themselves earlier.
+/// The limit of rounds of the descent; most filters reach a fixed point earlier.
 const SWEEPS: usize = 10;
 
-/// Quantizes one group's filters against what they see: the codes and scales that minimise, for every filter,
+/// Quantizes the filters of one group for least squared error of their outputs: finds the codes and scales that minimise,
+/// for every filter,
 ///
 /// ```text
 /// v^T gram v - 2 cross^T v,   v = alpha * q
 /// ```
-/// where, for inputs `x` (one column a weight of the filter) and wanted outputs `y`, `gram = sum x x^T` and
-/// `cross = sum x y`: this is `sum (x^T v - y)^2` but for a constant. A multiple of the identity added to `gram`, and the
-/// same multiple of the weights to `cross`, keeps `v` near the weights where inputs say little.
+/// where `gram = sum x x^T` and `cross = sum x y` over samples of the input patch `x` (one element a weight of the filter)
+/// and of the wanted output `y`. This is `sum (x^T v - y)^2` but for a constant. A multiple of the identity added to
+/// `gram`, and the same multiple of the weights added to `cross`, keeps `v` near the weights where the inputs do not
+/// determine it.
 ///
 /// - `weights`, `cross`: `[Co, Cg, Kh, Kw]`;
 /// - `gram`: `[K, K]`, symmetric, `K = Cg * Kh * Kw`.
 ///
-/// Coordinate descent (as in Behdin et al., "QuantEase", 2023): each code, then each block's scale, is set to its best while
-/// all others stay. It starts twice, from the unrounded weights (so that errors of the codes set first are made up for by
-/// those set later) and from what [`QuantizedWeights::quantize`] finds, and keeps the better end: no filter ends worse than
-/// that rule's. Filters run in parallel; the result does not depend on the number of threads.
+/// The method is coordinate descent (as in Behdin et al., "QuantEase", 2023): each code, then each block's scale, is set to
+/// its best while all others stay. It starts twice, from the unrounded weights (so that codes set later make up for the
+/// errors of those set first) and from the result of [`QuantizedWeights::quantize`], and keeps the better end: no filter
+/// ends worse than by that rule. Filters run in parallel; the result does not depend on the number of threads.
 ///
 /// # Errors
-/// As [`QuantizedWeights::quantize`]; [`Error::Length`] where `gram` or `cross` have another length.
+/// The errors of [`QuantizedWeights::quantize`]; [`Error::Length`] where `gram` or `cross` have another length.
 pub fn reconstruct(
     weights: &[f32],
     shape: [usize; 4],
@@ -61,7 +63,7 @@ pub fn reconstruct(
     QuantizedWeights::from_parts(shape, format.bits, format.block, codes, scales)
 }
 
-/// One filter's codes and scales, and the values that the descent has come to.
+/// The codes and scales of one filter, and the values that the descent has reached.
 struct State {
     codes: Vec<i8>,
     scales: Vec<f32>,
@@ -69,7 +71,7 @@ struct State {
 }
 
 impl State {
-    /// With the values that codes and scales stand for, or others to begin from.
+    /// Starts from `values`, or from `alpha * q` where there are none.
     fn of(codes: &[i8], scales: &[f32], values: Option<&[f32]>, layout: &Layout) -> Self {
         let mut state = Self { codes: codes.to_vec(), scales: scales.to_vec(), values: vec![0.0; codes.len()] };
         match values {
@@ -82,7 +84,7 @@ impl State {
     }
 }
 
-/// What all candidates of one filter are measured by.
+/// The objective of one filter.
 struct Filter<'a> {
     layout: &'a Layout,
     gram: &'a [f32],
@@ -92,11 +94,12 @@ struct Filter<'a> {
 }
 
 impl Filter<'_> {
+    /// Returns row `i` of `gram`.
     fn row(&self, i: usize) -> &[f32] {
         &self.gram[i * self.cross.len()..][..self.cross.len()]
     }
 
-    /// `cross - gram v`, half the objective's negative gradient.
+    /// Returns `cross - gram v`, half the objective's negative gradient.
     fn gradient(&self, values: &[f32]) -> Vec<f32> {
         let mut gradient = self.cross.to_vec();
         for (i, &value) in values.iter().enumerate().filter(|(_, v)| **v != 0.0) {
@@ -105,23 +108,24 @@ impl Filter<'_> {
         gradient
     }
 
-    /// `v^T gram v - 2 cross^T v`.
+    /// Returns the objective `v^T gram v - 2 cross^T v`.
     fn error(&self, values: &[f32]) -> f64 {
         let terms = self.gradient(values).into_iter().zip(self.cross).zip(values);
         terms.map(|((g, &c), &v)| -f64::from(v) * (f64::from(g) + f64::from(c))).sum()
     }
 
+    /// Descends until no code changes, at most [`SWEEPS`] rounds.
     fn descend(&self, mut state: State) -> State {
         let mut seen = vec![0.0f32; self.cross.len()];
         for _ in 0..SWEEPS {
-            // Anew in every round: differences do not add up.
+            // The gradient is computed anew in every round, so that rounding errors of its updates do not add up.
             let mut gradient = self.gradient(&state.values);
             let mut changed = false;
             let State { codes, scales, values } = &mut state;
             self.layout.for_each_block(|s, block| {
                 for i in block.clone() {
                     let curvature = self.row(i)[i];
-                    // Nor where it is no number.
+                    // A code that the objective does not depend on, or whose curvature is NaN, stays.
                     if curvature <= 0.0 || curvature.is_nan() {
                         continue;
                     }
@@ -160,7 +164,7 @@ impl Filter<'_> {
     }
 }
 
-/// `y -= x * factor`.
+/// Computes `y -= x * factor`.
 fn subtract(y: &mut [f32], x: &[f32], factor: f32) {
     y.iter_mut().zip(x).for_each(|(y, &x)| *y -= x * factor);
 }
@@ -176,7 +180,7 @@ mod tests {
         WeightFormat { bits: Bits::new(bits).unwrap(), block: BlockSize::new(block).unwrap(), rule: ScaleRule::Mse }
     }
 
-    /// Gram matrix of `rows` inputs of `k` columns, and what `[filters, k]` weights say to them: `gram w`.
+    /// Returns the Gram matrix of inputs of `k` elements each, and `gram w` for weights `[filters, k]`.
     fn problem(inputs: &[f32], k: usize, weights: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let mut gram = vec![0.0f32; k * k];
         for x in inputs.chunks_exact(k) {
@@ -190,7 +194,7 @@ mod tests {
         (gram, cross)
     }
 
-    /// `sum over filters of (v - w)^T gram (v - w)` in f64.
+    /// Returns the sum over filters of `(v - w)^T gram (v - w)`, in f64.
     fn output_error(gram: &[f32], k: usize, weights: &[f32], values: &[f32]) -> f64 {
         let difference: Vec<f64> = values.iter().zip(weights).map(|(v, w)| f64::from(v - w)).collect();
         let filters = difference.chunks_exact(k);

@@ -1,15 +1,15 @@
-//! The scale rules on one block, each as a function of a contiguous `[len]` slice of weights.
+//! The scale rules on one block, whose weights are a contiguous slice `[len]`.
 use std::ops::RangeInclusive;
 
 use crate::search::Search;
 use crate::{Bits, ScaleRule, round};
 
-/// Scratch space and rule of one thread.
+/// A scale rule with the scratch space of one thread.
 pub(crate) struct Quantizer {
     bits: Bits,
     rule: ScaleRule,
     search: Search,
-    /// The codes of the block quantized last.
+    /// The codes of the block that was quantized last.
     pub codes: Vec<i8>,
 }
 
@@ -52,7 +52,7 @@ impl Quantizer {
     }
 }
 
-/// Weight of `sum(e)^2` beside `sum(e^2)` in [`ScaleRule::Balanced`].
+/// The weight of `sum(e)^2` beside `sum(e^2)` in [`ScaleRule::Balanced`].
 const BALANCE: f64 = 0.3;
 
 /// Moves codes by one within `range`, each time the one that lowers `sum(e^2) + BALANCE * sum(e)^2` most, until none does.
@@ -62,7 +62,7 @@ pub(crate) fn balance(w: &[f32], alpha: f32, range: RangeInclusive<i32>, codes: 
     let alpha = f64::from(alpha);
     let error = |w: f32, q: i8| f64::from(w) - alpha * f64::from(q);
     let mut sum: f64 = w.iter().zip(&*codes).map(|(&w, &q)| error(w, q)).sum();
-    // Every move brings the sum a step nearer to 0 or mends one error: a block never needs more moves than elements.
+    // Every move brings the sum a step nearer to 0 or lowers one error: a block never needs more moves than elements.
     for _ in 0..w.len() {
         let (mut best, mut at) = (0.0, None);
         for (i, (&w, &q)) in w.iter().zip(&*codes).enumerate() {
@@ -81,12 +81,13 @@ pub(crate) fn balance(w: &[f32], alpha: f32, range: RangeInclusive<i32>, codes: 
     }
 }
 
-/// The signed element of largest magnitude, the first one of equals; 0 for an all-zero block.
-pub(crate) fn extreme(w: &[f32]) -> f32 {
+/// Returns the signed element of largest magnitude, the first one of equals; 0 for an all-zero block.
+fn extreme(w: &[f32]) -> f32 {
     w.iter().fold(0.0, |p: f32, &v| if v.abs() > p.abs() { v } else { p })
 }
 
-/// The paper's codes, `clamp(round(-2^(b-1) / p * w))`, in f64 so that a denormal `p` does not overflow.
+/// Writes the paper's codes, `clamp(round(-2^(b-1) / p * w))`; they are computed in f64 so that a denormal `p` does not
+/// overflow.
 fn extreme_codes(w: &[f32], p: f32, bits: Bits, codes: &mut [i8]) {
     let factor = f64::from(bits.signed_min()) / f64::from(p);
     let (lo, hi) = (f64::from(bits.signed_min()), f64::from(bits.signed_max()));
@@ -95,7 +96,7 @@ fn extreme_codes(w: &[f32], p: f32, bits: Bits, codes: &mut [i8]) {
     }
 }
 
-/// `sum(w q) / sum(q^2)` in f64, rounded once; 0 where every code is 0.
+/// Returns `sum(w q) / sum(q^2)`, computed in f64 and rounded once; 0 where every code is 0.
 pub(crate) fn least_squares(w: &[f32], codes: &[i8], bits: Bits) -> f32 {
     let (mut wq, mut qq) = (0.0, 0i64);
     for (&w, &q) in w.iter().zip(codes) {
@@ -105,14 +106,14 @@ pub(crate) fn least_squares(w: &[f32], codes: &[i8], bits: Bits) -> f32 {
     if qq == 0 { 0.0 } else { representable(wq / qq as f64, bits) }
 }
 
-/// A scale as f32, limited so that `alpha * -2^(b-1)` is finite too.
+/// Rounds a scale to f32, limited so that `alpha * -2^(b-1)` is finite too.
 fn representable(alpha: f64, bits: Bits) -> f32 {
     let largest = f64::from(f32::MAX) / -f64::from(bits.signed_min());
     alpha.clamp(-largest, largest) as f32
 }
 
-/// `sum((w - alpha q)^2)` in f64 of the values that `dequantize` gives.
-pub(crate) fn squared_error(w: &[f32], codes: &[i8], alpha: f32) -> f64 {
+/// Returns `sum((w - alpha q)^2)` in f64, where `alpha q` is rounded to f32 as `dequantize` does.
+fn squared_error(w: &[f32], codes: &[i8], alpha: f32) -> f64 {
     w.iter()
         .zip(codes)
         .map(|(&w, &q)| {
@@ -122,7 +123,7 @@ pub(crate) fn squared_error(w: &[f32], codes: &[i8], alpha: f32) -> f64 {
         .sum()
 }
 
-/// `clamp(round(w / alpha))` into `codes`; says whether any code changed.
+/// Writes `clamp(round_half_even(w / alpha))`, or 0 where `alpha` is 0, and returns whether any code changed.
 pub(crate) fn round_codes(w: &[f32], alpha: f32, bits: Bits, codes: &mut [i8]) -> bool {
     let (lo, hi) = (bits.signed_min() as f32, bits.signed_max() as f32);
     let mut changed = 0;
@@ -134,11 +135,12 @@ pub(crate) fn round_codes(w: &[f32], alpha: f32, bits: Bits, codes: &mut [i8]) -
     changed != 0
 }
 
-/// The `alpha` that minimises `KL(softmax(w) || softmax(alpha q))`.
+/// Returns the `alpha` that minimises `KL(softmax(w) || softmax(alpha q))`.
 ///
 /// Up to a constant the divergence is `log sum exp(alpha q) - alpha sum(p q)` with `p = softmax(w)`: convex, with the
-/// gradient `E[q] - sum(p q)` and the curvature `Var[q]` under `softmax(alpha q)`. Newton's method inside a bracket that
-/// every gradient shrinks, bisecting where a step leaves it. Codes take at most `2^b` values, so sums run over counts.
+/// gradient `E[q] - sum(p q)` and the curvature `Var[q]` under `softmax(alpha q)`. Newton's method runs inside a bracket
+/// that every gradient shrinks, and bisects where a step leaves it. Codes take at most `2^b` values, so sums run over
+/// counts.
 ///
 /// The bracket is `|alpha| <= 2 (max w - min w)`: neighbouring codes need not lie further apart than all weights. It
 /// matters only for weights so far apart that `softmax(w)` is one-hot in f64 and the minimum lies at infinity.
@@ -187,7 +189,7 @@ fn kl_scale(w: &[f32], codes: &[i8], start: f32, bits: Bits) -> f32 {
     representable(alpha, bits)
 }
 
-/// Mean and variance of the code under `softmax(alpha q)`; `levels` are `(code, count)`.
+/// Returns the mean and the variance of the code under `softmax(alpha q)`; `levels` are `(code, count)`.
 fn moments(levels: &[(f64, f64)], alpha: f64) -> (f64, f64) {
     let top = levels.iter().fold(f64::NEG_INFINITY, |m, &(q, _)| m.max(alpha * q));
     let (mut z, mut mean) = (0.0, 0.0);
@@ -255,6 +257,17 @@ mod tests {
     fn l2_rounds_halves_to_even() {
         // factor -2 / -1 = 2: 0.25 -> 0.5 -> 0, and 0.75 -> 1.5 -> 2, clamped to 1.
         assert_eq!(quantize(&[-1.0, 0.25, 0.75], 2, ScaleRule::L2).0, [-2, 0, 1]);
+    }
+
+    #[test]
+    fn rounding_to_a_scale_is_half_to_even_clamped_and_zero_at_scale_zero() {
+        // 0.25 / 0.5 = 0.5 -> 0, 0.75 / 0.5 = 1.5 -> 2, 9 / 0.5 = 18 -> 7.
+        let (bits, mut codes) = (Bits::new(4).unwrap(), [0, 0, 7]);
+        assert!(round_codes(&[0.25, 0.75, 9.0], 0.5, bits, &mut codes));
+        assert_eq!(codes, [0, 2, 7]);
+        assert!(!round_codes(&[0.25, 0.75, 9.0], 0.5, bits, &mut codes));
+        round_codes(&[0.25, 0.75, 9.0], 0.0, bits, &mut codes);
+        assert_eq!(codes, [0, 0, 0]);
     }
 
     #[test]

@@ -1,37 +1,39 @@
-//! The search behind [`ScaleRule::Mse`](crate::ScaleRule::Mse).
+//! The search for codes and scale of [`ScaleRule::Mse`](crate::ScaleRule::Mse).
 //!
-//! For given codes the best scale is least squares, and the error left is `sum(w^2) - sum(w q)^2 / sum(q^2)`; so the
-//! search maximises the *gain* `sum(w q)^2 / sum(q^2)` over the codes that rounding can give.
+//! For given codes the best scale is that of least squares, which leaves the error `sum(w^2) - sum(w q)^2 / sum(q^2)`. So
+//! the search maximises the *gain* `sum(w q)^2 / sum(q^2)` over the codes that rounding can give.
 //!
 //! At 2 bits the optimum is found exactly ([`Search::sweep`]): as `1/|alpha|` grows from 0, codes change one at a time
 //! at known points, and each change updates both sums in constant time. With more bits there are too many points to
-//! sort; a grid of clipping ratios ([`Search::grid`]) starts an alternation of rounding and least squares instead. On
-//! normal weights that comes within 0.005 dB of the optimum at 3 and 4 bits, in a half and a quarter of the sweep's time.
+//! sort, and the search alternates rounding and least squares from a grid of clipping ratios ([`Search::grid`]). On normal
+//! weights the grid comes within 0.005 dB of the optimum at 3 and 4 bits, in a half and a quarter of the sweep's time.
 use crate::rules::{least_squares, round_codes};
 use crate::{Bits, round};
 
-/// Most bits for which every rounding point is visited; from here on the grid is faster.
+/// The most bits for which every rounding point is visited; with more bits the grid is faster.
 const SWEEP_BITS: u8 = 2;
-/// Clipping ratios of the grid: `GRID_FIRST + i * GRID_STEP` of the largest magnitude.
+/// The grid's clipping ratios are `GRID_FIRST + i * GRID_STEP` of the largest magnitude.
 const GRID_FIRST: f32 = 0.4;
 const GRID_STEP: f32 = 0.025;
 const GRID_LEN: usize = 31;
-/// How many of the grid's best starts are alternated to a fixed point.
+/// The number of best starts of the grid that are alternated to a fixed point.
 const GRID_KEPT: usize = 3;
-/// Alternations stop by themselves, as a rule after 3 to 6 rounds.
+/// The limit of alternations; they reach a fixed point after 3 to 6 rounds as a rule.
 const ALTERNATIONS: usize = 16;
-/// Independent partial sums, so that loops vectorise; blocks are padded to a multiple with zeros.
+/// The number of independent partial sums, which lets loops vectorise; blocks are padded to a multiple with zeros.
 pub(crate) const LANES: usize = 8;
 
+/// The scratch space of the search.
 pub(crate) struct Search {
     bits: Bits,
     lo: f32,
     hi: f32,
     /// The block times a power of two that brings its largest magnitude into `[1, 2)`, padded with zeros.
     unit: Vec<f32>,
-    /// Rounding points for `alpha < 0` and `alpha > 0`: `1/|alpha|` as bits, the element, the code's new magnitude.
+    /// The rounding points for `alpha < 0` and for `alpha > 0`. Each packs `1/|alpha|` as bits, the element, and the new
+    /// magnitude of its code.
     events: [Vec<u64>; 2],
-    /// The best codes of the block searched last.
+    /// The best codes of the block that was searched last.
     pub codes: Vec<i8>,
 }
 
@@ -64,7 +66,7 @@ impl Search {
             let alpha = self.grid(max);
             round_codes(&self.unit[..w.len()], alpha, self.bits, &mut self.codes);
         }
-        // Settles on codes that are the rounding of `w / alpha` for the f32 scale itself.
+        // The codes end as the rounding of `w / alpha` for the f32 scale itself.
         let mut alpha = least_squares(w, &self.codes, self.bits);
         for _ in 0..ALTERNATIONS {
             if !round_codes(w, alpha, self.bits, &mut self.codes) {
@@ -75,7 +77,7 @@ impl Search {
         alpha
     }
 
-    /// The largest gain over all `alpha` of one sign, and how many of the sorted events lead to it.
+    /// Returns the largest gain over all `alpha` of one sign, and the number of sorted events that lead to it.
     fn sweep(&mut self, sign: f32, len: usize) -> (f64, usize) {
         let events = &mut self.events[usize::from(sign > 0.0)];
         events.clear();
@@ -104,7 +106,7 @@ impl Search {
         (best_uq2 / best_qq, steps)
     }
 
-    /// A scale for `self.unit`, whose largest magnitude is `max`: the best fixed point from a grid of starts.
+    /// Returns a scale for `self.unit`, whose largest magnitude is `max`: the best fixed point from a grid of starts.
     fn grid(&self, max: f32) -> f32 {
         let mut kept = [(f64::NEG_INFINITY, 0.0); GRID_KEPT];
         for end in [self.lo, -self.lo] {
@@ -129,27 +131,27 @@ impl Search {
         kept.iter().fold(kept[0], |a, b| if b.0 > a.0 { *b } else { a }).1
     }
 
-    /// One round of rounding and least squares: the gain of the codes that `alpha` gives, and their best scale.
+    /// Rounds to the codes that `alpha` gives, and returns their gain and their least-squares scale.
     fn alternate(&self, alpha: f32) -> (f64, f32) {
-        let inv = 1.0 / alpha;
-        let (uq, qq) = products(&self.unit, |u| u * inv, self.lo, self.hi);
+        let (uq, qq) = products(&self.unit, 1.0 / alpha, self.lo, self.hi);
         let (uq, qq) = (f64::from(uq), f64::from(qq));
         if qq == 0.0 { (f64::NEG_INFINITY, alpha) } else { (uq * uq / qq, (uq / qq) as f32) }
     }
 }
 
-/// The element and the new magnitude of an event.
+/// Unpacks the element and the new magnitude of an event.
 fn parts(event: u64) -> (usize, usize) {
     ((event >> 8 & 0xff_ffff) as usize, (event & 0xff) as usize)
 }
 
-/// `(sum(u q), sum(q^2))` with `q = clamp(round(divide(u)))`. Sees whole lanes only: see [`pad`].
+/// Returns `(sum(u q), sum(q^2))` with `q = clamp(round(u * inv))`. Elements after the last whole lanes are left out: see
+/// [`pad`].
 #[inline(always)]
-pub(crate) fn products(u: &[f32], divide: impl Fn(f32) -> f32, lo: f32, hi: f32) -> (f32, f32) {
+fn products(u: &[f32], inv: f32, lo: f32, hi: f32) -> (f32, f32) {
     let (mut uq, mut qq) = ([0.0; LANES], [0.0; LANES]);
     for u in u.as_chunks::<LANES>().0 {
         for lane in 0..LANES {
-            let q = round::round(divide(u[lane]), lo, hi);
+            let q = round::round(u[lane] * inv, lo, hi);
             uq[lane] += u[lane] * q;
             qq[lane] += q * q;
         }
@@ -157,7 +159,7 @@ pub(crate) fn products(u: &[f32], divide: impl Fn(f32) -> f32, lo: f32, hi: f32)
     (uq.iter().sum(), qq.iter().sum())
 }
 
-/// Appends zeros so that [`products`] sees every element.
+/// Appends zeros up to a multiple of [`LANES`].
 pub(crate) fn pad(u: &mut Vec<f32>) {
     u.resize(u.len().next_multiple_of(LANES), 0.0);
 }

@@ -1,13 +1,13 @@
-//! Two-level scales: one float an output channel, one small integer a block.
+//! Two-level scales: each output channel has a float and each block a small integer.
 //!
 //! `alpha[o, block, tap] = s[o] * k[o, block, tap]` with `|k q| <= 127` for every code of the block. So a weight is
-//! `s[o]` times an 8-bit integer: what integer engines call an INT8 weight with a scale for each channel.
+//! `s[o]` times an 8-bit integer, which other engines call an INT8 weight with per-channel scales.
 //!
 //! # The fit
 //! Codes, `k` and `s` are found together, filter by filter. For a given `s` a block tries the `k` around `alpha / s` of
 //! either sign, rounds its weights to each and keeps the best; for given integers the best `s` is least squares. The two
-//! alternate from the best of a grid of starts. A step `s k` a little longer than the block's own scale costs little, as
-//! the codes are rounded anew; that is why fitting all three is much better than rounding `alpha`.
+//! alternate from the best of a grid of starts. A step `s k` a little longer than the block's own scale costs little,
+//! since the codes are rounded to it; therefore fitting all three is much better than rounding `alpha`.
 use rayon::prelude::*;
 
 use crate::error::{check_finite, check_len, elements};
@@ -16,17 +16,20 @@ use crate::search::{LANES, pad};
 use crate::weights::{Layout, check_codes};
 use crate::{Bits, BlockSize, Error, QuantizedWeights, ScaleRule, round};
 
-/// Largest magnitude of `k q`.
+/// The largest magnitude of `k q`.
 const LARGEST: i32 = 127;
-/// Starts of `s`, in units of the scale that gives the filter's largest `alpha` the largest `k` for full codes.
+/// The starts of `s` are `GRID_FIRST * GRID_RATIO^i`, in units of the scale that gives the filter's largest `alpha` the
+/// largest `k` that leaves all codes usable.
 const GRID_FIRST: f64 = 0.8;
 const GRID_RATIO: f64 = 1.08;
 const GRID_LEN: usize = 14;
-/// How many of the best starts are alternated to a fixed point.
+/// The number of best starts that are alternated to a fixed point.
 const KEPT: usize = 3;
+/// The limit of alternations from one start.
 const ALTERNATIONS: usize = 12;
 
-/// The scales of a weight `[Co, Ci/G, Kh, Kw]` in two levels: `alpha[o, block, tap] = channel[o] * factors[o, block, tap]`.
+/// The two levels of the scales of a weight `[Co, Ci/G, Kh, Kw]`:
+/// `alpha[o, block, tap] = channel[o] * factors[o, block, tap]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TwoLevel {
     pub(crate) channel: Vec<f32>,
@@ -34,17 +37,23 @@ pub struct TwoLevel {
 }
 
 impl TwoLevel {
-    /// `s`, one for each output channel, finite.
+    /// Joins the floats `s`, `[Co]`, and the integers `k`, `[Co, blocks, Kh, Kw]`.
+    /// [`QuantizedWeights::from_parts_two_level`] checks them.
+    pub fn new(channel: Vec<f32>, factors: Vec<i8>) -> Self {
+        Self { channel, factors }
+    }
+
+    /// Returns the floats `s`, `[Co]`.
     pub fn channel(&self) -> &[f32] {
         &self.channel
     }
 
-    /// `k`, `[Co, blocks, Kh, Kw]`, never -128.
+    /// Returns the integers `k`, `[Co, blocks, Kh, Kw]`.
     pub fn factors(&self) -> &[i8] {
         &self.factors
     }
 
-    /// `fl32(s k)` for every block, `[Co, blocks, Kh, Kw]`.
+    /// Returns `fl32(s k)` for every block, `[Co, blocks, Kh, Kw]`.
     pub(crate) fn scales(&self) -> Vec<f32> {
         let each = self.factors.len() / self.channel.len();
         let rows = self.factors.chunks(each).zip(&self.channel);
@@ -53,25 +62,23 @@ impl TwoLevel {
 }
 
 impl QuantizedWeights {
-    /// Codes and two-level scales from elsewhere, a file for example: `channel` `[Co]`, `factors` `[Co, blocks, Kh, Kw]`.
-    /// [`QuantizedWeights::scales`] are then `fl32(channel * factor)`.
+    /// Makes quantized weights of codes `[Co, Ci/G, Kh, Kw]` and two-level scales that are known already, from a file for
+    /// example. [`QuantizedWeights::scales`] are then `fl32(channel * factor)`.
     ///
     /// # Errors
-    /// As [`QuantizedWeights::from_parts`]; [`Error::ProductRange`] where `|factor * code|` exceeds 127.
+    /// The errors of [`QuantizedWeights::from_parts`]; [`Error::ProductRange`] where `|factor * code|` exceeds 127.
     pub fn from_parts_two_level(
         shape: [usize; 4],
         bits: Bits,
         block: BlockSize,
         codes: Vec<i8>,
-        channel: Vec<f32>,
-        factors: Vec<i8>,
+        two_level: TwoLevel,
     ) -> Result<Self, Error> {
         check_len("codes", elements(shape)?, codes.len())?;
-        check_len("channel scales", shape[0], channel.len())?;
+        check_len("channel scales", shape[0], two_level.channel.len())?;
         let layout = Layout::new(shape, block);
-        check_len("factors", layout.scales(), factors.len())?;
+        check_len("factors", layout.scales(), two_level.factors.len())?;
         check_codes(&codes, bits)?;
-        let two_level = TwoLevel { channel, factors };
         let scales = two_level.scales();
         let finite = |(i, s): (usize, &f32)| if s.is_finite() { None } else { Some(i) };
         let channels = two_level.channel.iter().enumerate().find_map(finite);
@@ -85,19 +92,19 @@ impl QuantizedWeights {
         }
     }
 
-    /// The two levels of the scales; `None` where each block has a float of its own.
+    /// Returns the two levels of the scales, or `None` where each block has a float of its own.
     pub fn two_level(&self) -> Option<&TwoLevel> {
         self.two_level.as_ref()
     }
 
-    /// `k q` for every weight, `[Co, Ci/G, Kh, Kw]`, of magnitude at most 127: the weight is `s[o]` times this.
-    /// `None` without two-level scales.
+    /// Returns `k q` for every weight, `[Co, Ci/G, Kh, Kw]`, or `None` without two-level scales. Its magnitude is at most
+    /// 127, and the weight is `s[o]` times it.
     pub fn int8_weights(&self) -> Option<Vec<i8>> {
         self.two_level.as_ref()?;
         Some(self.products().into_iter().map(|p| p as i8).collect())
     }
 
-    /// `k q` for every weight.
+    /// Returns `k q` for every weight, or nothing without two-level scales.
     fn products(&self) -> Vec<i32> {
         let Some(TwoLevel { factors, .. }) = &self.two_level else { return Vec::new() };
         let layout = Layout::new(self.shape, self.block);
@@ -113,8 +120,8 @@ impl QuantizedWeights {
         products
     }
 
-    /// The same weights with two-level scales, fitted to the values that they stand for; a copy where the scales have two
-    /// levels already.
+    /// Returns these weights with two-level scales, fitted to the values `alpha * q`. Weights whose scales have two levels
+    /// already are copied.
     pub fn to_two_level(&self) -> Self {
         if self.two_level.is_some() {
             return self.clone();
@@ -124,8 +131,9 @@ impl QuantizedWeights {
         self.fit(&weights, ScaleRule::Mse)
     }
 
-    /// Two-level scales and codes for the float `weights` that these were quantized from by `rule`: see the module's
-    /// page for the fit. With [`ScaleRule::Balanced`] the codes are balanced at the end, as that rule does.
+    /// Fits two-level scales and codes to `weights`, the floats `[Co, Ci/G, Kh, Kw]` that these were quantized from by
+    /// `rule`. Codes, factors and channel scales are found together, for least squared error. With
+    /// [`ScaleRule::Balanced`] the codes are balanced at the end, as that rule does.
     ///
     /// # Errors
     /// [`Error::Length`]; [`Error::NonFinite`].
@@ -164,34 +172,36 @@ impl QuantizedWeights {
                 });
             },
         );
-        Self::from_parts_two_level(shape, bits, block, codes, channel, factors).expect("a fit keeps its limits")
+        let two_level = TwoLevel::new(channel, factors);
+        Self::from_parts_two_level(shape, bits, block, codes, two_level).expect("a fit keeps its limits")
     }
 }
 
-/// The codes that a block with the factor `k` may have.
+/// Returns the smallest and the largest code that a block with the factor `k` may have.
 fn range(bits: Bits, k: i32) -> (i32, i32) {
     let most = if k == 0 { LARGEST } else { LARGEST / k.abs() };
     (bits.signed_min().max(-most), bits.signed_max().min(most))
 }
 
-/// Scratch space of one thread.
+/// The fit of one filter, with the scratch space of one thread.
 struct Fit {
     bits: Bits,
-    /// A filter's weights block by block, times a power of two, each block padded with zeros to whole lanes.
+    /// The filter's weights block by block, times a power of two, each block padded with zeros to whole lanes.
     unit: Vec<f32>,
-    /// Ends of the blocks in `unit`.
+    /// The end of each block in `unit`.
     ends: Vec<usize>,
-    /// The blocks' own scales, in the units of `unit`.
+    /// The scale of each block before the fit, in the units of `unit`.
     alphas: Vec<f32>,
     factors: Vec<i8>,
 }
 
-/// What a filter comes to with one `s`.
+/// The outcome of one `s` for a filter.
 #[derive(Clone, Copy)]
 struct Trial {
     s: f64,
+    /// The squared error that is left.
     error: f64,
-    /// The best scale for the codes and factors that `s` gave.
+    /// The least-squares `s` of the codes and factors that were found.
     next: f64,
 }
 
@@ -215,7 +225,7 @@ impl Fit {
         layout.for_each_block(|scale, block| {
             let mut padded: Vec<f32> = block.map(|i| (f64::from(weights[i]) * unit) as f32).collect();
             pad(&mut padded);
-            // A scale whose codes are all 0 says nothing, and may be of any size.
+            // A scale whose codes are all 0 may be of any size.
             let alpha = if padded.iter().all(|&u| u == 0.0) { 0.0 } else { f64::from(alphas[scale]) * unit };
             self.alphas.push(alpha.clamp(-2.0, 2.0) as f32);
             self.unit.extend(padded);
@@ -238,16 +248,16 @@ impl Fit {
             }
         }
         let best = trials.into_iter().reduce(|a, b| if b.error < a.error { b } else { a }).expect("a start");
-        // Rounded to f32, it is finite times every factor.
+        // `s`, rounded to f32, stays finite times every factor.
         let limit = f64::from(f32::MAX) / f64::from(LARGEST + 1);
         let s = (best.s / unit).clamp(-limit, limit) as f32;
-        // With `s` as it is stored.
+        // The factors are those of `s` as it is stored.
         self.trial(f64::from(s) * unit);
         factors.copy_from_slice(&self.factors);
         s
     }
 
-    /// The best factor and codes of every block for the scale `s`; leaves the factors in `self.factors`.
+    /// Finds the best factor and codes of every block for the scale `s`, and leaves the factors in `self.factors`.
     fn trial(&mut self, s: f64) -> Trial {
         let (mut error, mut up, mut pp) = (0.0, 0.0, 0.0);
         self.factors.clear();
@@ -265,7 +275,8 @@ impl Fit {
     }
 }
 
-/// The factor of least error among those around `alpha / s`, of both signs, and the longest that allows all codes.
+/// Returns the factor of least error among those around `alpha / s` of both signs and the largest that leaves all codes
+/// usable.
 fn best_factor(block: &[f32], bits: Bits, s: f64, alpha: f64) -> (i32, Sums) {
     let near = if s == 0.0 { 0.0 } else { (alpha / s).round_ties_even().clamp(-127.0, 127.0) } as i32;
     let full = (LARGEST / -bits.signed_min()).max(1);
@@ -288,14 +299,18 @@ fn best_factor(block: &[f32], bits: Bits, s: f64, alpha: f64) -> (i32, Sums) {
     best
 }
 
-/// Of a block and its codes: `sum((u - step q)^2)`, `sum(u q)`, `sum(q^2)`.
+/// Sums over the weights `u` and the codes `q` of a block.
 #[derive(Clone, Copy)]
 struct Sums {
+    /// `sum((u - step q)^2)`.
     error: f32,
+    /// `sum(u q)`.
     uq: f32,
+    /// `sum(q^2)`.
     qq: f32,
 }
 
+/// Rounds a block to codes of the length `step`, within the range that the factor `k` allows, and sums over them.
 fn sums(block: &[f32], bits: Bits, k: i32, step: f32) -> Sums {
     let (lo, hi) = range(bits, k);
     let (lo, hi, inverse) = (lo as f32, hi as f32, if step == 0.0 { 0.0 } else { 1.0 / step });
@@ -337,8 +352,7 @@ mod tests {
             bits(4),
             BlockSize::new(2).unwrap(),
             vec![5, -8, 7, 7, 1, -1],
-            vec![0.5, 4.0],
-            vec![3, -15, 0, 1],
+            TwoLevel::new(vec![0.5, 4.0], vec![3, -15, 0, 1]),
         )
         .unwrap();
         assert_eq!(w.int8_weights().unwrap(), [15, -24, -105, 0, 0, -1]);
@@ -367,8 +381,7 @@ mod tests {
                 bits(4),
                 block,
                 codes.to_vec(),
-                channel.to_vec(),
-                factors.to_vec(),
+                TwoLevel::new(channel.to_vec(), factors.to_vec()),
             )
             .map(drop)
         };
@@ -447,8 +460,8 @@ mod tests {
             let two = fit(&w);
             let levels = two.two_level().unwrap();
             prop_assert!(two.int8_weights().unwrap().iter().all(|&p| p != -128));
-            let parts = (two.codes().to_vec(), levels.channel().to_vec(), levels.factors().to_vec());
-            let again = QuantizedWeights::from_parts_two_level(shape, bits(b), block, parts.0, parts.1, parts.2);
+            let codes = two.codes().to_vec();
+            let again = QuantizedWeights::from_parts_two_level(shape, bits(b), block, codes, levels.clone());
             prop_assert_eq!(again.unwrap(), two.clone());
             let factor = (e as f32).exp2();
             let scaled = fit(&w.iter().map(|w| w * factor).collect::<Vec<_>>());

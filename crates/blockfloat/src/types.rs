@@ -1,4 +1,4 @@
-//! Bit widths, block lengths and formats: parsed once, valid ever after.
+//! Bit widths, block lengths and formats. Their constructors check, so that a value that exists is valid.
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -15,12 +15,12 @@ use crate::Error;
 pub struct Bits(u8);
 
 impl Bits {
-    /// The narrowest, 2.
+    /// The smallest bit width, 2.
     pub const MIN: Self = Self(2);
-    /// The widest, 8.
+    /// The largest bit width, 8.
     pub const MAX: Self = Self(8);
 
-    /// Checks a bit width.
+    /// Makes a bit width of a number.
     ///
     /// # Errors
     /// [`Error::Bits`] outside 2 to 8.
@@ -28,22 +28,22 @@ impl Bits {
         if matches!(bits, 2..=8) { Ok(Self(bits)) } else { Err(Error::Bits(bits as u64)) }
     }
 
-    /// The number.
+    /// Returns the number of bits.
     pub const fn get(self) -> u8 {
         self.0
     }
 
-    /// The smallest two's complement integer: `-2^(bits-1)`.
+    /// Returns the smallest two's complement integer of this width, `-2^(bits-1)`.
     pub const fn signed_min(self) -> i32 {
         -(1 << (self.0 - 1))
     }
 
-    /// The largest two's complement integer: `2^(bits-1) - 1`.
+    /// Returns the largest two's complement integer of this width, `2^(bits-1) - 1`.
     pub const fn signed_max(self) -> i32 {
         (1 << (self.0 - 1)) - 1
     }
 
-    /// The largest unsigned integer: `2^bits - 1`.
+    /// Returns the largest unsigned integer of this width, `2^bits - 1`.
     pub const fn unsigned_max(self) -> i32 {
         (1 << self.0) - 1
     }
@@ -74,10 +74,10 @@ impl From<Bits> for u64 {
 pub struct BlockSize(Option<NonZeroUsize>);
 
 impl BlockSize {
-    /// One block holds all channels of the group.
+    /// The block length at which one block holds all channels of a group.
     pub const PIXEL: Self = Self(None);
 
-    /// Checks a block length.
+    /// Makes a block length of a number of channels.
     ///
     /// # Errors
     /// [`Error::BlockSize`] for zero.
@@ -88,25 +88,25 @@ impl BlockSize {
         }
     }
 
-    /// The length, or `None` for [`BlockSize::PIXEL`].
+    /// Returns the number of channels, or `None` for [`BlockSize::PIXEL`].
     pub fn get(self) -> Option<usize> {
         self.0.map(NonZeroUsize::get)
     }
 
-    /// The length of a whole block where a group has `channels` channels: never more than `channels`, at least 1.
+    /// Returns the length of a whole block in a group of `channels` channels: at most `channels` and at least 1.
     pub fn len_in(self, channels: usize) -> usize {
         self.get().unwrap_or(channels).min(channels).max(1)
     }
 
-    /// How many blocks `channels` channels make, the ragged last one included.
+    /// Returns the number of blocks that `channels` channels make, a shorter last one included.
     pub fn count(self, channels: usize) -> usize {
         channels.div_ceil(self.len_in(channels))
     }
 
-    /// The channels of each block, in order; the last block is shorter where the length does not divide `channels`.
+    /// Returns the channels of each block, in order. The last block is shorter where the length does not divide `channels`.
     pub fn ranges(self, channels: usize) -> impl Iterator<Item = Range<usize>> + Clone {
         let len = self.len_in(channels);
-        (0..self.count(channels)).map(move |i| i * len..((i + 1) * len).min(channels))
+        (0..self.count(channels)).map(move |i| i * len..(i * len).saturating_add(len).min(channels))
     }
 }
 
@@ -164,22 +164,23 @@ impl<'de> Deserialize<'de> for BlockSize {
     }
 }
 
-/// How a weight block's codes and scale are found.
+/// The rule by which the codes and the scale of a weight block are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScaleRule {
-    /// The paper's: the weight `p` of largest magnitude lands on `-2^(b-1)`,
+    /// The paper's rule puts the weight `p` of largest magnitude on the code `-2^(b-1)`:
     /// `q = clamp(round(-2^(b-1) / p * w))`, and `alpha = sum(w q) / sum(q^2)`.
     L2,
-    /// The paper's alternative: the codes of `l2`; `alpha` minimises `KL(softmax(w) || softmax(alpha q))`.
+    /// The paper's other rule takes the codes of `l2` and the `alpha` that minimises `KL(softmax(w) || softmax(alpha q))`.
     Kl,
-    /// Ours: codes and scale of least squared error over both signs and many clipping ratios. Never worse than `l2`.
+    /// This project's rule searches both signs and many clipping ratios for the codes and the scale of least squared
+    /// error. It is never worse than `l2`.
     #[default]
     Mse,
-    /// Ours, for inputs that share a positive mean, as after a ReLU: the codes of `l2`, some of them moved to the other
-    /// neighbour so that the errors `e = w - alpha q` of a block nearly cancel. Minimises `sum(e^2) + 0.3 sum(e)^2`, the
-    /// expected squared error of `sum(w x)` for independent inputs with that ratio of squared mean to variance (0.47 for a
-    /// rectified normal one). The idea of balancing sums is SQuant's (Guo et al., ICLR 2022).
+    /// This project's rule for inputs that share a positive mean, as after a ReLU: it takes the codes of `l2` and moves some
+    /// to their other neighbour, so that the errors `e = w - alpha q` of a block nearly cancel. It minimises
+    /// `sum(e^2) + 0.3 sum(e)^2`, the expected squared error of `sum(w x)` for independent inputs whose squared mean is 0.3
+    /// times their variance (0.47 for a rectified normal one). Balancing sums is the idea of SQuant (Guo et al., ICLR 2022).
     Balanced,
 }
 
@@ -209,14 +210,14 @@ impl FromStr for ScaleRule {
     }
 }
 
-/// How a weight's scales are stored.
+/// The form in which the scales of a weight are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScaleFormat {
-    /// A float for each block.
+    /// Each block has a float.
     #[default]
     Float,
-    /// A float for each output channel and a small integer for each block: see [`TwoLevel`](crate::TwoLevel).
+    /// Each output channel has a float and each block a small integer: see [`TwoLevel`](crate::TwoLevel).
     TwoLevel,
 }
 
@@ -229,13 +230,13 @@ impl fmt::Display for ScaleFormat {
     }
 }
 
-/// How an activation block's scale follows from its largest magnitude.
+/// The function from the largest magnitude of an activation block to its scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ActivationScale {
-    /// The paper's: a power of two, from the exponent of `max |x|`.
+    /// The scale is a power of two, from the exponent of `max |x|`, as in the paper.
     Pow2,
-    /// Ours: `max |x|` over the largest code. The same cost at run time, about half a bit better.
+    /// The scale is `max |x|` divided by the largest code. It costs the same at run time and errs about half a bit less.
     #[default]
     Float,
 }
@@ -260,31 +261,31 @@ impl FromStr for ActivationScale {
     }
 }
 
-/// How a convolution's weights are stored.
+/// The format of a convolution's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct WeightFormat {
-    /// Bits of a code, sign included.
+    /// The bits of a code, its sign included.
     pub bits: Bits,
-    /// Channels that share a scale.
+    /// The number of channels that share a scale.
     pub block: BlockSize,
-    /// How codes and scales are found.
+    /// The rule by which codes and scales are found.
     pub rule: ScaleRule,
 }
 
-/// How a convolution's input is turned into block floating point.
+/// The block floating point format of a convolution's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct ActivationFormat {
-    /// Bits of a mantissa, sign included where the input is signed.
+    /// The bits of a mantissa, its sign included where the input is signed.
     pub bits: Bits,
-    /// Channels that share a scale at one pixel.
+    /// The number of channels that share a scale at one pixel.
     pub block: BlockSize,
-    /// The kind of scale.
+    /// The function from a block's largest magnitude to its scale.
     pub scale: ActivationScale,
 }
 
 impl ActivationFormat {
-    /// The smallest and largest mantissa: symmetric `-(2^(m-1)-1) ..= 2^(m-1)-1` for a signed input,
-    /// `0 ..= 2^m - 1` for one known to be non-negative.
+    /// Returns the smallest and the largest mantissa: `-(2^(m-1)-1)` and `2^(m-1)-1` for a signed input, 0 and `2^m - 1` for
+    /// one that is known to be non-negative.
     pub const fn code_range(&self, signed: bool) -> (i32, i32) {
         if signed { (-self.bits.signed_max(), self.bits.signed_max()) } else { (0, self.bits.unsigned_max()) }
     }

@@ -1,11 +1,11 @@
-//! Weights as an integer kernel and its block scales.
+//! Quantized weights: an integer kernel and its block scales.
 use rayon::prelude::*;
 
 use crate::error::{check_finite, check_len, elements};
-use crate::rules::{Quantizer, round_codes};
+use crate::rules::Quantizer;
 use crate::{Bits, BlockSize, Error, TwoLevel, WeightFormat};
 
-/// A convolution's weights: codes `q` of `b` bits and a signed scale `alpha` for each block, `w ~ alpha * q`
+/// The weights of a convolution: codes `q` of `b` bits and a signed scale `alpha` for each block, `w ~ alpha * q`
 /// (the paper's VQK and KDS, section 3). A block is up to `B` consecutive input channels of one filter at one tap.
 ///
 /// Codes have the weight's shape `[Co, Ci/G, Kh, Kw]`, scales `[Co, blocks, Kh, Kw]` with
@@ -49,7 +49,8 @@ impl QuantizedWeights {
         Ok(Self { shape, bits, block, codes, scales, two_level: None })
     }
 
-    /// Codes and scales from elsewhere, a file for example.
+    /// Makes quantized weights of codes `[Co, Ci/G, Kh, Kw]` and scales `[Co, blocks, Kh, Kw]` that are known already, from
+    /// a file for example.
     ///
     /// # Errors
     /// [`Error::Shape`]; [`Error::Length`] where codes or scales do not have the length of their shape;
@@ -67,69 +68,38 @@ impl QuantizedWeights {
         Ok(Self { shape, bits, block, codes, scales, two_level: None })
     }
 
-    /// Rounds weights to scales that are already known, a trained student's for example:
-    /// `q = clamp(round_half_even(w / alpha))`, and `q = 0` where `alpha` is 0.
-    ///
-    /// Together with [`QuantizedWeights::dequantize`] this is the reference of
-    /// [`quantized_weight_values`](crate::quantized_weight_values).
-    ///
-    /// # Errors
-    /// As [`QuantizedWeights::quantize`], and [`Error::NonFiniteScale`].
-    pub fn with_scales(
-        shape: [usize; 4],
-        bits: Bits,
-        block: BlockSize,
-        weights: &[f32],
-        scales: Vec<f32>,
-    ) -> Result<Self, Error> {
-        check_len("weights", elements(shape)?, weights.len())?;
-        check_finite(weights)?;
-        let layout = Layout::new(shape, block);
-        check_scales(&scales, layout.scales())?;
-        let mut codes = vec![0; weights.len()];
-        let filters = weights.chunks(layout.filter).zip(codes.chunks_mut(layout.filter));
-        for ((weights, codes), scales) in filters.zip(scales.chunks(layout.filter_scales)) {
-            layout.for_each_block(|scale, block| {
-                for i in block {
-                    round_codes(&weights[i..=i], scales[scale], bits, &mut codes[i..=i]);
-                }
-            });
-        }
-        Ok(Self { shape, bits, block, codes, scales, two_level: None })
-    }
-
-    /// `[Co, Ci/G, Kh, Kw]`.
+    /// Returns the shape of the weights, `[Co, Ci/G, Kh, Kw]`.
     pub fn shape(&self) -> [usize; 4] {
         self.shape
     }
 
-    /// Bits of a code.
+    /// Returns the bits of a code.
     pub fn bits(&self) -> Bits {
         self.bits
     }
 
-    /// Channels that share a scale.
+    /// Returns the number of channels that share a scale.
     pub fn block(&self) -> BlockSize {
         self.block
     }
 
-    /// The codes, `[Co, Ci/G, Kh, Kw]`.
+    /// Returns the codes `q`, `[Co, Ci/G, Kh, Kw]`.
     pub fn codes(&self) -> &[i8] {
         &self.codes
     }
 
-    /// The scales, [`QuantizedWeights::scale_shape`].
+    /// Returns the scales `alpha`, in the shape [`QuantizedWeights::scale_shape`].
     pub fn scales(&self) -> &[f32] {
         &self.scales
     }
 
-    /// `[Co, blocks, Kh, Kw]`.
+    /// Returns the shape of the scales, `[Co, blocks, Kh, Kw]`.
     pub fn scale_shape(&self) -> [usize; 4] {
         let [co, cg, kh, kw] = self.shape;
         [co, self.block.count(cg), kh, kw]
     }
 
-    /// `alpha * q` for every weight, `[Co, Ci/G, Kh, Kw]`.
+    /// Returns `alpha * q` for every weight, `[Co, Ci/G, Kh, Kw]`.
     pub fn dequantize(&self) -> Vec<f32> {
         let layout = Layout::new(self.shape, self.block);
         let mut values = vec![0.0; self.codes.len()];
@@ -144,33 +114,28 @@ impl QuantizedWeights {
         values
     }
 
-    /// Multiplies every scale of output channel `o` by `factors[o]`: how a batch normalisation, or any factor a channel,
-    /// is folded into the weights at no cost. Factors must be finite and must not overflow a scale;
-    /// [`QuantizedWeights::from_parts`] refuses what they would leave.
+    /// Multiplies every scale of output channel `o` by `factors[o]`. A batch normalisation, or any other factor a channel,
+    /// is folded into the weights in this way; the codes stay.
     ///
-    /// # Panics
-    /// Unless there are `Co` factors.
-    pub fn scale_channels(&mut self, factors: &[f32]) {
-        assert_eq!(factors.len(), self.shape[0], "one factor an output channel");
-        if let Some(two_level) = &mut self.two_level {
-            two_level.channel.iter_mut().zip(factors).for_each(|(s, factor)| *s *= factor);
-            self.scales = two_level.scales();
-            return;
-        }
-        let each = Layout::new(self.shape, self.block).filter_scales;
-        for (scales, &factor) in self.scales.chunks_mut(each).zip(factors) {
-            scales.iter_mut().for_each(|alpha| *alpha *= factor);
-        }
-    }
-
-    /// Bits of all codes, and of all scales where each takes `scale_bits` (32, or 16). Two-level scales take 8 bits a
-    /// block and 32 a channel, whatever `scale_bits` is.
-    pub fn storage_bits(&self, scale_bits: usize) -> usize {
-        let scales = match &self.two_level {
-            Some(two_level) => 8 * two_level.factors.len() + 32 * two_level.channel.len(),
-            None => self.scales.len() * scale_bits,
+    /// # Errors
+    /// [`Error::Length`] unless there are `Co` factors; [`Error::NonFiniteScale`] where a product is NaN or infinite. The
+    /// weights are then as before.
+    pub fn scale_channels(&mut self, factors: &[f32]) -> Result<(), Error> {
+        check_len("channel factors", self.shape[0], factors.len())?;
+        let (scales, two_level) = match &self.two_level {
+            Some(levels) => {
+                let channel = levels.channel.iter().zip(factors).map(|(s, factor)| s * factor).collect();
+                let levels = TwoLevel::new(channel, levels.factors.clone());
+                (levels.scales(), Some(levels))
+            }
+            None => {
+                let filters = self.scales.chunks(Layout::new(self.shape, self.block).filter_scales).zip(factors);
+                (filters.flat_map(|(scales, factor)| scales.iter().map(move |alpha| alpha * factor)).collect(), None)
+            }
         };
-        self.codes.len() * usize::from(self.bits.get()) + scales
+        check_scales(&scales, self.scales.len())?;
+        (self.scales, self.two_level) = (scales, two_level);
+        Ok(())
     }
 }
 
@@ -190,30 +155,28 @@ fn check_scales(scales: &[f32], expected: usize) -> Result<(), Error> {
     }
 }
 
-/// Where blocks lie in a weight tensor.
+/// The positions of blocks in a weight tensor.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout {
     filters: usize,
     channels: usize,
     block: BlockSize,
-    /// `Kh * Kw`: the distance of two neighbouring channels.
-    pub taps: usize,
-    /// Weights of a filter.
+    /// `Kh * Kw`, the distance between neighbouring channels.
+    taps: usize,
+    /// The number of weights of a filter.
     pub filter: usize,
-    /// Scales of a filter.
+    /// The number of scales of a filter.
     pub filter_scales: usize,
-    /// Channels of a whole block.
-    pub block_len: usize,
 }
 
 impl Layout {
     pub fn new([filters, channels, kh, kw]: [usize; 4], block: BlockSize) -> Self {
         let taps = kh * kw;
         let (filter, filter_scales) = (channels * taps, block.count(channels) * taps);
-        Self { filters, channels, block, taps, filter, filter_scales, block_len: block.len_in(channels) }
+        Self { filters, channels, block, taps, filter, filter_scales }
     }
 
-    /// The number of scales of all filters.
+    /// Returns the number of scales of all filters.
     pub fn scales(&self) -> usize {
         self.filters * self.filter_scales
     }
@@ -236,7 +199,8 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{ScaleRule, least_squares_scales};
+    use crate::ScaleRule;
+    use crate::rules::{least_squares, round_codes};
 
     fn format(bits: u8, block: usize, rule: ScaleRule) -> WeightFormat {
         WeightFormat { bits: Bits::new(bits).unwrap(), block: BlockSize::new(block).unwrap(), rule }
@@ -251,6 +215,18 @@ pub(crate) mod tests {
             let weight = prop_oneof![8 => -1.0..1.0f32, 1 => Just(0.0f32)];
             (prop::collection::vec(weight, a * b * c * d), Just([a, b, c, d]), Just(block))
         })
+    }
+
+    /// Calls `f(weights, codes, alpha)` for every block of all filters.
+    fn for_each_block(weights: &[f32], q: &QuantizedWeights, mut f: impl FnMut(&[f32], &[i8], f32)) {
+        let layout = Layout::new(q.shape, q.block);
+        let filters = weights.chunks(layout.filter).zip(q.codes.chunks(layout.filter));
+        for ((weights, codes), scales) in filters.zip(q.scales.chunks(layout.filter_scales)) {
+            layout.for_each_block(|scale, block| {
+                let (w, q): (Vec<f32>, Vec<i8>) = block.map(|i| (weights[i], codes[i])).unzip();
+                f(&w, &q, scales[scale]);
+            });
+        }
     }
 
     #[test]
@@ -276,9 +252,6 @@ pub(crate) mod tests {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let w = [0.0, 1.0, bad, 2.0];
             let error = QuantizedWeights::quantize(&w, [2, 2, 1, 1], format(4, 2, ScaleRule::Mse)).unwrap_err();
-            assert_eq!(error, Error::NonFinite { index: 2 });
-            let f = format(4, 2, ScaleRule::Mse);
-            let error = QuantizedWeights::with_scales([2, 2, 1, 1], f.bits, f.block, &w, vec![1.0; 2]).unwrap_err();
             assert_eq!(error, Error::NonFinite { index: 2 });
         }
     }
@@ -318,28 +291,16 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn with_scales_rounds_half_to_even_clamps_and_takes_scale_zero_as_code_zero() {
-        // 0.25 / 0.5 = 0.5 -> 0, 0.75 / 0.5 = 1.5 -> 2, 9 / 0.5 = 18 -> 7, and the last channel has no scale.
-        let f = format(4, 3, ScaleRule::L2);
-        let w = [0.25, 0.75, 9.0, 5.0];
-        let w = QuantizedWeights::with_scales([1, 4, 1, 1], f.bits, f.block, &w, vec![0.5, 0.0]).unwrap();
-        assert_eq!(w.codes(), [0, 2, 7, 0]);
-    }
-
-    #[test]
     fn channel_factors_scale_the_channel() {
-        let mut w = QuantizedWeights::quantize(&[8.0, -8.0], [2, 1, 1, 1], format(4, 1, ScaleRule::L2)).unwrap();
-        w.scale_channels(&[2.0, -0.5]);
-        assert_eq!(w.dequantize(), [16.0, 4.0]);
-    }
-
-    #[test]
-    fn storage_counts_codes_and_scales() {
-        // 4 bits, B = 64, 16-bit scales: 4 + 16/64 = 4.25 bits a weight.
-        let shape = [2, 128, 3, 3];
-        let n = 2 * 128 * 9;
-        let w = QuantizedWeights::quantize(&vec![0.5; n], shape, format(4, 64, ScaleRule::L2)).unwrap();
-        assert_eq!(w.storage_bits(16) * 4, n * 17);
+        let w = QuantizedWeights::quantize(&[8.0, -8.0], [2, 1, 1, 1], format(4, 1, ScaleRule::L2)).unwrap();
+        for mut w in [w.clone(), w.to_two_level()] {
+            w.scale_channels(&[2.0, -0.5]).unwrap();
+            assert_eq!(w.dequantize(), [16.0, 4.0]);
+            let error = w.scale_channels(&[2.0]).unwrap_err();
+            assert_eq!(error, Error::Length { what: "channel factors", expected: 2, found: 1 });
+            assert_eq!(w.scale_channels(&[0.0, f32::INFINITY]), Err(Error::NonFiniteScale { index: 1 }));
+            assert_eq!(w.dequantize(), [16.0, 4.0]);
+        }
     }
 
     proptest! {
@@ -348,7 +309,7 @@ pub(crate) mod tests {
             let bits = Bits::new(bits).unwrap();
             let quantize = |rule| QuantizedWeights::quantize(&w, shape, WeightFormat { bits, block, rule }).unwrap();
             let (l2, mse) = (quantize(ScaleRule::L2), quantize(ScaleRule::Mse));
-            prop_assert_eq!(least_squares_scales(&w, shape, block, l2.codes()), l2.scales());
+            for_each_block(&w, &l2, |w, codes, alpha| assert_eq!(least_squares(w, codes, bits), alpha));
             let error = |q: &QuantizedWeights| -> f64 {
                 q.dequantize().iter().zip(&w).map(|(a, b)| f64::from(a - b).powi(2)).sum()
             };
@@ -363,9 +324,11 @@ pub(crate) mod tests {
             let bits = Bits::new(bits).unwrap();
             let format = WeightFormat { bits, block, rule: ScaleRule::Mse };
             let q = QuantizedWeights::quantize(&w, shape, format).unwrap();
-            let scales = q.scales().to_vec();
-            let again = QuantizedWeights::with_scales(shape, bits, block, &q.dequantize(), scales).unwrap();
-            prop_assert_eq!(again, q);
+            for_each_block(&q.dequantize(), &q, |values, codes, alpha| {
+                let mut again = codes.to_vec();
+                round_codes(values, alpha, bits, &mut again);
+                assert_eq!(again, codes);
+            });
         }
     }
 }

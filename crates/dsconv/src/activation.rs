@@ -1,4 +1,4 @@
-use blockfloat::{ActivationFormat, ActivationScale};
+use blockfloat::{ActivationFormat, ActivationScale, ActivationSpec};
 use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -44,7 +44,8 @@ fn on_cpu(x: Tensor<4>, format: ActivationFormat, signed: bool, groups: usize) -
     let data = x.into_data().convert_dtype(DType::F32);
     let input = data.as_slice::<f32>().expect("f32 data");
     let mut output = vec![0.0; input.len()];
-    blockfloat::dequantized_activations(input, shape, groups, format, signed, &mut output);
+    let spec = ActivationSpec { shape, groups, format, signed };
+    blockfloat::dequantized_activations(input, &spec, &mut output);
     Tensor::from_data(TensorData::new(output, shape), &device)
 }
 

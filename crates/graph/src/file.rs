@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::path::Path;
 
-use blockfloat::{ActivationFormat, Bits, BlockSize, QuantizedWeights, ScaleFormat, pack, packed_len, unpack};
+use blockfloat::{
+    ActivationFormat, Bits, BlockSize, QuantizedWeights, ScaleFormat, TwoLevel, pack, packed_len, unpack,
+};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 
@@ -211,8 +213,9 @@ impl Model {
                     if info.dtype != Dtype::F32 {
                         return Err(wrong_dtype(&channel_name(&name), "F32", info.dtype));
                     }
-                    let (factors, channel) = (factors.iter().map(|&k| k as i8).collect(), Float::F32.decode(channel));
-                    QuantizedWeights::from_parts_two_level(shape, bits, block, codes, channel, factors)
+                    let factors = factors.iter().map(|&k| k as i8).collect();
+                    let two_level = TwoLevel::new(Float::F32.decode(channel), factors);
+                    QuantizedWeights::from_parts_two_level(shape, bits, block, codes, two_level)
                 }
             };
             let codes = codes.map_err(numbers)?;
@@ -363,8 +366,8 @@ mod tests {
     fn scales_that_f16_cannot_hold_stay_f32() {
         for factor in [1e9, 1e-9] {
             let mut model = fixture::quantized();
-            model.layers.get_mut("fc").unwrap().codes.scale_channels(&[1.0, factor, factor]);
-            model.layers.get_mut("conv1").unwrap().codes.scale_channels(&[factor; 10]);
+            model.layers.get_mut("fc").unwrap().codes.scale_channels(&[1.0, factor, factor]).unwrap();
+            model.layers.get_mut("conv1").unwrap().codes.scale_channels(&[factor; 10]).unwrap();
             assert_round_trip(&model, &SCALES_F16);
             let bytes = model.to_bytes(&SCALES_F16).unwrap();
             let (_, tensors) = SafeTensors::read_metadata(&bytes).unwrap();

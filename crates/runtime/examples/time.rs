@@ -76,12 +76,6 @@ fn formula(name: &str, scheme: &str) -> Result<runtime::Model, Box<dyn std::erro
 fn two_level(w: &blockfloat::QuantizedWeights) -> Result<blockfloat::QuantizedWeights, blockfloat::Error> {
     let factors = vec![15; w.scales().len()];
     let channel = w.scales().chunks(w.scales().len() / w.shape()[0]).map(|s| s[0] / 15.0).collect();
-    blockfloat::QuantizedWeights::from_parts_two_level(
-        w.shape(),
-        w.bits(),
-        w.block(),
-        w.codes().to_vec(),
-        channel,
-        factors,
-    )
+    let two_level = blockfloat::TwoLevel::new(channel, factors);
+    blockfloat::QuantizedWeights::from_parts_two_level(w.shape(), w.bits(), w.block(), w.codes().to_vec(), two_level)
 }

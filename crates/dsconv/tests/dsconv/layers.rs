@@ -1,7 +1,8 @@
 //! The burn layers against the plain-loop reference of `blockfloat`, and their gradients against the definition.
 
 use blockfloat::{
-    ActivationFormat, ActivationScale, Bits, BlockSize, ConvParams, QuantizedWeights, ScaleRule, WeightFormat,
+    ActivationFormat, ActivationScale, ActivationSpec, Bits, BlockSize, ConvParams, QuantizedWeights, ScaleRule,
+    WeightFormat,
 };
 use burn::nn::conv::Conv2dConfig;
 use burn::nn::{LinearConfig, PaddingConfig2d};
@@ -90,7 +91,8 @@ proptest! {
         let bias = noise(p.output, p.seed ^ 2);
 
         let codes = QuantizedWeights::quantize(&w, shape, p.weight).unwrap();
-        let a = blockfloat::quantize_activations(&x, p.input, p.groups, p.activation, p.signed).unwrap();
+        let spec = ActivationSpec { shape: p.input, groups: p.groups, format: p.activation, signed: p.signed };
+        let a = blockfloat::quantize_activations(&x, &spec).unwrap();
         let params = ConvParams {
             stride: [p.stride; 2], padding: [p.padding; 2], dilation: [p.dilation; 2], groups: p.groups,
         };
@@ -141,7 +143,8 @@ fn block_float_is_exact_forward_and_the_identity_backward() {
     let x = Tensor::<4>::from_data(TensorData::new(data.clone(), shape), &device).require_grad();
     let y = block_float(x.clone(), format, true, 1);
     let mut want = vec![0.0; 90];
-    blockfloat::dequantized_activations(&data, shape, 1, format, true, &mut want);
+    let spec = ActivationSpec { shape, groups: 1, format, signed: true };
+    blockfloat::dequantized_activations(&data, &spec, &mut want);
     assert_eq!(values(y.clone()), want);
     let upstream = noise(90, 8);
     let g = Tensor::<4>::from_data(TensorData::new(upstream.clone(), shape), &device);

@@ -80,7 +80,7 @@ fn a_layer_takes_other_codes_and_another_bias() {
         let mut student = Network::student(&folded, &weights, &plan, alpha, &device).unwrap();
         let before = student.to_model(info());
         let mut codes = before.layers["layer1.0.conv1"].codes.clone();
-        codes.scale_channels(&[2.0; 8]);
+        codes.scale_channels(&[2.0; 8]).unwrap();
         student.requantize(index, &codes, Some(vec![0.5; 8]));
         let after = student.to_model(info());
         assert_eq!(after.layers["layer1.0.conv1"].codes.dequantize(), codes.dequantize(), "{alpha:?}");

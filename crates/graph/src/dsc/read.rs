@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use blockfloat::{QuantizedWeights, unpack};
+use blockfloat::{QuantizedWeights, TwoLevel, unpack};
 
 use super::error::{DscError, Reason, Section};
 use super::layout::{self, ENTRY, Entry, FLOATS, HEADER, LAYER, LOGITS, MAX_METADATA, METADATA, not_zero};
@@ -180,8 +180,8 @@ impl<'a> File<'a> {
             StoredScales::TwoLevel => {
                 let (channel, factors) = data.split_at(4 * shape[0]);
                 let factors = factors.iter().map(|&k| k as i8).collect();
-                let channel = Float::F32.decode(channel);
-                QuantizedWeights::from_parts_two_level(shape, bits, block, unpacked, channel, factors)
+                let two_level = TwoLevel::new(Float::F32.decode(channel), factors);
+                QuantizedWeights::from_parts_two_level(shape, bits, block, unpacked, two_level)
                     .map_err(|error| numbers(place(&error, 4), error))
             }
         }?;

@@ -217,7 +217,7 @@ pub(super) fn grids(graph: &Graph, ranges: &Ranges, codes: ActivationCodes) -> R
 
 #[cfg(test)]
 mod tests {
-    use blockfloat::{Bits, BlockSize};
+    use blockfloat::{Bits, BlockSize, TwoLevel};
 
     use super::*;
 
@@ -248,8 +248,8 @@ mod tests {
         let shape = [channel.len(), codes.len() / channel.len(), 1, 1];
         let block = BlockSize::new(1).unwrap();
         let bits = Bits::new(4).unwrap();
-        QuantizedWeights::from_parts_two_level(shape, bits, block, codes.to_vec(), channel.to_vec(), factors.to_vec())
-            .unwrap()
+        let two_level = TwoLevel::new(channel.to_vec(), factors.to_vec());
+        QuantizedWeights::from_parts_two_level(shape, bits, block, codes.to_vec(), two_level).unwrap()
     }
 
     #[test]

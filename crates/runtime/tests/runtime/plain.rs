@@ -1,6 +1,6 @@
 //! The plain interpreter: nodes one by one, integer layers by [`blockfloat::conv2d`], everything else as plain loops over
 //! `[C, H, W]`, nothing shared with the engine.
-use blockfloat::{ConvParams, conv2d, quantize_activations};
+use blockfloat::{ActivationSpec, ConvParams, conv2d, quantize_activations};
 use graph::{Activation, Conv2d, Model, Node, Op, Pool2d, Shape};
 
 /// The output of the last node for one image `[C, H, W]`.
@@ -140,7 +140,8 @@ fn convolve(model: &Model, node: &Node, conv: &Conv2d, shape: Shape, x: &[f32]) 
     let weight = match model.layers.get(&node.name) {
         Some(layer) => match layer.activation {
             Some(format) => {
-                let x = quantize_activations(x, dims, conv.groups, format, layer.signed).unwrap();
+                let spec = ActivationSpec { shape: dims, groups: conv.groups, format, signed: layer.signed };
+                let x = quantize_activations(x, &spec).unwrap();
                 return conv2d(&x, &layer.codes, bias, &params).unwrap();
             }
             None => layer.codes.dequantize(),

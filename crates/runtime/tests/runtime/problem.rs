@@ -2,8 +2,8 @@
 use std::collections::BTreeMap;
 
 use blockfloat::{
-    ActivationFormat, ActivationScale, Bits, BlockSize, ConvParams, QuantizedWeights, SplitMix64, conv2d,
-    quantize_activations,
+    ActivationFormat, ActivationScale, ActivationSpec, Bits, BlockSize, ConvParams, QuantizedWeights, SplitMix64,
+    conv2d, quantize_activations,
 };
 use graph::{Builder, Conv2d, Info, Model, Preprocess, QuantizedLayer, Shape, Weights};
 use proptest::prelude::*;
@@ -71,7 +71,8 @@ impl Problem {
             x.iter_mut().for_each(|x| *x = x.max(0.0));
         }
         let shape = [1, self.input.channels, self.input.height, self.input.width];
-        let x = quantize_activations(&x, shape, self.conv.groups, self.activation, self.signed).unwrap();
+        let (groups, format, signed) = (self.conv.groups, self.activation, self.signed);
+        let x = quantize_activations(&x, &ActivationSpec { shape, groups, format, signed }).unwrap();
         let Conv2d { stride, padding, dilation, groups, .. } = self.conv;
         let params = ConvParams { stride, padding, dilation, groups };
         let y = conv2d(&x, &self.weights(), self.bias().as_deref(), &params).unwrap();

@@ -62,7 +62,7 @@ pub fn moved(model: &Model, random: &mut Random) -> Model {
     let mut model = model.clone();
     for layer in model.layers.values_mut() {
         let factors: Vec<f32> = (0..layer.codes.shape()[0]).map(|_| 1.0 + STEP * random.signed()).collect();
-        layer.codes.scale_channels(&factors);
+        layer.codes.scale_channels(&factors).unwrap();
     }
     for tensor in model.weights.0.values_mut() {
         tensor.data_mut().iter_mut().for_each(|v| *v += STEP * random.signed() * v.abs().max(0.5));
