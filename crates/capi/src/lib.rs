@@ -60,8 +60,17 @@ fn given<T>(pointer: Option<T>, what: &str) -> Result<T, String> {
     })
 }
 
-fn boxed(model: Result<Model, runtime::Error>) -> Result<*mut CModel, String> {
-    let model = model.map_err(|error| error.to_string())?;
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// Packs a model that was read as a whole for the engine.
+fn pack(model: model::Model) -> Result<Model, String> {
+    Model::new(model).map_err(text)
+}
+
+fn boxed(model: Result<Model, String>) -> Result<*mut CModel, String> {
+    let model = model?;
     let classes = model.info().classes.iter().map(c_string).collect();
     Ok(Box::into_raw(Box::new(CModel { model, classes })))
 }
@@ -84,7 +93,9 @@ pub unsafe extern "C" fn dsconv_model_load(path: *const c_char) -> *mut CModel {
         }
         // SAFETY: not null, and a C string by this function's contract.
         let path = unsafe { CStr::from_ptr(path) };
-        boxed(Model::load(path.to_str().map_err(|_| "path is not UTF-8")?))
+        let path = path.to_str().map_err(|_| "path is not UTF-8")?;
+        let is_packed = matches!(files::packed::is_packed(path), Ok(true));
+        boxed(if is_packed { files::load(path).map_err(text).and_then(pack) } else { Model::load(path).map_err(text) })
     })
 }
 
@@ -99,7 +110,13 @@ pub unsafe extern "C" fn dsconv_model_from_bytes(data: *const c_void, size: usiz
             return Err("data is null".into());
         }
         // SAFETY: not null, and `size` bytes by this function's contract.
-        boxed(Model::from_bytes(unsafe { slice::from_raw_parts(data.cast::<u8>(), size) }))
+        let bytes = unsafe { slice::from_raw_parts(data.cast::<u8>(), size) };
+        let is_dsc = bytes.starts_with(&model::dsc::MAGIC);
+        boxed(if is_dsc {
+            Model::from_bytes(bytes).map_err(text)
+        } else {
+            files::from_bytes(bytes).map_err(text).and_then(pack)
+        })
     })
 }
 

@@ -1,5 +1,6 @@
 //! What travels in the binary, so that it works anywhere: the recipes of `configs/` and the weights of the embedded networks.
-use graph::{Model, ModelError};
+use files::FileError;
+use model::Model;
 
 include!(concat!(env!("OUT_DIR"), "/built_in.rs"));
 
@@ -14,8 +15,8 @@ pub fn recipe(name: &str) -> Option<&'static str> {
 }
 
 /// The network of this name with its weights; `None` where it does not come along.
-pub fn teacher(name: &str) -> Option<Result<Model, ModelError>> {
-    zoo::teacher(name).map(Model::from_bytes)
+pub fn teacher(name: &str) -> Option<Result<Model, FileError>> {
+    zoo::teacher(name).map(files::from_bytes)
 }
 
 #[cfg(test)]

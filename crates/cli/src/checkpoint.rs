@@ -1,7 +1,8 @@
 //! Checkpoints as models: the network is the one that is named, or found by the parameters.
 use std::path::Path;
 
-use graph::{ImageConfig, Info, Model};
+use graph::ImageConfig;
+use model::{Info, Model};
 use zoo::checkpoint::{Checkpoint, CheckpointError, describe};
 
 use crate::error::{Error, Result};

@@ -1,8 +1,9 @@
 //! Names of classes: given by the user, in models, and from class folders; and images that are opened for a network.
 use std::path::Path;
 
-use graph::{Head, Model, Preprocess, Shape};
+use graph::{Head, Preprocess, Shape};
 use images::{ClassNames, Classes, Labelled, Matched, Unlabelled};
+use model::Model;
 
 use crate::error::{Error, Result};
 use crate::printer::Printer;

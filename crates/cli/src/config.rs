@@ -354,13 +354,13 @@ mod tests {
     struct Recipe {
         epochs: usize,
         rate: f64,
-        quantize: graph::Policy,
+        quantize: model::Policy,
         labels: Vec<String>,
     }
 
     impl Default for Recipe {
         fn default() -> Self {
-            Self { epochs: 1, rate: 0.1, quantize: graph::Policy::default(), labels: Vec::new() }
+            Self { epochs: 1, rate: 0.1, quantize: model::Policy::default(), labels: Vec::new() }
         }
     }
 

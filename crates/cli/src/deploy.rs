@@ -1,6 +1,6 @@
 //! `.dsc` files with an input and its logits in them, for `dsconv verify` and for other engines.
-use graph::dsc::{self, Pair};
-use graph::{Model, SaveOptions};
+use model::dsc::{self, Pair};
+use model::{Model, SaveOptions};
 
 use crate::engine;
 use crate::error::Result;

@@ -2,8 +2,8 @@
 use std::path::Path;
 
 use distill::{Context, Logits};
-use graph::Model;
 use images::Unlabelled;
+use model::Model;
 
 use crate::args::DeviceName;
 use crate::deploy::EXTENSION;
@@ -21,6 +21,15 @@ pub fn is_for(model: &str, device: Option<DeviceName>, simulate: bool) -> bool {
 /// Threads of a session if nobody says otherwise: one a core.
 pub fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The engine for a model's file, `.dsc` or packed safetensors. A `.dsc` file is packed layer by layer.
+pub fn load(path: &Path) -> Result<runtime::Model> {
+    Ok(match files::packed::is_packed(path) {
+        Ok(true) => runtime::Model::new(files::load(path)?)
+            .map_err(|e| Error::failed(e).at(format_args!("`{}`", path.display())))?,
+        _ => runtime::Model::load(path)?,
+    })
 }
 
 /// The logits of a quantized model for a set of images.

@@ -1,7 +1,8 @@
 //! ONNX files as models.
 use std::path::Path;
 
-use graph::{ImageConfig, Info, Model, Preprocess, Resize, Shape};
+use graph::{ImageConfig, Preprocess, Resize, Shape};
+use model::{Info, Model};
 use onnx::{ImportError, ImportOptions};
 
 use crate::error::{Error, Result};

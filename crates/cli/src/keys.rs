@@ -324,9 +324,9 @@ pub mod tests {
                 let distill::DataConfig { adapt: images, .. } = data;
                 let eval = Some(images.clone());
                 let data = distill::DataConfig { adapt: images, eval, limit: Some(1), eval_limit: Some(1) };
-                let graph::Policy { bits, block, rule, scales, linear, activation, .. } = quantize;
-                let rules = vec![graph::policy::Rule { layers: "x".into(), skip: Some(true), ..Default::default() }];
-                let quantize = graph::Policy { bits, block, rule, scales, linear, activation, rules };
+                let model::Policy { bits, block, rule, scales, linear, activation, .. } = quantize;
+                let rules = vec![model::policy::Rule { layers: "x".into(), skip: Some(true), ..Default::default() }];
+                let quantize = model::Policy { bits, block, rule, scales, linear, activation, rules };
                 let (weights, classes) = (Some("w.pth".into()), Some("names.txt".into()));
                 let image = full_image();
                 let config =

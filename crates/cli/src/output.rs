@@ -2,7 +2,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use graph::{Model, SaveOptions};
+use model::{Model, SaveOptions};
 use serde::Serialize;
 
 use crate::args::Target;
@@ -105,7 +105,7 @@ impl Output {
     /// # Errors
     /// The file system's.
     pub fn save(&self, model: &Model, options: &SaveOptions, start: Instant) -> Result<Written> {
-        let size = model.save(&self.path, options)?;
+        let size = files::save(model, &self.path, options)?;
         Ok(self.written(model, size, start))
     }
 
@@ -114,7 +114,7 @@ impl Output {
     /// # Errors
     /// The file system's.
     pub fn save_bytes(&self, bytes: &[u8], model: &Model, start: Instant) -> Result<Written> {
-        graph::write_atomic(&self.path, bytes).map_err(|e| Error::failed(format!("`{}`: {e}", self.path.display())))?;
+        files::write_atomic(&self.path, bytes).map_err(|e| Error::failed(format!("`{}`: {e}", self.path.display())))?;
         Ok(self.written(model, bytes.len() as u64, start))
     }
 

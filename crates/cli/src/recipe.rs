@@ -2,8 +2,9 @@
 use std::path::{Path, PathBuf};
 
 use distill::{DistillConfig, Eval};
-use graph::{Model, PolicyError, Preprocess};
+use graph::Preprocess;
 use images::{OpenOptions, Unlabelled};
+use model::{Model, PolicyError};
 
 use crate::config::ConfigFile;
 use crate::error::{Error, Result};

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use distill::MODEL;
 use dsconv::Network;
-use graph::{ImageConfig, Model, Shape, pass};
+use graph::{ImageConfig, Shape, pass};
+use model::Model;
 
 use crate::args::ModelArgs;
 use crate::error::{Error, Result};
@@ -156,7 +157,7 @@ fn file(path: &Path, printer: &Printer) -> Result<Source> {
     if is_checkpoint(path) {
         return bare(path, &zoo::Config::default(), true, printer);
     }
-    Ok(Source { model: Model::load(path)?, name: stem(path), file: Some(path.to_owned()) })
+    Ok(Source { model: files::load(path)?, name: stem(path), file: Some(path.to_owned()) })
 }
 
 /// A checkpoint, whose network is found by its parameters.
@@ -175,11 +176,11 @@ fn is_checkpoint(path: &Path) -> bool {
     }
     let mut head = Vec::new();
     let read = File::open(path).and_then(|file| file.take(9).read_to_end(&mut head));
-    if read.is_err() || head.starts_with(&graph::dsc::MAGIC) {
+    if read.is_err() || head.starts_with(&model::dsc::MAGIC) {
         return false;
     }
     let is_safetensors = head.len() == 9 && head[4..] == *b"\0\0\0\0{";
-    !is_safetensors || matches!(Model::is_saved_in(path), Ok(false))
+    !is_safetensors || matches!(files::packed::is_packed(path), Ok(false))
 }
 
 /// A file's name without its extension.

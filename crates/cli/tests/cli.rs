@@ -11,7 +11,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use graph::{Info, Model, Preprocess, SaveOptions, Weights};
+use graph::{Preprocess, Weights};
+use model::{Info, Model, SaveOptions};
 use serde_json::Value;
 
 /// A folder of its own, with a `configs` and a small float network, `tiny.safetensors`.
@@ -31,7 +32,7 @@ impl Place {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("configs/imagenet")).unwrap();
         std::fs::create_dir_all(folder.path().join("datasets")).unwrap();
-        tiny().save(folder.path().join("tiny.safetensors"), &SaveOptions::default()).unwrap();
+        files::save(&tiny(), folder.path().join("tiny.safetensors"), &SaveOptions::default()).unwrap();
         Self { folder }
     }
 
@@ -359,7 +360,7 @@ fn a_dsc_file_is_a_model_that_can_be_inspected_and_verified() {
     let read = |name: &str| std::fs::read(place.path(name)).unwrap();
     assert!(read("a.dsc") == read("b.dsc"), "equal models, equal files");
     // The same codes and scales in both formats, so the same predictions.
-    assert_eq!(Model::load(place.path("a.dsc")).unwrap(), Model::load(place.path("a.safetensors")).unwrap());
+    assert_eq!(files::load(place.path("a.dsc")).unwrap(), files::load(place.path("a.safetensors")).unwrap());
     let eval =
         |more: &[&str]| place.json(&[&["eval", "--limit", "160", "--against", "tiny.safetensors"], more].concat());
     let (a, b) = (eval(&["a.safetensors"]), eval(&["a.dsc", "--simulate"]));
@@ -401,10 +402,10 @@ fn a_dsc_file_is_a_model_that_can_be_inspected_and_verified() {
     );
 
     // Logits of another network: right checksums, wrong content.
-    let model = Model::load(place.path("a.dsc")).unwrap();
-    let pair = Some(graph::dsc::Pair { seed: 1, logits: vec![1.0; 16] });
-    let forged = graph::dsc::Options { pair, ..graph::dsc::Options::default() };
-    model.save_dsc(place.path("forged.dsc"), &forged).unwrap();
+    let model = files::load(place.path("a.dsc")).unwrap();
+    let pair = Some(model::dsc::Pair { seed: 1, logits: vec![1.0; 16] });
+    let forged = model::dsc::Options { pair, ..model::dsc::Options::default() };
+    files::save_dsc(&model, place.path("forged.dsc"), &forged).unwrap();
     let ran = place.run(&["verify", "forged.dsc"]);
     assert!(ran.code == Some(1) && ran.err.contains("forged.dsc`: logits, byte "), "{}", ran.err);
     assert_eq!(place.run(&["verify", "forged.dsc", "--no-run"]).code, Some(0));
@@ -421,7 +422,7 @@ fn two_level_scales_cost_little_and_survive_both_formats() {
     let db = |found: &Value| found["weight_sqnr"]["median_db"].as_f64().unwrap();
     assert!(db(&two) > db(&float) - 0.5, "{} dB for {}", db(&two), db(&float));
     place.json(&["export", "two.safetensors", "--format", "dsc", "-o", "two.dsc"]);
-    assert_eq!(Model::load(place.path("two.dsc")).unwrap(), Model::load(place.path("two.safetensors")).unwrap());
+    assert_eq!(files::load(place.path("two.dsc")).unwrap(), files::load(place.path("two.safetensors")).unwrap());
     // What is quantized already is converted.
     place.json(&["export", "float.safetensors", "--scales", "two-level", "--format", "dsc", "-o", "converted.dsc"]);
     let found = place.json(&["inspect", "converted.dsc"]);
@@ -541,7 +542,7 @@ fn the_ending_decides_the_format() {
     place.json(&["quantize", "tiny.safetensors", "-o", "Q.DSC"]);
     assert_eq!(place.json(&["verify", "Q.DSC"])["layers"], 20);
     place.json(&["export", "Q.DSC", "-o", "back.safetensors"]);
-    let stored = |file: &str| Model::load(place.path(file)).unwrap();
+    let stored = |file: &str| files::load(place.path(file)).unwrap();
     assert_eq!(stored("back.safetensors"), stored("Q.DSC"));
     let written = place.json(&["export", "tiny.safetensors", "-o", "tiny.onnx"]);
     assert_eq!(written["profile"], "fp32");
@@ -723,7 +724,7 @@ fn distill_measures_adapts_and_exports() {
     for key in ["top1", "top5", "agreement", "sqnr_db", "bytes"] {
         assert_eq!(scores[key], metrics["adapted"][key], "{key}");
     }
-    let stored = |file: &str| Model::load(place.path("run").join(file)).unwrap();
+    let stored = |file: &str| files::load(place.path("run").join(file)).unwrap();
     assert_eq!(stored("model.dsc"), stored("model.safetensors"));
     place.json(&["distill", "run/config.toml", "--out", "again"]);
     let model = |run: &str| std::fs::read(place.path(run).join("model.safetensors")).unwrap();
@@ -1010,7 +1011,7 @@ fn an_onnx_file_is_a_model() {
     let ran = place.run(&["quantize", "net.onnx", "--bits", "4"]);
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert!(ran.err.contains("net.onnx does not say how its images are normalised: ImageNet's"), "{}", ran.err);
-    let quantized = Model::load(place.path("net_w4a4.safetensors")).unwrap();
+    let quantized = files::load(place.path("net_w4a4.safetensors")).unwrap();
     assert_eq!(quantized.layers.keys().collect::<Vec<_>>(), ["conv", "fc"]);
 
     // What the file does not say, said once.
@@ -1018,7 +1019,7 @@ fn an_onnx_file_is_a_model() {
     let ran = place.run(&[&["export", "net.onnx", "-o", "net.safetensors"], &say[..]].concat());
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert!(!ran.err.contains("ImageNet"), "{}", ran.err);
-    let preprocess = Model::load(place.path("net.safetensors")).unwrap().info.preprocess;
+    let preprocess = files::load(place.path("net.safetensors")).unwrap().info.preprocess;
     let order = graph::ChannelOrder::Bgr;
     let expected = Preprocess {
         order,

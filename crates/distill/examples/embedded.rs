@@ -7,7 +7,6 @@
 use std::path::PathBuf;
 
 use distill::{Context, DistillConfig, Eval, Optimizer, RunFolder, TrainConfig};
-use graph::Model;
 use images::Split;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -28,10 +27,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             TrainConfig { epochs: 10, optimizer: Optimizer::AdamW, learning_rate: 3e-3, ..TrainConfig::default() };
         let run = RunFolder::open(folder.join("teacher"), true)?;
         let trained = distill::train(&graph, None, &train, &eval, &preprocess, &config, &run, &context)?;
-        trained.model.save(&file, &graph::SaveOptions::default())?;
+        files::save(&trained.model, &file, &model::SaveOptions::default())?;
     }
 
-    let teacher = Model::load(&file)?;
+    let teacher = files::load(&file)?;
     let images = images::embedded_unlabelled();
     let config = DistillConfig { model: file.display().to_string(), ..DistillConfig::default() };
     let run = RunFolder::open(folder.join("student"), true)?;

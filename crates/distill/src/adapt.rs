@@ -8,8 +8,9 @@ use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
 use dsconv::Network;
-use graph::{Graph, Model, ModelError, NodeId, Policy, pass, pattern};
+use graph::{Graph, NodeId, pass};
 use images::{Batch, ImageError, Unlabelled};
+use model::{Model, ModelError, Policy, pattern};
 use serde::Serialize;
 
 use crate::checkpoint::{self, best_epoch, load_model};
@@ -26,7 +27,7 @@ use crate::random::{Order, Random};
 use crate::settings::{AdaptConfig, BatchNormPolicy};
 use crate::train::detached;
 use crate::workers::{Workers, join};
-use crate::{Context, Error, files};
+use crate::{Context, Error, write};
 
 /// Images of a part of a batch, at least: a part costs a pass over all weights.
 const LEAST: usize = 8;
@@ -199,7 +200,7 @@ pub(crate) fn adapt_in(
     let log = folder.path().join("loss.csv");
     let table = move |journal: &Journal| {
         let text = journal.csv(&schedule, ["held_out_divergence", "held_out_agreement"]);
-        files::write(&log, text.as_bytes())
+        write::write(&log, text.as_bytes())
     };
     let trained = fit(
         job,

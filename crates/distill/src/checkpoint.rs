@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::journal::{Journal, Session};
-use crate::{Error, files};
+use crate::{Error, write};
 
 /// Their folder in a run folder.
 pub(crate) const FOLDER: &str = "checkpoints";
@@ -66,7 +66,7 @@ impl Checkpoints {
     }
 
     fn save(&self, epoch: usize, part: &str, bytes: &[u8]) -> Result<(), Error> {
-        files::write(&folder(&self.directory, epoch).join(part), bytes)?;
+        write::write(&folder(&self.directory, epoch).join(part), bytes)?;
         let complete = {
             let mut pending = self.pending.lock().expect("nobody panics with it");
             let begin = || State { files: BTreeMap::new(), journal: self.session.take_mark(epoch) };
@@ -75,7 +75,7 @@ impl Checkpoints {
             (state.files.len() == PARTS.len()).then(|| pending.remove(&epoch)).flatten()
         };
         if let Some(state) = complete {
-            files::write_json(&folder(&self.directory, epoch).join(STATE), &state)?;
+            write::write_json(&folder(&self.directory, epoch).join(STATE), &state)?;
             (self.on_complete)(&state.journal)?;
             clean(&self.directory, epoch)?;
         }
@@ -112,7 +112,7 @@ pub(crate) fn newest(directory: &Path) -> Result<Option<(usize, Journal)>, Error
     for epoch in epochs(directory)?.into_iter().rev() {
         let folder = folder(directory, epoch);
         // A manifest that does not read is as good as none.
-        let Ok(Some(state)) = files::read_json::<State>(&folder.join(STATE)) else { continue };
+        let Ok(Some(state)) = write::read_json::<State>(&folder.join(STATE)) else { continue };
         let whole = |name: &&str| {
             let found = fs::read(folder.join(name)).map(|bytes| sum(&bytes)).ok();
             found.is_some() && found.as_ref() == state.files.get(*name)
@@ -149,7 +149,7 @@ fn clean(directory: &Path, newest: usize) -> Result<(), Error> {
     let kept: Vec<usize> = epochs.iter().rev().filter(|&&e| e <= newest).copied().filter(complete).take(2).collect();
     let mut models = Vec::new();
     for &epoch in &kept {
-        if let Some(state) = files::read_json::<State>(&folder(directory, epoch).join(STATE))? {
+        if let Some(state) = write::read_json::<State>(&folder(directory, epoch).join(STATE))? {
             models.push(best_epoch(&state.journal, epoch));
         }
     }

@@ -25,13 +25,16 @@ pub enum Error {
     Images(#[from] images::ImageError),
     /// A model that cannot be made, read or written.
     #[error(transparent)]
-    Model(#[from] graph::ModelError),
+    Model(#[from] model::ModelError),
+    /// A model's file cannot be read or written.
+    #[error(transparent)]
+    ModelFile(#[from] files::FileError),
     /// Weights that do not fit their graph.
     #[error(transparent)]
     Weights(#[from] graph::WeightsError),
     /// A policy that does not fit the graph.
     #[error(transparent)]
-    Policy(#[from] graph::PolicyError),
+    Policy(#[from] model::PolicyError),
     /// A setting with a value that makes no sense.
     #[error("`{setting}` {why}")]
     Config {

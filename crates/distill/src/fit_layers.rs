@@ -13,14 +13,15 @@ use blockfloat::QuantizedWeights;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use dsconv::{Alpha, DsConv2d, Network};
-use graph::{Graph, Model, ModelError, Policy, Role, Weights};
+use graph::{Graph, Role, Weights};
 use images::Unlabelled;
+use model::{Model, ModelError, Policy};
 
 use crate::least_squares::{Pixels, Problem, Sums};
 use crate::loader::tensor;
 use crate::random::{Order, Random};
 use crate::workers::Workers;
-use crate::{Context, Error, checkpoint, files};
+use crate::{Context, Error, checkpoint, write};
 
 /// Images whose values are one tensor.
 const CHUNK: usize = 32;
@@ -51,7 +52,7 @@ pub(crate) fn fitted(
     let weight = |node: &str| weights.get(&format!("{node}.weight")).data();
     fit_layers(&mut student, teacher, weight, images, count, workers, context)?;
     let record = student.clone().into_record().into_bytes().map_err(|e| Error::file(&path, e))?;
-    files::write(&path, &record)?;
+    write::write(&path, &record)?;
     Ok(student)
 }
 

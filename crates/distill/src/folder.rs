@@ -66,7 +66,7 @@ impl RunFolder {
 
     /// Whether all of its entries have these names, unfinished files apart.
     pub(crate) fn holds_only(&self, names: &[&str]) -> Result<bool, Error> {
-        let known = |path: &PathBuf| graph::is_unfinished(path) || names.iter().any(|name| path.ends_with(name));
+        let known = |path: &PathBuf| files::is_unfinished(path) || names.iter().any(|name| path.ends_with(name));
         Ok(self.entries()?.iter().all(known))
     }
 
@@ -85,7 +85,7 @@ impl RunFolder {
 
     /// Removes the unfinished files of a run that was killed.
     pub(crate) fn tidy(&self) -> Result<(), Error> {
-        let remove = |folder: &Path| graph::remove_unfinished(folder).map_err(Error::io(folder));
+        let remove = |folder: &Path| files::remove_unfinished(folder).map_err(Error::io(folder));
         remove(&self.path)?;
         let checkpoints = self.path.join(crate::checkpoint::FOLDER);
         if checkpoints.is_dir() {

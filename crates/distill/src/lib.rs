@@ -25,7 +25,6 @@ mod calibrate;
 mod checkpoint;
 mod error;
 pub mod evaluate;
-mod files;
 mod fit;
 mod fit_layers;
 mod folder;
@@ -41,6 +40,7 @@ mod run;
 mod settings;
 mod train;
 mod workers;
+mod write;
 
 pub use adapt::{Adapted, adapt, check};
 pub use augment::Augment;

@@ -2,13 +2,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use graph::{Graph, Model, Weights};
+use graph::{Graph, Weights};
 use images::Fingerprint;
+use model::Model;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::folder::RunFolder;
-use crate::{Error, files};
+use crate::{Error, write};
 
 /// The file that holds an [`Origin`].
 const ORIGIN: &str = "origin.json";
@@ -99,8 +100,8 @@ pub(crate) fn claim<T: Serialize>(folder: &RunFolder, file: &str, config: &T, or
             }
             // One line: there may be a million images.
             let json = serde_json::to_vec(origin).map_err(|e| Error::file(&made_from, e))?;
-            files::write(&made_from, &json)?;
-            return files::write(&path, text.as_bytes());
+            write::write(&made_from, &json)?;
+            return write::write(&path, text.as_bytes());
         }
         Err(e) => return Err(Error::io(&path)(e)),
     };
@@ -122,7 +123,7 @@ fn other_settings(old: &str, new: &str, file: &Path) -> Option<String> {
 }
 
 fn other_origin(file: &Path, origin: &Origin) -> Result<Option<String>, Error> {
-    Ok(match files::read_json::<Origin>(file)? {
+    Ok(match write::read_json::<Origin>(file)? {
         Some(before) => before.difference(origin),
         None => Some(format!("there is no `{ORIGIN}` that says which images it was begun with")),
     })

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use blockfloat::ScaleFormat;
 use dsconv::Network;
-use graph::{Float, Head, ImageConfig, Model, Policy, SaveOptions, pass};
+use graph::{Head, ImageConfig, pass};
 use images::{Labelled, Unlabelled};
+use model::{Float, Model, Policy, SaveOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::adapt::{self, adapt_in, bare};
@@ -16,7 +17,7 @@ use crate::loss::Loss;
 use crate::origin::{Origin, claim};
 use crate::settings::AdaptConfig;
 use crate::train::check_set;
-use crate::{Context, Error, checkpoint, files};
+use crate::{Context, Error, checkpoint, write};
 
 /// A recipe: from a teacher to an adapted student. Every setting has a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -289,18 +290,18 @@ pub fn run(
     };
     claim(folder, "config.toml", config, &origin)?;
     let path = |name: &str| folder.path().join(name);
-    if let Some(report) = files::read_json(&path(METRICS))? {
+    if let Some(report) = write::read_json(&path(METRICS))? {
         remove_checkpoints(folder.path())?;
         return Ok(report);
     }
     let (before, teacher_logits) = measure_before(teacher, &measuring, config, folder.path(), context)?;
 
-    let adaptation = match files::read_json(&path(ADAPTATION))? {
+    let adaptation = match write::read_json(&path(ADAPTATION))? {
         Some(adaptation) => adaptation,
         None => adapted(teacher, images, &held, config, folder, context)?,
     };
     let adapted = path(adaptation.file());
-    let stored = Network::new(&Model::load(&adapted)?, &context.device);
+    let stored = Network::new(&files::load(&adapted)?, &context.device);
     let logits = predict("measure adapted", &[&stored], &measuring.images, context)?.remove(0);
     let report = Report {
         fp32: before.fp32,
@@ -314,7 +315,7 @@ pub fn run(
         eval: measuring.name,
         adapt: images.name().to_owned(),
     };
-    files::write_json(&path(METRICS), &report)?;
+    write::write_json(&path(METRICS), &report)?;
     remove_checkpoints(folder.path())?;
     Ok(report)
 }
@@ -333,19 +334,19 @@ fn adapted(
     if config.quantize.scales == ScaleFormat::TwoLevel {
         student = student.to_two_level()?;
     }
-    let bytes = student.to_bytes(&config.export.into())?;
+    let bytes = files::packed::to_bytes(&student, &config.export.into())?;
     let path = |name: &str| folder.path().join(name);
-    let quantized = Model::load(path(QUANTIZED))?;
-    let divergence = divergence(teacher, &quantized, &Model::from_bytes(&bytes)?, held, context)?;
+    let quantized = files::load(path(QUANTIZED))?;
+    let divergence = divergence(teacher, &quantized, &files::from_bytes(&bytes)?, held, context)?;
     let chosen = if divergence.adapted > divergence.quantized { Chosen::Quantized } else { Chosen::Adapted };
     let (best_step, held_out, diverged_at) = (adapted.best_step, adapted.points, adapted.diverged_at);
     let adaptation = Adaptation { best_step, held_out, chosen, divergence, diverged_at };
-    files::write(&path(adaptation.file()), &bytes)?;
+    write::write(&path(adaptation.file()), &bytes)?;
     if chosen == Chosen::Quantized {
         let quantized = fs::read(path(QUANTIZED)).map_err(Error::io(&path(QUANTIZED)))?;
-        files::write(&path(MODEL), &quantized)?;
+        write::write(&path(MODEL), &quantized)?;
     }
-    files::write_json(&path(ADAPTATION), &adaptation)?;
+    write::write_json(&path(ADAPTATION), &adaptation)?;
     Ok(adaptation)
 }
 
@@ -378,13 +379,13 @@ fn measure_before(
     let head = teacher.graph.head();
     let images = &measuring.images;
     if let (Some(before), Some(logits)) =
-        (files::read_json(&folder.join(BEFORE))?, read_logits(&kept, head, images.len()))
+        (write::read_json(&folder.join(BEFORE))?, read_logits(&kept, head, images.len()))
     {
         return Ok((before, logits));
     }
     let quantized = folder.join(QUANTIZED);
-    teacher.quantize(&config.quantize)?.save(&quantized, &config.export.into())?;
-    let student = Network::new(&Model::load(&quantized)?, &context.device);
+    files::save(&teacher.quantize(&config.quantize)?, &quantized, &config.export.into())?;
+    let student = Network::new(&files::load(&quantized)?, &context.device);
     // Folded, as the student's teacher is.
     let (folded, weights) = pass::fold_batch_norm(&teacher.graph, &teacher.weights);
     let original = Network::trainable(&folded, &weights, &context.device);
@@ -397,8 +398,8 @@ fn measure_before(
         quantized: Measured { scores: measuring.scores(&found, &logits), bytes: size(&quantized)? },
     };
     let bytes: Vec<u8> = logits.values().iter().flat_map(|v| v.to_le_bytes()).collect();
-    files::write(&kept, &bytes)?;
-    files::write_json(&folder.join(BEFORE), &before)?;
+    write::write(&kept, &bytes)?;
+    write::write_json(&folder.join(BEFORE), &before)?;
     Ok((before, logits))
 }
 

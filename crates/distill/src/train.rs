@@ -6,8 +6,9 @@ use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
 use dsconv::Network;
-use graph::{Graph, Info, Model, Op, Outputs, Preprocess, Weights};
+use graph::{Graph, Op, Outputs, Preprocess, Weights};
 use images::{Labelled, LabelledBatch};
+use model::{Info, Model};
 use serde::{Deserialize, Serialize};
 
 use crate::augment::Augment;
@@ -22,7 +23,7 @@ use crate::optimize::{Optimizer, Schedule, clip_global_norm};
 use crate::origin::{Origin, claim};
 use crate::random::{Order, Random};
 use crate::workers::{Workers, join};
-use crate::{Context, Error, files};
+use crate::{Context, Error, write};
 
 /// How a teacher is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -199,7 +200,7 @@ pub fn train(
         Arc::new(fixed_batches(&eval.take(config.monitor), config.batch)),
         &session,
         context,
-        move |journal| files::write(&log, journal.csv(&schedule, ["eval_loss", "eval_top1"]).as_bytes()),
+        move |journal| write::write(&log, journal.csv(&schedule, ["eval_loss", "eval_top1"]).as_bytes()),
     )?;
 
     let trained = module.load_record(load_model(&checkpoints, config.epochs)?).valid().network;

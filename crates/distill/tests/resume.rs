@@ -6,8 +6,9 @@ use std::sync::Arc;
 use distill::{
     AdaptConfig, Augment, Chosen, Context, DistillConfig, Error, Eval, Interrupter, Progress, RunFolder, TrainConfig,
 };
-use graph::{Builder, Conv2d, Graph, Info, Model, Op, Policy, Weights};
+use graph::{Builder, Conv2d, Graph, Op, Weights};
 use images::{Labelled, Split, Unlabelled};
+use model::{Info, Model, Policy};
 
 /// 3x3 conv, 8, /4 with batch normalisation, then 3x3 conv, 16, then the classifier: enough to have all kinds of layers.
 fn tiny() -> Graph {
@@ -330,7 +331,7 @@ fn a_run_measures_the_files_that_it_leaves() {
     assert_eq!(report.fp32.scores.sqnr_db, None);
     assert!(report.adapted.scores.sqnr_db.unwrap() > report.quantized.scores.sqnr_db.unwrap());
     assert_eq!(report.adapted.bytes, fs::metadata(whole.join(distill::MODEL)).unwrap().len());
-    let stored = Model::load(whole.join(distill::MODEL)).unwrap();
+    let stored = files::load(whole.join(distill::MODEL)).unwrap();
     assert!(stored.is_quantized());
     let mut files: Vec<String> =
         fs::read_dir(&whole).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();

@@ -7,8 +7,9 @@ use burn::nn::{BatchNorm, BatchNormConfig, Dropout, DropoutConfig};
 use burn::tensor::module::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
 use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions, PadMode};
 use burn::tensor::{Device, Tensor, TensorData, activation};
-use graph::policy::Plan;
-use graph::{Activation, Graph, Info, Model, ModelError, NodeId, Op, Pool2d, QuantizedLayer, Weights};
+use graph::{Activation, Graph, NodeId, Op, Pool2d, Weights};
+use model::policy::Plan;
+use model::{Info, Model, ModelError, QuantizedLayer};
 
 use crate::layer::{Alpha, DsConfig, DsConv2d, convolve, host};
 

@@ -30,6 +30,18 @@ pub struct Node {
     pub shape: Shape,
 }
 
+impl Node {
+    /// The shape of a layer's weight as that of a convolution, `[out, in of one group, kernel height, kernel width]`. A
+    /// linear layer is a convolution of kernel 1x1. `None` for nodes that are neither.
+    pub fn weight_shape(&self) -> Option<[usize; 4]> {
+        match &self.op {
+            Op::Conv2d(conv) => Some(conv.weight_shape()),
+            Op::Linear { in_features, out_features, .. } => Some([*out_features, *in_features, 1, 1]),
+            _ => None,
+        }
+    }
+}
+
 /// What a parameter is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -45,6 +57,19 @@ pub enum Role {
     Variance,
     /// Slopes of a [`Op::PRelu`].
     Slope,
+}
+
+impl Role {
+    /// The name of the parameter that has this role in a node, as in a PyTorch state dict: `<node>.weight` and so on.
+    pub fn name(self, node: &str) -> String {
+        let suffix = match self {
+            Self::Weight | Self::Gamma | Self::Slope => "weight",
+            Self::Bias => "bias",
+            Self::Mean => "running_mean",
+            Self::Variance => "running_var",
+        };
+        format!("{node}.{suffix}")
+    }
 }
 
 /// A parameter that a graph needs.

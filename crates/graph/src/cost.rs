@@ -6,7 +6,7 @@ use crate::op::{Activation, Conv2d, Op, Shape};
 const LANES: usize = 16;
 
 /// Most nodes of a graph.
-pub(crate) const MAX_NODES: usize = 16_384;
+pub const MAX_NODES: usize = 16_384;
 
 /// What running a network on one image takes, as far as its graph tells. Sums that leave a `u64` stay at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -88,7 +88,7 @@ const SHOWN: usize = 5;
 
 impl WeightsError {
     /// Compares the tensors that a graph needs with those that were found, names and shapes.
-    pub(crate) fn compare(
+    pub fn compare(
         graph: &str,
         expected: &BTreeMap<String, Vec<usize>>,
         found: &BTreeMap<&str, &[usize]>,
@@ -131,7 +131,7 @@ impl Weights {
     }
 
     /// Like [`Weights::check`], not asking for the parameters for which `elsewhere` holds (codes stored apart).
-    pub(crate) fn check_except(&self, graph: &Graph, elsewhere: impl Fn(&str) -> bool) -> Result<(), WeightsError> {
+    pub fn check_except(&self, graph: &Graph, elsewhere: impl Fn(&str) -> bool) -> Result<(), WeightsError> {
         let expected = graph.params().into_iter().filter(|p| !elsewhere(&p.name)).map(|p| (p.name, p.shape)).collect();
         let found = self.0.iter().map(|(name, tensor)| (name.as_str(), tensor.shape())).collect();
         WeightsError::compare(graph.name(), &expected, &found)

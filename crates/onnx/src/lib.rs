@@ -3,7 +3,7 @@
 //! This is a crate of its own so that the runtime, which reads [`graph`]'s files, does not depend on protocol buffers.
 //!
 //! # Files out
-//! [`export`] writes a [`graph::Model`] in one of three [`Profile`]s; `dsconv export MODEL --format onnx --profile NAME`
+//! [`export`] writes a [`model::Model`] in one of three [`Profile`]s; `dsconv export MODEL --format onnx --profile NAME`
 //! does the same. Every file has the input `image` `[batch, C, H, W]`, the output `logits` `[batch, classes]` and any
 //! batch; nodes have the names of the graph (torchvision's for the zoo). Its `metadata_props` say `profile`, `format`
 //! (bits and blocks), `source`, and as JSON `preprocess` ([`graph::Preprocess`]) and `classes`. Batch normalisation is

@@ -4,7 +4,7 @@
 use std::io::{BufRead, Write};
 
 use blockfloat::{BlockSize, ScaleRule};
-use graph::{Info, Model, Policy};
+use model::{Info, Model, Policy};
 use zoo::Config;
 use zoo::testing::{formula_input, formula_weights};
 

@@ -22,10 +22,10 @@ pub enum Error {
     },
     /// A model file, or a model in memory.
     #[error(transparent)]
-    Model(#[from] graph::ModelError),
+    Model(#[from] model::ModelError),
     /// A `.dsc` file.
     #[error(transparent)]
-    Dsc(#[from] graph::dsc::DscError),
+    Dsc(#[from] model::dsc::DscError),
     /// A layer that cannot be run.
     #[error("layer `{layer}`: {why}")]
     Layer {

@@ -8,7 +8,8 @@
 //! (`-C target-feature=+simd128`), no files and one thread. `.ci/cross` runs the tests of what a machine does not have.
 //!
 //! ```
-//! use graph::{Builder, Conv2d, Info, Op, Policy, Preprocess, Shape, Weights};
+//! use graph::{Builder, Conv2d, Op, Preprocess, Shape, Weights};
+//! use model::{Info, Policy};
 //!
 //! let mut b = Builder::new("small", Shape::new(3, 8, 8));
 //! let x = b.conv("conv", Conv2d::new(3, 16, 3).padding(1), b.input());
@@ -18,7 +19,7 @@
 //! let graph = b.finish()?;
 //! let info = Info { preprocess: Preprocess::imagenet(), classes: vec![], source: "an example".into() };
 //! let weights = Weights::init(&graph, 1);
-//! let quantized = graph::Model::float(graph, weights, info)?.quantize(&Policy::default())?;
+//! let quantized = model::Model::float(graph, weights, info)?.quantize(&Policy::default())?;
 //!
 //! let model = runtime::Model::new(quantized)?;
 //! let mut session = model.session(1)?;
@@ -39,6 +40,6 @@ mod model;
 mod pack;
 mod plan;
 
+pub use crate::model::{MAX_THREADS, Model, Session, StepReport};
 pub use error::Error;
 pub use kernels::{KernelName, kernels};
-pub use model::{MAX_THREADS, Model, Session, StepReport};

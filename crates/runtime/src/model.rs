@@ -1,7 +1,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use graph::{Info, Shape};
+use graph::Shape;
+use model::Info;
 
 use crate::Error;
 use crate::exec::{self, Given, Workspace};
@@ -41,8 +42,9 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
-    /// Loads a `.dsc` file, or a model file that [`graph::Model::save`] wrote, and packs it for the fastest kernel of this
-    /// CPU, or the one that `DSCONV_KERNEL` names.
+    /// Loads a `.dsc` file and packs it for the fastest kernel of this CPU, or the one that `DSCONV_KERNEL` names.
+    ///
+    /// Models in packed safetensors are read by the crate `files` and given to [`Model::new`].
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::File`] around [`Error::Dsc`], [`Error::Model`], [`Error::Layer`] or [`Error::Kernel`].
@@ -57,18 +59,15 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
-        if bytes.starts_with(&graph::dsc::MAGIC) {
-            let file = graph::dsc::File::parse(bytes)?;
-            return Self::build(Parameters::File(&file), asked()?);
-        }
-        Self::new(graph::Model::from_bytes(bytes)?)
+        let file = model::dsc::File::parse(bytes)?;
+        Self::build(Parameters::File(&file), asked()?)
     }
 
     /// From a model in memory.
     ///
     /// # Errors
     /// As [`Model::load`].
-    pub fn new(model: graph::Model) -> Result<Self, Error> {
+    pub fn new(model: model::Model) -> Result<Self, Error> {
         Self::with_kernel(model, asked()?)
     }
 
@@ -76,7 +75,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::load`].
-    pub fn with_kernel(model: graph::Model, kernel: Option<KernelName>) -> Result<Self, Error> {
+    pub fn with_kernel(model: model::Model, kernel: Option<KernelName>) -> Result<Self, Error> {
         Self::build(Parameters::Model(Box::new(model)), kernel)
     }
 

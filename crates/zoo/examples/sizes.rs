@@ -4,7 +4,8 @@ use std::error::Error;
 use std::path::Path;
 
 use blockfloat::{Bits, BlockSize, ScaleFormat, ScaleRule};
-use graph::{Float, Info, Model, Op, Policy, SaveOptions, Weights, dsc};
+use graph::{Op, Weights};
+use model::{Float, Info, Model, Policy, SaveOptions, dsc};
 
 const NETWORKS: [&str; 5] = ["resnet50", "vgg16", "densenet121", "googlenet", "alexnet"];
 /// Bits, block, scales, floats.
@@ -37,7 +38,7 @@ fn network(name: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
     let weights = Weights::init(&graph, 1);
     let float = Model::float(graph, weights, info)?;
     let path = folder.join("float.safetensors");
-    let fp32 = float.save(&path, &SaveOptions::default())?;
+    let fp32 = files::save(&float, &path, &SaveOptions::default())?;
     std::fs::remove_file(&path)?;
     for (bits, block, scales, floats) in FORMATS {
         let block = BlockSize::new(block)?;
@@ -49,8 +50,8 @@ fn network(name: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
         assert_eq!(model.layers.len(), layers, "all convolutions and linear layers");
         let options = SaveOptions { floats, scales: Float::F16 };
         let (dsc_path, tensors_path) = (folder.join("model.dsc"), folder.join("model.safetensors"));
-        model.save_dsc(&dsc_path, &dsc::Options { floats: options, pair: None })?;
-        model.save(&tensors_path, &options)?;
+        files::save_dsc(&model, &dsc_path, &dsc::Options { floats: options, pair: None })?;
+        files::save(&model, &tensors_path, &options)?;
         let size = |path: &Path| std::fs::metadata(path).map(|file| file.len());
         let (size, tensors) = (size(&dsc_path)?, size(&tensors_path)?);
         let codes: usize =

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use blockfloat::{ActivationScale, Bits, BlockSize, ScaleRule};
 use clap::ValueEnum;
-use graph::{Float, Policy, SaveOptions};
+use model::{Float, Policy, SaveOptions};
 
 use super::ModelArgs;
 

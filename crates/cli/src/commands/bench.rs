@@ -1,14 +1,14 @@
 use std::path::Path;
 use std::time::Instant;
 
-use runtime::{Model, StepReport};
+use runtime::StepReport;
 use serde::Serialize;
 
 use crate::args::Bench;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
-use crate::slips;
 use crate::table::{Table, bytes, rate};
+use crate::{engine, slips};
 
 /// Runs of which each step's shortest time counts.
 const PROFILES: usize = 15;
@@ -72,7 +72,7 @@ struct Layer {
 pub fn run(args: &Bench, printer: &Printer) -> Result<()> {
     let start = Instant::now();
     check(&args.file)?;
-    let model = Model::load(&args.file)?;
+    let model = engine::load(&args.file)?;
     let threads = usize::try_from(args.threads).unwrap_or(1);
     let mut session = model.session(threads)?;
     let input = model.input();

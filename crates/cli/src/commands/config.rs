@@ -107,7 +107,7 @@ fn new(args: &NewConfig, printer: &Printer) -> Result<()> {
             (kind, keys::template(kind, &args.model)?)
         }
     };
-    graph::write_atomic(path, text.as_bytes())
+    files::write_atomic(path, text.as_bytes())
         .map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;
     let written = Written { path: path.clone(), command: format!("dsconv {kind} {}", path.display()) };
     printer.result(&written, |printer| {

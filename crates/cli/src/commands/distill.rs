@@ -2,7 +2,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use distill::{Chosen, DistillConfig, Eval, MODEL, Measured, Report, RunFolder};
-use graph::Model;
 use images::Unlabelled;
 use serde::Serialize;
 
@@ -85,10 +84,10 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
 
 /// Leaves the exported student as a .dsc file too.
 fn deploy(run: &Path, config: &DistillConfig, start: Instant, printer: &Printer) -> Result<Written> {
-    let model = Model::load(run.join(MODEL))?;
+    let model = files::load(run.join(MODEL))?;
     let path = run.join(DEPLOYED);
     let data = deploy::bytes(&model, &config.export.into(), printer)?;
-    graph::write_atomic(&path, &data).map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;
+    files::write_atomic(&path, &data).map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;
     Ok(Written::new(path, data.len() as u64, model.fp32_bytes(), start))
 }
 

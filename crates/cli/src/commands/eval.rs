@@ -109,13 +109,13 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
 fn size(source: &Source) -> Result<u64> {
     match &source.file {
         Some(file) => Ok(std::fs::metadata(file)?.len()),
-        None => Ok(source.model.to_bytes(&stored(&source.model))?.len() as u64),
+        None => Ok(files::packed::to_bytes(&source.model, &stored(&source.model))?.len() as u64),
     }
 }
 
 /// How a model is stored if nobody says otherwise: its scales as narrow as they are.
-fn stored(model: &graph::Model) -> graph::SaveOptions {
-    graph::SaveOptions { scales: model.scale_precision(), ..graph::SaveOptions::default() }
+fn stored(model: &model::Model) -> model::SaveOptions {
+    model::SaveOptions { scales: model.scale_precision(), ..model::SaveOptions::default() }
 }
 
 fn show(outcome: &Outcome, printer: &Printer) {

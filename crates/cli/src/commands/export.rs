@@ -1,6 +1,7 @@
 use std::time::Instant;
 
-use graph::{Graph, Model, ModelError};
+use graph::Graph;
+use model::{Model, ModelError};
 use zoo::Stem;
 
 use crate::args::{Export, Format, Network, Profile, Scales};
@@ -150,14 +151,14 @@ fn not_quantized(model: &str, name: &str) -> Error {
 /// Under the names of the zoo's network where the model is one of those, else under its own.
 fn state_dict(model: &Model, printer: &Printer) -> Result<Vec<u8>> {
     for original in originals(&model.graph) {
-        match graph::state_dict(model, &original) {
-            Err(ModelError::Layer { .. }) => {}
+        match files::state_dict(model, &original) {
+            Err(files::FileError::Model(ModelError::Layer { .. })) => {}
             result => return Ok(result?),
         }
     }
     let name = model.graph.name();
     printer.warn(format!("`{name}` is no network of the zoo: the names are its own, batch normalisation stays folded"));
-    Ok(graph::state_dict(model, &model.graph)?)
+    Ok(files::state_dict(model, &model.graph)?)
 }
 
 /// The zoo's networks of a graph's name, input and classes, as wide as it is, with every stem.

@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use blockfloat::{ActivationFormat, packed_len};
-use graph::{Float, Head, Model, Outputs, Preprocess, QuantizedLayer, Resize, Weights, pass};
+use graph::{Head, Outputs, Preprocess, Resize, Weights, pass};
+use model::{Float, Model, QuantizedLayer};
 use serde::Serialize;
 
 use super::quantize::{WeightSqnr, sqnr};
@@ -69,7 +70,7 @@ pub fn run(args: &Inspect, printer: &Printer) -> Result<()> {
         layers.push(describe(&node.name, layer, original.as_ref().and_then(|w| sqnr(w, &node.name, layer))));
     }
     let weight_sqnr = original.map(|_| WeightSqnr::of(layers.iter().map(|l| (l.name.as_str(), l.sqnr_db))));
-    let options = graph::SaveOptions { scales: model.scale_precision(), ..graph::SaveOptions::default() };
+    let options = model::SaveOptions { scales: model.scale_precision(), ..model::SaveOptions::default() };
     let shape = model.graph.input();
     let outcome = Outcome {
         network: model.graph.name().to_owned(),

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use distill::{Calibration, calibrate};
-use graph::Model;
 use images::OpenOptions;
+use model::Model;
 use onnx::{ActivationCodes, Range, Ranges};
 use serde::Serialize;
 

@@ -1,8 +1,9 @@
 use std::path::{Path, PathBuf};
 
 use distill::evaluate::predict;
-use graph::{Head, Model, Outputs};
+use graph::{Head, Outputs};
 use images::{ImageError, OpenOptions};
+use model::Model;
 use serde::Serialize;
 
 use crate::args::{DeviceName, Predict};

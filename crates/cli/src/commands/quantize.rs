@@ -2,8 +2,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use blockfloat::{ActivationFormat, BlockSize, ScaleFormat};
-use graph::policy::Rule;
-use graph::{Float, Model, Policy, QuantizedLayer, Weights, pass};
+use graph::{Weights, pass};
+use model::policy::Rule;
+use model::{Float, Model, Policy, QuantizedLayer};
 use serde::Serialize;
 
 use crate::args::Quantize;
@@ -192,7 +193,7 @@ fn scheme(policy: &Policy) -> String {
 
 fn formats(model: &Model, policy: &Policy) -> Result<String> {
     if model.is_quantized() {
-        let error = graph::ModelError::AlreadyQuantized { graph: model.graph.name().into() };
+        let error = model::ModelError::AlreadyQuantized { graph: model.graph.name().into() };
         return Err(Error::usage(error));
     }
     let (graph, _) = pass::fold_batch_norm(&model.graph, &model.weights);

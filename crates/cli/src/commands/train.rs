@@ -2,8 +2,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use distill::{MODEL, TrainConfig};
-use graph::{ImageConfig, SaveOptions};
+use graph::ImageConfig;
 use images::{ClassNames, Classes, Labelled, OpenOptions, Split};
+use model::SaveOptions;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{DeviceName, Train};
@@ -166,8 +167,8 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
     let trained = trained.map_err(|error| super::distill::explain(&error, &file, &folder, "train."))?;
     let run = folder.path().to_owned();
     let path = run.join(MODEL);
-    let size = trained.model.save(&path, &SaveOptions::default())?;
-    graph::write_atomic(&run.join("config.toml"), toml::to_string(&recipe)?.as_bytes())?;
+    let size = files::save(&trained.model, &path, &SaveOptions::default())?;
+    files::write_atomic(&run.join("config.toml"), toml::to_string(&recipe)?.as_bytes())?;
 
     let seconds = start.elapsed().as_secs_f64();
     let outcome = Outcome { run, model: path, top1: trained.top1, top5: trained.top5, bytes: size, seconds };

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use graph::dsc::File;
+use model::dsc::File;
 use serde::Serialize;
 
 use crate::args::Verify;

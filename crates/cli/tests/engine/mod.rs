@@ -1,13 +1,13 @@
 //! `.dsc` files in the integer engine.
 use blockfloat::{Bits, BlockSize};
-use graph::dsc;
+use model::dsc;
 
 use super::*;
 
 /// A quantized model as `name` in `place`.
 fn write_dsc(place: &Place, name: &str, model: &Model, bits: u8) {
     let bits = Bits::new(bits).unwrap();
-    let mut policy = graph::Policy { bits, rule: blockfloat::ScaleRule::L2, ..graph::Policy::default() };
+    let mut policy = model::Policy { bits, rule: blockfloat::ScaleRule::L2, ..model::Policy::default() };
     let activation = policy.activation.as_mut().unwrap();
     (activation.bits, activation.block, policy.block) =
         (bits, BlockSize::new(16).unwrap(), BlockSize::new(16).unwrap());
@@ -26,7 +26,7 @@ fn the_engine_names_the_classes_that_the_simulation_names() {
         let path = file.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap();
         let file = format!("{name}.dsc");
-        write_dsc(&place, &file, &Model::load(&path).unwrap(), 8);
+        write_dsc(&place, &file, &files::load(&path).unwrap(), 8);
         let scores = place.json(&["eval", &file, "--against", &file, "--limit", "64"]);
         let sqnr = scores["sqnr_db"].as_f64().unwrap_or(f64::INFINITY);
         println!("{name}: top-1 {}, agreement {}, SQNR {sqnr:.1} dB", scores["top1"], scores["agreement"]);

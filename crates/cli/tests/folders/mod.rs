@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use graph::{Builder, Info, Model, Op, Pool2d, Preprocess, SaveOptions, Shape, Tensor, Weights};
+use graph::{Builder, Op, Pool2d, Preprocess, Shape, Tensor, Weights};
 use image::{GrayImage, ImageFormat, Luma, Rgb, RgbImage};
+use model::{Info, Model, SaveOptions};
 
 use super::{Place, Ran};
 
@@ -35,7 +36,8 @@ fn picture(class: u32, [height, width]: [u32; 2]) -> RgbImage {
 
 impl Place {
     fn quarter(&self) {
-        quarter(Shape::new(3, 32, 32)).save(self.path("quarter.safetensors"), &SaveOptions::default()).unwrap();
+        files::save(&quarter(Shape::new(3, 32, 32)), self.path("quarter.safetensors"), &SaveOptions::default())
+            .unwrap();
     }
 
     /// Two pictures of each class in folders of these names.
@@ -155,7 +157,7 @@ fn names_are_kept_in_every_file_and_shown() {
         if !file.ends_with(".onnx") {
             let top = &place.json(&["predict", file, "bear.png"])[0]["top"][0];
             assert_eq!((&top["index"], &top["name"]), (&2.into(), &"bear".into()), "{file}");
-            assert_eq!(Model::load(place.path(file)).unwrap().info.classes, ["lion", "tiger", "bear", "wolf"]);
+            assert_eq!(files::load(place.path(file)).unwrap().info.classes, ["lion", "tiger", "bear", "wolf"]);
         }
     }
     // Folders of some of the classes are then enough.
@@ -211,7 +213,7 @@ fn an_image_is_judged_by_its_content() {
 #[test]
 fn grey_networks_take_grey_images() {
     let place = Place::new();
-    quarter(Shape::new(1, 28, 28)).save(place.path("grey.safetensors"), &SaveOptions::default()).unwrap();
+    files::save(&quarter(Shape::new(1, 28, 28)), place.path("grey.safetensors"), &SaveOptions::default()).unwrap();
     picture(2, [28, 28]).save(place.path("colour.png")).unwrap();
     GrayImage::from_fn(28, 28, |x, y| Luma([if y >= 14 && x < 14 { 200 } else { 40 }]))
         .save(place.path("grey.png"))
@@ -229,7 +231,7 @@ fn grey_networks_take_grey_images() {
     let ran = place.run(&[&["quantize", "grey.safetensors", "-o", "grey.dsc"], &mean[..]].concat());
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert_eq!(place.json(&["predict", "grey.dsc", "colour.png"])[0]["top"][0]["index"], 2);
-    assert_eq!(Model::load(place.path("grey.dsc")).unwrap().info.preprocess.mean, [0.1307]);
+    assert_eq!(files::load(place.path("grey.dsc")).unwrap().info.preprocess.mean, [0.1307]);
     place
         .run(&["predict", "grey.safetensors", "grey.png", "--mean", "1,2,3"])
         .refuses(2, "error: mean has 3 values, the network takes 1 channels");
@@ -238,7 +240,7 @@ fn grey_networks_take_grey_images() {
 #[test]
 fn oblong_networks_take_images_of_any_shape() {
     let place = Place::new();
-    quarter(Shape::new(3, 48, 192)).save(place.path("wide.safetensors"), &SaveOptions::default()).unwrap();
+    files::save(&quarter(Shape::new(3, 48, 192)), place.path("wide.safetensors"), &SaveOptions::default()).unwrap();
     picture(3, [100, 300]).save(place.path("wide.png")).unwrap();
     for more in [&[][..], &["--resize", "48,192"], &["--resize", "48x200", "--crop", "48,192"]] {
         let found = place.json(&[&["predict", "wide.safetensors", "wide.png"], more].concat());
@@ -257,7 +259,7 @@ fn oblong_networks_take_images_of_any_shape() {
         "cropped.safetensors",
     ]);
     assert_eq!(ran.code, Some(0), "{}", ran.err);
-    let kept = Model::load(place.path("cropped.safetensors")).unwrap().info.preprocess;
+    let kept = files::load(place.path("cropped.safetensors")).unwrap().info.preprocess;
     assert_eq!((kept.resize, kept.crop), (Some(graph::Resize::Exact([50, 200])), Some([48, 192])));
 }
 

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use graph::{Policy, SaveOptions};
+use model::{Policy, SaveOptions};
 
 use super::{Place, Ran, tiny};
 
@@ -32,8 +32,8 @@ fn place() -> Place {
     let place = Place::new();
     let mut quantized = tiny().quantize(&Policy::default()).unwrap();
     quantized.round(&SaveOptions::default());
-    quantized.save(place.path("q.safetensors"), &SaveOptions::default()).unwrap();
-    let dsc = graph::dsc::write(&quantized, &graph::dsc::Options::default()).unwrap();
+    files::save(&quantized, place.path("q.safetensors"), &SaveOptions::default()).unwrap();
+    let dsc = model::dsc::write(&quantized, &model::dsc::Options::default()).unwrap();
     std::fs::write(place.path("q.dsc"), &dsc).unwrap();
 
     let mut damaged = dsc.clone();

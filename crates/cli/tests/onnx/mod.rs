@@ -6,8 +6,9 @@ use std::process::Command;
 use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize};
 use burn::tensor::{Device, Tensor, TensorData};
 use dsconv::Network;
-use graph::{Activation, Builder, Conv2d, Info, Model, Op, Policy, Pool2d, Preprocess, Shape, Weights};
+use graph::{Activation, Builder, Conv2d, Op, Pool2d, Preprocess, Shape, Weights};
 use images::OpenOptions;
+use model::{Info, Model, Policy};
 use serde_json::{Value, json};
 
 use crate::Place;
@@ -139,7 +140,7 @@ fn embedded_networks_give_the_same_in_onnx_runtime() {
             assert_eq!(written["profile"], profile);
             output
         };
-        let model = Model::load(place.path(&quantized)).unwrap();
+        let model = files::load(place.path(&quantized)).unwrap();
         let images = embedded_images(&model.info.preprocess, 64);
         cases.push(&export("int4", &[], "int4"), "int4", &model, &images);
         let floats = weights_only(&model);

@@ -72,9 +72,9 @@ fn a_resume_notices_what_changed() {
 
     let mut other = tiny().clone();
     other.weights.0.get_mut("conv1.weight").unwrap().data_mut()[0] += 0.25;
-    other.save(place.path("tiny.safetensors"), &SaveOptions::default()).unwrap();
+    files::save(&other, place.path("tiny.safetensors"), &SaveOptions::default()).unwrap();
     refused("teacher: the network or its weights changed");
-    tiny().save(place.path("tiny.safetensors"), &SaveOptions::default()).unwrap();
+    files::save(&tiny(), place.path("tiny.safetensors"), &SaveOptions::default()).unwrap();
     let again = place.json(&resume);
     assert_eq!(again["adapted"], finished["adapted"]);
 }

@@ -3,8 +3,9 @@
 use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize};
 use burn::tensor::{Device, Tensor, TensorData};
 use dsconv::{Alpha, Network, block_float};
-use graph::policy::Policy;
-use graph::{Info, Model, Preprocess};
+use graph::Preprocess;
+use model::policy::Policy;
+use model::{Info, Model};
 use zoo::testing::{formula_input, formula_weights};
 
 /// Every device that was compiled in and is present. A missing driver makes burn panic while it looks.

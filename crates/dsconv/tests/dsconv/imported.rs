@@ -4,7 +4,8 @@ use std::process::Command;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use dsconv::Network;
-use graph::{Info, Model, Preprocess};
+use graph::Preprocess;
+use model::{Info, Model};
 use onnx::{ImportOptions, Imported};
 use safetensors::SafeTensors;
 use zoo::testing::formula_input;

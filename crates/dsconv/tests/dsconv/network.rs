@@ -3,8 +3,9 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use dsconv::{Alpha, Network};
-use graph::policy::Policy;
-use graph::{Builder, Info, Model, Preprocess, Shape, Weights};
+use graph::{Builder, Preprocess, Shape, Weights};
+use model::policy::Policy;
+use model::{Info, Model};
 use zoo::testing::{Golden, LOGITS, formula_input, formula_weights};
 
 fn info() -> Info {

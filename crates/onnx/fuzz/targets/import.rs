@@ -2,10 +2,11 @@
 //! layer to quantize is quantized and run.
 #![no_main]
 
-use graph::{Info, Model, Op, Policy, Preprocess};
+use graph::{Op, Preprocess};
+use model::{Info, Model, Policy};
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../../graph/fuzz/targets/engine.rs"]
+#[path = "../../../model/fuzz/targets/engine.rs"]
 mod engine;
 
 fuzz_target!(|bytes: &[u8]| {

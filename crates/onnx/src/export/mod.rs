@@ -1,7 +1,8 @@
 //! Networks out: `.onnx` files in three profiles.
 use std::collections::BTreeMap;
 
-use graph::{Model, pass};
+use graph::pass;
+use model::Model;
 use prost::Message;
 
 use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto};

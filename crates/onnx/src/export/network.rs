@@ -1,7 +1,8 @@
 //! Node by node from a graph to a `GraphProto`.
 use std::collections::BTreeSet;
 
-use graph::{Model, Node, NodeId, Op, QuantizedLayer};
+use graph::{Node, NodeId, Op};
+use model::{Model, QuantizedLayer};
 
 use crate::proto::DataType;
 

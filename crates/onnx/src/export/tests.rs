@@ -1,7 +1,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize};
-use graph::{Builder, Conv2d, Info, Model, Op, Policy, Pool2d, Preprocess, Shape, Weights};
+use graph::{Builder, Conv2d, Op, Pool2d, Preprocess, Shape, Weights};
+use model::{Info, Model, Policy};
 use prost::Message;
 
 use super::*;

@@ -14,7 +14,8 @@ mod place;
 use std::collections::BTreeMap;
 
 use blockfloat::BlockSize;
-use graph::{Budget, Conv2d, Cost, Graph, Info, Node, Op, Shape};
+use graph::{Budget, Conv2d, Cost, Graph, Node, Op, Shape};
+use model::Info;
 
 use self::fuse::{Kind, Post};
 use self::parameters::LayerFormat;

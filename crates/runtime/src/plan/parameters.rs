@@ -2,8 +2,9 @@
 use std::collections::BTreeMap;
 
 use blockfloat::{ActivationFormat, BlockSize};
-use graph::dsc::File;
-use graph::{Graph, Info, Model, QuantizedLayer, Tensor};
+use graph::{Graph, Tensor};
+use model::dsc::File;
+use model::{Info, Model, QuantizedLayer};
 
 use crate::Error;
 

@@ -1,7 +1,8 @@
 //! Every way a network can end, and random graphs whose values share memory: every kernel gives the interpreter's bits, or
 //! the error that it gives.
 use blockfloat::SplitMix64;
-use graph::{Activation, Builder, Conv2d, Graph, Model, NodeId, Op, Policy, Pool2d, Shape};
+use graph::{Activation, Builder, Conv2d, Graph, NodeId, Op, Pool2d, Shape};
+use model::{Model, Policy};
 use zoo::testing::{formula_input, formula_weights};
 
 use crate::ops::info;

@@ -3,7 +3,7 @@
 //! Every build for every CPU asserts these constants, from the quantizer to the last layer. They change only with the
 //! arithmetic's contract.
 use blockfloat::{Bits, BlockSize, ScaleFormat};
-use graph::{Model, Policy};
+use model::{Model, Policy};
 use zoo::testing::{formula_input, formula_weights};
 
 use crate::ops::{every_exact_operation, info};

@@ -1,6 +1,7 @@
 //! Whole networks: the plain interpreter's logits from every kernel and any number of threads.
 use blockfloat::{ActivationScale, Bits, BlockSize};
-use graph::{Info, Model, Policy, Shape};
+use graph::Shape;
+use model::{Info, Model, Policy};
 use zoo::testing::{formula_input, formula_weights};
 use zoo::{Config, Stem};
 
@@ -77,11 +78,11 @@ fn every_family_of_the_zoo_gives_the_interpreters_bits() {
 fn layers_in_floats_and_activations_in_floats_run_too() {
     let mut policy = policy(4, 8, 64, ActivationScale::Float);
     policy.activation.as_mut().unwrap().block = BlockSize::PIXEL;
-    let rule = |layers: &str| graph::policy::Rule { layers: layers.into(), ..Default::default() };
+    let rule = |layers: &str| model::policy::Rule { layers: layers.into(), ..Default::default() };
     policy.rules = vec![
-        graph::policy::Rule { skip: Some(true), ..rule("conv1") },
-        graph::policy::Rule { activation: Some(graph::policy::ActivationRule::Off), ..rule("layer2.0.*") },
-        graph::policy::Rule { bits: Some(Bits::MAX), ..rule("fc") },
+        model::policy::Rule { skip: Some(true), ..rule("conv1") },
+        model::policy::Rule { activation: Some(model::policy::ActivationRule::Off), ..rule("layer2.0.*") },
+        model::policy::Rule { bits: Some(Bits::MAX), ..rule("fc") },
     ];
     let input = if crate::quick() { 32 } else { 64 };
     let config = Config { classes: Some(10), width: Some(0.25), input: Some(input), ..Config::new("resnet18") };

@@ -1,5 +1,6 @@
 //! Operations that the zoo does not have, files, and what is refused.
-use graph::{Activation, Builder, Conv2d, Info, Model, NodeId, Op, Policy, Pool2d, Preprocess, Shape, dsc};
+use graph::{Activation, Builder, Conv2d, NodeId, Op, Pool2d, Preprocess, Shape};
+use model::{Info, Model, Policy, dsc};
 use zoo::testing::formula_weights;
 
 use crate::networks::check;
@@ -139,9 +140,7 @@ fn a_dsc_file_runs_as_the_model_it_was_made_from() {
     let image: Vec<f32> = (0..363).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
     let from_file = runtime::Model::from_bytes(&bytes).unwrap().session(1).unwrap().run(&image).unwrap().to_vec();
     let stored = dsc::File::parse(&bytes).unwrap().to_model().unwrap();
-    let safetensors = stored.to_bytes(&graph::SaveOptions::default()).unwrap();
-    let from_model =
-        runtime::Model::from_bytes(&safetensors).unwrap().session(1).unwrap().run(&image).unwrap().to_vec();
+    let from_model = runtime::Model::new(stored.clone()).unwrap().session(1).unwrap().run(&image).unwrap().to_vec();
     assert_eq!(from_file, from_model);
     assert_eq!(from_file, plain::run(&stored, &image));
 

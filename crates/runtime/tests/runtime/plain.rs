@@ -1,7 +1,8 @@
 //! The plain interpreter: nodes one by one, integer layers by [`blockfloat::conv2d`], everything else as plain loops over
 //! `[C, H, W]`, nothing shared with the engine.
 use blockfloat::{ActivationSpec, ConvParams, conv2d, quantize_activations};
-use graph::{Activation, Conv2d, Model, Node, Op, Pool2d, Shape};
+use graph::{Activation, Conv2d, Node, Op, Pool2d, Shape};
+use model::Model;
 
 /// The output of the last node for one image `[C, H, W]`.
 pub fn run(model: &Model, image: &[f32]) -> Vec<f32> {

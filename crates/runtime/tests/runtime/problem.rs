@@ -5,7 +5,8 @@ use blockfloat::{
     ActivationFormat, ActivationScale, ActivationSpec, Bits, BlockSize, ConvParams, QuantizedWeights, SplitMix64,
     conv2d, quantize_activations,
 };
-use graph::{Builder, Conv2d, Info, Model, Preprocess, QuantizedLayer, Shape, Weights};
+use graph::{Builder, Conv2d, Preprocess, Shape, Weights};
+use model::{Info, Model, QuantizedLayer};
 use proptest::prelude::*;
 
 /// A convolution with its weights and its input.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, QuantizedWeights};
 use criterion::{Criterion, Throughput};
-use graph::{Builder, Conv2d, Info, Model, Preprocess, QuantizedLayer, Shape, Weights};
+use graph::{Builder, Conv2d, Preprocess, Shape, Weights};
+use model::{Info, Model, QuantizedLayer};
 
 /// Name; channels in and out, kernel, stride, groups; side of the input.
 const LAYERS: [(&str, [usize; 5], usize); 9] = [

@@ -1,6 +1,6 @@
 //! Formats drawn for a graph, and small numbers to move things by.
 use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule, SplitMix64};
-use graph::{Model, Policy};
+use model::{Model, Policy};
 
 /// A stream of random draws.
 pub struct Random(SplitMix64);

@@ -3,7 +3,8 @@ use std::cell::Cell;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use dsconv::Network;
-use graph::{Info, Model, Op, Policy, Preprocess, SaveOptions, dsc, pass};
+use graph::{Op, Preprocess, pass};
+use model::{Info, Model, Policy, SaveOptions, dsc};
 use onnx::{ImportOptions, Imported};
 use runtime::KernelName;
 
@@ -121,8 +122,9 @@ impl Trial<'_> {
             }
         }
         self.stage.set("file");
-        let bytes = float.to_bytes(&SaveOptions::default()).or_else(|error| wrong(error.to_string()))?;
-        let read = Model::from_bytes(&bytes).or_else(|error| wrong(error.to_string()))?;
+        let bytes =
+            files::packed::to_bytes(&float, &SaveOptions::default()).or_else(|error| wrong(error.to_string()))?;
+        let read = files::from_bytes(&bytes).or_else(|error| wrong(error.to_string()))?;
         if read == *float { Ok(()) } else { wrong("a model file gives another model") }
     }
 
@@ -132,7 +134,7 @@ impl Trial<'_> {
         let model = match float.quantize(policy) {
             Ok(model) => model,
             // Blocks that are too long for these sums.
-            Err(graph::ModelError::Policy(_)) => return Ok(()),
+            Err(model::ModelError::Policy(_)) => return Ok(()),
             Err(error) => return wrong(error.to_string()),
         };
         if !model.is_quantized() {

@@ -1,0 +1,71 @@
+use std::path::PathBuf;
+
+use graph::WeightsError;
+use model::ModelError;
+use model::dsc::DscError;
+
+use crate::packed::{FORMAT, VERSION};
+
+/// Why a model cannot be read from a file or written to one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// The file system refused to read or write.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The content of a file is not a model.
+    #[error("`{}`: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its content.
+        source: Box<FileError>,
+    },
+    /// The bytes are not a safetensors file.
+    #[error("not a safetensors file: {0}")]
+    Container(#[from] safetensors::SafeTensorError),
+    /// The safetensors file has tensors, but no `dsconv` metadata.
+    #[error("a safetensors file without `dsconv` metadata: bare weights, not a model")]
+    NoHeader,
+    /// The `dsconv` metadata do not parse, or cannot hold a number such as NaN.
+    #[error("`dsconv` metadata: {0}")]
+    Header(#[from] serde_json::Error),
+    /// The file is of another format or version.
+    #[error("format `{format}` version {version}: this reads `{FORMAT}` version {VERSION}")]
+    Version {
+        /// The format that the file names.
+        format: String,
+        /// The version that the file names.
+        version: u64,
+    },
+    /// A tensor has a type that it cannot have.
+    #[error("tensor `{tensor}`: expected {expected}, found {found}")]
+    Dtype {
+        /// The tensor's name.
+        tensor: String,
+        /// The types it may have.
+        expected: &'static str,
+        /// The type it has.
+        found: String,
+    },
+    /// The model itself is not valid.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+impl From<WeightsError> for FileError {
+    fn from(error: WeightsError) -> Self {
+        Self::Model(error.into())
+    }
+}
+
+impl From<DscError> for FileError {
+    fn from(error: DscError) -> Self {
+        Self::Model(error.into())
+    }
+}

@@ -1,0 +1,138 @@
+//! Back to PyTorch: dequantized weights under the names of the network before batch normalisation was folded.
+use std::collections::HashMap;
+
+use safetensors::tensor::{Dtype, TensorView, serialize};
+
+use graph::{Graph, Op, Tensor, Weights, pass};
+use model::{Float, Model, ModelError};
+
+use crate::FileError;
+
+/// The model as a PyTorch state dict in a safetensors file, all floats in F32, that a module with the parameters of
+/// `original` loads with `load_state_dict(strict=True)`.
+///
+/// `original` is the graph before its batch normalisations were folded; the model's own graph gives the names as they are.
+/// A folded normalisation comes back as one that does what is left of it: `running_mean = 0`, `running_var = 1`,
+/// `weight = sqrt(1 + eps)`, so that the scale is 1, and the folded bias for `bias`. Where the layer itself has a bias, that
+/// is 0. One that became an [`Op::Affine`] has `weight * sqrt(1 + eps)` in the same way. Every normalisation has
+/// `num_batches_tracked`, 0, an I64 without dimensions.
+///
+/// # Errors
+/// [`ModelError::Layer`] where `original`, folded, is not the model's graph; as [`Model::check`].
+pub fn state_dict(model: &Model, original: &Graph) -> Result<Vec<u8>, FileError> {
+    model.check()?;
+    let (weights, tracked) = unfold(model, original)?;
+    let zero = 0i64.to_le_bytes();
+    let encoded: Vec<(String, Vec<usize>, Vec<u8>)> = weights
+        .0
+        .iter()
+        .map(|(name, tensor)| (name.clone(), tensor.shape().to_vec(), Float::F32.encode(tensor.data())))
+        .collect();
+    let floats = encoded.iter().map(|(name, shape, data)| (name, Dtype::F32, shape.clone(), data.as_slice()));
+    let tracked = tracked.iter().map(|name| (name, Dtype::I64, vec![], zero.as_slice()));
+    let views = floats
+        .chain(tracked)
+        .map(|(name, dtype, shape, data)| Ok((name, TensorView::new(dtype, shape, data)?)))
+        .collect::<Result<Vec<_>, FileError>>()?;
+    // What PyTorch's own writer says of itself.
+    Ok(serialize(views, Some(HashMap::from([("format".into(), "pt".into())])))?)
+}
+
+/// Weights under the names of `original`, and the names of the counters of its normalisations.
+fn unfold(model: &Model, original: &Graph) -> Result<(Weights, Vec<String>), ModelError> {
+    let mut dense = model.dequantized();
+    let (folded, _) = pass::fold_batch_norm(original, &Weights::init(original, 0));
+    if folded.nodes() != model.graph.nodes() && original.nodes() != model.graph.nodes() {
+        let why = format!("its graph is not `{}` with folded batch normalisation", original.name());
+        return Err(ModelError::Layer { layer: model.graph.name().into(), why });
+    }
+    let mut weights = Weights::default();
+    let mut tracked = Vec::new();
+    for node in original.nodes() {
+        let Op::BatchNorm2d { channels, eps } = node.op else { continue };
+        let name = |suffix: &str| format!("{}.{suffix}", node.name);
+        tracked.push(name("num_batches_tracked"));
+        if model.graph.find(&node.name).is_some_and(|id| matches!(model.graph.node(id).op, Op::BatchNorm2d { .. })) {
+            // Never folded: its parameters are the model's.
+            continue;
+        }
+        let unit = (1.0 + eps).sqrt();
+        let vector = |values: Vec<f32>| Tensor::new([channels], values);
+        let (gamma, beta) = match dense.0.remove(&name("weight")) {
+            Some(scale) => {
+                let gamma = scale.data().iter().map(|&k| (f64::from(k) * unit) as f32).collect();
+                (gamma, dense.0.remove(&name("bias")).expect("an affine node has both"))
+            }
+            None => {
+                // The layer before it has its bias.
+                let mut layer = original.node(node.inputs[0]);
+                while matches!(layer.op, Op::Dropout { .. }) {
+                    layer = original.node(layer.inputs[0]);
+                }
+                let bias_name = format!("{}.bias", layer.name);
+                let beta = dense.0.remove(&bias_name).expect("a folded layer has a bias");
+                if matches!(&layer.op, Op::Conv2d(conv) if conv.bias)
+                    || matches!(layer.op, Op::Linear { bias: true, .. })
+                {
+                    weights.insert(bias_name, vector(vec![0.0; channels]));
+                }
+                (vec![unit as f32; channels], beta)
+            }
+        };
+        weights.insert(name("weight"), vector(gamma));
+        weights.insert(name("bias"), beta);
+        weights.insert(name("running_mean"), vector(vec![0.0; channels]));
+        weights.insert(name("running_var"), vector(vec![1.0; channels]));
+    }
+    weights.0.append(&mut dense.0);
+    weights.check(original)?;
+    Ok((weights, tracked))
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::SafeTensors;
+
+    use super::*;
+    use model::fixture;
+
+    #[test]
+    fn folding_what_comes_back_gives_the_model_again() {
+        let model = fixture::quantized();
+        let (weights, tracked) = unfold(&model, &fixture::graph()).unwrap();
+        assert_eq!(tracked, ["bn1.num_batches_tracked", "norm.num_batches_tracked"]);
+        assert!(!weights.0.contains_key("conv1.bias"), "the original has none");
+        let (graph, again) = pass::fold_batch_norm(&fixture::graph(), &weights);
+        assert_eq!(graph, model.graph);
+        for (name, tensor) in &model.dequantized().0 {
+            // sqrt(1 + eps) is rounded once, the quotient once more.
+            let close = tensor.data().iter().zip(again.get(name).data()).all(|(a, b)| (a - b).abs() <= 2e-7 * a.abs());
+            assert!(close, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_file_is_a_state_dict() {
+        let bytes = state_dict(&fixture::quantized(), &fixture::graph()).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let counter = file.tensor("bn1.num_batches_tracked").unwrap();
+        assert_eq!((counter.dtype(), counter.shape(), counter.data()), (Dtype::I64, &[][..], &[0; 8][..]));
+        let mut names: Vec<String> = fixture::graph().params().into_iter().map(|param| param.name).collect();
+        names.extend(["bn1.num_batches_tracked".into(), "norm.num_batches_tracked".into()]);
+        names.sort();
+        let mut found: Vec<String> = file.names().iter().map(ToString::to_string).collect();
+        found.sort();
+        assert_eq!(found, names);
+        assert_eq!(file.tensor("fc.weight").unwrap().shape(), [3, 4], "a linear layer is a matrix");
+    }
+
+    #[test]
+    fn a_float_model_gives_its_own_weights_and_another_graph_is_refused() {
+        let float = fixture::float();
+        assert_eq!(unfold(&float, &fixture::graph()).unwrap().0, float.weights);
+        let mut b = graph::Builder::new("other", graph::Shape::new(3, 5, 5));
+        b.conv("conv1", graph::Conv2d::new(3, 10, 3), b.input());
+        let error = state_dict(&fixture::quantized(), &b.finish().unwrap()).unwrap_err().to_string();
+        assert_eq!(error, "layer `tiny`: its graph is not `other` with folded batch normalisation");
+    }
+}

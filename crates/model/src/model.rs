@@ -1,0 +1,402 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use blockfloat::{ActivationFormat, QuantizedWeights, ScaleFormat, TwoLevel, packed_len};
+use graph::{Graph, Node, Op, Preprocess, Role, Tensor, Weights, WeightsError, pass};
+use serde::{Deserialize, Serialize};
+
+use crate::policy::{Policy, PolicyError, check_blocks};
+use crate::precision::{Float, SaveOptions};
+
+/// A layer in integers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantizedLayer {
+    /// Its weight; a linear layer's has the shape `[out, in, 1, 1]`.
+    pub codes: QuantizedWeights,
+    /// What its input is rounded to; `None` keeps it in floats.
+    pub activation: Option<ActivationFormat>,
+    /// Whether its input can be negative.
+    pub signed: bool,
+}
+
+/// What a user of a network must know beside it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Info {
+    /// From an image to the network's input.
+    pub preprocess: Preprocess,
+    /// What each output stands for; empty where unknown.
+    pub classes: Vec<String>,
+    /// Where the network came from, free text.
+    pub source: String,
+}
+
+/// A network with its parameters, in floats or with some layers in integers. See [`crate`] for its file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Model {
+    /// The network.
+    pub graph: Graph,
+    /// All float parameters: those of the graph but the weights of `layers`.
+    pub weights: Weights,
+    /// The quantized layers, by node name.
+    pub layers: BTreeMap<String, QuantizedLayer>,
+    /// What goes with it.
+    pub info: Info,
+}
+
+/// Why a model cannot be made, read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A `.dsc` file with something wrong in it, or a model that such a file cannot hold.
+    #[error(transparent)]
+    Dsc(#[from] crate::dsc::DscError),
+    /// Tensors are missing, unexpected or of a wrong shape.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A NaN or an infinity.
+    #[error("tensor `{tensor}`: element {index} is NaN or infinite")]
+    NonFinite {
+        /// The tensor.
+        tensor: String,
+        /// Position of the first one, row-major.
+        index: usize,
+    },
+    /// A layer's numbers were refused, when quantizing or when reading codes.
+    #[error("layer `{layer}`: {source}")]
+    Numbers {
+        /// The layer.
+        layer: String,
+        /// What is wrong with them.
+        source: blockfloat::Error,
+    },
+    /// A quantized layer that does not fit the graph.
+    #[error("layer `{layer}`: {why}")]
+    Layer {
+        /// The layer.
+        layer: String,
+        /// What does not fit.
+        why: String,
+    },
+    /// The policy does not fit the graph.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// Only a model in floats can be quantized.
+    #[error("`{graph}` is quantized already: quantize the float model it came from")]
+    AlreadyQuantized {
+        /// The graph.
+        graph: String,
+    },
+}
+
+impl Model {
+    /// A network in floats.
+    ///
+    /// # Errors
+    /// [`WeightsError`] where the weights are not exactly those that the graph needs.
+    pub fn float(graph: Graph, weights: Weights, info: Info) -> Result<Self, WeightsError> {
+        weights.check(&graph)?;
+        Ok(Self { graph, weights, layers: BTreeMap::new(), info })
+    }
+
+    /// How images become its input: sizes that its preprocessing does not say follow the input's.
+    pub fn preprocess(&self) -> Preprocess {
+        self.info.preprocess.fitted(self.graph.input())
+    }
+
+    /// Quantizes a float model: folds batch normalisation ([`pass::fold_batch_norm`]), plans by the policy
+    /// ([`Policy::resolve`]) and rounds the planned layers. Layers that are skipped, biases and affine parameters stay
+    /// in [`Model::weights`].
+    ///
+    /// # Errors
+    /// [`ModelError::Policy`]; [`ModelError::Numbers`] or [`ModelError::NonFinite`] naming the layer or tensor with a
+    /// NaN or infinity, also one that a negative variance makes; [`ModelError::AlreadyQuantized`];
+    /// [`ModelError::Weights`].
+    pub fn quantize(&self, policy: &Policy) -> Result<Self, ModelError> {
+        if self.is_quantized() {
+            return Err(ModelError::AlreadyQuantized { graph: self.graph.name().into() });
+        }
+        self.weights.check(&self.graph)?;
+        let (graph, mut weights) = pass::fold_batch_norm(&self.graph, &self.weights);
+        let plan = policy.resolve(&graph)?;
+        let mut layers = BTreeMap::new();
+        for node in graph.nodes() {
+            let Some(plan) = plan.0.get(&node.name) else { continue };
+            let shape = node.weight_shape().expect("only layers are planned");
+            let weight = weights.0.remove(&Role::Weight.name(&node.name)).expect("weights were checked");
+            let codes = QuantizedWeights::quantize(weight.data(), shape, plan.weight)
+                .and_then(|codes| match plan.scales {
+                    ScaleFormat::Float => Ok(codes),
+                    ScaleFormat::TwoLevel => codes.refit_two_level(weight.data(), plan.weight.rule),
+                })
+                .map_err(|source| ModelError::Numbers { layer: node.name.clone(), source })?;
+            let layer = QuantizedLayer { codes, activation: plan.activation, signed: plan.signed };
+            layers.insert(node.name.clone(), layer);
+        }
+        check_finite(&weights)?;
+        Ok(Self { graph, weights, layers, info: self.info.clone() })
+    }
+
+    /// Whether any layer is in integers.
+    pub fn is_quantized(&self) -> bool {
+        !self.layers.is_empty()
+    }
+
+    /// The same network with two-level scales in every quantized layer, fitted to the weights that the layer stands for
+    /// now ([`QuantizedWeights::to_two_level`]).
+    ///
+    /// # Errors
+    /// [`ModelError::Policy`] where a layer's activation blocks are too long for the integer sums of two-level scales.
+    pub fn to_two_level(&self) -> Result<Self, ModelError> {
+        let mut model = self.clone();
+        for (name, layer) in &mut model.layers {
+            let node = find_layer(&self.graph, name)?;
+            let codes = &layer.codes;
+            check_blocks(node, codes.bits(), codes.block(), ScaleFormat::TwoLevel, layer.activation)?;
+            layer.codes = codes.to_two_level();
+        }
+        Ok(model)
+    }
+
+    /// All parameters as floats, under the names the graph gives them.
+    pub fn dequantized(&self) -> Weights {
+        let mut weights = self.weights.clone();
+        for (name, layer) in &self.layers {
+            let shape = layer.codes.shape();
+            let is_linear = self.graph.find(name).is_some_and(|id| matches!(self.graph.node(id).op, Op::Linear { .. }));
+            let shape = if is_linear { shape[..2].to_vec() } else { shape.to_vec() };
+            weights.insert(Role::Weight.name(name), Tensor::new(shape, layer.codes.dequantize()));
+        }
+        weights
+    }
+
+    /// Rounds all values to what a file written with these options stores, so that what is evaluated is what is
+    /// stored.
+    pub fn round(&mut self, options: &SaveOptions) {
+        for tensor in self.weights.0.values_mut() {
+            options.floats.round(tensor.data_mut());
+        }
+        for layer in self.layers.values_mut() {
+            let codes = &layer.codes;
+            if codes.two_level().is_some() {
+                continue;
+            }
+            let mut scales = codes.scales().to_vec();
+            options.scales.round(&mut scales);
+            layer.codes = QuantizedWeights::from_parts(
+                codes.shape(),
+                codes.bits(),
+                codes.block(),
+                codes.codes().to_vec(),
+                scales,
+            )
+            .unwrap_or_else(|error| panic!("rounding scales keeps them valid: {error}"));
+        }
+    }
+
+    /// [`Model::round`] of the block scales to F16; other floats stay.
+    pub fn round_scales_f16(&mut self) {
+        self.round(&SaveOptions { floats: Float::F32, scales: Float::F16 });
+    }
+
+    /// The narrowest type that stores every float block scale as it is: F16 after [`Model::round_scales_f16`], or after
+    /// loading a file with F16 scales, unless a layer needs F32. F16 for a model without quantized layers.
+    pub fn scale_precision(&self) -> Float {
+        if self.layers.values().all(|layer| layer.codes.two_level().is_some() || Float::F16.holds(layer.codes.scales()))
+        {
+            Float::F16
+        } else {
+            Float::F32
+        }
+    }
+
+    /// Bytes of all tensors as a file written with these options stores them, without the file's header.
+    pub fn storage_bytes(&self, options: &SaveOptions) -> u64 {
+        let floats = |values: &[f32], asked: Float| (values.len() * asked.for_values(values).bytes()) as u64;
+        let weights = self.weights.0.values().map(|tensor| floats(tensor.data(), options.floats));
+        let layers = self.layers.values().map(|QuantizedLayer { codes, .. }| {
+            let scales = match codes.two_level() {
+                Some(two_level) => storage_of(two_level),
+                None => floats(codes.scales(), options.scales),
+            };
+            packed_len(codes.codes().len(), codes.bits()) as u64 + scales
+        });
+        weights.chain(layers).sum()
+    }
+
+    /// Bytes of the graph's parameters as F32: what [`Model::storage_bytes`] is compared with.
+    pub fn fp32_bytes(&self) -> u64 {
+        self.graph.params().iter().map(|p| 4 * p.shape.iter().product::<usize>() as u64).sum()
+    }
+
+    /// Checks that weights and layers fit the graph and that all floats are finite: what reading a file promises and writing one
+    /// asks for.
+    ///
+    /// # Errors
+    /// [`ModelError`] with the place.
+    pub fn check(&self) -> Result<(), ModelError> {
+        let non_negative = pass::non_negative(&self.graph);
+        let mut coded = BTreeSet::new();
+        for (name, layer) in &self.layers {
+            let node = find_layer(&self.graph, name)?;
+            let refuse = |why: String| Err(ModelError::Layer { layer: name.clone(), why });
+            let (want, got) = (node.weight_shape(), layer.codes.shape());
+            if want != Some(got) {
+                return refuse(format!(
+                    "its codes have the shape {got:?}, the graph needs {:?}",
+                    want.unwrap_or_default()
+                ));
+            }
+            if layer.activation.is_some() && !layer.signed && !non_negative[node.inputs[0].index()] {
+                return refuse("it is said to have no negative inputs, but nothing before it keeps them out".into());
+            }
+            let scales = layer.codes.two_level().map_or(ScaleFormat::Float, |_| ScaleFormat::TwoLevel);
+            check_blocks(node, layer.codes.bits(), layer.codes.block(), scales, layer.activation)?;
+            if let Some(index) = layer.codes.scales().iter().position(|s| !s.is_finite()) {
+                let source = blockfloat::Error::NonFiniteScale { index };
+                return Err(ModelError::Numbers { layer: name.clone(), source });
+            }
+            coded.insert(Role::Weight.name(name));
+        }
+        self.weights.check_except(&self.graph, |name| coded.contains(name))?;
+        check_finite(&self.weights)
+    }
+}
+
+/// Bytes of two-level scales: an F32 a channel, a byte a block.
+fn storage_of(two_level: &TwoLevel) -> u64 {
+    (4 * two_level.channel().len() + two_level.factors().len()) as u64
+}
+
+/// The convolution or linear layer of this name.
+pub(crate) fn find_layer<'a>(graph: &'a Graph, name: &str) -> Result<&'a Node, ModelError> {
+    let node = graph.find(name).map(|id| graph.node(id)).filter(|node| node.weight_shape().is_some());
+    node.ok_or_else(|| ModelError::Layer {
+        layer: name.into(),
+        why: "the graph has no such convolution or linear layer".into(),
+    })
+}
+
+pub(crate) fn check_finite(weights: &Weights) -> Result<(), ModelError> {
+    for (name, tensor) in &weights.0 {
+        if let Some(index) = tensor.data().iter().position(|v| !v.is_finite()) {
+            return Err(ModelError::NonFinite { tensor: name.clone(), index });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn quantizing_leaves_in_floats_what_has_no_codes() {
+        let rule = crate::policy::Rule { layers: "depth*".into(), skip: Some(true), ..Default::default() };
+        let policy = Policy { rules: vec![rule], ..fixture::policy(4, 4) };
+        let model = fixture::float().quantize(&policy).unwrap();
+        model.check().unwrap();
+        let floats: Vec<&str> = model.weights.0.keys().map(String::as_str).collect();
+        assert_eq!(floats, ["conv1.bias", "depthwise.bias", "depthwise.weight", "fc.bias", "norm.bias", "norm.weight"]);
+        let shapes: Vec<_> =
+            model.layers.iter().map(|(name, l)| (name.as_str(), l.codes.shape(), l.codes.scale_shape())).collect();
+        assert_eq!(
+            shapes,
+            [
+                ("conv1", [10, 3, 3, 3], [10, 1, 3, 3]),
+                ("fc", [3, 4, 1, 1], [3, 1, 1, 1]),
+                ("grouped", [4, 5, 1, 1], [4, 2, 1, 1]),
+            ]
+        );
+    }
+
+    #[test]
+    fn dequantized_weights_fit_the_graph_and_are_near() {
+        let model = fixture::float().quantize(&fixture::policy(8, 4)).unwrap();
+        let (graph, exact) = pass::fold_batch_norm(&fixture::graph(), &fixture::float().weights);
+        let near = model.dequantized();
+        near.check(&graph).unwrap();
+        for (name, tensor) in &exact.0 {
+            let largest = tensor.data().iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            // 8 bits: half a step is 1/256 of a block's largest weight.
+            let close = tensor.data().iter().zip(near.get(name).data()).all(|(a, b)| (a - b).abs() <= largest / 250.0);
+            assert!(close, "{name}");
+        }
+    }
+
+    #[test]
+    fn quantizing_names_what_it_cannot_do() {
+        let with = |tensor: &str, index: usize, value: f32| {
+            let mut model = fixture::float();
+            model.weights.0.get_mut(tensor).unwrap().data_mut()[index] = value;
+            model.quantize(&fixture::policy(4, 4)).unwrap_err().to_string()
+        };
+        assert_eq!(with("grouped.weight", 3, f32::NAN), "layer `grouped`: element 3 is NaN or infinite");
+        assert_eq!(with("fc.bias", 1, f32::INFINITY), "tensor `fc.bias`: element 1 is NaN or infinite");
+        // sqrt(-1) is NaN: filter 1 of 27 weights.
+        assert_eq!(with("bn1.running_var", 1, -1.0), "layer `conv1`: element 27 is NaN or infinite");
+        assert_eq!(with("norm.running_var", 2, -1.0), "tensor `norm.bias`: element 2 is NaN or infinite");
+
+        let again = fixture::quantized().quantize(&Policy::default()).unwrap_err();
+        assert_eq!(again.to_string(), "`tiny` is quantized already: quantize the float model it came from");
+        let mut model = fixture::float();
+        model.weights.0.remove("fc.bias");
+        assert!(matches!(model.quantize(&Policy::default()), Err(ModelError::Weights(_))));
+    }
+
+    #[test]
+    fn sizes_are_counted_by_hand() {
+        let options = |scales| SaveOptions { floats: Float::F32, scales };
+        let model = fixture::float().quantize(&fixture::policy(3, 4)).unwrap();
+        // Parameters: conv1 270 + 10, norm 10 + 10, grouped 20, depthwise 36 + 4, fc 12 + 3.
+        assert_eq!(model.fp32_bytes(), 4 * 375);
+        // Codes of 3 bits: ceil(810 / 8) + ceil(60 / 8) + ceil(108 / 8) + ceil(36 / 8) = 102 + 8 + 14 + 5 = 129.
+        // Scales: 90 + 8 + 36 + 3 = 137. Floats: 10 + 20 + 4 + 3 = 37.
+        assert_eq!(model.storage_bytes(&options(Float::F32)), 129 + 4 * 137 + 4 * 37);
+        assert_eq!(model.storage_bytes(&options(Float::F16)), 129 + 2 * 137 + 4 * 37);
+        // Unfolded: normalisations of 4 * 10 each, no bias of conv1.
+        let float = fixture::float();
+        assert_eq!(float.fp32_bytes(), 4 * (375 - 10 - 20 + 80));
+        assert_eq!(float.storage_bytes(&SaveOptions::default()), float.fp32_bytes());
+    }
+
+    #[test]
+    fn rounding_shows_in_the_scale_precision() {
+        let mut model = fixture::quantized();
+        assert_eq!(model.scale_precision(), Float::F32);
+        model.round_scales_f16();
+        assert_eq!(model.scale_precision(), Float::F16);
+        let once = model.clone();
+        model.round_scales_f16();
+        assert_eq!(model, once);
+    }
+
+    #[test]
+    fn check_refuses_layers_that_do_not_fit() {
+        let change = |f: &dyn Fn(&mut Model)| {
+            let mut model = fixture::quantized();
+            f(&mut model);
+            model.check().unwrap_err().to_string()
+        };
+        let rename = change(&|m| {
+            let layer = m.layers.remove("fc").unwrap();
+            m.layers.insert("relu".into(), layer);
+        });
+        assert_eq!(rename, "layer `relu`: the graph has no such convolution or linear layer");
+        let swap = change(&|m| {
+            let layer = m.layers["fc"].clone();
+            m.layers.insert("grouped".into(), layer);
+        });
+        assert_eq!(swap, "layer `grouped`: its codes have the shape [3, 4, 1, 1], the graph needs [4, 5, 1, 1]");
+        let unsigned = change(&|m| m.layers.get_mut("conv1").unwrap().signed = false);
+        assert!(unsigned.starts_with("layer `conv1`: it is said to have no negative inputs"), "{unsigned}");
+        let both = change(&|m| {
+            m.weights = m.dequantized();
+        });
+        assert!(both.contains("unexpected  conv1.weight"), "{both}");
+        let neither = change(&|m| {
+            m.layers.remove("fc");
+        });
+        assert!(neither.contains("missing     fc.weight"), "{neither}");
+    }
+}

@@ -1,0 +1,574 @@
+//! Which layer is quantized to what: a [`Policy`] as people write it, and the [`Plan`] that follows for one graph.
+use std::collections::BTreeMap;
+use std::fmt;
+
+use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule, WeightFormat};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+use graph::Op;
+use graph::pass;
+use graph::{Graph, Node};
+
+use crate::pattern;
+
+/// The numbers of one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerFormat {
+    /// Its weight.
+    pub weight: WeightFormat,
+    /// Its input; `None` keeps it in floats.
+    pub activation: Option<ActivationFormat>,
+}
+
+/// The formats of a whole network: one default, and rules for some layers.
+///
+/// In TOML, with the defaults written out and two rules:
+///
+/// ```toml
+/// bits = 4
+/// block = 32                  # channels that share a scale, or "pixel" for all of them
+/// rule = "mse"                # or "l2", "kl", "balanced"
+/// scales = "float"            # or "two_level": a float a filter, an integer a block
+/// linear = true               # quantize fully connected layers too
+/// activation = { bits = 4, block = 32, scale = "float" }  # or false: floats
+///
+/// [[rules]]
+/// layers = "conv1"            # `*` any characters, `?` one
+/// bits = 8
+/// activation = { bits = 8 }   # the rest of the table stays
+///
+/// [[rules]]
+/// layers = "*.downsample.0"
+/// skip = true                 # keeps the layer in floats
+/// ```
+///
+/// Rules apply in order: where two set the same thing for a layer, the later one wins.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Bits of a weight code.
+    pub bits: Bits,
+    /// Channels of a filter that share a scale.
+    pub block: BlockSize,
+    /// How weight codes and scales are found.
+    pub rule: ScaleRule,
+    /// How scales are stored.
+    pub scales: ScaleFormat,
+    /// Whether fully connected layers are quantized; a rule with `skip = false` includes one all the same.
+    pub linear: bool,
+    /// The format of layer inputs; `None`, written `false`, keeps them in floats. A table may leave fields out.
+    #[serde(with = "activation")]
+    pub activation: Option<ActivationFormat>,
+    /// Exceptions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+}
+
+/// What differs for the layers of a pattern; fields that are `None` change nothing.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Node names it is for: `*` stands for any characters, `?` for one.
+    pub layers: String,
+    /// Bits of a weight code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits: Option<Bits>,
+    /// Channels of a filter that share a scale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<BlockSize>,
+    /// How weight codes and scales are found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<ScaleRule>,
+    /// The input's format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<ActivationRule>,
+    /// `true` keeps the layer in floats, `false` quantizes it after all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip: Option<bool>,
+}
+
+/// What a [`Rule`] does to a layer's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActivationRule {
+    /// Keeps it in floats; written `false`.
+    Off,
+    /// Changes some fields of its format. Where it was in floats, the others are the default's.
+    Change(ActivationChange),
+}
+
+/// Changes to an [`ActivationFormat`]; fields that are `None` change nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ActivationChange {
+    /// Bits of a mantissa.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bits: Option<Bits>,
+    /// Channels of a pixel that share a scale.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block: Option<BlockSize>,
+    /// The kind of scale.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<ActivationScale>,
+}
+
+/// How one layer is quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerPlan {
+    /// Its weight.
+    pub weight: WeightFormat,
+    /// How its scales are stored.
+    pub scales: ScaleFormat,
+    /// Its input; `None` keeps it in floats.
+    pub activation: Option<ActivationFormat>,
+    /// Whether its input can be negative.
+    pub signed: bool,
+}
+
+/// The layers to quantize, by node name; all others stay in floats.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan(pub BTreeMap<String, LayerPlan>);
+
+/// Why a policy does not fit a graph.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// A rule for layers that the graph does not have.
+    #[error("no layer of `{graph}` is named `{pattern}`{}", hint(nearest))]
+    NoLayer {
+        /// The graph.
+        graph: String,
+        /// The rule's pattern.
+        pattern: String,
+        /// The names closest to it, best first.
+        nearest: Vec<String>,
+    },
+    /// A rule without anything to change.
+    #[error("the rule for `{pattern}` changes nothing: set `bits`, `block`, `rule`, `activation` or `skip`")]
+    EmptyRule {
+        /// The rule's pattern.
+        pattern: String,
+    },
+    /// Blocks of weights that lie in more than one block of activations.
+    #[error(
+        "layer `{layer}`: its activation blocks of {activation} channels do not hold whole weight blocks of {weight}; \
+         make `activation.block` a multiple of `block`, or \"pixel\""
+    )]
+    Blocks {
+        /// The layer.
+        layer: String,
+        /// Channels of a weight block.
+        weight: usize,
+        /// Channels of an activation block.
+        activation: usize,
+    },
+    /// Blocks so long that their integer sum could overflow 32 bits.
+    #[error(
+        "layer `{layer}`: a block of {block} channels at these bits can overflow a 32-bit sum; make `block` smaller"
+    )]
+    BlockTooLong {
+        /// The layer.
+        layer: String,
+        /// Channels of a weight block; with two-level scales, of an activation block.
+        block: usize,
+    },
+}
+
+fn hint(nearest: &[String]) -> String {
+    match nearest {
+        [] => ", which has no layers".into(),
+        names => format!("; the nearest names are `{}`", names.join("`, `")),
+    }
+}
+
+fn default_activation() -> ActivationFormat {
+    ActivationFormat { bits: four_bits(), block: block_of_32(), scale: ActivationScale::Float }
+}
+
+fn four_bits() -> Bits {
+    Bits::new(4).expect("4 is from 2 to 8")
+}
+
+fn block_of_32() -> BlockSize {
+    BlockSize::new(32).expect("32 is not 0")
+}
+
+/// 4-bit weights and activations in blocks of 32 channels, the `mse` rule, float activation scales, linear layers too.
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            bits: four_bits(),
+            block: block_of_32(),
+            rule: ScaleRule::Mse,
+            scales: ScaleFormat::Float,
+            linear: true,
+            activation: Some(default_activation()),
+            rules: Vec::new(),
+        }
+    }
+}
+
+impl Policy {
+    /// The format of a layer that no rule is for.
+    pub fn format(&self) -> LayerFormat {
+        LayerFormat {
+            weight: WeightFormat { bits: self.bits, block: self.block, rule: self.rule },
+            activation: self.activation,
+        }
+    }
+
+    /// Plans every [`Op::Conv2d`] and [`Op::Linear`] of a graph. A layer's input counts as signed unless
+    /// [`pass::non_negative`] knows better, so resolve the graph that is deployed, batch normalisation folded.
+    ///
+    /// # Errors
+    /// [`PolicyError`] for a rule that is for no layer or changes nothing, and for blocks that do not fit a layer.
+    pub fn resolve(&self, graph: &Graph) -> Result<Plan, PolicyError> {
+        let layers: Vec<&Node> =
+            graph.nodes().iter().filter(|n| matches!(n.op, Op::Conv2d(_) | Op::Linear { .. })).collect();
+        for rule in &self.rules {
+            if !layers.iter().any(|node| pattern::matches(&rule.layers, &node.name)) {
+                return Err(PolicyError::NoLayer {
+                    graph: graph.name().into(),
+                    pattern: rule.layers.clone(),
+                    nearest: pattern::nearest(&rule.layers, layers.iter().map(|n| n.name.as_str())),
+                });
+            }
+            if rule.is_empty() {
+                return Err(PolicyError::EmptyRule { pattern: rule.layers.clone() });
+            }
+        }
+
+        let non_negative = pass::non_negative(graph);
+        let mut plan = Plan::default();
+        for node in layers {
+            let mut format = self.format();
+            let mut skip = !self.linear && matches!(node.op, Op::Linear { .. });
+            for rule in self.rules.iter().filter(|rule| pattern::matches(&rule.layers, &node.name)) {
+                rule.apply(&mut format);
+                skip = rule.skip.unwrap_or(skip);
+            }
+            if !skip {
+                let LayerFormat { weight, activation } = format;
+                let scales = self.scales;
+                check_blocks(node, weight.bits, weight.block, scales, activation)?;
+                let signed = !non_negative[node.inputs[0].index()];
+                plan.0.insert(node.name.clone(), LayerPlan { weight, scales, activation, signed });
+            }
+        }
+        Ok(plan)
+    }
+}
+
+impl Rule {
+    fn is_empty(&self) -> bool {
+        *self == Self { layers: self.layers.clone(), ..Self::default() }
+    }
+
+    fn apply(&self, format: &mut LayerFormat) {
+        let weight = &mut format.weight;
+        weight.bits = self.bits.unwrap_or(weight.bits);
+        weight.block = self.block.unwrap_or(weight.block);
+        weight.rule = self.rule.unwrap_or(weight.rule);
+        match self.activation {
+            None => {}
+            Some(ActivationRule::Off) => format.activation = None,
+            Some(ActivationRule::Change(change)) => {
+                format.activation = Some(change.apply(format.activation.unwrap_or_else(default_activation)));
+            }
+        }
+    }
+}
+
+impl ActivationChange {
+    fn apply(self, old: ActivationFormat) -> ActivationFormat {
+        ActivationFormat {
+            bits: self.bits.unwrap_or(old.bits),
+            block: self.block.unwrap_or(old.block),
+            scale: self.scale.unwrap_or(old.scale),
+        }
+    }
+}
+
+/// The runtime's two conditions on a layer with integer activations: a weight block lies in one activation block, and
+/// its dot product, at most `B * 2^(b-1) * (2^m - 1)`, in an i32. With two-level scales the sum over an activation block
+/// must fit too, at most `127 * (2^m - 1)` a channel.
+pub(crate) fn check_blocks(
+    node: &Node,
+    bits: Bits,
+    block: BlockSize,
+    scales: ScaleFormat,
+    activation: Option<ActivationFormat>,
+) -> Result<(), PolicyError> {
+    let Some(activation) = activation else { return Ok(()) };
+    let channels = match &node.op {
+        Op::Conv2d(conv) => conv.in_channels / conv.groups,
+        Op::Linear { in_features, .. } => *in_features,
+        _ => unreachable!("only layers have formats"),
+    };
+    let (weight_len, activation_len) = (block.len_in(channels), activation.block.len_in(channels));
+    if activation_len < channels && activation_len % weight_len != 0 {
+        return Err(PolicyError::Blocks { layer: node.name.clone(), weight: weight_len, activation: activation_len });
+    }
+    let (len, largest) = match scales {
+        ScaleFormat::Float => (weight_len, -bits.signed_min()),
+        ScaleFormat::TwoLevel => (activation_len, 127),
+    };
+    if len as u64 > (i32::MAX / (largest * activation.bits.unsigned_max())) as u64 {
+        return Err(PolicyError::BlockTooLong { layer: node.name.clone(), block: len });
+    }
+    Ok(())
+}
+
+/// `W4 block 32 mse, A4 block 32 float` or `W4 block 32 mse, A float`.
+impl fmt::Display for LayerPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let WeightFormat { bits, block, rule } = self.weight;
+        write!(f, "W{bits} block {block} {rule}")?;
+        if self.scales == ScaleFormat::TwoLevel {
+            f.write_str(" two-level")?;
+        }
+        f.write_str(", ")?;
+        match self.activation {
+            Some(ActivationFormat { bits, block, scale }) => write!(f, "A{bits} block {block} {scale}"),
+            None => f.write_str("A float"),
+        }
+    }
+}
+
+impl Serialize for ActivationRule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_bool(false),
+            Self::Change(change) => change.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ActivationRule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct RuleVisitor;
+        impl<'de> Visitor<'de> for RuleVisitor {
+            type Value = ActivationRule;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`false` or a table of `bits`, `block`, `scale`")
+            }
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<ActivationRule, E> {
+                if on { Err(E::invalid_value(de::Unexpected::Bool(on), &self)) } else { Ok(ActivationRule::Off) }
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ActivationRule, A::Error> {
+                ActivationChange::deserialize(MapAccessDeserializer::new(map)).map(ActivationRule::Change)
+            }
+        }
+        deserializer.deserialize_any(RuleVisitor)
+    }
+}
+
+/// [`Policy::activation`] in a file: `false` or a table over the defaults.
+mod activation {
+    use super::{
+        ActivationFormat, ActivationRule, Deserialize, Deserializer, Serialize, Serializer, default_activation,
+    };
+
+    pub(super) fn serialize<S: Serializer>(value: &Option<ActivationFormat>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(format) => format.serialize(serializer),
+            None => serializer.serialize_bool(false),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<ActivationFormat>, D::Error> {
+        Ok(match ActivationRule::deserialize(deserializer)? {
+            ActivationRule::Off => None,
+            ActivationRule::Change(change) => Some(change.apply(default_activation())),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use graph::{Builder, Conv2d, Shape};
+
+    /// conv1 (signed input), layer1.0.conv1 and layer1.0.conv2 (grouped) after a ReLU, fc after flattening.
+    fn network() -> Graph {
+        let mut b = Builder::new("tiny", Shape::new(3, 2, 2));
+        let x = b.conv("conv1", Conv2d::new(3, 96, 1), b.input());
+        let x = b.relu("relu", x);
+        let x = b.conv("layer1.0.conv1", Conv2d::new(96, 96, 1), x);
+        let x = b.relu("layer1.0.relu", x);
+        let x = b.conv("layer1.0.conv2", Conv2d { groups: 2, ..Conv2d::new(96, 96, 1) }, x);
+        let x = b.push("flatten", Op::Flatten, vec![x]);
+        b.linear("fc", 10, x);
+        b.finish().unwrap()
+    }
+
+    fn resolve(toml: &str) -> Result<Plan, PolicyError> {
+        toml::from_str::<Policy>(toml).unwrap_or_else(|error| panic!("{error}")).resolve(&network())
+    }
+
+    fn plan(toml: &str) -> Vec<(String, String, bool)> {
+        let plan = resolve(toml).unwrap_or_else(|error| panic!("{error}"));
+        plan.0.into_iter().map(|(name, layer)| (name, layer.to_string(), layer.signed)).collect()
+    }
+
+    #[test]
+    fn an_empty_table_is_the_default() {
+        assert_eq!(toml::from_str::<Policy>("").unwrap(), Policy::default());
+        let w4a4 = "W4 block 32 mse, A4 block 32 float".to_owned();
+        assert_eq!(
+            plan(""),
+            [
+                ("conv1".into(), w4a4.clone(), true),
+                ("fc".into(), w4a4.clone(), true),
+                ("layer1.0.conv1".into(), w4a4.clone(), false),
+                ("layer1.0.conv2".into(), w4a4, false),
+            ]
+        );
+    }
+
+    #[test]
+    fn later_rules_win_field_by_field() {
+        let toml = r#"
+            bits = 3
+            block = 16
+            rule = "l2"
+            linear = false
+            activation = { bits = 5, block = "pixel" }
+
+            [[rules]]
+            layers = "*conv1"
+            bits = 8
+            activation = { scale = "pow2" }
+
+            [[rules]]
+            layers = "conv1"
+            bits = 6
+            rule = "kl"
+            activation = false
+
+            [[rules]]
+            layers = "layer1.?.conv2"
+            skip = true
+
+            [[rules]]
+            layers = "fc"
+            skip = false
+        "#;
+        assert_eq!(
+            plan(toml),
+            [
+                ("conv1".into(), "W6 block 16 kl, A float".into(), true),
+                ("fc".into(), "W3 block 16 l2, A5 block pixel float".into(), true),
+                ("layer1.0.conv1".into(), "W8 block 16 l2, A5 block pixel pow2".into(), false),
+            ]
+        );
+    }
+
+    #[test]
+    fn weight_only_and_back() {
+        let toml = "activation = false\n[[rules]]\nlayers = 'fc'\nactivation = { bits = 8 }";
+        let plan = plan(toml);
+        assert_eq!(plan[0].1, "W4 block 32 mse, A float");
+        assert_eq!(plan[1].1, "W4 block 32 mse, A8 block 32 float");
+    }
+
+    #[test]
+    fn linear_layers_can_be_left_out() {
+        assert!(plan("linear = false").iter().all(|(name, ..)| name != "fc"));
+    }
+
+    #[test]
+    fn refuses_rules_that_do_nothing() {
+        let error = resolve("[[rules]]\nlayers = 'layer1.0.conv'\nbits = 8").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no layer of `tiny` is named `layer1.0.conv`; \
+             the nearest names are `layer1.0.conv1`, `layer1.0.conv2`, `conv1`"
+        );
+        // A node, but not a layer.
+        assert!(matches!(resolve("[[rules]]\nlayers = 'relu'\nbits = 8"), Err(PolicyError::NoLayer { .. })));
+        let error = resolve("[[rules]]\nlayers = 'fc'").unwrap_err();
+        assert_eq!(error, PolicyError::EmptyRule { pattern: "fc".into() });
+    }
+
+    #[test]
+    fn refuses_blocks_that_no_engine_can_run() {
+        // 96 channels in activation blocks of 32 do not hold weight blocks of 48; the 48 of a group of conv2 do.
+        let rule = |layer: &str, block: &str, activation: &str| {
+            resolve(&format!("[[rules]]\nlayers = '{layer}'\nblock = {block}\nactivation = {{ block = {activation} }}"))
+        };
+        let error = rule("layer1.0.conv1", "48", "32").unwrap_err();
+        assert_eq!(error, PolicyError::Blocks { layer: "layer1.0.conv1".into(), weight: 48, activation: 32 });
+        for (layer, block, activation) in [
+            ("layer1.0.conv1", "48", "\"pixel\""),
+            ("layer1.0.conv1", "\"pixel\"", "96"),
+            ("layer1.0.conv1", "16", "64"),
+            ("layer1.0.conv2", "48", "64"),
+            ("conv1", "48", "32"),
+        ] {
+            assert!(rule(layer, block, activation).is_ok(), "{layer} {block} {activation}");
+        }
+
+        // 2^31 / (128 * 255) = 65793.0..: one channel more can overflow.
+        let mut b = Builder::new("wide", Shape::new(65_794, 1, 1));
+        b.linear("fc", 1, b.input());
+        let graph = b.finish().unwrap();
+        let policy = |block| {
+            let toml = format!("bits = 8\nblock = {block}\nactivation = {{ bits = 8, block = \"pixel\" }}");
+            toml::from_str::<Policy>(&toml).unwrap()
+        };
+        assert!(policy(65_793).resolve(&graph).is_ok());
+        let error = policy(65_794).resolve(&graph).unwrap_err();
+        assert_eq!(error, PolicyError::BlockTooLong { layer: "fc".into(), block: 65_794 });
+    }
+
+    #[test]
+    fn errors_in_a_file_name_what_is_allowed() {
+        let cases = [
+            (
+                "bit = 4",
+                "unknown field `bit`, expected one of `bits`, `block`, `rule`, `scales`, `linear`, `activation`, `rules`",
+            ),
+            ("bits = 9", "9 bits: expected 2 to 8"),
+            ("bits = 'four'", "invalid type: string \"four\""),
+            ("block = 0", "block size `0`: expected a positive integer or `pixel`"),
+            ("block = 'row'", "block size `row`: expected a positive integer or `pixel`"),
+            ("rule = 'l3'", "unknown variant `l3`, expected one of `l2`, `kl`, `mse`, `balanced`"),
+            (
+                "activation = true",
+                "invalid value: boolean `true`, expected `false` or a table of `bits`, `block`, `scale`",
+            ),
+            ("activation = 8", "invalid type: integer `8`, expected `false` or a table of `bits`, `block`, `scale`"),
+            ("activation = { bit = 8 }", "unknown field `bit`, expected one of `bits`, `block`, `scale`"),
+            ("activation = { scale = 'pow' }", "unknown variant `pow`, expected `pow2` or `float`"),
+            ("[[rules]]\nbits = 4", "missing field `layers`"),
+            ("[[rules]]\nlayers = 'x'\nskp = true", "unknown field `skp`"),
+        ];
+        for (text, expected) in cases {
+            let error = toml::from_str::<Policy>(text).unwrap_err();
+            assert!(error.message().contains(expected), "{text}: {error}");
+            assert!(error.span().is_some(), "{text}: no place");
+        }
+    }
+
+    #[test]
+    fn a_written_policy_reads_back() {
+        let rule = |layers: &str| Rule { layers: layers.into(), ..Rule::default() };
+        let change = ActivationChange { block: Some(BlockSize::PIXEL), ..ActivationChange::default() };
+        let policy = Policy {
+            activation: None,
+            rules: vec![
+                Rule { bits: Some(four_bits()), skip: Some(false), ..rule("a*") },
+                Rule { activation: Some(ActivationRule::Off), ..rule("b") },
+                Rule { activation: Some(ActivationRule::Change(change)), ..rule("c") },
+            ],
+            ..Policy::default()
+        };
+        for policy in [policy, Policy::default()] {
+            assert_eq!(toml::from_str::<Policy>(&toml::to_string(&policy).unwrap()).unwrap(), policy);
+            assert_eq!(serde_json::from_str::<Policy>(&serde_json::to_string(&policy).unwrap()).unwrap(), policy);
+        }
+    }
+}
