@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use crate::Error;
 use crate::buffer::Buffer;
 use crate::float::{Compute, Finish, FloatOp, Memory, Pixels, Source};
-use crate::kernels::{ConvCall, Kernel, PlanesCall, QuantizeCall, Residual, Rows, SLACK, STRIP};
+use crate::kernels::{AnyKernel, ConvCall, PlanesCall, QuantizeCall, Residual, Rows, SLACK, STRIP};
 use crate::layout::Layout;
 use crate::plan::{Added, CodeSize, CodesView, EMITS, IntConv, Plan, Program, Step, StepOp};
 
@@ -69,7 +69,7 @@ pub(crate) type Observer<'a> = &'a mut dyn FnMut(usize);
 pub(crate) fn run(
     plan: &Plan,
     program: &Program,
-    kernel: &dyn Kernel,
+    kernel: &AnyKernel,
     workspace: &mut Workspace,
     given: Given<'_>,
     images: usize,
@@ -166,7 +166,7 @@ struct Out<'a> {
 struct Task<'a> {
     plan: &'a Plan,
     step: &'a Step,
-    kernel: &'a dyn Kernel,
+    kernel: &'a AnyKernel,
     memory: Memory<'a>,
     codes: &'a [Codes],
     emits: &'a [CodesView],
@@ -242,12 +242,12 @@ impl Task<'_> {
                 }
                 StepOp::Float(op) => {
                     let pixels = Pixels { shape: step.shape, first, count, out: &mut *out, stride };
-                    finite &= kernel.features().run(Compute { op, memory, pixels });
+                    finite &= kernel.run(Compute { op, memory, pixels });
                 }
             }
             if !step.posts.is_empty() {
                 let pixels = Pixels { shape: step.shape, first, count, out: &mut *out, stride };
-                finite &= kernel.features().run(Finish { posts: &step.posts, memory, pixels });
+                finite &= kernel.run(Finish { posts: &step.posts, memory, pixels });
             }
             for (emit, slices) in self.emits.iter().zip(&mut emits) {
                 let Some((codes, scales)) = slices else { continue };

@@ -7,7 +7,7 @@ use model::Info;
 use crate::Error;
 use crate::exec::{self, Given, Workspace};
 use crate::float::finite;
-use crate::kernels::{Environment, Kernel, KernelName, select};
+use crate::kernels::{AnyKernel, Environment, KernelName, select};
 use crate::plan::{Parameters, Plan, Step};
 
 /// Most threads of a [`Session`].
@@ -24,7 +24,7 @@ pub struct Model {
 
 struct Inner {
     plan: Plan,
-    kernel: Box<dyn Kernel>,
+    kernel: AnyKernel,
 }
 
 /// The kernel that the environment asks for.
@@ -81,7 +81,7 @@ impl Model {
 
     fn build(parameters: Parameters<'_>, kernel: Option<KernelName>) -> Result<Self, Error> {
         let kernel = select(kernel)?;
-        let plan = Plan::new(parameters, &*kernel)?;
+        let plan = Plan::new(parameters, &kernel)?;
         Ok(Self { inner: Arc::new(Inner { plan, kernel }) })
     }
 
@@ -113,7 +113,7 @@ impl Model {
     /// Multiply-accumulates a second of the kernel's innermost loop on one thread, all data in the nearest cache: what
     /// layers can be compared with. Takes some milliseconds.
     pub fn ceiling(&self) -> f64 {
-        crate::kernels::ceiling(&*self.inner.kernel)
+        crate::kernels::ceiling(&self.inner.kernel)
     }
 
     /// Memory to run it in, with a pool of `threads` threads (at least one).
@@ -230,7 +230,7 @@ impl Session {
                 times.push((now - last).as_secs_f64());
                 last = now;
             };
-            let kernel = &*inner.kernel;
+            let kernel = &inner.kernel;
             let given = Given { rows: &[], image: input };
             exec::run(plan, &plan.body, kernel, &mut self.bodies[0], given, 1, Some(&mut observe))?;
             exec::cross(plan, &self.bodies[0], &mut self.rows);
@@ -302,7 +302,6 @@ impl Session {
         let bodies = if images >= self.threads { self.threads } else { 1 };
         let bodies = self.reserve(images, bodies)?;
         let Inner { plan, kernel } = &*self.model.inner;
-        let kernel = &**kernel;
         let one = |workspace: &mut Workspace, image: &[f32], row: &mut [f32]| {
             exec::run(plan, &plan.body, kernel, workspace, Given { rows: &[], image }, 1, None)?;
             exec::cross(plan, workspace, row);

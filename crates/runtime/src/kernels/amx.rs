@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 use super::avx512::{self, Avx512Vnni, Tile};
 use super::lanes::Lanes;
-use super::{ConvCall, Features, Kernel, KernelName, PlanesCall, QuantizeCall, SLACK, STRIP};
+use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, SLACK, STRIP, Task};
 use crate::layout::LANES;
 use crate::pack::Packed;
 
@@ -25,14 +25,6 @@ const SPOTS: usize = STRIP.div_ceil(DENSE) + 1;
 /// The kernel of CPUs with AMX-INT8 and what [`Avx512Vnni`] needs, where the system lets this process use it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Amx(Avx512Vnni);
-
-impl Amx {
-    /// `None` where the CPU lacks an instruction, or the system its support.
-    pub fn new() -> Option<Self> {
-        let vnni = Avx512Vnni::new()?;
-        (cpu_has_tiles() && permitted()).then_some(Self(vnni))
-    }
-}
 
 /// Whether the CPU has AMX-TILE and AMX-INT8, with tiles of the size used here, and the system saves their state.
 fn cpu_has_tiles() -> bool {
@@ -73,8 +65,9 @@ fn permitted() -> bool {
 }
 
 impl Kernel for Amx {
-    fn name(&self) -> KernelName {
-        KernelName::Amx
+    fn new() -> Option<Self> {
+        let vnni = Avx512Vnni::new()?;
+        (cpu_has_tiles() && permitted()).then_some(Self(vnni))
     }
 
     fn prepare(&self, weights: &mut Packed) {
@@ -101,8 +94,8 @@ impl Kernel for Amx {
         self.0.quantize_planes(call, codes, scales);
     }
 
-    fn features(&self) -> Features {
-        self.0.features()
+    fn run<T: Task>(&self, task: T) -> T::Output {
+        self.0.run(task)
     }
 }
 
@@ -725,7 +718,7 @@ mod tests {
 
     #[test]
     fn it_can_be_made_where_it_is_asked_for() {
-        if std::env::var("DSCONV_KERNEL").is_ok_and(|name| name == KernelName::Amx.as_str()) {
+        if std::env::var("DSCONV_KERNEL").is_ok_and(|name| name == "amx") {
             assert!(Amx::new().is_some());
         }
     }

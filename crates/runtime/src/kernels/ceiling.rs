@@ -3,14 +3,14 @@ use std::time::Instant;
 
 use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize};
 
-use super::{ConvCall, Kernel, Residual, SLACK};
+use super::{AnyKernel, ConvCall, Residual, SLACK};
 use crate::buffer::Buffer;
 use crate::layout::Layout;
 use crate::pack::{Integers, Packed, Scale};
 
 /// Multiply-accumulates a second of a kernel on one thread, all data in the nearest cache: 48 pixels of 256 channels by 32
 /// outputs, 8 KiB of 4-bit weights in bytes, one scale.
-pub(crate) fn ceiling(kernel: &dyn Kernel) -> f64 {
+pub(crate) fn ceiling(kernel: &AnyKernel) -> f64 {
     let (channels, outputs, count) = (256, 32, 48);
     let format = ActivationFormat { bits: Bits::MAX, block: BlockSize::PIXEL, scale: ActivationScale::Float };
     let layout = Layout::new(channels, 1, BlockSize::PIXEL, format, false, false);

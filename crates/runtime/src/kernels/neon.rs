@@ -10,7 +10,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::lanes::{Lanes, end};
-use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, depthwise, scalar};
+use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, Task, depthwise, scalar};
 use crate::buffer::Buffer;
 use crate::layout::{LANES, OFFSET};
 use crate::pack::Packed;
@@ -26,16 +26,9 @@ const VECTORS: usize = LANES / WIDTH;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NeonDot(());
 
-impl NeonDot {
-    /// `None` where the CPU lacks the instructions.
-    pub fn new() -> Option<Self> {
-        std::arch::is_aarch64_feature_detected!("dotprod").then_some(Self(()))
-    }
-}
-
 impl Kernel for NeonDot {
-    fn name(&self) -> KernelName {
-        KernelName::NeonDot
+    fn new() -> Option<Self> {
+        std::arch::is_aarch64_feature_detected!("dotprod").then_some(Self(()))
     }
 
     fn prepare(&self, weights: &mut Packed) {
@@ -58,6 +51,10 @@ impl Kernel for NeonDot {
 
     fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
         scalar::quantize_planes(call, codes, scales);
+    }
+
+    fn run<T: Task>(&self, task: T) -> T::Output {
+        task.run()
     }
 }
 

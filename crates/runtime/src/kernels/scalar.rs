@@ -1,7 +1,7 @@
 //! Plain loops in the reference's order, for every CPU.
 use blockfloat::ActivationScale;
 
-use super::{ConvCall, Kernel, KernelName, PLANES, PlanesCall, QuantizeCall, Residual, STRIP, depthwise};
+use super::{ConvCall, Kernel, PLANES, PlanesCall, QuantizeCall, Residual, STRIP, Task, depthwise};
 use crate::layout::{LANES, Layout, OFFSET};
 use crate::math;
 use crate::pack::Packed;
@@ -11,8 +11,8 @@ use crate::pack::Packed;
 pub(crate) struct Scalar;
 
 impl Kernel for Scalar {
-    fn name(&self) -> KernelName {
-        KernelName::Scalar
+    fn new() -> Option<Self> {
+        Some(Self)
     }
 
     fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) -> bool {
@@ -33,6 +33,10 @@ impl Kernel for Scalar {
 
     fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
         quantize_planes(call, codes, scales);
+    }
+
+    fn run<T: Task>(&self, task: T) -> T::Output {
+        task.run()
     }
 }
 

@@ -11,7 +11,7 @@
 use std::arch::wasm32::*;
 
 use super::lanes::{Lanes, end};
-use super::{ConvCall, Kernel, KernelName, PlanesCall, QuantizeCall, depthwise, scalar};
+use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, Task, depthwise, scalar};
 use crate::layout::LANES;
 
 /// Pixels of a tile.
@@ -26,8 +26,8 @@ const VECTORS: usize = LANES / WIDTH;
 pub(crate) struct Simd128;
 
 impl Kernel for Simd128 {
-    fn name(&self) -> KernelName {
-        KernelName::Simd128
+    fn new() -> Option<Self> {
+        Some(Self)
     }
 
     fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) -> bool {
@@ -72,6 +72,10 @@ impl Kernel for Simd128 {
 
     fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
         scalar::quantize_planes(call, codes, scales);
+    }
+
+    fn run<T: Task>(&self, task: T) -> T::Output {
+        task.run()
     }
 }
 

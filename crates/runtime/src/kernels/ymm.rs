@@ -13,7 +13,7 @@ use blockfloat::ActivationScale;
 
 use super::lanes::{Lanes, end};
 use super::scalar::{Rule, two_to};
-use super::{ConvCall, Features, Kernel, KernelName, PlanesCall, QuantizeCall, depthwise, scalar};
+use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, Task, Wants, depthwise, scalar};
 use crate::layout::{LANES, Layout};
 use crate::pack::Segment;
 
@@ -193,7 +193,7 @@ macro_rules! tile {
 
 /// A kernel type and its functions for one set of features; `$dot(sum, unsigned, signed)` is an integer dot product.
 macro_rules! ymm {
-    ($module:ident, $kernel:ident, $features:literal, $name:expr, $vnni:literal, $dot:expr, [$($feature:tt),+]) => {
+    ($module:ident, $kernel:ident, $features:literal, $vnni:literal, $dot:expr, [$($feature:tt),+]) => {
         pub(super) mod $module {
             use super::*;
 
@@ -201,29 +201,19 @@ macro_rules! ymm {
 
             /// The kernel of CPUs with these instructions.
             #[derive(Debug, Clone, Copy)]
-            pub(crate) struct $kernel(Features);
-
-            impl $kernel {
-                /// `None` where the CPU lacks an instruction.
-                pub fn new() -> Option<Self> {
-                    let features = Features::avx2()?;
-                    ($(is_x86_feature_detected!($feature))&&+).then_some(Self(features))
-                }
-            }
+            pub(crate) struct $kernel(());
 
             impl Kernel for $kernel {
-                fn name(&self) -> KernelName {
-                    $name
+                const WANTS: Wants = Wants { factors_apart: !VNNI, ..Wants::USUAL };
+
+                fn new() -> Option<Self> {
+                    ($(is_x86_feature_detected!($feature))&&+).then_some(Self(()))
                 }
 
                 fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool {
                     call.check(out, stride);
                     // SAFETY: the CPU has the instructions, or there would be no `self`; `check` bounds every access.
                     unsafe { conv(call, unpacked, out, stride) }
-                }
-
-                fn takes_levels(&self) -> bool {
-                    !VNNI
                 }
 
                 fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
@@ -237,9 +227,15 @@ macro_rules! ymm {
                     unsafe { quantize_planes(call, codes, scales) }
                 }
 
-                fn features(&self) -> Features {
-                    self.0
+                fn run<T: Task>(&self, task: T) -> T::Output {
+                    // SAFETY: the CPU has the instructions, or there would be no `self`.
+                    unsafe { run(task) }
                 }
+            }
+
+            #[target_feature(enable = $features)]
+            fn run<T: Task>(task: T) -> T::Output {
+                task.run()
             }
 
             #[target_feature(enable = $features)]
@@ -595,13 +591,5 @@ macro_rules! ymm {
     };
 }
 
-ymm!(avx2, Avx2, "avx2,fma", KernelName::Avx2, false, |sum, _, _| sum, ["avx2", "fma"]);
-ymm!(
-    avxvnni,
-    AvxVnni,
-    "avx2,fma,avxvnni",
-    KernelName::AvxVnni,
-    true,
-    _mm256_dpbusd_avx_epi32,
-    ["avx2", "fma", "avxvnni"]
-);
+ymm!(avx2, Avx2, "avx2,fma", false, |sum, _, _| sum, ["avx2", "fma"]);
+ymm!(avxvnni, AvxVnni, "avx2,fma,avxvnni", true, _mm256_dpbusd_avx_epi32, ["avx2", "fma", "avxvnni"]);

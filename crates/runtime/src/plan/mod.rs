@@ -24,7 +24,7 @@ use self::place::{Placement, assign};
 use crate::Error;
 use crate::buffer::Buffer;
 use crate::float::{FloatConv, FloatOp, Lrn, PostOp, Source, View};
-use crate::kernels::{Kernel, SLACK, STRIP};
+use crate::kernels::{AnyKernel, SLACK, STRIP};
 use crate::layout::{LANES, Layout};
 use crate::pack::{Integers, Packed, Scale};
 
@@ -188,7 +188,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Plans a model and packs its weights for a kernel; each layer's codes are freed as soon as they are packed.
-    pub fn new(mut parameters: Parameters<'_>, kernel: &dyn Kernel) -> Result<Self, Error> {
+    pub fn new(mut parameters: Parameters<'_>, kernel: &AnyKernel) -> Result<Self, Error> {
         parameters.check()?;
         let (graph, formats) = (parameters.graph(), parameters.formats());
         let most = Budget::of(graph.cost().parameters).bytes.saturating_mul(2);
@@ -265,7 +265,7 @@ impl Plan {
 struct Draft<'a> {
     graph: &'a Graph,
     placement: &'a Placement,
-    kernel: &'a dyn Kernel,
+    kernel: &'a AnyKernel,
     layouts: Vec<Layout>,
     /// What each step emits; slots are assigned.
     emits: Vec<Vec<CodesView>>,
@@ -283,7 +283,7 @@ impl<'a> Draft<'a> {
         graph: &'a Graph,
         placement: &'a Placement,
         formats: &BTreeMap<String, LayerFormat>,
-        kernel: &'a dyn Kernel,
+        kernel: &'a AnyKernel,
         room: u64,
     ) -> Self {
         let nodes = graph.nodes();
@@ -427,10 +427,10 @@ impl<'a> Draft<'a> {
             Kind::Node => self.op(i, node, parameters, &mut posts)?,
         };
         let dest = self.placement.dest(self.graph, i).map(|view| self.slot(view));
-        // A strip of floats stays in the second-level cache until it is rounded. Large weights are read once for many pixels.
-        let large = matches!(&op, StepOp::Conv(conv) if conv.weights.unpacked_bytes() > 1 << 19);
-        let bytes = if large { 192 * 1024 } else { 96 * 1024 };
-        let strip = (bytes / 4 / shape.channels).clamp(60, STRIP) / 12 * 12;
+        let wants = self.kernel.wants();
+        let large = matches!(&op, StepOp::Conv(conv) if conv.weights.unpacked_bytes() > wants.large);
+        let bytes = if large { wants.long_strip } else { wants.strip };
+        let strip = (bytes / 4 / shape.channels).clamp(wants.fewest, STRIP) / wants.tile * wants.tile;
         let (name, emits) = (node.name.clone(), std::mem::take(&mut self.emits[i]));
         Ok(Step { name, op, posts, shape, dest, emits, strip })
     }
@@ -522,15 +522,14 @@ impl<'a> Draft<'a> {
         };
         let layer = layer.expect("layers with integer input are quantized");
         let layout = &self.layouts[input.layout];
-        let codes = &layer.codes;
+        let (codes, wants) = (&layer.codes, self.kernel.wants());
         let linear = matches!(node.op, Op::Linear { .. });
         let small = codes.bits().get() <= 4 && !layout.depthwise;
         // Factors of short blocks are as many as the multiplications.
         let long = codes.block().ranges(codes.shape()[1]).next().is_some_and(|block| block.len() >= LANES);
-        let levels = codes.two_level().filter(|_| self.kernel.takes_levels() && small && long && !linear);
+        let levels = codes.two_level().filter(|_| wants.factors_apart && small && long && !linear);
         let products = if levels.is_some() { None } else { codes.int8_weights() };
-        // Large weights come from far: they are kept small, and unpacked on their way, or for a strip of pixels.
-        let large = linear || codes.codes().len() >= 128 * 1024;
+        let large = linear || codes.codes().len() >= wants.nibbles_from;
         let nibbles = large && small && products.is_none();
         let integers = Integers {
             shape: codes.shape(),

@@ -8,7 +8,7 @@ use self::round::{quantize, quantize_planes};
 use self::tile::Spots;
 pub(super) use self::tile::Tile;
 use super::lanes::Lanes;
-use super::{ConvCall, Features, Kernel, KernelName, PlanesCall, QuantizeCall, depthwise};
+use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, Task, depthwise};
 
 /// Pixels of a tile.
 const MR: usize = 6;
@@ -18,19 +18,17 @@ const NEAR: usize = 32 * 1024;
 
 /// The kernel of CPUs with AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx512Vnni(Features);
-
-impl Avx512Vnni {
-    /// `None` where the CPU lacks an instruction.
-    pub fn new() -> Option<Self> {
-        let features = Features::avx512()?;
-        is_x86_feature_detected!("avx512vnni").then_some(Self(features))
-    }
-}
+pub(crate) struct Avx512Vnni(());
 
 impl Kernel for Avx512Vnni {
-    fn name(&self) -> KernelName {
-        KernelName::Avx512Vnni
+    fn new() -> Option<Self> {
+        let here = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("fma");
+        here.then_some(Self(()))
     }
 
     fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool {
@@ -50,9 +48,15 @@ impl Kernel for Avx512Vnni {
         unsafe { quantize_planes(call, codes, scales) }
     }
 
-    fn features(&self) -> Features {
-        self.0
+    fn run<T: Task>(&self, task: T) -> T::Output {
+        // SAFETY: the CPU has the instructions, or there would be no `self`.
+        unsafe { run(task) }
     }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+fn run<T: Task>(task: T) -> T::Output {
+    task.run()
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]

@@ -1,0 +1,138 @@
+//! What a kernel is asked to do: slices and where in them, checked before a pointer is used.
+use std::ops::Range;
+
+use crate::layout::{LANES, Layout};
+use crate::pack::Packed;
+
+/// Most outputs that one call computes.
+pub(crate) const STRIP: usize = 256;
+
+/// Rows of floats, one a pixel, `stride` floats apart.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub data: &'a [f32],
+    pub stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// The first `channels` floats of row `i`.
+    #[inline(always)]
+    pub fn pixel(&self, i: usize, channels: usize) -> &'a [f32] {
+        &self.data[i * self.stride..][..channels]
+    }
+}
+
+/// What is added to an output.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Residual<'a> {
+    None,
+    /// Row `i` to output `i`.
+    Rows(Rows<'a>),
+    /// What lies where the output goes.
+    Output,
+}
+
+/// Some output pixels of a convolution.
+#[derive(Debug)]
+pub(crate) struct ConvCall<'a> {
+    pub weights: &'a Packed,
+    pub layout: &'a Layout,
+    /// Codes of all pixels, borders included: `[pixels, layout.bytes]` and [`SLACK`] bytes.
+    pub codes: &'a [u8],
+    /// `[pixels, layout.scales]`.
+    pub scales: &'a [f32],
+    /// Input pixel under the first tap, for each output.
+    pub pixels: &'a [u32],
+    /// Distance of each tap from the first, in pixels.
+    pub taps: &'a [u32],
+    /// Panels to compute.
+    pub panels: Range<usize>,
+    /// Added after the bias.
+    pub residual: Residual<'a>,
+    /// Limits of the result.
+    pub clamp: Option<(f32, f32)>,
+}
+
+/// Bytes that a kernel may read after the last pixel's codes.
+pub(crate) const SLACK: usize = 64;
+
+impl ConvCall<'_> {
+    /// Panics unless every access of a kernel lies in its slice. `out` has row `i` of output `i`.
+    pub fn check(&self, out: &[f32], stride: usize) {
+        let (w, layout) = (self.weights, self.layout);
+        let last =
+            self.pixels.iter().max().map_or(0, |&p| p as usize) + self.taps.iter().max().map_or(0, |&t| t as usize);
+        assert!(self.codes.len() >= (last + 1) * layout.bytes + SLACK, "codes of {last} pixels");
+        assert!(self.scales.len() >= (last + 1) * layout.scales, "scales of {last} pixels");
+        assert!(self.pixels.len() <= STRIP && self.taps.len() == w.taps && self.panels.end <= w.panels.len());
+        let channels = w.panels[self.panels.clone()].iter().map(|p| p.first + p.lanes).max().unwrap_or(0);
+        let rows_fit = |len: usize, stride: usize| match self.pixels.len() {
+            0 => true,
+            n => len >= (n - 1) * stride + channels,
+        };
+        assert!(rows_fit(out.len(), stride), "output rows");
+        if let Residual::Rows(r) = self.residual {
+            assert!(rows_fit(r.data.len(), r.stride), "residual rows");
+        }
+        let scales = w.panels.len() * w.taps * w.segments.len() * LANES;
+        if w.depthwise {
+            let values = w.panels.len() * w.taps * LANES;
+            assert!(w.weights.len() == values && (w.two_level() || w.alpha.len() == values));
+            assert!(w.values.len() == values && (w.factors.is_empty() || w.factors.len() == values));
+            assert!(w.ordinary.len() == w.panels.len() && layout.bytes == 1 && layout.scales >= w.panels.len() * LANES);
+        } else {
+            let steps: usize = w.segments.iter().map(|s| if w.nibbles { s.steps.div_ceil(2) } else { s.steps }).sum();
+            assert!(w.panel_bytes == w.taps * steps * 64 && w.weights.len() == w.panels.len() * w.panel_bytes);
+            assert!(w.two_level() || w.alpha.len() == scales);
+            assert!(w.start.is_empty() || w.start.len() == scales);
+            assert!(w.levels.is_empty() || w.levels.len() == scales);
+            let codes: usize = w.segments.iter().map(|s| s.steps * 4).sum();
+            let group = w.panels.iter().map(|p| p.group).max().unwrap_or(0);
+            assert!(group * w.group_bytes + codes <= layout.bytes);
+            assert!(w.segments.iter().all(|s| group * w.group_scales + s.scale < layout.scales));
+        }
+        let lanes = w.panels.len() * LANES;
+        assert!(w.channel.is_empty() || w.channel.len() == lanes);
+        assert!(w.bias.is_empty() || w.bias.len() == lanes);
+        assert!(w.panels.iter().all(|p| p.lanes <= LANES));
+    }
+}
+
+/// Float rows to integers: row `i` of `x` to pixel `pixels[i]`.
+#[derive(Debug)]
+pub(crate) struct QuantizeCall<'a> {
+    pub layout: &'a Layout,
+    pub x: Rows<'a>,
+    pub pixels: &'a [u32],
+}
+
+impl QuantizeCall<'_> {
+    pub fn check(&self, codes: &[u8], scales: &[f32]) {
+        let layout = self.layout;
+        let last = self.pixels.iter().max().map_or(0, |&p| p as usize);
+        assert!(codes.len() >= (last + 1) * layout.bytes && scales.len() >= (last + 1) * layout.scales);
+        let rows = self.pixels.len();
+        assert!(rows <= STRIP && (rows == 0 || self.x.data.len() >= (rows - 1) * self.x.stride + layout.channels));
+    }
+}
+
+/// Pixels of a planar image of at most [`PLANES`] channels to integers: pixel `first + i` to pixel `pixels[i]`.
+#[derive(Debug)]
+pub(crate) struct PlanesCall<'a> {
+    pub layout: &'a Layout,
+    /// `[C, area]`.
+    pub image: &'a [f32],
+    pub area: usize,
+    pub first: usize,
+    pub pixels: &'a [u32],
+}
+
+/// Most channels of a [`PlanesCall`].
+pub(crate) const PLANES: usize = 4;
+
+impl PlanesCall<'_> {
+    /// Whether a layout can be made from planes: all channels of a pixel share a scale.
+    pub fn fits(layout: &Layout) -> bool {
+        layout.channels <= PLANES && layout.blocks.len() == 1 && layout.pieces.is_empty() && !layout.depthwise
+    }
+}

@@ -1,0 +1,67 @@
+//! What a kernel is.
+use super::{ConvCall, PlanesCall, QuantizeCall};
+use crate::pack::Packed;
+
+/// An instruction set's loops. A value can be made only where the CPU has the instructions.
+pub(crate) trait Kernel: Copy + Send + Sync {
+    /// What it wants of the planner.
+    const WANTS: Wants = Wants::USUAL;
+    /// `None` where the CPU lacks an instruction.
+    fn new() -> Option<Self>;
+    /// Changes packed weights once, to what its functions read.
+    fn prepare(&self, _weights: &mut Packed) {}
+    /// Computes the outputs of a call into `out`, row `i` of output `i`, `stride` floats apart; whether all of them were
+    /// finite before they were limited.
+    ///
+    /// `unpacked` has room for two panels and a line, or is empty where weights are not in nibbles.
+    #[must_use]
+    fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool;
+    /// Rounds rows to codes and scales.
+    fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]);
+    /// Rounds a planar image to codes and scales.
+    fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]);
+    /// Runs a task in code that is compiled for its instructions.
+    fn run<T: Task>(&self, task: T) -> T::Output;
+}
+
+/// Plain code that is compiled for each kernel's instructions: [`Task::run`] and what it calls are `#[inline(always)]`.
+pub(crate) trait Task {
+    /// What it gives.
+    type Output;
+    /// Does the work.
+    fn run(self) -> Self::Output;
+}
+
+/// What a kernel wants of the planner. The bits do not depend on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wants {
+    /// Whether it is faster with the factors of two-level scales apart: products of a factor and a weight do not fit its
+    /// sums.
+    pub factors_apart: bool,
+    /// Weights of a layer from which on those of at most four bits are packed two a byte: they come from far, and are
+    /// unpacked on their way, or for a strip of pixels. Linear layers' always are.
+    pub nibbles_from: usize,
+    /// Strips have a multiple of this many pixels: whole tiles.
+    pub tile: usize,
+    /// Fewest pixels of a strip.
+    pub fewest: usize,
+    /// Bytes of a strip's floats, which stay in the second-level cache until they are rounded.
+    pub strip: usize,
+    /// [`Wants::strip`] of layers with more than [`Wants::large`] bytes of weights, which are read once for many pixels.
+    pub long_strip: usize,
+    /// Bytes of weights beyond which a layer's strips are long.
+    pub large: usize,
+}
+
+impl Wants {
+    /// What most kernels want.
+    pub const USUAL: Self = Self {
+        factors_apart: false,
+        nibbles_from: 128 * 1024,
+        tile: 12,
+        fewest: 60,
+        strip: 96 * 1024,
+        long_strip: 192 * 1024,
+        large: 512 * 1024,
+    };
+}
