@@ -1,11 +1,11 @@
 //! The keys of configs: what each is, what it may be, and its default.
-use distill::DistillConfig;
 use serde::Serialize;
 use toml::{Table, Value};
 
 use crate::commands::TrainRecipe;
 use crate::config::Kind;
 use crate::error::Result;
+use crate::recipe::DistillRecipe;
 
 /// What a value may be.
 #[derive(Debug, Clone, Copy)]
@@ -220,7 +220,7 @@ pub fn of(kind: Kind) -> Vec<&'static Key> {
 /// None that is known: the types are plain data.
 pub fn defaults(kind: Kind, model: &str) -> Result<Table> {
     Ok(match kind {
-        Kind::Distill => Table::try_from(DistillConfig { model: model.to_owned(), ..DistillConfig::default() })?,
+        Kind::Distill => Table::try_from(DistillRecipe { model: model.to_owned(), ..DistillRecipe::default() })?,
         Kind::Train => Table::try_from(TrainRecipe::new(model))?,
     })
 }
@@ -320,17 +320,17 @@ pub mod tests {
     fn full(kind: Kind) -> Table {
         match kind {
             Kind::Distill => {
-                let DistillConfig { model, seed, device, data, quantize, adapt, export, .. } = DistillConfig::default();
-                let distill::DataConfig { adapt: images, .. } = data;
+                let DistillRecipe { model, seed, device, data, quantize, adapt, export, .. } = DistillRecipe::default();
+                let crate::recipe::Data { adapt: images, .. } = data;
                 let eval = Some(images.clone());
-                let data = distill::DataConfig { adapt: images, eval, limit: Some(1), eval_limit: Some(1) };
+                let data = crate::recipe::Data { adapt: images, eval, limit: Some(1), eval_limit: Some(1) };
                 let model::Policy { bits, block, rule, scales, linear, activation, .. } = quantize;
                 let rules = vec![model::policy::Rule { layers: "x".into(), skip: Some(true), ..Default::default() }];
                 let quantize = model::Policy { bits, block, rule, scales, linear, activation, rules };
                 let (weights, classes) = (Some("w.pth".into()), Some("names.txt".into()));
                 let image = full_image();
                 let config =
-                    DistillConfig { model, weights, classes, seed, device, image, data, quantize, adapt, export };
+                    DistillRecipe { model, weights, classes, seed, device, image, data, quantize, adapt, export };
                 Table::try_from(config).unwrap()
             }
             Kind::Train => Table::try_from(TrainRecipe::full()).unwrap(),
@@ -364,7 +364,7 @@ pub mod tests {
         let text = format!("{base}{name} = {value}");
         match kind {
             Kind::Distill => {
-                toml::from_str::<DistillConfig>(&text).is_ok_and(|config| crate::recipe::check(&config).is_ok())
+                toml::from_str::<DistillRecipe>(&text).is_ok_and(|config| crate::recipe::check(&config).is_ok())
             }
             Kind::Train => toml::from_str::<TrainRecipe>(&text).is_ok_and(|recipe| recipe.check().is_ok()),
         }
@@ -432,7 +432,7 @@ pub mod tests {
             }
             // As it is, it is a config of nothing but a model.
             let as_is = match kind {
-                Kind::Distill => Table::try_from(toml::from_str::<DistillConfig>(&text).unwrap()).unwrap(),
+                Kind::Distill => Table::try_from(toml::from_str::<DistillRecipe>(&text).unwrap()).unwrap(),
                 Kind::Train => Table::try_from(toml::from_str::<TrainRecipe>(&text).unwrap()).unwrap(),
             };
             assert_eq!(as_is, defaults);

@@ -1,10 +1,11 @@
 //! A config of `dsconv distill`: what it opens, and its mistakes pointed at.
 use std::path::{Path, PathBuf};
 
-use distill::{DistillConfig, Eval};
-use graph::Preprocess;
+use distill::{AdaptConfig, DistillConfig, Eval, ExportConfig};
+use graph::{ImageConfig, Preprocess};
 use images::{OpenOptions, Unlabelled};
-use model::{Model, PolicyError};
+use model::{Model, Policy, PolicyError};
+use serde::{Deserialize, Serialize};
 
 use crate::config::ConfigFile;
 use crate::error::{Error, Result};
@@ -13,6 +14,84 @@ use crate::{classes, places, source};
 
 /// The data set that needs no download.
 const EMBEDDED: &str = "embedded";
+
+/// A config of `dsconv distill`: what it names, and the library's settings. Every key has a default.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DistillRecipe {
+    /// The teacher: a network of the zoo, a file, or a run folder.
+    pub model: String,
+    /// Weights for a network of the zoo that are not its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    /// A file of the names of the teacher's classes, in the order of its outputs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classes: Option<PathBuf>,
+    /// The seed of [`DistillConfig::seed`].
+    pub seed: u64,
+    /// The device to compute on.
+    pub device: String,
+    /// What the teacher expects of an image, where its file does not say it or is wrong.
+    #[serde(skip_serializing_if = "ImageConfig::is_empty")]
+    pub image: ImageConfig,
+    /// The images.
+    pub data: Data,
+    /// The layers' formats.
+    pub quantize: Policy,
+    /// The settings of adaptation.
+    pub adapt: AdaptConfig,
+    /// The precision of the stored student.
+    pub export: ExportConfig,
+}
+
+impl Default for DistillRecipe {
+    fn default() -> Self {
+        Self {
+            model: "resnet50-embedded".into(),
+            weights: None,
+            classes: None,
+            seed: 0,
+            device: "cpu".into(),
+            image: ImageConfig::default(),
+            data: Data::default(),
+            quantize: Policy::default(),
+            adapt: AdaptConfig::default(),
+            export: ExportConfig::default(),
+        }
+    }
+}
+
+impl DistillRecipe {
+    /// The settings that the library uses.
+    pub fn config(&self) -> DistillConfig {
+        let Self { seed, quantize, adapt, export, .. } = self.clone();
+        DistillConfig { seed, quantize, adapt, export }
+    }
+}
+
+/// Names of image sets, or paths.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Data {
+    /// Images to adapt to; labels that are there are not read.
+    pub adapt: String,
+    /// Images to measure on; with labels, accuracy is measured too. Left out: the embedded ones where those are adapted to,
+    /// else the images held out of the ones to adapt to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval: Option<String>,
+    /// At most this many images to adapt to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// At most this many images to measure on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_limit: Option<usize>,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self { adapt: EMBEDDED.into(), eval: None, limit: None, eval_limit: None }
+    }
+}
 
 /// What a config works on.
 pub struct Opened {
@@ -28,8 +107,8 @@ pub struct Opened {
 ///
 /// # Errors
 /// A key or value that is wrong, pointed at; no model.
-pub fn read(file: &ConfigFile, printer: &Printer) -> Result<DistillConfig> {
-    let mut config: DistillConfig = file.parse()?;
+pub fn read(file: &ConfigFile, printer: &Printer) -> Result<DistillRecipe> {
+    let mut config: DistillRecipe = file.parse()?;
     file.require("model", "the network to quantize, by name or as a file", "\"resnet50-embedded\"")?;
     // A name of the zoo is not looked for as a file.
     if zoo::variant(&config.model).is_err() {
@@ -66,7 +145,7 @@ fn text(path: PathBuf) -> String {
 ///
 /// # Errors
 /// The setting whose value makes no sense.
-pub fn check(config: &DistillConfig) -> Result<(), distill::Error> {
+pub fn check(config: &DistillRecipe) -> Result<(), distill::Error> {
     config.adapt.check()?;
     for (key, limit) in [("data.limit", config.data.limit), ("data.eval_limit", config.data.eval_limit)] {
         if limit == Some(0) {
@@ -80,7 +159,7 @@ pub fn check(config: &DistillConfig) -> Result<(), distill::Error> {
 ///
 /// # Errors
 /// A setting that makes no sense, pointed at; a model or images that are not here.
-pub fn open(config: &DistillConfig, file: &ConfigFile, printer: &Printer) -> Result<Opened> {
+pub fn open(config: &DistillRecipe, file: &ConfigFile, printer: &Printer) -> Result<Opened> {
     check(config).map_err(|error| setting_error(file, &error, ""))?;
     let mut teacher = teacher(config, file, printer)?;
     let classes = classes::Said::read(config.classes.as_deref())
@@ -149,7 +228,7 @@ fn eval(
 }
 
 /// The float teacher that a config names.
-fn teacher(config: &DistillConfig, file: &ConfigFile, printer: &Printer) -> Result<Model> {
+fn teacher(config: &DistillRecipe, file: &ConfigFile, printer: &Printer) -> Result<Model> {
     let name = &config.model;
     let opened =
         source::open_with(name, config.weights.as_ref(), &config.image, printer).map_err(|error| match error.code() {
@@ -174,7 +253,7 @@ pub fn setting_error(file: &ConfigFile, error: &distill::Error, table: &str) -> 
     }
 }
 
-fn policy_error(config: &DistillConfig, file: &ConfigFile, error: &PolicyError) -> Error {
+fn policy_error(config: &DistillRecipe, file: &ConfigFile, error: &PolicyError) -> Error {
     let rule = |pattern: &str| {
         let index = config.quantize.rules.iter().position(|rule| rule.layers == pattern).unwrap_or_default();
         format!("quantize.rules.{index}.layers")
@@ -213,7 +292,7 @@ pub fn images_error(file: &ConfigFile, key: &str, error: images::ImageError) -> 
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use distill::DistillConfig;
+    use super::DistillRecipe;
 
     /// All configs of `dsconv distill` in the repository.
     fn configs(folder: &Path) -> Vec<PathBuf> {
@@ -233,7 +312,7 @@ mod tests {
         assert!(all.len() >= 5);
         for path in all {
             let text = std::fs::read_to_string(&path).unwrap();
-            let recipe: DistillConfig =
+            let recipe: DistillRecipe =
                 toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             recipe.adapt.check().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             if Path::new(&recipe.model).extension().is_some() {

@@ -6,7 +6,7 @@
 //! Stopped, it goes on where it was when it is started again.
 use std::path::PathBuf;
 
-use distill::{Context, DistillConfig, Eval, Optimizer, RunFolder, TrainConfig};
+use distill::{Context, DistillConfig, Distillation, Eval, Optimizer, RunFolder, TrainConfig};
 use images::Split;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,9 +32,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let teacher = files::load(&file)?;
     let images = images::embedded_unlabelled();
-    let config = DistillConfig { model: file.display().to_string(), ..DistillConfig::default() };
+    let (eval, config) = (Eval::Labelled(eval), DistillConfig::default());
     let run = RunFolder::open(folder.join("student"), true)?;
-    let report = distill::run(&teacher, &images, &Eval::Labelled(eval), &config, &run, &context)?;
+    let job = Distillation { teacher: &teacher, images: &images, eval: &eval, config: &config, recipe: None };
+    let report = distill::run(&job, &run, &context)?;
     for (name, measured) in [("fp32", report.fp32), ("quantized", report.quantized), ("adapted", report.adapted)] {
         let distill::Measured { scores, bytes } = measured;
         let top1 = scores.top1.unwrap_or_default();

@@ -22,13 +22,15 @@ use crate::journal::{Journal, Point, Session};
 use crate::loader::{Loader, tensor};
 use crate::loss::Loss;
 use crate::optimize::clip_global_norm;
-use crate::origin::{Origin, claim};
+use crate::origin::{Origin, claim, settings_text};
 use crate::random::{Order, Random};
 use crate::settings::{AdaptConfig, BatchNormPolicy};
 use crate::train::detached;
 use crate::workers::{Workers, join};
 use crate::{Context, Error, write};
 
+/// File of a run folder with the settings of an adaptation.
+const SETTINGS: &str = "adapt.toml";
 /// Images of a part of a batch, at least: a part costs a pass over all weights.
 const LEAST: usize = 8;
 
@@ -77,7 +79,7 @@ pub fn adapt(
     check(teacher, policy, images, config)?;
     let origin = Origin::default().model("teacher", teacher).images("images to adapt to", images.fingerprint());
     let settings = Settings { seed, adapt: config.clone(), quantize: policy.clone() };
-    claim(folder, "adapt.toml", &settings, &origin)?;
+    claim(folder, SETTINGS, &settings_text(&settings, &folder.path().join(SETTINGS))?, &origin)?;
     adapt_in(teacher, policy, images, config, seed, folder, context)
 }
 

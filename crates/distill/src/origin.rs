@@ -82,14 +82,21 @@ fn of_network(graph: &Graph, weights: &Weights) -> Sha256 {
     hash
 }
 
-/// Begins a run in its folder: leaves its settings in `file`, and what it is made from. Where a run goes on, both must be
-/// what they were.
+/// Settings as the text that [`claim`] keeps in `file`.
+///
+/// # Errors
+/// [`Error::File`] where the settings cannot be written as TOML.
+pub(crate) fn settings_text<T: Serialize>(settings: &T, file: &Path) -> Result<String, Error> {
+    toml::to_string(settings).map_err(|e| Error::file(file, e))
+}
+
+/// Begins a run in its folder: leaves the text of its settings in `file`, and what it is made from in [`ORIGIN`]. Where a run
+/// goes on, both must be what they were.
 ///
 /// # Errors
 /// [`Error::RunExists`], [`Error::OtherRun`], [`Error::NoRun`] where there are files of others, and those of files.
-pub(crate) fn claim<T: Serialize>(folder: &RunFolder, file: &str, config: &T, origin: &Origin) -> Result<(), Error> {
+pub(crate) fn claim(folder: &RunFolder, file: &str, settings: &str, origin: &Origin) -> Result<(), Error> {
     let path = folder.path().join(file);
-    let text = toml::to_string(config).map_err(|e| Error::file(&path, e))?;
     let made_from = folder.path().join(ORIGIN);
     let old = match std::fs::read_to_string(&path) {
         Ok(old) => old,
@@ -101,14 +108,14 @@ pub(crate) fn claim<T: Serialize>(folder: &RunFolder, file: &str, config: &T, or
             // One line: there may be a million images.
             let json = serde_json::to_vec(origin).map_err(|e| Error::file(&made_from, e))?;
             write::write(&made_from, &json)?;
-            return write::write(&path, text.as_bytes());
+            return write::write(&path, settings.as_bytes());
         }
         Err(e) => return Err(Error::io(&path)(e)),
     };
     if !folder.resumes() {
         return Err(Error::RunExists { path: folder.path().to_owned() });
     }
-    if let Some(what) = other_settings(&old, &text, &path).or(other_origin(&made_from, origin)?) {
+    if let Some(what) = other_settings(&old, settings, &path).or(other_origin(&made_from, origin)?) {
         return Err(Error::OtherRun { path: folder.path().to_owned(), what });
     }
     folder.tidy()
@@ -149,7 +156,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("a.toml"), "").unwrap();
         let folder = RunFolder::open(root.path(), true).unwrap();
-        let error = claim(&folder, "a.toml", &BTreeMap::<String, u32>::new(), &Origin::default()).unwrap_err();
+        let error = claim(&folder, "a.toml", "", &Origin::default()).unwrap_err();
         assert!(error.to_string().contains("no `origin.json`"), "{error}");
     }
 
@@ -158,7 +165,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let begin = || {
             let folder = RunFolder::open(root.path(), true).unwrap();
-            claim(&folder, "a.toml", &BTreeMap::<String, u32>::new(), &Origin::default())
+            claim(&folder, "a.toml", "", &Origin::default())
         };
         std::fs::write(root.path().join("model.safetensors"), "mine").unwrap();
         assert!(matches!(begin(), Err(Error::NoRun { .. })));

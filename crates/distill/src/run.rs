@@ -1,10 +1,10 @@
 //! The whole of it in one folder: measure the teacher, quantize, measure, adapt, export, measure the exported file.
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use blockfloat::ScaleFormat;
 use dsconv::Network;
-use graph::{Head, ImageConfig, pass};
+use graph::{Head, pass};
 use images::{Labelled, Unlabelled};
 use model::{Float, Model, Policy, SaveOptions};
 use serde::{Deserialize, Serialize};
@@ -14,79 +14,23 @@ use crate::evaluate::{Logits, Scores, check_fits, predict};
 use crate::folder::RunFolder;
 use crate::journal::Point;
 use crate::loss::Loss;
-use crate::origin::{Origin, claim};
+use crate::origin::{Origin, claim, settings_text};
 use crate::settings::AdaptConfig;
 use crate::train::check_set;
 use crate::{Context, Error, checkpoint, write};
 
-/// A recipe: from a teacher to an adapted student. Every setting has a default.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The settings of a run, from a teacher to an adapted student. Every setting has a default.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DistillConfig {
-    /// The teacher: a network of the zoo, a file, or a run folder.
-    pub model: String,
-    /// Weights for a network of the zoo that are not its own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub weights: Option<PathBuf>,
-    /// A file of the names of its classes, in the order of its outputs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub classes: Option<PathBuf>,
-    /// Decides the images held out, the order of the others and their changes.
+    /// The seed decides which images are held out, the order of the others and their random changes.
     pub seed: u64,
-    /// Where to compute.
-    pub device: String,
-    /// What the teacher expects of an image, where its file does not say it or is wrong.
-    #[serde(skip_serializing_if = "ImageConfig::is_empty")]
-    pub image: ImageConfig,
-    /// Images.
-    pub data: DataConfig,
-    /// Which layer is quantized to what.
+    /// The policy says which layer is quantized to what.
     pub quantize: Policy,
-    /// How the student is adapted.
+    /// These settings say how the student is adapted.
     pub adapt: AdaptConfig,
-    /// How the student is stored.
+    /// These settings say how the student is stored.
     pub export: ExportConfig,
-}
-
-impl Default for DistillConfig {
-    fn default() -> Self {
-        Self {
-            model: "resnet50-embedded".into(),
-            weights: None,
-            classes: None,
-            seed: 0,
-            device: "cpu".into(),
-            image: ImageConfig::default(),
-            data: DataConfig::default(),
-            quantize: Policy::default(),
-            adapt: AdaptConfig::default(),
-            export: ExportConfig::default(),
-        }
-    }
-}
-
-/// Names of image sets, or paths.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DataConfig {
-    /// Images to adapt to; labels that are there are not read.
-    pub adapt: String,
-    /// Images to measure on; with labels, accuracy is measured too. Left out: the embedded ones where those are adapted to,
-    /// else the images held out of the ones to adapt to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval: Option<String>,
-    /// At most this many images to adapt to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
-    /// At most this many images to measure on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval_limit: Option<usize>,
-}
-
-impl Default for DataConfig {
-    fn default() -> Self {
-        Self { adapt: "embedded".into(), eval: None, limit: None, eval_limit: None }
-    }
 }
 
 /// How the student is stored.
@@ -191,6 +135,8 @@ pub const ADAPTED: &str = "adapted.safetensors";
 /// File of a run folder with the [`Report`].
 pub const METRICS: &str = "metrics.json";
 
+/// File of a run folder with the settings of a run.
+const CONFIG: &str = "config.toml";
 const BEFORE: &str = "before.json";
 const ADAPTATION: &str = "adaptation.json";
 const TEACHER_LOGITS: &str = "teacher_logits.f32";
@@ -253,11 +199,27 @@ impl Measuring {
     }
 }
 
-/// Runs a recipe in `folder`: `teacher`, `images` and `eval` are what its `model` and `data` name.
+/// A run: what it works on, and its settings.
+#[derive(Debug, Clone, Copy)]
+pub struct Distillation<'a> {
+    /// The float network that is quantized, and that its student learns from.
+    pub teacher: &'a Model,
+    /// The images that the student is adapted to.
+    pub images: &'a Unlabelled,
+    /// The images that teacher and student are measured on.
+    pub eval: &'a Eval,
+    /// The settings.
+    pub config: &'a DistillConfig,
+    /// The text of the run's `config.toml`, for callers whose settings hold more than `config`, such as the paths of images. A
+    /// run is resumed only with the same text. `None` stands for `config` as TOML.
+    pub recipe: Option<&'a str>,
+}
+
+/// Measures the teacher, quantizes it, measures the student, adapts it, stores it and measures what was stored.
 ///
-/// | file | content |
+/// | file of `folder` | content |
 /// |---|---|
-/// | `config.toml` | the recipe, all settings written out |
+/// | `config.toml` | all settings: see [`Distillation::recipe`] |
 /// | `origin.json` | what else the run depends on: hashes of weights, images and labels |
 /// | `quantized.safetensors` | the student before adaptation |
 /// | `model.safetensors` | the adapted student, or the one before adaptation where that is closer to the teacher |
@@ -271,14 +233,8 @@ impl Measuring {
 ///
 /// # Errors
 /// As [`adapt`](crate::adapt()); [`Error::Data`] where a label has no output; [`Error::NotFinite`].
-pub fn run(
-    teacher: &Model,
-    images: &Unlabelled,
-    eval: &Eval,
-    config: &DistillConfig,
-    folder: &RunFolder,
-    context: &Context,
-) -> Result<Report, Error> {
+pub fn run(job: &Distillation<'_>, folder: &RunFolder, context: &Context) -> Result<Report, Error> {
+    let Distillation { teacher, images, eval, config, recipe } = *job;
     adapt::check(teacher, &config.quantize, images, &config.adapt)?;
     let (_, held) = adapt::parts(images, &config.adapt, config.seed);
     let measuring = Measuring::new(eval, teacher, held.clone())?;
@@ -288,7 +244,11 @@ pub fn run(
         Eval::Unlabelled(set) => origin.images("images to measure on", set.fingerprint()),
         Eval::HeldOut => origin,
     };
-    claim(folder, "config.toml", config, &origin)?;
+    let recipe = match recipe {
+        Some(text) => text.to_owned(),
+        None => settings_text(config, &folder.path().join(CONFIG))?,
+    };
+    claim(folder, CONFIG, &recipe, &origin)?;
     let path = |name: &str| folder.path().join(name);
     if let Some(report) = write::read_json(&path(METRICS))? {
         remove_checkpoints(folder.path())?;

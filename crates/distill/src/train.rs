@@ -20,10 +20,13 @@ use crate::journal::Session;
 use crate::loader::{Loader, tensor};
 use crate::loss::Loss;
 use crate::optimize::{Optimizer, Schedule, clip_global_norm};
-use crate::origin::{Origin, claim};
+use crate::origin::{Origin, claim, settings_text};
 use crate::random::{Order, Random};
 use crate::workers::{Workers, join};
 use crate::{Context, Error, write};
+
+/// File of a run folder with the settings of a training.
+const SETTINGS: &str = "train.toml";
 
 /// How a teacher is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -146,7 +149,7 @@ pub fn train(
         .weights("network", graph, start.unwrap_or(&none))
         .images("images to train on", train.fingerprint())
         .images("images to measure on", eval.fingerprint());
-    claim(folder, "train.toml", config, &origin)?;
+    claim(folder, SETTINGS, &settings_text(config, &folder.path().join(SETTINGS))?, &origin)?;
 
     let checkpoints = folder.path().join(checkpoint::FOLDER);
     let (done, journal) = checkpoint::newest(&checkpoints)?.unwrap_or_default();

@@ -1,5 +1,7 @@
 //! Networks that do not end in the logits of several classes are adapted all the same.
-use distill::{AdaptConfig, Augment, Context, DistillConfig, Error, Eval, Report, RunFolder, TrainConfig};
+use distill::{
+    AdaptConfig, Augment, Context, DistillConfig, Distillation, Error, Eval, Report, RunFolder, TrainConfig,
+};
 use graph::{Activation, Builder, Conv2d, Op, Weights};
 use model::{Info, Model, Policy};
 
@@ -91,7 +93,8 @@ fn adapted(model: &Model) -> Report {
     let folder = RunFolder::open(folder.path().join("run"), false).unwrap();
     let images = images::embedded_unlabelled().take(256);
     let eval = Eval::Unlabelled(images::embedded(images::Split::Eval).take(128).without_labels());
-    let report = distill::run(model, &images, &eval, &config, &folder, &Context::default()).unwrap();
+    let job = Distillation { teacher: model, images: &images, eval: &eval, config: &config, recipe: None };
+    let report = distill::run(&job, &folder, &Context::default()).unwrap();
     let stored = files::load(folder.path().join(distill::MODEL)).unwrap();
     assert_eq!(stored.graph.head(), model.graph.head(), "the student ends as its teacher does");
     report

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use distill::{
-    AdaptConfig, Augment, Chosen, Context, DistillConfig, Error, Eval, Interrupter, Progress, RunFolder, TrainConfig,
+    AdaptConfig, Augment, Chosen, Context, DistillConfig, Distillation, Error, Eval, Interrupter, Progress, RunFolder,
+    TrainConfig,
 };
 use graph::{Builder, Conv2d, Graph, Op, Weights};
 use images::{Labelled, Split, Unlabelled};
@@ -86,6 +87,18 @@ fn stopping_at(images: usize) -> Context {
 fn run_adapt(folder: &Path, config: &AdaptConfig, resume: bool, context: &Context) -> Result<distill::Adapted, Error> {
     let folder = RunFolder::open(folder, resume)?;
     distill::adapt(&teacher(), &Policy::default(), &adapt_images(), config, 5, &folder, context)
+}
+
+/// Runs a whole recipe.
+fn distilled(
+    teacher: &Model,
+    images: &Unlabelled,
+    eval: &Eval,
+    config: &DistillConfig,
+    folder: &RunFolder,
+    context: &Context,
+) -> Result<distill::Report, Error> {
+    distill::run(&Distillation { teacher, images, eval, config, recipe: None }, folder, context)
 }
 
 /// All values of a student, to be compared to the bit.
@@ -324,7 +337,7 @@ fn a_run_measures_the_files_that_it_leaves() {
     let config = DistillConfig { adapt: settings(), seed: 5, ..DistillConfig::default() };
     let run = |folder: &Path, resume, context: &Context| {
         let folder = RunFolder::open(folder, resume)?;
-        distill::run(&teacher(), &adapt_images(), &Eval::Labelled(eval()), &config, &folder, context)
+        distilled(&teacher(), &adapt_images(), &Eval::Labelled(eval()), &config, &folder, context)
     };
     let report = run(&whole, false, &Context::default()).unwrap();
     assert_eq!(report.fp32.scores.agreement, 100.0);
@@ -456,7 +469,7 @@ fn a_run_is_not_resumed_with_other_images_or_weights() {
     let config = DistillConfig { adapt: settings(), ..DistillConfig::default() };
     let run = |model: &Model, resume, context: &Context| {
         let folder = RunFolder::open(&path, resume)?;
-        distill::run(model, &pictures.unlabelled(), &Eval::Labelled(measured.labelled()), &config, &folder, context)
+        distilled(model, &pictures.unlabelled(), &Eval::Labelled(measured.labelled()), &config, &folder, context)
     };
     let refused = |model: &Model| match run(model, true, &Context::default()) {
         Err(Error::OtherRun { what, .. }) => what,
@@ -509,7 +522,7 @@ fn images_without_labels_give_agreement_and_no_accuracy() {
     let config = DistillConfig { adapt: settings(), seed: 5, ..DistillConfig::default() };
     let run = |name: &str, eval: &Eval| {
         let folder = RunFolder::open(root.path().join(name), false).unwrap();
-        distill::run(&teacher(), &adapt_images(), eval, &config, &folder, &Context::default()).unwrap()
+        distilled(&teacher(), &adapt_images(), eval, &config, &folder, &Context::default()).unwrap()
     };
     let labelled = run("labelled", &Eval::Labelled(eval()));
     let plain = run("plain", &Eval::Unlabelled(eval().without_labels()));
@@ -539,7 +552,7 @@ fn the_student_before_adaptation_is_exported_where_it_is_the_better_one() {
     let folder = RunFolder::open(root.path(), false).unwrap();
     let images = images::embedded_unlabelled().take(24);
     let report =
-        distill::run(&teacher(), &images, &Eval::Labelled(eval()), &config, &folder, &Context::default()).unwrap();
+        distilled(&teacher(), &images, &Eval::Labelled(eval()), &config, &folder, &Context::default()).unwrap();
     let divergence = report.divergence.unwrap();
     assert!(divergence.adapted > divergence.quantized, "{divergence:?}");
     assert_eq!(report.chosen, Chosen::Quantized);
@@ -560,7 +573,7 @@ fn outputs_that_are_not_finite_are_no_score() {
     let folder = RunFolder::open(root.path(), false).unwrap();
     let config = DistillConfig { adapt: settings(), ..DistillConfig::default() };
     let eval = Eval::Labelled(eval());
-    let error = distill::run(&broken, &adapt_images(), &eval, &config, &folder, &Context::default()).unwrap_err();
+    let error = distilled(&broken, &adapt_images(), &eval, &config, &folder, &Context::default()).unwrap_err();
     assert!(matches!(error, Error::NotFinite { .. }), "{error}");
     assert!(error.to_string().contains("`tiny` gives"), "{error}");
 }
@@ -580,7 +593,7 @@ fn an_image_that_cannot_be_read_leaves_with_its_label() {
     let run = |name: &str, adapt: &Unlabelled, eval: &Labelled| {
         let folder = RunFolder::open(root.path().join(name), false)?;
         let eval = Eval::Labelled(eval.clone());
-        distill::run(&teacher(), adapt, &eval, &config, &folder, &Context::default())
+        distilled(&teacher(), adapt, &eval, &config, &folder, &Context::default())
     };
     let report = run("some", &adapt, &eval).unwrap();
     let left_out = |skipped: Vec<images::Skipped>| skipped.into_iter().map(|file| file.path).collect::<Vec<_>>();

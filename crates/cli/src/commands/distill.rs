@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use distill::{Chosen, DistillConfig, Eval, MODEL, Measured, Report, RunFolder};
+use distill::{Chosen, Distillation, Eval, ExportConfig, MODEL, Measured, Report, RunFolder};
 use images::Unlabelled;
 use serde::Serialize;
 
@@ -61,7 +61,10 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
     };
     let sets: Vec<Unlabelled> = [Some(adapt.clone()), measured].into_iter().flatten().collect();
     let known: Vec<usize> = sets.iter().map(|set| set.skipped().len()).collect();
-    let ran = distill::run(&teacher, &adapt, &eval, &config, &folder, &context);
+    let settings = config.config();
+    let text = toml::to_string(&config)?;
+    let job = Distillation { teacher: &teacher, images: &adapt, eval: &eval, config: &settings, recipe: Some(&text) };
+    let ran = distill::run(&job, &folder, &context);
     sets.iter().zip(known).for_each(|(set, known)| classes::report_late(set, known, printer));
     let report = ran.map_err(|error| explain(&error, &file, &folder, ""))?;
     let run = folder.path().to_owned();
@@ -76,17 +79,17 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
         ratio: ratio(&report.fp32, chosen),
         seconds: start.elapsed().as_secs_f64(),
     };
-    let deployed = deploy(&run, &config, start, printer)?;
+    let deployed = deploy(&run, config.export, start, printer)?;
     let outcome = Outcome { run, model: config.model, report, exported, deployed };
     printer.result(&outcome, |printer| show(&outcome, printer));
     Ok(())
 }
 
 /// Leaves the exported student as a .dsc file too.
-fn deploy(run: &Path, config: &DistillConfig, start: Instant, printer: &Printer) -> Result<Written> {
+fn deploy(run: &Path, export: ExportConfig, start: Instant, printer: &Printer) -> Result<Written> {
     let model = files::load(run.join(MODEL))?;
     let path = run.join(DEPLOYED);
-    let data = deploy::bytes(&model, &config.export.into(), printer)?;
+    let data = deploy::bytes(&model, &export.into(), printer)?;
     files::write_atomic(&path, &data).map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;
     Ok(Written::new(path, data.len() as u64, model.fp32_bytes(), start))
 }
