@@ -1,5 +1,5 @@
-//! Sizes of quantized networks on disk: `experiments/sizes`. Sizes do not depend on the weights' values, so weights are
-//! random and codes come from the fastest rule.
+//! Prints the sizes of quantized networks on disk, for `experiments/sizes`. Sizes do not depend on the values of weights, so
+//! weights are random and codes come from the fastest rule.
 use std::error::Error;
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use graph::{Op, Weights};
 use model::{Float, Info, Model, Policy, SaveOptions, dsc};
 
 const NETWORKS: [&str; 5] = ["resnet50", "vgg16", "densenet121", "googlenet", "alexnet"];
-/// Bits, block, scales, floats.
+/// The formats: bits of a code, block length, form of the scales, type of the stored floats.
 const FORMATS: [(u8, usize, ScaleFormat, Float); 4] = [
     (4, 64, ScaleFormat::Float, Float::F32),
     (4, 64, ScaleFormat::Float, Float::F16),

@@ -5,8 +5,8 @@
 //! |---|---|---|
 //! | `alexnet` | 64, 192, 384, 256, 256 | 4096, 4096, classes |
 //!
-//! Small stem: the first convolution is 5x5, /1, the pooled map 3x3 and the hidden layers 2048 wide: a 32x32 image
-//! leaves a quarter of the paper's map.
+//! With the small stem the first convolution is 5x5, /1, the pooled map is 3x3, a quarter of the paper's, and the hidden
+//! layers are 2048 wide.
 
 use graph::{Builder, Conv2d, Op, Pool2d};
 

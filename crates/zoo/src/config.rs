@@ -1,47 +1,49 @@
+//! The settings of a network, and its construction.
 use graph::{Builder, Graph, GraphError, Preprocess, Resize, Shape};
 use serde::{Deserialize, Serialize};
 
 use crate::variants::{Arch, Stem, Variant, variants};
 use crate::{alexnet, densenet, googlenet, resnet, resnet_cifar, vgg};
 
-/// Which network to build. What is `None` is the variant's own.
+/// The settings of a network of the zoo. A setting that is `None` has the value of the variant.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// A name of [`variants`].
+    /// The name of one of [`variants`].
     pub name: String,
-    /// Number of classes.
+    /// The number of classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
-    /// Channels of the image: 3, or 1 for grey ones.
+    /// The channels of the image: 3, or 1 for grey images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channels: Option<usize>,
-    /// Multiplies every channel count of the paper, hidden fully connected layers included; 1 is the paper's network.
+    /// The multiplier of every channel count of the paper, hidden fully connected layers included; 1 is the paper's network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub width: Option<f64>,
-    /// The first layers.
+    /// The layers before the first block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stem: Option<Stem>,
-    /// Side of the square input image.
+    /// The side of the square input image, in pixels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<usize>,
-    /// GoogLeNet only: begin with torchvision's `transform_input`, for images normalised with ImageNet's mean and
-    /// standard deviation. Without it the network expects mean 0.5 and deviation 0.5, as its weights were trained;
-    /// both give the same result, and [`Config::preprocess`] follows.
+    /// Whether GoogLeNet begins with torchvision's `transform_input`, for images normalised with ImageNet's mean and
+    /// standard deviation. Without it the network expects mean 0.5 and deviation 0.5, as its weights were trained. Both
+    /// give the same result, and [`Config::preprocess`] follows. Other families do not have it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub transform_input: bool,
 }
 
 impl Config {
-    /// The variant of this name as its table row says.
+    /// Selects a variant by its name, with all settings as in the table.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), ..Self::default() }
     }
 
-    /// How images become this network's input: the variant's own, scaled to the input side.
+    /// Returns the steps from an image to the input of this network: those of the variant, with sizes scaled to the input
+    /// side.
     ///
     /// # Errors
-    /// [`ZooError::UnknownName`].
+    /// [`ZooError::UnknownName`]; [`ZooError::Range`] for an input side out of range.
     pub fn preprocess(&self) -> Result<Preprocess, ZooError> {
         let variant = variant(&self.name)?;
         let mut preprocess = variant.preprocess.clone();
@@ -50,7 +52,8 @@ impl Config {
             (preprocess.mean, preprocess.std) = (imagenet.mean, imagenet.std);
         }
         if let Some(input) = self.input {
-            // 256 of 224 stays 8 of 7.
+            let input = in_range("input", input, MAX_INPUT)?;
+            // A resize to 256 before a crop of 224 stays 8 to 7.
             let scaled = |side: usize| (side * input).div_ceil(variant.input);
             preprocess.resize = preprocess.resize.map(|resize| match resize {
                 Resize::Shorter(side) => Resize::Shorter(scaled(side)),
@@ -62,48 +65,48 @@ impl Config {
     }
 }
 
-/// Why the zoo cannot build a network.
+/// The reason why a network cannot be built.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ZooError {
     /// No variant has this name.
     #[error("no network is named `{name}`{}", nearest.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default())]
     UnknownName {
-        /// The name asked for.
+        /// The name that was asked for.
         name: String,
         /// The variant whose name is closest, where one is close.
         nearest: Option<String>,
     },
-    /// A width multiplier that makes no network.
+    /// The width multiplier is out of range.
     #[error("width {width} is not in {MIN_WIDTH}..={MAX_WIDTH}")]
     Width {
-        /// The multiplier.
+        /// The multiplier that was asked for.
         width: f64,
     },
-    /// A count of classes or channels, or an input side, out of range.
+    /// The number of classes or channels, or the input side, is out of range.
     #[error("{what} {value} is not in 1..={limit}")]
     Range {
-        /// `classes`, `channels` or `input`.
+        /// The setting: `classes`, `channels` or `input`.
         what: &'static str,
-        /// The value.
+        /// The value that was asked for.
         value: usize,
-        /// The largest allowed.
+        /// The largest value that is allowed.
         limit: usize,
     },
-    /// A stem that the variant does not have.
+    /// The variant does not have this stem.
     #[error("`{name}` has no such stem: it has {}", quoted(stems))]
     Stem {
-        /// The variant.
+        /// The name of the variant.
         name: String,
-        /// Those it has.
+        /// The stems that it has.
         stems: &'static [Stem],
     },
-    /// `transform_input` of images that are not of three channels.
+    /// `transform_input` was asked for images that do not have three channels.
     #[error("`transform_input` is for images of three channels")]
     TransformChannels,
-    /// `transform_input` asked of another family.
+    /// `transform_input` was asked of another family than GoogLeNet.
     #[error("`{name}` has no `transform_input`: only GoogLeNet has")]
     TransformInput {
-        /// The variant.
+        /// The name of the variant.
         name: String,
     },
     /// The shapes do not fit, most often because the input is too small for the stem.
@@ -111,7 +114,7 @@ pub enum ZooError {
     Graph(#[from] GraphError),
 }
 
-/// `` `small`, `cifar` ``.
+/// Lists stems for a message: `` `small`, `cifar` ``.
 fn quoted(stems: &[Stem]) -> String {
     stems.iter().map(|stem| format!("`{stem}`")).collect::<Vec<_>>().join(", ")
 }
@@ -121,7 +124,7 @@ const MAX_WIDTH: f64 = 16.0;
 const MAX_CLASSES: usize = 1 << 20;
 const MAX_INPUT: usize = 1 << 13;
 
-/// What a family's builder needs to know.
+/// The checked settings that the builder of a family takes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) classes: usize,
@@ -130,15 +133,15 @@ pub(crate) struct Settings {
     pub(crate) transform_input: bool,
 }
 
-/// Multiplier of channel counts.
+/// A multiplier of channel counts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Width(f64);
 
 impl Width {
-    /// The fewest channels that a multiplier leaves.
+    /// The smallest channel count that a multiplier gives.
     const MIN_CHANNELS: usize = 4;
 
-    /// The paper's channel count, scaled and rounded.
+    /// Scales and rounds a channel count of the paper.
     pub(crate) fn of(self, channels: usize) -> usize {
         ((channels as f64 * self.0).round() as usize).max(Self::MIN_CHANNELS)
     }
@@ -151,9 +154,6 @@ impl Width {
 pub fn build(config: &Config) -> Result<Graph, ZooError> {
     let variant = variant(&config.name)?;
     let name = || config.name.clone();
-    let in_range = |what, value, limit| {
-        if (1..=limit).contains(&value) { Ok(value) } else { Err(ZooError::Range { what, value, limit }) }
-    };
     let input = in_range("input", config.input.unwrap_or(variant.input), MAX_INPUT)?;
     let classes = in_range("classes", config.classes.unwrap_or(variant.classes), MAX_CLASSES)?;
     let width = config.width.unwrap_or(variant.width);
@@ -176,46 +176,35 @@ pub fn build(config: &Config) -> Result<Graph, ZooError> {
     let mut b = Builder::new(name(), Shape::new(channels, input, input));
     match &variant.arch {
         Arch::AlexNet => alexnet::build(&mut b, &settings),
-        Arch::Vgg(plan) => vgg::build(&mut b, plan, &settings),
+        Arch::Vgg(column) => vgg::build(&mut b, column, &settings),
         Arch::GoogLeNet => googlenet::build(&mut b, &settings),
-        Arch::ResNet(plan) => resnet::build(&mut b, plan, &settings),
-        Arch::ResNetCifar(plan) => resnet_cifar::build(&mut b, plan, &settings),
-        Arch::DenseNet(plan) => densenet::build(&mut b, plan, &settings),
+        Arch::ResNet(column) => resnet::build(&mut b, column, &settings),
+        Arch::ResNetCifar(n) => resnet_cifar::build(&mut b, *n, &settings),
+        Arch::DenseNet(column) => densenet::build(&mut b, column, &settings),
     }
     Ok(b.finish()?)
 }
 
-/// The table row of this name.
+/// Checks that a setting lies in `1..=limit`.
+fn in_range(what: &'static str, value: usize, limit: usize) -> Result<usize, ZooError> {
+    if (1..=limit).contains(&value) { Ok(value) } else { Err(ZooError::Range { what, value, limit }) }
+}
+
+/// Returns the row of the table that has this name.
 ///
 /// # Errors
-/// [`ZooError::UnknownName`] names the nearest.
+/// [`ZooError::UnknownName`] names the variant with the nearest name.
 pub fn variant(name: &str) -> Result<&'static Variant, ZooError> {
     variants().iter().find(|v| v.name == name).ok_or_else(|| {
         let lower = name.to_lowercase();
         let nearest = variants()
             .iter()
-            .map(|v| (distance(&lower, v.name), v.name))
+            .map(|v| (strsim::levenshtein(&lower, v.name), v.name))
             .min_by_key(|&(distance, _)| distance)
             .filter(|&(distance, nearest)| distance <= nearest.len() / 3)
             .map(|(_, nearest)| nearest.to_owned());
         ZooError::UnknownName { name: name.to_owned(), nearest }
     })
-}
-
-/// Levenshtein's edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &cb) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(ca != cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -276,6 +265,10 @@ mod tests {
         let config = Config { input: Some(112), ..Config::new("resnet18") };
         let preprocess = config.preprocess().unwrap();
         assert_eq!((preprocess.resize, preprocess.crop), (Some(Resize::Shorter(128)), Some([112; 2]))); // 256 * 112 / 224
+        for input in [0, usize::MAX] {
+            let error = Config { input: Some(input), ..Config::new("resnet18") }.preprocess().unwrap_err();
+            assert!(matches!(error, ZooError::Range { what: "input", .. }), "{error}");
+        }
         let googlenet = Config::new("googlenet");
         assert_eq!(googlenet.preprocess().unwrap().mean, [0.5; 3]);
         let transformed = Config { transform_input: true, ..googlenet };

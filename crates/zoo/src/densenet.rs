@@ -10,10 +10,10 @@
 //! | `densenet100_bc` | 12 | 24 | 16, 16, 16 (DenseNet-BC, L = 100, for CIFAR) |
 //! | `densenet-embedded` | 16 | 32 | 3, 6, 12 |
 //!
-//! All are "BC": a 1x1 bottleneck of 4k channels before every 3x3, and transitions that halve the channels.
+//! All are "BC": a 1x1 bottleneck of 4k channels stands before every 3x3, and transitions halve the channels.
 //!
-//! Small stem: 3x3 conv, /2 and no pooling. `densenet100_bc` has the paper's CIFAR stem instead, a 3x3 convolution of
-//! stride 1 that goes straight into the first block.
+//! The small stem is a 3x3 conv, /2 without pooling. `densenet100_bc` has the paper's CIFAR stem instead, a 3x3 convolution
+//! of stride 1 directly before the first block.
 
 use graph::{Builder, Conv2d, NodeId, Op, Pool2d};
 
@@ -21,37 +21,37 @@ use crate::config::Settings;
 use crate::variants::Stem;
 
 const EPS: f64 = 1e-5;
-/// Channels of a bottleneck per channel of growth.
+/// The channels of a bottleneck for each channel of growth.
 const BOTTLENECK: usize = 4;
 
 /// One column of the paper's table 1.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
+pub(crate) struct Column {
     growth: usize,
     first: usize,
     blocks: &'static [usize],
-    /// The CIFAR stem: stride 1, no normalisation before the first block.
+    /// Whether the stem is the paper's for CIFAR: stride 1, and no normalisation before the first block.
     pub(crate) cifar: bool,
 }
 
-impl Plan {
+impl Column {
     const fn new(growth: usize, first: usize, blocks: &'static [usize]) -> Self {
         Self { growth, first, blocks, cifar: false }
     }
 }
 
-pub(crate) const DENSENET121: Plan = Plan::new(32, 64, &[6, 12, 24, 16]);
-pub(crate) const DENSENET161: Plan = Plan::new(48, 96, &[6, 12, 36, 24]);
-pub(crate) const DENSENET169: Plan = Plan::new(32, 64, &[6, 12, 32, 32]);
-pub(crate) const DENSENET201: Plan = Plan::new(32, 64, &[6, 12, 48, 32]);
-pub(crate) const DENSENET100_BC: Plan = Plan { cifar: true, ..Plan::new(12, 24, &[16, 16, 16]) };
-pub(crate) const EMBEDDED: Plan = Plan::new(16, 32, &[3, 6, 12]);
+pub(crate) const DENSENET121: Column = Column::new(32, 64, &[6, 12, 24, 16]);
+pub(crate) const DENSENET161: Column = Column::new(48, 96, &[6, 12, 36, 24]);
+pub(crate) const DENSENET169: Column = Column::new(32, 64, &[6, 12, 32, 32]);
+pub(crate) const DENSENET201: Column = Column::new(32, 64, &[6, 12, 48, 32]);
+pub(crate) const DENSENET100_BC: Column = Column { cifar: true, ..Column::new(12, 24, &[16, 16, 16]) };
+pub(crate) const EMBEDDED: Column = Column::new(16, 32, &[3, 6, 12]);
 
-pub(crate) fn build(b: &mut Builder, plan: &Plan, s: &Settings) {
-    let (growth, first) = (s.width.of(plan.growth), s.width.of(plan.first));
+pub(crate) fn build(b: &mut Builder, column: &Column, s: &Settings) {
+    let (growth, first) = (s.width.of(column.growth), s.width.of(column.first));
 
     let mut x = b.input();
-    if plan.cifar {
+    if column.cifar {
         x = b.conv("features.conv0", Conv2d::new(b.channels(x), first, 3).padding(1), x);
     } else {
         let conv0 = match s.stem {
@@ -66,11 +66,11 @@ pub(crate) fn build(b: &mut Builder, plan: &Plan, s: &Settings) {
         }
     }
 
-    for (i, &layers) in plan.blocks.iter().enumerate() {
+    for (i, &layers) in column.blocks.iter().enumerate() {
         for layer in 1..=layers {
             x = dense_layer(b, &format!("features.denseblock{}.denselayer{layer}", i + 1), growth, x);
         }
-        if i + 1 < plan.blocks.len() {
+        if i + 1 < column.blocks.len() {
             x = transition(b, &format!("features.transition{}", i + 1), x);
         }
     }
@@ -82,7 +82,7 @@ pub(crate) fn build(b: &mut Builder, plan: &Plan, s: &Settings) {
     b.linear("classifier", s.classes, x);
 }
 
-/// BN-ReLU-Conv(1x1)-BN-ReLU-Conv(3x3), whose `k` channels join all before: `x_l = [x_0, ..., H(x_0, ...)]`.
+/// Adds BN-ReLU-Conv(1x1)-BN-ReLU-Conv(3x3) and concatenates its `k` channels with its input: `x_l = [x_0, ..., H(x_0, ...)]`.
 fn dense_layer(b: &mut Builder, name: &str, growth: usize, x: NodeId) -> NodeId {
     let y = b.batch_norm(format!("{name}.norm1"), EPS, x);
     let y = b.relu(format!("{name}.relu1"), y);
@@ -93,7 +93,7 @@ fn dense_layer(b: &mut Builder, name: &str, growth: usize, x: NodeId) -> NodeId 
     b.push(format!("{name}.concat"), Op::Concat, vec![x, y])
 }
 
-/// BN-ReLU-Conv(1x1) to half the channels, 2x2 average pooling.
+/// Adds BN-ReLU-Conv(1x1) to half the channels and a 2x2 average pooling.
 fn transition(b: &mut Builder, name: &str, x: NodeId) -> NodeId {
     let channels = b.channels(x);
     let x = b.batch_norm(format!("{name}.norm"), EPS, x);

@@ -4,11 +4,11 @@
 //! |---|---|
 //! | `googlenet` | 3a-3b, 4a-4e, 5a-5b |
 //!
-//! This is torchvision's: batch normalisation after every convolution, a 3x3 in place of the 5x5 branch, poolings that
-//! round up. The auxiliary heads serve training only and are left out.
+//! The network is torchvision's, with batch normalisation after every convolution, a 3x3 convolution in place of the 5x5,
+//! and poolings that round sizes up. The auxiliary heads serve training only and are left out.
 //!
-//! Small stem: the first convolution is 3x3, /2, and both poolings before the first inception block are left out, so
-//! that a 32x32 image still has a 16x16 map there.
+//! With the small stem the first convolution is 3x3, /2, and both poolings before the first inception block are left out,
+//! so that a 32x32 image still has a 16x16 map there.
 
 use graph::{Builder, Conv2d, NodeId, Op, Pool2d, Tensor, Weights};
 
@@ -17,7 +17,7 @@ use crate::variants::Stem;
 
 const EPS: f64 = 1e-3;
 
-/// Channels of one inception block, in the paper's columns: `#1x1`, `#3x3 reduce`, `#3x3`, `#5x5 reduce`, `#5x5`,
+/// The channels of one inception block, in the paper's columns: `#1x1`, `#3x3 reduce`, `#3x3`, `#5x5 reduce`, `#5x5`,
 /// `pool proj`.
 type Inception = [usize; 6];
 
@@ -33,9 +33,9 @@ const INCEPTION_4: [(&str, Inception); 5] = [
 const INCEPTION_5: [(&str, Inception); 2] =
     [("inception5a", [256, 160, 320, 32, 128, 128]), ("inception5b", [384, 192, 384, 48, 128, 128])];
 
-/// Name of the node that turns an image normalised with ImageNet's mean and standard deviation into one normalised
-/// with 0.5 and 0.5, which is what torchvision's GoogLeNet weights were trained on. Its parameters are constants that
-/// no PyTorch checkpoint holds; [`crate::checkpoint::load`] puts them in.
+/// The name of the node that turns an image normalised with ImageNet's mean and standard deviation into one normalised with
+/// 0.5 and 0.5, on which torchvision's GoogLeNet was trained. Its parameters are constants that no PyTorch checkpoint holds;
+/// [`crate::checkpoint::load`] adds them.
 pub const TRANSFORM_INPUT: &str = "transform_input";
 
 pub(crate) fn build(b: &mut Builder, s: &Settings) {
@@ -77,7 +77,7 @@ pub(crate) fn build(b: &mut Builder, s: &Settings) {
     b.linear("fc", s.classes, x);
 }
 
-/// The paper's figure 2(b): four branches, concatenated.
+/// Adds an inception block, four branches that are concatenated (the paper's figure 2b).
 fn inception(b: &mut Builder, name: &str, [c1, r3, c3, r5, c5, pool]: Inception, x: NodeId) -> NodeId {
     let input = b.channels(x);
 
@@ -101,7 +101,7 @@ fn conv_bn_relu(b: &mut Builder, name: &str, conv: Conv2d, x: NodeId) -> NodeId 
     b.relu(format!("{name}.relu"), x)
 }
 
-/// Puts the constants of the [`TRANSFORM_INPUT`] node in: `x * std / 0.5 + (mean - 0.5) / 0.5`.
+/// Adds the constants of the [`TRANSFORM_INPUT`] node, which computes `x * std / 0.5 + (mean - 0.5) / 0.5`.
 pub(crate) fn transform_input(weights: &mut Weights) {
     let std: [f64; 3] = [0.229, 0.224, 0.225];
     let mean: [f64; 3] = [0.485, 0.456, 0.406];

@@ -19,7 +19,7 @@
 //! # Ok::<(), zoo::ZooError>(())
 //! ```
 //!
-//! [`variants`] is the one table of what there is. A family's file holds its paper, its block sizes and its blocks.
+//! [`variants`] is the table of all networks. The file of a family names its paper and lists its variants.
 #![forbid(unsafe_code)]
 
 mod alexnet;

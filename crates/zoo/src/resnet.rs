@@ -9,10 +9,10 @@
 //! | `resnet101` | bottleneck | 3, 4, 23, 3 |
 //! | `resnet152` | bottleneck | 3, 8, 36, 3 |
 //!
-//! As in torchvision ("v1.5"), a bottleneck's stride is that of its 3x3 convolution.
+//! As in torchvision ("v1.5"), the stride of a bottleneck is in its 3x3 convolution.
 //!
-//! Small stem: 3x3 conv, 64, /2 and no pooling, so that a 32x32 image has a 16x16 map in the first stage. CIFAR stem: the
-//! same, /1.
+//! The small stem is a 3x3 conv, 64, /2 without pooling, so that a 32x32 image has a 16x16 map in the first stage. The CIFAR
+//! stem is the same with /1.
 
 use graph::{Builder, Conv2d, NodeId, Op, Pool2d};
 
@@ -20,30 +20,30 @@ use crate::config::Settings;
 use crate::variants::Stem;
 
 const EPS: f64 = 1e-5;
-/// Output channels of a bottleneck per plane.
+/// The output channels of a bottleneck for each of its planes.
 const EXPANSION: usize = 4;
 
 /// One column of the paper's table 1.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
+pub(crate) struct Column {
     block: Block,
     blocks: [usize; 4],
 }
 
-/// The paper's figure 5.
+/// A residual block of the paper's figure 5.
 #[derive(Debug, Clone, Copy)]
 enum Block {
     Basic,
     Bottleneck,
 }
 
-pub(crate) const RESNET18: Plan = Plan { block: Block::Basic, blocks: [2, 2, 2, 2] };
-pub(crate) const RESNET34: Plan = Plan { block: Block::Basic, blocks: [3, 4, 6, 3] };
-pub(crate) const RESNET50: Plan = Plan { block: Block::Bottleneck, blocks: [3, 4, 6, 3] };
-pub(crate) const RESNET101: Plan = Plan { block: Block::Bottleneck, blocks: [3, 4, 23, 3] };
-pub(crate) const RESNET152: Plan = Plan { block: Block::Bottleneck, blocks: [3, 8, 36, 3] };
+pub(crate) const RESNET18: Column = Column { block: Block::Basic, blocks: [2, 2, 2, 2] };
+pub(crate) const RESNET34: Column = Column { block: Block::Basic, blocks: [3, 4, 6, 3] };
+pub(crate) const RESNET50: Column = Column { block: Block::Bottleneck, blocks: [3, 4, 6, 3] };
+pub(crate) const RESNET101: Column = Column { block: Block::Bottleneck, blocks: [3, 4, 23, 3] };
+pub(crate) const RESNET152: Column = Column { block: Block::Bottleneck, blocks: [3, 8, 36, 3] };
 
-pub(crate) fn build(b: &mut Builder, plan: &Plan, s: &Settings) {
+pub(crate) fn build(b: &mut Builder, column: &Column, s: &Settings) {
     let planes = s.width.of(64);
     let mut x = b.input();
     match s.stem {
@@ -61,12 +61,12 @@ pub(crate) fn build(b: &mut Builder, plan: &Plan, s: &Settings) {
         }
     }
 
-    for (stage, &blocks) in plan.blocks.iter().enumerate() {
+    for (stage, &blocks) in column.blocks.iter().enumerate() {
         let planes = s.width.of(64 << stage);
         for block in 0..blocks {
             let name = format!("layer{}.{block}", stage + 1);
             let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-            x = match plan.block {
+            x = match column.block {
                 Block::Basic => basic(b, &name, planes, stride, x),
                 Block::Bottleneck => bottleneck(b, &name, planes, stride, x),
             };
@@ -78,7 +78,7 @@ pub(crate) fn build(b: &mut Builder, plan: &Plan, s: &Settings) {
     b.linear("fc", s.classes, x);
 }
 
-/// 3x3, 3x3; the paper's figure 5, left.
+/// Adds a basic block, 3x3 and 3x3 (the paper's figure 5, left).
 fn basic(b: &mut Builder, name: &str, planes: usize, stride: usize, x: NodeId) -> NodeId {
     let y = b.conv(format!("{name}.conv1"), Conv2d::new(b.channels(x), planes, 3).stride(stride).padding(1), x);
     let y = b.batch_norm(format!("{name}.bn1"), EPS, y);
@@ -92,7 +92,7 @@ fn basic(b: &mut Builder, name: &str, planes: usize, stride: usize, x: NodeId) -
     b.relu(format!("{name}.relu"), y)
 }
 
-/// 1x1, 3x3, 1x1; the paper's figure 5, right.
+/// Adds a bottleneck block, 1x1, 3x3 and 1x1 (the paper's figure 5, right).
 fn bottleneck(b: &mut Builder, name: &str, planes: usize, stride: usize, x: NodeId) -> NodeId {
     let y = b.conv(format!("{name}.conv1"), Conv2d::new(b.channels(x), planes, 1), x);
     let y = b.batch_norm(format!("{name}.bn1"), EPS, y);
@@ -110,7 +110,7 @@ fn bottleneck(b: &mut Builder, name: &str, planes: usize, stride: usize, x: Node
     b.relu(format!("{name}.relu"), y)
 }
 
-/// Option B: the identity, or a 1x1 projection where the shape changes.
+/// Adds a shortcut of option B: the identity, or a 1x1 projection where the shape changes.
 fn shortcut(b: &mut Builder, name: &str, channels: usize, stride: usize, x: NodeId) -> NodeId {
     if stride == 1 && b.channels(x) == channels {
         return x;

@@ -8,8 +8,9 @@
 //! | `resnet44` | 7, 7, 7 |
 //! | `resnet56` | 9, 9, 9 |
 //!
-//! Shortcuts are option A, without parameters: every second pixel, new channels zero, half of them before and half
-//! after. Names are those of the widely used checkpoints (github.com/akamaster/pytorch_resnet_cifar10).
+//! A network has `6 n + 2` layers, `n` blocks a stage. Shortcuts are option A, without parameters: every second pixel, with
+//! zeros for the new channels, half of them before and half after. Names are those of the widely used checkpoints
+//! (github.com/akamaster/pytorch_resnet_cifar10).
 
 use graph::{Builder, Conv2d, NodeId, Op};
 
@@ -17,24 +18,19 @@ use crate::config::Settings;
 
 const EPS: f64 = 1e-5;
 
-/// `n` of the paper's `6n + 2` layers.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
-    n: usize,
-}
+/// The blocks of a stage.
+pub(crate) const RESNET20: usize = 3;
+pub(crate) const RESNET32: usize = 5;
+pub(crate) const RESNET44: usize = 7;
+pub(crate) const RESNET56: usize = 9;
 
-pub(crate) const RESNET20: Plan = Plan { n: 3 };
-pub(crate) const RESNET32: Plan = Plan { n: 5 };
-pub(crate) const RESNET44: Plan = Plan { n: 7 };
-pub(crate) const RESNET56: Plan = Plan { n: 9 };
-
-pub(crate) fn build(b: &mut Builder, plan: &Plan, s: &Settings) {
+pub(crate) fn build(b: &mut Builder, n: usize, s: &Settings) {
     let x = b.conv("conv1", Conv2d::new(b.channels(b.input()), s.width.of(16), 3).padding(1), b.input());
     let x = b.batch_norm("bn1", EPS, x);
     let mut x = b.relu("relu", x);
 
     for stage in 0..3 {
-        for block in 0..plan.n {
+        for block in 0..n {
             let name = format!("layer{}.{block}", stage + 1);
             let stride = if stage > 0 && block == 0 { 2 } else { 1 };
             x = basic(b, &name, s.width.of(16 << stage), stride, x);
@@ -46,7 +42,7 @@ pub(crate) fn build(b: &mut Builder, plan: &Plan, s: &Settings) {
     b.linear("linear", s.classes, x);
 }
 
-/// 3x3, 3x3; the paper's figure 2.
+/// Adds a basic block, 3x3 and 3x3 (the paper's figure 2).
 fn basic(b: &mut Builder, name: &str, planes: usize, stride: usize, x: NodeId) -> NodeId {
     let y = b.conv(format!("{name}.conv1"), Conv2d::new(b.channels(x), planes, 3).stride(stride).padding(1), x);
     let y = b.batch_norm(format!("{name}.bn1"), EPS, y);
@@ -60,7 +56,7 @@ fn basic(b: &mut Builder, name: &str, planes: usize, stride: usize, x: NodeId) -
     b.relu(format!("{name}.relu"), y)
 }
 
-/// Option A: the identity, or every `stride`-th pixel with zero channels on both sides.
+/// Adds a shortcut of option A: the identity, or every `stride`-th pixel with zero channels on both sides.
 fn shortcut(b: &mut Builder, name: &str, channels: usize, stride: usize, x: NodeId) -> NodeId {
     let new = channels - b.channels(x);
     if stride == 1 && new == 0 {

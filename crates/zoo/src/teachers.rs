@@ -1,4 +1,4 @@
-//! The trained networks that come with this crate: one of each family, for the embedded image set.
+//! The trained networks that come with this crate, one of each family, for the embedded image set.
 
 const TEACHERS: [(&str, &[u8]); 5] = [
     ("alexnet-embedded", include_bytes!("../teachers/alexnet-embedded.safetensors")),
@@ -8,12 +8,13 @@ const TEACHERS: [(&str, &[u8]); 5] = [
     ("vgg-embedded", include_bytes!("../teachers/vgg-embedded.safetensors")),
 ];
 
-/// The names of the [`variants`](crate::variants) whose trained weights come with this crate, sorted.
+/// Returns the names of the [`variants`](crate::variants) whose trained weights come with this crate, sorted.
 pub fn teachers() -> impl Iterator<Item = &'static str> {
     TEACHERS.iter().map(|(name, _)| *name)
 }
 
-/// The model file (packed safetensors) of a trained FP32 network, or `None` where its weights do not come with this crate.
+/// Returns the model file (packed safetensors) of a trained FP32 network, or `None` where its weights do not come with this
+/// crate.
 pub fn teacher(name: &str) -> Option<&'static [u8]> {
     TEACHERS.iter().find(|(known, _)| *known == name).map(|(_, file)| *file)
 }

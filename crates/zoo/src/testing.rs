@@ -1,23 +1,23 @@
-//! Weights and inputs made by a formula that `tests/golden/make.py` computes bit for bit the same, and what torchvision
-//! made of them.
+//! Weights and inputs made by a formula, which `tests/golden/make.py` computes to the same bits, and the outputs that
+//! torchvision computed from them.
 
 use graph::{Graph, Role, Tensor, Weights};
 use serde::Deserialize;
 
 use crate::Config;
 
-/// `tests/golden/logits.json`: a list of [`Golden`].
+/// The file `tests/golden/logits.json`, a list of [`Golden`].
 pub const LOGITS: &str = include_str!("../tests/golden/logits.json");
 
-/// What torchvision computes from [`formula_weights`] and [`formula_input`].
+/// The output of torchvision for [`formula_weights`] and [`formula_input`].
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Golden {
-    /// The variant.
+    /// The name of the variant.
     pub name: String,
-    /// Side of the input image.
+    /// The side of the input image, in pixels.
     pub input: usize,
-    /// Images in the batch.
+    /// The number of images in the batch.
     pub batch: usize,
     /// Whether GoogLeNet's `transform_input` is on.
     #[serde(default)]
@@ -26,23 +26,23 @@ pub struct Golden {
     pub logits: Vec<Vec<f64>>,
     /// For each image, [`projection`] 0, 1, 2, 3 of all its logits.
     pub projections: Vec<Vec<f64>>,
-    /// Some layers' outputs.
+    /// Statistics of the outputs of some layers.
     pub taps: Vec<Tap>,
 }
 
-/// What a layer put out.
+/// Statistics of the output of one layer.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Tap {
-    /// The node.
+    /// The name of the node.
     pub name: String,
-    /// Mean over the batch.
+    /// The mean over the batch.
     pub mean: f64,
-    /// Root mean square over the batch.
+    /// The root mean square over the batch.
     pub rms: f64,
 }
 
 impl Tap {
-    /// Difference of the two statistics of `output`, relative to the root mean square.
+    /// Returns the larger difference of the two statistics from those of `output`, relative to the root mean square.
     pub fn difference(&self, output: &[f32]) -> f64 {
         let mean = |f: fn(f64) -> f64| output.iter().map(|&x| f(f64::from(x))).sum::<f64>() / output.len() as f64;
         let (mean, rms) = (mean(|x| x), mean(|x| x * x).sqrt());
@@ -52,17 +52,17 @@ impl Tap {
 }
 
 impl Golden {
-    /// The network that was run.
+    /// Returns the network that was run.
     pub fn config(&self) -> Config {
         Config { input: Some(self.input), transform_input: self.transform_input, ..Config::new(&self.name) }
     }
 
-    /// The images it was run on.
+    /// Returns the images on which it was run.
     pub fn images(&self) -> Tensor {
         formula_input([self.batch, 3, self.input, self.input])
     }
 
-    /// Largest difference from `logits`, `[batch, classes]`, relative to the largest golden value of its kind.
+    /// Returns the largest difference from `logits`, `[batch, classes]`, relative to the largest golden value of its kind.
     pub fn difference(&self, logits: &[f32]) -> f64 {
         let classes = logits.len() / self.batch;
         let mut pairs = [vec![], vec![]];
@@ -75,21 +75,21 @@ impl Golden {
     }
 }
 
-/// Largest `|got - want|` over largest `|want|`; infinite where a value is not finite.
+/// Returns the largest `|got - want|` over the largest `|want|`, or infinity where a value is not finite.
 fn relative(pairs: &[(f64, f64)]) -> f64 {
     let largest = pairs.iter().map(|(want, _)| want.abs()).fold(0.0, f64::max);
     let error = |&(want, got): &(f64, f64)| if got.is_finite() { (got - want).abs() } else { f64::INFINITY };
     pairs.iter().map(error).fold(0.0, f64::max) / largest
 }
 
-/// Sum of `values` times the noise named `projection{k}`.
+/// Returns the sum of `values` times the noise named `projection{k}`.
 pub fn projection(values: &[f32], k: usize) -> f64 {
     let noise = Noise::new(&format!("projection{k}"));
     values.iter().enumerate().map(|(i, &v)| f64::from(v) * f64::from(noise.at(i))).sum()
 }
 
-/// Weights whose every element is a hash of its parameter's name and its index: He et al.'s uniform range for weights,
-/// near identity for normalisations. An affine node gets the constants of GoogLeNet's `transform_input`.
+/// Makes weights whose every element is a hash of its parameter's name and its index. Weights have the uniform range of He
+/// et al., normalisations are near the identity, and an affine node gets the constants of GoogLeNet's `transform_input`.
 pub fn formula_weights(graph: &Graph) -> Weights {
     let mut weights = Weights::default();
     for param in graph.params() {
@@ -112,22 +112,22 @@ pub fn formula_weights(graph: &Graph) -> Weights {
     weights
 }
 
-/// An image batch `[N, C, H, W]` in [-1, 1).
+/// Makes a batch of images `[N, C, H, W]` with values in [-1, 1).
 pub fn formula_input(shape: [usize; 4]) -> Tensor {
     let noise = Noise::new("input");
     Tensor::new(shape, (0..shape.iter().product()).map(|i| noise.at(i)).collect())
 }
 
-/// Values in [-1, 1) with 24 bits, a hash of name and index.
+/// Noise in [-1, 1) with 24 bits, a hash of a name and an index.
 struct Noise(u32);
 
 impl Noise {
-    /// FNV-1a of the name.
+    /// Hashes the name with FNV-1a.
     fn new(name: &str) -> Self {
         Self(name.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)))
     }
 
-    /// Murmur 3's finaliser of seed and index.
+    /// Returns the value at an index: Murmur 3's finaliser of the name's hash and the index.
     fn at(&self, index: usize) -> f32 {
         let mut x = self.0 ^ (index as u32).wrapping_mul(0x9e37_79b9);
         x = (x ^ (x >> 16)).wrapping_mul(0x85eb_ca6b);

@@ -1,3 +1,4 @@
+//! The table of all networks: input, classes, normalisation, and published weights with their accuracy.
 use std::sync::LazyLock;
 
 use graph::Preprocess;
@@ -5,24 +6,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::{densenet, resnet, resnet_cifar, vgg};
 
-/// Number of classes of the five embedded variants.
+/// The number of classes of the five embedded variants.
 pub const EMBEDDED_CLASSES: usize = 16;
-/// Side of the embedded variants' input image.
+/// The side of the input image of the embedded variants, in pixels.
 pub const EMBEDDED_INPUT: usize = 32;
 
-/// A family of architectures, one file each.
+/// A family of architectures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
-    /// Krizhevsky 2014.
+    /// AlexNet (Krizhevsky 2014).
     AlexNet,
-    /// Simonyan and Zisserman 2015.
+    /// VGG (Simonyan and Zisserman 2015).
     Vgg,
-    /// Szegedy et al. 2015.
+    /// GoogLeNet (Szegedy et al. 2015).
     GoogLeNet,
-    /// He et al. 2016.
+    /// ResNet (He et al. 2016).
     ResNet,
-    /// Huang et al. 2017.
+    /// DenseNet (Huang et al. 2017).
     DenseNet,
 }
 
@@ -38,16 +39,16 @@ impl std::fmt::Display for Family {
     }
 }
 
-/// The layers before the first block. A family's file says what it does with `Small`.
+/// The stem of a network: the layers before its first block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stem {
-    /// The paper's, for inputs near 224x224.
+    /// The stem of the paper, for inputs near 224x224.
     ImageNet,
-    /// For inputs of 32x32 to 64x64: a smaller first kernel, less subsampling, and in AlexNet and VGG a classifier to
-    /// match.
+    /// A stem for inputs of 32x32 to 64x64, with a smaller first kernel and less subsampling; in AlexNet and VGG the
+    /// classifier is smaller too. The file of a family gives its geometry.
     Small,
-    /// ResNet only, for 32x32: a 3x3 kernel of stride 1 and no pooling, which most who train one on CIFAR use.
+    /// A stem of ResNet for 32x32: a 3x3 kernel of stride 1 and no pooling, as is usual for CIFAR.
     Cifar,
 }
 
@@ -61,68 +62,68 @@ impl std::fmt::Display for Stem {
     }
 }
 
-/// Published weights of a variant.
+/// The published weights of a variant.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Pretrained {
-    /// Where the file is.
+    /// The address of the file.
     pub url: String,
-    /// First eight digits of its SHA-256, which its publisher writes into the file's name.
+    /// The first eight hexadecimal digits of the file's SHA-256, which its publisher writes into the file's name.
     pub sha256_prefix: String,
-    /// The whole SHA-256, where we have verified it.
+    /// The whole SHA-256 of the file, where this project has verified it.
     pub sha256: Option<&'static str>,
-    /// SPDX identifier of the publisher's licence.
+    /// The SPDX identifier of the publisher's licence.
     pub licence: &'static str,
-    /// Published top-1 accuracy, percent: ImageNet validation or CIFAR-10 test.
+    /// The published top-1 accuracy in percent, on ImageNet's validation set or CIFAR-10's test set.
     pub top1: f64,
-    /// Published top-5 accuracy, percent.
+    /// The published top-5 accuracy in percent.
     pub top5: Option<f64>,
 }
 
-/// One row of the table: a network with its input and, where published, its weights.
+/// One row of the table: a network with its input and, where they are published, its weights.
 #[derive(Debug, Clone, Serialize)]
 pub struct Variant {
-    /// What [`crate::Config::name`] takes.
+    /// The name by which [`crate::Config::name`] selects this variant.
     pub name: &'static str,
-    /// Its family.
+    /// The family of the network.
     pub family: Family,
-    /// Side of its square input image.
+    /// The side of the square input image, in pixels.
     pub input: usize,
-    /// Number of classes.
+    /// The number of classes.
     pub classes: usize,
-    /// Width multiplier.
+    /// The multiplier of the paper's channel counts.
     pub width: f64,
-    /// First layers.
+    /// The layers before the first block.
     pub stem: Stem,
-    /// From an image to its input.
+    /// The steps from an image to the network's input.
     pub preprocess: Preprocess,
-    /// Published weights.
+    /// The published weights, if there are any.
     pub source: Option<Pretrained>,
     #[serde(skip)]
     pub(crate) arch: Arch,
 }
 
 impl Variant {
-    /// The first layers that it can have.
+    /// Returns the stems that this variant can have.
     pub(crate) fn stems(&self) -> &'static [Stem] {
         match &self.arch {
-            // CIFAR networks, whose only stem is their own.
+            // A CIFAR network has only the stem of its paper.
             Arch::ResNetCifar(_) => &[Stem::Small],
-            Arch::DenseNet(plan) if plan.cifar => &[Stem::Small],
+            Arch::DenseNet(column) if column.cifar => &[Stem::Small],
             Arch::ResNet(_) => &[Stem::ImageNet, Stem::Small, Stem::Cifar],
             _ => &[Stem::ImageNet, Stem::Small],
         }
     }
 }
 
-/// Which builder makes it, with its plan.
+/// The builder of a variant, with the layer counts of its paper.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Arch {
     AlexNet,
-    Vgg(vgg::Plan),
+    Vgg(vgg::Column),
     GoogLeNet,
-    ResNet(resnet::Plan),
-    ResNetCifar(resnet_cifar::Plan),
-    DenseNet(densenet::Plan),
+    ResNet(resnet::Column),
+    ResNetCifar(usize),
+    DenseNet(densenet::Column),
 }
 
 impl Arch {
@@ -137,7 +138,7 @@ impl Arch {
     }
 }
 
-/// Every network of the zoo.
+/// Returns the table of all networks of the zoo.
 pub fn variants() -> &'static [Variant] {
     static TABLE: LazyLock<Vec<Variant>> = LazyLock::new(|| {
         use Arch::{AlexNet, DenseNet, GoogLeNet, ResNet, ResNetCifar, Vgg};
@@ -153,7 +154,7 @@ pub fn variants() -> &'static [Variant] {
             imagenet("vgg16_bn", Vgg(vgg::D.bn()), "vgg16_bn-6c64b313.pth", 73.360, 91.516),
             imagenet("vgg19", Vgg(vgg::E), "vgg19-dcbb9e9d.pth", 72.376, 90.876),
             imagenet("vgg19_bn", Vgg(vgg::E.bn()), "vgg19_bn-c79401a0.pth", 74.218, 91.842),
-            // Trained on mean 0.5, deviation 0.5: see `Config::transform_input`.
+            // GoogLeNet was trained with mean 0.5 and deviation 0.5: see `Config::transform_input`.
             Variant { preprocess: half, ..imagenet("googlenet", GoogLeNet, "googlenet-1378be20.pth", 69.778, 89.530) },
             imagenet("resnet18", ResNet(resnet::RESNET18), "resnet18-f37072fd.pth", 69.758, 89.078),
             imagenet("resnet34", ResNet(resnet::RESNET34), "resnet34-b627a593.pth", 73.314, 91.420),
@@ -164,7 +165,7 @@ pub fn variants() -> &'static [Variant] {
             imagenet("densenet161", DenseNet(densenet::DENSENET161), "densenet161-8d451a50.pth", 77.138, 93.560),
             imagenet("densenet169", DenseNet(densenet::DENSENET169), "densenet169-b2777c0a.pth", 75.600, 92.806),
             imagenet("densenet201", DenseNet(densenet::DENSENET201), "densenet201-c1103571.pth", 76.896, 93.370),
-            // CIFAR-10, 32x32; weights of github.com/akamaster/pytorch_resnet_cifar10.
+            // CIFAR-10 networks for 32x32, with the weights of github.com/akamaster/pytorch_resnet_cifar10.
             cifar(
                 "resnet20",
                 ResNetCifar(resnet_cifar::RESNET20),
@@ -178,7 +179,7 @@ pub fn variants() -> &'static [Variant] {
                 Some(("resnet56-4bfd9763.th", RESNET56_SHA256, 93.39)),
             ),
             cifar("densenet100_bc", DenseNet(densenet::DENSENET100_BC), None),
-            // The embedded set: 32x32, small enough to train and distill on a CPU.
+            // Networks for the embedded image set: 32x32, small enough to train and distill on a CPU.
             embedded("alexnet-embedded", AlexNet),
             embedded("vgg-embedded", Vgg(vgg::A.bn())),
             embedded("googlenet-embedded", GoogLeNet),
@@ -248,7 +249,7 @@ fn embedded(name: &'static str, arch: Arch) -> Variant {
     }
 }
 
-/// `0676ba61` of `resnet50-0676ba61.pth`.
+/// Returns `0676ba61` for the file name `resnet50-0676ba61.pth`.
 fn sha256_prefix(file: &str) -> String {
     file.rsplit_once('-').and_then(|(_, rest)| rest.split_once('.')).map_or("", |(prefix, _)| prefix).to_owned()
 }

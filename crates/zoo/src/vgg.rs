@@ -8,38 +8,38 @@
 //! | `vgg16`, `vgg16_bn` | D | 2, 2, 3, 3, 3 |
 //! | `vgg19`, `vgg19_bn` | E | 2, 2, 4, 4, 4 |
 //!
-//! `_bn` puts a batch normalisation after every convolution.
+//! A `_bn` variant has a batch normalisation after every convolution.
 //!
-//! Small stem: no fifth pooling, a pooled map of 2x2 and hidden layers 2048 wide.
+//! With the small stem there is no fifth pooling, the pooled map is 2x2 and the hidden layers are 2048 wide.
 
 use graph::{Builder, Conv2d, Op, Pool2d};
 
 use crate::config::Settings;
 use crate::variants::Stem;
 
-/// Output channels of the five stages.
+/// The output channels of the five stages.
 const CHANNELS: [usize; 5] = [64, 128, 256, 512, 512];
 
 /// One column of the paper's table 1.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
+pub(crate) struct Column {
     convs: [usize; 5],
     batch_norm: bool,
 }
 
-impl Plan {
-    /// The same column with batch normalisation.
+impl Column {
+    /// Returns the same column with batch normalisation.
     pub(crate) const fn bn(self) -> Self {
         Self { batch_norm: true, ..self }
     }
 }
 
-pub(crate) const A: Plan = Plan { convs: [1, 1, 2, 2, 2], batch_norm: false };
-pub(crate) const B: Plan = Plan { convs: [2, 2, 2, 2, 2], batch_norm: false };
-pub(crate) const D: Plan = Plan { convs: [2, 2, 3, 3, 3], batch_norm: false };
-pub(crate) const E: Plan = Plan { convs: [2, 2, 4, 4, 4], batch_norm: false };
+pub(crate) const A: Column = Column { convs: [1, 1, 2, 2, 2], batch_norm: false };
+pub(crate) const B: Column = Column { convs: [2, 2, 2, 2, 2], batch_norm: false };
+pub(crate) const D: Column = Column { convs: [2, 2, 3, 3, 3], batch_norm: false };
+pub(crate) const E: Column = Column { convs: [2, 2, 4, 4, 4], batch_norm: false };
 
-pub(crate) fn build(b: &mut Builder, plan: &Plan, s: &Settings) {
+pub(crate) fn build(b: &mut Builder, column: &Column, s: &Settings) {
     let (pools, map, hidden) = match s.stem {
         Stem::ImageNet => (5, 7, s.width.of(4096)),
         Stem::Small | Stem::Cifar => (4, 2, s.width.of(2048)),
@@ -51,11 +51,11 @@ pub(crate) fn build(b: &mut Builder, plan: &Plan, s: &Settings) {
         index += 1;
         format!("features.{}", index - 1)
     };
-    for (stage, (&convs, &channels)) in plan.convs.iter().zip(&CHANNELS).enumerate() {
+    for (stage, (&convs, &channels)) in column.convs.iter().zip(&CHANNELS).enumerate() {
         for _ in 0..convs {
             let conv = Conv2d::new(b.channels(x), s.width.of(channels), 3).padding(1).bias();
             x = b.conv(name(), conv, x);
-            if plan.batch_norm {
+            if column.batch_norm {
                 x = b.batch_norm(name(), 1e-5, x);
             }
             x = b.relu(name(), x);

@@ -1,4 +1,4 @@
-//! What a checkpoint holds: its tensors by their paths, and the lists of class names that lie beside them.
+//! The content of a checkpoint: its tensors by their paths, and the lists of class names beside them.
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
@@ -6,15 +6,15 @@ use safetensors::tensor::Metadata;
 use safetensors::{SafeTensorError, SafeTensors};
 
 use super::fault::{Fault, Result, broken, refused};
-use super::layer::Layer;
-use super::source::Source;
+use super::module::ModuleSettings;
+use super::source::ByteSource;
 use super::tensor::{Element, Storage, Stored};
 use super::{tar, torch, walk, zip};
 
 /// The longest header of a safetensors file that its format allows.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// Keys of class names, in lower case.
+/// The keys under which class names are stored, in lower case.
 pub(super) const CLASS_KEYS: [&str; 14] = [
     "classes",
     "class_names",
@@ -32,35 +32,40 @@ pub(super) const CLASS_KEYS: [&str; 14] = [
     "idx2label",
 ];
 
-/// A tensor with its path: the keys and modules that lead to it, with points between.
+/// A tensor with its path, the keys and modules that lead to it with points between.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(super) struct TensorEntry {
     pub(super) path: String,
-    /// The dictionary or module tree that it lies in.
+    /// The number of the dictionary or module tree that contains the tensor.
     pub(super) group: usize,
     pub(super) tensor: Stored,
 }
 
-/// What a checkpoint holds.
+/// The content of a checkpoint.
 #[derive(Debug, Default)]
 pub(super) struct Content {
-    pub(super) entries: Vec<Entry>,
-    /// Settings of the layers of whole modules.
-    pub(super) layers: Vec<Layer>,
-    /// Lists of class names.
+    pub(super) entries: Vec<TensorEntry>,
+    /// The settings of layers, which whole pickled modules hold.
+    pub(super) layers: Vec<ModuleSettings>,
+    /// The lists of class names.
     pub(super) classes: Vec<Vec<String>>,
-    /// Of the file, or of all its parts.
+    /// The size of the file, or of all its parts.
     pub(super) bytes: u64,
-    /// Dictionaries and module trees.
+    /// The number of dictionaries and module trees.
     pub(super) groups: usize,
 }
 
 impl Content {
-    /// Opens a file of any kind, by its first bytes.
+    /// Opens a file of any kind, which its first bytes tell.
     ///
     /// # Errors
-    /// A file that is broken or something else than a checkpoint.
-    pub(super) fn open(path: &Path, source: &Source) -> Result<Self> {
+    /// The file is broken or something else than a checkpoint.
+    pub(super) fn open(path: &Path, source: &ByteSource) -> Result<Self> {
+        Self::read(path, source, true)
+    }
+
+    /// Opens a file, which may be the index of others where `whole` is true, and is else a part of a checkpoint.
+    fn read(path: &Path, source: &ByteSource, whole: bool) -> Result<Self> {
         let head = source.head(512)?;
         let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
         // A header has at most 100 MB, so bytes 4 to 8 of its length are zero.
@@ -73,13 +78,13 @@ impl Content {
             _ if head.get(257..262) == Some(b"ustar") || head.starts_with(b"storages\0") => {
                 walk::content(&tar::open(source)?)
             }
-            [b'{' | b'[', ..] => Self::index(path, source),
+            [b'{' | b'[', ..] if whole => Self::index(path, source),
             _ => other(&head, &extension),
         }?;
         Ok(Self { bytes: content.bytes + source.len(), ..content })
     }
 
-    fn zip(source: &Source) -> Result<Self> {
+    fn zip(source: &ByteSource) -> Result<Self> {
         let entries = zip::entries(source)?;
         let arrays = |entry: &zip::Entry| entry.name.ends_with(".npy");
         if entries.is_empty() || !entries.iter().all(arrays) {
@@ -90,12 +95,12 @@ impl Content {
             entry.check(source)?;
             let tensor = npy(source, &entry)?;
             let path = entry.name.trim_end_matches(".npy").to_owned();
-            content.entries.push(Entry { path, group: 0, tensor });
+            content.entries.push(TensorEntry { path, group: 0, tensor });
         }
         Ok(content)
     }
 
-    fn safetensors(source: &Source) -> Result<Self> {
+    fn safetensors(source: &ByteSource) -> Result<Self> {
         let length = source.head(8)?;
         let header = u64::from_le_bytes(length.try_into().map_err(|_| Fault::too_large())?);
         if header > MAX_HEADER {
@@ -113,7 +118,7 @@ impl Content {
             let (from, to) = (start + info.data_offsets.0 as u64, start + info.data_offsets.1 as u64);
             let element = Element::named(&format!("{:?}", info.dtype));
             let tensor = Stored::dense(Storage::new(source.clone(), from..to), element, info.shape.clone())?;
-            content.entries.push(Entry { path, group: 0, tensor });
+            content.entries.push(TensorEntry { path, group: 0, tensor });
         }
         for (key, value) in metadata.metadata().iter().flatten() {
             if CLASS_KEYS.contains(&key.to_lowercase().as_str()) {
@@ -124,8 +129,8 @@ impl Content {
         Ok(content)
     }
 
-    /// `model.safetensors.index.json`: which of several files beside it holds each tensor.
-    fn index(path: &Path, source: &Source) -> Result<Self> {
+    /// Opens the files beside an index such as `model.safetensors.index.json`, which names the file of each tensor.
+    fn index(path: &Path, source: &ByteSource) -> Result<Self> {
         #[derive(serde::Deserialize)]
         struct Index {
             weight_map: BTreeMap<String, String>,
@@ -148,11 +153,11 @@ impl Content {
                 Fault::Io(error) => Fault::Broken(format!("its part `{name}`: {error}")),
                 other => other,
             };
-            let source = Source::open(&part).map_err(|error| at(error.into()))?;
-            let opened = Self::open(&part, &source).map_err(at)?;
+            let source = ByteSource::open(&part).map_err(|error| at(error.into()))?;
+            let opened = Self::read(&part, &source, false).map_err(at)?;
             content.classes.extend(opened.classes);
             content.bytes += opened.bytes;
-            content.entries.extend(opened.entries.into_iter().map(|entry| Entry { group: 0, ..entry }));
+            content.entries.extend(opened.entries.into_iter().map(|entry| TensorEntry { group: 0, ..entry }));
         }
         content.groups = 1;
         content.entries.sort_by(|a, b| a.path.cmp(&b.path));
@@ -165,11 +170,11 @@ impl Content {
     }
 }
 
-/// The header of a safetensors file, checked: all tensors are as long as their shape says, one behind the other.
+/// Reads and checks the header of a safetensors file: every tensor is as long as its shape says, and they follow each other.
 fn metadata(header: &[u8]) -> std::result::Result<Metadata, SafeTensorError> {
     match SafeTensors::read_metadata(header) {
         Ok((_, metadata)) => Ok(metadata),
-        // It checks the header first, and then misses the data.
+        // `read_metadata` checks the header first, and then finds that the data is not in the slice.
         Err(SafeTensorError::MetadataIncompleteBuffer) => {
             serde_json::from_slice(&header[8..]).map_err(SafeTensorError::InvalidHeaderDeserialization)
         }
@@ -177,8 +182,8 @@ fn metadata(header: &[u8]) -> std::result::Result<Metadata, SafeTensorError> {
     }
 }
 
-/// An array of `numpy.save`.
-fn npy(source: &Source, entry: &zip::Entry) -> Result<Stored> {
+/// Reads an array that `numpy.save` wrote.
+fn npy(source: &ByteSource, entry: &zip::Entry) -> Result<Stored> {
     let bad = || Fault::Broken(format!("`{}` in it is no array of NumPy", entry.name));
     let mut cursor = source.cursor(entry.data.clone());
     if cursor.array::<6>()? != *b"\x93NUMPY" {
@@ -192,7 +197,7 @@ fn npy(source: &Source, entry: &zip::Entry) -> Result<Stored> {
     }
     let header = cursor.bytes(length.into())?;
     let header = String::from_utf8_lossy(&header).replace(' ', "");
-    // {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }
+    // The header is such as {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }.
     let field = |name: &str| header.split_once(&format!("'{name}':")).map(|(_, rest)| rest);
     let dtype = field("descr").and_then(|rest| rest.strip_prefix('\'')?.split('\'').next()).ok_or_else(bad)?;
     let shape = field("shape").and_then(|rest| rest.strip_prefix('(')?.split(')').next()).ok_or_else(bad)?;
@@ -209,7 +214,7 @@ fn npy(source: &Source, entry: &zip::Entry) -> Result<Stored> {
     Stored::dense(storage, Element::named(dtype.trim_start_matches(['<', '|', '='])), shape)
 }
 
-/// What a file is that is no checkpoint.
+/// Says what a file is that is no checkpoint.
 fn other(head: &[u8], extension: &str) -> Result<Content> {
     let begins = |with: &[u8]| head.starts_with(with);
     let text = String::from_utf8_lossy(head).trim_start().to_lowercase();

@@ -1,24 +1,24 @@
-//! Why a file is no checkpoint, before its path is known.
+//! The error of reading a checkpoint, without the path of the file.
 use std::io;
 
-/// What is wrong with a file.
+/// The reason why a file cannot be read.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// The system's reason.
+    /// The system reported an error.
     Io(io::Error),
-    /// It contradicts its own format.
+    /// The file contradicts its own format.
     Broken(String),
-    /// It is something else, or uses what is not supported, with what to do about it.
+    /// The file is something else than a checkpoint, or uses what is not supported.
     Refused {
-        /// What it is.
+        /// The kind of file that it is.
         what: String,
-        /// What to do.
+        /// The advice for the user.
         hint: String,
     },
 }
 
 impl Fault {
-    /// Sizes beyond the address space.
+    /// Makes the error of a size beyond the address space.
     pub(super) fn too_large() -> Self {
         Self::Broken("a size in it is too large".into())
     }
@@ -30,15 +30,15 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// What reading gives.
+/// The result of reading.
 pub(super) type Result<T> = std::result::Result<T, Fault>;
 
-/// An `Err` that says how the file contradicts its format.
+/// Returns an `Err` that says how the file contradicts its format.
 pub(super) fn broken<T>(why: impl Into<String>) -> Result<T> {
     Err(Fault::Broken(why.into()))
 }
 
-/// An `Err` that says what the file is and what to do.
+/// Returns an `Err` that says what the file is and gives advice.
 pub(super) fn refused<T>(what: impl Into<String>, hint: impl Into<String>) -> Result<T> {
     Err(Fault::Refused { what: what.into(), hint: hint.into() })
 }

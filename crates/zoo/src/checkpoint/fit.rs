@@ -1,63 +1,63 @@
-//! Which of a checkpoint's tensors are a graph's parameters.
+//! Finds the tensors of a checkpoint that are the parameters of a graph.
 //!
-//! The wrappers that training scripts put around a state dict and the prefixes that modules put before names are the same
-//! thing here: what stands before the graph's names in a tensor's path.
+//! The wrappers that training scripts put around a state dict and the prefixes that modules put before names are treated
+//! alike: both are a prefix of the graph's names in the path of a tensor.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use graph::{Graph, Op, WeightsError};
 
-use super::layer::Layer;
+use super::module::ModuleSettings;
 use super::names::{Named, unwrapped};
 use crate::googlenet;
 
-/// Names of what training keeps beside a network and inference does not need, wherever they stand.
+/// The names of tensors that training keeps and inference does not need, at any depth.
 const BOOKKEEPING: [&str; 4] = ["num_batches_tracked", "total_ops", "total_params", "n_averaged"];
-/// In names of modules that take no part in inference, beside a network's own.
+/// Words in the names of modules beside the network that take no part in inference.
 const TRAINING: [&str; 8] = ["criterion", "loss", "metric", "accuracy", "acc", "confmat", "auroc", "f1"];
-/// In paths of averaged copies of a network.
+/// Words in the paths of averaged copies of a network.
 const COPIES: [&str; 6] = ["ema", "swa", "averaged", "teacher", "momentum", "target"];
-/// Layers as others name them: the graph's name and theirs.
+/// Parts of names in the graph, with the names that other implementations use for them.
 const ALIASES: [(&str, &str); 1] = [(".downsample.", ".shortcut.")];
 
-/// Tensors found for a graph.
+/// The tensors that were found for a graph.
 #[derive(Debug)]
 pub(super) struct Fit<'a> {
-    /// By the graph's names.
+    /// The tensors by the graph's names.
     pub(super) tensors: BTreeMap<String, &'a Named>,
-    /// What stands before the names in the file.
+    /// The prefix of the names in the file.
     pub(super) prefix: String,
-    /// What the user should know.
+    /// Remarks that a user should see.
     pub(super) notes: Vec<String>,
-    /// Which of several copies was taken.
+    /// The copy of the network that was taken, where the file has several.
     pub(super) choice: Option<String>,
-    /// What was left out without a word.
+    /// The tensors that were left out because inference never needs them.
     pub(super) dropped: Vec<String>,
-    /// Differences in names and shapes.
+    /// The differences in names and shapes.
     pub(super) differences: WeightsError,
 }
 
 impl Fit<'_> {
-    /// Whether names and shapes are those of the graph.
+    /// Returns whether names and shapes are those of the graph.
     pub(super) fn fits(&self) -> bool {
         let WeightsError { missing, unexpected, wrong_shape, .. } = &self.differences;
         missing.is_empty() && unexpected.is_empty() && wrong_shape.is_empty()
     }
 }
 
-/// Tensors by their plain paths.
+/// The tensors of a file by their plain paths.
 #[derive(Debug)]
 pub(super) struct Index<'a> {
     names: &'a [Named],
     at: HashMap<&'a str, usize>,
-    /// By plain paths.
-    layers: HashMap<String, &'a Layer>,
+    /// The settings of layers by their plain paths.
+    layers: HashMap<String, &'a ModuleSettings>,
 }
 
-/// The parameters that a graph takes from a file, and the layer that they end with.
+/// The names and shapes of the parameters that a graph takes from a file, in the graph's order.
 struct Wanted {
-    /// Names and shapes, in the graph's order.
+    /// The parameters before the classifier.
     body: Vec<(String, Vec<usize>)>,
-    /// Its classifier's.
+    /// The parameters of the classifier.
     head: Vec<(String, Vec<usize>)>,
 }
 
@@ -74,17 +74,17 @@ impl Wanted {
 }
 
 impl<'a> Index<'a> {
-    pub(super) fn new(names: &'a [Named], layers: &'a [Layer]) -> Self {
+    pub(super) fn new(names: &'a [Named], layers: &'a [ModuleSettings]) -> Self {
         let at = names.iter().enumerate().map(|(i, name)| (name.path.as_str(), i)).collect();
         let layers = layers.iter().map(|layer| (unwrapped(&layer.path), layer)).collect();
         Self { names, at, layers }
     }
 
-    /// Finds a graph's parameters, all of them or as many as there are.
+    /// Finds the parameters of a graph, all of them or as many as the file has.
     pub(super) fn fit(&self, graph: &Graph) -> Fit<'a> {
         let wanted = Wanted::of(graph);
         let mut prefixes = self.prefixes(&wanted);
-        // The first of the best; `ema.` and the like come after others.
+        // The best prefix comes first; of equals, those of averaged copies come last.
         prefixes.sort_by_key(|prefix| {
             let (missing, wrong) = self.distance(prefix, &wanted);
             (missing, wrong, is_copy(prefix), prefix.matches('.').count(), prefix.len())
@@ -99,12 +99,12 @@ impl<'a> Index<'a> {
         fit
     }
 
-    /// What stands before the graph's names: before its first parameters.
+    /// Returns the prefixes under which the file has most of the graph's names. They are those of its first parameters.
     fn prefixes(&self, wanted: &Wanted) -> Vec<String> {
         let mut found = BTreeSet::new();
         let all = || wanted.body.iter().chain(&wanted.head).map(|(name, _)| name.as_str());
         let count = all().count();
-        // Some parameters, spread over the network: a wrong prefix has hardly any of them.
+        // A wrong prefix has hardly any of a few parameters that are spread over the network.
         let sample: Vec<&str> = all().step_by(count.div_ceil(8).max(1)).collect();
         let has_most = |prefix: &str| {
             let missing = sample.iter().filter(|name| self.get(prefix, name).is_none());
@@ -122,7 +122,7 @@ impl<'a> Index<'a> {
         found.into_iter().take(64).collect()
     }
 
-    /// A tensor under the graph's name, or another's name for it.
+    /// Finds a tensor by the graph's name, or by another implementation's name for it.
     fn get(&self, prefix: &str, name: &str) -> Option<usize> {
         let find = |name: &str| self.at.get(format!("{prefix}{name}").as_str()).copied();
         find(name).or_else(|| {
@@ -131,7 +131,7 @@ impl<'a> Index<'a> {
         })
     }
 
-    /// Parameters that are missing and of another shape, the classifier's aside.
+    /// Counts the parameters before the classifier that are missing and those that have another shape.
     fn distance(&self, prefix: &str, wanted: &Wanted) -> (usize, usize) {
         let found = wanted.body.iter().map(|(name, shape)| (self.get(prefix, name), shape));
         found.fold((0, 0), |(missing, wrong), (at, shape)| match at {
@@ -140,7 +140,7 @@ impl<'a> Index<'a> {
         })
     }
 
-    /// What is under a prefix, against what is wanted. Under `copies` is the same once more.
+    /// Compares the tensors under a prefix with those that are wanted. `copies` are prefixes of further copies.
     fn under(&self, prefix: &str, copies: &[String], wanted: &Wanted, graph: &Graph) -> Fit<'a> {
         let mut fit = Fit {
             tensors: BTreeMap::new(),
@@ -196,8 +196,8 @@ impl<'a> Index<'a> {
         fit
     }
 
-    /// The one linear layer left that takes what the graph's classifier takes: its path, and its tensors by the graph's
-    /// names.
+    /// Finds the only unused linear layer with as many inputs as the graph's classifier: its path, and its tensors by the
+    /// graph's names.
     fn head(
         &self,
         prefix: &str,
@@ -207,7 +207,7 @@ impl<'a> Index<'a> {
         let [(weight, shape), (bias, _)] = &wanted.head[..] else { return None };
         let taken: BTreeSet<usize> = used.values().copied().collect();
         let groups: BTreeSet<usize> = taken.iter().map(|&at| self.names[at].group).collect();
-        // Beside the prefix too: `backbone.conv1`, `head.fc`.
+        // The classifier may stand beside the prefix: `backbone.conv1` and `head.fc`.
         let near = prefix.trim_end_matches('.').rsplit_once('.').map_or("", |(above, _)| above);
         let module = |at: usize| {
             let name = &self.names[at];
@@ -226,7 +226,8 @@ impl<'a> Index<'a> {
         found.next().is_none().then_some(first)
     }
 
-    /// Sorts what lies beside the used tensors into what is said, what is not worth a word, and what another network has.
+    /// Sorts the unused tensors into those that a user hears of, those that inference never needs, and those of another
+    /// network.
     fn rest(&self, fit: &mut Fit, (prefix, copies): (&str, &[String]), wanted: &Wanted, used: &BTreeSet<usize>) {
         let groups: BTreeSet<usize> = used.iter().map(|&at| self.names[at].group).collect();
         let own: BTreeSet<&str> = wanted.body.iter().filter_map(|(name, _)| name.split('.').next()).collect();
@@ -265,7 +266,7 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// Which of several copies was taken, unless they are the same.
+    /// Says which of several copies was taken, unless all hold the same tensors.
     fn choice(&self, fit: &Fit, copies: &[String], wanted: &Wanted, graph: &Graph) -> Option<String> {
         let others: Vec<String> = copies
             .iter()
@@ -284,7 +285,7 @@ impl<'a> Index<'a> {
     }
 }
 
-/// A prefix as the user reads it.
+/// Names the place of a prefix for a message.
 fn shown(prefix: &str) -> String {
     match prefix.trim_end_matches('.') {
         "" => "the one at the top".to_owned(),
@@ -292,17 +293,17 @@ fn shown(prefix: &str) -> String {
     }
 }
 
-/// Whether a path names an averaged copy.
+/// Returns whether a path names an averaged copy.
 fn is_copy(path: &str) -> bool {
     path.split(['.', '_']).any(|part| COPIES.contains(&part.to_lowercase().as_str()))
 }
 
-/// A linear layer may be stored as the 1x1 convolution that it is.
+/// Returns whether shapes are equal, or the weight of a linear layer is stored as that of a 1x1 convolution.
 fn same_shape(found: &[usize], wanted: &[usize]) -> bool {
     found == wanted || (wanted.len() == 2 && found.len() == 4 && found[..2] == *wanted && found[2..] == [1, 1])
 }
 
-/// The first names and how many more there are.
+/// Lists the first names and counts the others.
 pub(super) fn some(names: &[String]) -> String {
     let shown: Vec<String> = names.iter().take(5).map(|name| format!("`{name}`")).collect();
     match names.len().saturating_sub(5) {

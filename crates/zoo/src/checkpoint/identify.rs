@@ -1,4 +1,4 @@
-//! Which network of the zoo a checkpoint is of, by names and shapes of its parameters.
+//! Finds the network of the zoo to which a checkpoint belongs, by the names and shapes of its parameters.
 use graph::{Graph, WeightsError};
 
 use super::fit::{Fit, Index};
@@ -6,24 +6,24 @@ use crate::config::{Config, build};
 use crate::googlenet::TRANSFORM_INPUT;
 use crate::variants::{Stem, Variant, variants};
 
-/// A network that a checkpoint's parameters are of.
+/// The network to which the parameters of a checkpoint belong.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Identified {
-    /// The network.
+    /// The settings of the network.
     pub config: Config,
-    /// What its parameters do not tell, and is assumed.
+    /// The assumptions about what the parameters do not tell, each as a phrase for a message.
     pub assumed: Vec<String>,
 }
 
-/// The network that is nearest by names, where none fits.
+/// The network with the nearest names, where none fits.
 #[derive(Debug)]
 pub(super) struct Nearest {
     pub(super) differences: WeightsError,
 }
 
-/// The networks of which the file's parameters are, the most likely first, or the one they are nearest to.
+/// Returns the likeliest network to which the file's parameters belong, or the nearest one as an error.
 ///
-/// What `given` sets is fixed; a name that is empty stands for any.
+/// The settings of `given` are kept; an empty name stands for any network.
 pub(super) fn identify(index: &Index, given: &Config) -> Result<Identified, Option<Nearest>> {
     let mut found: Vec<(usize, Config)> = Vec::new();
     let mut nearest: Option<Nearest> = None;
@@ -38,7 +38,7 @@ pub(super) fn identify(index: &Index, given: &Config) -> Result<Identified, Opti
             }
         }
     }
-    // The sort is stable: of equals, the table's first.
+    // The sort is stable, so that of equals the table's first is taken.
     found.sort_by_key(|&(rank, _)| rank);
     let Some((_, config)) = found.first().cloned() else { return Err(nearest) };
     let assumed = assumed(&config, given);
@@ -55,8 +55,8 @@ impl Nearest {
     }
 }
 
-/// Fewer settings that differ from the table are likelier, and so is a small stem of stride 1; the embedded networks are
-/// meant only at their own width.
+/// Ranks a network, the likeliest lowest: fewer settings that differ from the table are likelier, and so is a small stem of
+/// stride 1. An embedded network is likely only at its own width.
 fn rank(config: &Config, variant: &Variant) -> usize {
     let width = if variant.width == 1.0 { 1 } else { 3 } * usize::from(config.width.is_some());
     let stem = match config.stem {
@@ -67,7 +67,7 @@ fn rank(config: &Config, variant: &Variant) -> usize {
     2 * width + stem
 }
 
-/// What the shapes leave open.
+/// Says what is assumed because shapes do not tell it.
 fn assumed(config: &Config, given: &Config) -> Vec<String> {
     let mut assumed = Vec::new();
     if config.stem == Some(Stem::Cifar) && given.stem.is_none() {
@@ -80,7 +80,7 @@ fn assumed(config: &Config, given: &Config) -> Vec<String> {
     assumed
 }
 
-/// The variant with this stem, and the width, channels and classes that the file has.
+/// Returns the settings of a variant with this stem and with the width, channels and classes of the file, if they fit.
 fn try_variant(
     index: &Index,
     variant: &'static Variant,
@@ -117,7 +117,7 @@ fn try_variant(
     if fit.fits() { Ok(config) } else { Err(near(fit, part)) }
 }
 
-/// The number of classes that the classifier has, unless it is given.
+/// Sets the number of classes to that of the file's classifier, unless it is given.
 fn with_classes(index: &Index, config: Config, graph: &Graph, variant: &Variant) -> Config {
     let fit = index.fit(graph);
     let last = graph.params().into_iter().next_back();
@@ -126,7 +126,7 @@ fn with_classes(index: &Index, config: Config, graph: &Graph, variant: &Variant)
     Config { classes, ..config }
 }
 
-/// The first parameter that files have.
+/// Returns the name and shape of the graph's first parameter that files hold.
 fn first_param(graph: &Graph) -> (String, Vec<usize>) {
     let constant = |name: &str| name.starts_with(TRANSFORM_INPUT);
     graph

@@ -1,24 +1,24 @@
-//! Checkpoints: what people have of a trained network, into [`Weights`] that fit a [`Graph`].
+//! Reads checkpoints of trained networks into [`Weights`] that fit a [`Graph`].
 //!
-//! Read are `torch.save`'s files (zip archives, the pickle streams and tar archives before them, whole pickled modules,
+//! The formats are those of `torch.save` (zip archives, the older pickle streams and tar archives, whole pickled modules,
 //! TorchScript), `pickle.dump` of tensors or arrays, `numpy.savez`, safetensors, and the index of a checkpoint in several
 //! files. Nothing in a pickle is run, and names and shapes are compared before any tensor is read, so that a file costs no
 //! more memory than the graph asks for.
 //!
-//! What may differ from the graph's names, and nothing else:
-//! - whatever stands before all names, of wrappers around the state dict (`{"model": ...}`) or of modules around the
-//!   network (`module.`, `backbone.`);
-//! - the name of the classifier, where one linear layer alone can be it; `shortcut` for `downsample`; DenseNet's old
-//!   names, `denselayer1.norm.1` for `denselayer1.norm1`;
-//! - weights in parts: pruned (`weight_orig`, `weight_mask`), with weight or spectral normalisation;
-//! - counters, metrics and losses, averaged copies, and GoogLeNet's auxiliary heads, which inference does not need.
+//! A file may differ from the graph's names in these ways only:
+//! - all names have a prefix, of wrappers around the state dict (`{"model": ...}`) or of modules around the network
+//!   (`module.`, `backbone.`);
+//! - the classifier has another name, where only one linear layer can be it; `downsample` is called `shortcut`; DenseNet
+//!   has its old names, `denselayer1.norm.1` for `denselayer1.norm1`;
+//! - weights are stored in parts: pruned (`weight_orig`, `weight_mask`), or with weight or spectral normalisation;
+//! - there are counters, metrics and losses, averaged copies, or GoogLeNet's auxiliary heads, which inference does not need.
 //!
-//! A tensor more than that is another network's, and is refused.
+//! Any other tensor belongs to another network, and the file is refused.
 mod content;
 mod fault;
 mod fit;
 mod identify;
-mod layer;
+mod module;
 mod names;
 mod object;
 mod pickle;
@@ -38,16 +38,16 @@ use self::content::Content;
 use self::fault::Fault;
 use self::fit::{Fit, Index, some};
 use self::identify::Nearest;
-use self::layer::Layer;
+use self::module::ModuleSettings;
 use self::names::Named;
-use self::source::Source;
-use self::tensor::Trouble;
+use self::source::ByteSource;
+use self::tensor::ValueError;
 use crate::config::Config;
 use crate::googlenet;
 
 pub use self::identify::Identified;
 
-/// Why a checkpoint cannot be loaded.
+/// The reason why a checkpoint cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The file cannot be opened or read.
@@ -55,47 +55,47 @@ pub enum CheckpointError {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The reason that the system gives.
         source: io::Error,
     },
-    /// A checkpoint that contradicts its own format: cut off or damaged.
+    /// The file contradicts its own format: it was cut off or damaged.
     #[error("{}: {why}", path.display())]
     Broken {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The contradiction.
         why: String,
     },
-    /// Something else than a checkpoint, or one of a kind that is not read.
+    /// The file is something else than a checkpoint, or a checkpoint of a kind that is not supported.
     #[error("{} is {what}\n\nhint: {hint}", path.display())]
     NotACheckpoint {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// The kind of file that it is.
         what: String,
-        /// What to do.
+        /// The advice for the user.
         hint: String,
     },
-    /// A parameter whose elements are no floats, or not in the file.
+    /// The elements of a parameter are not floats, or not in the file.
     #[error("{}: tensor `{tensor}` has {what}, not floats", path.display())]
     NotFloat {
         /// The file.
         path: PathBuf,
-        /// The tensor, by the graph's name.
+        /// The name of the parameter in the graph.
         tensor: String,
-        /// What it has.
+        /// The elements that it has instead.
         what: String,
     },
-    /// A parameter that is infinite or not a number, or too large for f32.
+    /// An element of a parameter is infinite or not a number, or too large for f32.
     #[error("{}: tensor `{tensor}` has {value} at element {index}", path.display())]
     NotFinite {
         /// The file.
         path: PathBuf,
-        /// The tensor, by the graph's name.
+        /// The name of the parameter in the graph.
         tensor: String,
-        /// Position, row-major.
+        /// The row-major position of the element.
         index: usize,
-        /// The value.
+        /// The element.
         value: f32,
     },
     /// Tensors are missing, unexpected or of a wrong shape.
@@ -103,14 +103,14 @@ pub enum CheckpointError {
     Weights {
         /// The file.
         path: PathBuf,
-        /// Every difference.
+        /// Every difference from the graph.
         source: Box<WeightsError>,
-        /// The network of the zoo that the parameters are of, if one is.
+        /// The network of the zoo to which the parameters belong, if there is one.
         looks_like: Option<String>,
-        /// What stands before the names in the file.
+        /// The prefix of the names in the file.
         prefix: String,
     },
-    /// The parameters are of no network of the zoo.
+    /// The parameters belong to no network of the zoo.
     #[error("{}: these parameters are of no network that dsconv can build{}\n\nhint: {}", path.display(),
         nearest.as_ref().map_or_else(|| format!(": {names}"), |error| format!("; nearest is `{}`: {}", error.graph, reason(error))),
         advice(path, nearest.as_deref()))]
@@ -125,7 +125,7 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
-    /// Every difference in names and shapes, where the message shows the first ones.
+    /// Returns every difference in names and shapes; the message shows only the first ones.
     pub fn differences(&self) -> Option<&WeightsError> {
         match self {
             Self::Weights { source, .. } => Some(source),
@@ -135,7 +135,7 @@ impl CheckpointError {
     }
 }
 
-/// What to do about parameters of no known network.
+/// Returns the advice for parameters that belong to no known network.
 fn advice(path: &Path, nearest: Option<&WeightsError>) -> &'static str {
     let is_part = path.file_stem().is_some_and(|stem| stem.to_string_lossy().contains("-of-"));
     if is_part {
@@ -147,14 +147,14 @@ fn advice(path: &Path, nearest: Option<&WeightsError>) -> &'static str {
     }
 }
 
-/// Whether nothing is missing but the running statistics of normalisations.
+/// Returns whether only the running statistics of normalisations are missing.
 fn lacks_statistics(error: &WeightsError) -> bool {
     let WeightsError { missing, unexpected, wrong_shape, .. } = error;
     let statistics = |name: &String| name.ends_with(".running_mean") || name.ends_with(".running_var");
     wrong_shape.is_empty() && unexpected.is_empty() && !missing.is_empty() && missing.iter().all(statistics)
 }
 
-/// Why weights do not fit, in as few lines as possible.
+/// Says in as few lines as possible why weights do not fit.
 fn misfit(error: &WeightsError, looks_like: Option<&str>, prefix: &str) -> String {
     let graph = &error.graph;
     match looks_like {
@@ -167,7 +167,7 @@ fn misfit(error: &WeightsError, looks_like: Option<&str>, prefix: &str) -> Strin
     }
 }
 
-/// The differences, or what they all come from.
+/// Lists the differences, or names their common cause.
 fn reason(error: &WeightsError) -> String {
     if lacks_statistics(error) {
         return format!("the running statistics of the batch normalisations of `{}` are missing", error.graph);
@@ -175,28 +175,28 @@ fn reason(error: &WeightsError) -> String {
     error.to_string()
 }
 
-/// A network's parameters, as a file has them.
+/// An open checkpoint: the names and shapes of its tensors, whose values are still in the file.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
     names: Vec<Named>,
-    /// Settings of layers, of whole modules.
-    layers: Vec<Layer>,
+    /// The settings of layers, which whole pickled modules hold.
+    layers: Vec<ModuleSettings>,
     classes: Vec<Vec<String>>,
-    /// Of all its files.
+    /// The size of the file, or of all its parts.
     bytes: u64,
 }
 
-/// Weights from a checkpoint.
+/// The weights that were read from a checkpoint.
 #[derive(Debug)]
 pub struct Loaded {
-    /// They fit the graph.
+    /// The weights, which fit the graph.
     pub weights: Weights,
-    /// What the user should know: where its classifier is, what was left out.
+    /// Remarks that a user should see: the name of the classifier, the tensors that were left out.
     pub notes: Vec<String>,
-    /// Which of several copies of the network was taken, if there are several.
+    /// The copy of the network that was taken, where the file has several.
     pub choice: Option<String>,
-    /// What was left out as it never matters, and what stood before the names.
+    /// Remarks that seldom matter: the prefix of the names, and the tensors that inference never needs.
     pub details: Vec<String>,
 }
 
@@ -207,16 +207,16 @@ impl Checkpoint {
     /// [`CheckpointError`] says what the file is instead, or where it is broken.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
-        let opened = Source::open(path).map_err(Fault::from).and_then(|source| Content::open(path, &source));
+        let opened = ByteSource::open(path).map_err(Fault::from).and_then(|source| Content::open(path, &source));
         let Content { entries, layers, classes, bytes, .. } = opened.map_err(|fault| fault.at(path))?;
         Ok(Self { path: path.to_owned(), names: names::plain(entries), layers, classes, bytes })
     }
 
-    /// The network of the zoo that the parameters are of, with the classes, width and first layers that the file has.
-    /// Fixed is what `given` sets; an empty name leaves the network open.
+    /// Finds the network of the zoo to which the parameters belong, with the classes, the width and the stem of the file.
+    /// The settings of `given` are kept; an empty name leaves the network open.
     ///
     /// # Errors
-    /// [`CheckpointError::Unknown`] names the nearest.
+    /// [`CheckpointError::Unknown`] names the nearest network.
     pub fn identify(&self, given: &Config) -> Result<Identified, CheckpointError> {
         identify::identify(&Index::new(&self.names, &self.layers), given).map_err(|nearest| CheckpointError::Unknown {
             path: self.path.clone(),
@@ -228,7 +228,7 @@ impl Checkpoint {
     /// Reads the parameters of a graph.
     ///
     /// # Errors
-    /// [`CheckpointError`] names the tensor, or the network that the parameters are of.
+    /// [`CheckpointError`] names the tensor, or the network to which the parameters belong.
     pub fn load(&self, graph: &Graph) -> Result<Loaded, CheckpointError> {
         let index = Index::new(&self.names, &self.layers);
         let fit = index.fit(graph);
@@ -249,14 +249,14 @@ impl Checkpoint {
         Ok(Loaded { weights, notes: fit.notes, choice: fit.choice, details })
     }
 
-    /// What the classes are called, if the file says it of this many.
+    /// Returns the names of the classes, if the file holds a list of `count` names.
     pub fn class_names(&self, count: usize) -> Option<&[String]> {
         self.classes.iter().find(|names| names.len() == count).map(Vec::as_slice)
     }
 
     fn weights(&self, graph: &Graph, fit: &Fit) -> Result<Weights, CheckpointError> {
         let elements = fit.tensors.values().fold(0, |sum: u64, named| sum.saturating_add(named.tensor.elements()));
-        // Every element has its byte, but for the few that are expanded from one.
+        // Every element takes at least a byte of the file, but for a few that are expanded from one.
         if elements > self.bytes.saturating_add(1 << 20) {
             return Err(Fault::Broken("its tensors are larger than the file".into()).at(&self.path));
         }
@@ -266,7 +266,7 @@ impl Checkpoint {
         }
         for param in graph.params() {
             let Some(named) = fit.tensors.get(&param.name) else { continue };
-            let data = named.tensor.values().map_err(|trouble| self.trouble(&param.name, trouble))?;
+            let data = named.tensor.values().map_err(|error| self.error(&param.name, error))?;
             if let Some(index) = data.iter().position(|x| !x.is_finite()) {
                 let (path, tensor) = (self.path.clone(), param.name);
                 return Err(CheckpointError::NotFinite { path, tensor, index, value: data[index] });
@@ -276,13 +276,13 @@ impl Checkpoint {
         Ok(weights)
     }
 
-    fn trouble(&self, tensor: &str, trouble: Trouble) -> CheckpointError {
-        match trouble {
-            Trouble::NotFloat(what) => {
+    fn error(&self, tensor: &str, error: ValueError) -> CheckpointError {
+        match error {
+            ValueError::NotFloat(what) => {
                 CheckpointError::NotFloat { path: self.path.clone(), tensor: tensor.to_owned(), what }
             }
-            Trouble::Fault(Fault::Broken(why)) => Fault::Broken(format!("tensor `{tensor}`: {why}")).at(&self.path),
-            Trouble::Fault(fault) => fault.at(&self.path),
+            ValueError::Fault(Fault::Broken(why)) => Fault::Broken(format!("tensor `{tensor}`: {why}")).at(&self.path),
+            ValueError::Fault(fault) => fault.at(&self.path),
         }
     }
 }
@@ -298,7 +298,7 @@ impl Fault {
     }
 }
 
-/// `resnet34 with 7 classes`.
+/// Describes a network for a message, for example `resnet34 with 7 classes`.
 pub fn describe(config: &Config) -> String {
     let mut text = config.name.clone();
     if let Some(width) = config.width {
@@ -314,7 +314,7 @@ pub fn describe(config: &Config) -> String {
 /// Loads the parameters of `graph` from a file: [`Checkpoint::open`] and [`Checkpoint::load`].
 ///
 /// # Errors
-/// As these.
+/// The errors of these two functions.
 pub fn load(path: impl AsRef<Path>, graph: &Graph) -> Result<Weights, CheckpointError> {
     Ok(Checkpoint::open(path)?.load(graph)?.weights)
 }

@@ -1,30 +1,30 @@
-//! Paths as the plain network would have them: without the wrappers that training puts around modules, and with the
-//! weights that pruning and normalisations of weights took apart put together again.
+//! Gives tensors the paths that they have in the plain network: leaves out the wrappers that training puts around modules,
+//! and joins the parts into which pruning and normalisation split a weight.
 use std::collections::HashMap;
 
-use super::content::Entry;
+use super::content::TensorEntry;
 use super::tensor::Stored;
 
-/// Names of wrapping modules, wherever they stand in a path: `DataParallel`, `torch.compile`, FSDP, activation checkpoints.
+/// The names of wrapping modules at any place in a path: `DataParallel`, `torch.compile`, FSDP, activation checkpoints.
 const WRAPPERS: [&str; 4] = ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 
 /// A tensor under its plain path.
 #[derive(Debug)]
 pub(super) struct Named {
-    /// Its plain path.
+    /// The plain path.
     pub(super) path: String,
-    /// Its path in the file.
+    /// The path in the file.
     pub(super) original: String,
-    /// The dictionary or module tree that it lies in.
+    /// The number of the dictionary or module tree that contains the tensor.
     pub(super) group: usize,
     pub(super) tensor: Stored,
 }
 
 /// Gives every tensor its plain path.
-pub(super) fn plain(entries: Vec<Entry>) -> Vec<Named> {
+pub(super) fn plain(entries: Vec<TensorEntry>) -> Vec<Named> {
     let mut names: Vec<Named> = entries
         .into_iter()
-        .map(|Entry { path, group, tensor }| Named { path: unwrapped(&path), original: path, group, tensor })
+        .map(|TensorEntry { path, group, tensor }| Named { path: unwrapped(&path), original: path, group, tensor })
         .collect();
     let mut uses: HashMap<String, usize> = HashMap::new();
     for name in &names {
@@ -41,13 +41,13 @@ pub(super) fn plain(entries: Vec<Entry>) -> Vec<Named> {
     assemble(names)
 }
 
-/// A path without wrapping modules.
+/// Returns a path without wrapping modules.
 pub(super) fn unwrapped(path: &str) -> String {
     path.split('.').filter(|part| !WRAPPERS.contains(part)).collect::<Vec<_>>().join(".")
 }
 
-/// `...denselayer1.norm.1.weight` to `...denselayer1.norm1.weight`: names of torchvision's DenseNet files, written when
-/// modules could have a point in their name.
+/// Rewrites `...denselayer1.norm.1.weight` to `...denselayer1.norm1.weight`. Torchvision's DenseNet files were written when
+/// the names of modules could hold a point.
 fn densenet_name(name: &str) -> Option<String> {
     let (at, _) = name.match_indices("denselayer").last()?;
     let parts: Vec<&str> = name[at..].split('.').collect();
@@ -59,7 +59,7 @@ fn densenet_name(name: &str) -> Option<String> {
     }
 }
 
-/// Puts weights together that are stored in parts.
+/// Joins the weights that are stored in parts.
 fn assemble(names: Vec<Named>) -> Vec<Named> {
     let at: HashMap<&str, usize> = names.iter().enumerate().map(|(i, name)| (name.path.as_str(), i)).collect();
     let mut parts = vec![false; names.len()];
@@ -77,7 +77,7 @@ fn assemble(names: Vec<Named>) -> Vec<Named> {
     rest.chain(whole).collect()
 }
 
-/// The weight that a part belongs to, where it is the part that all others are found from: its path, it, its other parts.
+/// Returns the weight of which the tensor at `path` is the main part: its path, the weight, and its other parts.
 fn together(path: &str, names: &[Named], at: &HashMap<&str, usize>) -> Option<(String, Stored, Vec<usize>)> {
     let tensor = |i: usize| names[i].tensor.clone();
     let own = tensor(at[path]);
@@ -93,7 +93,7 @@ fn together(path: &str, names: &[Named], at: &HashMap<&str, usize>) -> Option<(S
         let g = find(format!("{base}_g"))?;
         return Some((base.to_owned(), Stored::weight_norm(tensor(g), own), vec![g]));
     }
-    // `fc.parametrizations.weight.original`
+    // The path is such as `fc.parametrizations.weight.original`.
     let (module, rest) = path.split_once("parametrizations.")?;
     let (name, part) = rest.split_once('.')?;
     let whole = format!("{module}{name}");

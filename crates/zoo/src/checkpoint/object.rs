@@ -1,53 +1,53 @@
-//! What a pickle makes: objects that refer to each other by number.
+//! The objects that a pickle makes. They refer to each other by number.
 use std::ops::Range;
 
 use super::fault::{Result, broken};
 
-/// Objects of a file's pickles.
+/// The limit of objects that a file's pickles may make.
 const MAX_OBJECTS: usize = 1 << 22;
-/// Bytes of all strings that are kept.
+/// The limit of bytes of all strings that are kept.
 const MAX_TEXT: u64 = 1 << 28;
-/// Steps of a file's pickles: a gigabyte of lists has no more.
+/// The limit of steps of a file's pickles; a gigabyte of lists has no more.
 const MAX_STEPS: u64 = 1 << 25;
 
-/// An object of an [`Arena`].
+/// The number of an object in an [`Arena`].
 pub(super) type Id = u32;
 
-/// What a pickle can make.
+/// An object that a pickle makes.
 #[derive(Debug)]
 pub(super) enum Object {
     None,
     Bool(bool),
     Int(i64),
     Float(f64),
-    /// A string, and where its UTF-8 begins in the file, if it is there as it is.
+    /// A string, and the position of its UTF-8 in the file, if it is stored unchanged.
     Text(Box<str>, Option<u64>),
-    /// Bytes, or a long string's UTF-8, or an integer of more than 64 bits, as a range of the file.
+    /// A range of the file with bytes, the UTF-8 of a long string, or an integer of more than 64 bits.
     Bytes(Range<u64>),
     /// A list, tuple or set.
     Sequence(Vec<Id>),
-    /// Keys and values.
+    /// A dictionary: its keys and values.
     Dict(Vec<(Id, Id)>),
-    /// A class or function: `module.name`.
+    /// A class or function, by its name `module.name`.
     Class(Box<str>),
-    /// What the file holds outside the pickle under this key.
+    /// An object outside the pickle, by its key.
     Persistent(Id),
-    /// An object of a class, or what a call would give.
+    /// An object of a class, or the result of a call.
     Instance(Box<Instance>),
 }
 
-/// An object of a class, or what a call would give: nothing is called.
+/// An object of a class, or the result of a call, which is recorded instead of made.
 #[derive(Debug)]
 pub(super) struct Instance {
     /// The class or function.
     pub(super) class: Id,
-    /// What it is made from, a sequence.
+    /// The sequence of arguments.
     pub(super) args: Id,
-    /// Its attributes.
+    /// The attributes.
     pub(super) state: Option<Id>,
-    /// What was put in, where it is a dictionary.
+    /// The items that were set, if it is a dictionary.
     pub(super) items: Vec<(Id, Id)>,
-    /// What was appended, where it is a list.
+    /// The items that were appended, if it is a list.
     pub(super) list: Vec<Id>,
 }
 
@@ -60,27 +60,27 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    /// The object of a number that this arena gave.
+    /// Returns the object of a number that this arena gave.
     pub(super) fn get(&self, id: Id) -> &Object {
         &self.objects[id as usize]
     }
 
-    /// An empty one that goes on counting steps, for a file within the file.
+    /// Returns an empty arena that continues the counts, for a file within the file.
     pub(super) fn next(&self) -> Self {
         Self { objects: vec![], ..*self }
     }
 
-    /// Takes over the count of steps of the one that went on.
+    /// Takes over the counts of an arena that [`Arena::next`] made.
     pub(super) fn resume(&mut self, next: &Self) {
         (self.steps, self.text) = (next.steps, next.text);
     }
 
-    /// All objects.
+    /// Returns all objects.
     pub(super) fn objects(&self) -> &[Object] {
         &self.objects
     }
 
-    /// A string that is kept.
+    /// Returns a string, if the object is one that is kept in memory.
     pub(super) fn text(&self, id: Id) -> Option<&str> {
         match self.get(id) {
             Object::Text(text, _) => Some(text),
@@ -88,7 +88,7 @@ impl Arena {
         }
     }
 
-    /// An integer.
+    /// Returns an integer, if the object is one or a boolean.
     pub(super) fn int(&self, id: Id) -> Option<i64> {
         match *self.get(id) {
             Object::Int(value) => Some(value),
@@ -97,12 +97,12 @@ impl Arena {
         }
     }
 
-    /// The elements of a list, tuple or set.
+    /// Returns the elements, if the object is a list, tuple or set.
     pub(super) fn sequence(&self, id: Id) -> Option<&[Id]> {
         match self.get(id) {
             Object::Sequence(items) => Some(items),
             Object::Instance(instance) if !instance.list.is_empty() => Some(&instance.list),
-            // `set([...])`, `torch.Size((...))`: what the only argument holds.
+            // The elements of `set([...])` and `torch.Size((...))` are those of the only argument.
             Object::Instance(instance) if instance.items.is_empty() && instance.state.is_none() => {
                 match (self.get(instance.class), self.get(instance.args)) {
                     (Object::Class(_), Object::Sequence(args)) => match args[..] {
@@ -119,17 +119,17 @@ impl Arena {
         }
     }
 
-    /// Integers of 0 and more in a sequence.
+    /// Returns the integers, if the object is a sequence of non-negative ones.
     pub(super) fn sizes(&self, id: Id) -> Option<Vec<usize>> {
         self.sequence(id)?.iter().map(|&item| usize::try_from(self.int(item)?).ok()).collect()
     }
 
-    /// Keys and values of a dictionary of any class.
+    /// Returns the keys and values, if the object is a dictionary of any class.
     pub(super) fn pairs(&self, id: Id) -> Option<Vec<(Id, Id)>> {
         match self.get(id) {
             Object::Dict(items) => Some(items.clone()),
             Object::Instance(instance) if !instance.items.is_empty() => Some(instance.items.clone()),
-            // An empty one, and Python 2's `OrderedDict([[key, value], ...])`.
+            // It may be empty, or Python 2's `OrderedDict([[key, value], ...])`.
             Object::Instance(instance) => match self.get(instance.class) {
                 Object::Class(class) if class.ends_with("Dict") => {
                     let args = self.sequence(instance.args)?;
@@ -145,7 +145,7 @@ impl Arena {
         }
     }
 
-    /// An object of a class, or a call, with the name of class or function.
+    /// Returns the instance and the name of its class or function, if the object is one.
     pub(super) fn instance(&self, id: Id) -> Option<(&str, &Instance)> {
         match self.get(id) {
             Object::Instance(instance) => match self.get(instance.class) {
@@ -156,24 +156,24 @@ impl Arena {
         }
     }
 
-    /// The object of a number, to be changed.
+    /// Returns the object of a number, to be changed.
     pub(super) fn get_mut(&mut self, id: Id) -> &mut Object {
         &mut self.objects[id as usize]
     }
 
-    /// Counts a step of a pickle.
+    /// Counts a step of a pickle, and fails beyond the limit.
     pub(super) fn step(&mut self) -> Result<()> {
         self.steps += 1;
         if self.steps > MAX_STEPS { broken("its pickle takes too many steps") } else { Ok(()) }
     }
 
-    /// Counts bytes of text that is kept.
+    /// Counts bytes of text that is kept, and fails beyond the limit.
     pub(super) fn keep_text(&mut self, len: usize) -> Result<()> {
         self.text += len as u64;
         if self.text > MAX_TEXT { broken("its pickle holds too much text") } else { Ok(()) }
     }
 
-    /// Takes an object in.
+    /// Adds an object and returns its number.
     pub(super) fn push(&mut self, object: Object) -> Result<Id> {
         if self.objects.len() == MAX_OBJECTS {
             return broken("its pickle makes too many objects");

@@ -1,36 +1,37 @@
-//! Python's pickles, read without running anything.
+//! Reads Python's pickles without running anything.
 //!
-//! A pickle is a program for a stack machine. Here, a class is its name, a call is an [`Instance`] that remembers what was
-//! called with what, and objects live in an [`Arena`] where they refer to each other by number, so that a pickle may say
-//! what it likes: nothing recurses, and steps, objects and text are counted. Long strings stay in the file.
+//! A pickle is a program for a stack machine. Here a class is only its name, a call is an [`Instance`] that records the
+//! function and its arguments, and objects live in an [`Arena`] where they refer to each other by number. So a hostile pickle
+//! does no harm: nothing recurses, and steps, objects and text are counted. Long strings stay in the file.
 use std::collections::HashMap;
 
 use super::fault::{Fault, Result, broken};
 use super::object::{Arena, Id, Instance, Object};
 use super::source::Cursor;
 
-/// A longer string stays in the file.
+/// The longest string that is kept in memory, in bytes.
 const LONG_TEXT: u64 = 1 << 16;
 
 /// Reads one pickle, up to its end.
 ///
 /// # Errors
-/// An instruction that does not exist or finds the stack wanting; too many steps or objects.
+/// An instruction does not exist or takes more from the stack than there is, or there are too many steps or objects.
 pub(super) fn read(cursor: &mut Cursor, arena: &mut Arena) -> Result<Id> {
     Machine { cursor, arena, stack: vec![], marks: vec![], memo: HashMap::new() }.run()
 }
 
+/// The stack machine.
 struct Machine<'a> {
     cursor: &'a mut Cursor,
     arena: &'a mut Arena,
     stack: Vec<Id>,
-    /// Heights of the stack.
+    /// The heights of the stack at the marks.
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
 }
 
 impl Machine<'_> {
-    /// Names are those of Python's `pickletools`.
+    /// Runs the program and returns its result. Comments give the names of instructions in Python's `pickletools`.
     fn run(mut self) -> Result<Id> {
         loop {
             self.arena.step()?;
@@ -75,7 +76,7 @@ impl Machine<'_> {
                     let value = f64::from_be_bytes(self.cursor.array()?);
                     self.push(Object::Float(value))?;
                 }
-                // INT, LONG, FLOAT, STRING, UNICODE: a line of text
+                // INT, LONG, FLOAT, STRING, UNICODE, whose argument is a line of text
                 b'I' | b'L' | b'F' | b'S' | b'V' => self.line_value(code)?,
                 // BINUNICODE, SHORT_BINUNICODE, BINUNICODE8
                 b'X' => {
@@ -90,7 +91,7 @@ impl Machine<'_> {
                     let len = u64::from_le_bytes(self.cursor.array()?);
                     self.unicode(len)?;
                 }
-                // Python 2's strings are text or bytes: BINSTRING, SHORT_BINSTRING
+                // BINSTRING, SHORT_BINSTRING, which are text or bytes of Python 2
                 b'T' => {
                     let len = self.len4()?;
                     self.string(len)?;
@@ -228,7 +229,7 @@ impl Machine<'_> {
                     self.put(key)?;
                 }
                 0x94 => self.put(self.memo.len() as u32)?,
-                // Buffers out of band, and extension codes, which need a registry.
+                // Out-of-band buffers and extension codes need data that no file holds.
                 _ => return broken(format!("its pickle has the instruction {code:#04x}, which is not read")),
             }
         }
@@ -240,7 +241,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Above the last mark only.
+    /// Takes the top of the stack, but nothing below the last mark.
     fn pop(&mut self) -> Result<Id> {
         if self.stack.len() <= self.marks.last().copied().unwrap_or_default() {
             return broken(UNDERFLOW);
@@ -310,7 +311,7 @@ impl Machine<'_> {
         Ok(u32::from_le_bytes(self.cursor.array()?).into())
     }
 
-    /// Two's complement, little-endian.
+    /// Reads an integer of `len` bytes in two's complement, little-endian.
     fn long(&mut self, len: u64) -> Result<()> {
         if len > 8 {
             return self.bytes(len);
@@ -337,7 +338,7 @@ impl Machine<'_> {
         self.push(Object::Text(String::from_utf8_lossy(&bytes).into(), Some(at)))
     }
 
-    /// Text if it is UTF-8, else bytes.
+    /// Reads a string of Python 2, which is text if it is UTF-8 and else bytes.
     fn string(&mut self, len: u64) -> Result<()> {
         let range = self.cursor.skip(len)?;
         let text = match len > LONG_TEXT {
@@ -351,7 +352,7 @@ impl Machine<'_> {
         }
     }
 
-    /// Up to the end of the line, which is not kept.
+    /// Reads a line without its end.
     fn line(&mut self) -> Result<String> {
         let mut bytes = Vec::new();
         loop {
@@ -377,7 +378,7 @@ impl Machine<'_> {
                 Err(_) => Object::Bytes(at..at + line.len() as u64),
             },
             b'F' => Object::Float(line.parse().map_err(|_| bad_number())?),
-            // With escapes, as source text has them.
+            // Escapes stay as they are written.
             b'S' => Object::Text(line.trim_matches(['\'', '"']).into(), None),
             _ => Object::Text(line.into(), None),
         })
@@ -390,7 +391,7 @@ fn bad_number() -> Fault {
     Fault::Broken("its pickle has a number that is none".into())
 }
 
-/// Keys and values in turn.
+/// Splits a list of alternating keys and values into pairs.
 fn pairs(items: &[Id]) -> Result<Vec<(Id, Id)>> {
     match items.as_chunks() {
         (pairs, []) => Ok(pairs.iter().map(|&[key, value]| (key, value)).collect()),

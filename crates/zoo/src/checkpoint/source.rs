@@ -1,4 +1,4 @@
-//! A file as a row of bytes: whatever lies in a checkpoint, its tensors are ranges of it.
+//! Reads ranges of bytes from a file. The tensors of a checkpoint are such ranges.
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -7,16 +7,18 @@ use std::rc::Rc;
 
 use super::fault::{Fault, Result, broken};
 
-/// An open file. Reading gives its position no meaning, so clones do not disturb each other.
+/// An open file. Every read seeks first, so that clones do not disturb each other.
 #[derive(Debug, Clone)]
-pub(super) struct Source {
+pub(super) struct ByteSource {
     file: Rc<File>,
     len: u64,
 }
 
-impl Source {
+impl ByteSource {
+    /// Opens a file.
+    ///
     /// # Errors
-    /// The system's; a folder.
+    /// The file cannot be opened, or it is a folder.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
@@ -26,15 +28,15 @@ impl Source {
         Ok(Self { file: Rc::new(file), len: metadata.len() })
     }
 
-    /// Its length in bytes.
+    /// Returns the length of the file in bytes.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
 
-    /// The bytes of a range.
+    /// Reads the bytes of a range.
     ///
     /// # Errors
-    /// A range that the file does not have, before anything is allocated.
+    /// The file does not have the range, which is checked before anything is allocated, or it cannot be read.
     pub(super) fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
         if range.start > range.end || range.end > self.len {
             return broken(format!("bytes {} to {} of {} are missing", range.start, range.end, self.len));
@@ -46,12 +48,12 @@ impl Source {
         Ok(bytes)
     }
 
-    /// Up to `len` bytes from the beginning.
+    /// Reads up to `len` bytes from the beginning.
     pub(super) fn head(&self, len: u64) -> Result<Vec<u8>> {
         self.read(0..len.min(self.len))
     }
 
-    /// CRC-32 of a range, in small pieces.
+    /// Computes the CRC-32 of a range, piece by piece.
     pub(super) fn crc32(&self, range: Range<u64>) -> Result<u32> {
         let mut hasher = crc32fast::Hasher::new();
         let mut at = range.start;
@@ -63,39 +65,39 @@ impl Source {
         Ok(hasher.finalize())
     }
 
-    /// Reads a range from its beginning on.
+    /// Returns a cursor at the beginning of a range.
     pub(super) fn cursor(&self, range: Range<u64>) -> Cursor {
         let end = range.end.min(self.len);
         Cursor { source: self.clone(), at: range.start.min(end), end, buffer: Vec::new(), start: 0 }
     }
 }
 
-/// Bytes read at once.
+/// The number of bytes that a cursor reads at once.
 const BUFFER: u64 = 1 << 16;
 
 /// A position in a range of a file.
 #[derive(Debug)]
 pub(super) struct Cursor {
-    source: Source,
+    source: ByteSource,
     at: u64,
     end: u64,
     buffer: Vec<u8>,
-    /// Where the buffer's first byte lies in the file.
+    /// The position of the buffer's first byte in the file.
     start: u64,
 }
 
 impl Cursor {
-    /// Position in the file.
+    /// Returns the position in the file.
     pub(super) fn at(&self) -> u64 {
         self.at
     }
 
-    /// The file.
-    pub(super) fn source(&self) -> &Source {
+    /// Returns the file.
+    pub(super) fn source(&self) -> &ByteSource {
         &self.source
     }
 
-    /// The next `len` bytes as a range of the file, which are not read.
+    /// Passes over the next `len` bytes and returns their range in the file.
     pub(super) fn skip(&mut self, len: u64) -> Result<Range<u64>> {
         let end = self.at.checked_add(len).filter(|&end| end <= self.end).ok_or_else(cut_off)?;
         let range = self.at..end;
@@ -103,13 +105,13 @@ impl Cursor {
         Ok(range)
     }
 
-    /// The next `len` bytes, as many as the range still has.
+    /// Reads the next `len` bytes.
     pub(super) fn bytes(&mut self, len: u64) -> Result<Vec<u8>> {
         let range = self.skip(len)?;
         self.source.read(range)
     }
 
-    /// The next bytes as an array.
+    /// Reads the next bytes as an array.
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let from = match self.at.checked_sub(self.start) {
             Some(from) if from + N as u64 <= self.buffer.len() as u64 => from as usize,
@@ -124,7 +126,7 @@ impl Cursor {
         Ok(bytes)
     }
 
-    /// The next byte.
+    /// Reads the next byte.
     pub(super) fn byte(&mut self) -> Result<u8> {
         self.array::<1>().map(|[byte]| byte)
     }

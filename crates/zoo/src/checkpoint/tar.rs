@@ -1,19 +1,19 @@
-//! The tar archives that PyTorch wrote before 0.2: `storages`, `tensors` and the `pickle` that names them.
+//! Reads the tar archives that PyTorch wrote before 0.2, with the files `storages`, `tensors` and a `pickle` that names them.
 use std::collections::HashMap;
 use std::ops::Range;
 
 use super::fault::{Result, refused};
 use super::object::Arena;
 use super::pickle;
-use super::source::{Cursor, Source};
+use super::source::{ByteSource, Cursor};
 use super::tensor::Stored;
 use super::torch::{self, damaged, element_of, next_storage};
 
 /// Opens a tar archive.
 ///
 /// # Errors
-/// An archive of something else.
-pub(super) fn open(source: &Source) -> Result<torch::File> {
+/// The archive holds something else, or is broken.
+pub(super) fn open(source: &ByteSource) -> Result<torch::File> {
     let parts = entries(source)?;
     let part = |name: &str| match parts.iter().find(|(entry, _)| entry.trim_start_matches("./") == name) {
         Some((_, range)) => Ok(source.cursor(range.clone())),
@@ -59,14 +59,14 @@ pub(super) fn open(source: &Source) -> Result<torch::File> {
     Ok(file)
 }
 
-/// A pickled count.
+/// Reads a pickled count.
 fn count(cursor: &mut Cursor, arena: &mut Arena) -> Result<i64> {
     let id = pickle::read(cursor, arena)?;
     arena.int(id).ok_or_else(damaged)
 }
 
-/// Names and places of a tar archive's files.
-fn entries(source: &Source) -> Result<Vec<(String, Range<u64>)>> {
+/// Returns the names of a tar archive's files and their ranges.
+fn entries(source: &ByteSource) -> Result<Vec<(String, Range<u64>)>> {
     let mut entries = Vec::new();
     let mut at = 0;
     while at + 512 <= source.len() && entries.len() < 1 << 12 {

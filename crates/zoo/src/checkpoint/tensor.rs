@@ -1,32 +1,32 @@
-//! Tensors that are still in their file, and how their values come out of it.
+//! Tensors that are still in their file, and the decoding of their values.
 use std::ops::Range;
 use std::rc::Rc;
 
 use half::{bf16, f16};
 
 use super::fault::{Fault, Result, broken};
-use super::source::Source;
+use super::source::ByteSource;
 use super::zip;
 
-/// Type of a tensor's elements, little-endian.
+/// The type of a tensor's elements, which are little-endian.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Element {
     F16,
     Bf16,
     F32,
     F64,
-    /// A byte: a mask, never a weight.
+    /// A byte, which may be a mask but never a weight.
     U8,
-    /// A type that holds no weight, with its size in bytes.
+    /// A type that holds no weights, by its name and its size in bytes.
     Other(String, u64),
 }
 
 impl Element {
-    /// By the name that PyTorch, NumPy or safetensors gives it.
+    /// Returns the type of a name of PyTorch, NumPy or safetensors.
     pub(super) fn named(name: &str) -> Self {
         let other = |name: &str, size| Self::Other(name.to_owned(), size);
         let plain = name.strip_suffix("Storage").unwrap_or(name);
-        // `I8` is a byte to safetensors, `i8` eight bytes to NumPy.
+        // `I8` is one byte in safetensors, `i8` eight bytes in NumPy.
         match plain {
             "I8" => return other("i8", 1),
             "U8" => return Self::U8,
@@ -54,7 +54,7 @@ impl Element {
         }
     }
 
-    /// Bytes of one.
+    /// Returns the bytes of one element.
     pub(super) fn size(&self) -> u64 {
         match self {
             Self::U8 => 1,
@@ -77,20 +77,20 @@ impl Element {
     }
 }
 
-/// A row of elements in a file.
+/// A range of a file with the elements of one or more tensors.
 #[derive(Debug, Clone)]
 pub(super) struct Storage {
-    pub(super) source: Source,
+    pub(super) source: ByteSource,
     pub(super) bytes: Range<u64>,
-    /// The entry of a zip archive that it is.
+    /// The entry of a zip archive whose bytes these are.
     pub(super) entry: Option<Rc<zip::Entry>>,
-    /// Its bytes are the code points of UTF-8, as Python writes them in old protocols.
+    /// Whether the bytes are the code points of UTF-8 text, as Python writes them in old protocols.
     pub(super) latin1: bool,
 }
 
 impl Storage {
-    /// A range of a file.
-    pub(super) fn new(source: Source, bytes: Range<u64>) -> Self {
+    /// Makes a storage of a range of a file.
+    pub(super) fn new(source: ByteSource, bytes: Range<u64>) -> Self {
         Self { source, bytes, entry: None, latin1: false }
     }
 
@@ -112,45 +112,45 @@ impl Storage {
 /// A tensor in its file.
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
-    /// Its shape.
+    /// The shape.
     pub(super) shape: Vec<usize>,
     data: Data,
 }
 
 #[derive(Debug, Clone)]
 enum Data {
-    /// Elements of a storage, by an offset and strides in elements.
+    /// The elements lie in a storage, by an offset and strides in elements.
     Strided { storage: Storage, element: Element, offset: u64, strides: Vec<u64> },
-    /// Its values are not in the file or not numbers: what it is.
+    /// The values are not in the file or are not numbers, as the text says.
     Unreadable(String),
-    /// Pruning: weight times mask.
+    /// The values are a weight times its mask (pruning).
     Pruned(Rc<[Stored; 2]>),
-    /// Weight normalisation: `v * g / |v|`.
+    /// The values are `v * g / |v|` (weight normalisation).
     WeightNorm(Rc<[Stored; 2]>),
-    /// Spectral normalisation: `w / (u^T W v)`.
+    /// The values are `w / (u^T W v)` (spectral normalisation).
     SpectralNorm(Rc<[Stored; 3]>),
 }
 
-/// Why a tensor gives no values.
+/// The reason why a tensor gives no values.
 #[derive(Debug)]
-pub(super) enum Trouble {
-    /// It is not of floats: of what.
+pub(super) enum ValueError {
+    /// The elements are not floats, but what the text says.
     NotFloat(String),
-    /// Its bytes cannot be read.
+    /// The bytes cannot be read.
     Fault(Fault),
 }
 
-impl From<Fault> for Trouble {
+impl From<Fault> for ValueError {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
     }
 }
 
 impl Stored {
-    /// A tensor whose elements lie in a storage.
+    /// Makes a tensor whose elements lie in a storage.
     ///
     /// # Errors
-    /// Elements outside of the storage.
+    /// An element lies outside of the storage.
     pub(super) fn strided(
         storage: Storage,
         element: Element,
@@ -172,41 +172,42 @@ impl Stored {
         Ok(Self { shape, data: Data::Strided { storage, element, offset, strides } })
     }
 
-    /// A row-major tensor that fills a storage from its beginning.
+    /// Makes a row-major tensor that fills a storage from its beginning.
     ///
     /// # Errors
-    /// As [`Stored::strided`].
+    /// The errors of [`Stored::strided`].
     pub(super) fn dense(storage: Storage, element: Element, shape: Vec<usize>) -> Result<Self> {
         let strides = row_major(&shape);
         Self::strided(storage, element, 0, shape, strides)
     }
 
-    /// A tensor that has no values here, and what it is.
+    /// Makes a tensor whose values cannot be read, for the reason given.
     pub(super) fn unreadable(shape: Vec<usize>, what: impl Into<String>) -> Self {
         Self { shape, data: Data::Unreadable(what.into()) }
     }
 
-    /// `torch.nn.utils.prune`: the weight times its mask.
+    /// Makes a weight of `torch.nn.utils.prune`: a weight times its mask.
     pub(super) fn pruned(weight: Self, mask: Self) -> Self {
         Self { shape: weight.shape.clone(), data: Data::Pruned(Rc::new([weight, mask])) }
     }
 
-    /// `torch.nn.utils.weight_norm`: `v` at the length `g`.
+    /// Makes a weight of `torch.nn.utils.weight_norm`: `v`, scaled to the length `g`.
     pub(super) fn weight_norm(g: Self, v: Self) -> Self {
         Self { shape: v.shape.clone(), data: Data::WeightNorm(Rc::new([g, v])) }
     }
 
-    /// `torch.nn.utils.spectral_norm`: the weight over its largest singular value, as `u` and `v` tell it.
+    /// Makes a weight of `torch.nn.utils.spectral_norm`: the weight divided by its largest singular value, whose vectors are
+    /// `u` and `v`.
     pub(super) fn spectral_norm(weight: Self, u: Self, v: Self) -> Self {
         Self { shape: weight.shape.clone(), data: Data::SpectralNorm(Rc::new([weight, u, v])) }
     }
 
-    /// Number of elements.
+    /// Returns the number of elements.
     pub(super) fn elements(&self) -> u64 {
         self.shape.iter().fold(1, |product: u64, &size| product.saturating_mul(size as u64))
     }
 
-    /// Whether another tensor is the same bytes seen in the same way.
+    /// Returns whether two tensors are the same bytes with the same shape and strides.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         match (&self.data, &other.data) {
             (
@@ -217,12 +218,12 @@ impl Stored {
         }
     }
 
-    /// Its values, row-major.
-    pub(super) fn values(&self) -> std::result::Result<Vec<f32>, Trouble> {
+    /// Reads the values, row-major.
+    pub(super) fn values(&self) -> std::result::Result<Vec<f32>, ValueError> {
         match &self.data {
-            Data::Strided { element: Element::U8, .. } => Err(Trouble::NotFloat("u8".into())),
+            Data::Strided { element: Element::U8, .. } => Err(ValueError::NotFloat("u8".into())),
             Data::Strided { .. } => self.numbers(),
-            Data::Unreadable(what) => Err(Trouble::NotFloat(what.clone())),
+            Data::Unreadable(what) => Err(ValueError::NotFloat(what.clone())),
             Data::Pruned(parts) => {
                 let [weight, mask] = &**parts;
                 let (mut values, mask) = (weight.values()?, mask.numbers()?);
@@ -261,11 +262,11 @@ impl Stored {
         }
     }
 
-    /// Its elements as they are, also those of a mask.
-    fn numbers(&self) -> std::result::Result<Vec<f32>, Trouble> {
+    /// Reads the elements of any type that holds numbers, a mask's too.
+    fn numbers(&self) -> std::result::Result<Vec<f32>, ValueError> {
         let Data::Strided { storage, element, offset, strides } = &self.data else { return self.values() };
         if let Element::Other(name, _) = element {
-            return Err(Trouble::NotFloat(name.clone()));
+            return Err(ValueError::NotFloat(name.clone()));
         }
         let count = self.elements();
         if count == 0 {
@@ -290,7 +291,7 @@ fn same_len(a: &[f32], b: &[f32]) -> Result<()> {
     if a.len() == b.len() { Ok(()) } else { broken("a mask of another shape than its weight") }
 }
 
-/// Strides of a tensor without gaps, as PyTorch counts them; a side of 1 or 0 has the stride it would have as 1.
+/// Returns the strides of a tensor without gaps, as PyTorch counts them; a dimension of 0 counts as 1.
 fn row_major(shape: &[usize]) -> Vec<u64> {
     let mut strides = vec![1u64; shape.len()];
     for i in (1..shape.len()).rev() {
@@ -299,7 +300,7 @@ fn row_major(shape: &[usize]) -> Vec<u64> {
     strides
 }
 
-/// The elements in row-major order. All indices were checked by [`Stored::strided`].
+/// Gathers the elements in row-major order. [`Stored::strided`] has checked all indices.
 fn gather(row: &[f32], shape: &[usize], strides: &[u64]) -> Vec<f32> {
     let mut values = vec![0];
     for (&size, &stride) in shape.iter().zip(strides) {
@@ -308,7 +309,8 @@ fn gather(row: &[f32], shape: &[usize], strides: &[u64]) -> Vec<f32> {
     values.into_iter().map(|at| row[at]).collect()
 }
 
-/// Elements before, along and behind the axis that lengths are given for; all count as one axis where there is one length.
+/// Returns the number of elements before, along and after the axis for which lengths are given. With a single length, all
+/// elements count as one axis.
 fn axis(lengths: &[usize], shape: &[usize]) -> Option<[usize; 3]> {
     let count: usize = lengths.iter().product();
     if count == 1 && shape.first() != Some(&1) {

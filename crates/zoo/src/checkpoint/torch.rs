@@ -1,4 +1,4 @@
-//! PyTorch's files: zip archives, the pickle streams before 1.6, the tar archives before 0.2.
+//! Reads PyTorch's files: zip archives, and the pickle streams and tar archives of versions before 1.6 and 0.2.
 use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -6,46 +6,46 @@ use std::rc::Rc;
 use super::fault::{Fault, Result, broken, refused};
 use super::object::{Arena, Id, Instance, Object};
 use super::pickle;
-use super::source::{Cursor, Source};
+use super::source::{ByteSource, Cursor};
 use super::tensor::{Element, Storage, Stored};
 use super::zip;
 
 /// The number that a pickle stream begins with, `0x1950a86a20f9469cfc6c`.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-/// How deep tensors may be wrapped in parameters and subclasses.
+/// The limit of wrappers (parameters, subclasses) around a tensor.
 const MAX_WRAPPING: usize = 8;
 
-/// What `torch.load` would give, with what its tensors are made of.
+/// The objects of a file that `torch.save` wrote, and the storages of their tensors.
 #[derive(Debug)]
 pub(super) struct File {
     /// All objects.
     pub(super) arena: Arena,
-    /// The whole.
+    /// The object that was saved.
     pub(super) root: Id,
-    /// Whether it is a TorchScript archive.
+    /// Whether the file is a TorchScript archive.
     pub(super) scripted: bool,
-    source: Source,
+    source: ByteSource,
     storages: HashMap<String, Storage>,
-    /// Of a tar archive, by key.
+    /// The tensors of a tar archive, by their keys.
     pub(super) tensors: HashMap<i64, Stored>,
-    /// Of files within, by where they begin.
+    /// The storages of files within this file, by the positions of those files.
     nested: HashMap<u64, (Storage, Element)>,
 }
 
 impl File {
-    pub(super) fn new(source: &Source, arena: Arena, root: Id, storages: HashMap<String, Storage>) -> Self {
+    pub(super) fn new(source: &ByteSource, arena: Arena, root: Id, storages: HashMap<String, Storage>) -> Self {
         let source = source.clone();
         Self { arena, root, scripted: false, source, storages, tensors: HashMap::new(), nested: HashMap::new() }
     }
 
-    /// Opens a zip archive with the directory given.
+    /// Opens a zip archive with these entries.
     ///
     /// # Errors
-    /// An archive of something else.
-    pub(super) fn zip(source: &Source, entries: Vec<zip::Entry>) -> Result<Self> {
+    /// The archive holds something else, or is broken.
+    pub(super) fn zip(source: &ByteSource, entries: Vec<zip::Entry>) -> Result<Self> {
         let prefix = entries.iter().find_map(|entry| {
             let prefix = entry.name.strip_suffix("data.pkl")?;
-            // Not a tensor of that name inside.
+            // An entry whose name only ends alike is a tensor.
             (prefix.is_empty() || prefix.ends_with('/')).then(|| prefix.to_owned())
         });
         let Some(prefix) = prefix else { return other_archive(&entries) };
@@ -75,8 +75,8 @@ impl File {
     /// Opens a pickle stream, or a plain pickle of tensors or arrays.
     ///
     /// # Errors
-    /// A pickle that is broken, or ends before its tensors do.
-    pub(super) fn pickles(source: &Source) -> Result<Self> {
+    /// The pickle is broken, or the file ends before its tensors do.
+    pub(super) fn pickles(source: &ByteSource) -> Result<Self> {
         let mut cursor = source.cursor(0..source.len());
         let mut arena = Arena::default();
         let root = pickle::read(&mut cursor, &mut arena)?;
@@ -87,13 +87,13 @@ impl File {
         Ok(Self { nested, ..Self::new(source, arena, root, HashMap::new()) })
     }
 
-    /// What follows the number that a stream begins with.
+    /// Reads a stream after the number with which it begins.
     fn stream(cursor: &mut Cursor, mut arena: Arena) -> Result<Self> {
         let protocol = pickle::read(cursor, &mut arena)?;
         if arena.int(protocol) != Some(1001) {
             return broken("a protocol of PyTorch that is not known");
         }
-        // What the writing machine was like.
+        // A description of the machine that wrote the file.
         pickle::read(cursor, &mut arena)?;
         let root = pickle::read(cursor, &mut arena)?;
         let keys = pickle::read(cursor, &mut arena)?;
@@ -102,10 +102,10 @@ impl File {
         Ok(Self::new(&source, arena, root, storages))
     }
 
-    /// The tensor that an object is, if it is one.
+    /// Returns the tensor, if the object is one.
     ///
     /// # Errors
-    /// One that lies outside of its storage.
+    /// The tensor lies outside of its storage.
     pub(super) fn tensor(&self, id: Id) -> Result<Option<Stored>> {
         self.tensor_in(id, MAX_WRAPPING)
     }
@@ -140,7 +140,7 @@ impl File {
             }
             ("_rebuild_parameter" | "_rebuild_parameter_with_state", &[data, ..]) => self.tensor_in(data, depth - 1),
             ("_rebuild_from_type_v2", &[function, _, args, ..]) => {
-                // The call that it stands for.
+                // `function` and `args` are a call that makes the tensor.
                 let call = |id| matches!(arena.get(function), Object::Class(name) if name.contains(id));
                 match arena.sequence(args) {
                     Some(&[storage, offset, shape, strides, ..]) if call("_rebuild_tensor") => {
@@ -178,7 +178,7 @@ impl File {
         Stored::strided(storage, element.unwrap_or(stored), offset, shape, strides)
     }
 
-    /// A storage, whichever way the file holds it.
+    /// Returns a storage, in whichever way the file holds it.
     fn storage(&self, id: Id) -> Result<(Storage, Element)> {
         let arena = &self.arena;
         if let Object::Persistent(key) = arena.get(id)
@@ -203,7 +203,7 @@ impl File {
         }
     }
 
-    /// An array of NumPy.
+    /// Returns an array of NumPy.
     fn array(&self, function: &str, instance: &Instance) -> Result<Option<Stored>> {
         let arena = &self.arena;
         let parts = match (function, instance.state) {
@@ -232,7 +232,7 @@ impl File {
         Stored::strided(storage, element, 0, shape, strides).map(Some)
     }
 
-    /// `numpy.dtype('f4')`, little-endian.
+    /// Returns the type of a `numpy.dtype('f4')`, if it is little-endian.
     fn dtype(&self, id: Id) -> Option<Element> {
         let (class, instance) = self.arena.instance(id)?;
         let name = self.arena.text(*self.arena.sequence(instance.args)?.first()?)?;
@@ -240,7 +240,7 @@ impl File {
         (class.ends_with("dtype") && order != Some(">")).then(|| Element::named(name))
     }
 
-    /// The bytes of an array: as they are, or as the code points of a string.
+    /// Returns the bytes of an array, which are stored plainly or as the code points of a string.
     fn buffer(&self, id: Id) -> Option<Storage> {
         let plain = |id| match self.arena.get(id) {
             Object::Bytes(range) => Some(Storage::new(self.source.clone(), range.clone())),
@@ -253,9 +253,9 @@ impl File {
     }
 }
 
-/// The storages of the files that `torch.storage._load_from_bytes` is called with, which is how `pickle.dump` stores
-/// tensors, by where they begin.
-fn nested(source: &Source, arena: &mut Arena) -> Result<HashMap<u64, (Storage, Element)>> {
+/// Returns the storages of files within a pickle, by their positions. `pickle.dump` stores a tensor as a whole file, with
+/// which `torch.storage._load_from_bytes` is called.
+fn nested(source: &ByteSource, arena: &mut Arena) -> Result<HashMap<u64, (Storage, Element)>> {
     let ranges: HashMap<u64, Range<u64>> = arena
         .objects()
         .iter()
@@ -265,7 +265,7 @@ fn nested(source: &Source, arena: &mut Arena) -> Result<HashMap<u64, (Storage, E
     let mut storages = HashMap::new();
     for range in ranges.into_values() {
         let mut cursor = source.cursor(range.clone());
-        // All count as one file.
+        // The limits hold for all of them together.
         let mut inner = arena.next();
         let first = pickle::read(&mut cursor, &mut inner)?;
         if !is_magic(source, &inner, first)? {
@@ -278,7 +278,7 @@ fn nested(source: &Source, arena: &mut Arena) -> Result<HashMap<u64, (Storage, E
     Ok(storages)
 }
 
-/// Where the file lies that a call of `torch.storage._load_from_bytes` reads.
+/// Returns the range of the file that a call of `torch.storage._load_from_bytes` reads.
 fn stored_within(arena: &Arena, object: &Object) -> Option<Range<u64>> {
     let Object::Instance(instance) = object else { return None };
     if class_of(arena, instance) != "torch.storage._load_from_bytes" {
@@ -293,11 +293,12 @@ fn stored_within(arena: &Arena, object: &Object) -> Option<Range<u64>> {
     }
 }
 
-/// `('storage', torch.FloatStorage, key, location, count)`, before 1.6 with `None` or the part that it is of another.
+/// The place of a storage: `('storage', torch.FloatStorage, key, location, count)`, before PyTorch 1.6 followed by `None`
+/// or by the part of another storage that it is.
 struct Place<'a> {
     class: Id,
     key: &'a str,
-    /// First element and count.
+    /// The first element and the number of elements, if it is a part.
     view: Option<(u64, u64)>,
 }
 
@@ -315,7 +316,7 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Type of elements by `torch.FloatStorage` or `torch.float32`.
+/// Returns the type of elements of a class such as `torch.FloatStorage` or `torch.float32`.
 pub(super) fn element_of(arena: &Arena, class: Id) -> Element {
     match arena.get(class) {
         Object::Class(name) => Element::named(name.rsplit('.').next().unwrap_or(name)),
@@ -330,7 +331,7 @@ fn class_of<'a>(arena: &'a Arena, instance: &Instance) -> &'a str {
     }
 }
 
-fn is_magic(source: &Source, arena: &Arena, id: Id) -> Result<bool> {
+fn is_magic(source: &ByteSource, arena: &Arena, id: Id) -> Result<bool> {
     match arena.get(id) {
         Object::Bytes(range) if range.end - range.start == MAGIC.len() as u64 => {
             Ok(source.read(range.clone())? == MAGIC)
@@ -339,7 +340,7 @@ fn is_magic(source: &Source, arena: &Arena, id: Id) -> Result<bool> {
     }
 }
 
-/// The storages that follow a stream's pickles, in the order of the keys: a count, then the elements.
+/// Reads the storages that follow the pickles of a stream, in the order of the keys.
 fn stream_storages(cursor: &mut Cursor, arena: &Arena, keys: Id) -> Result<HashMap<String, Storage>> {
     let elements: HashMap<&str, Element> = arena
         .objects()
@@ -357,19 +358,19 @@ fn stream_storages(cursor: &mut Cursor, arena: &Arena, keys: Id) -> Result<HashM
     Ok(storages)
 }
 
-/// A count of elements and the elements.
+/// Reads a storage: a count of elements, then the elements.
 pub(super) fn next_storage(cursor: &mut Cursor, element: &Element) -> Result<Storage> {
     let count = u64::from_le_bytes(cursor.array()?);
     let bytes = count.checked_mul(element.size()).ok_or_else(Fault::too_large)?;
     Ok(Storage::new(cursor.source().clone(), cursor.skip(bytes)?))
 }
 
-/// A list of tensors that contradicts itself.
+/// Makes the error of a list of tensors that contradicts itself.
 pub(super) fn damaged() -> Fault {
     Fault::Broken("its list of tensors is damaged".into())
 }
 
-/// Archives that hold something else than `torch.save` writes.
+/// Says what an archive holds that `torch.save` did not write.
 fn other_archive<T>(entries: &[zip::Entry]) -> Result<T> {
     let has = |part: &str| entries.iter().any(|entry| entry.name.contains(part));
     if has("archive_format") || has("serialized_exported_program") || has("data/weights/") || has("models/") {

@@ -1,25 +1,25 @@
-//! Tensors and class names among what a pickle made.
+//! Collects tensors and class names from the objects that a pickle makes.
 use std::collections::{BTreeMap, HashSet};
 
-use super::content::{CLASS_KEYS, Content, Entry};
+use super::content::{CLASS_KEYS, Content, TensorEntry};
 use super::fault::{Result, broken, refused};
-use super::layer::Layer;
+use super::module::ModuleSettings;
 use super::object::{Arena, Id, Instance, Object};
 use super::torch;
 
-/// Tensors of one file: a network of a thousand with its optimizer and averages has a tenth.
+/// The limit of tensors in one file; a network of a thousand, with its optimizer and averages, has a tenth.
 const MAX_TENSORS: usize = 1 << 15;
-/// Dictionaries and modules in one another.
+/// The limit of the depth of dictionaries and modules in one another.
 const MAX_DEPTH: usize = 48;
-/// Letters of a tensor's path; what has more is no parameter.
+/// The limit of bytes of a tensor's path; a longer one is not that of a parameter.
 const MAX_PATH: usize = 1 << 10;
-/// Elements of a list in which tensors are looked for.
+/// The limit of elements of a list that is searched for tensors.
 const MAX_LIST: usize = 256;
 
-/// All that a file holds.
+/// Collects the content of a file.
 ///
 /// # Errors
-/// A tensor that lies outside of its storage; no tensors.
+/// A tensor lies outside of its storage, or there are no tensors.
 pub(super) fn content(file: &torch::File) -> Result<Content> {
     let mut walk = Walk { file, content: Content::default(), seen: HashSet::new() };
     walk.visit(file.root, "", None, 0)?;
@@ -34,16 +34,16 @@ pub(super) fn content(file: &torch::File) -> Result<Content> {
     Ok(content)
 }
 
-/// Collects tensors and class names from what a pickle made.
+/// A walk over the objects from the root.
 struct Walk<'a> {
     file: &'a torch::File,
     content: Content,
-    /// Dictionaries and modules that were visited: what two keys share is found under the first.
+    /// The objects that were visited; one that two keys share is found under the first.
     seen: HashSet<Id>,
 }
 
 impl Walk<'_> {
-    /// `group` is that of a module tree around it.
+    /// Visits an object. `group` is the module tree that contains it, if there is one.
     fn visit(&mut self, id: Id, path: &str, group: Option<usize>, depth: usize) -> Result<()> {
         if depth > MAX_DEPTH || !self.seen.insert(id) {
             return Ok(());
@@ -55,7 +55,7 @@ impl Walk<'_> {
             let attribute = |name: &str| attributes.iter().find(|(key, _)| key == name).map(|&(_, id)| id);
             if let Some(modules) = attribute("_modules") {
                 if self.content.layers.len() < MAX_TENSORS && path.len() < MAX_PATH {
-                    self.content.layers.extend(Layer::read(arena, path, &attributes));
+                    self.content.layers.extend(ModuleSettings::read(arena, path, &attributes));
                 }
                 let group = group.unwrap_or_else(|| self.new_group());
                 let hidden = attribute("_non_persistent_buffers_set").and_then(|set| arena.sequence(set));
@@ -92,7 +92,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Tensors join the group; the modules of a module do too, anything else begins its own.
+    /// Visits the children of an object. Tensors join its group, and so do the modules of a module; other children begin
+    /// groups of their own.
     fn children(
         &mut self,
         children: &[(String, Id)],
@@ -109,7 +110,7 @@ impl Walk<'_> {
                 if self.content.entries.len() == MAX_TENSORS {
                     return broken(format!("more than {MAX_TENSORS} tensors"));
                 }
-                self.content.entries.push(Entry { path, group, tensor });
+                self.content.entries.push(TensorEntry { path, group, tensor });
                 continue;
             }
             self.visit(*id, &path, modules.then_some(group), depth + 1)?;
@@ -122,7 +123,7 @@ impl Walk<'_> {
         self.content.groups - 1
     }
 
-    /// Lists of class names among keys and values.
+    /// Collects the lists of class names among keys and values.
     fn classes(&mut self, children: &[(String, Id)]) {
         for (key, id) in children {
             if CLASS_KEYS.contains(&key.to_lowercase().as_str())
@@ -136,17 +137,17 @@ impl Walk<'_> {
     }
 }
 
-/// What an object's `__dict__` holds, by name.
+/// Returns the attributes of an object, by name.
 fn attributes(arena: &Arena, instance: &Instance) -> Vec<(String, Id)> {
     let Some(mut state) = instance.state else { return vec![] };
-    // With slots: `(__dict__, slots)`.
+    // The state of an object with slots is `(__dict__, slots)`.
     if let Some(&[dict, _]) = arena.sequence(state) {
         state = dict;
     }
     keyed(arena, &arena.pairs(state).unwrap_or_default())
 }
 
-/// Those whose keys are text or integers. The last of equal keys counts, as in Python.
+/// Returns the pairs whose keys are text or integers. The last of equal keys counts, as in Python.
 fn keyed(arena: &Arena, pairs: &[(Id, Id)]) -> Vec<(String, Id)> {
     let key = |id| arena.text(id).map(str::to_owned).or_else(|| arena.int(id).map(|key| key.to_string()));
     let mut keyed: Vec<(String, Id)> = Vec::new();
@@ -167,7 +168,7 @@ fn keyed(arena: &Arena, pairs: &[(Id, Id)]) -> Vec<(String, Id)> {
     keyed
 }
 
-/// A list of names, or a dictionary between names and the numbers 0, 1, 2, ...
+/// Reads class names from a list, or from a dictionary between names and the numbers 0, 1, 2, ...
 fn class_names(arena: &Arena, id: Id) -> Option<Vec<String>> {
     let text = |id| arena.text(id).map(str::to_owned);
     let Some(pairs) = arena.pairs(id) else {

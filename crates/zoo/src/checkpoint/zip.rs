@@ -1,38 +1,38 @@
-//! The directory of a zip archive. Entries that are stored as they are can be read, which is how `torch.save` and
+//! Reads the directory of a zip archive. Only entries that are not compressed can be read, as `torch.save` and
 //! `numpy.savez` write them.
 use std::cell::Cell;
 use std::ops::Range;
 
 use super::fault::{Result, broken, refused};
-use super::source::Source;
+use super::source::ByteSource;
 
-/// The end record without its comment.
+/// The length of the end record without its comment.
 const END: u64 = 22;
-/// The longest comment behind it.
+/// The longest comment of the end record.
 const MAX_COMMENT: u64 = 0xffff;
-/// Longest directory that is read: a network of ten thousand tensors takes a tenth.
+/// The longest directory that is read; a network of ten thousand tensors takes a tenth.
 const MAX_DIRECTORY: u64 = 1 << 26;
 
-/// A file in it.
+/// An entry of the archive.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// Its name, with folders.
+    /// The name, with folders.
     pub(super) name: String,
-    /// Its bytes.
+    /// The range of its bytes.
     pub(super) data: Range<u64>,
-    /// CRC-32 of its bytes; 0 where the writer did not compute it.
+    /// The CRC-32 of its bytes, or 0 where the writer did not compute it.
     crc: u32,
     checked: Cell<bool>,
-    /// Why its bytes are not the file's.
+    /// The reason why the bytes cannot be read: `compressed` or `encrypted`.
     packed: Option<&'static str>,
 }
 
 impl Entry {
-    /// Compares its bytes with their checksum, once.
+    /// Compares the bytes with their checksum, once.
     ///
     /// # Errors
-    /// They differ; it is compressed or encrypted, which `torch.save` does not do.
-    pub(super) fn check(&self, source: &Source) -> Result<()> {
+    /// The checksum differs, or the entry is compressed or encrypted, which `torch.save` does not do.
+    pub(super) fn check(&self, source: &ByteSource) -> Result<()> {
         if let Some(how) = self.packed {
             return refused(
                 format!("a zip archive whose entry `{}` is {how}", self.name),
@@ -59,11 +59,11 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
-/// All entries, in the directory's order.
+/// Reads all entries, in the directory's order.
 ///
 /// # Errors
-/// No directory, as in a file that was cut off; entries that do not lie in the file.
-pub(super) fn entries(source: &Source) -> Result<Vec<Entry>> {
+/// There is no directory, as in a file that was cut off, or an entry does not lie in the file.
+pub(super) fn entries(source: &ByteSource) -> Result<Vec<Entry>> {
     let tail_at = source.len().saturating_sub(END + MAX_COMMENT);
     let tail = source.read(tail_at..source.len())?;
     let is_end = |&at: &usize| {
@@ -97,8 +97,9 @@ pub(super) fn entries(source: &Source) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// The directory's place and count of entries by the ZIP64 end record, which a locator right before the end record names.
-fn directory_64(source: &Source, end: u64) -> Result<Option<(Range<u64>, u64)>> {
+/// Returns the range of the directory and its count of entries from the ZIP64 end record, if a locator right before the end
+/// record names one.
+fn directory_64(source: &ByteSource, end: u64) -> Result<Option<(Range<u64>, u64)>> {
     let Some(locator) = end.checked_sub(20) else { return Ok(None) };
     let locator = source.read(locator..end)?;
     if !locator.starts_with(b"PK\x06\x07") {
@@ -113,8 +114,8 @@ fn directory_64(source: &Source, end: u64) -> Result<Option<(Range<u64>, u64)>> 
     Ok(Some((field(48)..field(48).saturating_add(field(40)), field(32))))
 }
 
-/// One record of the directory and where the next begins; `None` if it is none.
-fn entry(source: &Source, bytes: &[u8], at: usize) -> Result<Option<(Entry, usize)>> {
+/// Reads one record of the directory and the position of the next, or `None` where there is no record.
+fn entry(source: &ByteSource, bytes: &[u8], at: usize) -> Result<Option<(Entry, usize)>> {
     let Some(record) = bytes.get(at..).filter(|record| record.len() >= 46 && record.starts_with(b"PK\x01\x02")) else {
         return Ok(None);
     };
@@ -127,7 +128,7 @@ fn entry(source: &Source, bytes: &[u8], at: usize) -> Result<Option<(Entry, usiz
     };
     let name = String::from_utf8_lossy(name_bytes).into_owned();
     let [mut size, mut stored, mut local] = [long(24), long(20), long(42)];
-    // The ZIP64 extra field holds those of them that do not fit, in this order.
+    // The ZIP64 extra field holds the sizes that do not fit 32 bits, in this order.
     let mut large = zip64_field(extra_bytes).unwrap_or_default().chunks_exact(8);
     for value in [&mut size, &mut stored, &mut local] {
         if *value == u64::from(u32::MAX)
@@ -154,7 +155,7 @@ fn entry(source: &Source, bytes: &[u8], at: usize) -> Result<Option<(Entry, usiz
     Ok(Some((entry, at + 46 + name_bytes.len() + extra + comment)))
 }
 
-/// The data of the extra field 1.
+/// Returns the data of the extra field 1.
 fn zip64_field(mut extra: &[u8]) -> Option<&[u8]> {
     loop {
         let (id, len) = (u16_at(extra, 0)?, u16_at(extra, 2)? as usize);

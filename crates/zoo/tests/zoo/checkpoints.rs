@@ -224,6 +224,15 @@ fn other_files_are_named_for_what_they_are() {
 }
 
 #[test]
+fn an_index_that_names_itself_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index");
+    fs::write(&path, r#"{"weight_map": {"fc.weight": "index"}}"#).unwrap();
+    let error = load(&path, &tiny()).unwrap_err().to_string();
+    assert!(error.contains("not a checkpoint"), "{error}");
+}
+
+#[test]
 fn the_network_is_found_by_its_parameters() {
     let folder = tempfile::tempdir().unwrap();
     let narrow = |name: &str| Config { width: Some(0.125), classes: Some(7), ..Config::new(name) };

@@ -1,21 +1,21 @@
-//! What a whole pickled module tells of its layers beside their parameters.
+//! The settings of layers that a whole pickled module holds beside its parameters.
 use graph::Op;
 
 use super::object::{Arena, Id, Object};
 
-/// Attributes of modules that change what a layer computes and that no shape of a parameter tells.
+/// The attributes of modules that change what a layer computes and that no shape of a parameter tells.
 const SETTINGS: [&str; 4] = ["stride", "padding", "dilation", "eps"];
 
-/// A layer's settings.
+/// The settings of one layer.
 #[derive(Debug, Clone)]
-pub(super) struct Layer {
+pub(super) struct ModuleSettings {
     /// The path of its module.
     pub(super) path: String,
     settings: Vec<(&'static str, Vec<f64>)>,
 }
 
-impl Layer {
-    /// Of a module's attributes, if it has any of them.
+impl ModuleSettings {
+    /// Reads the settings among the attributes of a module, if there are any.
     pub(super) fn read(arena: &Arena, path: &str, attributes: &[(String, Id)]) -> Option<Self> {
         let value = |name: &str| {
             let &(_, id) = attributes.iter().find(|(key, _)| key == name)?;
@@ -32,7 +32,7 @@ impl Layer {
         (!settings.is_empty()).then(|| Self { path: path.to_owned(), settings })
     }
 
-    /// How it differs from a graph's layer: `stride [1, 1], not [2, 2]`.
+    /// Says how the settings differ from those of a graph's layer, for example `stride [1, 1], not [2, 2]`.
     pub(super) fn difference(&self, op: &Op) -> Option<String> {
         let pair = |sides: [usize; 2]| sides.map(|side| side as f64).to_vec();
         let wanted = |name: &str| match (op, name) {
