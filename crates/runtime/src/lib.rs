@@ -39,7 +39,9 @@ mod math;
 mod model;
 mod pack;
 mod plan;
+mod session;
 
-pub use crate::model::{MAX_THREADS, Model, Session, StepReport};
+pub use crate::model::Model;
 pub use error::Error;
 pub use kernels::{KernelName, kernels};
+pub use session::{MAX_THREADS, Session, StepReport};

@@ -1,0 +1,9 @@
+//! Runs a plan's steps: rows are shared out to threads, strips of pixels stay in cache until they are rounded.
+mod images;
+mod rows;
+mod run;
+mod workspace;
+
+pub(crate) use images::{Images, copy_output, hand_on};
+pub(crate) use run::{Given, Observer, Run};
+pub(crate) use workspace::Workspace;

@@ -1,0 +1,130 @@
+//! The steps of a program, one after the other.
+use std::mem::take;
+
+use super::rows::{Emitted, Out, Work};
+use super::workspace::{Codes, Workspace};
+use crate::Error;
+use crate::float::{Memory, Source};
+use crate::kernels::AnyKernel;
+use crate::layout::Layout;
+use crate::plan::{CodesView, EMITS, Part, Plan, Step};
+
+/// What a run reads beside its slots.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Given<'a> {
+    /// An image `[C, H, W]`, for the body.
+    Image(&'a [f32]),
+    /// Rows that the body handed on, for the head.
+    Rows(&'a [f32]),
+}
+
+impl<'a> Given<'a> {
+    fn image(self) -> &'a [f32] {
+        if let Self::Image(image) = self { image } else { &[] }
+    }
+
+    fn rows(self) -> &'a [f32] {
+        if let Self::Rows(rows) = self { rows } else { &[] }
+    }
+}
+
+/// Called after each step.
+pub(crate) type Observer<'a> = &'a mut dyn FnMut();
+
+/// A part of a plan, and what it is run on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run<'a> {
+    pub plan: &'a Plan,
+    pub part: Part,
+    pub kernel: &'a AnyKernel,
+    pub given: Given<'a>,
+    /// How many images run at the same time.
+    pub images: usize,
+}
+
+impl Run<'_> {
+    /// Runs the steps up to the first one that gives a value that is not finite.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] with that step.
+    pub fn steps(&self, workspace: &mut Workspace, mut observer: Option<Observer<'_>>) -> Result<(), Error> {
+        for step in self.plan.steps(self.part) {
+            if !self.step(step, workspace) {
+                return Err(Error::NonFinite { step: step.name.clone() });
+            }
+            if let Some(observer) = &mut observer {
+                observer();
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a step; whether all its values are finite.
+    fn step(&self, step: &Step, workspace: &mut Workspace) -> bool {
+        let slot = step.dest.map(|view| match view.source {
+            Source::Slot(slot) => slot,
+            Source::Row => unreachable!("the body's rows are copied when it ends"),
+        });
+        // What a step writes is taken out, so that the rest can be read.
+        let mut dest = slot.map(|slot| take(&mut workspace.floats[slot]));
+        let (mut scratch, mut unpacked) = (take(&mut workspace.scratch), take(&mut workspace.unpacked));
+        let none: &[CodesView] = &[];
+        let mut finite = true;
+        for emits in step.emits.chunks(EMITS).chain(step.emits.is_empty().then_some(none)) {
+            let mut taken: [Codes; EMITS] = Default::default();
+            for (emit, taken) in emits.iter().zip(&mut taken) {
+                *taken = take(&mut workspace.codes[emit.slot]);
+            }
+            let out = Out {
+                rows: dest.as_deref_mut(),
+                emits: self.emitted(emits, &mut taken, step),
+                scratch: &mut scratch,
+                unpacked: &mut unpacked,
+            };
+            let memory = Memory { floats: &workspace.floats, rows: self.given.rows(), image: self.given.image() };
+            let work = Work { plan: self.plan, step, kernel: self.kernel, memory, codes: &workspace.codes, emits };
+            finite &= work.split(0..step.shape.height * self.images, out, workspace.parts);
+            for (emit, taken) in emits.iter().zip(&mut taken) {
+                workspace.codes[emit.slot] = take(taken);
+            }
+        }
+        (workspace.scratch, workspace.unpacked) = (scratch, unpacked);
+        if let (Some(slot), Some(dest)) = (slot, dest) {
+            workspace.floats[slot] = dest;
+        }
+        finite
+    }
+
+    /// The rows of integer forms without their borders, which are cleared.
+    fn emitted<'c>(&self, emits: &[CodesView], taken: &'c mut [Codes], step: &Step) -> Emitted<'c> {
+        let mut emitted = Emitted::default();
+        for ((emit, codes), out) in emits.iter().zip(taken).zip(&mut emitted) {
+            let layout = self.plan.layout(emit);
+            clear_borders(emit, layout, self.images, codes);
+            let (start, len) = (emit.pad[0] * emit.width, step.shape.height * self.images * emit.width);
+            *out = Some((
+                &mut codes.codes[start * layout.bytes..(start + len) * layout.bytes],
+                &mut codes.scales[start * layout.scales..(start + len) * layout.scales],
+            ));
+        }
+        emitted
+    }
+}
+
+/// Zeros around an integer activation: the slot held something else before.
+fn clear_borders(emit: &CodesView, layout: &Layout, images: usize, codes: &mut Codes) {
+    let ([py, px], width, zero) = (emit.pad, emit.width, layout.zero());
+    let rows = emit.height * images;
+    let mut clear = |pixels: std::ops::Range<usize>| {
+        codes.codes[pixels.start * layout.bytes..pixels.end * layout.bytes].fill(zero);
+        codes.scales[pixels.start * layout.scales..pixels.end * layout.scales].fill(0.0);
+    };
+    clear(0..py * width);
+    clear((py + rows) * width..(2 * py + rows) * width);
+    if px > 0 {
+        for row in py..py + rows {
+            clear(row * width..row * width + px);
+            clear((row + 1) * width - px..(row + 1) * width);
+        }
+    }
+}

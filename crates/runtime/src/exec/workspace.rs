@@ -1,0 +1,52 @@
+//! The memory that a program runs in.
+use crate::Error;
+use crate::buffer::Buffer;
+use crate::kernels::SLACK;
+use crate::plan::{CodeSize, Program};
+
+/// An integer slot.
+#[derive(Debug, Default)]
+pub(crate) struct Codes {
+    pub codes: Buffer<u8>,
+    pub scales: Buffer<f32>,
+}
+
+/// The slots of a program, for a number of images.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    pub floats: Vec<Buffer<f32>>,
+    pub codes: Vec<Codes>,
+    /// Rows of steps whose value nobody reads as floats, one strip for each part of the rows.
+    pub scratch: Buffer<f32>,
+    /// Panels of weights, unpacked, for each part.
+    pub unpacked: Buffer<u8>,
+    pub parts: usize,
+}
+
+impl Workspace {
+    /// For `images` images at a time, each step in up to `parts` parts.
+    ///
+    /// # Errors
+    /// [`Error::Allocation`]. How much it is, [`Program::bytes`] tells.
+    pub fn new(program: &Program, images: usize, parts: usize) -> Result<Self, Error> {
+        let no_memory = || Error::Allocation { bytes: program.bytes(images, parts) };
+        let floats = |n: usize| n.checked_mul(images).and_then(Buffer::try_new).ok_or_else(no_memory);
+        let codes = |size: &CodeSize| {
+            let bytes = size.bytes.checked_mul(images).and_then(|n| n.checked_add(SLACK));
+            Ok(Codes { codes: bytes.and_then(Buffer::try_new).ok_or_else(no_memory)?, scales: floats(size.scales)? })
+        };
+        Ok(Self {
+            floats: program.floats.iter().map(|&n| floats(n)).collect::<Result<_, _>>()?,
+            codes: program.codes.iter().map(codes).collect::<Result<_, Error>>()?,
+            scratch: program.scratch.checked_mul(parts).and_then(Buffer::try_new).ok_or_else(no_memory)?,
+            unpacked: program.unpacked.checked_mul(parts).and_then(Buffer::try_new).ok_or_else(no_memory)?,
+            parts,
+        })
+    }
+
+    /// Bytes it takes.
+    pub fn bytes(&self) -> usize {
+        let codes = self.codes.iter().map(|c| c.codes.bytes() + c.scales.bytes());
+        self.floats.iter().map(Buffer::bytes).chain(codes).sum::<usize>() + self.scratch.bytes() + self.unpacked.bytes()
+    }
+}

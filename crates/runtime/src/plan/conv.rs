@@ -1,0 +1,114 @@
+//! Convolutions and linear layers: their weights packed, in integers or floats, and what they do on the way.
+use blockfloat::{BlockSize, QuantizedWeights};
+use graph::{Conv2d, Node, Op};
+
+use super::draft::Draft;
+use super::parameters::Parameters;
+use super::step::{Added, CodesView, IntConv, StepOp};
+use crate::Error;
+use crate::float::{FloatConv, FloatOp, PostOp};
+use crate::layout::{LANES, Layout};
+use crate::pack::{Integers, Packed, Scale};
+
+impl Draft<'_> {
+    /// Step `i`, a layer that computes `conv`; a sum and a limit at the front of `posts` become part of it.
+    ///
+    /// # Errors
+    /// As [`super::Plan::new`].
+    pub fn conv(
+        &mut self,
+        i: usize,
+        node: &Node,
+        conv: Conv2d,
+        parameters: &mut Parameters<'_>,
+        posts: &mut Vec<PostOp>,
+    ) -> Result<StepOp, Error> {
+        let bias = if conv.bias { Some(parameters.floats(&format!("{}.bias", node.name))?) } else { None };
+        let layer = parameters.layer(&node.name)?;
+        let refuse = |why: &str| Error::Layer { layer: node.name.clone(), why: why.into() };
+        let packed = match &self.forms.inputs[i] {
+            Some(input) => {
+                let block = layer.as_ref().map_or(BlockSize::PIXEL, |layer| layer.codes.block());
+                Packed::most_bytes(conv.weight_shape(), block, &self.forms.layouts[input.layout])
+            }
+            None => conv.weight_shape().iter().fold(4, |bytes: u64, &n| bytes.saturating_mul(n as u64)),
+        };
+        self.room = self
+            .room
+            .checked_sub(packed)
+            .ok_or_else(|| refuse("weights up to it take more memory, as kernels read them, than the network may"))?;
+        let Some(input) = self.forms.inputs[i].clone() else {
+            let weight = match layer {
+                Some(layer) => layer.codes.dequantize(),
+                None => parameters.floats(&format!("{}.weight", node.name))?,
+            };
+            let x = self.view(self.placement.steps[i].inputs[0], self.placement.steps[i].head);
+            return Ok(StepOp::Float(FloatOp::Conv(Box::new(FloatConv::new(conv, &weight, bias)), x)));
+        };
+        let layer = layer.expect("layers with integer input are quantized");
+        let layout = &self.forms.layouts[input.layout];
+        let weights = self.pack(&layer.codes, bias.as_deref(), layout, matches!(node.op, Op::Linear { .. }));
+        let taps = taps(&conv, &input).ok_or_else(|| refuse("its input has more than 2^32 pixels"))?;
+        let residual = self.residual(i, posts);
+        let clamp =
+            posts.first().and_then(|post| if let PostOp::Clamp(lo, hi) = post { Some((*lo, *hi)) } else { None });
+        if clamp.is_some() {
+            posts.remove(0);
+        }
+        Ok(StepOp::Conv(Box::new(IntConv {
+            weights,
+            origin: (input.pad[0] - conv.padding[0]) * input.width + input.pad[1] - conv.padding[1],
+            input,
+            stride: conv.stride,
+            taps,
+            residual,
+            before: None,
+            clamp,
+            macs: conv.weight_shape().iter().product::<usize>() as u64,
+        })))
+    }
+
+    /// Weights as the kernel reads them.
+    fn pack(&self, codes: &QuantizedWeights, bias: Option<&[f32]>, layout: &Layout, linear: bool) -> Packed {
+        let wants = self.kernel.wants();
+        let small = codes.bits().get() <= 4 && !layout.depthwise;
+        // Factors of short blocks are as many as the multiplications.
+        let long = codes.block().ranges(codes.shape()[1]).next().is_some_and(|block| block.len() >= LANES);
+        let apart = codes.two_level().filter(|_| wants.factors_apart && small && long && !linear);
+        let products = if apart.is_some() { None } else { codes.int8_weights() };
+        let nibbles = (linear || codes.codes().len() >= wants.nibbles_from) && small && products.is_none();
+        let integers = Integers {
+            shape: codes.shape(),
+            block: codes.block(),
+            values: products.as_deref().unwrap_or(codes.codes()),
+            scale: match (apart, codes.two_level()) {
+                (Some(levels), _) => Scale::Levels(levels.channel(), levels.factors()),
+                (_, Some(levels)) => Scale::Channel(levels.channel()),
+                (_, None) => Scale::Block(codes.scales()),
+            },
+        };
+        let mut weights = Packed::new(integers, bias, layout, nibbles);
+        self.kernel.prepare(&mut weights);
+        weights
+    }
+
+    /// What step `i`, a convolution, adds to its sums: taken from the front of `posts`.
+    fn residual(&self, i: usize, posts: &mut Vec<PostOp>) -> Option<Added> {
+        let Some(PostOp::Add(view)) = posts.first() else { return None };
+        // The value of a step that runs with this one lies where the result goes.
+        let there = self.placement.steps[i].before.is_some() || Some(*view) == self.dest(i);
+        let added = if there { Added::Dest } else { Added::View(*view) };
+        posts.remove(0);
+        Some(added)
+    }
+}
+
+/// The distance of each tap from the first, in pixels of the input; `None` where its pixels cannot be counted.
+fn taps(conv: &Conv2d, input: &CodesView) -> Option<Vec<u32>> {
+    let distance = |k: usize, axis: usize| k * conv.dilation[axis];
+    let taps = (0..conv.kernel[0])
+        .flat_map(|y| (0..conv.kernel[1]).map(move |x| (y, x)))
+        .map(|(y, x)| distance(y, 0) * input.width + distance(x, 1));
+    let taps: Vec<u32> = taps.map(|t| u32::try_from(t).ok()).collect::<Option<_>>()?;
+    (u32::try_from(input.pixels(1)).is_ok() && !taps.is_empty()).then_some(taps)
+}

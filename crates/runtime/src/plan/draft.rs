@@ -1,0 +1,101 @@
+//! A plan in the making: memory for its values, and limits of what it may ask for.
+use std::collections::BTreeMap;
+use std::mem::take;
+
+use graph::{Budget, Cost, Graph};
+
+use super::forms::Forms;
+use super::parameters::LayerFormat;
+use super::place::{Placement, assign};
+use super::program::{Part, Program};
+use super::step::{EMITS, Step};
+use crate::Error;
+use crate::float::{Source, View};
+use crate::kernels::AnyKernel;
+use crate::layout::Layout;
+
+/// A plan in the making.
+pub(super) struct Draft<'a> {
+    pub graph: &'a Graph,
+    pub placement: &'a Placement,
+    pub kernel: &'a AnyKernel,
+    pub forms: Forms,
+    /// The slot of each float buffer.
+    slots: Vec<usize>,
+    /// Floats of each slot of the body and of the head.
+    sizes: [Vec<usize>; 2],
+    /// Bytes that packed weights may still take.
+    pub room: u64,
+}
+
+impl<'a> Draft<'a> {
+    /// Gives values their memory. Packed weights may take `room` bytes.
+    pub fn new(
+        graph: &'a Graph,
+        placement: &'a Placement,
+        formats: &BTreeMap<String, LayerFormat>,
+        kernel: &'a AnyKernel,
+        room: u64,
+    ) -> Self {
+        let buffers = &placement.buffers;
+        let mut slots = vec![0; buffers.len()];
+        let sizes = [false, true].map(|head| {
+            let ids: Vec<usize> =
+                (0..buffers.len()).filter(|&b| (buffers[b].first >= placement.body) == head).collect();
+            let life = |&b: &usize| (buffers[b].first, buffers[b].last, [buffers[b].len]);
+            let (assigned, needed) = assign(&ids.iter().map(life).collect::<Vec<_>>());
+            for (&b, slot) in ids.iter().zip(assigned) {
+                slots[b] = slot;
+            }
+            needed.into_iter().map(|[len]| len).collect()
+        });
+        Self { graph, placement, kernel, forms: Forms::new(graph, placement, formats), slots, sizes, room }
+    }
+
+    /// Refuses a step that is computed so often, once for every [`EMITS`] integer forms of its value, that the network
+    /// takes more than its budget.
+    pub fn check_passes(&self) -> Result<(), Error> {
+        let Cost { parameters, .. } = self.graph.cost();
+        let (most, each) = (Budget::of(parameters).operations, self.graph.operations());
+        let mut operations = 0u64;
+        for (step, emits) in self.placement.steps.iter().zip(&self.forms.emits) {
+            let passes = emits.len().div_ceil(EMITS).max(1) as u64;
+            operations = operations.saturating_add(each[step.root].saturating_mul(passes));
+            if operations > most {
+                let layer = self.graph.nodes()[step.root].name.clone();
+                let why = format!("its value is rounded in {} ways, too many for the network's budget", emits.len());
+                return Err(Error::Layer { layer, why });
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a value lies for a reader in the body or the head.
+    pub fn view(&self, node: usize, head: bool) -> View {
+        self.slot(self.placement.view(self.graph, node, head))
+    }
+
+    /// Where a step stores its value as floats.
+    pub fn dest(&self, step: usize) -> Option<View> {
+        self.placement.dest(self.graph, step).map(|view| self.slot(view))
+    }
+
+    fn slot(&self, view: View) -> View {
+        match view.source {
+            Source::Slot(buffer) => View { source: Source::Slot(self.slots[buffer]), ..view },
+            Source::Row => view,
+        }
+    }
+
+    /// A part's steps with its memory, which is taken out.
+    pub fn program(&mut self, steps: Vec<Step>, part: Part) -> Program {
+        let floats = take(&mut self.sizes[part as usize]);
+        let codes = take(&mut self.forms.sizes[part as usize]);
+        Program::new(steps, floats, codes, part == Part::Body)
+    }
+
+    /// The layouts that [`CodesView::layout`](super::step::CodesView::layout) counts.
+    pub fn into_layouts(self) -> Vec<Layout> {
+        self.forms.layouts
+    }
+}

@@ -1,0 +1,58 @@
+//! The steps of a part of the network, and the memory they need.
+use super::step::{Step, StepOp};
+use crate::buffer::Buffer;
+use crate::kernels::SLACK;
+
+/// A part of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// What runs an image at a time.
+    Body,
+    /// The end, which runs all images at once.
+    Head,
+}
+
+/// Steps and the slots they need, for one image.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub steps: Vec<Step>,
+    /// Floats of each slot.
+    pub floats: Vec<usize>,
+    /// Bytes and scales of each integer slot.
+    pub codes: Vec<CodeSize>,
+    /// Floats that a strip of any step takes.
+    pub scratch: usize,
+    /// Bytes for a pair of panels, unpacked.
+    pub unpacked: usize,
+}
+
+impl Program {
+    /// Steps with the slots of these sizes. Where `whole`, an image is run at a time, and a strip is no longer than that.
+    pub fn new(steps: Vec<Step>, floats: Vec<usize>, codes: Vec<CodeSize>, whole: bool) -> Self {
+        let strip = |s: &Step| if whole { s.strip.min(s.shape.height * s.shape.width) } else { s.strip };
+        let scratch = steps.iter().filter(|s| s.dest.is_none()).map(|s| strip(s) * s.shape.channels).max();
+        let unpacked = steps.iter().map(|step| match &step.op {
+            StepOp::Conv(conv) => conv.unpacked_bytes(),
+            StepOp::Float(_) => 0,
+        });
+        let (scratch, unpacked) = (scratch.unwrap_or(0), unpacked.max().unwrap_or(0));
+        Self { steps, floats, codes, scratch, unpacked }
+    }
+
+    /// Bytes of the buffers that it runs in: for `images` images at a time, each step in up to `parts` parts.
+    pub fn bytes(&self, images: usize, parts: usize) -> u64 {
+        let floats = |n: usize, times: usize| Buffer::<f32>::bytes_of(n.saturating_mul(times));
+        let bytes = |n: usize, times: usize| Buffer::<u8>::bytes_of(n.saturating_mul(times).saturating_add(SLACK));
+        let slots = self.floats.iter().map(|&n| floats(n, images));
+        let codes = self.codes.iter().flat_map(|size| [bytes(size.bytes, images), floats(size.scales, images)]);
+        let parts = [floats(self.scratch, parts), bytes(self.unpacked, parts)];
+        slots.chain(codes).chain(parts).fold(0, u64::saturating_add)
+    }
+}
+
+/// What an integer slot must hold, for one image.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct CodeSize {
+    pub bytes: usize,
+    pub scales: usize,
+}

@@ -1,0 +1,223 @@
+use std::time::Instant;
+
+use graph::Shape;
+
+use crate::exec::{Given, Images, Observer, Run, Workspace, copy_output, hand_on};
+use crate::float::finite;
+use crate::kernels::Environment;
+use crate::plan::{Part, Step};
+use crate::{Error, Model};
+
+/// Most threads of a [`Session`].
+pub const MAX_THREADS: usize = 1024;
+
+impl Model {
+    /// Memory to run it in, with a pool of `threads` threads (at least one).
+    ///
+    /// # Errors
+    /// [`Error::Threads`] for more than [`MAX_THREADS`], or where the system does not give as many; [`Error::Memory`],
+    /// [`Error::Allocation`] where one image takes too much.
+    pub fn session(&self, threads: usize) -> Result<Session, Error> {
+        let threads = threads.max(1);
+        let refuse = |why: String| Error::Threads { threads, why };
+        if threads > MAX_THREADS {
+            return Err(refuse(format!("a session has at most {MAX_THREADS}")));
+        }
+        self.plan().check_memory(1, threads)?;
+        let body = Workspace::new(self.plan().program(Part::Body), 1, threads)?;
+        let builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("dsconv-{i}"));
+        let builder = builder.start_handler(|_| Environment::keep());
+        let pool = (threads > 1).then(|| builder.build().map_err(|error| refuse(error.to_string()))).transpose()?;
+        let model = self.clone();
+        Ok(Session { model, threads, pool, bodies: vec![body], head: None, rows: vec![], logits: vec![] })
+    }
+}
+
+/// One thread's memory for running a [`Model`]. After the first run of a batch size, runs allocate nothing.
+#[derive(Debug)]
+pub struct Session {
+    model: Model,
+    threads: usize,
+    pool: Option<rayon::ThreadPool>,
+    /// One for each image that runs at the same time.
+    bodies: Vec<Workspace>,
+    /// With the batch it is for.
+    head: Option<(usize, Workspace)>,
+    rows: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+/// What a step of a run took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// The node it begins with.
+    pub name: String,
+    /// What it computes.
+    pub kind: &'static str,
+    /// Shape of its output.
+    pub shape: Shape,
+    /// Multiply-accumulates of one image.
+    pub macs: u64,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+impl Session {
+    /// The model it runs.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Runs `[N, C, H, W]` images, preprocessed as [`Info::preprocess`](model::Info::preprocess) says, to `[N, outputs]`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] unless these are whole images; [`Error::Memory`], [`Error::Allocation`] where they are too many;
+    /// [`Error::NonFiniteInput`], [`Error::NonFinite`].
+    pub fn run(&mut self, input: &[f32]) -> Result<&[f32], Error> {
+        let _floats = Environment::standard();
+        self.check(input)?;
+        let images = input.len() / self.model.input().elements();
+        self.in_pool(|session| session.forward(input, images))?;
+        Ok(&self.logits)
+    }
+
+    /// The most likely class of each image with its logit; see [`Session::run`].
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn classify(&mut self, input: &[f32]) -> Result<Vec<(usize, f32)>, Error> {
+        let outputs = self.model.outputs();
+        let best = |row: &[f32]| {
+            let mut best = (0, row[0]);
+            for (class, &logit) in row.iter().enumerate() {
+                if logit > best.1 {
+                    best = (class, logit);
+                }
+            }
+            best
+        };
+        Ok(self.run(input)?.chunks_exact(outputs).map(best).collect())
+    }
+
+    /// One image, each step timed.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; also if there is more than one image.
+    pub fn profile(&mut self, input: &[f32]) -> Result<Vec<StepReport>, Error> {
+        let _floats = Environment::standard();
+        self.check(input)?;
+        if input.len() != self.model.input().elements() {
+            return Err(self.wrong_input(input.len()));
+        }
+        self.reserve(1, 1)?;
+        let mut times = vec![];
+        let mut last = Instant::now();
+        let mut observe = || {
+            let now = Instant::now();
+            times.push((now - last).as_secs_f64());
+            last = now;
+        };
+        self.in_pool(|session| {
+            body(&session.model, &mut session.bodies[0], input, &mut session.rows, Some(&mut observe))?;
+            session.head(1, Some(&mut observe))
+        })?;
+        let plan = self.model.plan();
+        let steps = plan.steps(Part::Body).iter().chain(plan.steps(Part::Head));
+        let report = |(step, seconds): (&Step, f64)| StepReport {
+            name: step.name.clone(),
+            kind: step.op.kind(),
+            shape: step.shape,
+            macs: step.macs(),
+            seconds,
+        };
+        Ok(steps.zip(times).map(report).collect())
+    }
+
+    /// Bytes of its buffers.
+    pub fn bytes(&self) -> usize {
+        let head = self.head.as_ref().map_or(0, |(_, head)| head.bytes());
+        self.bodies.iter().map(Workspace::bytes).sum::<usize>() + head
+    }
+
+    fn wrong_input(&self, found: usize) -> Error {
+        let shape = self.model.input();
+        Error::Input { found, image: shape.elements(), shape }
+    }
+
+    fn check(&self, input: &[f32]) -> Result<(), Error> {
+        if input.is_empty() || !input.len().is_multiple_of(self.model.input().elements()) {
+            return Err(self.wrong_input(input.len()));
+        }
+        if !finite([input].into_iter()) {
+            let index = input.iter().position(|x| !x.is_finite()).unwrap_or(0);
+            return Err(Error::NonFiniteInput { index });
+        }
+        Ok(())
+    }
+
+    /// Buffers for this many images, up to `bodies` of them at the same time: as many as there may be memory for. Gives
+    /// how many.
+    fn reserve(&mut self, images: usize, bodies: usize) -> Result<usize, Error> {
+        let plan = self.model.plan();
+        let (body, head) = (plan.program(Part::Body), plan.program(Part::Head));
+        let more = plan.check_memory(images, self.threads)? / body.bytes(1, 1).max(1);
+        let bodies = bodies.min(usize::try_from(more).unwrap_or(usize::MAX).saturating_add(1));
+        while self.bodies.len() < bodies {
+            self.bodies.push(Workspace::new(body, 1, 1)?);
+        }
+        if self.head.as_ref().is_none_or(|(batch, _)| *batch != images) {
+            self.head = None;
+            self.head = Some((images, Workspace::new(head, images, self.threads)?));
+        }
+        for (values, each) in [(&mut self.rows, plan.row()), (&mut self.logits, plan.outputs())] {
+            let len = images * each;
+            let no_memory = |_| Error::Allocation { bytes: 4 * len as u64 };
+            values.try_reserve_exact(len.saturating_sub(values.len())).map_err(no_memory)?;
+            values.resize(len, 0.0);
+        }
+        Ok(bodies)
+    }
+
+    /// Calls `work` in the pool, if there is one.
+    fn in_pool<T: Send>(&mut self, work: impl FnOnce(&mut Self) -> T + Send) -> T {
+        let Some(pool) = self.pool.take() else { return work(self) };
+        let result = pool.install(|| work(self));
+        self.pool = Some(pool);
+        result
+    }
+
+    fn forward(&mut self, input: &[f32], images: usize) -> Result<(), Error> {
+        let bodies = self.reserve(images, if images >= self.threads { self.threads } else { 1 })?;
+        let (model, plan) = (&self.model, self.model.plan());
+        let images_and_rows =
+            Images { images: input, image: plan.input().elements(), rows: &mut self.rows, row: plan.row() };
+        images_and_rows
+            .run(&mut self.bodies[..bodies], |workspace, image, row| body(model, workspace, image, row, None))?;
+        self.head(images, None)
+    }
+
+    /// Runs the head on the rows of all images, and copies its output.
+    fn head(&mut self, images: usize, observer: Option<Observer<'_>>) -> Result<(), Error> {
+        let plan = self.model.plan();
+        let (_, workspace) = self.head.as_mut().expect("reserved");
+        let given = Given::Rows(&self.rows);
+        Run { plan, part: Part::Head, kernel: self.model.any_kernel(), given, images }.steps(workspace, observer)?;
+        copy_output(plan, workspace, &self.rows, &mut self.logits);
+        Ok(())
+    }
+}
+
+/// Runs the body on an image, and copies what it hands on to a row.
+fn body(
+    model: &Model,
+    workspace: &mut Workspace,
+    image: &[f32],
+    row: &mut [f32],
+    observer: Option<Observer<'_>>,
+) -> Result<(), Error> {
+    let plan = model.plan();
+    let run = Run { plan, part: Part::Body, kernel: model.any_kernel(), given: Given::Image(image), images: 1 };
+    run.steps(workspace, observer)?;
+    hand_on(plan, workspace, row);
+    Ok(())
+}
