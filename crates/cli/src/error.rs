@@ -1,20 +1,25 @@
 //! Why a command ends without its result, as the user reads it.
+use std::error::Error as StdError;
 use std::fmt;
 
-/// What the shell is told: see [`Error::code`].
+use images::{FetchError, ImageError};
+use onnx::ImportError;
+use zoo::checkpoint::CheckpointError;
+
+/// How a command ended, which decides its exit status: see [`Error::code`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Ending {
     Failed,
     Usage,
     Interrupted,
 }
 
-/// An error with what to do about it.
+/// The error that ends a command, with what the user can do about it.
 #[derive(Debug)]
 pub struct Error {
-    kind: Kind,
+    ending: Ending,
     message: String,
-    /// Lines of the file with a caret, drawn.
+    /// Lines of the file at fault with a caret under the place, drawn.
     snippet: Option<String>,
     hint: Option<String>,
 }
@@ -23,27 +28,27 @@ pub struct Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// The work could not be done. A message may bring its own hint, after a blank line.
+    /// The work could not be done.
     pub fn failed(message: impl fmt::Display) -> Self {
-        let message = message.to_string();
-        let (message, hint) = match message.split_once("\n\nhint: ") {
-            Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
-            None => (message, None),
-        };
-        Self { kind: Kind::Failed, message, snippet: None, hint }
+        Self { ending: Ending::Failed, message: message.to_string(), snippet: None, hint: None }
     }
 
-    /// The command was wrongly used: arguments or a config file.
+    /// The command was wrongly used: its arguments or its config file are at fault.
     pub fn usage(message: impl fmt::Display) -> Self {
-        Self { kind: Kind::Usage, ..Self::failed(message) }
+        Self::failed(message).as_usage()
     }
 
-    /// Stopped by Ctrl-C.
+    /// The user stopped the command with Ctrl-C.
     pub fn interrupted(message: impl fmt::Display) -> Self {
-        Self { kind: Kind::Interrupted, ..Self::failed(message) }
+        Self { ending: Ending::Interrupted, ..Self::failed(message) }
     }
 
-    /// Adds what to do.
+    /// The same error as one of wrong usage.
+    pub fn as_usage(self) -> Self {
+        Self { ending: Ending::Usage, ..self }
+    }
+
+    /// Adds what the user can do.
     pub fn hint(mut self, hint: impl fmt::Display) -> Self {
         self.hint = Some(hint.to_string());
         self
@@ -61,16 +66,16 @@ impl Error {
         self
     }
 
-    /// The exit status: 1 failed, 2 wrongly used, 130 interrupted.
+    /// The exit status of the process: 1 for work that failed, 2 for wrong usage, 130 for an interruption.
     pub fn code(&self) -> u8 {
-        match self.kind {
-            Kind::Failed => 1,
-            Kind::Usage => 2,
-            Kind::Interrupted => 130,
+        match self.ending {
+            Ending::Failed => 1,
+            Ending::Usage => 2,
+            Ending::Interrupted => 130,
         }
     }
 
-    /// The message alone.
+    /// The message alone, without drawing and hint.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -80,15 +85,39 @@ impl Error {
         self.snippet.as_deref()
     }
 
-    /// What to do.
+    /// What the user can do.
     pub fn advice(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 }
 
-/// Library errors say what is wrong and where; they all mean that the work could not be done.
-impl<E: std::error::Error> From<E> for Error {
+/// An error of a library means that the work could not be done. It brings its own hint.
+impl<E: StdError + 'static> From<E> for Error {
     fn from(error: E) -> Self {
-        Self::failed(error)
+        Self { hint: hint_of(&error), ..Self::failed(error) }
+    }
+}
+
+/// The hint that an error of one of the project's libraries carries.
+fn hint_of(error: &(dyn StdError + 'static)) -> Option<String> {
+    None.or_else(|| error.downcast_ref::<distill::Error>().and_then(distill::Error::hint))
+        .or_else(|| error.downcast_ref::<ImageError>().and_then(ImageError::hint))
+        .or_else(|| error.downcast_ref::<FetchError>().and_then(FetchError::hint).map(str::to_owned))
+        .or_else(|| error.downcast_ref::<CheckpointError>().and_then(CheckpointError::hint).map(str::to_owned))
+        .or_else(|| error.downcast_ref::<ImportError>().and_then(ImportError::hint).map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_error_keeps_its_hint_as_data() {
+        let missing = || ImageError::NotFound { spec: "x".into(), known: "cifar10, embedded".into() };
+        for error in [Error::from(missing()), Error::from(distill::Error::Images(missing())).as_usage()] {
+            assert_eq!(error.message(), "no images at `x`: it is no file or folder, and no data set has that name");
+            assert_eq!(error.advice(), Some("data sets are cifar10, embedded"));
+        }
+        assert_eq!(Error::from(std::fmt::Error).advice(), None);
     }
 }

@@ -31,13 +31,7 @@ pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) 
         imported = onnx::import(&bytes, &options(Some([SIDE; 2])));
         printer.talk(format!("{shown} does not say how large its images are: {SIDE} is assumed (--input)"));
     }
-    let imported = imported.map_err(|error| {
-        let refused = Error::failed(format!("`{shown}`: {error}"));
-        match error.hint() {
-            Some(hint) => refused.hint(hint),
-            None => refused,
-        }
-    })?;
+    let imported = imported.map_err(|error| Error::from(error).at(format!("`{shown}`")))?;
     for note in &imported.notes {
         printer.talk(format!("{shown}: {note}"));
     }

@@ -160,7 +160,7 @@ pub fn check(config: &DistillRecipe) -> Result<(), distill::Error> {
 /// # Errors
 /// A setting that makes no sense, pointed at; a model or images that are not here.
 pub fn open(config: &DistillRecipe, file: &ConfigFile, printer: &Printer) -> Result<Opened> {
-    check(config).map_err(|error| setting_error(file, &error, ""))?;
+    check(config).map_err(|error| setting_error(file, error, ""))?;
     let mut teacher = teacher(config, file, printer)?;
     let classes = classes::Said::read(config.classes.as_deref())
         .map_err(|error| file.error_at("classes", error.message(), error.advice().map(str::to_owned)))?;
@@ -198,7 +198,7 @@ pub fn open(config: &DistillRecipe, file: &ConfigFile, printer: &Printer) -> Res
         .map_err(|error| images_error(file, "data.adapt", error))?;
     report(&adapt, &teacher, printer);
     distill::check(&teacher, &config.quantize, &adapt, &config.adapt)
-        .map_err(|error| setting_error(file, &error, ""))?;
+        .map_err(|error| setting_error(file, error, ""))?;
     Ok(Opened { teacher, adapt, eval })
 }
 
@@ -243,13 +243,13 @@ fn teacher(config: &DistillRecipe, file: &ConfigFile, printer: &Printer) -> Resu
 }
 
 /// A setting that the library refuses, pointed at; `table` is where its settings lie in the config.
-pub fn setting_error(file: &ConfigFile, error: &distill::Error, table: &str) -> Error {
+pub fn setting_error(file: &ConfigFile, error: distill::Error, table: &str) -> Error {
     match error {
         distill::Error::Config { setting, why } => {
-            let key = setting.rsplit('.').next().unwrap_or(setting);
+            let key = setting.rsplit('.').next().unwrap_or(&setting);
             file.error_at(&format!("{table}{setting}"), format!("`{key}` {why}"), None)
         }
-        _ => Error::failed(error),
+        error => Error::from(error),
     }
 }
 

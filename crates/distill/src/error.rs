@@ -111,6 +111,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// What the user can do about the error; `None` where there is nothing to say beyond the message.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Images(error) => error.hint(),
+            _ => None,
+        }
+    }
+
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use crate::{FetchError, Skipped};
 
-/// What can go wrong with images.
+/// What can go wrong with images. [`ImageError::hint`] says what to do about it, where something can be done.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
@@ -18,9 +18,7 @@ pub enum ImageError {
     },
 
     /// Neither a data set's name nor a path that exists.
-    #[error(
-        "no images at `{spec}`: it is no file or folder, and no data set has that name\n\nhint: data sets are {known}"
-    )]
+    #[error("no images at `{spec}`: it is no file or folder, and no data set has that name")]
     NotFound {
         /// What was asked for.
         spec: String,
@@ -38,7 +36,7 @@ pub enum ImageError {
     },
 
     /// A folder without any image.
-    #[error("{}: no images there\n\nhint: {hint}", path.display())]
+    #[error("{}: no images there", path.display())]
     Empty {
         /// The folder.
         path: PathBuf,
@@ -47,7 +45,7 @@ pub enum ImageError {
     },
 
     /// Labels were asked for and there are none.
-    #[error("{name}: the images have no labels\n\nhint: {hint}")]
+    #[error("{name}: the images have no labels")]
     NoLabels {
         /// The set or folder.
         name: String,
@@ -56,7 +54,7 @@ pub enum ImageError {
     },
 
     /// Labels that cannot be matched with a network's classes.
-    #[error("{set}: {reason}\n\nhint: {hint}")]
+    #[error("{set}: {reason}")]
     Classes {
         /// The set or folder.
         set: String,
@@ -119,7 +117,7 @@ pub enum ImageError {
 
     /// Images of several sizes and no crop that would make them alike.
     #[error(
-        "{}: {}x{} after resizing, other images are {}x{}\n\nhint: give them one size, `--crop 224` for example",
+        "{}: {}x{} after resizing, other images are {}x{}",
         path.display(), got[1], got[0], expected[1], expected[0]
     )]
     SizesDiffer {
@@ -145,7 +143,7 @@ pub enum ImageError {
     },
 
     /// A data set whose files are not there.
-    #[error("{name}: {} is not there\n\nhint: {hint}", path.display())]
+    #[error("{name}: {} is not there", path.display())]
     NotFetched {
         /// The data set.
         name: String,
@@ -158,6 +156,22 @@ pub enum ImageError {
     /// A download that failed.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+}
+
+impl ImageError {
+    /// What the user can do about the error; `None` where there is nothing to say beyond the message.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotFound { known, .. } => Some(format!("data sets are {known}")),
+            Self::Empty { hint, .. } => Some((*hint).to_owned()),
+            Self::NoLabels { hint, .. } | Self::Classes { hint, .. } | Self::NotFetched { hint, .. } => {
+                Some(hint.clone())
+            }
+            Self::SizesDiffer { .. } => Some("give them one size, `--crop 224` for example".to_owned()),
+            Self::Fetch(error) => error.hint().map(str::to_owned),
+            _ => None,
+        }
+    }
 }
 
 /// The first three, one a line.

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 /// How often one call tries again after an interruption.
 const ATTEMPTS: usize = 3;
 
-/// What can go wrong with a download.
+/// What can go wrong with a download. [`FetchError::hint`] says what to do about it, where something can be done.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
@@ -24,7 +24,7 @@ pub enum FetchError {
     },
 
     /// An address over which anybody on the way could change what arrives.
-    #[error("{url}: only https is used\n\nhint: plain http is for 127.0.0.1 and localhost")]
+    #[error("{url}: only https is used")]
     Insecure {
         /// What was asked for.
         url: String,
@@ -51,9 +51,7 @@ pub enum FetchError {
     },
 
     /// The answer ended early.
-    #[error(
-        "{url}: interrupted after {done} bytes{}\n\nhint: run it again to go on from there", of_total(*total)
-    )]
+    #[error("{url}: interrupted after {done} bytes{}", of_total(*total))]
     Interrupted {
         /// What was asked for.
         url: String,
@@ -98,6 +96,17 @@ pub enum FetchError {
         /// What is wrong.
         reason: String,
     },
+}
+
+impl FetchError {
+    /// What the user can do about the error; `None` where there is nothing to say beyond the message.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Insecure { .. } => Some("plain http is for 127.0.0.1 and localhost"),
+            Self::Interrupted { .. } => Some("run it again to go on from there"),
+            _ => None,
+        }
+    }
 }
 
 fn of_total(total: Option<u64>) -> String {

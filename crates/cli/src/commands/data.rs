@@ -124,7 +124,7 @@ fn weights_of(variant: &zoo::Variant, printer: &Printer) -> Result<PathBuf> {
     }
     let sha256 = source.sha256.unwrap_or(&source.sha256_prefix);
     let what = images::Expected { sha256: Some(sha256), bytes: None };
-    images::fetch(&source.url, &what, &path, &mut |progress| show(&bar, progress)).map_err(images::ImageError::from)?;
+    images::fetch(&source.url, &what, &path, &mut |progress| show(&bar, progress))?;
     bar.finish_and_clear();
     Ok(path)
 }

@@ -66,7 +66,7 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
     let job = Distillation { teacher: &teacher, images: &adapt, eval: &eval, config: &settings, recipe: Some(&text) };
     let ran = distill::run(&job, &folder, &context);
     sets.iter().zip(known).for_each(|(set, known)| classes::report_late(set, known, printer));
-    let report = ran.map_err(|error| explain(&error, &file, &folder, ""))?;
+    let report = ran.map_err(|error| explain(error, &file, &folder, ""))?;
     let run = folder.path().to_owned();
     let chosen = match report.chosen {
         Chosen::Adapted => &report.adapted,
@@ -237,7 +237,7 @@ fn check_run(folder: &RunFolder, option: &str) -> Result<()> {
 }
 
 /// A library error in the words of the command line; `table` is where its settings lie in the config.
-pub fn explain(error: &distill::Error, file: &ConfigFile, folder: &RunFolder, table: &str) -> Error {
+pub fn explain(error: distill::Error, file: &ConfigFile, folder: &RunFolder, table: &str) -> Error {
     match error {
         distill::Error::Config { .. } => setting_error(file, error, table),
         distill::Error::RunExists { .. } => {
@@ -248,6 +248,6 @@ pub fn explain(error: &distill::Error, file: &ConfigFile, folder: &RunFolder, ta
             .hint("resume with what it was begun with (config, device, weights and images), or choose another folder with `--out`"),
         distill::Error::Interrupted { .. } => Error::interrupted("stopped")
             .hint(format!("the same command with `--resume --out {}` goes on", folder.path().display())),
-        _ => Error::failed(error),
+        error => Error::from(error),
     }
 }

@@ -164,7 +164,7 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
         distill::train(&graph, weights.as_ref(), &train, &eval, &preprocess, &recipe.train, &folder, &context);
     classes::report_late(&train.without_labels(), known[0], printer);
     classes::report_late(&eval.without_labels(), known[1], printer);
-    let trained = trained.map_err(|error| super::distill::explain(&error, &file, &folder, "train."))?;
+    let trained = trained.map_err(|error| super::distill::explain(error, &file, &folder, "train."))?;
     let run = folder.path().to_owned();
     let path = run.join(MODEL);
     let size = files::save(&trained.model, &path, &SaveOptions::default())?;

@@ -47,7 +47,7 @@ use crate::googlenet;
 
 pub use self::identify::Identified;
 
-/// The reason why a checkpoint cannot be loaded.
+/// The reason why a checkpoint cannot be loaded. [`CheckpointError::hint`] says what the user can do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The file cannot be opened or read.
@@ -67,7 +67,7 @@ pub enum CheckpointError {
         why: String,
     },
     /// The file is something else than a checkpoint, or a checkpoint of a kind that is not supported.
-    #[error("{} is {what}\n\nhint: {hint}", path.display())]
+    #[error("{} is {what}", path.display())]
     NotACheckpoint {
         /// The file.
         path: PathBuf,
@@ -111,9 +111,8 @@ pub enum CheckpointError {
         prefix: String,
     },
     /// The parameters belong to no network of the zoo.
-    #[error("{}: these parameters are of no network that dsconv can build{}\n\nhint: {}", path.display(),
-        nearest.as_ref().map_or_else(|| format!(": {names}"), |error| format!("; nearest is `{}`: {}", error.graph, reason(error))),
-        advice(path, nearest.as_deref()))]
+    #[error("{}: these parameters are of no network that dsconv can build{}", path.display(),
+        nearest.as_ref().map_or_else(|| format!(": {names}"), |error| format!("; nearest is `{}`: {}", error.graph, reason(error))))]
     Unknown {
         /// The file.
         path: PathBuf,
@@ -125,6 +124,17 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
+    /// Returns what the user can do about the error; `None` where the message says all.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::NotACheckpoint { hint, .. } => Some(hint),
+            Self::Weights { looks_like: Some(_), .. } => Some("name that network, or the file alone"),
+            Self::Weights { source, .. } if lacks_statistics(source) => Some(WITH_STATISTICS),
+            Self::Unknown { path, nearest, .. } => Some(advice(path, nearest.as_deref())),
+            _ => None,
+        }
+    }
+
     /// Returns every difference in names and shapes; the message shows only the first ones.
     pub fn differences(&self) -> Option<&WeightsError> {
         match self {
@@ -135,13 +145,16 @@ impl CheckpointError {
     }
 }
 
+/// The advice on how a checkpoint comes to have its running statistics.
+const WITH_STATISTICS: &str = "save `model.state_dict()`, which has them, not `model.named_parameters()`";
+
 /// Returns the advice for parameters that belong to no known network.
 fn advice(path: &Path, nearest: Option<&WeightsError>) -> &'static str {
     let is_part = path.file_stem().is_some_and(|stem| stem.to_string_lossy().contains("-of-"));
     if is_part {
         "it is one part of a checkpoint in several files: name the index of them, `.index.json`"
     } else if nearest.is_some_and(lacks_statistics) {
-        "save `model.state_dict()`, which has them, not `model.named_parameters()`"
+        WITH_STATISTICS
     } else {
         "any other network comes as an ONNX file: `torch.onnx.export(model, image, \"model.onnx\")`"
     }
@@ -158,11 +171,8 @@ fn lacks_statistics(error: &WeightsError) -> bool {
 fn misfit(error: &WeightsError, looks_like: Option<&str>, prefix: &str) -> String {
     let graph = &error.graph;
     match looks_like {
-        Some(other) => format!(
-            "the weights do not fit `{graph}`: this looks like {other}\n\nhint: name that network, or the file alone"
-        ),
-        None if lacks_statistics(error) => format!("{}\n\nhint: {}", reason(error), advice(Path::new(""), Some(error))),
-        None if prefix.is_empty() => reason(error),
+        Some(other) => format!("the weights do not fit `{graph}`: this looks like {other}"),
+        None if prefix.is_empty() || lacks_statistics(error) => reason(error),
         None => format!("under `{prefix}`, {}", reason(error)),
     }
 }
