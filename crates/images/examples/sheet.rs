@@ -1,8 +1,9 @@
-//! Draws the embedded set for people to look at, and dumps its bytes for other tools.
+//! Draws a sheet of images of the embedded set, and dumps its bytes for other tools.
 //!
 //! `cargo run --release -p images --example sheet -- sheet.png [dump-folder]`
 //!
-//! The sheet has a row a class. The dump is `<split>_images.bin` (interleaved RGB) and `<split>_labels.bin` (a byte each).
+//! The sheet has a row for each class. The dump is `<split>_images.bin` (interleaved RGB) and `<split>_labels.bin` (a byte
+//! each).
 
 use std::error::Error;
 use std::path::Path;
@@ -32,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The images' bytes again, interleaved RGB.
+/// Returns the bytes of images before normalisation, as interleaved RGB.
 fn bytes(set: &Labelled, indices: &[usize]) -> Result<Vec<u8>, Box<dyn Error>> {
     let preprocess = images::embedded_preprocess();
     let batch = set.batch(indices)?.images;

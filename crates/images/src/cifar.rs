@@ -1,4 +1,4 @@
-//! CIFAR's binary files: records of label bytes and 32x32 planar RGB.
+//! Reads CIFAR's binary files, records of label bytes and 32x32 planar RGB.
 
 use std::path::{Path, PathBuf};
 
@@ -8,16 +8,16 @@ use crate::set::Memory;
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
 
-/// CIFAR-10's classes.
+/// The classes of CIFAR-10.
 pub(crate) const CIFAR10: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
-/// Which of the two layouts a file has.
+/// The layout of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
-    /// One label byte a record.
+    /// A record of CIFAR-10 has one label byte.
     Ten,
-    /// A coarse and a fine label byte a record.
+    /// A record of CIFAR-100 has a coarse and a fine label byte.
     Hundred,
 }
 
@@ -36,7 +36,7 @@ impl Layout {
         }
     }
 
-    /// By size; a size that fits both is decided by CIFAR-100's file names `train.bin` and `test.bin`.
+    /// Tells the layout by the size of the file, or where both fit by CIFAR-100's file names `train.bin` and `test.bin`.
     fn of(path: &Path, bytes: usize) -> Option<Self> {
         let fits = |layout: Self| bytes > 0 && bytes.is_multiple_of(layout.label_bytes() + 3 * PLANE);
         match (fits(Self::Ten), fits(Self::Hundred)) {
@@ -51,12 +51,12 @@ impl Layout {
     }
 }
 
-/// The images of one or more files, in order. The label bytes are passed over.
+/// Reads the images of one or more files, in order, without their labels.
 pub(crate) fn images(paths: &[PathBuf]) -> Result<Memory, ImageError> {
     Ok(read(paths, |_, _, _| Ok(()))?.0)
 }
 
-/// The images and (fine) labels of one or more files, and the classes' names where they are known.
+/// Reads the images and the (fine) labels of one or more files, and the names of the classes where they are known.
 pub(crate) fn labelled(paths: &[PathBuf]) -> Result<(Memory, Vec<usize>, Vec<String>), ImageError> {
     let mut labels = Vec::new();
     let (memory, layout) = read(paths, |layout, record, label_bytes| {

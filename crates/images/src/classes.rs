@@ -1,65 +1,65 @@
-//! Which output of a network an image's label means.
+//! Matches the labels of images with the outputs of a network.
 
 use std::collections::HashSet;
 
 use crate::names::{Found, all_differ, some_of};
 use crate::{ClassNames, ImageError, Labelled};
 
-/// Folders that hold splits of a data set more likely than classes.
+/// The names of folders that are likely parts of a data set, not classes.
 const SPLITS: [&str; 10] =
     ["train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev", "holdout"];
 
-/// What labels of a set are, before a network is known.
+/// The meaning of the labels of a set, before a network is known.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Labels {
-    /// Positions in the names of the folders.
+    /// A label is a position in the names of the folders.
     Folders(Folders),
-    /// Outputs of a network.
+    /// A label is an output of a network.
     Outputs,
-    /// Positions in the names of a known data set.
+    /// A label is a position in the class names of a known data set.
     Known,
 }
 
 /// Class folders.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Folders {
-    /// Where they lie.
+    /// The folder that contains them.
     pub(crate) root: String,
-    /// Names in the order of the outputs, where a file beside the folders lists them.
+    /// The names in the order of the outputs, where a file beside the folders lists them.
     pub(crate) listed: Option<ClassNames>,
-    /// Which folders have no image.
+    /// The positions of the folders without images.
     pub(crate) empty: Vec<usize>,
     /// Whether all images lie in folders of their own inside the class folders.
     pub(crate) deep: bool,
 }
 
-/// What is known of a network's classes.
+/// The names of a network's classes, or how to do without them.
 #[derive(Debug, Clone, Copy)]
 pub enum Classes<'a> {
-    /// Their names, in the order of the outputs; as the network's file says, so none may be known.
+    /// The names that the file of the network holds, in the order of its outputs. There may be none.
     OfNetwork(&'a ClassNames),
-    /// Their names, in the order of the outputs, as somebody says who knows.
+    /// The names that a user gives, in the order of the outputs.
     Given(&'a ClassNames),
-    /// They are the class folders in the order of their names, as in torchvision's `ImageFolder`.
+    /// The classes are the class folders in the order of their names, as in torchvision's `ImageFolder`.
     InOrder,
 }
 
 /// A set whose labels are outputs of a network.
 #[derive(Debug, Clone)]
 pub struct Matched {
-    /// The set; its names are those of the classes, where they are known.
+    /// The set. Its class names are those of the network's classes, where they are known.
     pub set: Labelled,
-    /// What was assumed.
+    /// The assumptions that were made, each a line for the user.
     pub notes: Vec<String>,
 }
 
 impl Labelled {
-    /// The set for a network of `count` classes. Class folders mean the class of their name where the classes have names;
-    /// there may then be folders of some of them only. Else they are the classes in the order of their names, and there must
-    /// be as many.
+    /// Matches the labels with the outputs of a network of `count` classes. A class folder is the class that has its name,
+    /// where the classes have names; then not every class needs a folder. Without names, the folders are the classes in the
+    /// order of the folders' names, and there must be as many.
     ///
     /// # Errors
-    /// [`ImageError::Classes`] where it cannot be known which class a label means.
+    /// [`ImageError::Classes`] where the class of a label cannot be known, or where there is no such class.
     pub fn for_network(&self, count: usize, classes: Classes) -> Result<Matched, ImageError> {
         let (labels, names, notes) = match self.kind() {
             Labels::Folders(folders) => Match { folders, names: self.class_names(), count }.by(classes)?,
@@ -70,14 +70,14 @@ impl Labelled {
         match set.labels().iter().find(|&&label| label >= count) {
             Some(label) => Err(refused(
                 self.name(),
-                format!("it has the label {label}, the network {count} classes: 0 to {}", count - 1),
+                format!("it has the label {label}, the network {count} classes: 0 to {}", count.saturating_sub(1)),
                 "labels are counted from 0",
             )),
             None => Ok(Matched { set, notes }),
         }
     }
 
-    /// A data set whose labels have a meaning of their own.
+    /// Matches the classes of a known data set, by their names or else by their number.
     fn known(&self, count: usize, classes: Classes) -> Result<Relabelling, ImageError> {
         let names = given(classes, count)?;
         let found: Option<Vec<usize>> = self
@@ -100,11 +100,13 @@ impl Labelled {
     }
 }
 
-/// The output of each name, `None` where a label is its output; the classes' names; what was assumed.
+/// The output for each label, or `None` where a label is its output; the names of the classes; the assumptions.
 type Relabelling = (Option<Vec<usize>>, Vec<String>, Vec<String>);
 
+/// Returns the names of the classes, or none where they are not known.
+///
 /// # Errors
-/// Another number of names than of classes.
+/// A user gives another number of names than there are classes.
 fn given(classes: Classes, count: usize) -> Result<ClassNames, ImageError> {
     match classes {
         Classes::Given(names) if names.len() != count => Err(refused(
@@ -187,7 +189,7 @@ impl Match<'_> {
         ))
     }
 
-    /// Says which classes have no folder.
+    /// Adds a note that names the classes without images.
     fn note_missing(&self, outputs: &[usize], names: &[String], notes: &mut Vec<String>) {
         let with_images = (0..outputs.len()).filter(|folder| !self.folders.empty.contains(folder));
         let found: HashSet<usize> = with_images.map(|folder| outputs[folder]).collect();
@@ -199,14 +201,14 @@ impl Match<'_> {
         }
     }
 
-    /// Names of the folders that hold images.
+    /// Returns the names of the folders with images.
     fn used(&self) -> impl Iterator<Item = &str> {
         let used = |folder: &usize| !self.folders.empty.contains(folder);
         (0..self.names.len()).filter(used).map(|folder| self.names[folder].as_str())
     }
 
-    /// The output of each folder, if all that hold images have the name of a class, each of another one. A name may have the
-    /// number of its class before it, as in `03_ship`: that keeps the order of classes in folders.
+    /// Returns the output of each folder, if every folder with images has the name of a class and no two of the same. The
+    /// number of the class may stand before its name, as in `03_ship`, which keeps folders in the order of classes.
     fn outputs(&self, names: &ClassNames) -> Option<Vec<usize>> {
         let numbered = |name: &str| {
             let (number, rest) = name.split_once(['_', '-', ' '])?;
@@ -217,23 +219,24 @@ impl Match<'_> {
         self.spread(self.used().map(output).collect::<Option<Vec<_>>>()?)
     }
 
-    /// The same, if all are numbers of outputs.
+    /// Returns the output of each folder, if the names of all folders with images are numbers of outputs.
     fn numbers(&self) -> Option<Vec<usize>> {
         let number = |name: &str| name.parse().ok().filter(|&class: &usize| class < self.count);
         self.spread(self.used().map(number).collect::<Option<Vec<_>>>()?)
     }
 
-    /// Outputs of the folders that hold images to outputs of all.
+    /// Extends the outputs of the folders with images to all folders; `None` if two are the same.
     fn spread(&self, used: Vec<usize>) -> Option<Vec<usize>> {
         if !all_differ(&used) {
             return None;
         }
         let mut used = used.into_iter();
-        // No image has the label of an empty folder.
+        // No image has the label of an empty folder, so its output does not matter.
         let output = |folder| if self.folders.empty.contains(&folder) { 0 } else { used.next().unwrap_or_default() };
         Some((0..self.names.len()).map(output).collect())
     }
 
+    /// Refuses folders such as `train` and `val`.
     fn refuse_splits(&self) -> Result<(), ImageError> {
         let is_split = |name: &str| SPLITS.iter().any(|split| name.eq_ignore_ascii_case(split));
         if self.used().all(is_split) {
@@ -247,7 +250,7 @@ impl Match<'_> {
         Ok(())
     }
 
-    /// As many folders as classes, in their order.
+    /// Checks that there are as many folders as classes, and notes what makes their order doubtful.
     fn in_order(&self, notes: &mut Vec<String>) -> Result<(), ImageError> {
         let Folders { root, deep, .. } = self.folders;
         let found = self.names.len();
@@ -269,9 +272,14 @@ impl Match<'_> {
         }
         let numbers: Option<Vec<usize>> = self.names.iter().map(|name| name.parse().ok()).collect();
         if numbers.is_some_and(|numbers| !numbers.is_sorted()) {
+            // The second and the third folder, or the only two.
+            let class = 1.min(self.names.len() - 2);
             notes.push(format!(
-                "{root}: the folders are numbers, and sorted as words, as torchvision sorts them: `{}` is class 1, `{}` class 2",
-                self.names[1], self.names[2]
+                "{root}: the folders are numbers, and sorted as words, as torchvision sorts them: \
+                 `{}` is class {class}, `{}` class {}",
+                self.names[class],
+                self.names[class + 1],
+                class + 1
             ));
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Files to bytes, and bytes to the network's size, with the results of PIL and torchvision.
+//! Decodes image files and fits images to the size of a network's input, with the results of PIL and torchvision.
 
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -10,32 +10,33 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 use crate::resize::resize;
 
-/// Interleaved bytes.
+/// A decoded image.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Picture {
-    /// 3 for red, green, blue; 1 for grey.
+    /// The number of channels: 3 for red, green and blue, 1 for grey.
     pub(crate) channels: usize,
-    /// Height and width.
+    /// The height and width.
     pub(crate) size: [usize; 2],
+    /// The bytes, `[H, W, C]`.
     pub(crate) pixels: Vec<u8>,
 }
 
-/// Most pixels of an image, decoded or resized: a file of 254 bytes can say that it is 60000x60000.
+/// The limit of pixels of an image, decoded or resized: a file of 254 bytes can say that it is 60000x60000.
 const MOST_PIXELS: usize = 1 << 26;
 /// Images of more pixels are decoded one at a time, so that memory does not grow with the number of cores.
 const LARGE: usize = 1 << 23;
-/// Most bytes of a file.
+/// The limit of bytes of a file.
 const MOST_BYTES: u64 = 1 << 28;
 
-/// Reads a file as PIL's `convert("RGB")` does: grey is repeated, alpha is dropped, a palette is looked up, CMYK is
+/// Decodes a file as PIL's `convert("RGB")` does: grey is repeated, alpha is dropped, a palette is looked up, CMYK is
 /// converted. The content decides the format, not the name. An orientation in EXIF is not applied, as in torchvision's
-/// `ImageFolder`; of an animation the first frame is read. Unlike PIL, which turns 16-bit grey white, this keeps its high
-/// byte.
+/// `ImageFolder`. Only the first frame of an animation is read. Unlike PIL, which turns 16-bit grey white, this keeps its
+/// high byte.
 pub(crate) fn decode(path: &Path) -> Result<Picture, String> {
     decode_bytes(&read(path)?)
 }
 
-/// The content of a regular file: a pipe could be waited for without end.
+/// Reads a regular file. Other files are refused, since a pipe could be waited for without end.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let file = std::fs::metadata(path).map_err(|e| e.to_string())?;
     if !file.is_file() {
@@ -57,7 +58,7 @@ fn decode_bytes(bytes: &[u8]) -> Result<Picture, String> {
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
     let format = reader.format().ok_or("not an image: neither JPEG, PNG, BMP nor WebP")?;
     if format == ImageFormat::Jpeg && !ends(bytes) {
-        // The decoder fills the missing part with grey.
+        // The decoder would fill the missing part with grey.
         return Err("JPEG data ends early".to_owned());
     }
     let decoder = reader.into_decoder().map_err(|e| e.to_string())?;
@@ -71,7 +72,8 @@ fn decode_bytes(bytes: &[u8]) -> Result<Picture, String> {
     Ok(Picture { channels: 3, size, pixels: to_rgb(image) })
 }
 
-/// Whether an end-of-image marker follows the first scan. Segments before it are skipped: a thumbnail has its own marker.
+/// Returns whether an end-of-image marker follows the first scan. The segments before it are skipped, since a thumbnail has
+/// a marker of its own.
 fn ends(jpeg: &[u8]) -> bool {
     const START_OF_SCAN: u8 = 0xDA;
     let mut rest = &jpeg[2..];
@@ -79,16 +81,16 @@ fn ends(jpeg: &[u8]) -> bool {
         if marker == START_OF_SCAN {
             return rest.windows(2).any(|pair| pair == [0xFF, 0xD9]);
         }
-        // A marker may be preceded by fill bytes.
+        // Fill bytes may stand before a marker.
         let length = if marker == 0xFF { 1 } else { 2 + usize::from(u16::from_be_bytes([high, low])) };
         rest = rest.get(length..).unwrap_or_default();
     }
-    // Not a sequence of segments: the decoder says what is wrong.
+    // This is no sequence of segments, and the decoder says what is wrong.
     true
 }
 
 fn to_rgb(image: DynamicImage) -> Vec<u8> {
-    // PIL keeps the high byte of a 16-bit colour; `image` would round.
+    // PIL keeps the high byte of a 16-bit colour; the crate `image` would round.
     let high = |sample: u16| (sample >> 8) as u8;
     match image {
         DynamicImage::ImageRgb16(image) => image.into_raw().into_iter().map(high).collect(),
@@ -99,7 +101,7 @@ fn to_rgb(image: DynamicImage) -> Vec<u8> {
     }
 }
 
-/// Pillow's `convert("L")`.
+/// Converts to grey as Pillow's `convert("L")` does.
 fn to_grey(rgb: &Picture) -> Picture {
     let luma = |[r, g, b]: [u8; 3]| {
         let [r, g, b] = [r, g, b].map(u32::from);
@@ -123,21 +125,22 @@ impl Fit {
         Self { grey, resize: preprocess.resize, crop: preprocess.crop }
     }
 
-    /// Keeps every image.
+    /// Makes a fit that keeps every image.
     pub(crate) fn none() -> Self {
         Self { grey: false, resize: None, crop: None }
     }
 
-    /// Height and width of what `apply` makes of an image of `size`.
+    /// Returns the height and width that [`Fit::apply`] gives an image of `size`.
     pub(crate) fn output(&self, size: [usize; 2]) -> [usize; 2] {
         self.crop.unwrap_or_else(|| self.resized(size))
     }
 
-    /// Whether `apply` keeps images of `channels` and `size`.
+    /// Returns whether [`Fit::apply`] keeps images of `channels` and `size`.
     pub(crate) fn keeps(&self, channels: usize, size: [usize; 2]) -> bool {
         self.resized(size) == size && self.output(size) == size && !(self.grey && channels == 3)
     }
 
+    /// Converts, resizes and crops an image.
     pub(crate) fn apply(&self, image: Picture) -> Result<Picture, String> {
         let image = if self.grey && image.channels == 3 { to_grey(&image) } else { image };
         let size = self.resized(image.size);
@@ -147,13 +150,14 @@ impl Fit {
         Ok(if image.size == crop { image } else { pad(&image, crop, window.map(|w| w.target)) })
     }
 
-    /// As `apply`, with the height and width that the image had.
+    /// Returns the result of [`Fit::apply`], and the height and width that the image had.
     pub(crate) fn sized(&self, image: Picture) -> Result<(Picture, [usize; 2]), String> {
         let size = image.size;
         Ok((self.apply(image)?, size))
     }
 
-    /// The shorter side becomes `resize`, the longer one `int(resize * long / short)` as in torchvision.
+    /// Returns the size after the resize. With [`Resize::Shorter`] the longer side becomes `int(side * long / short)`, as in
+    /// torchvision.
     fn resized(&self, [height, width]: [usize; 2]) -> [usize; 2] {
         match self.resize {
             None => [height, width],
@@ -164,7 +168,7 @@ impl Fit {
     }
 }
 
-/// Black around an image: a crop larger than it.
+/// Puts an image on black of the given size, for a crop that is larger than the image.
 fn pad(image: &Picture, size: [usize; 2], at: [usize; 2]) -> Picture {
     let channels = image.channels;
     let mut pixels = vec![0; channels * size[0] * size[1]];
@@ -175,8 +179,8 @@ fn pad(image: &Picture, size: [usize; 2], at: [usize; 2]) -> Picture {
     Picture { channels, size, pixels }
 }
 
-/// One axis of torchvision's centre crop: `count` pixels from `source` on go to `target`. A smaller image is padded first,
-/// half of an odd difference rounds to the even number.
+/// One axis of torchvision's centre crop: `count` pixels from `source` on go to `target`. A smaller image is padded first.
+/// Half of an odd difference rounds to the even number.
 #[derive(Clone, Copy)]
 struct Window {
     source: usize,

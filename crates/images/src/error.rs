@@ -1,46 +1,47 @@
+//! The errors of image sets.
 use std::path::PathBuf;
 
 use crate::{FetchError, Skipped};
 
-/// What can go wrong with images. [`ImageError::hint`] says what to do about it, where something can be done.
+/// The reason why images cannot be opened or read. [`ImageError::hint`] gives advice, where there is any.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
-    /// An index past the end of a set.
+    /// An index lies past the end of the set.
     #[error("{set}: image {index} asked for, the set has {len}")]
     Index {
-        /// The set's name.
+        /// The name of the set.
         set: String,
-        /// The index asked for.
+        /// The index that was asked for.
         index: usize,
-        /// Images in the set.
+        /// The number of images in the set.
         len: usize,
     },
 
-    /// Neither a data set's name nor a path that exists.
+    /// The text is neither the name of a data set nor a path that exists.
     #[error("no images at `{spec}`: it is no file or folder, and no data set has that name")]
     NotFound {
-        /// What was asked for.
+        /// The text that was given.
         spec: String,
-        /// The names there are.
+        /// The names of the data sets, for a message.
         known: String,
     },
 
-    /// A file or folder that cannot be read.
+    /// A file or folder cannot be read.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The reason that the system gives.
         source: std::io::Error,
     },
 
-    /// A folder without any image.
+    /// A folder has no images.
     #[error("{}: no images there", path.display())]
     Empty {
         /// The folder.
         path: PathBuf,
-        /// What would be read.
+        /// The kinds of files that are read.
         hint: &'static str,
     },
 
@@ -49,73 +50,73 @@ pub enum ImageError {
     NoLabels {
         /// The set or folder.
         name: String,
-        /// How labels are given.
+        /// The ways in which labels are given.
         hint: String,
     },
 
-    /// Labels that cannot be matched with a network's classes.
+    /// Labels cannot be matched with the classes of a network.
     #[error("{set}: {reason}")]
     Classes {
         /// The set or folder.
         set: String,
-        /// What does not fit.
+        /// The mismatch.
         reason: String,
-        /// What would.
+        /// The advice for the user.
         hint: String,
     },
 
-    /// A file that is no list of class names.
+    /// A file is no list of class names.
     #[error("{}: {reason}", path.display())]
     ClassNames {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The mistake in it.
         reason: String,
     },
 
-    /// A line of a labels file that is not `name index`.
+    /// A line of a labels file is not `name index`.
     #[error("{}:{line}: {reason}", path.display())]
     LabelsFile {
         /// The labels file.
         path: PathBuf,
-        /// Line, from 1.
+        /// The number of the line, from 1.
         line: usize,
-        /// What is wrong.
+        /// The mistake in it.
         reason: String,
     },
 
-    /// A file that is no CIFAR batch, or a damaged one.
+    /// A file is no CIFAR batch, or a damaged one.
     #[error("{}: {reason}", path.display())]
     Cifar {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The mistake in it.
         reason: String,
     },
 
-    /// More files were bad than the options allow.
+    /// More files cannot be used than the options allow.
     #[error("{set}: {} of {total} images cannot be used, {allowed} may{}", bad.len(), first_of(bad))]
     TooManyBad {
-        /// The set's name.
+        /// The name of the set.
         set: String,
-        /// The files and why.
+        /// The files that cannot be used, each with the reason.
         bad: Vec<Skipped>,
-        /// Images in the set.
+        /// The number of images in the set.
         total: usize,
-        /// How many bad files the options allow.
+        /// The number of bad files that the options allow.
         allowed: usize,
     },
 
-    /// An image without which nothing is left to go on with.
+    /// An image cannot be read, and no other can take its place.
     #[error("{}: {reason}", path.display())]
     Unreadable {
-        /// The file, or the set.
+        /// The file, or the name of the set.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
 
-    /// Images of several sizes and no crop that would make them alike.
+    /// Images have several sizes, and no crop makes them alike.
     #[error(
         "{}: {}x{} after resizing, other images are {}x{}",
         path.display(), got[1], got[0], expected[1], expected[0]
@@ -123,43 +124,43 @@ pub enum ImageError {
     SizesDiffer {
         /// The first image that differs.
         path: PathBuf,
-        /// Its height and width.
+        /// The height and width of that image.
         got: [usize; 2],
-        /// The other images' height and width.
+        /// The height and width of the other images.
         expected: [usize; 2],
     },
 
-    /// A zero size, or a divisor that is zero or not finite.
+    /// A size is zero, or a divisor is zero or not finite.
     #[error("preprocessing: {0}")]
     Preprocess(String),
 
-    /// A manifest that cannot be understood.
+    /// The manifest of a data set has a mistake.
     #[error("{}: {reason}", path.display())]
     Manifest {
         /// The manifest.
         path: PathBuf,
-        /// What is wrong.
+        /// The mistake in it.
         reason: String,
     },
 
-    /// A data set whose files are not there.
+    /// The files of a data set are not there.
     #[error("{name}: {} is not there", path.display())]
     NotFetched {
-        /// The data set.
+        /// The name of the data set.
         name: String,
         /// The first missing file.
         path: PathBuf,
-        /// How to get it.
+        /// The way to get it.
         hint: String,
     },
 
-    /// A download that failed.
+    /// A download failed.
     #[error(transparent)]
     Fetch(#[from] FetchError),
 }
 
 impl ImageError {
-    /// What the user can do about the error; `None` where there is nothing to say beyond the message.
+    /// Returns advice for the user, if there is any.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotFound { known, .. } => Some(format!("data sets are {known}")),
@@ -174,7 +175,7 @@ impl ImageError {
     }
 }
 
-/// The first three, one a line.
+/// Lists the first three files, one a line.
 fn first_of(bad: &[Skipped]) -> String {
     let mut text: String =
         bad.iter().take(3).map(|skipped| format!("\n  {}: {}", skipped.path.display(), skipped.reason)).collect();

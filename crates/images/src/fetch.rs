@@ -1,105 +1,105 @@
-//! Downloads that can be interrupted, and the unpacking of archives.
+//! Downloads files, and continues interrupted downloads.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-/// How often one call tries again after an interruption.
+/// The number of times that one call tries.
 const ATTEMPTS: usize = 3;
 
-/// What can go wrong with a download. [`FetchError::hint`] says what to do about it, where something can be done.
+/// The reason why a download or the unpacking of an archive failed. [`FetchError::hint`] gives advice, where there is any.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
     /// The server answered with an error, such as 404.
     #[error("{url}: the server answered {status}")]
     Status {
-        /// What was asked for.
+        /// The address.
         url: String,
         /// The HTTP status.
         status: u16,
     },
 
-    /// An address over which anybody on the way could change what arrives.
+    /// The address is not https, so that anybody on the way could change the file.
     #[error("{url}: only https is used")]
     Insecure {
-        /// What was asked for.
+        /// The address.
         url: String,
     },
 
-    /// More or fewer bytes than there should be. The download is deleted.
+    /// The file has another size than expected. The download is deleted.
     #[error("{url}: {got} bytes, expected {expected}: the file is not the one that was described")]
     Size {
-        /// What was asked for.
+        /// The address.
         url: String,
-        /// How many there should be.
+        /// The bytes that were expected, or the limit.
         expected: u64,
-        /// How many the server offers, or sent before it was stopped.
+        /// The bytes that the server offers, or sent before it was stopped.
         got: u64,
     },
 
-    /// No answer at all.
+    /// There was no answer.
     #[error("{url}: {source}")]
     Connect {
-        /// What was asked for.
+        /// The address.
         url: String,
-        /// What went wrong.
+        /// The reason.
         source: Box<ureq::Error>,
     },
 
     /// The answer ended early.
     #[error("{url}: interrupted after {done} bytes{}", of_total(*total))]
     Interrupted {
-        /// What was asked for.
+        /// The address.
         url: String,
-        /// Bytes that arrived, those of earlier calls included.
+        /// The bytes that arrived, those of earlier calls included.
         done: u64,
-        /// Bytes there are, if the server said so.
+        /// The bytes of the whole file, if the server said so.
         total: Option<u64>,
     },
 
-    /// Everything arrived, and it is not what it should be. The download is deleted.
+    /// The file arrived and has another checksum than expected. The download is deleted.
     #[error(
         "{url}: SHA-256 is {got}, expected {}{expected}: the download was damaged, or the file has changed",
         if expected.len() < 64 { "one that begins with " } else { "" }
     )]
     Checksum {
-        /// What was asked for.
+        /// The address.
         url: String,
-        /// What it should be, or its first digits.
+        /// The checksum that was expected, or its first digits.
         expected: String,
-        /// What it is.
+        /// The checksum of the file.
         got: String,
     },
 
-    /// An expected checksum that is none.
+    /// The expected checksum is not one.
     #[error("`{0}` is no SHA-256 and no beginning of one (8 to 64 hexadecimal digits)")]
     NotAChecksum(String),
 
-    /// A file that cannot be read or written.
+    /// A file cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The reason that the system gives.
         source: io::Error,
     },
 
-    /// An archive that is damaged, or holds something other than files and folders inside it.
+    /// An archive is damaged, or holds something other than files and folders that stay inside it.
     #[error("{}: {reason}", path.display())]
     Archive {
         /// The archive.
         path: PathBuf,
-        /// What is wrong.
+        /// The mistake in it.
         reason: String,
     },
 }
 
 impl FetchError {
-    /// What the user can do about the error; `None` where there is nothing to say beyond the message.
+    /// Returns advice for the user, if there is any.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Insecure { .. } => Some("plain http is for 127.0.0.1 and localhost"),
@@ -113,37 +113,38 @@ fn of_total(total: Option<u64>) -> String {
     total.map(|total| format!(" of {total}")).unwrap_or_default()
 }
 
-/// How far a download is.
+/// The progress of a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes that lie on disk.
+    /// The bytes on disk.
     pub done: u64,
-    /// Bytes there are, if the server said so.
+    /// The bytes of the whole file, if the server said so.
     pub total: Option<u64>,
 }
 
-/// What is known of a download before it is there.
+/// The properties of a file that are known before it is downloaded.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Expected<'a> {
-    /// Its whole SHA-256 in hexadecimal, or its first digits (at least 8, as in PyTorch's file names): those tell a damaged
-    /// file from a whole one, not a forged one from the true.
+    /// The SHA-256 in hexadecimal, or its first digits (at least 8, as in PyTorch's file names). A few digits detect damage
+    /// but not forgery.
     pub sha256: Option<&'a str>,
-    /// Its size.
+    /// The size in bytes.
     pub bytes: Option<u64>,
 }
 
-/// Most bytes of a download whose size is not known.
+/// The limit of bytes of a download whose size is not known.
 const MOST_BYTES: u64 = 16 << 30;
 
-/// Downloads `url` to `to`, by way of `<to>.part`, which appears under its name only when complete and verified. Addresses
-/// and redirections are https, but for a server on this machine, whose redirections are not followed.
+/// Downloads `url` to the file `to`. The data is written to `<to>.part`, which is renamed when it is complete and verified.
+/// Addresses and redirections must be https. Plain http is allowed for a server on this machine, whose redirections are not
+/// followed.
 ///
-/// With a checksum, a `.part` file of an interrupted download is continued if the server can, and a file that is there and
-/// right is not downloaded again. Without it, an existing file is taken as it is and an interrupted download starts over, since
-/// nothing would tell whether two halves belong together.
+/// With a checksum, an interrupted download is continued if the server supports it, and a file that has the checksum is not
+/// downloaded again. Without one, an existing file is taken as it is, and an interrupted download starts over, since nothing
+/// would tell whether two halves belong together.
 ///
 /// # Errors
-/// See [`FetchError`].
+/// [`FetchError`] says what failed.
 pub fn fetch(url: &str, what: &Expected, to: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(), FetchError> {
     if !is_secure(url) && !is_local(url) {
         return Err(FetchError::Insecure { url: url.to_owned() });
@@ -186,7 +187,7 @@ pub fn fetch(url: &str, what: &Expected, to: &Path, progress: &mut dyn FnMut(Pro
         }
         let got = checksum(&part)?;
         remove(&part)?;
-        // What was continued may have been the beginning of another file.
+        // A download that was continued may have begun as another file, and is tried once more.
         if !resumed || attempt == ATTEMPTS {
             let expected = expected.unwrap_or_default();
             return Err(FetchError::Checksum { url: url.to_owned(), expected, got });
@@ -199,7 +200,7 @@ fn is_secure(url: &str) -> bool {
     url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
 }
 
-/// Whether plain http leads to this machine.
+/// Returns whether a plain http address is on this machine.
 fn is_local(url: &str) -> bool {
     let Some(rest) = url.strip_prefix("http://") else { return false };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -209,7 +210,7 @@ fn is_local(url: &str) -> bool {
     })
 }
 
-/// Appends to `part` what is missing. Whether there was something to continue.
+/// Appends the missing bytes to `part`. Returns whether there was something to continue.
 fn download(
     url: &str,
     bytes: Option<u64>,
@@ -241,7 +242,7 @@ fn download(
     open.create(true);
     let (mut done, total) = match response.status().as_u16() {
         200 => {
-            // A new file, or a server that does not know ranges: from the start.
+            // The file is new, or the server does not support ranges.
             open.write(true).truncate(true);
             (0, header("content-length").and_then(|length| length.parse().ok()))
         }
@@ -255,7 +256,7 @@ fn download(
                 return Err(FetchError::Interrupted { url: url.to_owned(), done: 0, total: None });
             }
         },
-        // Nothing after `have`: it is complete, which the checksum decides.
+        // There is nothing after `have`, so that the file should be complete; the checksum decides.
         416 if have > 0 => return Ok(true),
         status => return Err(FetchError::Status { url: url.to_owned(), status }),
     };
@@ -293,7 +294,7 @@ fn download(
     if complete { Ok(resumed) } else { Err(FetchError::Interrupted { url: url.to_owned(), done, total }) }
 }
 
-/// `bytes 100-199/1000` to the start and the total.
+/// Reads the start and the total of a header such as `bytes 100-199/1000`.
 fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
     let (start, _) = range.split_once('-')?;
@@ -309,12 +310,12 @@ fn parse_checksum(text: &str) -> Result<String, FetchError> {
     }
 }
 
-/// SHA-256 of a file, in hexadecimal.
+/// Computes the SHA-256 of a file, in hexadecimal.
 fn checksum(path: &Path) -> Result<String, FetchError> {
     let mut file = File::open(path).map_err(io_error(path))?;
     let mut hasher = Sha256::new();
     io::copy(&mut file, &mut hasher).map_err(io_error(path))?;
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:x}", hasher.finalize()))
 }
 
 fn remove(path: &Path) -> Result<(), FetchError> {
@@ -324,62 +325,9 @@ fn remove(path: &Path) -> Result<(), FetchError> {
     }
 }
 
-fn io_error(path: &Path) -> impl Fn(io::Error) -> FetchError {
+/// Makes the error of a file that cannot be read or written.
+pub(crate) fn io_error(path: &Path) -> impl Fn(io::Error) -> FetchError {
     move |source| FetchError::Io { path: path.to_owned(), source }
-}
-
-/// Most files and folders of an archive.
-const MOST_ENTRIES: usize = 2_000_000;
-/// How the folder begins that an archive is unpacked in first.
-const STAGING: &str = ".unpack";
-
-/// Unpacks files and folders into `folder`, `most` bytes in all; what is in the archive appears only when all of it could be
-/// unpacked. What a killed process left is removed.
-///
-/// # Errors
-/// A damaged archive, or one that unpacks to more; links, devices, absolute paths and paths that lead out of the folder; a
-/// name that is there already.
-pub(crate) fn unpack_tar_gz(archive: &Path, folder: &Path, most: u64) -> Result<(), FetchError> {
-    for left in fs::read_dir(folder).map_err(io_error(folder))?.flatten() {
-        if left.file_name().as_encoded_bytes().starts_with(STAGING.as_bytes()) {
-            fs::remove_dir_all(left.path()).map_err(io_error(&left.path()))?;
-        }
-    }
-    let fail = |reason: String| FetchError::Archive { path: archive.to_owned(), reason };
-    let damaged = |error: io::Error| fail(format!("cannot be unpacked: {error}"));
-    let staging = tempfile::Builder::new().prefix(STAGING).tempdir_in(folder).map_err(io_error(folder))?;
-
-    let file = File::open(archive).map_err(io_error(archive))?;
-    let too_much = || fail(format!("unpacks to more than {most} bytes"));
-    // The headers of files take their part.
-    let content = flate2::read::GzDecoder::new(io::BufReader::new(file)).take(most.saturating_mul(2));
-    let mut tar = tar::Archive::new(content);
-    let mut left = most;
-    for (entry, number) in tar.entries().map_err(damaged)?.zip(1..) {
-        let mut entry = entry.map_err(damaged)?;
-        left = left.checked_sub(entry.size()).ok_or_else(too_much)?;
-        if number > MOST_ENTRIES {
-            return Err(fail(format!("has more than {MOST_ENTRIES} files")));
-        }
-        let path = entry.path().map_err(damaged)?.into_owned();
-        let kind = entry.header().entry_type();
-        if !(kind.is_file() || kind.is_dir()) {
-            return Err(fail(format!("`{}` is neither a file nor a folder", path.display())));
-        }
-        let stays = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-        if !stays || !entry.unpack_in(staging.path()).map_err(damaged)? {
-            return Err(fail(format!("`{}` leads out of the folder", path.display())));
-        }
-    }
-    for entry in fs::read_dir(staging.path()).map_err(io_error(staging.path()))? {
-        let entry = entry.map_err(io_error(staging.path()))?;
-        let to = folder.join(entry.file_name());
-        if to.exists() {
-            return Err(io_error(&to)(io::ErrorKind::AlreadyExists.into()));
-        }
-        fs::rename(entry.path(), &to).map_err(io_error(&to))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -460,7 +408,7 @@ mod tests {
     }
 
     fn sha256(bytes: &[u8]) -> String {
-        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+        format!("{:x}", Sha256::digest(bytes))
     }
 
     struct Download {
@@ -641,67 +589,5 @@ mod tests {
     #[test]
     fn checksum_must_be_one() {
         assert!(matches!(Download::new("http://127.0.0.1:9/", Some("1234")).result, Err(FetchError::NotAChecksum(_))));
-    }
-
-    /// A `.tar.gz` of entries `(path, kind, content or link target)`, without the writer's own checks.
-    fn tar_gz(entries: &[(&str, tar::EntryType, &str)]) -> Vec<u8> {
-        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
-        for &(path, kind, content) in entries {
-            let mut header = tar::Header::new_ustar();
-            header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
-            header.set_mode(0o644);
-            header.set_entry_type(kind);
-            let body = if kind.is_file() { content } else { "" };
-            if !kind.is_file() {
-                header.as_old_mut().linkname[..content.len()].copy_from_slice(content.as_bytes());
-            }
-            header.set_size(body.len() as u64);
-            header.set_cksum();
-            tar.append(&header, body.as_bytes()).unwrap();
-        }
-        tar.into_inner().unwrap().finish().unwrap()
-    }
-
-    fn unpack(archive: &[u8]) -> (tempfile::TempDir, Result<(), FetchError>) {
-        let outer = tempfile::tempdir().unwrap();
-        let file = outer.path().join("data.tar.gz");
-        let folder = outer.path().join("data");
-        fs::create_dir(&folder).unwrap();
-        fs::write(&file, archive).unwrap();
-        let result = unpack_tar_gz(&file, &folder, 1 << 20);
-        (outer, result)
-    }
-
-    #[test]
-    fn archive_is_unpacked() {
-        let archive = tar_gz(&[("a/b.bin", tar::EntryType::Regular, "hello")]);
-        let (outer, result) = unpack(&archive);
-        result.unwrap();
-        assert_eq!(fs::read(outer.path().join("data/a/b.bin")).unwrap(), b"hello");
-    }
-
-    #[test]
-    fn hostile_archives_write_nothing() {
-        use tar::EntryType;
-        let archive = tar_gz(&[("a/b.bin", EntryType::Regular, "hello")]);
-        let zeros = "\0".repeat(800_000);
-        let cases: [(Vec<u8>, &str); 6] = [
-            (
-                tar_gz(&[("a", EntryType::Regular, &zeros), ("b", EntryType::Regular, &zeros)]),
-                "more than 1048576 bytes",
-            ),
-            (tar_gz(&[("ok", EntryType::Regular, ""), ("../up", EntryType::Regular, "x")]), "leads out"),
-            (tar_gz(&[("/abs", EntryType::Regular, "x")]), "leads out"),
-            (tar_gz(&[("link", EntryType::Symlink, "/etc")]), "neither a file"),
-            (archive[..archive.len() / 2].to_vec(), "cannot be unpacked"),
-            (b"not gzip".to_vec(), "cannot be unpacked"),
-        ];
-        for (archive, reason) in cases {
-            let (outer, result) = unpack(&archive);
-            let error = result.unwrap_err().to_string();
-            assert!(error.contains(reason), "{error}");
-            assert_eq!(fs::read_dir(outer.path().join("data")).unwrap().count(), 0);
-            assert!(!outer.path().join("up").exists());
-        }
     }
 }

@@ -1,3 +1,4 @@
+//! Fingerprints of image sets, which tell whether a set has changed.
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -10,26 +11,27 @@ use sha2::{Digest, Sha256};
 use crate::set::Content;
 use crate::{Labelled, Unlabelled};
 
-/// Files of up to this many bytes together are read whole: seconds, beside the hours that are spent on so many images.
+/// The limit of bytes of all files of a set up to which they are read whole, which takes seconds.
 const READ_WHOLE: u64 = 4 << 30;
-/// What is read of a file of a larger set: its beginning, its middle and its end, this many bytes each.
+/// The number of bytes that are read at the beginning, the middle and the end of each file of a larger set.
 const SAMPLE: u64 = 16 << 10;
 
-/// What the images of a set are, and their labels: enough to tell later whether they are still the same, and which are not.
+/// The names, contents and labels of the images of a set, as hashes. They tell later whether the images are still the same,
+/// and which are not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// `[C, H, W]` of every image.
+    /// The shape of every image, `[C, H, W]`.
     shape: [usize; 3],
-    /// Name and content of each image, in the set's order.
+    /// The name of each image and the hash of its content, in the set's order.
     images: Vec<(String, String)>,
-    /// One an image, for a set with labels.
+    /// The label of each image, for a set with labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     labels: Option<Vec<usize>>,
 }
 
 impl Unlabelled {
-    /// What its images are. Decoded images are taken as they are in memory, files as their bytes; of files of more than 4 GiB
-    /// together only the size and some of the bytes. A file that cannot be read counts as one of another content.
+    /// Hashes the images: decoded images by their pixels, files by their bytes. Of files of more than 4 GiB together, only
+    /// the size and some of the bytes are hashed. A file that cannot be read counts as one with another content.
     pub fn fingerprint(&self) -> Fingerprint {
         let bytes = |index| match self.content(index) {
             Content::Pixels(_) => 0,
@@ -49,14 +51,14 @@ impl Unlabelled {
 }
 
 impl Labelled {
-    /// What its images and labels are: see [`Unlabelled::fingerprint`].
+    /// Hashes the images, as [`Unlabelled::fingerprint`] does, and keeps the labels.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint { labels: Some(self.labels().to_vec()), ..self.without_labels().fingerprint() }
     }
 }
 
 impl Fingerprint {
-    /// What differs in a set that should be this one, in words; `None` where nothing does.
+    /// Says in words how the set `now` differs from this one, or returns `None` where it does not.
     pub fn difference(&self, now: &Self) -> Option<String> {
         let total = self.images.len();
         if self.shape != now.shape {
@@ -118,9 +120,9 @@ fn digest(path: &Path, whole: bool) -> io::Result<Sha256> {
     Ok(hash)
 }
 
-/// Half of the digest: enough for what nobody tries to forge.
+/// Returns half of the digest in hexadecimal, which suffices where nobody forges.
 fn short(digest: Sha256) -> String {
-    digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    format!("{:.32x}", digest.finalize())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Folders of image files: one subfolder a class, a labels file, or no labels.
+//! Opens folders of image files, whose labels come from class subfolders or from a labels file.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -9,27 +9,28 @@ use rayon::prelude::*;
 
 use crate::classes::{Folders, Labels};
 use crate::decode::{Fit, decode};
+use crate::labelled::Labelled;
 use crate::names::{ClassNames, Found, from_lines, read_text};
-use crate::set::{Files, Labelled, Memory, Unlabelled, spread};
+use crate::set::{Files, Memory, Unlabelled, spread};
 use crate::walk::{Tree, walk};
 use crate::{ImageError, OpenOptions, Skipped};
 
 const LABEL_HINT: &str = "give each class a subfolder, or put lines `name.jpg index` into labels.txt inside the folder \
                           or into <folder>_labels.txt beside it";
 
-/// Files of a set before they are decoded, and their labels.
-struct Entries {
+/// The files of a set before they are decoded, and their labels.
+struct LabelledFiles {
     paths: Vec<PathBuf>,
     labels: Vec<usize>,
-    /// Names of the classes.
+    /// The names of the classes.
     classes: Vec<String>,
     kind: Labels,
 }
 
-/// Opens a folder with labels: from subfolders or from a labels file.
+/// Opens a folder with labels from subfolders or from a labels file.
 pub(crate) fn labelled(root: &Path, preprocess: &Preprocess, options: &OpenOptions) -> Result<Labelled, ImageError> {
     let mut tree = walk(root)?;
-    let Entries { paths, labels, classes, kind } = match labels_file(root) {
+    let LabelledFiles { paths, labels, classes, kind } = match labels_file(root) {
         Some(file) => listed(root, &file, &mut tree)?,
         None => by_subfolder(root, &mut tree, None)?,
     };
@@ -40,7 +41,7 @@ pub(crate) fn labelled(root: &Path, preprocess: &Preprocess, options: &OpenOptio
     Ok(Labelled::new(opened.images, labels, classes.into(), kind))
 }
 
-/// Opens every image under a folder. Labels files are not read, and what a subfolder is called goes nowhere.
+/// Opens every image under a folder. Labels files are not read, and the names of subfolders are not kept.
 pub(crate) fn unlabelled(
     root: &Path,
     preprocess: &Preprocess,
@@ -74,24 +75,25 @@ fn pick(len: usize, options: &OpenOptions) -> Vec<usize> {
     spread(len, options.limit.unwrap_or(len))
 }
 
-/// How files are opened.
+/// The settings of opening files.
 struct Opening<'a> {
     root: &'a Path,
     preprocess: &'a Preprocess,
     options: &'a OpenOptions,
-    /// Whether a bad file is an error.
+    /// Whether every bad file is an error.
     strict: bool,
 }
 
+/// An opened set.
 struct Opened {
     images: Unlabelled,
-    /// Which of the paths the set's images are.
+    /// The position of each image among the paths.
     kept: Vec<usize>,
 }
 
 impl Opening<'_> {
-    /// Decodes everything if that fits into memory, else only the first image. Of `tree` the notes and the skipped files
-    /// belong to the set.
+    /// Decodes everything if that fits into memory, else only the first image. The notes and the skipped files of `tree`
+    /// become those of the set.
     fn open(&self, paths: Vec<PathBuf>, tree: Tree) -> Result<Opened, ImageError> {
         let Self { root, preprocess, options, strict } = *self;
         let Tree { mut skipped, notes, .. } = tree;
@@ -108,7 +110,7 @@ impl Opening<'_> {
 
         let fit = Fit::new(preprocess);
         let load = |path: &PathBuf| decode(path).and_then(|image| fit.sized(image));
-        // The size of every image is the first good one's.
+        // Every image has the size of the first good one.
         let mut first = None;
         for (i, path) in paths.iter().enumerate() {
             match load(path) {
@@ -135,14 +137,14 @@ impl Opening<'_> {
                 allowed: allowed - skipped.len(),
                 bad: Mutex::new(BTreeMap::new()),
             };
-            let images = Unlabelled::from_files(name, files, size, preprocess, skipped).with_notes(notes, resized);
+            let images = Unlabelled::from_files(name, files, size, preprocess).with_notes(skipped, notes, resized);
             return Ok(Opened { images: images.with_names(root, paths[start..].iter()), kept });
         }
 
         let mut kept = Vec::new();
         let mut resized = None;
         let mut pixels = Vec::with_capacity((paths.len() - start) * image);
-        // Pieces, so that no more is decoded than can be looked at.
+        // A piece at a time is decoded, so that bad files end the work early.
         for (piece, paths) in paths[start..].chunks(PIECE).enumerate() {
             let decoded: Vec<_> = paths.par_iter().map(load).collect();
             for (i, (path, decoded)) in paths.iter().zip(decoded).enumerate() {
@@ -165,21 +167,21 @@ impl Opening<'_> {
             }
         }
         let memory = Arc::new(Memory::new(channels, size, pixels));
-        let images = Unlabelled::from_fitted(name, memory, preprocess, skipped).with_notes(notes, resized);
+        let images = Unlabelled::from_fitted(name, memory, preprocess).with_notes(skipped, notes, resized);
         Ok(Opened { images: images.with_names(root, kept.iter().map(|&i| &paths[i])), kept })
     }
 }
 
-/// Images that are decoded at the same time when a set is opened.
+/// The number of images that are decoded at a time when a set is opened.
 const PIECE: usize = 4096;
 
-/// Class `i` is the `i`-th subfolder by name, with or without images: then no label moves where a folder is empty.
-/// `listed` are the classes that a file beside the folders lists.
-fn by_subfolder(root: &Path, tree: &mut Tree, listed: Option<ClassNames>) -> Result<Entries, ImageError> {
+/// Labels files by their subfolders: class `i` is the `i`-th subfolder by name, with or without images, so that an empty
+/// folder moves no label. `listed` are the classes that a file beside the folders lists.
+fn by_subfolder(root: &Path, tree: &mut Tree, listed: Option<ClassNames>) -> Result<LabelledFiles, ImageError> {
     let depth = root.components().count();
     let is_loose = |path: &PathBuf| path.components().count() == depth + 1;
     if tree.images.iter().any(is_loose) {
-        // Beside subfolders, images without a class would silently be left out.
+        // Images beside the subfolders have no class, and would silently be left out.
         return Err(ImageError::NoLabels { name: root.display().to_string(), hint: LABEL_HINT.to_owned() });
     }
     let paths = std::mem::take(&mut tree.images);
@@ -192,16 +194,16 @@ fn by_subfolder(root: &Path, tree: &mut Tree, listed: Option<ClassNames>) -> Res
     let used: HashSet<usize> = labels.iter().copied().collect();
     let empty = (0..tree.folders.len()).filter(|folder| !used.contains(folder)).collect();
     let kind = Labels::Folders(Folders { root: root.display().to_string(), listed, empty, deep });
-    Ok(Entries { paths, labels, classes: tree.folders.clone(), kind })
+    Ok(LabelledFiles { paths, labels, classes: tree.folders.clone(), kind })
 }
 
-/// `labels.txt` inside the folder or `<folder>_labels.txt` beside it.
+/// Finds `labels.txt` inside the folder or `<folder>_labels.txt` beside it.
 fn labels_file(root: &Path) -> Option<PathBuf> {
     let inside = root.join("labels.txt");
     if inside.is_file() {
         return Some(inside);
     }
-    // `val/..` and `.` have no name of their own.
+    // The paths `val/..` and `.` end in no name.
     let full = root.canonicalize().ok()?;
     let mut name = full.file_name()?.to_owned();
     name.push("_labels.txt");
@@ -209,9 +211,9 @@ fn labels_file(root: &Path) -> Option<PathBuf> {
     beside.is_file().then_some(beside)
 }
 
-/// The folder's images that a labels file of lines `name index` lists. A list of class names beside class folders, as Teachable
-/// Machine leaves it, gives the folders' order instead.
-fn listed(root: &Path, file: &Path, tree: &mut Tree) -> Result<Entries, ImageError> {
+/// Labels the images that a labels file of lines `name index` lists. A list of class names beside class folders, as Teachable
+/// Machine writes it, gives the order of the folders instead.
+fn listed(root: &Path, file: &Path, tree: &mut Tree) -> Result<LabelledFiles, ImageError> {
     let text = read_text(file)?;
     let lines = || {
         let lines = text.lines().map(str::trim).enumerate();
@@ -251,12 +253,12 @@ fn listed(root: &Path, file: &Path, tree: &mut Tree) -> Result<Entries, ImageErr
             return Err(fail(i + 1, format!("`{}` is listed before with another index", name.trim_end())));
         }
     }
-    let mut entries = Entries { paths: Vec::new(), labels: Vec::new(), classes: Vec::new(), kind: Labels::Outputs };
+    let mut files = LabelledFiles { paths: Vec::new(), labels: Vec::new(), classes: Vec::new(), kind: Labels::Outputs };
     for path in std::mem::take(&mut tree.images) {
         match labels.remove(&path) {
             Some(label) => {
-                entries.paths.push(path);
-                entries.labels.push(label);
+                files.paths.push(path);
+                files.labels.push(label);
             }
             None => tree.skipped.push(Skipped { path, reason: format!("not listed in {}", file.display()) }),
         }
@@ -265,7 +267,7 @@ fn listed(root: &Path, file: &Path, tree: &mut Tree) -> Result<Entries, ImageErr
     missing.sort();
     let reason = format!("listed in {}, but not there", file.display());
     tree.skipped.extend(missing.into_iter().map(|path| Skipped { path, reason: reason.clone() }));
-    Ok(entries)
+    Ok(files)
 }
 
 #[cfg(test)]
@@ -394,6 +396,20 @@ mod tests {
         assert!(notes[0].ends_with("set: no images in `b`"), "{notes:?}");
         assert!(notes[1].contains("the network's classes have no names"), "{notes:?}");
         assert!(matched(&tree, 2, Classes::InOrder).is_err());
+    }
+
+    #[test]
+    fn folders_that_are_numbers_sorted_as_words_are_noted() {
+        let cases: [(&[(&str, u8)], &str); 2] = [
+            (&[("9/1.png", 1), ("10/1.png", 2)], "`10` is class 0, `9` class 1"),
+            (&[("9/1.png", 1), ("10/1.png", 2), ("2/1.png", 3)], "`2` is class 1, `9` class 2"),
+        ];
+        for (files, expected) in cases {
+            let (_, notes) = matched(&Tree::new(files), files.len(), Classes::InOrder).unwrap();
+            assert!(notes[0].ends_with(expected), "{notes:?}");
+        }
+        let error = matched(&Tree::new(cases[0].0), 0, Classes::Given(&ClassNames::default())).unwrap_err();
+        assert!(error.contains("2 class folders"), "{error}");
     }
 
     #[test]

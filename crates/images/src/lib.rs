@@ -1,10 +1,10 @@
-//! Image sets: decode, resize, normalise; labelled and unlabelled; the embedded default.
+//! Image sets with and without labels: they are decoded, resized and normalised to the input of a network. A set drawn by
+//! this crate needs no files.
 //!
-//! Training a student and adapting to a new place see only [`Unlabelled`] images, and there is no way from an
-//! [`Unlabelled`] to a label: it does not hold any. [`Labelled`] images are for evaluation and supervised training.
+//! Distilling a student and adapting it take [`Unlabelled`] images, which hold no labels. [`Labelled`] images are for
+//! evaluation and supervised training.
 //!
-//! Images become what PyTorch users feed their networks: decoding, resizing and cropping follow PIL and torchvision, and
-//! the tests compare with them.
+//! Decoding, resizing and cropping give the results of PIL and torchvision, with which the tests compare them.
 //!
 //! ```
 //! use images::Split;
@@ -41,12 +41,14 @@ mod error;
 mod fetch;
 mod fingerprint;
 mod folder;
+mod labelled;
 mod manifest;
 mod names;
 mod open;
 mod random;
 mod resize;
 mod set;
+mod unpack;
 mod walk;
 
 pub use classes::{Classes, Matched};
@@ -54,7 +56,8 @@ pub use embedded::{CLASSES as EMBEDDED_CLASSES, embedded, embedded_preprocess, e
 pub use error::ImageError;
 pub use fetch::{Expected, FetchError, Progress, fetch};
 pub use fingerprint::Fingerprint;
-pub use manifest::{Archive, Kind, Manifest, dataset_names};
+pub use labelled::{Labelled, LabelledBatch};
+pub use manifest::{Archive, DatasetFormat, Manifest, dataset_names};
 pub use names::ClassNames;
 pub use open::{OpenOptions, open_files, open_labelled, open_unlabelled};
-pub use set::{Batch, Labelled, LabelledBatch, Skipped, Split, Unlabelled};
+pub use set::{Batch, Skipped, Split, Unlabelled};

@@ -1,99 +1,101 @@
+//! Manifests of data sets, which say how to download and to open them.
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use graph::Preprocess;
 use serde::{Deserialize, Serialize};
 
-use crate::fetch::{Expected, FetchError, Progress, fetch, unpack_tar_gz};
+use crate::fetch::{Expected, FetchError, Progress, fetch};
+use crate::unpack::unpack_tar_gz;
 use crate::{ImageError, Split};
 
-/// The manifests that come with the program: names work where there is no `datasets` folder. They are links to the files of
-/// the repository's `datasets`, and files in the published package.
+/// The manifests that come with this crate, so that their names work without a folder `datasets`. They are links to the
+/// files of the repository's `datasets`, and files in the published package.
 const BUILT_IN: [(&str, &str); 3] = [
     ("cifar10", include_str!("../datasets/cifar10.toml")),
     ("embedded", include_str!("../datasets/embedded.toml")),
     ("imagenet", include_str!("../datasets/imagenet.toml")),
 ];
 
-/// A data set, as a file `datasets/<name>.toml` describes it. Its data lies in `datasets/<name>/`.
+/// The description of a data set, from a file `datasets/<name>.toml`. Its data lies in `datasets/<name>/`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// The file's name without `.toml`.
+    /// The name of the data set, which is the file's name without `.toml`.
     pub name: String,
-    /// One line for people.
+    /// A title of one line.
     pub title: String,
-    /// How the data is stored.
-    pub kind: Kind,
-    /// Under what terms.
+    /// The format of the data.
+    pub kind: DatasetFormat,
+    /// The licence of the data.
     pub licence: String,
-    /// Where it comes from.
+    /// The address of its publisher.
     #[serde(default)]
     pub homepage: Option<String>,
-    /// Number of classes.
+    /// The number of classes.
     pub classes: usize,
-    /// The classes' names, where they are few.
+    /// The names of the classes, where they are few.
     #[serde(default)]
     pub class_names: Vec<String>,
-    /// How to get data that cannot be downloaded.
+    /// The way to get data that cannot be downloaded.
     #[serde(default)]
     pub obtain: Option<String>,
-    /// Archives to download and unpack.
+    /// The archives that are downloaded and unpacked.
     #[serde(default)]
     pub archives: Vec<Archive>,
-    /// Images in each split.
+    /// The number of images in each split.
     #[serde(default)]
     pub images: BTreeMap<Split, usize>,
-    /// Files (CIFAR) or the one folder of each split, in the data set's folder.
+    /// The files (CIFAR) or the one folder of each split, inside the folder of the data set.
     #[serde(default)]
     pub splits: BTreeMap<Split, Vec<PathBuf>>,
-    /// How networks for this set take its images.
+    /// The preprocessing of networks for this set.
     pub preprocess: Preprocess,
 }
 
-/// How a data set is stored.
+/// The format of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// Drawn by this crate.
+pub enum DatasetFormat {
+    /// The images are drawn by this crate.
     Embedded,
-    /// CIFAR's binary files.
+    /// The images are in CIFAR's binary files.
     Cifar,
-    /// Folders of image files.
+    /// The images are files in folders.
     Folder,
 }
 
-/// A `.tar.gz` to download.
+/// An archive (`.tar.gz`) that is downloaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Archive {
-    /// Where it is.
+    /// The address.
     pub url: String,
-    /// Its whole SHA-256, in hexadecimal.
+    /// The whole SHA-256, in hexadecimal.
     pub sha256: String,
-    /// Its size.
+    /// The size in bytes.
     pub bytes: u64,
 }
 
 impl Archive {
-    /// The last part of its address, if that is a file's name.
+    /// Returns the last part of the address, if it is the name of a file.
     fn file_name(&self) -> Option<&str> {
         let name = self.url.rsplit('/').next()?;
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
         (name.bytes().all(plain) && !name.trim_matches('.').is_empty()).then_some(name)
     }
 
-    /// Most bytes that it may unpack to: photographs do not get larger, CIFAR's bytes by a tenth.
+    /// Returns the limit of bytes to which it may unpack. Photographs hardly grow, and CIFAR's bytes by a tenth.
     fn most_unpacked(&self) -> u64 {
         self.bytes.saturating_mul(4).saturating_add(64 << 20)
     }
 }
 
 impl Manifest {
-    /// The manifest called `name` in the folder `datasets`, or the one that comes with the program; `None` if there is none.
+    /// Finds the manifest called `name` in the folder `datasets`, or else the one that comes with this crate, if there is one.
     ///
     /// # Errors
-    /// A manifest that cannot be read or understood.
+    /// [`ImageError::Io`] or [`ImageError::Manifest`] where the manifest cannot be read or has a mistake.
     pub fn find(name: &str, datasets: &Path) -> Result<Option<Self>, ImageError> {
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
             return Ok(None);
@@ -128,17 +130,17 @@ impl Manifest {
             }
         }
         for (split, paths) in &manifest.splits {
-            if paths.is_empty() || (manifest.kind == Kind::Folder && paths.len() != 1) {
+            if paths.is_empty() || (manifest.kind == DatasetFormat::Folder && paths.len() != 1) {
                 return Err(fail(format!("splits.{split} names {} files", paths.len())));
             }
         }
         Ok(manifest)
     }
 
-    /// Where the files of `split` lie.
+    /// Returns the paths of the files of `split`.
     ///
     /// # Errors
-    /// No such split, or a file that is not there.
+    /// [`ImageError::Manifest`] where there is no such split; [`ImageError::NotFetched`] where a file is not there.
     pub fn files_of(&self, split: Split, datasets: &Path) -> Result<Vec<PathBuf>, ImageError> {
         let folder = datasets.join(&self.name);
         let paths = self.splits.get(&split).ok_or_else(|| ImageError::Manifest {
@@ -156,15 +158,17 @@ impl Manifest {
         }
     }
 
-    /// Whether every file of every split is there.
+    /// Returns whether every file of every split is there.
     pub fn is_fetched(&self, datasets: &Path) -> bool {
         self.splits.keys().all(|&split| self.files_of(split, datasets).is_ok())
     }
 
-    /// Downloads and unpacks what is missing into `datasets/<name>/`; an interrupted download is resumed.
+    /// Downloads the archives and unpacks them into `datasets/<name>/`, unless every file is there. An interrupted download
+    /// is continued.
     ///
     /// # Errors
-    /// A failed download or a damaged archive; a data set that cannot be downloaded.
+    /// [`ImageError::Fetch`] where a download fails or an archive is damaged; [`ImageError::NotFetched`] where the data set
+    /// cannot be downloaded; [`ImageError::Manifest`] where an address does not end in the name of a file.
     pub fn fetch(&self, datasets: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(), ImageError> {
         if self.is_fetched(datasets) {
             return Ok(());
@@ -172,7 +176,10 @@ impl Manifest {
         let folder = datasets.join(&self.name);
         std::fs::create_dir_all(&folder).map_err(|source| FetchError::Io { path: folder.clone(), source })?;
         for archive in &self.archives {
-            let file = folder.join(archive.file_name().expect("it was checked"));
+            let file = folder.join(archive.file_name().ok_or_else(|| ImageError::Manifest {
+                path: datasets.join(format!("{}.toml", self.name)),
+                reason: format!("`{}` does not end in a file's name", archive.url),
+            })?);
             let what = Expected { sha256: Some(&archive.sha256), bytes: Some(archive.bytes) };
             fetch(&archive.url, &what, &file, progress)?;
             unpack_tar_gz(&file, &folder, archive.most_unpacked())?;
@@ -185,7 +192,7 @@ impl Manifest {
     }
 }
 
-/// The data sets that [`Manifest::find`] finds, sorted.
+/// Returns the names of the data sets that [`Manifest::find`] finds, sorted.
 pub fn dataset_names(datasets: &Path) -> Vec<String> {
     let mut names: Vec<String> = BUILT_IN.iter().map(|(name, _)| (*name).to_owned()).collect();
     for entry in std::fs::read_dir(datasets).into_iter().flatten().flatten() {

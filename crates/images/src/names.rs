@@ -1,4 +1,4 @@
-//! What a network's classes are called.
+//! The names of a network's classes.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -7,29 +7,30 @@ use serde_json::Value;
 
 use crate::ImageError;
 
-/// Most bytes of a file with names.
+/// The limit of bytes of a file with names.
 const MOST_BYTES: u64 = 1 << 24;
 
-/// The classes of a network in the order of its outputs. A class may have several names: `n01440764` and `tench`.
+/// The names of a network's classes in the order of its outputs. A class may have several, such as `n01440764` and `tench`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClassNames(Vec<Vec<String>>);
 
-/// The class of a name.
+/// The classes that have a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
     One(usize),
     None,
-    /// ImageNet has two cranes.
+    /// Several classes share the name, as ImageNet's two cranes do.
     Several,
 }
 
 impl ClassNames {
-    /// Reads names from a file: one a line, also `0 cat` (Teachable Machine) and `n01440764 tench`; or JSON, `["cat", "dog"]`,
-    /// `{"0": "cat"}`, `{"0": ["n01440764", "tench"]}` (`imagenet_class_index.json`), `{"cat": 0}` (Keras), or an `id2label` in
-    /// it (Hugging Face).
+    /// Reads names from a file. It has one name a line, which may be `0 cat` (Teachable Machine) or `n01440764 tench`, or it
+    /// is JSON: `["cat", "dog"]`, `{"0": "cat"}`, `{"0": ["n01440764", "tench"]}` (`imagenet_class_index.json`),
+    /// `{"cat": 0}` (Keras), or an object with such an `id2label` (Hugging Face).
     ///
     /// # Errors
-    /// A file that cannot be read, is none of these, or leaves an output without a name.
+    /// [`ImageError::Io`] where the file cannot be read; [`ImageError::ClassNames`] where it is none of these or leaves an
+    /// output without a name.
     pub fn read(path: &Path) -> Result<Self, ImageError> {
         let fail = |reason: String| ImageError::ClassNames { path: path.to_owned(), reason };
         let text = read_text(path)?;
@@ -43,23 +44,23 @@ impl ClassNames {
         }
     }
 
-    /// Number of classes.
+    /// Returns the number of classes.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether no names are known.
+    /// Returns whether no names are known.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// A name of each class for people: the last of several.
+    /// Returns the name of each class that is shown to people, which is the last of several.
     pub fn shown(&self) -> Vec<String> {
         self.0.iter().map(|names| names.last().cloned().unwrap_or_default()).collect()
     }
 
-    /// The class of a folder's name, as it is; else without regard to case and to what stands between words; else without a
-    /// number before it, as in `001.Albatross`.
+    /// Finds the class of a folder's name. An equal name is preferred, then one that differs only in case and in the
+    /// characters between words, then one without a number before it, as in `001.Albatross`.
     pub(crate) fn find(&self, name: &str) -> Found {
         let unnumbered = name.trim_start_matches(|c: char| c.is_ascii_digit());
         let unnumbered = if unnumbered.starts_with(['.', '_', '-', ' ']) { &unnumbered[1..] } else { name };
@@ -97,7 +98,7 @@ impl From<&[String]> for ClassNames {
     }
 }
 
-/// A text file of a reasonable size, without the mark that Windows puts before UTF-8.
+/// Reads a text file of a reasonable size, without the byte order mark that Windows puts before UTF-8.
 pub(crate) fn read_text(path: &Path) -> Result<String, ImageError> {
     let fail = |source| ImageError::Io { path: path.to_owned(), source };
     let size = path.metadata().map_err(fail)?.len();
@@ -109,25 +110,25 @@ pub(crate) fn read_text(path: &Path) -> Result<String, ImageError> {
     Ok(text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned))
 }
 
-/// One class a line; blank lines and comments do not count.
+/// Reads one class a line. Blank lines and comments do not count.
 pub(crate) fn from_lines(text: &str) -> Vec<Vec<String>> {
     let lines: Vec<&str> =
         text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
-    // Numbers before names, where all lines have them and they count: else `7up` is a name.
+    // A number before a name is left out only if every line has the number of its class; else `7up` is a name.
     let numbered: Option<Vec<&str>> = lines.iter().enumerate().map(|(i, line)| without_number(line, i)).collect();
     let lines = numbered.unwrap_or(lines);
     let synsets: Option<Vec<Vec<String>>> = lines.iter().map(|line| synset(line)).collect();
     synsets.unwrap_or_else(|| lines.iter().map(|line| vec![unquoted(line).to_owned()]).collect())
 }
 
-/// `3 cat`, `3: cat`, `3,cat` for line 3.
+/// Returns `cat` for the line `3 cat`, `3: cat` or `3,cat` of class 3.
 fn without_number(line: &str, expected: usize) -> Option<&str> {
     let (number, rest) = line.split_once(|c: char| c.is_whitespace() || c == ':' || c == ',')?;
     let rest = rest.trim_start_matches([':', ',']).trim();
     (number.parse() == Ok(expected) && !rest.is_empty()).then_some(rest)
 }
 
-/// `n01440764 tench, Tinca tinca`.
+/// Splits a line such as `n01440764 tench, Tinca tinca` into two names.
 fn synset(line: &str) -> Option<Vec<String>> {
     let (id, rest) = line.split_once([' ', '\t', ','])?;
     let is_synset = id.len() == 9 && id.starts_with('n') && id[1..].bytes().all(|b| b.is_ascii_digit());
@@ -170,7 +171,7 @@ fn from_json(text: &str) -> Result<Vec<Vec<String>>, String> {
     }
 }
 
-/// Up to five names for a message.
+/// Lists up to five names for a message.
 pub(crate) fn some_of<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();
     let mut text: Vec<String> = names.iter().take(5).map(|name| format!("`{name}`")).collect();
@@ -180,7 +181,7 @@ pub(crate) fn some_of<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     text.join(", ")
 }
 
-/// Whether no two are the same.
+/// Returns whether no two classes are the same.
 pub(crate) fn all_differ(classes: &[usize]) -> bool {
     classes.iter().collect::<HashSet<_>>().len() == classes.len()
 }

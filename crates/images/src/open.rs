@@ -1,3 +1,4 @@
+//! Opens image sets by a name or a path.
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -5,23 +6,23 @@ use graph::Preprocess;
 
 use crate::classes::Labels;
 use crate::embedded::{embedded_as, embedded_unlabelled_as};
-use crate::manifest::{Kind, Manifest, dataset_names};
+use crate::manifest::{DatasetFormat, Manifest, dataset_names};
 use crate::{ImageError, Labelled, Split, Unlabelled, cifar, folder};
 
-/// How a set is opened.
+/// The options of opening a set.
 #[derive(Debug, Clone)]
 pub struct OpenOptions {
-    /// The part of a data set that has parts (`embedded`, `cifar10`). Default: [`Split::Eval`] with labels,
-    /// [`Split::Adapt`] without.
+    /// The split that is opened, for a data set that has splits (`embedded`, `cifar10`). The default is [`Split::Eval`]
+    /// with labels and [`Split::Adapt`] without.
     pub split: Option<Split>,
-    /// At most this many images, spread evenly over the sorted set. Default: all.
+    /// The limit of images, which are spread evenly over the sorted set. There is none by default.
     pub limit: Option<usize>,
-    /// The fraction of files that may be bad before it is an error; three may always be. Default: 0.01.
+    /// The fraction of files that may be bad, 0.01 by default. Three bad files are always allowed.
     pub max_bad: f64,
-    /// Sets of up to this many bytes at the network's input size are decoded once, when they are opened, and kept; larger
-    /// ones are decoded as they are used. Default: 512 MiB.
+    /// The limit of bytes of images that are kept in memory, at the network's input size, 512 MiB by default. A larger set
+    /// is decoded anew each time it is used.
     pub memory: usize,
-    /// Where manifests and downloaded data lie. Default: `datasets`.
+    /// The folder of manifests and downloaded data, `datasets` by default.
     pub datasets: PathBuf,
 }
 
@@ -32,6 +33,7 @@ impl Default for OpenOptions {
 }
 
 impl OpenOptions {
+    /// Returns the number of files of `total` that may be bad.
     pub(crate) fn allowed_bad(&self, total: usize) -> usize {
         ((total as f64 * self.max_bad) as usize).max(3)
     }
@@ -44,11 +46,11 @@ impl OpenOptions {
 ///   `<folder>_labels.txt` beside it;
 /// - a CIFAR-10 or CIFAR-100 binary file (`.bin`).
 ///
-/// Labels count the classes of the set; [`Labelled::for_network`] makes outputs of a network of them. An orientation in EXIF is
-/// not applied, as in torchvision.
+/// Labels count the classes of the set; [`Labelled::for_network`] matches them with the outputs of a network. An orientation
+/// in EXIF is not applied, as in torchvision.
 ///
 /// # Errors
-/// Nothing at `spec`, no labels there, more bad files than allowed: see [`ImageError`].
+/// [`ImageError`] where there is nothing at `spec`, where there are no labels, or where more files are bad than allowed.
 pub fn open_labelled(spec: &str, preprocess: &Preprocess, options: &OpenOptions) -> Result<Labelled, ImageError> {
     preprocess.check().map_err(ImageError::Preprocess)?;
     let set = match resolve(spec, options, options.split.unwrap_or(Split::Eval))? {
@@ -72,11 +74,11 @@ pub fn open_labelled(spec: &str, preprocess: &Preprocess, options: &OpenOptions)
     })
 }
 
-/// Opens a set without labels: `spec` as for [`open_labelled`], and a folder may hold its images in any way. Labels that
-/// are there are dropped at reading.
+/// Opens a set without labels. `spec` is that of [`open_labelled`], and a folder may hold its images in any way. Labels are
+/// dropped when they are read.
 ///
 /// # Errors
-/// Nothing at `spec`, more bad files than allowed: see [`ImageError`].
+/// [`ImageError`] where there is nothing at `spec`, or where more files are bad than allowed.
 pub fn open_unlabelled(spec: &str, preprocess: &Preprocess, options: &OpenOptions) -> Result<Unlabelled, ImageError> {
     preprocess.check().map_err(ImageError::Preprocess)?;
     let set = match resolve(spec, options, options.split.unwrap_or(Split::Adapt))? {
@@ -90,7 +92,7 @@ pub fn open_unlabelled(spec: &str, preprocess: &Preprocess, options: &OpenOption
     })
 }
 
-/// Opens these files, in this order, whatever they are called: their content decides.
+/// Opens files, in the order given. Their content decides the format, not their names.
 ///
 /// # Errors
 /// [`ImageError::Unreadable`] for the first file that is not there or is no image.
@@ -99,23 +101,23 @@ pub fn open_files(paths: &[PathBuf], preprocess: &Preprocess, options: &OpenOpti
     folder::files(paths, preprocess, options)
 }
 
-/// Where a spec leads.
+/// The images that a spec names.
 enum Place {
     Embedded(Split),
     Folder(PathBuf),
     Cifar { name: String, paths: Vec<PathBuf> },
 }
 
-/// A bare word is a data set's name first: `./cifar10` is the folder.
+/// Finds the images of a spec. The name of a data set comes before a path: the folder is `./cifar10`.
 fn resolve(spec: &str, options: &OpenOptions, split: Split) -> Result<Place, ImageError> {
     if let Some(manifest) = Manifest::find(spec, &options.datasets)? {
         let name = manifest.name.clone();
         return Ok(match manifest.kind {
-            Kind::Embedded => Place::Embedded(split),
-            Kind::Cifar => {
+            DatasetFormat::Embedded => Place::Embedded(split),
+            DatasetFormat::Cifar => {
                 Place::Cifar { paths: manifest.files_of(split, &options.datasets)?, name: format!("{name}/{split}") }
             }
-            Kind::Folder => {
+            DatasetFormat::Folder => {
                 let mut paths = manifest.files_of(split, &options.datasets)?;
                 Place::Folder(paths.swap_remove(0))
             }

@@ -1,8 +1,8 @@
-//! Pillow's bilinear resize, to the bit.
+//! Pillow's bilinear resize, with the same bytes.
 //!
-//! Pillow convolves with a triangle as wide as the reduction (so that shrinking averages what it leaves out), along rows and
-//! along columns, with bytes in between and weights of 22 fractional bits. SIMD resizers keep 16-bit weights and
-//! differ from it by one in a fifth of the bytes; this one costs a few milliseconds for a photograph, less than its decoding.
+//! Pillow convolves with a triangle as wide as the reduction (so that every pixel counts when it shrinks), along rows and
+//! along columns, with bytes in between and weights of 22 fractional bits. SIMD resizers have 16-bit weights and differ from
+//! it by one in a fifth of the bytes. This one takes a few milliseconds for a photograph, less than its decoding.
 
 use std::ops::Range;
 
@@ -11,13 +11,13 @@ use crate::decode::Picture;
 const FRACTION: u32 = 22;
 const HALF: i32 = 1 << (FRACTION - 1);
 
-/// The weights of one output position: input positions from `start` on.
+/// The weights of one output position, for the input positions from `start` on.
 struct Taps {
     start: usize,
     weights: Vec<i32>,
 }
 
-/// One [`Taps`] for each output position of `window`, of `to` in all.
+/// Returns the [`Taps`] of each output position of `window`, where `from` positions are resized to `to`.
 fn taps(from: usize, to: usize, window: &Range<usize>) -> Vec<Taps> {
     let scale = from as f64 / to as f64;
     let support = scale.max(1.0);
@@ -25,7 +25,7 @@ fn taps(from: usize, to: usize, window: &Range<usize>) -> Vec<Taps> {
         .clone()
         .map(|i| {
             let centre = (i as f64 + 0.5) * scale;
-            // A cast truncates, and takes what is negative to 0.
+            // A cast truncates, and takes negative numbers to 0.
             let start = (centre - support + 0.5) as usize;
             let end = ((centre + support + 0.5) as usize).min(from);
             let triangle = |x: usize| (1.0 - ((x as f64 - centre + 0.5) * (1.0 / support)).abs()).max(0.0);
@@ -36,10 +36,10 @@ fn taps(from: usize, to: usize, window: &Range<usize>) -> Vec<Taps> {
         .collect()
 }
 
-/// Of an image resized to height and width `to` the rows and columns of `window`; no more than these are computed.
+/// Resizes an image to height and width `to`, but computes only the rows and columns of `window`.
 ///
 /// # Errors
-/// More than `most` pixels of a result, in between or in the end.
+/// The result, or the image between the two passes, would have more than `most` pixels.
 pub(crate) fn resize(
     image: Picture,
     to: [usize; 2],
@@ -56,7 +56,7 @@ pub(crate) fn resize(
         return Err(refused());
     }
     let [down, across] = [taps(height, to[0], &window[0]), taps(width, to[1], &window[1])];
-    // The rows and columns that the weights reach.
+    // The rows and columns of the image that have weights.
     let [rows, columns] = [reach(&down), reach(&across)];
     let between = if columns_first(image.size, to) { size[0] * columns.len() } else { size[1] * rows.len() };
     if between > most {
@@ -69,8 +69,8 @@ pub(crate) fn resize(
     Ok(Picture { channels: image.channels, size, pixels })
 }
 
-/// Whether Pillow (13; it was never before) resizes columns first: where the height loses more than twice what the width
-/// loses. Bytes in between are rounded, so the order shows.
+/// Returns whether columns are resized first, as Pillow 13 does where the height loses more than twice what the width loses.
+/// Bytes in between are rounded, so that the order matters.
 fn columns_first([height, width]: [usize; 2], to: [usize; 2]) -> bool {
     // Sizes of images are far from overflowing.
     to[0] < height && (height - to[0]) as i64 > 2 * (width as i64 - to[1] as i64)
@@ -98,7 +98,7 @@ fn passes<const C: usize>(
     resize_columns(&narrow, row, 0..row, rows.start, down)
 }
 
-/// Resizes each row of `length` pixels of `C` channels, the first of which is pixel `first` of the image's row.
+/// Resizes each row of `length` pixels of `C` channels. The first pixel is pixel `first` of the image's row.
 fn resize_rows<const C: usize>(pixels: &[u8], length: usize, first: usize, taps: &[Taps]) -> Vec<u8> {
     let mut out = Vec::with_capacity(pixels.len() / length * taps.len());
     for row in pixels.chunks_exact(C * length) {
@@ -116,7 +116,7 @@ fn resize_rows<const C: usize>(pixels: &[u8], length: usize, first: usize, taps:
     out
 }
 
-/// Resizes the columns whose bytes are `part` of a row of `stride` bytes; the first row is row `first` of the image.
+/// Resizes the columns whose bytes are `part` of a row of `stride` bytes. The first row is row `first` of the image.
 fn resize_columns(bytes: &[u8], stride: usize, part: Range<usize>, first: usize, taps: &[Taps]) -> Vec<u8> {
     let mut out = Vec::with_capacity(part.len() * taps.len());
     let mut sums = vec![0; part.len()];

@@ -1,4 +1,4 @@
-//! The image files under a folder.
+//! Finds the image files under a folder.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -8,28 +8,28 @@ use std::path::{Path, PathBuf};
 
 use crate::{ImageError, Skipped};
 
-/// Files named so are images; their content decides which kind.
+/// The extensions of image files. The content of a file decides its format.
 const EXTENSIONS: [&str; 10] = ["jpg", "jpeg", "jpe", "jfif", "jif", "jpg_large", "png", "bmp", "dib", "webp"];
-/// Image files that are reported as skipped instead of passed over.
+/// The extensions of image files that are reported as skipped.
 const UNSUPPORTED: [&str; 10] = ["gif", "tif", "tiff", "ppm", "pgm", "heic", "heif", "avif", "jp2", "jxl"];
-/// Folders that programs leave beside images. Those whose name begins with a dot are passed over too, such as
-/// `.ipynb_checkpoints`: torchvision would count them as classes.
+/// Folders that programs leave beside images. They are passed over, and so are those whose name begins with a dot, such as
+/// `.ipynb_checkpoints`, which torchvision would count as classes.
 const LEFT_BEHIND: [&str; 3] = ["__MACOSX", "@eaDir", "__pycache__"];
 
-/// What lies under a folder.
+/// The content of a folder.
 pub(crate) struct Tree {
-    /// Folders in it, sorted by name, with or without images.
+    /// The subfolders, sorted by name, with or without images.
     pub(crate) folders: Vec<String>,
-    /// All images, sorted; each folder's entries by name.
+    /// All images, sorted by their paths.
     pub(crate) images: Vec<PathBuf>,
-    /// Image files that are not read.
+    /// The image files that are not read.
     pub(crate) skipped: Vec<Skipped>,
-    /// Links that are not followed.
+    /// Remarks about links that are not followed.
     pub(crate) notes: Vec<String>,
 }
 
-/// Every image under `root`. A folder is read once, however many links lead to it, so that no image counts twice and no
-/// circle is endless: the folder itself comes before links to it.
+/// Finds every image under `root`. A folder is read once, however many links lead to it, so that no image counts twice and
+/// no circle of links is endless. The path of the folder itself is preferred to links.
 pub(crate) fn walk(root: &Path) -> Result<Tree, ImageError> {
     let top = canonical(root)?;
     let mut tree = Tree { folders: Vec::new(), images: Vec::new(), skipped: Vec::new(), notes: Vec::new() };
@@ -84,41 +84,43 @@ impl Tree {
         if has_extension(&path, &EXTENSIONS) {
             return self.images.push(path);
         }
-        let reason = match (has_extension(&path, &UNSUPPORTED), kind(&path)) {
-            (true, _) | (_, Some(Kind::Other)) => "format not supported: JPEG, PNG, BMP and WebP are",
-            (false, Some(Kind::Supported)) => "an image by its content, but its name does not end like one, as in .jpg",
+        let reason = match (has_extension(&path, &UNSUPPORTED), detect(&path)) {
+            (true, _) | (_, Some(Detected::Other)) => "format not supported: JPEG, PNG, BMP and WebP are",
+            (false, Some(Detected::Supported)) => {
+                "an image by its content, but its name does not end like one, as in .jpg"
+            }
             (false, None) => return,
         };
         self.skipped.push(Skipped { path, reason: reason.to_owned() });
     }
 }
 
-/// An image by its content.
+/// The image format that was detected in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Detected {
     Supported,
     Other,
 }
 
-/// By the first bytes of a regular file.
-fn kind(path: &Path) -> Option<Kind> {
+/// Detects an image by the first bytes of a regular file.
+fn detect(path: &Path) -> Option<Detected> {
     if !path.metadata().ok()?.is_file() {
         return None;
     }
     let mut start = Vec::new();
     File::open(path).ok()?.take(18).read_to_end(&mut start).ok()?;
     match start.as_slice() {
-        [0xFF, 0xD8, 0xFF, ..] | [0x89, b'P', b'N', b'G', b'\r', b'\n', ..] => Some(Kind::Supported),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(Kind::Supported),
-        // Many texts begin with BM: the size of the header tells.
-        [b'B', b'M', .., 12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0] => Some(Kind::Supported),
-        [b'G', b'I', b'F', b'8', ..] | [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => Some(Kind::Other),
+        [0xFF, 0xD8, 0xFF, ..] | [0x89, b'P', b'N', b'G', b'\r', b'\n', ..] => Some(Detected::Supported),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(Detected::Supported),
+        // Many texts begin with BM; a bitmap also has one of these header sizes.
+        [b'B', b'M', .., 12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0] => Some(Detected::Supported),
+        [b'G', b'I', b'F', b'8', ..] | [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => Some(Detected::Other),
         _ => None,
     }
 }
 
 fn is_passed_over(name: &OsStr) -> bool {
-    // `._name.jpg` of macOS is no image.
+    // macOS leaves files such as `._name.jpg`, which are no images.
     name.as_encoded_bytes().starts_with(b".") || LEFT_BEHIND.iter().any(|left| name == *left)
 }
 

@@ -78,7 +78,7 @@ fn get(args: &Get, printer: &Printer) -> Result<()> {
     let start = Instant::now();
     let folder = places::datasets();
     let path = match (Manifest::find(&args.name, &folder)?, zoo::variant(&args.name)) {
-        (Some(manifest), _) if manifest.kind == images::Kind::Embedded => None,
+        (Some(manifest), _) if manifest.kind == images::DatasetFormat::Embedded => None,
         (Some(manifest), _) => Some(images_of(&manifest, &folder, printer)?),
         (None, Ok(variant)) if zoo::teachers().any(|name| name == variant.name) => None,
         (None, Ok(variant)) => Some(weights_of(variant, printer)?),

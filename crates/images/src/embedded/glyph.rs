@@ -1,8 +1,8 @@
-//! The sixteen shapes, as inside tests on `[-1, 1]^2` with `y` down.
+//! The sixteen shapes, each as a test whether a point of `[-1, 1]^2` lies inside, with `y` down.
 
 use std::f32::consts::FRAC_1_SQRT_2;
 
-/// Class names of the embedded set; a label is an index into it.
+/// The class names of the embedded set. A label is an index into them.
 pub const CLASSES: [&str; 16] = [
     "disc",
     "ring",
@@ -22,10 +22,10 @@ pub const CLASSES: [&str; 16] = [
     "ell",
 ];
 
-/// Radius around the origin that holds every shape.
+/// The radius around the origin that contains every shape.
 pub(super) const REACH: f32 = 1.05;
 
-/// Outer points at radius 1, inner at 0.42, the first one up.
+/// The corners of a star of five points, with outer radius 1 and inner radius 0.42, the first one up.
 const STAR5: [[f32; 2]; 10] = [
     [0.0, -1.0],
     [0.246_870, -0.339_787],
@@ -39,7 +39,7 @@ const STAR5: [[f32; 2]; 10] = [
     [-0.246_870, -0.339_787],
 ];
 
-/// Outer points at radius 1, inner at 0.5, the first one up.
+/// The corners of a star of six points, with outer radius 1 and inner radius 0.5, the first one up.
 const STAR6: [[f32; 2]; 12] = [
     [0.0, -1.0],
     [0.25, -0.433_013],
@@ -55,7 +55,8 @@ const STAR6: [[f32; 2]; 12] = [
     [-0.25, -0.433_013],
 ];
 
-/// Whether shape `class` covers the point. Only sums, products and comparisons: the same on every machine.
+/// Returns whether the shape of a class covers a point. It computes sums, products and comparisons only, so that the result is
+/// the same on every machine.
 pub(super) fn inside(class: usize, x: f32, y: f32) -> bool {
     let (ax, ay) = (x.abs(), y.abs());
     let square = x * x + y * y;
@@ -81,7 +82,7 @@ pub(super) fn inside(class: usize, x: f32, y: f32) -> bool {
             head || shaft
         }
         "heart" => {
-            // The sextic heart (x^2 + y^2 - 1)^3 = x^2 y^3, shrunk to the unit square and with y up.
+            // The curve (x^2 + y^2 - 1)^3 = x^2 y^3, shrunk to the unit square and with y up.
             let (hx, hy) = (x * 1.25, 0.15 - y * 1.2);
             let ring = hx * hx + hy * hy - 1.0;
             ring * ring * ring < hx * hx * hy * hy * hy
@@ -100,7 +101,7 @@ fn plus(ax: f32, ay: f32) -> bool {
     (ax < 0.27 && ay < 0.92) || (ay < 0.27 && ax < 0.92)
 }
 
-/// Even-odd rule.
+/// Returns whether a point lies in a polygon, by the even-odd rule.
 fn polygon(points: &[[f32; 2]], x: f32, y: f32) -> bool {
     let mut inside = false;
     let mut from = points[points.len() - 1];

@@ -1,7 +1,7 @@
-//! The data set that needs no download: coloured shapes on clutter, drawn from `(split, index)` alone.
+//! The embedded data set: coloured shapes on clutter, each image drawn from its split and index alone.
 //!
-//! It exists so that everything can be tried, tested and demonstrated on a machine without a network: a small CNN learns
-//! it to about 95% in minutes, and coarse quantization visibly hurts.
+//! It needs no download, so that everything can be tried and tested without a network. A small CNN learns it to about 95% in
+//! minutes, and coarse quantization costs accuracy on it.
 
 mod glyph;
 mod render;
@@ -16,11 +16,12 @@ use crate::random::{Random, shuffle};
 pub use glyph::CLASSES;
 use render::SIDE;
 
-use crate::set::{Labelled, Memory, Split, Unlabelled};
+use crate::labelled::Labelled;
+use crate::set::{Memory, Split, Unlabelled};
 
 const IMAGE: usize = 3 * SIDE * SIDE;
 
-/// Images and labels of one split, drawn once a process.
+/// The images and labels of one split, which are drawn once a process.
 struct Drawn {
     memory: Arc<Memory>,
     labels: Arc<[usize]>,
@@ -43,28 +44,30 @@ fn drawn(split: Split) -> &'static Drawn {
     })
 }
 
-/// Each run of sixteen images holds every class once, in an order that `index` alone does not tell.
+/// Returns the class of an image. Each run of sixteen images holds every class once, in an order that the index alone does not
+/// tell.
 fn label(seed: u64, index: usize) -> usize {
     let mut order: [usize; CLASSES.len()] = std::array::from_fn(|class| class);
     shuffle(&mut order, &mut Random::new(!seed, (index / CLASSES.len()) as u64));
     order[index % CLASSES.len()]
 }
 
-/// The embedded set: 32x32 RGB, 16 classes ([`CLASSES`]), 8000 images to train and 2000 to evaluate, the same to the bit
-/// on every machine. Drawn at the first call (about a second), kept as bytes, normalised by [`embedded_preprocess`].
+/// Returns the embedded set with labels: 32x32 RGB, 16 classes ([`CLASSES`]), 8000 images to train and 2000 to evaluate, with
+/// the same bytes on every machine. It is drawn at the first call (about a second) and normalised by
+/// [`embedded_preprocess`].
 ///
 /// # Panics
-/// For [`Split::Adapt`], whose labels nobody gets: see [`embedded_unlabelled`].
+/// Panics for [`Split::Adapt`], which has no labels: see [`embedded_unlabelled`].
 pub fn embedded(split: Split) -> Labelled {
     embedded_as(split, &embedded_preprocess())
 }
 
-/// The 2000 images of the embedded set that are there to adapt to: unlabelled.
+/// Returns the 2000 images of the embedded set without labels, to which a student is adapted.
 pub fn embedded_unlabelled() -> Unlabelled {
     embedded_unlabelled_as(Split::Adapt, &embedded_preprocess())
 }
 
-/// How the embedded set is normalised: ImageNet statistics, size kept.
+/// Returns the preprocessing of the embedded set: ImageNet's mean and deviation, without resize or crop.
 pub fn embedded_preprocess() -> Preprocess {
     Preprocess::imagenet_statistics()
 }
@@ -92,7 +95,7 @@ mod tests {
             hasher.update(drawn.memory.bytes());
             hasher.update(drawn.labels.iter().map(|&label| label as u8).collect::<Vec<u8>>());
         }
-        let digest: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = format!("{:x}", hasher.finalize());
         assert_eq!(digest, "d2d1755b6a9e4f1ebd3149e76923e2a5e75ffb4a75d2ad71bb3c37074dc1e874");
     }
 

@@ -1,45 +1,49 @@
-//! One image of the embedded set: background, clutter, the glyph, an occluding bar, blur and noise.
+//! Draws one image of the embedded set: background, clutter, the glyph, an occluding bar, blur and noise.
 //!
-//! Everything is `f32` with `+ - * / sqrt` and comparisons, which IEEE 754 rounds the same way everywhere; there is no
-//! `sin`, `exp` or `powf`, whose last bits differ between platforms. So the set is the same to the bit on every machine.
+//! All arithmetic is `f32` with `+ - * / sqrt` and comparisons, which IEEE 754 rounds the same way everywhere. There is no
+//! `sin`, `exp` or `powf`, whose last bits differ between platforms. So the set has the same bytes on every machine.
 
 use super::glyph;
 use crate::random::Random;
 
-/// Width and height of an image.
+/// The width and height of an image.
 pub(super) const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
 
-/// How hard the set is: every range that a random choice is drawn from. Sizes are in pixels, colours in 0..255.
+/// The difficulty of the set: the ranges of all random choices. Sizes are in pixels, colours in 0..255.
 pub(super) struct Difficulty {
-    /// Half the glyph's extent.
+    /// Half the extent of the glyph.
     pub(super) radius: [f32; 2],
-    /// Rotation either way, in radians (20 degrees).
+    /// The largest rotation either way, in radians (20 degrees).
     pub(super) rotation: f32,
-    /// Ratio of width to height, applied as `s` and `1 / s`.
+    /// The ratio of width to height.
     pub(super) aspect: [f32; 2],
+    /// The largest shear either way.
     pub(super) shear: f32,
-    /// The glyph's centre from the image's, either way.
+    /// The largest distance of the glyph's centre from the image's, along each axis.
     pub(super) shift: f32,
-    /// Distance in RGB between the glyph and the background's colour.
+    /// The distance in RGB between the glyph and the colour of the background.
     pub(super) contrast: [f32; 2],
-    /// Distance in RGB between the two ends of the background's gradient.
+    /// The distance in RGB between the two ends of the background's gradient.
     pub(super) gradient: [f32; 2],
-    /// Amplitude of the background's texture.
+    /// The amplitude of the background's texture.
     pub(super) texture: [f32; 2],
-    /// Strokes and parts of other glyphs behind the glyph: one to this many.
+    /// The largest number of strokes and parts of other glyphs behind the glyph; there is at least one.
     pub(super) distractors: usize,
+    /// The distance in RGB between a stroke, or a part of another glyph, and the colour of the background.
     pub(super) distractor_contrast: [f32; 2],
-    /// Probability and half width of the bar in front.
+    /// The probability of a bar in front of the glyph.
     pub(super) bar: f32,
+    /// Half the width of the bar.
     pub(super) bar_half_width: [f32; 2],
-    /// Weight of the 3x3 blurred image.
+    /// The weight of the 3x3 blurred image.
     pub(super) blur: [f32; 2],
-    /// Standard deviation of the noise.
+    /// The standard deviation of the noise.
     pub(super) noise: [f32; 2],
 }
 
-/// The published set. Changing a number here changes the set: retrain, and change the checksum in the tests.
+/// The difficulty of the published set. A change here changes the set: networks are to be trained anew, and the checksum in
+/// the tests changes.
 pub(super) const DIFFICULTY: Difficulty = Difficulty {
     radius: [8.0, 12.0],
     rotation: 0.349,
@@ -59,7 +63,7 @@ pub(super) const DIFFICULTY: Difficulty = Difficulty {
 
 type Colour = [f32; 3];
 
-/// Draws class `class` with the choices of `random`: RGB, interleaved.
+/// Draws an image of a class with the choices of `random`, as interleaved RGB.
 pub(super) fn render(class: usize, random: &mut Random, out: &mut [u8]) {
     let d = &DIFFICULTY;
     let mut canvas = Canvas { planes: [[0.0; PLANE]; 3] };
@@ -91,7 +95,7 @@ pub(super) fn render(class: usize, random: &mut Random, out: &mut [u8]) {
     canvas.finish(random.within(d.noise), random, out);
 }
 
-/// A colour `distance` away from `from`; a channel that would leave 0..255 goes the other way.
+/// Returns a colour at a distance from another. A channel that would leave 0..255 goes the other way.
 fn away(from: Colour, distance: f32, random: &mut Random) -> Colour {
     let direction = random.direction::<3>();
     std::array::from_fn(|c| {
@@ -101,7 +105,7 @@ fn away(from: Colour, distance: f32, random: &mut Random) -> Colour {
     })
 }
 
-/// A point near the image's border, so that a glyph drawn there is cut off.
+/// Returns a point near the border of the image, so that a glyph drawn there is cut off.
 fn rim(random: &mut Random) -> [f32; 2] {
     let along = random.within([0.0, SIDE as f32]);
     let across = random.within([-2.0, 2.5]);
@@ -109,7 +113,7 @@ fn rim(random: &mut Random) -> [f32; 2] {
     [[along, across], [along, far], [across, along], [far, along]][random.below(4)]
 }
 
-/// Where a glyph lies: the map from pixels to the glyph's coordinates.
+/// The position of a glyph, as the map from pixels to the glyph's coordinates.
 struct Pose {
     centre: [f32; 2],
     inverse: [[f32; 2]; 2],
@@ -134,7 +138,7 @@ impl Pose {
     }
 }
 
-/// Taylor's polynomials, better than 1e-6 within half a radian.
+/// Returns sine and cosine by Taylor's polynomials, with an error below 1e-6 within half a radian.
 fn sin_cos(x: f32) -> (f32, f32) {
     let s = x * x;
     let sin = x * (1.0 - s / 6.0 * (1.0 - s / 20.0 * (1.0 - s / 42.0)));
@@ -147,7 +151,7 @@ struct Canvas {
 }
 
 impl Canvas {
-    /// A linear gradient from `ground`, and a texture: none, stripes, checks or smooth noise.
+    /// Draws a linear gradient from `ground`, and no texture, stripes, checks or smooth noise.
     fn background(&mut self, ground: Colour, random: &mut Random) {
         let d = &DIFFICULTY;
         let end = away(ground, random.within(d.gradient), random);
@@ -185,7 +189,7 @@ impl Canvas {
         });
     }
 
-    /// A straight stroke through the image, or a piece of one.
+    /// Draws a straight stroke through the image, or a piece of one.
     fn stroke(&mut self, half_width: f32, colour: Colour, opacity: f32, random: &mut Random) {
         let [dx, dy] = random.direction::<2>();
         let [cx, cy] = [(); 2].map(|()| random.within([4.0, 28.0]));
@@ -196,7 +200,7 @@ impl Canvas {
         });
     }
 
-    /// Blends `colour` over the points that `inside` accepts, nine samples a pixel.
+    /// Blends `colour` over the points that `inside` accepts, with nine samples a pixel.
     fn paint(&mut self, centre: [f32; 2], reach: f32, colour: Colour, opacity: f32, inside: impl Fn(f32, f32) -> bool) {
         let [columns, rows] = centre.map(|at| {
             let last = SIDE as f32 - 1.0;
@@ -221,7 +225,7 @@ impl Canvas {
         }
     }
 
-    /// Mixes in `weight` of the image blurred by `[1 2 1] / 4` both ways; the border is repeated.
+    /// Blends with the image blurred by `[1 2 1] / 4` along both axes, by `weight`. The border is repeated.
     fn blur(&mut self, weight: f32) {
         for plane in &mut self.planes {
             let mut rows = [0.0; PLANE];
@@ -261,13 +265,13 @@ impl Canvas {
     }
 }
 
-/// Triangle wave of period 2 in -1..1.
+/// Returns a triangle wave of period 2 between -1 and 1.
 fn wave(t: f32) -> f32 {
     let phase = t * 0.5 - (t * 0.5).floor();
     (phase - 0.5).abs() * 4.0 - 1.0
 }
 
-/// Bilinear interpolation between random lattice points.
+/// Interpolates bilinearly between random lattice points.
 fn smooth(lattice: &[[f32; 6]; 6], x: f32, y: f32) -> f32 {
     let (column, row) = (x as usize, y as usize);
     let (u, v) = (x - column as f32, y - row as f32);
