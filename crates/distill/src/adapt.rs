@@ -153,7 +153,7 @@ pub(crate) fn adapt_in(
             pass::fold_batch_norm(&model.graph, &reestimated(model, policy, &adapting, &order, context)?).1
         }
     };
-    let mut student = Network::student(&graph, &start, &plan, config.scales.into(), &device)?;
+    let mut student = Network::student(&graph, &start, &plan, config.scales, &device)?;
     let teacher = Arc::new(Network::trainable(&graph, &weights, &context.device));
     let taps = taps(&graph, config)?;
 
@@ -226,7 +226,7 @@ pub(crate) fn adapt_in(
     table(&journal)?;
     let best = best_epoch(&journal, journal.points.len() - 1);
     let module = if best == 0 { module } else { module.load_record(load_model(&checkpoints, best)?) };
-    let student = Model { graph: folded, ..module.valid().network.to_model(model.info.clone()) };
+    let student = Model { graph: folded, ..module.valid().network.to_model(model.info.clone())? };
     Ok(Adapted { student, best_step: journal.points[best].step, points: journal.points, diverged_at })
 }
 

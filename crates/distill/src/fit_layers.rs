@@ -12,7 +12,7 @@ use std::path::Path;
 use blockfloat::QuantizedWeights;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use dsconv::{Alpha, DsConv2d, Network};
+use dsconv::{DsConv2d, Network, ScaleUpdate};
 use graph::{Graph, Role, Weights};
 use images::Unlabelled;
 use model::{Model, ModelError, Policy};
@@ -183,15 +183,17 @@ fn fit(
     workers: &Workers,
 ) -> Result<Fitted, blockfloat::Error> {
     let [co, cg, kh, kw] = layer.latent.dims();
-    let (k, groups) = (cg * kh * kw, layer.options().groups);
+    let (k, groups) = (cg * kh * kw, layer.groups());
     let filters = co / groups;
-    let format = layer.config().weight;
+    let format = layer.quantization().weight;
     let each = (ROWS_PER_WEIGHT * k).max(LEAST_ROWS).div_ceil(count);
     let work = |(part, chunks): (usize, Vec<[Tensor<4>; 2]>)| {
         let layer = layer.clone();
         let sums = |(i, [x, y]): (usize, [Tensor<4>; 2])| -> Vec<Sums> {
             let random = Random::new(index as u64, &[5, part as u64, i as u64]);
-            let pixels = Pixels::new(layer.input(x), y, layer.options(), [kh, kw], each, random);
+            let [_, _, h, w] = x.dims();
+            let options = layer.options([h, w]);
+            let pixels = Pixels::new(layer.input(x), y, &options, [kh, kw], each, random);
             (0..groups).map(|group| pixels.sums(group)).collect()
         };
         chunks.into_iter().enumerate().map(sums).reduce(together).expect("a part has images")
@@ -239,7 +241,7 @@ pub(crate) fn reestimated(
     const BATCHES: usize = 50;
     let device = context.device.clone().autodiff();
     let plan = policy.resolve(&teacher.graph)?;
-    let student = Network::student(&teacher.graph, &teacher.weights, &plan, Alpha::Fixed, &device)?;
+    let student = Network::student(&teacher.graph, &teacher.weights, &plan, ScaleUpdate::Fixed, &device)?;
     context.progress.start("estimate batch statistics", BATCHES);
     for step in 0..BATCHES {
         context.check()?;

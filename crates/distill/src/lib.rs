@@ -55,7 +55,7 @@ pub use run::{
     ADAPTED, Chosen, DistillConfig, Distillation, Divergence, Eval, ExportConfig, METRICS, MODEL, Measured, QUANTIZED,
     Report, run,
 };
-pub use settings::{AdaptConfig, BatchNormPolicy, Scales};
+pub use settings::{AdaptConfig, BatchNormPolicy};
 pub use train::{TrainConfig, Trained, train};
 
 /// Stops a run from another thread: the running phase ends with [`Error::Interrupted`] and can be resumed.

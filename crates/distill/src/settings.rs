@@ -1,33 +1,10 @@
 //! The settings of adaptation.
-use dsconv::Alpha;
+use dsconv::ScaleUpdate;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::augment::Augment;
 use crate::optimize::{Optimizer, Schedule};
-
-/// Where a student's block scales come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scales {
-    /// Found by the policy's rule, then trained.
-    #[default]
-    Trained,
-    /// Found by the policy's rule and kept.
-    Fixed,
-    /// Found anew by the policy's rule from the shadow weights at each step (the paper's).
-    Recomputed,
-}
-
-impl From<Scales> for Alpha {
-    fn from(scales: Scales) -> Self {
-        match scales {
-            Scales::Trained => Self::Trained,
-            Scales::Fixed => Self::Fixed,
-            Scales::Recomputed => Self::Recomputed,
-        }
-    }
-}
 
 /// What happens to batch normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -80,7 +57,7 @@ pub struct AdaptConfig {
     /// Nodes to tap, by name; `*` and `?` as in the quantization rules. Empty: the last node with a feature map.
     pub features: Vec<String>,
     /// Where block scales come from.
-    pub scales: Scales,
+    pub scales: ScaleUpdate,
     /// What happens to batch normalisation.
     pub batch_norm: BatchNormPolicy,
     /// Random changes to the images.
@@ -109,7 +86,7 @@ impl Default for AdaptConfig {
             temperature: 2.0,
             feature_weight: 0.0,
             features: Vec::new(),
-            scales: Scales::Trained,
+            scales: ScaleUpdate::Trained,
             batch_norm: BatchNormPolicy::Fold,
             // So that a few thousand images are not learned by heart.
             augment: Augment { shift: 2, flip: false },

@@ -3,15 +3,18 @@ use std::sync::Arc;
 
 use blockfloat::QuantizedWeights;
 use burn::module::{Module, Param, RunningState};
-use burn::nn::{BatchNorm, BatchNormConfig, Dropout, DropoutConfig};
+use burn::nn::{BatchNorm, BatchNormConfig, Dropout, DropoutConfig, PaddingConfig2d};
 use burn::tensor::module::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
-use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions, PadMode};
+use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions, PadMode};
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use graph::{Activation, Graph, NodeId, Op, Pool2d, Weights};
 use model::policy::Plan;
 use model::{Info, Model, ModelError, QuantizedLayer};
 
-use crate::layer::{Alpha, DsConfig, DsConv2d, convolve, host};
+use crate::conv2d::{DsConv2d, Parts};
+use crate::convolve::{Geometry, convolve};
+use crate::quantization::{QuantizationConfig, ScaleUpdate};
+use crate::shadow::host;
 
 /// A convolution or a fully connected layer (as a 1x1 convolution) in floats.
 #[derive(Module, Debug)]
@@ -19,7 +22,7 @@ struct FloatConv {
     weight: Param<Tensor<4>>,
     bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
-    options: ConvOptions<2>,
+    geometry: Geometry,
 }
 
 /// `y = x * weight[c] + bias[c]`.
@@ -65,9 +68,9 @@ impl Network {
     /// # Panics
     /// If the model's weights do not fit its graph, which [`Model`]'s constructors rule out.
     pub fn new(model: &Model, device: &Device) -> Self {
-        Self::build(&model.graph, &model.weights, device, |node, options| {
+        Self::build(&model.graph, &model.weights, device, |node, geometry| {
             let layer = model.layers.get(node)?;
-            let config = DsConfig {
+            let quantization = QuantizationConfig {
                 weight: blockfloat::WeightFormat {
                     bits: layer.codes.bits(),
                     block: layer.codes.block(),
@@ -75,10 +78,11 @@ impl Network {
                 },
                 activation: layer.activation,
                 signed: layer.signed,
-                alpha: Alpha::Fixed,
+                scale_update: ScaleUpdate::Fixed,
             };
             let bias = bias(&model.weights, node, device);
-            Some(DsConv2d::new(None, &layer.codes, bias, options, config, device))
+            let parts = Parts { codes: &layer.codes, weight: None, bias, geometry, quantization };
+            Some(DsConv2d::new(parts, device))
         })
     }
 
@@ -100,7 +104,7 @@ impl Network {
         folded: &Graph,
         weights: &Weights,
         plan: &Plan,
-        alpha: Alpha,
+        scale_update: ScaleUpdate,
         device: &Device,
     ) -> Result<Self, ModelError> {
         let mut codes = BTreeMap::new();
@@ -110,11 +114,18 @@ impl Network {
                 .map_err(|source| ModelError::Numbers { layer: node.clone(), source })?;
             codes.insert(node.as_str(), found);
         }
-        Ok(Self::build(folded, weights, device, |node, options| {
+        Ok(Self::build(folded, weights, device, |node, geometry| {
             let (layer, codes) = (plan.0.get(node)?, codes.get(node)?);
-            let config = DsConfig { weight: layer.weight, activation: layer.activation, signed: layer.signed, alpha };
+            let quantization = QuantizationConfig {
+                weight: layer.weight,
+                activation: layer.activation,
+                signed: layer.signed,
+                scale_update,
+            };
             let weight = weights.get(&format!("{node}.weight"));
-            Some(DsConv2d::new(Some(weight.data()), codes, bias(weights, node, device), options, config, device))
+            let bias = bias(weights, node, device);
+            let parts = Parts { codes, weight: Some(weight.data()), bias, geometry, quantization };
+            Some(DsConv2d::new(parts, device))
         }))
     }
 
@@ -122,7 +133,7 @@ impl Network {
         graph: &Graph,
         weights: &Weights,
         device: &Device,
-        quantized: impl Fn(&str, ConvOptions<2>) -> Option<DsConv2d>,
+        quantized: impl Fn(&str, Geometry) -> Option<DsConv2d>,
     ) -> Self {
         let mut layers = Vec::new();
         let mut slots = vec![None; graph.nodes().len()];
@@ -135,8 +146,8 @@ impl Network {
             };
             let layer = match &node.op {
                 Op::Conv2d(_) | Op::Linear { .. } => {
-                    let options = conv_options(&node.op);
-                    match quantized(name, options.clone()) {
+                    let geometry = geometry(&node.op);
+                    match quantized(name, geometry.clone()) {
                         Some(layer) => Layer::Ds(layer),
                         None => {
                             let weight = weights.get(&format!("{name}.weight"));
@@ -144,7 +155,7 @@ impl Network {
                             Layer::Float(FloatConv {
                                 weight: Param::from_tensor(Tensor::from_data(data, device)),
                                 bias: bias(weights, name, device).map(Param::from_tensor),
-                                options,
+                                geometry,
                             })
                         }
                     }
@@ -239,8 +250,9 @@ impl Network {
             Some(offset) => Tensor::from_data(TensorData::new(offset, bias.dims()), &device),
             None => bias.val(),
         });
-        let new = DsConv2d::new(None, codes, bias, old.options().clone(), old.config(), &device);
-        self.layers[slot] = Layer::Ds(new);
+        let (geometry, quantization) = (old.geometry().clone(), old.quantization());
+        let parts = Parts { codes, weight: None, bias, geometry, quantization };
+        self.layers[slot] = Layer::Ds(DsConv2d::new(parts, &device));
     }
 
     /// The weights of a float network under the graph's names, running statistics included.
@@ -264,13 +276,17 @@ impl Network {
     }
 
     /// The student as a model: codes and scales of every quantized layer, everything else in floats.
-    pub fn to_model(&self, info: Info) -> Model {
+    ///
+    /// # Errors
+    /// [`ModelError::Numbers`] with the layer's name where training made a weight or a scale NaN or infinite.
+    pub fn to_model(&self, info: Info) -> Result<Model, ModelError> {
         let mut weights = Weights::default();
         let mut layers = BTreeMap::new();
         for (name, layer) in self.named_layers() {
             if let Layer::Ds(conv) = layer {
-                let DsConfig { activation, signed, .. } = conv.config();
-                layers.insert(name.to_owned(), QuantizedLayer { codes: conv.codes(), activation, signed });
+                let QuantizationConfig { activation, signed, .. } = conv.quantization();
+                let codes = conv.codes().map_err(|source| ModelError::Numbers { layer: name.into(), source })?;
+                layers.insert(name.to_owned(), QuantizedLayer { codes, activation, signed });
                 if let Some(bias) = &conv.bias {
                     insert(&mut weights, name, "bias", bias.val());
                 }
@@ -278,7 +294,7 @@ impl Network {
                 self.insert_floats(&mut weights, name, layer);
             }
         }
-        Model { graph: (*self.graph).clone(), weights, layers, info }
+        Ok(Model { graph: (*self.graph).clone(), weights, layers, info })
     }
 
     fn named_layers(&self) -> impl Iterator<Item = (&str, &Layer)> {
@@ -316,7 +332,7 @@ fn run(op: &Op, layer: Option<&Layer>, inputs: Vec<Tensor<4>>) -> Tensor<4> {
     let mut x = || inputs.next().expect("arity was checked");
     match layer {
         Some(Layer::Float(conv)) => {
-            return convolve(x(), conv.weight.val(), conv.bias.as_ref().map(|b| b.val()), &conv.options);
+            return convolve(x(), conv.weight.val(), conv.bias.as_ref().map(|b| b.val()), &conv.geometry);
         }
         Some(Layer::Ds(conv)) => return conv.forward(x()),
         Some(Layer::BatchNorm(norm)) => return norm.forward(x()),
@@ -434,10 +450,14 @@ fn pad_channels(x: Tensor<4>, before: usize, after: usize) -> Tensor<4> {
     }
 }
 
-fn conv_options(op: &Op) -> ConvOptions<2> {
+fn geometry(op: &Op) -> Geometry {
     match op {
-        Op::Conv2d(c) => ConvOptions::new(c.stride, c.padding, c.dilation, c.groups),
-        _ => ConvOptions::new([1, 1], [0, 0], [1, 1], 1),
+        Op::Conv2d(c) => {
+            let [y, x] = c.padding;
+            let padding = PaddingConfig2d::Explicit(y, x, y, x);
+            Geometry { stride: c.stride, padding, dilation: c.dilation, groups: c.groups }
+        }
+        _ => Geometry::default(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize};
 use burn::tensor::{Device, Tensor, TensorData};
-use dsconv::{Alpha, Network, block_float};
+use dsconv::{Network, ScaleUpdate, block_float};
 use graph::Preprocess;
 use model::policy::Policy;
 use model::{Info, Model};
@@ -107,7 +107,7 @@ fn a_students_logits_and_gradients_are_the_cpus() {
     let plan = policy.resolve(&folded).unwrap();
     let run = |device: &Device| {
         let device = device.clone().autodiff();
-        let student = Network::student(&folded, &weights, &plan, Alpha::Trained, &device).unwrap();
+        let student = Network::student(&folded, &weights, &plan, ScaleUpdate::Trained, &device).unwrap();
         let shape = [2, 3, 32, 32];
         let x = Tensor::<4>::from_data(TensorData::new(formula_input(shape).into_data(), shape), &device);
         let x = x.require_grad();

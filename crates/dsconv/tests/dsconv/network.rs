@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use dsconv::{Alpha, Network};
+use dsconv::{Network, ScaleUpdate};
 use graph::{Builder, Preprocess, Shape, Weights};
 use model::policy::Policy;
 use model::{Info, Model};
@@ -63,8 +63,8 @@ fn a_student_starts_as_the_quantized_model_and_leaves_its_teacher_alone() {
     let quantized = teacher.quantize(&policy).unwrap();
     let (folded, weights) = graph::pass::fold_batch_norm(&teacher.graph, &teacher.weights);
     let plan = policy.resolve(&folded).unwrap();
-    let student = Network::student(&folded, &weights, &plan, Alpha::Trained, &device).unwrap();
-    assert_eq!(student.to_model(info()), quantized);
+    let student = Network::student(&folded, &weights, &plan, ScaleUpdate::Trained, &device).unwrap();
+    assert_eq!(student.to_model(info()).unwrap(), quantized);
     let x = input([2, 3, 32, 32], &device);
     assert_eq!(logits(&student, x.clone()), logits(&Network::new(&quantized, &device), x));
     assert_eq!(teacher, before);
@@ -77,14 +77,14 @@ fn a_layer_takes_other_codes_and_another_bias() {
     let (folded, weights) = graph::pass::fold_batch_norm(&teacher.graph, &teacher.weights);
     let plan = Policy::default().resolve(&folded).unwrap();
     let index = folded.find("layer1.0.conv1").unwrap().index();
-    for alpha in [Alpha::Trained, Alpha::Fixed, Alpha::Recomputed] {
-        let mut student = Network::student(&folded, &weights, &plan, alpha, &device).unwrap();
-        let before = student.to_model(info());
+    for scale_update in [ScaleUpdate::Trained, ScaleUpdate::Fixed, ScaleUpdate::Recomputed] {
+        let mut student = Network::student(&folded, &weights, &plan, scale_update, &device).unwrap();
+        let before = student.to_model(info()).unwrap();
         let mut codes = before.layers["layer1.0.conv1"].codes.clone();
         codes.scale_channels(&[2.0; 8]).unwrap();
         student.requantize(index, &codes, Some(vec![0.5; 8]));
-        let after = student.to_model(info());
-        assert_eq!(after.layers["layer1.0.conv1"].codes.dequantize(), codes.dequantize(), "{alpha:?}");
+        let after = student.to_model(info()).unwrap();
+        assert_eq!(after.layers["layer1.0.conv1"].codes.dequantize(), codes.dequantize(), "{scale_update:?}");
         assert_eq!(after.weights.get("layer1.0.conv1.bias").data(), [0.5; 8]);
         assert_eq!(after.layers["layer1.0.conv2"], before.layers["layer1.0.conv2"]);
         assert!(student.quantized_layer(index).is_some() && student.quantized_layer(index + 1).is_none());

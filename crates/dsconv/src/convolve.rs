@@ -1,0 +1,66 @@
+use burn::nn::PaddingConfig2d;
+use burn::tensor::{Tensor, module::conv2d, ops::ConvOptions};
+
+use crate::activation::on_host;
+
+/// How a kernel moves over its input.
+#[derive(Debug, Clone)]
+pub(crate) struct Geometry {
+    pub stride: [usize; 2],
+    pub padding: PaddingConfig2d,
+    pub dilation: [usize; 2],
+    pub groups: usize,
+}
+
+impl Default for Geometry {
+    fn default() -> Self {
+        Self { stride: [1, 1], padding: PaddingConfig2d::Valid, dilation: [1, 1], groups: 1 }
+    }
+}
+
+impl Geometry {
+    /// The same for an input of `size` `[H, W]`.
+    pub fn options(&self, size: [usize; 2], kernel: [usize; 2]) -> ConvOptions<2> {
+        let padding = match self.padding {
+            PaddingConfig2d::Valid => [(0, 0); 2],
+            PaddingConfig2d::Explicit(top, left, bottom, right) => [(top, bottom), (left, right)],
+            PaddingConfig2d::Same => [0, 1].map(|axis| same(size[axis], kernel[axis], self.stride[axis])),
+        };
+        ConvOptions::new_with_padding(self.stride, padding, self.dilation, self.groups)
+    }
+}
+
+/// Convolves `x` `[N, Ci, H, W]` with `weight` `[Co, Ci/G, Kh, Kw]` and adds `bias` `[Co]`. While a pointwise convolution is
+/// trained, it goes through matrix products, whose gradients burn's CPU backend computes 1.3 to 2 times as fast as those of a
+/// convolution (measured on the layers of ResNet-50 at 32x32; the forward pass is slower).
+pub(crate) fn convolve(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, geometry: &Geometry) -> Tensor<4> {
+    let [co, ci, kh, kw] = weight.dims();
+    let [n, _, h, w] = x.dims();
+    let options = geometry.options([h, w], [kh, kw]);
+    let plain = options == ConvOptions::new([1, 1], [0, 0], [1, 1], 1);
+    if !plain || [kh, kw] != [1, 1] || !weight.is_tracked() || !on_host(&x.device()) {
+        return conv2d(x, weight, bias, options);
+    }
+    let x = x.reshape([n, ci, h * w]);
+    let y = if h * w <= 64 {
+        // One product for the whole batch, [Co, Ci] by [Ci, N*H*W]: an image alone is too narrow.
+        let x = x.swap_dims(0, 1).reshape([ci, n * h * w]);
+        weight.reshape([co, ci]).matmul(x).reshape([co, n, h * w]).swap_dims(0, 1)
+    } else {
+        weight.reshape([1, co, ci]).matmul(x)
+    };
+    let y = y.reshape([n, co, h, w]);
+    match bias {
+        Some(bias) => y + bias.reshape([1, co, 1, 1]),
+        None => y,
+    }
+}
+
+/// The zeros before and after an axis so that there are `ceil(size / stride)` outputs, counted as burn does: without regard
+/// to dilation, the odd one at the end.
+fn same(size: usize, kernel: usize, stride: usize) -> (usize, usize) {
+    let outputs = size.div_ceil(stride);
+    let needed = outputs.saturating_sub(1) * stride + kernel;
+    let zeros = if outputs == 0 { 0 } else { needed.saturating_sub(size) };
+    (zeros / 2, zeros - zeros / 2)
+}

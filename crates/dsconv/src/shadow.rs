@@ -1,0 +1,134 @@
+//! A quantized weight under training: the shadow weight in steps of its codes, and block scales.
+
+use blockfloat::{Bits, BlockSize, Error, QuantizedWeights};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::quantization::ScaleUpdate;
+
+/// The parameters of a quantized weight of shape `[Co, Ci/G, Kh, Kw]`.
+pub(crate) struct Shadow {
+    /// The shadow weight in steps of its codes, `[Co, Ci/G, Kh, Kw]`.
+    pub latent: Tensor<4>,
+    /// The first scales, `[Co, blocks, Kh, Kw]`.
+    pub scales: Tensor<4>,
+    /// The trained factor of each scale, `[Co, blocks, Kh, Kw]`.
+    pub gain: Option<Tensor<4>>,
+    /// The bits of a code.
+    pub bits: Bits,
+    /// The input channels that share a scale.
+    pub block: BlockSize,
+}
+
+impl Shadow {
+    /// The parameters that stand for `codes`, without gains. The shadow weight is `weight` if there is one, else the value of
+    /// the codes.
+    pub fn new(codes: &QuantizedWeights, weight: Option<&[f32]>, update: ScaleUpdate, device: &Device) -> Self {
+        let latent = match weight {
+            Some(weight) => in_steps(codes, weight, update),
+            None => codes.codes().iter().map(|&q| f32::from(q)).collect(),
+        };
+        let tensor = |data: Vec<f32>, shape: [usize; 4]| Tensor::from_data(TensorData::new(data, shape), device);
+        Self {
+            latent: tensor(latent, codes.shape()),
+            scales: tensor(codes.scales().to_vec(), codes.scale_shape()),
+            gain: None,
+            bits: codes.bits(),
+            block: codes.block(),
+        }
+    }
+
+    /// `alpha * q` for every weight, exactly, with the straight-through gradient to the shadow weight.
+    pub fn value(self) -> Tensor<4> {
+        let Self { latent, scales, gain, bits, block } = self;
+        let channels = latent.dims()[1];
+        let scales = spread(scales, block, channels);
+        let gain = gain.map(|gain| spread(gain, block, channels));
+        let steps = latent.clone().inner();
+        let steps = match &gain {
+            Some(gain) => steps / gain.clone().inner(),
+            None => steps,
+        };
+        let codes = steps.round().clamp(bits.signed_min() as f32, bits.signed_max() as f32);
+        let codes = if latent.is_autodiff() { Tensor::from_inner(codes) } else { codes };
+        let alpha = match gain {
+            Some(gain) => scales.clone() * gain,
+            None => scales.clone(),
+        };
+        let value = alpha * codes;
+        // `latent - latent` is exactly 0: the value stays exact, the shadow weight gets the whole gradient.
+        if latent.is_tracked() { value + (latent.clone() - latent.detach()) * scales } else { value }
+    }
+
+    /// The shadow weight itself, `latent * scale`.
+    pub fn float_value(self) -> Tensor<4> {
+        let channels = self.latent.dims()[1];
+        self.latent * spread(self.scales, self.block, channels)
+    }
+
+    /// The codes and scales of [`Shadow::value`].
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] for a shadow weight that is NaN, [`Error::NonFiniteScale`].
+    pub fn codes(self) -> Result<QuantizedWeights, Error> {
+        let shape = self.latent.dims();
+        let (mut steps, mut scales) = (host(self.latent), host(self.scales));
+        if let Some(gain) = self.gain.map(host) {
+            for_blocks(shape, self.block, |weight, scale| steps[weight] /= gain[scale]);
+            scales.iter_mut().zip(&gain).for_each(|(scale, gain)| *scale *= gain);
+        }
+        if let Some(index) = steps.iter().position(|step| step.is_nan()) {
+            return Err(Error::NonFinite { index });
+        }
+        let (low, high) = (self.bits.signed_min() as f32, self.bits.signed_max() as f32);
+        let codes = steps.iter().map(|s| s.round_ties_even().clamp(low, high) as i8).collect();
+        QuantizedWeights::from_parts(shape, self.bits, self.block, codes, scales)
+    }
+}
+
+/// One value per block, repeated over the block's channels: `[Co, blocks, Kh, Kw]` to `[Co, channels, Kh, Kw]`.
+fn spread(x: Tensor<4>, block: BlockSize, channels: usize) -> Tensor<4> {
+    let [co, blocks, kh, kw] = x.dims();
+    if blocks == 1 {
+        return x.expand([co, channels, kh, kw]);
+    }
+    let length = block.len_in(channels);
+    let all = x.unsqueeze_dim::<5>(2).expand([co, blocks, length, kh, kw]).reshape([co, blocks * length, kh, kw]);
+    if blocks * length == channels { all } else { all.narrow(1, 0, channels) }
+}
+
+/// Calls `f(index of a weight, index of its block's scale)` for every weight of `[Co, Ci/G, Kh, Kw]`.
+fn for_blocks([co, ci, kh, kw]: [usize; 4], block: BlockSize, mut f: impl FnMut(usize, usize)) {
+    let taps = kh * kw;
+    let blocks = block.count(ci);
+    for o in 0..co {
+        for (b, range) in block.ranges(ci).enumerate() {
+            for c in range {
+                for tap in 0..taps {
+                    f((o * ci + c) * taps + tap, (o * blocks + b) * taps + tap);
+                }
+            }
+        }
+    }
+}
+
+/// Weights in steps of their codes, which are `weight / scale`, and 0 where the scale is 0 (the block is all zeros). The
+/// rules but `mse` may choose another code than the nearest one: such a weight is moved to where it rounds to its code. With
+/// [`ScaleUpdate::Recomputed`] the rule sees the weights again, so they stay where they are.
+fn in_steps(codes: &QuantizedWeights, weight: &[f32], update: ScaleUpdate) -> Vec<f32> {
+    let mut latent = weight.to_vec();
+    let (scales, bits) = (codes.scales(), codes.bits());
+    let (lowest, highest) = (bits.signed_min() as f32, bits.signed_max() as f32);
+    for_blocks(codes.shape(), codes.block(), |w, s| {
+        let code = f32::from(codes.codes()[w]);
+        let nearest = if scales[s] == 0.0 { 0.0 } else { latent[w] / scales[s] };
+        let low = if code == lowest { f32::NEG_INFINITY } else { code - 0.49 };
+        let high = if code == highest { f32::INFINITY } else { code + 0.49 };
+        latent[w] = if update == ScaleUpdate::Recomputed { nearest } else { nearest.clamp(low, high) };
+    });
+    latent
+}
+
+/// The elements of a tensor in this process's memory, as `f32`.
+pub(crate) fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.inner().into_data().convert::<f32>().try_into_vec().expect("f32 data")
+}
