@@ -188,6 +188,8 @@ impl Reparameterizer for &mut Attach {
         };
         let shadow = Shadow::new(&codes, Some(&weight), ScaleUpdate::Trained, &device);
         let base = param.map(|_| from_kernel(shadow.latent, dims).set_require_grad(is_tracked));
+        // Records hold it as it is: burn would refuse its own transposed record of a weight that is not lazy any more.
+        let base = base.save_mapper(|latent| latent).load_mapper(|latent| latent);
         let gain = Param::from_tensor(Tensor::ones(codes.scale_shape(), &device));
         let scales = BlockScales {
             scales: Param::from_tensor(shadow.scales).set_require_grad(false),

@@ -6,8 +6,8 @@ use blockfloat::{
 };
 use burn::nn::conv::Conv2dConfig;
 use burn::nn::{LinearConfig, PaddingConfig2d};
-use burn::tensor::{Device, Tensor, TensorData};
-use dsconv::{DsConv2d, DsLinear, QuantizationConfig, ScaleUpdate, block_float};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use dsconv::{DsConv2d, DsConv2dConfig, DsLinear, QuantizationConfig, ScaleUpdate, block_float};
 use proptest::prelude::*;
 
 fn bits(b: u8) -> Bits {
@@ -220,4 +220,63 @@ fn a_linear_layer_is_a_one_by_one_convolution() {
     for (g, e) in got.iter().zip(&exact) {
         assert!((g - e).abs() < 0.013, "{g} and {e}");
     }
+}
+
+#[test]
+fn padding_is_that_of_burns_convolution() {
+    let device = Device::flex();
+    // 8-bit codes of weights that are themselves codes: both layers compute the same products.
+    let weight = WeightFormat { bits: bits(8), block: BlockSize::PIXEL, rule: ScaleRule::L2 };
+    let config = QuantizationConfig::new().with_weight(weight).with_activation(None);
+    let paddings = [PaddingConfig2d::Same, PaddingConfig2d::Valid, PaddingConfig2d::Explicit(0, 1, 2, 3)];
+    for (padding, kernel, stride, dilation) in paddings.into_iter().flat_map(|padding| {
+        let kernels = [[1, 1], [2, 3], [4, 5]].into_iter();
+        let moves = kernels.flat_map(|kernel| [(kernel, [1, 1]), (kernel, [2, 1]), (kernel, [3, 2])]);
+        let all = moves.flat_map(|(kernel, stride)| [(kernel, stride, [1, 1]), (kernel, stride, [2, 1])]);
+        all.map(move |(kernel, stride, dilation)| (padding.clone(), kernel, stride, dilation)).collect::<Vec<_>>()
+    }) {
+        let mut conv = Conv2dConfig::new([3, 2], kernel)
+            .with_stride(stride)
+            .with_dilation(dilation)
+            .with_padding(padding.clone())
+            .init(&device);
+        let layer = DsConv2d::from_conv(conv.clone(), config).unwrap();
+        conv.weight = conv.weight.map(|_| layer.weight());
+        for size in [[9, 8], [7, 10]] {
+            let x = Tensor::<4>::random([2, 3, size[0], size[1]], Distribution::Default, &device);
+            let (got, want) = (layer.forward(x.clone()), conv.forward(x));
+            assert_eq!(got.dims(), want.dims(), "{padding:?}, {kernel:?}, {stride:?}, {dilation:?}, {size:?}");
+            assert_eq!(values(got), values(want), "{padding:?}, {kernel:?}, {stride:?}, {dilation:?}, {size:?}");
+        }
+    }
+}
+
+#[test]
+fn a_layer_of_codes_gives_the_codes_back() {
+    let device = Device::flex();
+    let weight = WeightFormat { bits: bits(3), block: BlockSize::new(2).unwrap(), rule: ScaleRule::Balanced };
+    for scale_update in [ScaleUpdate::Trained, ScaleUpdate::Fixed] {
+        let quantization = QuantizationConfig::new().with_weight(weight).with_scale_update(scale_update);
+        let config = DsConv2dConfig::new([6, 4], [2, 3]).with_groups(2).with_quantization(quantization);
+        let codes = QuantizedWeights::quantize(&noise(72, 4), [4, 3, 2, 3], weight).unwrap();
+        let layer = config.init_with_codes(&codes, Some(noise(4, 5)), &device).unwrap();
+        assert_eq!(layer.codes().unwrap(), codes);
+        assert_eq!(values(layer.weight()), codes.dequantize());
+        let bias: Vec<f32> = layer.bias.as_ref().unwrap().val().into_data().try_to_vec().unwrap();
+        assert_eq!(bias, noise(4, 5));
+    }
+}
+
+#[test]
+fn a_configuration_draws_weights_as_burns_does() {
+    let device = Device::flex();
+    let draw = || device.seed(7);
+    draw();
+    let conv = Conv2dConfig::new([4, 6], [3, 1]).with_groups(2).with_stride([2, 1]).init(&device);
+    let want = DsConv2d::from_conv(conv, QuantizationConfig::new()).unwrap();
+    draw();
+    let got = DsConv2dConfig::new([4, 6], [3, 1]).with_groups(2).with_stride([2, 1]).init(&device);
+    assert_eq!(got.codes(), want.codes());
+    let x = Tensor::random([1, 4, 6, 6], Distribution::Default, &device);
+    assert_eq!(values(got.forward(x.clone())), values(want.forward(x)));
 }

@@ -4,4 +4,5 @@ mod devices;
 mod differential;
 mod imported;
 mod layers;
+mod modules;
 mod network;
