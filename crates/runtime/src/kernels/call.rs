@@ -60,10 +60,10 @@ impl ConvCall<'_> {
     /// Panics unless every access of a kernel lies in its slice. `out` has row `i` of output `i`.
     pub fn check(&self, out: &[f32], stride: usize) {
         let (w, layout) = (self.weights, self.layout);
-        let last =
-            self.pixels.iter().max().map_or(0, |&p| p as usize) + self.taps.iter().max().map_or(0, |&t| t as usize);
-        assert!(self.codes.len() >= (last + 1) * layout.bytes + SLACK, "codes of {last} pixels");
-        assert!(self.scales.len() >= (last + 1) * layout.scales, "scales of {last} pixels");
+        let reach = self.taps.iter().max().map_or(0, |&tap| tap as usize);
+        let area = self.pixels.iter().max().map_or(0, |&pixel| pixel as usize + reach + 1);
+        assert!(self.codes.len() >= area * layout.bytes + SLACK, "codes of {area} pixels");
+        assert!(self.scales.len() >= area * layout.scales, "scales of {area} pixels");
         assert!(self.pixels.len() <= STRIP && self.taps.len() == w.taps && self.panels.end <= w.panels.len());
         let channels = w.panels[self.panels.clone()].iter().map(|p| p.first + p.lanes).max().unwrap_or(0);
         let rows_fit = |len: usize, stride: usize| match self.pixels.len() {
@@ -109,8 +109,8 @@ pub(crate) struct QuantizeCall<'a> {
 impl QuantizeCall<'_> {
     pub fn check(&self, codes: &[u8], scales: &[f32]) {
         let layout = self.layout;
-        let last = self.pixels.iter().max().map_or(0, |&p| p as usize);
-        assert!(codes.len() >= (last + 1) * layout.bytes && scales.len() >= (last + 1) * layout.scales);
+        let area = self.pixels.iter().max().map_or(0, |&pixel| pixel as usize + 1);
+        assert!(codes.len() >= area * layout.bytes && scales.len() >= area * layout.scales);
         let rows = self.pixels.len();
         assert!(rows <= STRIP && (rows == 0 || self.x.data.len() >= (rows - 1) * self.x.stride + layout.channels));
     }

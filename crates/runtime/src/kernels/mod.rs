@@ -17,6 +17,8 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod call;
+#[cfg(test)]
+mod cases;
 mod ceiling;
 mod depthwise;
 mod environment;

@@ -94,6 +94,7 @@ macro_rules! table {
             /// [`Kernel::conv`].
             #[must_use]
             pub fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool {
+                assert!(self.reads(call.weights), "weights packed for another kernel");
                 match self {
                     $(#[cfg($place)] Self::$variant(kernel) => kernel.conv(call, unpacked, out, stride),)+
                 }
@@ -124,6 +125,19 @@ macro_rules! table {
 }
 
 rows!(table);
+
+#[cfg(test)]
+pub(super) use rows;
+
+impl AnyKernel {
+    /// Whether it reads weights that are packed this way: factors apart only where it wants them, and nibbles with two-level
+    /// scales only with their factors apart.
+    fn reads(&self, weights: &Packed) -> bool {
+        let products = weights.levels.is_empty();
+        let nibbles = weights.nibbles && weights.two_level();
+        if products { !nibbles } else { self.wants().factors_apart }
+    }
+}
 
 impl fmt::Display for KernelName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
