@@ -35,7 +35,7 @@ fn a_network_of_one_channel_takes_grey_bytes() {
     let model = Model::float(graph, weights, info).unwrap().quantize(&Policy::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("grey.safetensors");
-    files::save(&model, &path, &SaveOptions { floats: model::Float::F32, scales: model::Float::F32 }).unwrap();
+    files::save(&model, &path, &SaveOptions::EXACT).unwrap();
 
     let bytes: Vec<u8> = (0..12).map(|i| i * 20).collect();
     let input: Vec<f32> = bytes.iter().map(|&byte| (f32::from(byte) / 255.0 - 0.5) / 0.5).collect();
@@ -65,7 +65,7 @@ fn expected(model: &Model) -> Vec<f32> {
 
 fn save(folder: &Path) -> PathBuf {
     let path = folder.join("small.safetensors");
-    files::save(&network(), &path, &SaveOptions { floats: model::Float::F32, scales: model::Float::F32 }).unwrap();
+    files::save(&network(), &path, &SaveOptions::EXACT).unwrap();
     path
 }
 

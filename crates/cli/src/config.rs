@@ -1,5 +1,6 @@
 //! Config files: found by the name that was typed, read with errors that show the line.
 mod find;
+mod renamed;
 
 use std::fmt;
 use std::ops::Range;
@@ -16,6 +17,7 @@ use crate::printer::Printer;
 
 use find::{FOLDER, Found, find};
 pub use find::{Kind, Listed, all, text};
+pub use renamed::RENAMED;
 
 /// A config file's text, with the changes of `--set` to be applied.
 #[derive(Debug)]
@@ -84,6 +86,7 @@ impl ConfigFile {
     /// # Errors
     /// What is wrong, with its line, a caret and a hint.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
+        self.check_names()?;
         let parsed: T = toml::from_str(&self.text).map_err(|error| {
             let message = error.message().to_owned();
             let span = error.span().map(|span| self.narrow(&message, span));
@@ -102,6 +105,25 @@ impl ConfigFile {
             }
         }
         Ok(Value::Table(table).try_into()?)
+    }
+
+    /// # Errors
+    /// A key with a name that it had in an earlier version: the error says the name it has now.
+    fn check_names(&self) -> Result<()> {
+        for &(old, new) in RENAMED {
+            let complaint = || Complaint {
+                message: format!("unknown key `{old}`"),
+                label: "renamed".into(),
+                hint: Some(format!("it is called `{new}` now")),
+            };
+            if let Some(change) = self.changes.iter().find(|change| change.keys.join(".") == old) {
+                return Err(complaint().into_error().at(format!("--set {}", change.typed)));
+            }
+            if let Some(span) = renamed::place(&self.text, old) {
+                return Err(self.diagnostic(complaint(), Some(span)));
+            }
+        }
+        Ok(())
     }
 
     /// An error about the value of `key`, such as `quantize.bits`; it is pointed at where the file has it.
@@ -420,6 +442,30 @@ did you mean `mse`? allowed are `l2`, `kl`, `mse`, `balanced`",
             let error = file(text, &[]).parse::<Recipe>().unwrap_err();
             assert_eq!(shown(&error), expected, "{text}");
             assert_eq!(error.code(), 2);
+        }
+    }
+
+    #[test]
+    fn a_renamed_key_is_told_its_new_name() {
+        let error = file("[adapt]\nsteps = 1\nscales = \"fixed\"\n", &[]).parse::<Recipe>().unwrap_err();
+        let expected = "unknown key `adapt.scales`
+   ╭─[configs/x.toml:3:1]
+ 2 │ steps = 1
+ 3 │ scales = \"fixed\"
+   · ───┬──
+   ·    ╰── renamed
+   ╰────
+it is called `adapt.scale_update` now";
+        assert_eq!(shown(&error), expected);
+        for &(old, new) in RENAMED {
+            let (table, key) = old.split_once('.').unwrap();
+            let set = format!("{old}=x");
+            for file in [file(&format!("{table} = {{ {key} = 1 }}"), &[]), file("", &[&set])] {
+                let error = file.parse::<Recipe>().unwrap_err();
+                assert!(error.message().contains(&format!("unknown key `{old}`")), "{}", shown(&error));
+                assert_eq!(error.advice(), Some(format!("it is called `{new}` now").as_str()));
+                assert_eq!(error.code(), 2);
+            }
         }
     }
 

@@ -154,13 +154,17 @@ const DISTILL: &[Key] = &[
     key("adapt.temperature", Allowed::Above0, "softens the logits before they are compared"),
     key("adapt.feature_weight", Allowed::AtLeast0, "weight of the tapped nodes' error beside that of the logits"),
     key("adapt.features", Allowed::List, "nodes to tap; empty: the last one with a feature map"),
-    key("adapt.scales", Allowed::OneOf(&["trained", "fixed", "recomputed"]), "what happens to the block scales"),
+    key(
+        "adapt.scale_update",
+        Allowed::OneOf(&["trained", "fixed", "recomputed"]),
+        "whether block scales are trained, kept or found anew at each step",
+    ),
     key("adapt.batch_norm", Allowed::OneOf(&["fold", "reestimate"]), "what happens to batch normalisation"),
     key("adapt.augment.shift", Allowed::From(0), "shifts images by up to this many pixels"),
     key("adapt.augment.flip", Allowed::Switch, "mirrors every other image, left to right"),
     key("adapt.fit_images", Allowed::From(0), "images on which layers are fitted before the first step; 0: none"),
     key("export.floats", FLOATS, "how biases and layers in floats are stored"),
-    key("export.scales", FLOATS, "how block scales are stored"),
+    key("export.scale_precision", FLOATS, "how block scales are stored"),
 ];
 
 /// Of `dsconv train`, the network.
@@ -299,6 +303,7 @@ pub mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::config::RENAMED;
 
     /// The keys of all values that are no tables.
     fn leaves(table: &Table, prefix: &str, found: &mut BTreeSet<String>) {
@@ -354,6 +359,14 @@ pub mod tests {
                 );
                 assert!(key.what.len() <= 80 && !key.what.ends_with('.'), "{}", key.name);
             }
+        }
+    }
+
+    #[test]
+    fn renamed_keys_have_their_new_names() {
+        let known = of(Kind::Distill);
+        for &(old, new) in RENAMED {
+            assert!(known.iter().any(|key| key.name == new) && known.iter().all(|key| key.name != old), "{old}");
         }
     }
 

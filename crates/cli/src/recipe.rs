@@ -1,10 +1,10 @@
 //! A config of `dsconv distill`: what it opens, and its mistakes pointed at.
 use std::path::{Path, PathBuf};
 
-use distill::{AdaptConfig, DistillConfig, Eval, ExportConfig};
+use distill::{AdaptConfig, DistillConfig, Eval};
 use graph::{ImageConfig, Preprocess};
 use images::{OpenOptions, Unlabelled};
-use model::{Model, Policy, PolicyError};
+use model::{Model, Policy, PolicyError, SaveOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::config::ConfigFile;
@@ -41,7 +41,7 @@ pub struct DistillRecipe {
     /// The settings of adaptation.
     pub adapt: AdaptConfig,
     /// The precision of the stored student.
-    pub export: ExportConfig,
+    pub export: SaveOptions,
 }
 
 impl Default for DistillRecipe {
@@ -56,7 +56,7 @@ impl Default for DistillRecipe {
             data: Data::default(),
             quantize: Policy::default(),
             adapt: AdaptConfig::default(),
-            export: ExportConfig::default(),
+            export: SaveOptions::default(),
         }
     }
 }

@@ -404,7 +404,7 @@ fn a_dsc_file_is_a_model_that_can_be_inspected_and_verified() {
     // Logits of another network: right checksums, wrong content.
     let model = files::load(place.path("a.dsc")).unwrap();
     let pair = Some(model::dsc::Pair { seed: 1, logits: vec![1.0; 16] });
-    let forged = model::dsc::Options { pair, ..model::dsc::Options::default() };
+    let forged = model::dsc::Options { pair, ..model::dsc::Options::EXACT };
     files::save_dsc(&model, place.path("forged.dsc"), &forged).unwrap();
     let ran = place.run(&["verify", "forged.dsc"]);
     assert!(ran.code == Some(1) && ran.err.contains("forged.dsc`: logits, byte "), "{}", ran.err);

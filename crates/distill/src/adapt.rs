@@ -153,7 +153,7 @@ pub(crate) fn adapt_in(
             pass::fold_batch_norm(&model.graph, &reestimated(model, policy, &adapting, &order, context)?).1
         }
     };
-    let mut student = Network::student(&graph, &start, &plan, config.scales, &device)?;
+    let mut student = Network::student(&graph, &start, &plan, config.scale_update, &device)?;
     let teacher = Arc::new(Network::trainable(&graph, &weights, &context.device));
     let taps = taps(&graph, config)?;
 

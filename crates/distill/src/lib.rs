@@ -52,8 +52,7 @@ pub use journal::Point;
 pub use optimize::{Optimizer, Schedule};
 pub use progress::{Context, Progress};
 pub use run::{
-    ADAPTED, Chosen, DistillConfig, Distillation, Divergence, Eval, ExportConfig, METRICS, MODEL, Measured, QUANTIZED,
-    Report, run,
+    ADAPTED, Chosen, DistillConfig, Distillation, Divergence, Eval, METRICS, MODEL, Measured, QUANTIZED, Report, run,
 };
 pub use settings::{AdaptConfig, BatchNormPolicy};
 pub use train::{TrainConfig, Trained, train};

@@ -6,7 +6,7 @@ use blockfloat::ScaleFormat;
 use dsconv::Network;
 use graph::{Head, pass};
 use images::{Labelled, Unlabelled};
-use model::{Float, Model, Policy, SaveOptions};
+use model::{Model, Policy, SaveOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::adapt::{self, adapt_in, bare};
@@ -30,29 +30,7 @@ pub struct DistillConfig {
     /// These settings say how the student is adapted.
     pub adapt: AdaptConfig,
     /// These settings say how the student is stored.
-    pub export: ExportConfig,
-}
-
-/// How the student is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ExportConfig {
-    /// Weights, biases and affine parameters that are not codes.
-    pub floats: Float,
-    /// Block scales.
-    pub scales: Float,
-}
-
-impl Default for ExportConfig {
-    fn default() -> Self {
-        Self { floats: Float::F32, scales: Float::F16 }
-    }
-}
-
-impl From<ExportConfig> for SaveOptions {
-    fn from(ExportConfig { floats, scales }: ExportConfig) -> Self {
-        Self { floats, scales }
-    }
+    pub export: SaveOptions,
 }
 
 /// Images to measure on.
@@ -294,7 +272,7 @@ fn adapted(
     if config.quantize.scales == ScaleFormat::TwoLevel {
         student = student.to_two_level()?;
     }
-    let bytes = files::packed::to_bytes(&student, &config.export.into())?;
+    let bytes = files::packed::to_bytes(&student, &config.export)?;
     let path = |name: &str| folder.path().join(name);
     let quantized = files::load(path(QUANTIZED))?;
     let divergence = divergence(teacher, &quantized, &files::from_bytes(&bytes)?, held, context)?;
@@ -344,7 +322,7 @@ fn measure_before(
         return Ok((before, logits));
     }
     let quantized = folder.join(QUANTIZED);
-    files::save(&teacher.quantize(&config.quantize)?, &quantized, &config.export.into())?;
+    files::save(&teacher.quantize(&config.quantize)?, &quantized, &config.export)?;
     let student = Network::new(&files::load(&quantized)?, &context.device);
     // Folded, as the student's teacher is.
     let (folded, weights) = pass::fold_batch_norm(&teacher.graph, &teacher.weights);

@@ -56,8 +56,8 @@ pub struct AdaptConfig {
     pub feature_weight: f64,
     /// Nodes to tap, by name; `*` and `?` as in the quantization rules. Empty: the last node with a feature map.
     pub features: Vec<String>,
-    /// Where block scales come from.
-    pub scales: ScaleUpdate,
+    /// Whether block scales are trained, kept, or found anew from the shadow weights at each step.
+    pub scale_update: ScaleUpdate,
     /// What happens to batch normalisation.
     pub batch_norm: BatchNormPolicy,
     /// Random changes to the images.
@@ -86,7 +86,7 @@ impl Default for AdaptConfig {
             temperature: 2.0,
             feature_weight: 0.0,
             features: Vec::new(),
-            scales: ScaleUpdate::Trained,
+            scale_update: ScaleUpdate::Trained,
             batch_norm: BatchNormPolicy::Fold,
             // So that a few thousand images are not learned by heart.
             augment: Augment { shift: 2, flip: false },

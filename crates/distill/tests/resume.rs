@@ -199,7 +199,7 @@ fn files_that_cannot_be_read_are_left_out_with_their_labels() {
 fn taps_and_recomputed_scales_train_too() {
     let folder = tempfile::tempdir().unwrap();
     let config = AdaptConfig {
-        scales: dsconv::ScaleUpdate::Recomputed,
+        scale_update: dsconv::ScaleUpdate::Recomputed,
         feature_weight: 1.0,
         features: vec!["relu?".into()],
         steps: 5,

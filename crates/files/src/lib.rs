@@ -11,7 +11,7 @@
 //! let info = Info { preprocess: Preprocess::imagenet(), classes: vec![], source: "an example".into() };
 //! let quantized = Model::float(graph, weights, info)?.quantize(&Policy::default())?;
 //!
-//! let bytes = files::packed::to_bytes(&quantized, &SaveOptions::default())?;
+//! let bytes = files::packed::to_bytes(&quantized, &SaveOptions::EXACT)?;
 //! assert_eq!(files::from_bytes(&bytes)?, quantized);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

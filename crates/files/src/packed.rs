@@ -111,7 +111,7 @@ pub fn to_bytes(model: &Model, options: &SaveOptions) -> Result<Vec<u8>, FileErr
             tensors.push((factors_name(name), Dtype::I8, scale_shape, factors));
             tensors.push((channel_name(name), Dtype::F32, vec![levels.channel().len()], channel));
         } else {
-            let float = options.scales.for_values(codes.scales());
+            let float = options.scale_precision.for_values(codes.scales());
             tensors.push((scales_name(name), dtype(float), scale_shape, float.encode(codes.scales())));
         }
     }
@@ -286,9 +286,9 @@ mod tests {
 
     use crate::{load, save};
 
-    const F32: SaveOptions = SaveOptions { floats: Float::F32, scales: Float::F32 };
-    const SCALES_F16: SaveOptions = SaveOptions { floats: Float::F32, scales: Float::F16 };
-    const F16: SaveOptions = SaveOptions { floats: Float::F16, scales: Float::F16 };
+    const F32: SaveOptions = SaveOptions::EXACT;
+    const SCALES_F16: SaveOptions = SaveOptions { floats: Float::F32, scale_precision: Float::F16 };
+    const F16: SaveOptions = SaveOptions { floats: Float::F16, scale_precision: Float::F16 };
 
     /// Loading gives what was saved, rounded as promised, and saves as the same bytes again.
     fn assert_round_trip(model: &Model, options: &SaveOptions) {

@@ -18,7 +18,7 @@
 //!
 //! let quantized = Model::float(graph, weights, info)?.quantize(&Policy::default())?;
 //! assert!(quantized.graph.find("bn").is_none(), "folded into the convolution");
-//! let bytes = dsc::write(&quantized, &dsc::Options::default())?;
+//! let bytes = dsc::write(&quantized, &dsc::Options::EXACT)?;
 //! assert_eq!(dsc::File::parse(&bytes)?.to_model()?, quantized);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

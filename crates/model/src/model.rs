@@ -181,7 +181,7 @@ impl Model {
                 continue;
             }
             let mut scales = codes.scales().to_vec();
-            options.scales.round(&mut scales);
+            options.scale_precision.round(&mut scales);
             layer.codes = QuantizedWeights::from_parts(
                 codes.shape(),
                 codes.bits(),
@@ -195,7 +195,7 @@ impl Model {
 
     /// [`Model::round`] of the block scales to F16; other floats stay.
     pub fn round_scales_f16(&mut self) {
-        self.round(&SaveOptions { floats: Float::F32, scales: Float::F16 });
+        self.round(&SaveOptions { scale_precision: Float::F16, ..SaveOptions::EXACT });
     }
 
     /// The narrowest type that stores every float block scale as it is: F16 after [`Model::round_scales_f16`], or after
@@ -216,7 +216,7 @@ impl Model {
         let layers = self.layers.values().map(|QuantizedLayer { codes, .. }| {
             let scales = match codes.two_level() {
                 Some(two_level) => storage_of(two_level),
-                None => floats(codes.scales(), options.scales),
+                None => floats(codes.scales(), options.scale_precision),
             };
             packed_len(codes.codes().len(), codes.bits()) as u64 + scales
         });
@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn sizes_are_counted_by_hand() {
-        let options = |scales| SaveOptions { floats: Float::F32, scales };
+        let options = |scale_precision| SaveOptions { floats: Float::F32, scale_precision };
         let model = fixture::float().quantize(&fixture::policy(3, 4)).unwrap();
         // Parameters: conv1 270 + 10, norm 10 + 10, grouped 20, depthwise 36 + 4, fc 12 + 3.
         assert_eq!(model.fp32_bytes(), 4 * 375);

@@ -76,13 +76,26 @@ impl fmt::Display for Float {
 
 /// How a file stores floats. Where [`Float::F16`] is asked for, a tensor that it cannot hold (its
 /// largest magnitude is above 65504 or below `2^-14`, and not zero) is stored in F32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+///
+/// The default rounds block scales to F16; [`SaveOptions::EXACT`] rounds nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SaveOptions {
-    /// Weights, biases and affine parameters that are not codes.
+    /// The type of weights, biases and affine parameters that are not codes.
     pub floats: Float,
-    /// Block scales.
-    pub scales: Float,
+    /// The type of block scales. (Two-level scales are F32 factors and small integers whatever it says.)
+    pub scale_precision: Float,
+}
+
+impl SaveOptions {
+    /// Every float is stored as it is.
+    pub const EXACT: Self = Self { floats: Float::F32, scale_precision: Float::F32 };
+}
+
+impl Default for SaveOptions {
+    fn default() -> Self {
+        Self { floats: Float::F32, scale_precision: Float::F16 }
+    }
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ fn network(name: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
         let model = float.quantize(&policy)?;
         let layers = model.graph.nodes().iter().filter(|n| matches!(n.op, Op::Conv2d(_) | Op::Linear { .. })).count();
         assert_eq!(model.layers.len(), layers, "all convolutions and linear layers");
-        let options = SaveOptions { floats, scales: Float::F16 };
+        let options = SaveOptions { floats, scale_precision: Float::F16 };
         let (dsc_path, tensors_path) = (folder.join("model.dsc"), folder.join("model.safetensors"));
         files::save_dsc(&model, &dsc_path, &dsc::Options { floats: options, pair: None })?;
         files::save(&model, &tensors_path, &options)?;

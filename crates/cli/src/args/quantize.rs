@@ -74,14 +74,14 @@ pub enum Scales {
 }
 
 impl Target {
-    /// How to store floats; `scales` where nothing is said of them.
+    /// The options of the file; block scales are `scales` where no option names their type.
     pub fn options(&self, scales: Float) -> SaveOptions {
-        let scales = match self.scales {
+        let scale_precision = match self.scales {
             Some(Scales::F32) => Float::F32,
             Some(Scales::F16) => Float::F16,
             Some(Scales::TwoLevel) | None => scales,
         };
-        SaveOptions { floats: self.floats.unwrap_or(Float::F32), scales }
+        SaveOptions { floats: self.floats.unwrap_or(Float::F32), scale_precision }
     }
 
     /// Whether scales are to be stored in two levels.

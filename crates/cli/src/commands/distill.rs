@@ -1,8 +1,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use distill::{Chosen, Distillation, Eval, ExportConfig, MODEL, Measured, Report, RunFolder};
+use distill::{Chosen, Distillation, Eval, MODEL, Measured, Report, RunFolder};
 use images::Unlabelled;
+use model::SaveOptions;
 use serde::Serialize;
 
 use crate::args::{DeviceName, Distill};
@@ -79,17 +80,17 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
         ratio: ratio(&report.fp32, chosen),
         seconds: start.elapsed().as_secs_f64(),
     };
-    let deployed = deploy(&run, config.export, start, printer)?;
+    let deployed = deploy(&run, &config.export, start, printer)?;
     let outcome = Outcome { run, model: config.model, report, exported, deployed };
     printer.result(&outcome, |printer| show(&outcome, printer));
     Ok(())
 }
 
 /// Leaves the exported student as a .dsc file too.
-fn deploy(run: &Path, export: ExportConfig, start: Instant, printer: &Printer) -> Result<Written> {
+fn deploy(run: &Path, export: &SaveOptions, start: Instant, printer: &Printer) -> Result<Written> {
     let model = files::load(run.join(MODEL))?;
     let path = run.join(DEPLOYED);
-    let data = deploy::bytes(&model, &export.into(), printer)?;
+    let data = deploy::bytes(&model, export, printer)?;
     files::write_atomic(&path, &data).map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;
     Ok(Written::new(path, data.len() as u64, model.fp32_bytes(), start))
 }

@@ -115,7 +115,7 @@ fn size(source: &Source) -> Result<u64> {
 
 /// How a model is stored if nobody says otherwise: its scales as narrow as they are.
 fn stored(model: &model::Model) -> model::SaveOptions {
-    model::SaveOptions { scales: model.scale_precision(), ..model::SaveOptions::default() }
+    model::SaveOptions { scale_precision: model.scale_precision(), ..model::SaveOptions::default() }
 }
 
 fn show(outcome: &Outcome, printer: &Printer) {

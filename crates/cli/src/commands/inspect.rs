@@ -70,7 +70,7 @@ pub fn run(args: &Inspect, printer: &Printer) -> Result<()> {
         layers.push(describe(&node.name, layer, original.as_ref().and_then(|w| sqnr(w, &node.name, layer))));
     }
     let weight_sqnr = original.map(|_| WeightSqnr::of(layers.iter().map(|l| (l.name.as_str(), l.sqnr_db))));
-    let options = model::SaveOptions { scales: model.scale_precision(), ..model::SaveOptions::default() };
+    let options = model::SaveOptions { scale_precision: model.scale_precision(), ..model::SaveOptions::default() };
     let shape = model.graph.input();
     let outcome = Outcome {
         network: model.graph.name().to_owned(),

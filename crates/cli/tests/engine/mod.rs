@@ -12,7 +12,7 @@ fn write_dsc(place: &Place, name: &str, model: &Model, bits: u8) {
     (activation.bits, activation.block, policy.block) =
         (bits, BlockSize::new(16).unwrap(), BlockSize::new(16).unwrap());
     let quantized = model.quantize(&policy).unwrap();
-    std::fs::write(place.path(name), dsc::write(&quantized, &dsc::Options::default()).unwrap()).unwrap();
+    std::fs::write(place.path(name), dsc::write(&quantized, &dsc::Options::EXACT).unwrap()).unwrap();
 }
 
 /// The simulation sums in another order: a value at the edge of two codes may get either one. So logits differ a little,

@@ -30,10 +30,9 @@ fn cases(text: &str) -> Vec<Case> {
 /// A folder of what a newcomer has: a float network, quantized ones, pictures, and files that are no good.
 fn place() -> Place {
     let place = Place::new();
-    let mut quantized = tiny().quantize(&Policy::default()).unwrap();
-    quantized.round(&SaveOptions::default());
-    files::save(&quantized, place.path("q.safetensors"), &SaveOptions::default()).unwrap();
-    let dsc = model::dsc::write(&quantized, &model::dsc::Options::default()).unwrap();
+    let quantized = tiny().quantize(&Policy::default()).unwrap();
+    files::save(&quantized, place.path("q.safetensors"), &SaveOptions::EXACT).unwrap();
+    let dsc = model::dsc::write(&quantized, &model::dsc::Options::EXACT).unwrap();
     std::fs::write(place.path("q.dsc"), &dsc).unwrap();
 
     let mut damaged = dsc.clone();

@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(model) = file.to_model() else { return };
     // What is read is a valid model, and survives being written again.
     model.check().expect("a model that was read is valid");
-    let options = dsc::Options { floats: SaveOptions::default(), pair: file.pair().cloned() };
+    let options = dsc::Options { floats: SaveOptions::EXACT, pair: file.pair().cloned() };
     let again = dsc::write(&model, &options).expect("a model that was read can be written");
     assert!(dsc::File::parse(&again).unwrap().to_model().unwrap() == model);
     // Where nothing is in half precision, it is written as it was.
@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
     if !file.layers().iter().any(|layer| half(layer.scales)) && !data.windows(5).any(|w| w == b"\"f16\"") {
         assert!(again == data);
     }
-    let options = dsc::Options { floats: SaveOptions { floats: Float::F16, scales: Float::F16 }, pair: None };
+    let options = dsc::Options { floats: SaveOptions { floats: Float::F16, scale_precision: Float::F16 }, pair: None };
     let halved = dsc::write(&model, &options).expect("a model that was read can be rounded");
     dsc::File::parse(&halved).unwrap().to_model().unwrap();
     engine::check(&model);

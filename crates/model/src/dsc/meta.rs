@@ -110,7 +110,7 @@ impl<'a> Meta<'a> {
     pub fn of(model: &'a Model, options: &SaveOptions, pair: Option<u64>) -> Self {
         let stored = |codes: &QuantizedWeights| match codes.two_level() {
             Some(_) => StoredScales::TwoLevel,
-            None => match options.scales.for_values(codes.scales()) {
+            None => match options.scale_precision.for_values(codes.scales()) {
                 Float::F32 => StoredScales::F32,
                 Float::F16 => StoredScales::F16,
             },

@@ -15,7 +15,7 @@
 //! let info = Info { preprocess: Preprocess::imagenet(), classes: vec![], source: "an example".into() };
 //! let model = Model::float(graph, weights, info)?.quantize(&Policy::default())?;
 //!
-//! let bytes = dsc::write(&model, &dsc::Options::default())?;
+//! let bytes = dsc::write(&model, &dsc::Options::EXACT)?;
 //! let file = dsc::File::parse(&bytes)?;
 //! assert_eq!(file.layer("conv")?, model.layers["conv"]);
 //! assert_eq!(file.to_model()?, model);

@@ -6,7 +6,7 @@ use graph::{Builder, Conv2d, Graph, Op, Shape, Weights};
 use crate::{Float, Model, SaveOptions, fixture};
 
 fn options(floats: Float, scales: Float) -> Options {
-    Options { floats: SaveOptions { floats, scales }, pair: None }
+    Options { floats: SaveOptions { floats, scale_precision: scales }, pair: None }
 }
 
 fn model() -> Model {
@@ -40,7 +40,7 @@ fn a_file_holds_the_model() {
 #[test]
 fn layers_and_floats_are_decoded_one_by_one() {
     let model = model();
-    let bytes = write(&model, &Options::default()).unwrap();
+    let bytes = write(&model, &Options::EXACT).unwrap();
     let file = File::parse(&bytes).unwrap();
     let names: Vec<&str> = file.layers().iter().map(|layer| layer.node.as_str()).collect();
     assert_eq!(names, ["conv1", "grouped", "depthwise", "fc"]);
@@ -65,20 +65,20 @@ fn grey_and_oblong_preprocessing_is_kept() {
         graph::Preprocess::imagenet(),
     ] {
         model.info.preprocess = preprocess;
-        let bytes = write(&model, &Options::default()).unwrap();
+        let bytes = write(&model, &Options::EXACT).unwrap();
         let read = File::parse(&bytes).unwrap().to_model().unwrap();
         assert_eq!(read.info, model.info);
-        assert_eq!(write(&read, &Options::default()).unwrap(), bytes);
+        assert_eq!(write(&read, &Options::EXACT).unwrap(), bytes);
     }
     // As files have always had it.
-    let text = String::from_utf8_lossy(&write(&model, &Options::default()).unwrap()).into_owned();
+    let text = String::from_utf8_lossy(&write(&model, &Options::EXACT).unwrap()).into_owned();
     assert!(text.contains(r#""preprocess":{"resize":256,"crop":224,"order":"rgb","divide":255.0,"mean":[0.485,"#));
 }
 
 #[test]
 fn logits_are_compared_bit_by_bit() {
     let pair = Some(Pair { seed: 1, logits: vec![0.5, 0.0, 2.0] });
-    let bytes = write(&model(), &Options { pair, ..Options::default() }).unwrap();
+    let bytes = write(&model(), &Options { pair, ..Options::EXACT }).unwrap();
     let file = File::parse(&bytes).unwrap();
     assert_eq!(file.check_logits(&[0.5, 0.0, 2.0]), Ok(()));
     let error = file.check_logits(&[0.5, -0.0, 2.0]).unwrap_err();
@@ -90,7 +90,7 @@ fn logits_are_compared_bit_by_bit() {
 
 #[test]
 fn sections_are_aligned_and_little_beside_the_numbers() {
-    let bytes = write(&model(), &Options::default()).unwrap();
+    let bytes = write(&model(), &Options::EXACT).unwrap();
     let count = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
     // Metadata, four layers, floats.
     assert_eq!(count, 6);
@@ -105,7 +105,7 @@ fn sections_are_aligned_and_little_beside_the_numbers() {
 #[test]
 fn what_a_file_cannot_hold_is_not_written() {
     let refused = |model: &Model, options: &Options| write(model, options).unwrap_err().to_string();
-    let plain = Options::default();
+    let plain = Options::EXACT;
     let (graph, weights) = graph::pass::fold_batch_norm(&fixture::graph(), &fixture::float().weights);
     let float = Model::float(graph, weights, fixture::info()).unwrap();
     assert_eq!(refused(&float, &plain), "metadata, byte 64: no layer is quantized");
@@ -118,7 +118,7 @@ fn what_a_file_cannot_hold_is_not_written() {
     let error = refused(&unfolded, &plain);
     assert_eq!(error, "metadata, byte 64: node `bn1`: a batch normalisation that is not folded");
 
-    let pair = |logits: Vec<f32>| Options { pair: Some(Pair { seed: 1, logits }), ..Options::default() };
+    let pair = |logits: Vec<f32>| Options { pair: Some(Pair { seed: 1, logits }), ..Options::EXACT };
     assert_eq!(refused(&model(), &pair(vec![1.0])), "logits, byte 64: the number of logits is 1, 3 is due");
     let error = refused(&model(), &pair(vec![1.0, f32::NAN, 0.0]));
     assert_eq!(error, "logits, byte 64: `logits` has a NaN or an infinity");
@@ -130,7 +130,7 @@ fn a_large_network_keeps_its_tail_exact() {
     let rule = crate::policy::Rule { layers: "fc".into(), skip: Some(true), ..Default::default() };
     let policy = crate::Policy { rules: vec![rule], ..fixture::policy(5, 2) };
     let model = fixture::float().quantize(&policy).unwrap();
-    assert_round_trip(&model, &Options::default());
+    assert_round_trip(&model, &Options::EXACT);
     assert_eq!(model.weights.get("fc.weight").shape(), [3, 4]);
 }
 

@@ -7,13 +7,18 @@ use super::pair::Pair;
 use crate::model::{Model, ModelError};
 use crate::precision::{Float, SaveOptions};
 
-/// How a model is written.
+/// How [`write()`] writes a model.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Options {
     /// How floats are stored.
     pub floats: SaveOptions,
-    /// Stored for checking engines.
+    /// An input and its logits, stored so that engines can be checked.
     pub pair: Option<Pair>,
+}
+
+impl Options {
+    /// Every float is stored as it is, and no input is stored.
+    pub const EXACT: Self = Self { floats: SaveOptions::EXACT, pair: None };
 }
 
 /// The model as a `.dsc` file. Equal models with equal options give equal bytes.

@@ -107,7 +107,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     for two_level in [false, true] {
         for float in [Float::F32, Float::F16] {
             let pair = (float == Float::F16).then(|| dsc::Pair { seed: 1, logits: vec![0.5, -1.0, 2.0] });
-            let options = dsc::Options { floats: SaveOptions { floats: float, scales: float }, pair };
+            let options = dsc::Options { floats: SaveOptions { floats: float, scale_precision: float }, pair };
             seeds.push(dsc::write(&model(two_level), &options).expect("a valid model"));
         }
     }

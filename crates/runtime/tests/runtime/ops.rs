@@ -136,7 +136,7 @@ fn functions_with_transcendentals_are_near_the_interpreter() {
 #[cfg_attr(target_family = "wasm", ignore = "there are no folders")]
 fn a_dsc_file_runs_as_the_model_it_was_made_from() {
     let model = quantize(every_exact_operation());
-    let bytes = dsc::write(&model, &dsc::Options::default()).unwrap();
+    let bytes = dsc::write(&model, &dsc::Options::EXACT).unwrap();
     let image: Vec<f32> = (0..363).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
     let from_file = runtime::Model::from_bytes(&bytes).unwrap().session(1).unwrap().run(&image).unwrap().to_vec();
     let stored = dsc::File::parse(&bytes).unwrap().to_model().unwrap();

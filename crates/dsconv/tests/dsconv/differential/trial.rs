@@ -141,7 +141,7 @@ impl Trial<'_> {
             return Ok(());
         }
         self.stage.set("dsc");
-        let bytes = dsc::write(&model, &dsc::Options::default()).or_else(|error| wrong(error.to_string()))?;
+        let bytes = dsc::write(&model, &dsc::Options::EXACT).or_else(|error| wrong(error.to_string()))?;
         let read =
             dsc::File::parse(&bytes).and_then(|file| file.to_model()).or_else(|error| wrong(error.to_string()))?;
         if read != model {
