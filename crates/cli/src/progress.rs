@@ -79,8 +79,4 @@ impl Progress for Bars {
             self.printer.detail(format!("{}: {}", phase.name, duration(phase.start.elapsed())));
         }
     }
-
-    fn message(&self, text: &str) {
-        self.printer.talk(text);
-    }
 }

@@ -1,7 +1,7 @@
 //! A config of `dsconv distill`: what it opens, and its mistakes pointed at.
 use std::path::{Path, PathBuf};
 
-use distill::{AdaptConfig, DistillConfig, Eval};
+use distill::{AdaptConfig, Adaptation, DistillConfig, Eval};
 use graph::{ImageConfig, Preprocess};
 use images::{OpenOptions, Unlabelled};
 use model::{Model, Policy, PolicyError, SaveOptions};
@@ -197,8 +197,9 @@ pub fn open(config: &DistillRecipe, file: &ConfigFile, printer: &Printer) -> Res
     let adapt = images::open_unlabelled(&data.adapt, preprocess, &options(data.limit))
         .map_err(|error| images_error(file, "data.adapt", error))?;
     report(&adapt, &teacher, printer);
-    distill::check(&teacher, &config.quantize, &adapt, &config.adapt)
-        .map_err(|error| setting_error(file, error, ""))?;
+    let (policy, settings) = (&config.quantize, &config.adapt);
+    let adaptation = Adaptation { teacher: &teacher, policy, images: &adapt, config: settings, seed: config.seed };
+    adaptation.check().map_err(|error| setting_error(file, error, ""))?;
     Ok(Opened { teacher, adapt, eval })
 }
 

@@ -32,13 +32,6 @@ pub fn find(given: &Path) -> Option<PathBuf> {
     [given.to_owned(), folder().join(given)].into_iter().find(|path| named && path.is_dir())
 }
 
-/// Whether a folder holds a run, or what one that was stopped has left.
-pub fn is_run(folder: &Path) -> bool {
-    ["adapt.toml", "train.toml", "config.toml", "origin.json", distill::METRICS]
-        .iter()
-        .any(|file| folder.join(file).is_file())
-}
-
 /// The last part of its path.
 pub fn run_name(run: &Path) -> String {
     let name = run.file_name().map(|name| name.to_string_lossy().into_owned());

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use distill::MODEL;
+use distill::RunFolder;
 use dsconv::Network;
 use graph::{ImageConfig, Shape, pass};
 use model::Model;
@@ -190,14 +190,14 @@ fn stem(path: &Path) -> String {
 
 /// A run folder.
 fn folder(run: &Path, printer: &Printer) -> Result<Source> {
-    let path = run.join(MODEL);
+    let path = run.join(RunFolder::MODEL);
     if !path.is_file() {
         let shown = run.display();
-        if !runs::is_run(run) {
+        if !RunFolder::is_run(run) {
             return Err(Error::usage(format!("`{shown}` is a folder, but not that of a run"))
                 .hint("a model is a name, a file or a run folder; images go to `--data`"));
         }
-        return Err(Error::failed(format!("`{shown}` has no `{MODEL}`: the run is not finished"))
+        return Err(Error::failed(format!("`{shown}` has no `{}`: the run is not finished", RunFolder::MODEL))
             .hint("a run that was stopped goes on with `dsconv distill CONFIG --resume`"));
     }
     Ok(Source { name: runs::run_name(run), ..file(&path, printer)? })

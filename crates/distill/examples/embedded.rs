@@ -6,7 +6,7 @@
 //! Stopped, it goes on where it was when it is started again.
 use std::path::PathBuf;
 
-use distill::{Context, DistillConfig, Distillation, Eval, Optimizer, RunFolder, TrainConfig};
+use distill::{Context, DistillConfig, Distillation, Eval, Optimizer, RunFolder, TrainConfig, Training};
 use images::Split;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,7 +26,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let config =
             TrainConfig { epochs: 10, optimizer: Optimizer::AdamW, learning_rate: 3e-3, ..TrainConfig::default() };
         let run = RunFolder::open(folder.join("teacher"), true)?;
-        let trained = distill::train(&graph, None, &train, &eval, &preprocess, &config, &run, &context)?;
+        let job = Training {
+            graph: &graph,
+            start: None,
+            images: &train,
+            eval: &eval,
+            preprocess: &preprocess,
+            config: &config,
+        };
+        let trained = distill::train(&job, &run, &context)?;
         files::save(&trained.model, &file, &model::SaveOptions::default())?;
     }
 

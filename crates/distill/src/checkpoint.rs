@@ -23,8 +23,6 @@ use sha2::{Digest, Sha256};
 use crate::journal::{Journal, Session};
 use crate::{Error, write};
 
-/// Their folder in a run folder.
-pub(crate) const FOLDER: &str = "checkpoints";
 const MODEL: &str = "model.bpk";
 const PARTS: [&str; 3] = [MODEL, "optimizer.bpk", "schedule.bpk"];
 const STATE: &str = "state.json";

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use burn::tensor::{DType, Tensor};
 use dsconv::Network;
 use graph::{Graph, Head, Outputs};
-use images::Unlabelled;
+use images::{Labelled, Unlabelled};
 use serde::{Deserialize, Serialize};
 
 use crate::loader::{Prefetch, tensor};
@@ -323,6 +323,20 @@ pub(crate) fn check_fits(graph: &Graph, images: &Unlabelled) -> Result<(), Error
         ));
     }
     if images.is_empty() { refuse("it has no images".into()) } else { Ok(()) }
+}
+
+/// # Errors
+/// [`Error::Data`] where images or labels do not fit the network.
+pub(crate) fn check_labels(graph: &Graph, set: &Labelled) -> Result<(), Error> {
+    check_fits(graph, &set.without_labels())?;
+    let classes = graph.head().classes();
+    match set.labels().iter().max() {
+        Some(&label) if label >= classes => Err(Error::Data {
+            set: set.name().to_owned(),
+            why: format!("it has the label {label}, `{}` has {classes} classes", graph.name()),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// A tensor's elements, row-major.

@@ -7,7 +7,6 @@
 //! `x'` comes from layers that are fitted already, so a layer also makes up for what those before it, and the rounding of
 //! its own input, did to the values. Nothing is trained and no label exists here: [`blockfloat::reconstruct`] solves each
 //! layer from sums over the images.
-use std::path::Path;
 
 use blockfloat::QuantizedWeights;
 use burn::module::Module;
@@ -17,6 +16,7 @@ use graph::{Graph, Role, Weights};
 use images::Unlabelled;
 use model::{Model, ModelError, Policy};
 
+use crate::folder::RunFolder;
 use crate::least_squares::{Pixels, Problem, Sums};
 use crate::loader::tensor;
 use crate::random::{Order, Random};
@@ -33,87 +33,84 @@ const MOST_WEIGHTS: usize = 4608;
 /// Bytes that the values of all images may take.
 const MEMORY: usize = 2 << 30;
 
-/// The student with layers fitted to the teacher's; found in the folder where an earlier start of this run got so far.
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn fitted(
-    mut student: Network,
-    teacher: &Network,
-    weights: &Weights,
-    images: &Unlabelled,
-    count: usize,
-    workers: &Workers,
-    checkpoints: &Path,
-    context: &Context,
-) -> Result<Network, Error> {
-    let path = checkpoints.join("fitted.bpk");
-    if path.exists() {
-        return Ok(student.load_record(checkpoint::load_record(&path)?));
+/// A fit: the teacher, what its student is quantized from, and the images.
+pub(crate) struct Fit<'a> {
+    /// The teacher, of the same graph as the student: batch normalisation is folded.
+    pub(crate) teacher: &'a Network,
+    /// The weights that the student is quantized from.
+    pub(crate) weights: &'a Weights,
+    /// The images whose values layers are fitted to.
+    pub(crate) images: &'a Unlabelled,
+    pub(crate) workers: &'a Workers,
+    pub(crate) context: &'a Context,
+}
+
+impl Fit<'_> {
+    /// The student, which runs on an autodiff device, with layers fitted to the teacher's on the first `count` images. It is
+    /// found in the folder where an earlier start of this run got so far.
+    pub(crate) fn fitted(&self, mut student: Network, count: usize, folder: &RunFolder) -> Result<Network, Error> {
+        let path = folder.file(RunFolder::CHECKPOINTS).join("fitted.bpk");
+        if path.exists() {
+            return Ok(student.load_record(checkpoint::load_record(&path)?));
+        }
+        self.fit_layers(&mut student, count)?;
+        let record = student.clone().into_record().into_bytes().map_err(|e| Error::file(&path, e))?;
+        write::write(&path, &record)?;
+        Ok(student)
     }
-    let weight = |node: &str| weights.get(&format!("{node}.weight")).data();
-    fit_layers(&mut student, teacher, weight, images, count, workers, context)?;
-    let record = student.clone().into_record().into_bytes().map_err(|e| Error::file(&path, e))?;
-    write::write(&path, &record)?;
-    Ok(student)
+
+    /// Fits all layers on the first `count` images, or on fewer where their values would not fit in memory.
+    fn fit_layers(&self, student: &mut Network, count: usize) -> Result<(), Error> {
+        let Self { teacher, images, workers, context, .. } = *self;
+        let graph = teacher.graph().clone();
+        let nodes = graph.nodes();
+        let count = count.min(images.len()).min(MEMORY / (8 * live_elements(&graph)).max(1)).max(1);
+        let mut parts = load(images, count, nodes.len(), workers, &context.device)?;
+        let mut plain = student.valid();
+        let mut uses = graph.uses();
+        context.progress.start("fit layers", nodes.len() - 1);
+        for (index, node) in nodes.iter().enumerate().skip(1) {
+            context.check()?;
+            let inputs: Vec<usize> = node.inputs.iter().map(|id| id.index()).collect();
+            let taken = |values: &[Option<Tensor<4>>]| -> Vec<Tensor<4>> {
+                inputs.iter().map(|&at| values[at].clone().expect("nodes are in order")).collect()
+            };
+            parts = run(workers, parts, |mut chunk| {
+                chunk.teacher[index] = Some(teacher.clone().forward_node(index, taken(&chunk.teacher)));
+                chunk
+            });
+            if let Some(layer) = plain.quantized_layer(index) {
+                let values = Values { parts: &parts, count, index, input: inputs[0] };
+                let weight = self.weights.get(&format!("{}.weight", node.name)).data();
+                let fitted = fit(layer, weight, &values, workers)
+                    .map_err(|source| ModelError::Numbers { layer: node.name.clone(), source })?;
+                plain.requantize(index, &fitted.codes, fitted.bias.clone());
+                student.requantize(index, &fitted.codes, fitted.bias);
+            }
+            parts = run(workers, parts, |mut chunk| {
+                chunk.student[index] = Some(plain.clone().forward_node(index, taken(&chunk.student)));
+                chunk
+            });
+            for &input in &inputs {
+                uses[input] -= 1;
+                if uses[input] == 0 {
+                    parts
+                        .iter_mut()
+                        .flatten()
+                        .for_each(|chunk| (chunk.teacher[input], chunk.student[input]) = (None, None));
+                }
+            }
+            context.progress.advance(index, "");
+        }
+        context.progress.finish();
+        Ok(())
+    }
 }
 
 /// Some images' values at every node that is still needed.
 struct Chunk {
     teacher: Vec<Option<Tensor<4>>>,
     student: Vec<Option<Tensor<4>>>,
-}
-
-/// Fits `student`, which runs on an autodiff device, to `teacher` on the first `count` of `images` (fewer where their
-/// values would not fit in memory). Both run the same folded graph. `weights` of a node are those it is quantized from.
-fn fit_layers<'a>(
-    student: &mut Network,
-    teacher: &Network,
-    weights: impl Fn(&str) -> &'a [f32],
-    images: &Unlabelled,
-    count: usize,
-    workers: &Workers,
-    context: &Context,
-) -> Result<(), Error> {
-    let graph = teacher.graph().clone();
-    let nodes = graph.nodes();
-    let count = count.min(images.len()).min(MEMORY / (8 * live_elements(&graph)).max(1)).max(1);
-    let mut parts = load(images, count, nodes.len(), workers, &context.device)?;
-    let mut plain = student.valid();
-    let mut uses = graph.uses();
-    context.progress.start("fit layers", nodes.len() - 1);
-    for (index, node) in nodes.iter().enumerate().skip(1) {
-        context.check()?;
-        let inputs: Vec<usize> = node.inputs.iter().map(|id| id.index()).collect();
-        let taken = |values: &[Option<Tensor<4>>]| -> Vec<Tensor<4>> {
-            inputs.iter().map(|&at| values[at].clone().expect("nodes are in order")).collect()
-        };
-        parts = run(workers, parts, |mut chunk| {
-            chunk.teacher[index] = Some(teacher.clone().forward_node(index, taken(&chunk.teacher)));
-            chunk
-        });
-        if let Some(layer) = plain.quantized_layer(index) {
-            let weight = weights(&node.name);
-            let fitted = fit(layer, weight, &parts, (index, inputs[0]), count, workers)
-                .map_err(|source| ModelError::Numbers { layer: node.name.clone(), source })?;
-            plain.requantize(index, &fitted.codes, fitted.bias.clone());
-            student.requantize(index, &fitted.codes, fitted.bias);
-        }
-        parts = run(workers, parts, |mut chunk| {
-            chunk.student[index] = Some(plain.clone().forward_node(index, taken(&chunk.student)));
-            chunk
-        });
-        for &input in &inputs {
-            uses[input] -= 1;
-            if uses[input] == 0 {
-                parts
-                    .iter_mut()
-                    .flatten()
-                    .for_each(|chunk| (chunk.teacher[input], chunk.student[input]) = (None, None));
-            }
-        }
-        context.progress.advance(index, "");
-    }
-    context.progress.finish();
-    Ok(())
 }
 
 /// `work` on every chunk, a worker's one after the other.
@@ -173,15 +170,18 @@ struct Fitted {
     bias: Option<Vec<f32>>,
 }
 
-/// The layer of node `index`, whose input is the output of node `input`.
-fn fit(
-    layer: &DsConv2d,
-    weight: &[f32],
-    parts: &[Vec<Chunk>],
-    (index, input): (usize, usize),
+/// What a layer is fitted to: the values of the node `input`, which the layer sees, and of its own node `index`.
+struct Values<'a> {
+    parts: &'a [Vec<Chunk>],
+    /// The number of images.
     count: usize,
-    workers: &Workers,
-) -> Result<Fitted, blockfloat::Error> {
+    index: usize,
+    input: usize,
+}
+
+/// Fits one layer, whose weights are quantized from `weight`.
+fn fit(layer: &DsConv2d, weight: &[f32], values: &Values<'_>, workers: &Workers) -> Result<Fitted, blockfloat::Error> {
+    let Values { parts, count, index, input } = *values;
     let [co, cg, kh, kw] = layer.latent.dims();
     let (k, groups) = (cg * kh * kw, layer.groups());
     let filters = co / groups;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Error;
 
-/// Held by the process that works in a folder; the system lets go of it where that process dies.
+/// The file that is held by the process that works in a folder; the system lets go of it where that process dies.
 const LOCK: &str = ".lock";
 
 /// A run folder in which nobody else works as long as this value lives.
@@ -12,10 +12,47 @@ const LOCK: &str = ".lock";
 pub struct RunFolder {
     path: PathBuf,
     resume: bool,
-    /// Folders that were not there before, the innermost last.
+    /// The folders that were not there before, the innermost last.
     made: Vec<PathBuf>,
     /// `None` where the file system has no locks.
     _lock: Option<File>,
+}
+
+/// The files of a run folder.
+impl RunFolder {
+    /// The student that a run exports, or the network that a training made: see [`Report::chosen`](crate::Report::chosen).
+    pub const MODEL: &str = "model.safetensors";
+    /// The student before adaptation.
+    pub const QUANTIZED: &str = "quantized.safetensors";
+    /// The adapted student, where that is not the one that is exported.
+    pub const ADAPTED: &str = "adapted.safetensors";
+    /// The [`Report`](crate::Report).
+    pub const METRICS: &str = "metrics.json";
+    /// The settings of a run: see [`Distillation::recipe`](crate::Distillation::recipe).
+    pub const CONFIG: &str = "config.toml";
+    /// The settings of an adaptation alone.
+    pub(crate) const ADAPT: &str = "adapt.toml";
+    /// The settings of a training.
+    pub(crate) const TRAIN: &str = "train.toml";
+    /// What a run is made from beside its settings; it is written first.
+    pub(crate) const ORIGIN: &str = "origin.json";
+    /// The table of the steps of an adaptation.
+    pub(crate) const LOSS: &str = "loss.csv";
+    /// The table of the steps of a training.
+    pub(crate) const LOG: &str = "log.csv";
+    /// The folder of the checkpoints.
+    pub(crate) const CHECKPOINTS: &str = "checkpoints";
+
+    /// Whether the folder at `path` holds a run, or what one that was stopped has left.
+    pub fn is_run(path: &Path) -> bool {
+        let files = [Self::ADAPT, Self::TRAIN, Self::CONFIG, Self::ORIGIN, Self::METRICS];
+        files.iter().any(|file| path.join(file).is_file())
+    }
+
+    /// The path of one of its files.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
 }
 
 impl RunFolder {
@@ -23,7 +60,7 @@ impl RunFolder {
     /// that is there is an error when it is begun. A folder in which nothing was begun is removed again if it was made here.
     ///
     /// # Errors
-    /// [`Error::Busy`] where another process works in it; those of the file system.
+    /// [`Error::Busy`] where another process works in it; [`Error::Io`].
     pub fn open(path: impl Into<PathBuf>, resume: bool) -> Result<Self, Error> {
         let path = path.into();
         let mut made: Vec<PathBuf> = path
@@ -46,7 +83,7 @@ impl RunFolder {
         Ok(Self { path, resume, made, _lock: lock })
     }
 
-    /// Where it is.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -59,7 +96,7 @@ impl RunFolder {
     /// Whether there is nothing in it, but for unfinished files of a run that was killed before it had begun.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// [`Error::Io`].
     pub fn is_empty(&self) -> Result<bool, Error> {
         self.holds_only(&[])
     }
@@ -73,7 +110,7 @@ impl RunFolder {
     /// Removes all that is in it.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// [`Error::Io`].
     pub fn clear(&self) -> Result<(), Error> {
         for path in self.entries()? {
             let is_folder = fs::symlink_metadata(&path).is_ok_and(|entry| entry.is_dir());
@@ -87,7 +124,7 @@ impl RunFolder {
     pub(crate) fn tidy(&self) -> Result<(), Error> {
         let remove = |folder: &Path| files::remove_unfinished(folder).map_err(Error::io(folder));
         remove(&self.path)?;
-        let checkpoints = self.path.join(crate::checkpoint::FOLDER);
+        let checkpoints = self.file(Self::CHECKPOINTS);
         if checkpoints.is_dir() {
             remove(&checkpoints)?;
             for entry in fs::read_dir(&checkpoints).map_err(Error::io(&checkpoints))? {
@@ -100,7 +137,7 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Its entries but for the lock.
+    /// The paths of its entries but for the lock.
     fn entries(&self) -> Result<Vec<PathBuf>, Error> {
         let entries = fs::read_dir(&self.path)
             .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>());

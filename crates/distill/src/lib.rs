@@ -25,9 +25,10 @@ mod calibrate;
 mod checkpoint;
 mod error;
 pub mod evaluate;
-mod fit;
 mod fit_layers;
 mod folder;
+mod harness;
+mod imitate;
 mod journal;
 mod least_squares;
 mod loader;
@@ -36,13 +37,14 @@ mod optimize;
 mod origin;
 mod progress;
 mod random;
+mod report;
 mod run;
 mod settings;
 mod train;
 mod workers;
 mod write;
 
-pub use adapt::{Adapted, adapt, check};
+pub use adapt::{Adaptation, Adapted, adapt};
 pub use augment::Augment;
 pub use calibrate::{Calibration, calibrate};
 pub use error::Error;
@@ -51,11 +53,10 @@ pub use folder::RunFolder;
 pub use journal::Point;
 pub use optimize::{Optimizer, Schedule};
 pub use progress::{Context, Progress};
-pub use run::{
-    ADAPTED, Chosen, DistillConfig, Distillation, Divergence, Eval, METRICS, MODEL, Measured, QUANTIZED, Report, run,
-};
-pub use settings::{AdaptConfig, BatchNormPolicy};
-pub use train::{TrainConfig, Trained, train};
+pub use report::{Chosen, Divergence, Measured, Report};
+pub use run::{Distillation, Eval, run};
+pub use settings::{AdaptConfig, BatchNormPolicy, DistillConfig, TrainConfig};
+pub use train::{Trained, Training, train};
 
 /// Stops a run from another thread: the running phase ends with [`Error::Interrupted`] and can be resumed.
 pub use burn::train::Interrupter;

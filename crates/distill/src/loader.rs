@@ -92,9 +92,16 @@ impl<R: Send + 'static, T: Send + 'static> Loader<R, T> {
         Self { total, ..self }
     }
 
-    /// The same batches in every epoch.
-    pub(crate) fn repeating(self) -> Self {
-        Self { repeat: true, ..self }
+    /// The same epoch again and again: `count` images in their order, in batches of `batch`. `make` gets a batch's indices.
+    pub(crate) fn over(
+        count: usize,
+        batch: usize,
+        place: fn(R, &Device) -> T,
+        make: impl Fn(Vec<usize>) -> Result<R, ImageError> + Send + Sync + 'static,
+    ) -> Self {
+        let indices = move |i: usize| (i * batch..count.min((i + 1) * batch)).collect();
+        let all = Self::new(0, count.div_ceil(batch), count, place, move |i| make(indices(i)));
+        Self { repeat: true, ..all }
     }
 }
 
@@ -167,7 +174,9 @@ mod tests {
         let copy = resumed.to_device(&Device::flex());
         assert_eq!(copy.iter().map(Result::unwrap).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(numbers(&resumed), [4, 5]);
-        assert_eq!(numbers(&loader(4).repeating()), [0, 1]);
+        let fixed = Loader::over(3, 2, |indices: Vec<usize>, _: &Device| indices, Ok);
+        let batches = || fixed.iter().map(Result::unwrap).collect::<Vec<_>>();
+        assert_eq!([batches(), batches()], [[vec![0, 1], vec![2]], [vec![0, 1], vec![2]]]);
         assert_eq!(numbers(&loader(2).ending(5)), [4]);
     }
 }

@@ -11,9 +11,6 @@ use sha2::{Digest, Sha256};
 use crate::folder::RunFolder;
 use crate::{Error, write};
 
-/// The file that holds an [`Origin`].
-const ORIGIN: &str = "origin.json";
-
 /// What a run is made from, beside its settings.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Origin {
@@ -82,27 +79,24 @@ fn of_network(graph: &Graph, weights: &Weights) -> Sha256 {
     hash
 }
 
-/// Settings as the text that [`claim`] keeps in `file`.
-///
-/// # Errors
-/// [`Error::File`] where the settings cannot be written as TOML.
-pub(crate) fn settings_text<T: Serialize>(settings: &T, file: &Path) -> Result<String, Error> {
-    toml::to_string(settings).map_err(|e| Error::file(file, e))
+/// As [`claim_text`], for settings that are written as TOML.
+pub(crate) fn claim<T: Serialize>(folder: &RunFolder, file: &str, settings: &T, origin: &Origin) -> Result<(), Error> {
+    let text = toml::to_string(settings).map_err(|e| Error::file(&folder.file(file), e))?;
+    claim_text(folder, file, &text, origin)
 }
 
-/// Begins a run in its folder: leaves the text of its settings in `file`, and what it is made from in [`ORIGIN`]. Where a run
-/// goes on, both must be what they were.
+/// Begins a run in its folder: leaves the text of its settings in `file`, and what it is made from in
+/// [`RunFolder::ORIGIN`]. Where a run goes on, both must be what they were.
 ///
 /// # Errors
 /// [`Error::RunExists`], [`Error::OtherRun`], [`Error::NoRun`] where there are files of others, and those of files.
-pub(crate) fn claim(folder: &RunFolder, file: &str, settings: &str, origin: &Origin) -> Result<(), Error> {
-    let path = folder.path().join(file);
-    let made_from = folder.path().join(ORIGIN);
+pub(crate) fn claim_text(folder: &RunFolder, file: &str, settings: &str, origin: &Origin) -> Result<(), Error> {
+    let (path, made_from) = (folder.file(file), folder.file(RunFolder::ORIGIN));
     let old = match std::fs::read_to_string(&path) {
         Ok(old) => old,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             // What a run writes first is its origin.
-            if !folder.holds_only(&[ORIGIN])? {
+            if !folder.holds_only(&[RunFolder::ORIGIN])? {
                 return Err(Error::NoRun { path: folder.path().to_owned() });
             }
             // One line: there may be a million images.
@@ -132,7 +126,7 @@ fn other_settings(old: &str, new: &str, file: &Path) -> Option<String> {
 fn other_origin(file: &Path, origin: &Origin) -> Result<Option<String>, Error> {
     Ok(match write::read_json::<Origin>(file)? {
         Some(before) => before.difference(origin),
-        None => Some(format!("there is no `{ORIGIN}` that says which images it was begun with")),
+        None => Some(format!("there is no `{}` that says which images it was begun with", RunFolder::ORIGIN)),
     })
 }
 
@@ -156,7 +150,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("a.toml"), "").unwrap();
         let folder = RunFolder::open(root.path(), true).unwrap();
-        let error = claim(&folder, "a.toml", "", &Origin::default()).unwrap_err();
+        let error = claim_text(&folder, "a.toml", "", &Origin::default()).unwrap_err();
         assert!(error.to_string().contains("no `origin.json`"), "{error}");
     }
 
@@ -165,14 +159,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let begin = || {
             let folder = RunFolder::open(root.path(), true).unwrap();
-            claim(&folder, "a.toml", "", &Origin::default())
+            claim_text(&folder, "a.toml", "", &Origin::default())
         };
         std::fs::write(root.path().join("model.safetensors"), "mine").unwrap();
         assert!(matches!(begin(), Err(Error::NoRun { .. })));
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
         // What a run leaves that is killed before its settings are written.
         std::fs::remove_file(root.path().join("model.safetensors")).unwrap();
-        std::fs::write(root.path().join(ORIGIN), "{").unwrap();
+        std::fs::write(root.path().join(RunFolder::ORIGIN), "{").unwrap();
         std::fs::write(root.path().join(".dsconv-a1.tmp"), "").unwrap();
         begin().unwrap();
     }

@@ -29,11 +29,6 @@ pub trait Progress: Send + Sync {
 
     /// The phase is over.
     fn finish(&self) {}
-
-    /// Something to be told once: a default that was chosen, a file that was written.
-    fn message(&self, text: &str) {
-        let _ = text;
-    }
 }
 
 impl Progress for () {}

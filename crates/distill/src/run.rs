@@ -1,4 +1,4 @@
-//! The whole of it in one folder: measure the teacher, quantize, measure, adapt, export, measure the exported file.
+//! A whole run in one folder: the teacher is measured and quantized, the student measured, adapted, stored and measured again.
 use std::fs;
 use std::path::Path;
 
@@ -6,115 +6,32 @@ use blockfloat::ScaleFormat;
 use dsconv::Network;
 use graph::{Head, pass};
 use images::{Labelled, Unlabelled};
-use model::{Model, Policy, SaveOptions};
+use model::Model;
 use serde::{Deserialize, Serialize};
 
-use crate::adapt::{self, adapt_in, bare};
-use crate::evaluate::{Logits, Scores, check_fits, predict};
+use crate::adapt::{Adaptation, bare};
+use crate::evaluate::{Logits, Scores, check_fits, check_labels, predict};
 use crate::folder::RunFolder;
 use crate::journal::Point;
 use crate::loss::Loss;
-use crate::origin::{Origin, claim, settings_text};
-use crate::settings::AdaptConfig;
-use crate::train::check_set;
-use crate::{Context, Error, checkpoint, write};
-
-/// The settings of a run, from a teacher to an adapted student. Every setting has a default.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DistillConfig {
-    /// The seed decides which images are held out, the order of the others and their random changes.
-    pub seed: u64,
-    /// The policy says which layer is quantized to what.
-    pub quantize: Policy,
-    /// These settings say how the student is adapted.
-    pub adapt: AdaptConfig,
-    /// These settings say how the student is stored.
-    pub export: SaveOptions,
-}
+use crate::origin::{Origin, claim, claim_text};
+use crate::report::{Chosen, Divergence, Measured, Report};
+use crate::settings::DistillConfig;
+use crate::{Context, Error, write};
 
 /// Images to measure on.
 #[derive(Debug, Clone)]
 pub enum Eval {
-    /// With labels: accuracy, agreement and signal-to-noise ratio.
+    /// Images with labels give accuracy, agreement and signal-to-noise ratio.
     Labelled(Labelled),
-    /// Without: agreement and signal-to-noise ratio.
+    /// Images without labels give agreement and signal-to-noise ratio.
     Unlabelled(Unlabelled),
     /// The images that adaptation holds out to choose its best step by. Nothing learns from them, but what is chosen by them
     /// looks a little better on them than on others.
     HeldOut,
 }
 
-/// The student that a run exports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Chosen {
-    /// The one before adaptation: it is closer to the teacher on the images held out.
-    Quantized,
-    /// The adapted one.
-    #[default]
-    Adapted,
-}
-
-/// Mean divergence from the teacher, as [`Point::loss`], of both students as their files hold them, on the images held out.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Divergence {
-    /// Of the student before adaptation.
-    pub quantized: f64,
-    /// Of the adapted one.
-    pub adapted: f64,
-}
-
-/// One network's results.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
-    /// What it gets right, and how close it is to the teacher.
-    #[serde(flatten)]
-    pub scores: Scores,
-    /// Size of its file; the teacher's as its parameters take in F32.
-    pub bytes: u64,
-}
-
-/// What a run found: the content of `metrics.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Report {
-    /// The teacher.
-    pub fp32: Measured,
-    /// The student before adaptation: `quantized.safetensors`, loaded back.
-    pub quantized: Measured,
-    /// The student after adaptation, loaded back from its file.
-    pub adapted: Measured,
-    /// Which of the two `model.safetensors` is: the one that is closer to the teacher on the images held out. Labels have no
-    /// part in it.
-    #[serde(default)]
-    pub chosen: Chosen,
-    /// What that was chosen by.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub divergence: Option<Divergence>,
-    /// The step at which the loss went out of all bounds, which ended training early.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub diverged_at: Option<usize>,
-    /// The step whose student it is: 0 where none was better than the student before the first.
-    pub best_step: usize,
-    /// What was measured on the images held out, from step 0 on.
-    pub held_out: Vec<Point>,
-    /// Name of the set that was measured on.
-    pub eval: String,
-    /// Name of the set that was adapted to.
-    pub adapt: String,
-}
-
-/// File of a run folder with the student that is exported: see [`Report::chosen`].
-pub const MODEL: &str = "model.safetensors";
-/// File of a run folder with the student before adaptation.
-pub const QUANTIZED: &str = "quantized.safetensors";
-/// File of a run folder with the adapted student, where that is not the one that is exported.
-pub const ADAPTED: &str = "adapted.safetensors";
-/// File of a run folder with the [`Report`].
-pub const METRICS: &str = "metrics.json";
-
-/// File of a run folder with the settings of a run.
-const CONFIG: &str = "config.toml";
+/// The files that only an unfinished run has, beside its checkpoints.
 const BEFORE: &str = "before.json";
 const ADAPTATION: &str = "adaptation.json";
 const TEACHER_LOGITS: &str = "teacher_logits.f32";
@@ -126,9 +43,9 @@ struct Before {
     quantized: Measured,
 }
 
-/// How adaptation went; written when its model is.
+/// How an adaptation ended; it is written after its model.
 #[derive(Serialize, Deserialize)]
-struct Adaptation {
+struct Ended {
     best_step: usize,
     held_out: Vec<Point>,
     chosen: Chosen,
@@ -136,17 +53,17 @@ struct Adaptation {
     diverged_at: Option<usize>,
 }
 
-impl Adaptation {
-    /// The adapted student's file.
+impl Ended {
+    /// The name of the adapted student's file.
     fn file(&self) -> &'static str {
         match self.chosen {
-            Chosen::Adapted => MODEL,
-            Chosen::Quantized => ADAPTED,
+            Chosen::Adapted => RunFolder::MODEL,
+            Chosen::Quantized => RunFolder::ADAPTED,
         }
     }
 }
 
-/// What is measured on.
+/// The images that networks are measured on.
 struct Measuring {
     name: String,
     images: Unlabelled,
@@ -160,7 +77,7 @@ impl Measuring {
         let graph = &teacher.graph;
         Ok(match eval {
             Eval::Labelled(set) => {
-                check_set(graph, set)?;
+                check_labels(graph, set)?;
                 let labels = Some(set.labels().to_vec());
                 Self { name: set.name().to_owned(), images: set.without_labels(), labels }
             }
@@ -193,6 +110,25 @@ pub struct Distillation<'a> {
     pub recipe: Option<&'a str>,
 }
 
+impl<'a> Distillation<'a> {
+    /// The adaptation that is part of the run.
+    fn adaptation(&self) -> Adaptation<'a> {
+        let Self { teacher, images, config, .. } = *self;
+        Adaptation { teacher, policy: &config.quantize, images, config: &config.adapt, seed: config.seed }
+    }
+
+    /// What the run is made from beside its settings.
+    fn origin(&self) -> Origin {
+        let origin =
+            Origin::default().model("teacher", self.teacher).images("images to adapt to", self.images.fingerprint());
+        match self.eval {
+            Eval::Labelled(set) => origin.images("images to measure on", set.fingerprint()),
+            Eval::Unlabelled(set) => origin.images("images to measure on", set.fingerprint()),
+            Eval::HeldOut => origin,
+        }
+    }
+}
+
 /// Measures the teacher, quantizes it, measures the student, adapts it, stores it and measures what was stored.
 ///
 /// | file of `folder` | content |
@@ -212,80 +148,63 @@ pub struct Distillation<'a> {
 /// # Errors
 /// As [`adapt`](crate::adapt()); [`Error::Data`] where a label has no output; [`Error::NotFinite`].
 pub fn run(job: &Distillation<'_>, folder: &RunFolder, context: &Context) -> Result<Report, Error> {
-    let Distillation { teacher, images, eval, config, recipe } = *job;
-    adapt::check(teacher, &config.quantize, images, &config.adapt)?;
-    let (_, held) = adapt::parts(images, &config.adapt, config.seed);
-    let measuring = Measuring::new(eval, teacher, held.clone())?;
-    let origin = Origin::default().model("teacher", teacher).images("images to adapt to", images.fingerprint());
-    let origin = match eval {
-        Eval::Labelled(set) => origin.images("images to measure on", set.fingerprint()),
-        Eval::Unlabelled(set) => origin.images("images to measure on", set.fingerprint()),
-        Eval::HeldOut => origin,
-    };
-    let recipe = match recipe {
-        Some(text) => text.to_owned(),
-        None => settings_text(config, &folder.path().join(CONFIG))?,
-    };
-    claim(folder, CONFIG, &recipe, &origin)?;
-    let path = |name: &str| folder.path().join(name);
-    if let Some(report) = write::read_json(&path(METRICS))? {
-        remove_checkpoints(folder.path())?;
+    job.adaptation().check()?;
+    let (_, held) = job.adaptation().split();
+    let measuring = Measuring::new(job.eval, job.teacher, held.clone())?;
+    match job.recipe {
+        Some(text) => claim_text(folder, RunFolder::CONFIG, text, &job.origin())?,
+        None => claim(folder, RunFolder::CONFIG, job.config, &job.origin())?,
+    }
+    if let Some(report) = write::read_json(&folder.file(RunFolder::METRICS))? {
+        remove_checkpoints(folder)?;
         return Ok(report);
     }
-    let (before, teacher_logits) = measure_before(teacher, &measuring, config, folder.path(), context)?;
+    let (before, teacher_logits) = measure_before(job, &measuring, folder, context)?;
 
-    let adaptation = match write::read_json(&path(ADAPTATION))? {
-        Some(adaptation) => adaptation,
-        None => adapted(teacher, images, &held, config, folder, context)?,
+    let ended = match write::read_json(&folder.file(ADAPTATION))? {
+        Some(ended) => ended,
+        None => adapted(job, &held, folder, context)?,
     };
-    let adapted = path(adaptation.file());
+    let adapted = folder.file(ended.file());
     let stored = Network::new(&files::load(&adapted)?, &context.device);
     let logits = predict("measure adapted", &[&stored], &measuring.images, context)?.remove(0);
     let report = Report {
         fp32: before.fp32,
         quantized: before.quantized,
         adapted: Measured { scores: measuring.scores(&logits, &teacher_logits), bytes: size(&adapted)? },
-        chosen: adaptation.chosen,
-        divergence: Some(adaptation.divergence),
-        diverged_at: adaptation.diverged_at,
-        best_step: adaptation.best_step,
-        held_out: adaptation.held_out,
+        chosen: ended.chosen,
+        divergence: Some(ended.divergence),
+        diverged_at: ended.diverged_at,
+        best_step: ended.best_step,
+        held_out: ended.held_out,
         eval: measuring.name,
-        adapt: images.name().to_owned(),
+        adapt: job.images.name().to_owned(),
     };
-    write::write_json(&path(METRICS), &report)?;
-    remove_checkpoints(folder.path())?;
+    write::write_json(&folder.file(RunFolder::METRICS), &report)?;
+    remove_checkpoints(folder)?;
     Ok(report)
 }
 
 /// Adapts the student, and leaves the better one as the run's model.
-fn adapted(
-    teacher: &Model,
-    images: &Unlabelled,
-    held: &Unlabelled,
-    config: &DistillConfig,
-    folder: &RunFolder,
-    context: &Context,
-) -> Result<Adaptation, Error> {
-    let adapted = adapt_in(teacher, &config.quantize, images, &config.adapt, config.seed, folder, context)?;
+fn adapted(job: &Distillation<'_>, held: &Unlabelled, folder: &RunFolder, context: &Context) -> Result<Ended, Error> {
+    let adapted = job.adaptation().run(folder, context)?;
     let mut student = adapted.student;
-    if config.quantize.scales == ScaleFormat::TwoLevel {
+    if job.config.quantize.scales == ScaleFormat::TwoLevel {
         student = student.to_two_level()?;
     }
-    let bytes = files::packed::to_bytes(&student, &config.export)?;
-    let path = |name: &str| folder.path().join(name);
-    let quantized = files::load(path(QUANTIZED))?;
-    let divergence = divergence(teacher, &quantized, &files::from_bytes(&bytes)?, held, context)?;
+    let bytes = files::packed::to_bytes(&student, &job.config.export)?;
+    let before = folder.file(RunFolder::QUANTIZED);
+    let divergence = divergence(job.teacher, &files::load(&before)?, &files::from_bytes(&bytes)?, held, context)?;
     let chosen = if divergence.adapted > divergence.quantized { Chosen::Quantized } else { Chosen::Adapted };
     let (best_step, held_out, diverged_at) = (adapted.best_step, adapted.points, adapted.diverged_at);
-    let adaptation = Adaptation { best_step, held_out, chosen, divergence, diverged_at };
-    write::write(&path(adaptation.file()), &bytes)?;
+    let ended = Ended { best_step, held_out, chosen, divergence, diverged_at };
+    write::write(&folder.file(ended.file()), &bytes)?;
     if chosen == Chosen::Quantized {
-        let quantized = fs::read(path(QUANTIZED)).map_err(Error::io(&path(QUANTIZED)))?;
-        write::write(&path(MODEL), &quantized)?;
+        let quantized = fs::read(&before).map_err(Error::io(&before))?;
+        write::write(&folder.file(RunFolder::MODEL), &quantized)?;
     }
-    write::write_json(&path(ADAPTATION), &adaptation)?;
-    Ok(adaptation)
+    write::write_json(&folder.file(ADAPTATION), &ended)?;
+    Ok(ended)
 }
 
 /// How far both students are from their teacher on the images held out.
@@ -305,24 +224,25 @@ fn divergence(
     Ok(Divergence { quantized: of(1), adapted: of(2) })
 }
 
-/// Teacher and student before adaptation, in one pass over the images.
+/// Measures the teacher and the student before adaptation, in one pass over the images; what an earlier start of this run
+/// has measured is not measured again.
 fn measure_before(
-    teacher: &Model,
+    job: &Distillation<'_>,
     measuring: &Measuring,
-    config: &DistillConfig,
-    folder: &Path,
+    folder: &RunFolder,
     context: &Context,
 ) -> Result<(Before, Logits), Error> {
-    let kept = folder.join(TEACHER_LOGITS);
+    let teacher = job.teacher;
+    let kept = folder.file(TEACHER_LOGITS);
     let head = teacher.graph.head();
     let images = &measuring.images;
     if let (Some(before), Some(logits)) =
-        (write::read_json(&folder.join(BEFORE))?, read_logits(&kept, head, images.len()))
+        (write::read_json(&folder.file(BEFORE))?, read_logits(&kept, head, images.len()))
     {
         return Ok((before, logits));
     }
-    let quantized = folder.join(QUANTIZED);
-    files::save(&teacher.quantize(&config.quantize)?, &quantized, &config.export)?;
+    let quantized = folder.file(RunFolder::QUANTIZED);
+    files::save(&teacher.quantize(&job.config.quantize)?, &quantized, &job.config.export)?;
     let student = Network::new(&files::load(&quantized)?, &context.device);
     // Folded, as the student's teacher is.
     let (folded, weights) = pass::fold_batch_norm(&teacher.graph, &teacher.weights);
@@ -337,7 +257,7 @@ fn measure_before(
     };
     let bytes: Vec<u8> = logits.values().iter().flat_map(|v| v.to_le_bytes()).collect();
     write::write(&kept, &bytes)?;
-    write::write_json(&folder.join(BEFORE), &before)?;
+    write::write_json(&folder.file(BEFORE), &before)?;
     Ok((before, logits))
 }
 
@@ -352,20 +272,16 @@ fn size(path: &Path) -> Result<u64, Error> {
     fs::metadata(path).map(|file| file.len()).map_err(Error::io(path))
 }
 
-/// What only an unfinished run needs.
-fn remove_checkpoints(folder: &Path) -> Result<(), Error> {
-    let missing = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
-    let path = folder.join(checkpoint::FOLDER);
-    match fs::remove_dir_all(&path) {
-        Err(e) if !missing(&e) => return Err(Error::io(&path)(e)),
-        _ => {}
-    }
-    for name in [BEFORE, ADAPTATION, TEACHER_LOGITS] {
-        let path = folder.join(name);
-        match fs::remove_file(&path) {
-            Err(e) if !missing(&e) => return Err(Error::io(&path)(e)),
-            _ => {}
-        }
+/// Removes what only an unfinished run needs.
+fn remove_checkpoints(folder: &RunFolder) -> Result<(), Error> {
+    let checked = |path: &Path, removed: std::io::Result<()>| match removed {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(e)),
+        _ => Ok(()),
+    };
+    let checkpoints = folder.file(RunFolder::CHECKPOINTS);
+    checked(&checkpoints, fs::remove_dir_all(&checkpoints))?;
+    for path in [BEFORE, ADAPTATION, TEACHER_LOGITS].map(|name| folder.file(name)) {
+        checked(&path, fs::remove_file(&path))?;
     }
     Ok(())
 }

@@ -1,10 +1,25 @@
-//! The settings of adaptation.
+//! The settings of training and adaptation.
 use dsconv::ScaleUpdate;
+use model::{Policy, SaveOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::augment::Augment;
 use crate::optimize::{Optimizer, Schedule};
+
+/// The settings of a run, from a teacher to an adapted student. Every setting has a default.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DistillConfig {
+    /// The seed decides which images are held out, the order of the others and their random changes.
+    pub seed: u64,
+    /// The policy says which layer is quantized to what.
+    pub quantize: Policy,
+    /// These settings say how the student is adapted.
+    pub adapt: AdaptConfig,
+    /// These settings say how the student is stored.
+    pub export: SaveOptions,
+}
 
 /// What happens to batch normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -99,29 +114,24 @@ impl AdaptConfig {
     /// # Errors
     /// [`Error::Config`] names the setting whose value makes no sense.
     pub fn check(&self) -> Result<(), Error> {
-        let counts = [("steps", self.steps), ("batch", self.batch), ("checkpoint_every", self.checkpoint_every)];
-        for (setting, count) in counts.into_iter().chain([("parts", self.parts), ("held_out", self.held_out)]) {
-            if count == 0 {
-                return Err(Error::config(&format!("adapt.{setting}"), "must be more than 0"));
-            }
-        }
+        let counts = [
+            ("steps", self.steps as f64),
+            ("batch", self.batch as f64),
+            ("checkpoint_every", self.checkpoint_every as f64),
+            ("parts", self.parts as f64),
+            ("held_out", self.held_out as f64),
+        ];
         let rates = [
             ("code_rate", self.code_rate),
             ("scale_rate", self.scale_rate),
             ("learning_rate", self.learning_rate),
-            ("weight_decay", f64::from(self.weight_decay)),
-            ("clip", f64::from(self.clip)),
+            ("weight_decay", self.weight_decay.into()),
+            ("clip", self.clip.into()),
             ("feature_weight", self.feature_weight),
         ];
-        for (setting, rate) in rates {
-            if !(rate >= 0.0 && rate.is_finite()) {
-                return Err(Error::config(&format!("adapt.{setting}"), "must be at least 0"));
-            }
-        }
-        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return Err(Error::config("adapt.temperature", "must be more than 0"));
-        }
-        Ok(())
+        check_positive("adapt.", &counts)?;
+        check_not_negative("adapt.", &rates)?;
+        check_positive("adapt.", &[("temperature", self.temperature)])
     }
 
     pub(crate) fn epochs(&self) -> usize {
@@ -130,5 +140,88 @@ impl AdaptConfig {
 
     pub(crate) fn schedule(&self, peak: f64) -> Schedule {
         Schedule { peak, floor: 0.0, warmup: self.warmup, total: self.steps }
+    }
+}
+
+/// How a teacher is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// The number of passes over the training images.
+    pub epochs: usize,
+    /// The number of images of a step.
+    pub batch: usize,
+    /// The rule by which weights are moved.
+    pub optimizer: Optimizer,
+    /// The highest learning rate, from which a cosine leads down to 0.
+    pub learning_rate: f64,
+    /// The number of epochs in which the learning rate rises to its highest; it need not be whole.
+    pub warmup: f64,
+    /// The weight decay, as the optimizer takes it.
+    pub weight_decay: f32,
+    /// The part of the target that is spread over all classes.
+    pub label_smoothing: f64,
+    /// The largest norm of all gradients together; 0 sets no limit.
+    pub clip: f32,
+    /// The random changes to training images.
+    pub augment: Augment,
+    /// The number of images of the evaluation set that are measured after each epoch.
+    pub monitor: usize,
+    /// The seed decides initial weights, the order of images, their random changes and dropout.
+    pub seed: u64,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 30,
+            batch: 64,
+            optimizer: Optimizer::Sgd,
+            learning_rate: 0.05,
+            warmup: 1.0,
+            weight_decay: 5e-4,
+            label_smoothing: 0.0,
+            clip: 0.0,
+            augment: Augment { shift: 2, flip: false },
+            monitor: 500,
+            seed: 0,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Checks that every value makes sense.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the setting whose value makes no sense.
+    pub fn check(&self) -> Result<(), Error> {
+        let (epochs, batch, monitor) = (self.epochs as f64, self.batch as f64, self.monitor as f64);
+        let counts = [("epochs", epochs), ("batch", batch), ("monitor", monitor)];
+        let rates = [("warmup", self.warmup), ("weight_decay", self.weight_decay.into()), ("clip", self.clip.into())];
+        check_positive("", &counts)?;
+        check_positive("", &[("learning_rate", self.learning_rate)])?;
+        check_not_negative("", &rates)?;
+        if !(0.0..1.0).contains(&self.label_smoothing) {
+            return Err(Error::config("label_smoothing", "must be at least 0 and less than 1"));
+        }
+        Ok(())
+    }
+}
+
+/// # Errors
+/// [`Error::Config`] for the first of `settings` of `table` that is not more than 0.
+fn check_positive(table: &str, settings: &[(&str, f64)]) -> Result<(), Error> {
+    match settings.iter().find(|(_, value)| !(*value > 0.0 && value.is_finite())) {
+        Some((name, _)) => Err(Error::config(&format!("{table}{name}"), "must be more than 0")),
+        None => Ok(()),
+    }
+}
+
+/// # Errors
+/// [`Error::Config`] for the first of `settings` of `table` that is less than 0, or no number.
+fn check_not_negative(table: &str, settings: &[(&str, f64)]) -> Result<(), Error> {
+    match settings.iter().find(|(_, value)| !(*value >= 0.0 && value.is_finite())) {
+        Some((name, _)) => Err(Error::config(&format!("{table}{name}"), "must be at least 0")),
+        None => Ok(()),
     }
 }

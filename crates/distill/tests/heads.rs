@@ -1,6 +1,6 @@
 //! Networks that do not end in the logits of several classes are adapted all the same.
 use distill::{
-    AdaptConfig, Augment, Context, DistillConfig, Distillation, Error, Eval, Report, RunFolder, TrainConfig,
+    AdaptConfig, Augment, Context, DistillConfig, Distillation, Error, Eval, Report, RunFolder, TrainConfig, Training,
 };
 use graph::{Activation, Builder, Conv2d, Op, Weights};
 use model::{Info, Model, Policy};
@@ -29,7 +29,9 @@ fn one_output_is_trained_on_two_classes() {
         let config = TrainConfig { epochs: 12, batch: 12, learning_rate: 0.02, clip: 1.0, ..TrainConfig::default() };
         let run = RunFolder::open(root.path().join(name), false).unwrap();
         let preprocess = images::embedded_preprocess();
-        distill::train(&model.graph, None, &set, &set, &preprocess, &config, &run, &Context::default())
+        let (graph, preprocess) = (&model.graph, &preprocess);
+        let job = Training { graph, start: None, images: &set, eval: &set, preprocess, config: &config };
+        distill::train(&job, &run, &Context::default())
     };
     // By the softmax of one output nothing would be learned: half would be right.
     let trained = train("one", &teacher(1, None)).unwrap();
@@ -95,7 +97,7 @@ fn adapted(model: &Model) -> Report {
     let eval = Eval::Unlabelled(images::embedded(images::Split::Eval).take(128).without_labels());
     let job = Distillation { teacher: model, images: &images, eval: &eval, config: &config, recipe: None };
     let report = distill::run(&job, &folder, &Context::default()).unwrap();
-    let stored = files::load(folder.path().join(distill::MODEL)).unwrap();
+    let stored = files::load(folder.path().join(RunFolder::MODEL)).unwrap();
     assert_eq!(stored.graph.head(), model.graph.head(), "the student ends as its teacher does");
     report
 }

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use distill::{Chosen, METRICS, Report};
+use distill::{Chosen, Report, RunFolder};
 use serde::Serialize;
 
 use crate::args::Compare;
@@ -52,7 +52,7 @@ pub fn run(args: &Compare, printer: &Printer) -> Result<()> {
 
 /// All runs that have results.
 fn finished() -> Result<Vec<PathBuf>> {
-    let runs: Vec<PathBuf> = runs::all().into_iter().filter(|run| run.join(METRICS).is_file()).collect();
+    let runs: Vec<PathBuf> = runs::all().into_iter().filter(|run| run.join(RunFolder::METRICS).is_file()).collect();
     if runs.is_empty() {
         let error = Error::failed(format!("`{}` has no finished runs", places::runs().display()));
         return Err(error.hint("`dsconv distill resnet50_4bit` makes one"));
@@ -77,7 +77,7 @@ fn named(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 fn read(run: &Path) -> Result<Run> {
-    let path = run.join(METRICS);
+    let path = run.join(RunFolder::METRICS);
     let text = std::fs::read_to_string(&path).map_err(|error| {
         let error = Error::failed(format!("`{}`: {error}", path.display()));
         error.hint("the run is not finished: `dsconv distill CONFIG --resume` goes on with it")

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use distill::{Chosen, Distillation, Eval, MODEL, Measured, Report, RunFolder};
+use distill::{Chosen, Distillation, Eval, Measured, Report, RunFolder};
 use images::Unlabelled;
 use model::SaveOptions;
 use serde::Serialize;
@@ -74,7 +74,7 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
         Chosen::Quantized => &report.quantized,
     };
     let exported = Written {
-        path: run.join(MODEL),
+        path: run.join(RunFolder::MODEL),
         bytes: chosen.bytes,
         fp32_bytes: report.fp32.bytes,
         ratio: ratio(&report.fp32, chosen),
@@ -88,7 +88,7 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
 
 /// Leaves the exported student as a .dsc file too.
 fn deploy(run: &Path, export: &SaveOptions, start: Instant, printer: &Printer) -> Result<Written> {
-    let model = files::load(run.join(MODEL))?;
+    let model = files::load(run.join(RunFolder::MODEL))?;
     let path = run.join(DEPLOYED);
     let data = deploy::bytes(&model, export, printer)?;
     files::write_atomic(&path, &data).map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;
@@ -136,7 +136,7 @@ fn judge(report: &Report, printer: &Printer) {
         printer.warn(format!(
             "adaptation made the student worse on the images held out{how}: the one before it is exported, the adapted one \
              is `{}`. Try more images, lower rates or more steps",
-            distill::ADAPTED
+            RunFolder::ADAPTED
         ));
         return;
     }
@@ -229,7 +229,7 @@ fn open(path: &Path, resume: bool) -> Result<RunFolder> {
 /// A folder that does not look like a run is left alone: `--out ~ --force` must not cost anybody a home.
 fn check_run(folder: &RunFolder, option: &str) -> Result<()> {
     let path = folder.path();
-    if runs::is_run(path) {
+    if RunFolder::is_run(path) {
         return Ok(());
     }
     let shown = path.display();

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use distill::{MODEL, TrainConfig};
+use distill::{RunFolder, TrainConfig, Training};
 use graph::ImageConfig;
 use images::{ClassNames, Classes, Labelled, OpenOptions, Split};
 use model::SaveOptions;
@@ -160,15 +160,22 @@ pub fn run(args: &Train, printer: &Printer) -> Result<()> {
 
     let context = progress::context(device, printer)?;
     let known = [train.skipped().len(), eval.skipped().len()];
-    let trained =
-        distill::train(&graph, weights.as_ref(), &train, &eval, &preprocess, &recipe.train, &folder, &context);
+    let training = Training {
+        graph: &graph,
+        start: weights.as_ref(),
+        images: &train,
+        eval: &eval,
+        preprocess: &preprocess,
+        config: &recipe.train,
+    };
+    let trained = distill::train(&training, &folder, &context);
     classes::report_late(&train.without_labels(), known[0], printer);
     classes::report_late(&eval.without_labels(), known[1], printer);
     let trained = trained.map_err(|error| super::distill::explain(error, &file, &folder, "train."))?;
     let run = folder.path().to_owned();
-    let path = run.join(MODEL);
+    let path = run.join(RunFolder::MODEL);
     let size = files::save(&trained.model, &path, &SaveOptions::default())?;
-    files::write_atomic(&run.join("config.toml"), toml::to_string(&recipe)?.as_bytes())?;
+    files::write_atomic(&run.join(RunFolder::CONFIG), toml::to_string(&recipe)?.as_bytes())?;
 
     let seconds = start.elapsed().as_secs_f64();
     let outcome = Outcome { run, model: path, top1: trained.top1, top5: trained.top5, bytes: size, seconds };

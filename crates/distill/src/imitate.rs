@@ -1,0 +1,134 @@
+//! What a student is trained to do: to say what its teacher says.
+use std::ops::Range;
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use burn::train::ClassificationOutput;
+use dsconv::Network;
+use graph::NodeId;
+use images::{Batch, ImageError, Unlabelled};
+
+use crate::adapt::Adaptation;
+use crate::evaluate::Logits;
+use crate::harness::{Examples, Task};
+use crate::loader::{Loader, tensor};
+use crate::loss::Loss;
+use crate::random::{Order, Random};
+
+/// Images, and what the teacher says to them where that is known already.
+pub(crate) struct TaughtImages {
+    images: Tensor<4>,
+    /// The teacher's logits, `[N, outputs]`.
+    teacher: Option<Tensor<2>>,
+}
+
+impl Examples for TaughtImages {
+    fn images(&self) -> &Tensor<4> {
+        &self.images
+    }
+
+    fn narrow(&self, range: Range<usize>) -> Self {
+        let images = self.images.clone().narrow(0, range.start, range.len());
+        let teacher = self.teacher.clone().map(|logits| logits.narrow(0, range.start, range.len()));
+        Self { images, teacher }
+    }
+}
+
+type Raw = (Batch, Option<(usize, Vec<f32>)>);
+
+fn place((batch, teacher): Raw, device: &Device) -> TaughtImages {
+    let count = batch.shape[0];
+    let teacher = teacher
+        .map(|(outputs, rows)| Tensor::from_data(TensorData::new(rows, [count, outputs]), &device.clone().inner()));
+    TaughtImages { images: tensor(batch, device), teacher }
+}
+
+/// What the teacher said to the images of a batch; a batch that has an image which it has not seen is an error.
+fn rows(set: &Unlabelled, logits: &Logits, batch: &Batch) -> Result<(usize, Vec<f32>), ImageError> {
+    let mut rows = Vec::with_capacity(batch.indices.len() * logits.head().count);
+    for &image in &batch.indices {
+        rows.extend_from_slice(logits.of(image).ok_or_else(|| set.changed(image))?);
+    }
+    Ok((logits.head().count, rows))
+}
+
+/// Batches from epoch `done` on; `logits` are the teacher's for all images, where images do not change.
+pub(crate) fn batches_to_learn(
+    set: &Unlabelled,
+    logits: Option<Logits>,
+    order: Order,
+    job: &Adaptation<'_>,
+    done: usize,
+) -> Loader<Raw, TaughtImages> {
+    let (set, augment, seed) = (set.clone(), job.config.augment, job.seed);
+    let batches = job.config.checkpoint_every;
+    Loader::new(done, batches, batches * order.batch(), place, move |step| {
+        let mut images = set.batch_of_some(&order.indices(step))?;
+        augment.apply(&mut images, |i| Random::new(seed, &[4, step as u64, i as u64]));
+        let known = logits.as_ref().map(|logits| rows(&set, logits, &images)).transpose()?;
+        Ok((images, known))
+    })
+    .ending(job.config.steps)
+}
+
+/// All images of a set in their order, with the teacher's logits.
+pub(crate) fn batches_to_measure(set: &Unlabelled, logits: Logits, batch: usize) -> Loader<Raw, TaughtImages> {
+    let set = set.clone();
+    Loader::over(set.len(), batch, place, move |indices| {
+        let images = set.batch_of_some(&indices)?;
+        let known = rows(&set, &logits, &images)?;
+        Ok((images, Some(known)))
+    })
+}
+
+/// Learns from a teacher by the divergence of the logits, and by the error of tapped nodes.
+#[derive(Debug, Clone)]
+pub(crate) struct Imitate {
+    /// The teacher, on the plain device; it is neither trained nor stored.
+    pub(crate) teacher: Arc<Network>,
+    /// The nodes to compare beside the logits.
+    pub(crate) taps: Arc<[NodeId]>,
+    pub(crate) loss: Loss,
+    pub(crate) temperature: f64,
+    /// The weight of the tapped nodes' error.
+    pub(crate) feature_weight: f64,
+}
+
+impl Task for Imitate {
+    type Examples = TaughtImages;
+
+    fn learn(&self, network: &Network, part: TaughtImages) -> ClassificationOutput {
+        let Self { teacher, taps, loss, temperature, .. } = self;
+        let (expected, features) = match part.teacher {
+            Some(logits) if taps.is_empty() => (logits, Vec::new()),
+            _ => teacher.forward_taps(part.images.clone().inner(), taps),
+        };
+        let targets = loss.ranks(expected.clone()).argmax(1).flatten::<1>(0, 1);
+        let (logits, found) = network.forward_taps(part.images, taps);
+        let mut losses = loss.divergence(Tensor::from_inner(expected), logits.clone(), *temperature);
+        if let Some(sum) = features.into_iter().zip(found).map(error).reduce(|sum, error| sum + error) {
+            losses = losses + sum.div_scalar(taps.len() as f64).mul_scalar(self.feature_weight);
+        }
+        ClassificationOutput::new(losses, loss.ranks(logits), Tensor::from_inner(targets))
+    }
+
+    fn measure(&self, network: &Network, part: TaughtImages) -> ClassificationOutput {
+        let teacher = part.teacher.expect("what the teacher says to images held out is known");
+        let logits = network.forward(part.images);
+        let targets = self.loss.ranks(teacher.clone()).argmax(1).flatten::<1>(0, 1);
+        let losses = self.loss.divergence(teacher, logits.clone(), 1.0);
+        ClassificationOutput::new(losses, self.loss.ranks(logits), targets)
+    }
+}
+
+/// `sum (s - t)^2 / sum t^2` of a tapped node's values `t` of the teacher and `s` of the student.
+fn error((t, s): (Tensor<4>, Tensor<4>)) -> Tensor<1> {
+    let energy = total(t.clone().square()).add_scalar(f32::MIN_POSITIVE);
+    total((s - Tensor::from_inner(t)).square()) / Tensor::from_inner(energy)
+}
+
+/// The sum over all elements, over the last dimension first: burn adds millions at once in an order that differs from
+/// call to call.
+fn total(x: Tensor<4>) -> Tensor<1> {
+    x.sum_dim(3).sum()
+}

@@ -1,0 +1,64 @@
+//! The results of a run.
+use serde::{Deserialize, Serialize};
+
+use crate::evaluate::Scores;
+use crate::journal::Point;
+
+/// The student that a run exports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Chosen {
+    /// The student before adaptation: it is closer to the teacher on the images held out.
+    Quantized,
+    /// The adapted student.
+    #[default]
+    Adapted,
+}
+
+/// Mean divergence from the teacher, as [`Point::loss`], of both students as their files hold them, on the images held out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Divergence {
+    /// The divergence of the student before adaptation.
+    pub quantized: f64,
+    /// The divergence of the adapted student.
+    pub adapted: f64,
+}
+
+/// One network's results.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// What the network gets right, and how close it is to the teacher.
+    #[serde(flatten)]
+    pub scores: Scores,
+    /// The size of the network's file in bytes; of the teacher, that of its parameters in F32.
+    pub bytes: u64,
+}
+
+/// The results of a run: the content of [`RunFolder::METRICS`](crate::RunFolder::METRICS).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The teacher.
+    pub fp32: Measured,
+    /// The student before adaptation: `quantized.safetensors`, loaded back.
+    pub quantized: Measured,
+    /// The student after adaptation, loaded back from its file.
+    pub adapted: Measured,
+    /// Which of the two `model.safetensors` is: the one that is closer to the teacher on the images held out. Labels have no
+    /// part in it.
+    #[serde(default)]
+    pub chosen: Chosen,
+    /// The divergences by which that was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<Divergence>,
+    /// The step at which the loss went out of all bounds, which ended training early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diverged_at: Option<usize>,
+    /// The step whose student the adapted one is: 0 where none was better than the student before the first.
+    pub best_step: usize,
+    /// What was measured on the images held out, from step 0 on.
+    pub held_out: Vec<Point>,
+    /// The name of the set that was measured on.
+    pub eval: String,
+    /// The name of the set that was adapted to.
+    pub adapt: String,
+}
