@@ -75,7 +75,7 @@
 //!
 //! # Anybody's module
 //! [`quantize`] gives the convolution and linear layers of a module integer weights without a change of its code, and
-//! [`codes`] gives the codes out again.
+//! [`codes`] gives the codes out again. [`export`] makes a model file's content of it.
 //!
 //! # Networks
 //! [`Network`] runs a whole [`graph::Graph`], in floats or quantized.
@@ -97,7 +97,7 @@ pub use activation::block_float;
 pub use conv2d::{DsConv2d, DsConv2dConfig};
 pub use error::Error;
 pub use linear::{DsLinear, DsLinearConfig};
-pub use module::{codes, quantize, shadow_weights};
+pub use module::{codes, export, quantize, shadow_weights};
 pub use network::Network;
 pub use quantization::{QuantizationConfig, ScaleUpdate};
 

@@ -2,6 +2,7 @@
 
 mod devices;
 mod differential;
+mod example;
 mod imported;
 mod layers;
 mod modules;

@@ -1,13 +1,15 @@
 //! The weights of anybody's module: against the layers of this crate, and what stays as it is.
 
-use blockfloat::{Bits, BlockSize, QuantizedWeights, ScaleRule, WeightFormat};
+use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, QuantizedWeights, ScaleRule, WeightFormat};
 use burn::module::{Lora, Module, ModuleMapper, Param, ParamGroup, ParamId};
 use burn::nn::conv::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig, Conv3d, Conv3dConfig};
 use burn::nn::conv::{ConvTranspose2d, ConvTranspose2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, LinearLayout};
 use burn::optim::{AdamConfig, GradientsParams};
-use burn::tensor::{Device, Distribution, Tensor};
-use dsconv::{DsConv2d, DsConv2dConfig, DsLinear, Error, QuantizationConfig, codes, quantize};
+use burn::tensor::{Device, Distribution, Tensor, activation::relu, module::adaptive_avg_pool2d};
+use dsconv::{DsConv2d, DsConv2dConfig, DsLinear, Error, Network, QuantizationConfig, block_float, codes, quantize};
+use graph::{Builder, Graph, Op, Preprocess, Shape};
+use model::Info;
 
 #[derive(Module, Debug)]
 struct Net {
@@ -211,4 +213,87 @@ fn shadow_weights_are_those_of_layers_and_of_quantized_parameters() {
     let is_in = |id: ParamId| group.matches(&id, None);
     let ids = [mixed.ours.latent.id, mixed.quantized.weight.id, mixed.float.weight.id, mixed.ours.scales.id];
     assert_eq!(ids.map(is_in), [true, true, false, false]);
+}
+
+#[derive(Module, Debug)]
+struct Small {
+    conv: Conv2d,
+    norm: BatchNorm,
+    head: Linear,
+    last: Linear,
+}
+
+impl Small {
+    fn new(device: &Device) -> Self {
+        let mut norm = BatchNormConfig::new(8).init(device);
+        norm.gamma = norm.gamma.map(|x| x.random_like(Distribution::Uniform(0.5, 2.0)));
+        norm.beta = norm.beta.map(|x| x.random_like(Distribution::Default));
+        Self {
+            conv: Conv2dConfig::new([3, 8], [3, 3]).with_stride([2, 2]).init(device),
+            norm,
+            head: LinearConfig::new(8, 6).init(device),
+            last: LinearConfig::new(6, 5).init(device),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>, input: ActivationFormat) -> Tensor<2> {
+        let x = relu(self.norm.forward(self.conv.forward(block_float(x, input, true, 1))));
+        let x = block_float(adaptive_avg_pool2d(x, [1, 1]), input, false, 1);
+        self.last.forward(self.head.forward(x.flatten(1, 3)))
+    }
+
+    fn graph() -> Graph {
+        let mut b = Builder::new("small", Shape::new(3, 9, 9));
+        let conv = graph::Conv2d { bias: true, ..graph::Conv2d::new(3, 8, 3).stride(2) };
+        let x = b.conv("conv", conv, b.input());
+        let x = b.batch_norm("norm", 1e-5, x);
+        let x = b.relu("relu", x);
+        let x = b.push("pool", Op::AdaptiveAvgPool2d { output: [1, 1] }, vec![x]);
+        let x = b.linear("head", 6, x);
+        b.linear("last", 5, x);
+        b.finish().unwrap()
+    }
+}
+
+fn info() -> Info {
+    Info { preprocess: Preprocess::imagenet_statistics(), classes: vec![], source: "test".into() }
+}
+
+#[test]
+fn an_exported_module_computes_what_it_simulates() {
+    let device = Device::flex();
+    let group = ParamGroup::from_paths(vec!["conv.weight", "head.weight"]);
+    let weight = format(4, 2);
+    let small = quantize(Small::new(&device), weight, &group).unwrap();
+    let (bits, scale) = (Bits::new(8).unwrap(), ActivationScale::Float);
+    let input = ActivationFormat { bits, block: weight.block, scale };
+    let model = dsconv::export(&small, Small::graph(), Some(input), info()).unwrap();
+
+    let x = Tensor::random([2, 3, 9, 9], Distribution::Normal(0.0, 1.0), &device);
+    let want = values(small.forward(x.clone(), input));
+    let near = |got: &[f32], tolerance: f32| {
+        let largest = want.iter().fold(0.0f32, |most, v| most.max(v.abs()));
+        assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(&want) {
+            assert!((got - want).abs() <= tolerance * largest, "{got} and {want}");
+        }
+    };
+    // burn adds the products of a linear layer in another order than those of a 1x1 convolution.
+    near(&values(Network::new(&model, &device).forward(x.clone())), 1e-6);
+    // Where that moves a value over a half, it becomes the neighbouring code of 255.
+    let engine = runtime::Model::new(model).unwrap();
+    near(engine.session(1).unwrap().run(&values(x)).unwrap(), 1e-2);
+}
+
+#[test]
+fn a_module_that_is_not_its_graph_is_not_exported() {
+    let small = quantize(Small::new(&Device::flex()), format(4, 2), &ParamGroup::all()).unwrap();
+    let mut other = Builder::new("other", Shape::new(3, 9, 9));
+    other.conv("conv", graph::Conv2d { bias: true, ..graph::Conv2d::new(3, 8, 3) }, other.input());
+    let error = dsconv::export(&small, other.finish().unwrap(), None, info()).unwrap_err();
+    assert!(error.to_string().contains("head"), "{error}");
+    let mut bad = small;
+    bad.last.bias = bad.last.bias.map(|bias| bias.map(|x| x * f32::NAN));
+    let error = dsconv::export(&bad, Small::graph(), None, info()).unwrap_err();
+    assert!(error.to_string().contains("last.bias"), "{error}");
 }

@@ -1,0 +1,144 @@
+//! Quantizes the weights of anybody's module.
+//!
+//! burn computes with what [`Param::val`] gives, and lets a [`Reparameterization`] say what that is. So a layer of burn's own
+//! type gets integer weights without a change of its code: the parameter keeps the shadow weight in steps of its codes, the
+//! reparameterization keeps the block scales and makes `alpha * q` of both.
+
+mod scales;
+mod survey;
+
+use std::collections::BTreeMap;
+
+use blockfloat::{ActivationFormat, QuantizedWeights, WeightFormat};
+use burn::module::{Module, ParamGroup};
+use graph::{Graph, Weights, pass};
+use model::{Info, Model, ModelError, QuantizedLayer};
+
+use crate::Error;
+use crate::shadow::host;
+use scales::Attach;
+use survey::Survey;
+
+/// Quantizes the weights of every `Conv1d`, `Conv2d`, `Conv3d` and `Linear` of a module that are in `group`.
+///
+/// The module keeps its type and its code. Each of these weights becomes codes with one trained scale for every block of
+/// input channels, `alpha * q`; the gradient passes the rounding unchanged. The weight's parameter then holds the shadow
+/// weight in steps of its codes, as the `latent` of a [`DsConv2d`](crate::DsConv2d) does, and the parameters `dsconv.scales`
+/// and `dsconv.gain` below its path hold the scales; only the gains are trained. [`shadow_weights`] names the former to
+/// optimizers, [`codes`] gives codes and scales out, and [`Module::materialize`] makes floats of them.
+///
+/// Other layers keep their floats: transposed and deformable convolutions, and layers with weights of their own. So do the
+/// inputs of layers, which a parameter does not see: a forward pass rounds them where it calls
+/// [`block_float`](crate::block_float), or where it has a [`DsConv2d`](crate::DsConv2d) in place of a `Conv2d`. Batch
+/// normalisation is not folded. Records of the result hold its own parameters: load a float model's record first, then
+/// quantize.
+///
+/// # Errors
+/// [`Error::Numbers`] where a weight is NaN or infinite, [`Error::Reparameterized`] where it is quantized already,
+/// [`Error::NothingToQuantize`] where there is none.
+///
+/// # Example
+/// ```
+/// use blockfloat::{Bits, BlockSize, ScaleRule, WeightFormat};
+/// use burn::module::{Module, ParamGroup};
+/// use burn::nn::{Linear, LinearConfig};
+/// use burn::tensor::{Device, Tensor};
+///
+/// #[derive(Module, Debug)]
+/// struct Perceptron {
+///     hidden: Linear,
+///     output: Linear,
+/// }
+///
+/// let device = Device::flex();
+/// let model = Perceptron {
+///     hidden: LinearConfig::new(64, 32).init(&device),
+///     output: LinearConfig::new(32, 10).init(&device),
+/// };
+/// let format = WeightFormat { bits: Bits::new(4)?, block: BlockSize::new(32)?, rule: ScaleRule::Mse };
+/// let model = dsconv::quantize(model, format, &ParamGroup::all())?;
+/// let y: Tensor<2> = model.hidden.forward(Tensor::ones([1, 64], &device)); // integer weights
+///
+/// let codes = dsconv::codes(&model)?;
+/// assert_eq!(codes.keys().collect::<Vec<_>>(), ["hidden.weight", "output.weight"]);
+/// assert_eq!(codes["hidden.weight"].shape(), [32, 64, 1, 1]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn quantize<M: Module>(module: M, format: WeightFormat, group: &ParamGroup) -> Result<M, Error> {
+    let parameters = Survey::of(&module).parameters.into_iter();
+    let targets: Vec<_> = parameters.filter(|p| p.is_layer_weight() && group.matches(&p.id, Some(&p.path))).collect();
+    if let Some(taken) = targets.iter().find(|p| p.reparameterization.is_some()) {
+        return Err(Error::Reparameterized { path: taken.path.clone() });
+    }
+    if targets.is_empty() {
+        return Err(Error::NothingToQuantize);
+    }
+    let mut attach = Attach::new(format, targets.iter().map(|p| p.id).collect());
+    let module = module.apply_reparameterization(&mut attach);
+    attach.finish().map(|()| module)
+}
+
+/// The codes and scales that stand for the present weights of a module that [`quantize`] made, by the path of each parameter,
+/// `conv1.weight` for example.
+///
+/// Their shape is `[Co, Ci/G, Kh, Kw]`. Those of a `Linear` are `[d_output, d_input, 1, 1]`, the transpose of burn's weight;
+/// the last two lengths are `Kw, 1` for a `Conv1d` and `Kd, Kh * Kw` for a `Conv3d`.
+///
+/// # Errors
+/// [`Error::Numbers`] where training made a weight or a scale NaN or infinite.
+pub fn codes<M: Module>(module: &M) -> Result<BTreeMap<String, QuantizedWeights>, Error> {
+    let quantized = Survey::of(module).shadows().into_iter().map(|(path, shadow)| match shadow.codes() {
+        Ok(codes) => Ok((path, codes)),
+        Err(source) => Err(Error::Numbers { path, source }),
+    });
+    quantized.collect()
+}
+
+/// The shadow weights of a module: those of the parameters that [`quantize`] took, and of every
+/// [`DsConv2d`](crate::DsConv2d) and [`DsLinear`](crate::DsLinear).
+///
+/// They are stored in steps of their codes, so they need a learning rate of their own: one of 0.01 moves a weight by about a
+/// hundredth of a code at each step of Adam. The gains of the scales, parameters named `gain`, start at 1: a rate of 0.0003
+/// moves a scale by 0.03 percent.
+pub fn shadow_weights<M: Module>(module: &M) -> ParamGroup {
+    let parameters = Survey::of(module).parameters.into_iter();
+    ParamGroup::from_ids(parameters.filter(|p| p.is_shadow_weight()).map(|p| p.id).collect())
+}
+
+/// Makes a model, which files hold and the integer engine runs, of a module that [`quantize`] made.
+///
+/// `graph` says how the module computes. Its nodes have the paths of the module's fields as names, `blocks.0.conv1` for
+/// example. `activation` is what the module's forward pass rounds the inputs of quantized layers to with
+/// [`block_float`](crate::block_float), or `None` where it leaves them in floats.
+///
+/// # Errors
+/// [`ModelError`] where codes and parameters are not those that the graph needs, or one of them is NaN or infinite.
+pub fn export<M: Module>(
+    module: &M,
+    graph: Graph,
+    activation: Option<ActivationFormat>,
+    info: Info,
+) -> Result<Model, ModelError> {
+    let survey = Survey::of(module);
+    let non_negative = pass::non_negative(&graph);
+    let is_signed = |name: &str| {
+        let inputs = graph.find(name).map_or(&[][..], |id| &graph.node(id).inputs);
+        !inputs.iter().all(|input| non_negative[input.index()])
+    };
+    let mut layers = BTreeMap::new();
+    for (path, shadow) in survey.shadows() {
+        let layer = path.strip_suffix(".weight").unwrap_or(&path).to_owned();
+        match shadow.codes() {
+            Ok(codes) => layers.insert(layer.clone(), QuantizedLayer { codes, activation, signed: is_signed(&layer) }),
+            Err(source) => return Err(ModelError::Numbers { layer, source }),
+        };
+    }
+    let mut weights = Weights::default();
+    for parameter in survey.floats() {
+        let (name, shape) = (parameter.torch_name(), parameter.torch_shape());
+        weights.insert(name, graph::Tensor::new(shape, host(parameter.kernel())));
+    }
+    let model = Model { graph, weights, layers, info };
+    model.check()?;
+    Ok(model)
+}
