@@ -1,5 +1,5 @@
 //! How a layer's integer input lies in memory.
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use blockfloat::{ActivationFormat, ActivationScale, BlockSize};
 
@@ -30,8 +30,14 @@ pub(crate) struct Piece {
 ///
 /// A depthwise layer's pixel has one float a channel instead, in `scales`: a code and a scale of its own in one *value*,
 /// see `kernels/depthwise.rs`. Its one byte is 0, [`RAW`] or [`BORDER`].
+///
+/// Only [`Layout::new`] makes one, and nothing changes it: kernels rely on its numbers.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Layout {
+pub(crate) struct Layout(Fields);
+
+/// What can be read of a [`Layout`].
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Fields {
     pub channels: usize,
     pub groups: usize,
     /// Limits of a mantissa.
@@ -50,49 +56,47 @@ pub(crate) struct Layout {
     pub depthwise: bool,
 }
 
+/// A layer's integer input.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LayerInput {
+    pub channels: usize,
+    pub groups: usize,
+    /// Channels of a weight block.
+    pub weight_block: BlockSize,
+    pub format: ActivationFormat,
+    pub signed: bool,
+    /// Whether the layer is depthwise: as many outputs and groups as channels.
+    pub depthwise: bool,
+}
+
+impl Deref for Layout {
+    type Target = Fields;
+    fn deref(&self) -> &Fields {
+        &self.0
+    }
+}
+
 impl Layout {
-    /// For a layer with weight blocks of `weight` channels and inputs of `format`.
-    pub fn new(
-        channels: usize,
-        groups: usize,
-        weight: BlockSize,
-        format: ActivationFormat,
-        signed: bool,
-        depthwise: bool,
-    ) -> Self {
+    /// The layout that kernels read a layer's input in.
+    pub fn new(input: LayerInput) -> Self {
+        let LayerInput { channels, groups, weight_block, format, signed, depthwise } = input;
         let group = channels / groups;
         let blocks: Vec<Range<usize>> =
             (0..groups).flat_map(|g| shift(format.block.ranges(group), g * group)).collect();
-        let mut at = 0;
-        let mut pieces: Vec<Piece> = (0..groups)
-            .flat_map(|g| shift(weight.ranges(group), g * group))
-            .map(|channels| {
-                let piece = Piece { at, channels: channels.clone() };
-                at += channels.len().next_multiple_of(4);
-                piece
-            })
-            .collect();
-        let mut scales = blocks.len();
-        if depthwise {
-            (at, scales) = (1, channels.next_multiple_of(LANES));
-            pieces.clear();
-        } else if pieces.iter().all(|p| p.at == p.channels.start) {
-            pieces.clear();
-        }
-        let (range, bits) = (format.code_range(signed), format.bits.get());
-        Self {
+        let (pieces, bytes) = if depthwise { (vec![], 1) } else { pieces(group, groups, weight_block) };
+        Self(Fields {
             channels,
             groups,
-            range,
-            bits,
+            range: format.code_range(signed),
+            bits: format.bits.get(),
             scale: format.scale,
             signed,
+            scales: if depthwise { channels.next_multiple_of(LANES) } else { blocks.len() },
             blocks,
             pieces,
-            bytes: at,
-            scales,
+            bytes,
             depthwise,
-        }
+        })
     }
 
     /// The byte that stands for 0; a depthwise layer's border.
@@ -113,6 +117,23 @@ impl Layout {
     pub fn group_scales(&self) -> usize {
         self.scales / self.groups
     }
+}
+
+/// Where the weight blocks of all groups lie, none if that is where they are; and the bytes that they take.
+fn pieces(group: usize, groups: usize, weight_block: BlockSize) -> (Vec<Piece>, usize) {
+    let mut at = 0;
+    let mut pieces: Vec<Piece> = (0..groups)
+        .flat_map(|g| shift(weight_block.ranges(group), g * group))
+        .map(|channels| {
+            let piece = Piece { at, channels: channels.clone() };
+            at += channels.len().next_multiple_of(4);
+            piece
+        })
+        .collect();
+    if pieces.iter().all(|p| p.at == p.channels.start) {
+        pieces.clear();
+    }
+    (pieces, at)
 }
 
 fn shift(ranges: impl Iterator<Item = Range<usize>>, by: usize) -> impl Iterator<Item = Range<usize>> {

@@ -73,6 +73,13 @@ pub(crate) fn pow(x: f32, y: f32) -> f32 {
     exp64(f64::from(y) * ln64(f64::from(x))) as f32
 }
 
+/// `y` limited as the vector instructions limit: a NaN, and a zero of the other sign, becomes the bound.
+#[inline(always)]
+pub(crate) fn limit(y: f32, lo: f32, hi: f32) -> f32 {
+    let y = if y > lo { y } else { lo };
+    if y < hi { y } else { hi }
+}
+
 /// `x * y + z`, rounded once.
 #[inline(always)]
 pub(crate) fn mul_add(x: f32, y: f32, z: f32) -> f32 {

@@ -1,10 +1,13 @@
 //! Weights in the order in which kernels read them.
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use blockfloat::{ActivationScale, BlockSize};
 
 use crate::buffer::Buffer;
 use crate::layout::{LANES, Layout, OFFSET};
+
+/// Bytes of a step of a panel's weights.
+const LINE: usize = 4 * LANES;
 
 /// A run of weights and activations that share their scales at one tap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +18,13 @@ pub(crate) struct Segment {
     pub scale: usize,
     /// Whether no other one with the same scale follows.
     pub last: bool,
+}
+
+impl Segment {
+    /// Vectors of 64 bytes that its weights take.
+    pub fn lines(&self, nibbles: bool) -> usize {
+        if nibbles { self.steps.div_ceil(2) } else { self.steps }
+    }
 }
 
 /// Sixteen output channels of one group, or fewer.
@@ -45,16 +55,33 @@ pub(crate) enum Scale<'a> {
     Levels(&'a [f32], &'a [i8]),
 }
 
+/// What a kernel asks of packed weights.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Packing {
+    /// Whether two weights share a byte. They have at most four bits.
+    pub nibbles: bool,
+    /// Whether the kernel multiplies `code - OFFSET`, which fits a signed byte.
+    pub signed_codes: bool,
+}
+
 /// Weights of a convolution, `P` panels of 16 outputs: `weights [P, taps, steps, 16, 4]`, `alpha [P, taps, S, 16]`.
 ///
 /// Each tap has the same `S` segments. Where `nibbles`, two steps share 64 bytes, the first one in the low halves, and
 /// segments have an even number of steps in memory. Depthwise weights are `[P, taps, 16]`, all of them.
+///
+/// Only [`Packed::new`] makes them, and nothing changes them: kernels rely on how long each buffer is.
 #[derive(Debug)]
-pub(crate) struct Packed {
+pub(crate) struct Packed(Fields);
+
+/// What kernels read of [`Packed`] weights.
+#[derive(Debug)]
+pub(crate) struct Fields {
     pub panels: Vec<Panel>,
     pub taps: usize,
     pub segments: Vec<Segment>,
     pub nibbles: bool,
+    /// Whether sums are of signed codes, see [`Packing::signed_codes`].
+    pub signed_codes: bool,
     pub weights: Buffer<u8>,
     /// Bytes of a panel's weights.
     pub panel_bytes: usize,
@@ -68,7 +95,7 @@ pub(crate) struct Packed {
     pub alpha: Buffer<f32>,
     /// What each segment's sum is multiplied by, `[P, taps, S, 16]`, or empty.
     pub levels: Buffer<i32>,
-    /// What the offset of signed inputs adds is taken off before the sum, `[P, taps, S, 16]`; empty for unsigned ones.
+    /// What each sum starts from, `[P, taps, S, 16]`: it takes off what the offsets of codes add. Empty where that is 0.
     pub start: Buffer<i32>,
     /// Two-level scales `[P, 16]`, applied last.
     pub channel: Buffer<f32>,
@@ -85,9 +112,24 @@ pub(crate) struct Packed {
 /// Magnitudes of a depthwise layer's scales whose products with those of ordinary inputs are normal floats.
 const ORDINARY_ALPHA: RangeInclusive<f32> = 1.0 / (1u128 << 70) as f32..=(1u64 << 60) as f32;
 
+impl std::ops::Deref for Packed {
+    type Target = Fields;
+    fn deref(&self) -> &Fields {
+        &self.0
+    }
+}
+
 impl Packed {
-    pub fn new(w: Integers<'_>, bias: Option<&[f32]>, layout: &Layout, nibbles: bool) -> Self {
-        if layout.depthwise { Self::depthwise(w, bias, layout) } else { Self::dense(w, bias, layout, nibbles) }
+    /// Weights in the order in which kernels read them, for an input that lies as `layout` says. Where the layout is
+    /// depthwise, no weights are in nibbles.
+    pub fn new(w: Integers<'_>, bias: Option<&[f32]>, layout: &Layout, packing: Packing) -> Self {
+        let mut packed = Fields::empty(&w, bias, layout);
+        if layout.depthwise {
+            packed.fill_depthwise(&w, layout);
+        } else {
+            packed.fill_dense(&w, layout, packing);
+        }
+        Self(packed)
     }
 
     /// The most bytes that weights `[Co, Cg, Kh, Kw]` take: whole vectors of outputs and inputs.
@@ -103,6 +145,27 @@ impl Packed {
             (steps as u64).saturating_mul(4 * lane).saturating_add((block.count(cg) as u64).saturating_mul(scales));
         let panels = layout.groups.saturating_mul((co / layout.groups).div_ceil(LANES));
         many([panels, kh, kw]).saturating_mul(tap)
+    }
+
+    /// Bytes of a panel's weights, a byte each.
+    pub fn unpacked_bytes(&self) -> usize {
+        self.taps * self.segments.iter().map(|s| s.steps).sum::<usize>() * LINE
+    }
+
+    /// Bytes it takes.
+    pub fn bytes(&self) -> usize {
+        let floats = [&self.values, &self.factors, &self.alpha, &self.channel, &self.bias];
+        self.weights.bytes()
+            + self.start.bytes()
+            + self.levels.bytes()
+            + floats.iter().map(|b| b.bytes()).sum::<usize>()
+    }
+}
+
+impl Fields {
+    /// Whether scales are two-level.
+    pub fn two_level(&self) -> bool {
+        !self.channel.is_empty()
     }
 
     fn empty(w: &Integers<'_>, bias: Option<&[f32]>, layout: &Layout) -> Self {
@@ -130,6 +193,7 @@ impl Packed {
             taps: kh * kw,
             segments: Vec::new(),
             nibbles: false,
+            signed_codes: false,
             weights: Buffer::default(),
             panel_bytes: 0,
             values: Buffer::default(),
@@ -148,25 +212,23 @@ impl Packed {
         }
     }
 
-    fn depthwise(w: Integers<'_>, bias: Option<&[f32]>, layout: &Layout) -> Self {
-        let mut packed = Self::empty(&w, bias, layout);
-        let taps = packed.taps;
-        packed.panel_bytes = taps * LANES;
-        packed.weights = Buffer::new(packed.panels.len() * taps * LANES);
+    fn fill_depthwise(&mut self, w: &Integers<'_>, layout: &Layout) {
+        let taps = self.taps;
+        self.panel_bytes = taps * LANES;
+        self.weights = Buffer::new(self.panels.len() * taps * LANES);
         if let Scale::Block(_) = w.scale {
-            packed.alpha = Buffer::new(packed.weights.len());
+            self.alpha = Buffer::new(self.weights.len());
         }
         for o in 0..w.shape[0] {
             for tap in 0..taps {
                 let at = (o / LANES * taps + tap) * LANES + o % LANES;
-                packed.weights[at] = w.values[o * taps + tap] as u8;
+                self.weights[at] = w.values[o * taps + tap] as u8;
                 if let Scale::Block(scales) = w.scale {
-                    packed.alpha[at] = scales[o * taps + tap];
+                    self.alpha[at] = scales[o * taps + tap];
                 }
             }
         }
-        packed.multiply_constants(layout);
-        packed
+        self.multiply_constants(layout);
     }
 
     /// Fills what a depthwise kernel multiplies values by.
@@ -188,114 +250,116 @@ impl Packed {
         };
     }
 
-    fn dense(w: Integers<'_>, bias: Option<&[f32]>, layout: &Layout, nibbles: bool) -> Self {
-        let mut packed = Self::empty(&w, bias, layout);
-        let ([_, cg, _, _], taps) = (w.shape, packed.taps);
-        let x_len = layout.blocks[0].len();
-        let blocks: Vec<_> = w.block.ranges(cg).collect();
-        // The segment of each weight block, and the step in the segment at which it begins.
-        let mut places = Vec::with_capacity(blocks.len());
-        for range in &blocks {
-            let (scale, steps, next) = (range.start / x_len, range.len().div_ceil(4), packed.segments.len());
-            match (w.scale, packed.segments.last_mut()) {
-                (Scale::Channel(_), Some(last)) if last.scale == scale => {
-                    places.push((next - 1, last.steps));
-                    last.steps += steps;
-                }
-                _ => {
-                    places.push((next, 0));
-                    if let Some(before) = packed.segments.last_mut() {
-                        before.last = before.scale != scale;
-                    }
-                    packed.segments.push(Segment { steps, scale, last: true });
-                }
-            }
-        }
-        let segments = packed.segments.len();
-        packed.nibbles = nibbles;
-        // The first 64 bytes of each segment in a tap.
-        let lines: Vec<usize> = packed
-            .segments
-            .iter()
-            .scan(0, |next, s| {
-                let at = *next;
-                *next += if nibbles { s.steps.div_ceil(2) } else { s.steps };
-                Some(at)
-            })
-            .collect();
-        let tap_lines =
-            packed.segments.iter().map(|s| if nibbles { s.steps.div_ceil(2) } else { s.steps }).sum::<usize>();
-        packed.panel_bytes = taps * tap_lines * 64;
-        packed.weights = Buffer::new(packed.panels.len() * packed.panel_bytes);
-        let scales = packed.panels.len() * taps * segments * LANES;
+    fn fill_dense(&mut self, w: &Integers<'_>, layout: &Layout, Packing { nibbles, signed_codes }: Packing) {
+        let places = Places::new(w, layout, nibbles);
+        self.nibbles = nibbles;
+        self.signed_codes = signed_codes;
+        self.panel_bytes = self.taps * places.tap_lines * LINE;
+        self.weights = Buffer::new(self.panels.len() * self.panel_bytes);
+        let scales = self.panels.len() * self.taps * places.segments.len() * LANES;
         if let Scale::Block(_) = w.scale {
-            packed.alpha = Buffer::new(scales);
+            self.alpha = Buffer::new(scales);
         }
         if let Scale::Levels(..) = w.scale {
-            packed.levels = Buffer::new(scales);
+            self.levels = Buffer::new(scales);
         }
-        if layout.signed {
-            packed.start = Buffer::new(scales);
+        // A code is its mantissa and an offset, or is read with one taken off.
+        let offset = OFFSET * (i32::from(signed_codes) - i32::from(layout.signed));
+        if offset != 0 {
+            self.start = Buffer::new(scales);
         }
-        for (p, panel) in packed.panels.iter().enumerate() {
-            let bytes = &mut packed.weights[p * packed.panel_bytes..][..packed.panel_bytes];
-            for lane in 0..panel.lanes {
-                let filter = &w.values[(panel.first + lane) * cg * taps..][..cg * taps];
-                for (block, range) in blocks.iter().enumerate() {
-                    let (segment, first_step) = places[block];
-                    for tap in 0..taps {
-                        let base = (tap * tap_lines + lines[segment]) * 64 + lane * 4;
-                        let mut sum = 0;
-                        for (i, c) in range.clone().step_by(4).enumerate() {
-                            let q = |k: usize| filter[(c + k) * taps + tap];
-                            let q: [i8; 4] = match range.end - c {
-                                4.. => std::array::from_fn(q),
-                                left => std::array::from_fn(|k| if k < left { q(k) } else { 0 }),
-                            };
-                            sum += q.iter().map(|&q| i32::from(q)).sum::<i32>();
-                            let step = first_step + i;
-                            let word = u32::from_le_bytes(q.map(|q| q as u8));
-                            let (line, word) = match nibbles {
-                                true => (step / 2, (word & 0x0f0f_0f0f) << (step % 2 * 4)),
-                                false => (step, word),
-                            };
-                            let to = bytes[base + line * 64..].first_chunk_mut().expect("a line has 16 words");
-                            *to = (u32::from_le_bytes(*to) | word).to_le_bytes();
-                        }
-                        let at = ((p * taps + tap) * segments + segment) * LANES + lane;
-                        let of = ((panel.first + lane) * blocks.len() + block) * taps + tap;
-                        match w.scale {
-                            Scale::Block(scales) => packed.alpha[at] = scales[of],
-                            Scale::Levels(_, levels) => packed.levels[at] = i32::from(levels[of]),
-                            Scale::Channel(_) => {}
-                        }
-                        if layout.signed {
-                            packed.start[at] -= OFFSET * sum;
-                        }
+        for p in 0..self.panels.len() {
+            for lane in 0..self.panels[p].lanes {
+                for block in 0..places.blocks.len() {
+                    for tap in 0..self.taps {
+                        self.fill_block(w, &places, [p, lane, block, tap], offset);
                     }
                 }
             }
         }
-        packed
+        self.segments = places.segments;
     }
 
-    /// Bytes of a panel's weights, a byte each.
-    pub fn unpacked_bytes(&self) -> usize {
-        self.taps * self.segments.iter().map(|s| s.steps).sum::<usize>() * 64
+    /// Packs a block of one output's weights at one tap.
+    fn fill_block(&mut self, w: &Integers<'_>, places: &Places, [p, lane, block, tap]: [usize; 4], offset: i32) {
+        let ([_, cg, _, _], taps, output) = (w.shape, self.taps, self.panels[p].first + lane);
+        let filter = &w.values[output * cg * taps..][..cg * taps];
+        let (segment, first_step) = places.at[block];
+        let range = &places.blocks[block];
+        let base = p * self.panel_bytes + (tap * places.tap_lines + places.lines[segment]) * LINE + lane * 4;
+        let (bytes, nibbles) = (&mut self.weights[base..], self.nibbles);
+        let mut sum = 0;
+        for (i, c) in range.clone().step_by(4).enumerate() {
+            let q = |k: usize| filter[(c + k) * taps + tap];
+            let q: [i8; 4] = match range.end - c {
+                4.. => std::array::from_fn(q),
+                left => std::array::from_fn(|k| if k < left { q(k) } else { 0 }),
+            };
+            sum += q.iter().map(|&q| i32::from(q)).sum::<i32>();
+            let step = first_step + i;
+            let word = u32::from_le_bytes(q.map(|q| q as u8));
+            let (line, word) = match nibbles {
+                true => (step / 2, (word & 0x0f0f_0f0f) << (step % 2 * 4)),
+                false => (step, word),
+            };
+            let to = bytes[line * LINE..].first_chunk_mut().expect("a line has 16 words");
+            *to = (u32::from_le_bytes(*to) | word).to_le_bytes();
+        }
+        let at = ((p * taps + tap) * places.segments.len() + segment) * LANES + lane;
+        let of = (output * places.blocks.len() + block) * taps + tap;
+        match w.scale {
+            Scale::Block(scales) => self.alpha[at] = scales[of],
+            Scale::Levels(_, levels) => self.levels[at] = i32::from(levels[of]),
+            Scale::Channel(_) => {}
+        }
+        if offset != 0 {
+            self.start[at] += offset * sum;
+        }
     }
+}
 
-    /// Whether scales are two-level.
-    pub fn two_level(&self) -> bool {
-        !self.channel.is_empty()
-    }
+/// Where the weight blocks of a layer lie in a tap of a panel.
+struct Places {
+    /// The channels of each block.
+    blocks: Vec<Range<usize>>,
+    /// The segment of each block, and the step in the segment at which it begins.
+    at: Vec<(usize, usize)>,
+    segments: Vec<Segment>,
+    /// The first line of each segment.
+    lines: Vec<usize>,
+    /// Lines of a tap.
+    tap_lines: usize,
+}
 
-    /// Bytes it takes.
-    pub fn bytes(&self) -> usize {
-        let floats = [&self.values, &self.factors, &self.alpha, &self.channel, &self.bias];
-        self.weights.bytes()
-            + self.start.bytes()
-            + self.levels.bytes()
-            + floats.iter().map(|b| b.bytes()).sum::<usize>()
+impl Places {
+    fn new(w: &Integers<'_>, layout: &Layout, nibbles: bool) -> Self {
+        let x_len = layout.blocks[0].len();
+        let blocks: Vec<Range<usize>> = w.block.ranges(w.shape[1]).collect();
+        let mut segments: Vec<Segment> = vec![];
+        let mut at = Vec::with_capacity(blocks.len());
+        for range in &blocks {
+            let (scale, steps, next) = (range.start / x_len, range.len().div_ceil(4), segments.len());
+            match (w.scale, segments.last_mut()) {
+                (Scale::Channel(_), Some(last)) if last.scale == scale => {
+                    at.push((next - 1, last.steps));
+                    last.steps += steps;
+                }
+                (_, before) => {
+                    if let Some(before) = before {
+                        before.last = before.scale != scale;
+                    }
+                    at.push((next, 0));
+                    segments.push(Segment { steps, scale, last: true });
+                }
+            }
+        }
+        let mut tap_lines = 0;
+        let mut lines = Vec::with_capacity(segments.len());
+        for segment in &segments {
+            lines.push(tap_lines);
+            tap_lines += segment.lines(nibbles);
+        }
+        Self { blocks, at, segments, lines, tap_lines }
     }
 }
 

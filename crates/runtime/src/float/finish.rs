@@ -2,8 +2,8 @@
 use graph::Activation;
 
 use super::{Memory, Pixels, PostOp};
-use crate::kernels::{Task, limit};
-use crate::math;
+use crate::kernels::Task;
+use crate::math::{self, limit};
 
 /// Does what follows an operation to some of its pixels; gives whether all values on the way are finite.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! AMX: tiles of 16 pixels by 16 outputs, four at a time, with AVX-512 for everything else.
 //!
-//! A tile of codes `[16 pixels, 4 steps]` times a tile of weights `[steps, 16 outputs, 4]`, which is how [`Packed`] has
-//! them, is 16 x 16 integer sums of a chunk of up to 16 steps. After each segment they are stored, and scaled into float
+//! A tile of codes `[16 pixels, 4 steps]` times a tile of weights `[steps, 16 outputs, 4]`, which is how packed weights
+//! lie, is 16 x 16 integer sums of a chunk of up to 16 steps. After each segment they are stored, and scaled into float
 //! sums while the next segment's are made.
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -10,7 +10,6 @@ use super::avx512::{self, Avx512Vnni, Tile};
 use super::lanes::Lanes;
 use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, SLACK, STRIP, Task};
 use crate::layout::LANES;
-use crate::pack::Packed;
 
 /// Rows of a tile: pixels, or steps.
 const ROWS: usize = 16;
@@ -68,10 +67,6 @@ impl Kernel for Amx {
     fn new() -> Option<Self> {
         let vnni = Avx512Vnni::new()?;
         (cpu_has_tiles() && permitted()).then_some(Self(vnni))
-    }
-
-    fn prepare(&self, weights: &mut Packed) {
-        self.0.prepare(weights);
     }
 
     fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool {
@@ -530,8 +525,8 @@ mod tests {
     use crate::buffer::Buffer;
     use crate::kernels::Residual;
     use crate::kernels::scalar::Scalar;
-    use crate::layout::Layout;
-    use crate::pack::{Integers, Scale};
+    use crate::layout::{LayerInput, Layout};
+    use crate::pack::{Integers, Packed, Packing, Scale};
 
     /// The tile instructions in plain loops, with the limits of palette 1: what the CPU refuses panics.
     struct Plain {
@@ -637,7 +632,9 @@ mod tests {
             let size = |n: usize| if n == 0 { BlockSize::PIXEL } else { BlockSize::new(n).unwrap() };
             let (block, activation) = (size(self.block), size(self.block * self.multiple));
             let format = ActivationFormat { bits: Bits::MAX, block: activation, scale: ActivationScale::Float };
-            let layout = Layout::new(each * groups, groups, block, format, self.signed, false);
+            let (channels, signed) = (each * groups, self.signed);
+            let input = LayerInput { channels, groups, weight_block: block, format, signed, depthwise: false };
+            let layout = Layout::new(input);
             let mut state = self.seed;
             let mut noise = || {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -649,7 +646,8 @@ mod tests {
             let mut floats = |n: usize| (0..n).map(|_| noise() as f32 / 32768.0 - 1.0).collect::<Vec<_>>();
             let scales = floats(shape[0] * if self.two_level { 1 } else { block.count(each) * self.taps.len() });
             let scale = if self.two_level { Scale::Channel(&scales) } else { Scale::Block(&scales) };
-            let weights = Packed::new(Integers { shape, block, values: &values, scale }, None, &layout, self.nibbles);
+            let packing = Packing { nibbles: self.nibbles, signed_codes: false };
+            let weights = Packed::new(Integers { shape, block, values: &values, scale }, None, &layout, packing);
             let area =
                 self.more + 1 + *self.pixels.iter().max().unwrap() as usize + *self.taps.iter().max().unwrap() as usize;
             let activation_scales = floats(area * layout.scales);

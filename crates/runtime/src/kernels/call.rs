@@ -81,7 +81,7 @@ impl ConvCall<'_> {
             assert!(w.values.len() == values && (w.factors.is_empty() || w.factors.len() == values));
             assert!(w.ordinary.len() == w.panels.len() && layout.bytes == 1 && layout.scales >= w.panels.len() * LANES);
         } else {
-            let steps: usize = w.segments.iter().map(|s| if w.nibbles { s.steps.div_ceil(2) } else { s.steps }).sum();
+            let steps: usize = w.segments.iter().map(|s| s.lines(w.nibbles)).sum();
             assert!(w.panel_bytes == w.taps * steps * 64 && w.weights.len() == w.panels.len() * w.panel_bytes);
             assert!(w.two_level() || w.alpha.len() == scales);
             assert!(w.start.is_empty() || w.start.len() == scales);

@@ -8,8 +8,8 @@ use blockfloat::{
 use super::table::rows;
 use super::{AnyKernel, ConvCall, KernelName, PlanesCall, QuantizeCall, Residual, Rows, SLACK, limit};
 use crate::buffer::Buffer;
-use crate::layout::{Layout, OFFSET};
-use crate::pack::{Integers, Packed, Scale};
+use crate::layout::{LayerInput, Layout, OFFSET};
+use crate::pack::{Integers, Packed, Packing, Scale};
 
 /// How the scales of weights are stored.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -390,15 +390,20 @@ impl Case {
         };
         let values = products.as_deref().unwrap_or(w.codes());
         let integers = Integers { shape: w.shape(), block: w.block(), values, scale };
-        let mut packed = Packed::new(integers, numbers.bias.as_deref(), layout, self.nibbles);
-        kernel.prepare(&mut packed);
-        packed
+        let packing = Packing { nibbles: self.nibbles, signed_codes: kernel.wants().signed_codes };
+        Packed::new(integers, numbers.bias.as_deref(), layout, packing)
     }
 
     fn check(&self, kernel: &AnyKernel, seed: u64) {
         let numbers = self.numbers(seed);
-        let block = BlockSize::new(self.block).unwrap();
-        let layout = Layout::new(self.channels, self.groups, block, self.format(), self.signed, self.depthwise());
+        let layout = Layout::new(LayerInput {
+            channels: self.channels,
+            groups: self.groups,
+            weight_block: BlockSize::new(self.block).unwrap(),
+            format: self.format(),
+            signed: self.signed,
+            depthwise: self.depthwise(),
+        });
         let weights = self.pack(kernel, &numbers, &layout);
         let width = self.size[1] + 2 * self.padding;
         let area = (self.size[0] + 2 * self.padding) * width;

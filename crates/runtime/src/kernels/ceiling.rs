@@ -5,20 +5,22 @@ use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize};
 
 use super::{AnyKernel, ConvCall, Residual, SLACK};
 use crate::buffer::Buffer;
-use crate::layout::Layout;
-use crate::pack::{Integers, Packed, Scale};
+use crate::layout::{LayerInput, Layout};
+use crate::pack::{Integers, Packed, Packing, Scale};
 
 /// Multiply-accumulates a second of a kernel on one thread, all data in the nearest cache: 48 pixels of 256 channels by 32
 /// outputs, 8 KiB of 4-bit weights in bytes, one scale.
 pub(crate) fn ceiling(kernel: &AnyKernel) -> f64 {
     let (channels, outputs, count) = (256, 32, 48);
     let format = ActivationFormat { bits: Bits::MAX, block: BlockSize::PIXEL, scale: ActivationScale::Float };
-    let layout = Layout::new(channels, 1, BlockSize::PIXEL, format, false, false);
+    let (weight_block, signed, depthwise) = (BlockSize::PIXEL, false, false);
+    let layout = Layout::new(LayerInput { channels, groups: 1, weight_block, format, signed, depthwise });
     let values: Vec<i8> = (0..outputs * channels).map(|i| (i % 16) as i8 - 8).collect();
     let scales = vec![1.0; outputs];
     let shape = [outputs, channels, 1, 1];
     let integers = Integers { shape, block: BlockSize::PIXEL, values: &values, scale: Scale::Channel(&scales) };
-    let weights = Packed::new(integers, None, &layout, false);
+    let packing = Packing { nibbles: false, signed_codes: kernel.wants().signed_codes };
+    let weights = Packed::new(integers, None, &layout, packing);
     let codes = Buffer::new(count * channels + SLACK);
     let pixels: Vec<u32> = (0..count as u32).collect();
     let call = ConvCall {

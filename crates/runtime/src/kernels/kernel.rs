@@ -1,6 +1,5 @@
 //! What a kernel is.
 use super::{ConvCall, PlanesCall, QuantizeCall};
-use crate::pack::Packed;
 
 /// An instruction set's loops. A value can be made only where the CPU has the instructions.
 pub(crate) trait Kernel: Copy + Send + Sync {
@@ -8,8 +7,6 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     const WANTS: Wants = Wants::USUAL;
     /// `None` where the CPU lacks an instruction.
     fn new() -> Option<Self>;
-    /// Changes packed weights once, to what its functions read.
-    fn prepare(&self, _weights: &mut Packed) {}
     /// Computes the outputs of a call into `out`, row `i` of output `i`, `stride` floats apart; whether all of them were
     /// finite before they were limited.
     ///
@@ -38,6 +35,8 @@ pub(crate) struct Wants {
     /// Whether it is faster with the factors of two-level scales apart: products of a factor and a weight do not fit its
     /// sums.
     pub factors_apart: bool,
+    /// [`Packing::signed_codes`](crate::pack::Packing::signed_codes).
+    pub signed_codes: bool,
     /// Weights of a layer from which on those of at most four bits are packed two a byte: they come from far, and are
     /// unpacked on their way, or for a strip of pixels. Linear layers' always are.
     pub nibbles_from: usize,
@@ -57,6 +56,7 @@ impl Wants {
     /// What most kernels want.
     pub const USUAL: Self = Self {
         factors_apart: false,
+        signed_codes: false,
         nibbles_from: 128 * 1024,
         tile: 12,
         fewest: 60,

@@ -37,8 +37,8 @@ pub(crate) use call::{ConvCall, PlanesCall, QuantizeCall, Residual, Rows, SLACK,
 pub(crate) use ceiling::ceiling;
 pub(crate) use environment::Environment;
 pub(crate) use kernel::{Kernel, Task, Wants};
-pub(crate) use scalar::limit;
 pub(crate) use table::{AnyKernel, select};
 pub use table::{KernelName, kernels};
 
+use crate::math::limit;
 use call::PLANES;

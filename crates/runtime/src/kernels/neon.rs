@@ -2,18 +2,16 @@
 //! of integer sums in registers.
 //!
 //! `sdot` multiplies signed bytes, `udot` unsigned ones, and codes are unsigned while weights are signed. A code with its
-//! top bit flipped is the signed byte `code - 128`, so `sdot` sums `q * (code - 128)` and [`prepare`] adds
-//! `128 * sum(q)` to what each sum starts from. All factors are bytes for 2 to 8 bits of either, signed or not, so the
+//! top bit flipped is the signed byte `code - 128`, so `sdot` sums `q * (code - 128)`, and what each sum
+//! starts from has `128 * sum(q)` in it. All factors are bytes for 2 to 8 bits of either, signed or not, so the
 //! sums are exact; where inputs are signed the flipped code is the mantissa, and no start is left. `usdot` would save the
 //! flip, one instruction for 16 codes, but only newer CPUs have it.
 use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::lanes::{Lanes, end};
-use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, Task, depthwise, scalar};
-use crate::buffer::Buffer;
-use crate::layout::{LANES, OFFSET};
-use crate::pack::Packed;
+use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, Task, Wants, depthwise, scalar};
+use crate::layout::LANES;
 
 /// Pixels of a tile.
 const MR: usize = 4;
@@ -27,12 +25,10 @@ const VECTORS: usize = LANES / WIDTH;
 pub(crate) struct NeonDot(());
 
 impl Kernel for NeonDot {
+    const WANTS: Wants = Wants { signed_codes: true, ..Wants::USUAL };
+
     fn new() -> Option<Self> {
         std::arch::is_aarch64_feature_detected!("dotprod").then_some(Self(()))
-    }
-
-    fn prepare(&self, weights: &mut Packed) {
-        prepare(weights);
     }
 
     fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) -> bool {
@@ -56,33 +52,6 @@ impl Kernel for NeonDot {
     fn run<T: Task>(&self, task: T) -> T::Output {
         task.run()
     }
-}
-
-/// Adds `128 * sum(q)` to the start of each sum; what is 0 everywhere is left out.
-fn prepare(w: &mut Packed) {
-    if w.depthwise {
-        return;
-    }
-    let mut start = Buffer::new(w.panels.len() * w.taps * w.segments.len() * LANES);
-    let mut sums = start.chunks_exact_mut(LANES);
-    let mut weights = w.weights.chunks_exact(LANES * 4);
-    for _ in 0..w.panels.len() * w.taps {
-        for segment in &w.segments {
-            let sums = sums.next().expect("starts of all segments");
-            for _ in 0..if w.nibbles { segment.steps.div_ceil(2) } else { segment.steps } {
-                let line = weights.next().expect("weights of all segments");
-                for (sum, weights) in sums.iter_mut().zip(line.chunks_exact(4)) {
-                    for &byte in weights {
-                        let byte = byte as i8;
-                        let q = if w.nibbles { i32::from(byte << 4 >> 4) + i32::from(byte >> 4) } else { byte.into() };
-                        *sum += OFFSET * q;
-                    }
-                }
-            }
-        }
-    }
-    start.iter_mut().zip(w.start.iter()).for_each(|(sum, before)| *sum += before);
-    w.start = if start.iter().all(|&s| s == 0) { Buffer::default() } else { start };
 }
 
 #[target_feature(enable = "neon,dotprod")]

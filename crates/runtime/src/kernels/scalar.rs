@@ -40,13 +40,6 @@ impl Kernel for Scalar {
     }
 }
 
-/// `y` limited as the vector instructions limit: a NaN, and a zero of the other sign, becomes the bound.
-#[inline(always)]
-pub(crate) fn limit(y: f32, lo: f32, hi: f32) -> f32 {
-    let y = if y > lo { y } else { lo };
-    if y < hi { y } else { hi }
-}
-
 /// The convolution, plain loops; whether all outputs were finite before their limits.
 #[inline(always)]
 pub(super) fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) -> bool {
@@ -91,7 +84,7 @@ pub(super) fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) -> bool 
                 }
                 finite &= y.is_finite();
                 if let Some((lo, hi)) = call.clamp {
-                    y = limit(y, lo, hi);
+                    y = math::limit(y, lo, hi);
                 }
                 out[i * stride + channel] = y;
             }

@@ -84,13 +84,6 @@ macro_rules! table {
                 }
             }
 
-            /// [`Kernel::prepare`].
-            pub fn prepare(&self, weights: &mut Packed) {
-                match self {
-                    $(#[cfg($place)] Self::$variant(kernel) => kernel.prepare(weights),)+
-                }
-            }
-
             /// [`Kernel::conv`].
             #[must_use]
             pub fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool {
@@ -133,9 +126,10 @@ impl AnyKernel {
     /// Whether it reads weights that are packed this way: factors apart only where it wants them, and nibbles with two-level
     /// scales only with their factors apart.
     fn reads(&self, weights: &Packed) -> bool {
-        let products = weights.levels.is_empty();
-        let nibbles = weights.nibbles && weights.two_level();
-        if products { !nibbles } else { self.wants().factors_apart }
+        let wants = self.wants();
+        let codes = weights.depthwise || weights.signed_codes == wants.signed_codes;
+        let products = weights.levels.is_empty() && !(weights.nibbles && weights.two_level());
+        codes && (products || !weights.levels.is_empty() && wants.factors_apart)
     }
 }
 

@@ -8,7 +8,7 @@ use super::step::{Added, CodesView, IntConv, StepOp};
 use crate::Error;
 use crate::float::{FloatConv, FloatOp, PostOp};
 use crate::layout::{LANES, Layout};
-use crate::pack::{Integers, Packed, Scale};
+use crate::pack::{Integers, Packed, Packing, Scale};
 
 impl Draft<'_> {
     /// Step `i`, a layer that computes `conv`; a sum and a limit at the front of `posts` become part of it.
@@ -87,9 +87,7 @@ impl Draft<'_> {
                 (_, None) => Scale::Block(codes.scales()),
             },
         };
-        let mut weights = Packed::new(integers, bias, layout, nibbles);
-        self.kernel.prepare(&mut weights);
-        weights
+        Packed::new(integers, bias, layout, Packing { nibbles, signed_codes: wants.signed_codes })
     }
 
     /// What step `i`, a convolution, adds to its sums: taken from the front of `posts`.

@@ -7,7 +7,7 @@ use super::parameters::LayerFormat;
 use super::place::{Placement, assign};
 use super::program::CodeSize;
 use super::step::CodesView;
-use crate::layout::Layout;
+use crate::layout::{LayerInput, Layout};
 
 /// What is rounded, by which step.
 pub(super) struct Forms {
@@ -58,7 +58,8 @@ impl Forms {
             Op::Conv2d(c) => (c.groups, c.groups == c.in_channels && c.groups == c.out_channels && c.groups > 1),
             _ => (1, false),
         };
-        let layout = Layout::new(channels, groups, format.weight, format.activation, format.signed, depthwise);
+        let &LayerFormat { weight: weight_block, activation, signed } = format;
+        let layout = Layout::new(LayerInput { channels, groups, weight_block, format: activation, signed, depthwise });
         self.layouts.iter().position(|l| *l == layout).unwrap_or_else(|| {
             self.layouts.push(layout);
             self.layouts.len() - 1

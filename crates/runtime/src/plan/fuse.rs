@@ -64,82 +64,121 @@ pub(crate) struct Fusion {
 
 /// Fuses a graph. `copied` are the concatenations that cannot be views of one buffer.
 pub(crate) fn fuse(graph: &Graph, copied: &BTreeSet<usize>, integer: impl Fn(&Node) -> bool) -> Fusion {
-    let nodes = graph.nodes();
-    let uses = graph.uses();
-    let head = find_head(graph);
-    let mut steps: Vec<Fused> = Vec::new();
-    let mut roles: Vec<Role> = Vec::with_capacity(nodes.len());
-    for (i, node) in nodes.iter().enumerate() {
-        let inputs: Vec<usize> = node.inputs.iter().map(|id: &NodeId| id.index()).collect();
-        // A step whose value only this node reads.
-        let open = |input: usize| match roles[input] {
-            Role::Step(step) if steps[step].value == input && uses[input] == 1 && head[input] == head[i] => Some(step),
-            _ => None,
+    let mut fuser = Fuser { graph, uses: graph.uses(), integer, steps: vec![], roles: vec![], head: find_head(graph) };
+    for (i, node) in graph.nodes().iter().enumerate() {
+        let role = if let Some(post) = post(i, &node.op) {
+            fuser.follow(i, post)
+        } else if let Some(step) = fuser.add_to(i) {
+            Role::Step(step)
+        } else if fuser.is_view(i, copied) {
+            Role::Alias
+        } else {
+            fuser.begin(i)
         };
-        let post = match &node.op {
-            Op::Relu => Some(Post::Clamp(0.0, f32::INFINITY)),
-            Op::Activation(Activation::Clip { min, max }) => {
-                Some(Post::Clamp(min.map_or(f32::NEG_INFINITY, |v| v as f32), max.map_or(f32::INFINITY, |v| v as f32)))
-            }
-            Op::Activation(function) => Some(Post::Function(*function)),
-            Op::Affine { .. } => Some(Post::Affine(i)),
-            Op::PRelu { .. } => Some(Post::PRelu(i)),
-            _ => None,
-        };
-        if let Some(post) = post {
-            let step = open(inputs[0]).unwrap_or_else(|| {
-                steps.push(copy(inputs[0], i, head[i]));
-                steps.len() - 1
-            });
-            steps[step].posts.push(post);
-            steps[step].value = i;
-            roles.push(Role::Step(step));
-            continue;
-        }
-        if node.op == Op::Add && inputs[0] != inputs[1] {
-            // The later operand's step adds the earlier value.
-            let convolution = |&(step, _): &(usize, usize)| {
-                let s: &Fused = &steps[step];
-                s.kind == Kind::Node && s.posts.is_empty() && integer(&nodes[s.root])
-            };
-            let operands = [(inputs[0], inputs[1]), (inputs[1], inputs[0])];
-            let candidates = operands.iter().filter_map(|&(mine, other)| Some((open(mine)?, other)));
-            let best = candidates.filter(convolution).max_by_key(|&(step, _)| step);
-            if let Some((step, other)) = best.filter(|&(step, other)| before(other, step, &roles, graph)) {
-                let partner = open(other).filter(|&s| {
-                    let s = &steps[s];
-                    s.kind == Kind::Node && s.posts.is_empty() && s.before.is_none() && integer(&nodes[s.root])
-                });
-                if let Some(partner) = partner {
-                    steps[partner].host = Some(step);
-                    steps[step].before = Some(partner);
-                }
-                steps[step].posts.push(Post::Add(other));
-                steps[step].value = i;
-                roles.push(Role::Step(step));
-                continue;
-            }
-        }
-        let flat = node.op == Op::Flatten && nodes[inputs[0]].shape.height == 1 && nodes[inputs[0]].shape.width == 1;
-        let joined = node.op == Op::Concat && !copied.contains(&i) && inputs.iter().all(|&x| head[x] == head[i]);
-        if flat || joined || matches!(node.op, Op::Dropout { .. } | Op::Slice { .. }) {
-            roles.push(Role::Alias);
-            continue;
-        }
-        steps.push(Fused {
-            root: i,
-            value: i,
-            kind: Kind::Node,
-            inputs,
-            posts: vec![],
-            head: head[i],
-            silent: false,
-            before: None,
-            host: None,
-        });
-        roles.push(Role::Step(steps.len() - 1));
+        fuser.roles.push(role);
     }
+    let Fuser { steps, roles, head, .. } = fuser;
     Fusion { steps, roles, head }
+}
+
+/// What a node does element by element, if it does.
+fn post(i: usize, op: &Op) -> Option<Post> {
+    Some(match op {
+        Op::Relu => Post::Clamp(0.0, f32::INFINITY),
+        Op::Activation(Activation::Clip { min, max }) => {
+            Post::Clamp(min.map_or(f32::NEG_INFINITY, |v| v as f32), max.map_or(f32::INFINITY, |v| v as f32))
+        }
+        Op::Activation(function) => Post::Function(*function),
+        Op::Affine { .. } => Post::Affine(i),
+        Op::PRelu { .. } => Post::PRelu(i),
+        _ => return None,
+    })
+}
+
+/// A fusion in the making: nodes get their roles one after the other.
+struct Fuser<'a, F> {
+    graph: &'a Graph,
+    /// How many nodes read each one.
+    uses: Vec<usize>,
+    integer: F,
+    steps: Vec<Fused>,
+    roles: Vec<Role>,
+    head: Vec<bool>,
+}
+
+impl<F: Fn(&Node) -> bool> Fuser<'_, F> {
+    fn inputs(&self, i: usize) -> Vec<usize> {
+        self.graph.nodes()[i].inputs.iter().map(|id: &NodeId| id.index()).collect()
+    }
+
+    /// The step that gives `input`, if nobody but node `i` reads that.
+    fn open(&self, input: usize, i: usize) -> Option<usize> {
+        match self.roles[input] {
+            Role::Step(step)
+                if self.steps[step].value == input && self.uses[input] == 1 && self.head[input] == self.head[i] =>
+            {
+                Some(step)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a step is nothing but a convolution in integers.
+    fn is_convolution(&self, step: usize) -> bool {
+        let s = &self.steps[step];
+        s.kind == Kind::Node && s.posts.is_empty() && (self.integer)(&self.graph.nodes()[s.root])
+    }
+
+    /// Node `i` is done by the step that makes its input, or by one that copies it.
+    fn follow(&mut self, i: usize, post: Post) -> Role {
+        let input = self.graph.nodes()[i].inputs[0].index();
+        let step = self.open(input, i).unwrap_or_else(|| {
+            self.steps.push(copy(input, i, self.head[i]));
+            self.steps.len() - 1
+        });
+        self.steps[step].posts.push(post);
+        self.steps[step].value = i;
+        Role::Step(step)
+    }
+
+    /// The convolution that node `i`, a sum, is done by: the later operand's step adds the earlier value. Where that is a
+    /// convolution's too, and nobody else reads it, both are computed together.
+    fn add_to(&mut self, i: usize) -> Option<usize> {
+        let node = &self.graph.nodes()[i];
+        let &[a, b] = self.inputs(i).as_slice() else { return None };
+        if node.op != Op::Add || a == b {
+            return None;
+        }
+        let candidates = [(a, b), (b, a)].into_iter().filter_map(|(mine, other)| Some((self.open(mine, i)?, other)));
+        let best = candidates.filter(|&(step, _)| self.is_convolution(step)).max_by_key(|&(step, _)| step);
+        let (step, other) = best.filter(|&(step, other)| before(other, step, &self.roles, self.graph))?;
+        let partner = self.open(other, i).filter(|&s| self.is_convolution(s) && self.steps[s].before.is_none());
+        if let Some(partner) = partner {
+            self.steps[partner].host = Some(step);
+            self.steps[step].before = Some(partner);
+        }
+        self.steps[step].posts.push(Post::Add(other));
+        self.steps[step].value = i;
+        Some(step)
+    }
+
+    /// Whether node `i` gives its inputs' values, seen in another way.
+    fn is_view(&self, i: usize, copied: &BTreeSet<usize>) -> bool {
+        let (nodes, inputs) = (self.graph.nodes(), self.inputs(i));
+        match nodes[i].op {
+            Op::Flatten => nodes[inputs[0]].shape.height == 1 && nodes[inputs[0]].shape.width == 1,
+            Op::Concat => !copied.contains(&i) && inputs.iter().all(|&x| self.head[x] == self.head[i]),
+            Op::Dropout { .. } | Op::Slice { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Node `i` begins a step.
+    fn begin(&mut self, i: usize) -> Role {
+        let inputs = self.inputs(i);
+        self.steps.push(Fused { root: i, kind: Kind::Node, inputs, ..copy(i, i, self.head[i]) });
+        Role::Step(self.steps.len() - 1)
+    }
 }
 
 /// A step that gives the value of `input` again.
