@@ -1,4 +1,4 @@
-//! Adaptation without labels: the student learns to say what its teacher says.
+//! Adaptation without labels: a quantized student is trained to give its teacher's outputs.
 use std::sync::Arc;
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
@@ -54,7 +54,7 @@ pub struct Adapted {
     pub diverged_at: Option<usize>,
 }
 
-/// Quantizes a copy of the teacher and has it learn, on images alone, to say what the teacher says: layer by layer first
+/// Quantizes a copy of the teacher and trains it, on images alone, to give the teacher's outputs: layer by layer first
 /// ([`AdaptConfig::fit_images`]: least squares, no gradients), then as a whole, by gradients of
 ///
 /// ```text
@@ -228,6 +228,8 @@ fn readable(set: &Unlabelled, logits: Logits) -> (Unlabelled, Logits) {
     (set.select(logits.images()), Logits::new(logits.head(), logits.values().to_vec()))
 }
 
+/// Checks the measurement before training.
+///
 /// # Errors
 /// [`Error::Training`] where the loss before training is no number.
 fn finite(before: Point, graph: &Graph) -> Result<Point, Error> {
@@ -249,7 +251,10 @@ pub(crate) fn bare(model: &Model) -> Model {
     Model { graph, weights, layers: model.layers.clone(), info: model.info.clone() }
 }
 
-/// The nodes to compare beside the logits.
+/// Finds the nodes to compare beside the logits.
+///
+/// # Errors
+/// [`Error::Config`] where a pattern of [`AdaptConfig::features`] matches no node.
 fn taps(folded: &Graph, config: &AdaptConfig) -> Result<Vec<NodeId>, Error> {
     let nodes = folded.nodes();
     let id = |name: &str| folded.find(name).expect("a node of this graph");

@@ -7,9 +7,9 @@ use crate::random::Random;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augment {
-    /// Shifts by up to this many pixels both ways, the border mirrored.
+    /// Images are shifted by up to this many pixels both ways; what comes in from outside is mirrored at the border.
     pub shift: usize,
-    /// Mirrors every other image, left to right. Only where a mirrored object is still of its class.
+    /// Every other image is mirrored, left to right. That suits images whose objects keep their class when mirrored.
     pub flip: bool,
 }
 
@@ -50,7 +50,7 @@ impl Augment {
     }
 }
 
-/// Position in `0..side` of one that may lie outside, mirrored at the border pixels.
+/// Mirrors a position outside of `0..side` at the border pixels, into it.
 fn mirrored(at: isize, side: usize) -> usize {
     let last = side as isize - 1;
     if last == 0 {

@@ -1,34 +1,34 @@
 //! Ranges of a network's values on unlabelled images, for runtimes whose activations have one fixed scale each.
 use std::str::FromStr;
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use dsconv::Network;
 use graph::NodeId;
 use images::Unlabelled;
 
-use crate::evaluate::check_fits;
+use crate::evaluate::{check_fits, host};
 use crate::loader::{Prefetch, tensor};
 use crate::workers::{Workers, cores};
 use crate::{Context, Error};
 
-/// Images of a batch: every observed value of these is in memory at a time.
+/// The images of a batch, of which every observed value is in memory at the same time.
 const BATCH: usize = 8;
 
 /// How a range is chosen from the values that were seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Calibration {
-    /// All but one in ten thousand values at either end lie inside.
+    /// The range holds all but one in ten thousand values at either end.
     Percentile,
-    /// The least squared error of values rounded to 256 levels inside and limited outside.
+    /// The range gives the least squared error of values that are rounded to 256 levels inside it and limited to its ends outside.
     #[default]
     Mse,
 }
 
 impl Calibration {
-    /// All of them.
+    /// Every way to choose a range.
     pub const ALL: [Self; 2] = [Self::Percentile, Self::Mse];
 
-    /// As it is typed.
+    /// The name by which [`FromStr`] knows it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Percentile => "percentile",
@@ -44,7 +44,7 @@ impl FromStr for Calibration {
     }
 }
 
-/// The ranges `[min, max]` of the outputs of `nodes`, in their order.
+/// Runs the network on all images and finds the ranges `[min, max]` of the outputs of `nodes`, in their order.
 ///
 /// # Errors
 /// [`Error::Data`] where the images do not fit the network or a value is NaN or infinite, [`Error::Images`],
@@ -101,19 +101,15 @@ pub fn calibrate(
     histograms.iter().enumerate().map(range).collect()
 }
 
-fn host(x: Tensor<4>) -> Vec<f32> {
-    x.into_data().convert_dtype(DType::F32).try_into_vec::<f32>().expect("f32 data")
-}
-
-/// Bins of either sign; the largest magnitude seen lies in their upper half.
+/// The number of bins of either sign; the largest magnitude seen lies in their upper half.
 const BINS: usize = 4096;
 
-/// How often which values were seen.
+/// A histogram counts how often values were seen.
 #[derive(Debug, Clone)]
 struct Histogram {
-    /// Bin `BINS + i` counts values in `i * width .. (i + 1) * width`, for `i` from `-BINS`.
+    /// Bin `BINS + i` counts the values in `i * width .. (i + 1) * width`, for `i` from `-BINS`.
     counts: Vec<u64>,
-    /// `BINS * width`: the first power of two beyond all magnitudes, or 0 before there is a value other than 0.
+    /// The reach is `BINS * width`: the first power of two beyond all magnitudes, or 0 before there is a value other than 0.
     reach: f64,
     zeros: u64,
     min: f32,
@@ -186,7 +182,7 @@ impl Histogram {
         self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
     }
 
-    /// `None` where a value was not finite. Zero lies inside.
+    /// The range of what was seen, in which zero lies; `None` where a value was not finite.
     fn range(&self, calibration: Calibration) -> Option<[f32; 2]> {
         if !self.finite {
             return None;
@@ -199,7 +195,7 @@ impl Histogram {
         Some([found[0].max(exact[0]), found[1].min(exact[1])])
     }
 
-    /// Lower and upper edge of bin `i`.
+    /// The lower and the upper edge of bin `i`.
     fn edges(&self, i: usize) -> [f64; 2] {
         let width = self.reach / BINS as f64;
         let low = (i as f64 - BINS as f64) * width;
@@ -214,7 +210,7 @@ impl Histogram {
         [low as f32, high as f32]
     }
 
-    /// The bin before whose end, on a walk through `bins`, more than `outside` values lie.
+    /// Finds the bin before whose end, on a walk through `bins`, more than `outside` values lie.
     fn beyond(&self, mut bins: impl Iterator<Item = usize>, outside: u64) -> Option<usize> {
         let mut passed = 0;
         bins.find(|&i| {

@@ -1,4 +1,4 @@
-//! Checkpoints that are complete or not there.
+//! Checkpoints of a training: each is complete or does not count.
 //!
 //! ```text
 //! checkpoints/000003/model.bpk      burn's records
@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::journal::{Journal, Session};
+use crate::origin::hex;
 use crate::{Error, write};
 
 const MODEL: &str = "model.bpk";
@@ -30,9 +31,9 @@ const STATE: &str = "state.json";
 /// The content of `state.json`.
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
-    /// SHA-256 of each file.
+    /// The SHA-256 of each file, by its name.
     files: BTreeMap<String, String>,
-    /// All measurements up to here.
+    /// All measurements up to the checkpoint.
     journal: Journal,
 }
 
@@ -42,9 +43,9 @@ type OnComplete = Box<dyn Fn(&Journal) -> Result<(), Error> + Send + Sync>;
 pub(crate) struct Checkpoints {
     directory: PathBuf,
     session: Session,
-    /// Checkpoints of which some files are written, by epoch.
+    /// The checkpoints of which some files are written, by epoch.
     pending: Mutex<BTreeMap<usize, State>>,
-    /// Told the journal after each complete checkpoint.
+    /// A function that is given the journal after each complete checkpoint.
     on_complete: OnComplete,
 }
 
@@ -58,7 +59,7 @@ impl Checkpoints {
         Arc::new(Self { directory, session, pending: Mutex::default(), on_complete: Box::new(on_complete) })
     }
 
-    /// For burn: model, optimizer, schedule.
+    /// The checkpointers that burn takes, for model, optimizer and schedule.
     pub(crate) fn parts(self: &Arc<Self>) -> [Part; 3] {
         PARTS.map(|name| Part { set: self.clone(), name })
     }
@@ -105,7 +106,7 @@ impl<R: Checkpoint> Checkpointer<R> for Part {
     }
 }
 
-/// The newest complete checkpoint: its epoch and the journal up to it.
+/// Finds the newest complete checkpoint and returns its epoch and the journal up to it.
 pub(crate) fn newest(directory: &Path) -> Result<Option<(usize, Journal)>, Error> {
     for epoch in epochs(directory)?.into_iter().rev() {
         let folder = folder(directory, epoch);
@@ -123,12 +124,12 @@ pub(crate) fn newest(directory: &Path) -> Result<Option<(usize, Journal)>, Error
     Ok(None)
 }
 
-/// The model of an epoch.
+/// Loads the model of an epoch.
 pub(crate) fn load_model(directory: &Path, epoch: usize) -> Result<ModuleRecord, Error> {
     load_record(&model_path(directory, epoch))
 }
 
-/// A module's record from a file.
+/// Loads a module's record from a file.
 pub(crate) fn load_record(path: &Path) -> Result<ModuleRecord, Error> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
     ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes)).map_err(|e| Error::file(path, e))
@@ -175,7 +176,7 @@ fn model_path(directory: &Path, epoch: usize) -> PathBuf {
     folder(directory, epoch).join(MODEL)
 }
 
-/// All epochs that have a folder, ascending.
+/// The epochs that have a folder, ascending.
 fn epochs(directory: &Path) -> Result<Vec<usize>, Error> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -192,5 +193,5 @@ fn epochs(directory: &Path) -> Result<Vec<usize>, Error> {
 }
 
 fn sum(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(Sha256::new_with_prefix(bytes))
 }

@@ -1,10 +1,10 @@
 use std::path::{Path, PathBuf};
 
-/// What can go wrong in training, adaptation and evaluation.
+/// The errors of training, adaptation and evaluation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The file system.
+    /// A file or folder could not be read or written.
     #[error("`{}`: {source}", path.display())]
     Io {
         /// The file or folder.
@@ -12,7 +12,7 @@ pub enum Error {
         /// What went wrong.
         source: std::io::Error,
     },
-    /// A file of a run folder that does not read as what it must be.
+    /// A file of a run folder does not hold what it must.
     #[error("`{}`: {why}", path.display())]
     File {
         /// The file.
@@ -20,30 +20,30 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
-    /// Images that cannot be read.
+    /// Images cannot be opened or read.
     #[error(transparent)]
     Images(#[from] images::ImageError),
-    /// A model that cannot be made, read or written.
+    /// A model cannot be made.
     #[error(transparent)]
     Model(#[from] model::ModelError),
     /// A model's file cannot be read or written.
     #[error(transparent)]
     ModelFile(#[from] files::FileError),
-    /// Weights that do not fit their graph.
+    /// Weights do not fit their graph.
     #[error(transparent)]
     Weights(#[from] graph::WeightsError),
-    /// A policy that does not fit the graph.
+    /// A policy does not fit the graph.
     #[error(transparent)]
     Policy(#[from] model::PolicyError),
-    /// A setting with a value that makes no sense.
+    /// The value of a setting makes no sense.
     #[error("`{setting}` {why}")]
     Config {
-        /// The setting's path.
+        /// The setting's name, with the tables it is in.
         setting: String,
         /// What is wrong with its value.
         why: String,
     },
-    /// Data that do not fit the network.
+    /// Images or labels do not fit the network.
     #[error("{set}: {why}")]
     Data {
         /// The image set.
@@ -51,19 +51,19 @@ pub enum Error {
         /// What does not fit.
         why: String,
     },
-    /// A run folder that holds a run already, which was not to be resumed.
+    /// The folder holds a run already, and was not opened to resume it.
     #[error("`{}` holds a run already: resume it, or choose another folder", path.display())]
     RunExists {
         /// The folder.
         path: PathBuf,
     },
-    /// A folder with files in it that are no run's, which a run could overwrite.
+    /// The folder holds files that are no run's, which a run could overwrite.
     #[error("`{}` is not empty and holds no run that could go on", path.display())]
     NoRun {
         /// The folder.
         path: PathBuf,
     },
-    /// A run folder that was made with other settings, or from other images or weights.
+    /// The folder holds a run that was begun with other settings, images or weights.
     #[error("`{}` holds another run: {what}", path.display())]
     OtherRun {
         /// The folder.
@@ -71,35 +71,35 @@ pub enum Error {
         /// What differs.
         what: String,
     },
-    /// A run folder in which another process works.
+    /// Another process works in the folder.
     #[error("`{}` is in use by another process", path.display())]
     Busy {
         /// The folder.
         path: PathBuf,
     },
-    /// Outputs that are NaN or infinite, which say nothing about an image.
+    /// An output is NaN or infinite, which says nothing about an image.
     #[error("`{network}` gives {value} for {image} of {set}")]
     NotFinite {
         /// The network.
         network: String,
-        /// The first such output.
+        /// The output.
         value: f32,
         /// The image.
         image: String,
         /// The image set.
         set: String,
     },
-    /// The loss is not a number any more, or a thousand times what it was.
+    /// The loss is NaN, infinite or a thousand times what it was at first.
     #[error(
         "training diverged: the loss became {loss:e} at step {step}: try a lower learning rate, or gradient clipping"
     )]
     Diverged {
-        /// The optimizer step, from 1.
+        /// The optimizer step, counted from 1.
         step: usize,
         /// The loss.
         loss: f32,
     },
-    /// Stopped through [`crate::Interrupter::stop`].
+    /// The caller stopped the run through [`crate::Interrupter::stop`].
     #[error("stopped{}: resume the run to go on", reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default())]
     Interrupted {
         /// The reason that was given.

@@ -1,4 +1,4 @@
-//! What a network gets right, and how far a quantized one is from its teacher.
+//! Measures what a network gets right, and how far a quantized one is from its teacher.
 use std::borrow::Cow;
 
 use burn::tensor::{DType, Tensor};
@@ -11,39 +11,39 @@ use crate::loader::{Prefetch, tensor};
 use crate::workers::{Workers, cores};
 use crate::{Context, Error};
 
-/// Images of a batch in evaluation: memory and speed depend on it.
+/// The images of a batch in evaluation: memory and speed depend on it.
 const BATCH: usize = 64;
-/// Images of a part of one, at least. An image's logits do not depend on the others beside it.
+/// The least images of a part of a batch. An image's logits do not depend on the others beside it.
 const LEAST: usize = 8;
 
 /// The outputs of a network for the images of a set. An image that could not be read has none.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Logits {
     head: Head,
-    /// Which images of the set, ascending.
+    /// The images that rows are of, ascending, by their place in the set.
     images: Vec<usize>,
-    /// `[images, outputs]`.
+    /// The outputs, `[images, outputs]`, row-major.
     values: Vec<f32>,
 }
 
 /// The numbers by which networks are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
-    /// Images.
+    /// The number of images.
     pub count: usize,
-    /// Percent of the images whose label is the class that the network names; `None` for images without labels.
+    /// The percentage of images whose label is the class that the network names; `None` for images without labels.
     pub top1: Option<f64>,
-    /// Percent of the images whose label is among the first five classes.
+    /// The percentage of images whose label is among the first five classes.
     pub top5: Option<f64>,
-    /// Percent of the images for which the network and its teacher decide the same; 100 for the teacher.
+    /// The percentage of images for which the network and its teacher decide the same; 100 for the teacher.
     pub agreement: f64,
-    /// `10 log10(sum t^2 / sum (t - s)^2)` over all outputs, `t` the teacher's and `s` the network's, the mean of an image's
-    /// outputs taken off first: see [`Logits::sqnr_db`]. `None` where the two are the same.
+    /// The signal-to-quantization-noise ratio in dB, `10 log10(sum t^2 / sum (t - s)^2)` over all outputs, where `t` are the
+    /// teacher's and `s` the network's: see [`Logits::sqnr_db`]. `None` where the two are the same.
     pub sqnr_db: Option<f64>,
 }
 
 impl Logits {
-    /// Of all images of a set, `[images, outputs]`, row-major; `head` says how outputs are read.
+    /// Takes the outputs for all images of a set, `[images, outputs]`, row-major; `head` says how outputs are read.
     ///
     /// # Panics
     /// If there are no outputs, or `values` is not a whole number of rows.
@@ -53,7 +53,7 @@ impl Logits {
         Self { head, images: (0..values.len() / count).collect(), values }
     }
 
-    /// Of some images of a set, in its order.
+    /// Takes the outputs for some images of a set, which `images` names by their place in it.
     ///
     /// # Panics
     /// If there are no outputs, or not one row of `values` for each of `images`, ascending.
@@ -64,22 +64,22 @@ impl Logits {
         Self { head, images, values }
     }
 
-    /// Number of images.
+    /// The number of images that have outputs.
     pub fn len(&self) -> usize {
         self.images.len()
     }
 
-    /// Which images of the set these are of, ascending; a row is one of them.
+    /// The places in the set of the images that rows are of, ascending.
     pub fn images(&self) -> &[usize] {
         &self.images
     }
 
-    /// What a network says to an image of the set.
+    /// The outputs for an image of the set; `None` for one that could not be read.
     pub fn of(&self, image: usize) -> Option<&[f32]> {
         self.images.binary_search(&image).ok().map(|row| self.row(row))
     }
 
-    /// Each image's outputs beside another network's, of the images that both have.
+    /// Pairs each image's outputs with another network's, for the images that both have.
     ///
     /// # Panics
     /// If the two have other numbers of outputs.
@@ -88,38 +88,38 @@ impl Logits {
         (0..self.len()).filter_map(|row| Some((self.row(row), other.of(self.images[row])?)))
     }
 
-    /// Whether there is no image.
+    /// Whether no image has outputs.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 
-    /// How they are read as classes.
+    /// How outputs are read as classes.
     pub fn head(&self) -> Head {
         self.head
     }
 
-    /// Number of classes.
+    /// The number of classes.
     pub fn classes(&self) -> usize {
         self.head.classes()
     }
 
-    /// The outputs of a row: see [`images`](Self::images).
+    /// The outputs of a row, which is that of one image: see [`images`](Self::images).
     pub fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.head.count..][..self.head.count]
     }
 
-    /// All outputs, row after row.
+    /// The outputs of all images, row after row.
     pub fn values(&self) -> &[f32] {
         &self.values
     }
 
-    /// The class that a row names: of the largest output, the first of equal ones. A single output names class 1 where its
+    /// The class that a row names: that of the largest output, or of the first of equal ones. A single output names class 1 where its
     /// probability is more than a half, else class 0.
     pub fn class(&self, row: usize) -> usize {
         largest(&ranks(self.head, self.row(row)))
     }
 
-    /// Percent of the images whose label is among the first `k` classes; of equal outputs the lower class comes first. A
+    /// The percentage of images whose label is among the first `k` classes; of equal outputs the lower class comes first. A
     /// label without a number for an output is never among them. `labels` has one for each image of the set; those of images
     /// without outputs do not count.
     ///
@@ -136,7 +136,7 @@ impl Logits {
         percent(right.count(), self.len())
     }
 
-    /// Percent of the images for which both name the same class; where several classes can be right at the same time, both
+    /// The percentage of images for which both name the same class; where several classes can be right at the same time, both
     /// must also say yes to the same ones. Images that one of them lacks do not count.
     ///
     /// # Panics
@@ -183,7 +183,7 @@ impl Logits {
         (noise != 0.0).then(|| 10.0 * (signal / noise).log10())
     }
 
-    /// For each image the largest difference from another network's logits, relative to the largest of those.
+    /// The largest difference from another network's logits for each image, relative to the largest of those.
     ///
     /// # Panics
     /// If the two have other numbers of outputs.
@@ -199,7 +199,7 @@ impl Logits {
         self.beside(other).map(image).collect()
     }
 
-    /// Accuracy against labels, one for each image of the set, where there are some; and closeness to a teacher.
+    /// Measures accuracy, where there are labels, one for each image of the set; and how close outputs are to a teacher's.
     ///
     /// # Panics
     /// If an image has no label, or the teacher another number of outputs.
@@ -215,8 +215,8 @@ impl Logits {
     }
 }
 
-/// A number for each class, of which the largest is the class that is named: the outputs, or, beside a single output, the
-/// value from which on that speaks for class 1.
+/// Numbers for the classes, of which the largest is the class that is named: the outputs, or, for a single output, the
+/// threshold above which it names class 1 and the output itself.
 fn ranks(head: Head, row: &[f32]) -> Cow<'_, [f32]> {
     match row {
         &[output] => Cow::Owned(vec![threshold(head), output]),
@@ -224,12 +224,12 @@ fn ranks(head: Head, row: &[f32]) -> Cow<'_, [f32]> {
     }
 }
 
-/// What an output must exceed for a yes, where each decides for itself: a probability of a half.
+/// The value that stands for a probability of a half, above which an output that decides for itself says yes.
 fn threshold(head: Head) -> f32 {
     if head.outputs == Outputs::Logits { 0.0 } else { 0.5 }
 }
 
-/// The largest value's place, the first of equal ones.
+/// The place of the largest value, or of the first of equal ones.
 fn largest(row: &[f32]) -> usize {
     (1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best })
 }
@@ -238,8 +238,8 @@ fn percent(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }
 }
 
-/// The logits of several networks in one pass over the images: each is decoded once, ahead of the networks, on another
-/// thread.
+/// Runs several networks on all images and returns each network's outputs. An image is decoded once for all of them, ahead of
+/// them, on another thread. `phase` names the work to [`Progress`](crate::Progress).
 ///
 /// # Errors
 /// [`Error::Data`] where the images do not fit the networks; [`Error::NotFinite`] where an output is NaN or infinite;
@@ -290,6 +290,8 @@ pub fn predict(
     Ok(heads.zip(outputs).map(|(head, values)| Logits::of_images(head, seen.clone(), values)).collect())
 }
 
+/// Checks that the newest outputs are finite.
+///
 /// # Errors
 /// [`Error::NotFinite`] for the first of `outputs`, rows of the images `seen`, that is not; those before `first` were looked at.
 fn check_finite(
@@ -308,6 +310,8 @@ fn check_finite(
     })
 }
 
+/// Checks that a network takes the images of a set.
+///
 /// # Errors
 /// [`Error::Data`] where a set is empty or its images have another size than the network's input.
 pub(crate) fn check_fits(graph: &Graph, images: &Unlabelled) -> Result<(), Error> {
@@ -325,6 +329,8 @@ pub(crate) fn check_fits(graph: &Graph, images: &Unlabelled) -> Result<(), Error
     if images.is_empty() { refuse("it has no images".into()) } else { Ok(()) }
 }
 
+/// Checks that a network takes the images of a set and has outputs for its labels.
+///
 /// # Errors
 /// [`Error::Data`] where images or labels do not fit the network.
 pub(crate) fn check_labels(graph: &Graph, set: &Labelled) -> Result<(), Error> {
@@ -339,7 +345,7 @@ pub(crate) fn check_labels(graph: &Graph, set: &Labelled) -> Result<(), Error> {
     }
 }
 
-/// A tensor's elements, row-major.
+/// The elements of a tensor, row-major, in main memory.
 pub(crate) fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     x.without_autodiff().into_data().convert_dtype(DType::F32).try_into_vec::<f32>().expect("f32 data")
 }

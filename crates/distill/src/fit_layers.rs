@@ -23,14 +23,15 @@ use crate::random::{Order, Random};
 use crate::workers::Workers;
 use crate::{Context, Error, checkpoint, write};
 
-/// Images whose values are one tensor.
+/// The images whose values are one tensor.
 const CHUNK: usize = 32;
-/// Pixels that a layer is fitted on: this many for each weight of a filter, but no fewer than `LEAST_ROWS`.
+/// The output pixels that a layer is fitted on for each weight of a filter, and the fewest in all.
 const ROWS_PER_WEIGHT: usize = 32;
 const LEAST_ROWS: usize = 8192;
-/// Filters with more weights keep their codes (their sums would take gigabytes); only their biases are fitted.
+/// The most weights of a filter whose codes are fitted. Larger filters keep theirs, since the sums over them would take
+/// gigabytes; only their biases are fitted.
 const MOST_WEIGHTS: usize = 4608;
-/// Bytes that the values of all images may take.
+/// The bytes that the values of all images may take.
 const MEMORY: usize = 2 << 30;
 
 /// A fit: the teacher, what its student is quantized from, and the images.
@@ -107,18 +108,18 @@ impl Fit<'_> {
     }
 }
 
-/// Some images' values at every node that is still needed.
+/// The values of some images at every node that is still needed.
 struct Chunk {
     teacher: Vec<Option<Tensor<4>>>,
     student: Vec<Option<Tensor<4>>>,
 }
 
-/// `work` on every chunk, a worker's one after the other.
+/// Does `work` on every chunk, those of a worker one after the other.
 fn run(workers: &Workers, parts: Vec<Vec<Chunk>>, work: impl Fn(Chunk) -> Chunk + Sync) -> Vec<Vec<Chunk>> {
     workers.run(parts, |chunks: Vec<Chunk>| chunks.into_iter().map(&work).collect())
 }
 
-/// The images as both networks' input, a share for each worker.
+/// Loads the images as both networks' input, a share for each worker.
 fn load(
     images: &Unlabelled,
     count: usize,
@@ -147,7 +148,7 @@ fn load(
     }
 }
 
-/// Most elements that one network's values of one image take at the same time.
+/// The most elements that one network's values of one image take at the same time.
 fn live_elements(graph: &Graph) -> usize {
     let mut uses = graph.uses();
     let sizes: Vec<usize> = graph.nodes().iter().map(|node| node.shape.elements()).collect();
@@ -227,10 +228,10 @@ fn together(mut sums: Vec<Sums>, more: Vec<Sums>) -> Vec<Sums> {
     sums
 }
 
-/// The teacher's weights with the statistics that batch normalisation finds behind quantized layers.
+/// Estimates batch statistics anew behind quantized layers, and returns the teacher's weights with them.
 ///
 /// burn's running averages take a tenth from each batch: after the last one the teacher's own count for half a percent.
-/// Folding them scales whole filters, which changes scales but no code.
+/// Folding the new statistics scales whole filters, which changes scales but no code.
 pub(crate) fn reestimated(
     teacher: &Model,
     policy: &Policy,

@@ -14,31 +14,31 @@ pub struct RunFolder {
     resume: bool,
     /// The folders that were not there before, the innermost last.
     made: Vec<PathBuf>,
-    /// `None` where the file system has no locks.
+    /// The lock file; `None` where the file system has no locks.
     _lock: Option<File>,
 }
 
-/// The files of a run folder.
+/// The names of the files of a run folder.
 impl RunFolder {
-    /// The student that a run exports, or the network that a training made: see [`Report::chosen`](crate::Report::chosen).
+    /// The file of the student that a run exports, or of the network that a training made: see [`Report::chosen`](crate::Report::chosen).
     pub const MODEL: &str = "model.safetensors";
-    /// The student before adaptation.
+    /// The file of the student before adaptation.
     pub const QUANTIZED: &str = "quantized.safetensors";
-    /// The adapted student, where that is not the one that is exported.
+    /// The file of the adapted student, where that is not the one that is exported.
     pub const ADAPTED: &str = "adapted.safetensors";
-    /// The [`Report`](crate::Report).
+    /// The file of the [`Report`](crate::Report).
     pub const METRICS: &str = "metrics.json";
-    /// The settings of a run: see [`Distillation::recipe`](crate::Distillation::recipe).
+    /// The file of the settings of a run: see [`Distillation::recipe`](crate::Distillation::recipe).
     pub const CONFIG: &str = "config.toml";
-    /// The settings of an adaptation alone.
+    /// The file of the settings of an adaptation alone.
     pub(crate) const ADAPT: &str = "adapt.toml";
-    /// The settings of a training.
+    /// The file of the settings of a training.
     pub(crate) const TRAIN: &str = "train.toml";
-    /// What a run is made from beside its settings; it is written first.
+    /// The file of what a run is made from beside its settings; it is written first.
     pub(crate) const ORIGIN: &str = "origin.json";
-    /// The table of the steps of an adaptation.
+    /// The file of the table of an adaptation's steps.
     pub(crate) const LOSS: &str = "loss.csv";
-    /// The table of the steps of a training.
+    /// The file of the table of a training's steps.
     pub(crate) const LOG: &str = "log.csv";
     /// The folder of the checkpoints.
     pub(crate) const CHECKPOINTS: &str = "checkpoints";
@@ -49,15 +49,15 @@ impl RunFolder {
         files.iter().any(|file| path.join(file).is_file())
     }
 
-    /// The path of one of its files.
+    /// The path of the file `name` in the folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 }
 
 impl RunFolder {
-    /// Makes the folder if it is not there, and takes it for this process. With `resume` a run in it goes on; without, one
-    /// that is there is an error when it is begun. A folder in which nothing was begun is removed again if it was made here.
+    /// Makes the folder if it is not there, and locks it for this process. With `resume` a run that lies in it goes on;
+    /// without, beginning another one there is an error. A folder that was made here is removed again where nothing was begun.
     ///
     /// # Errors
     /// [`Error::Busy`] where another process works in it; [`Error::Io`].
@@ -88,12 +88,12 @@ impl RunFolder {
         &self.path
     }
 
-    /// Whether a run in it goes on.
+    /// Whether the folder was opened to resume the run in it.
     pub fn resumes(&self) -> bool {
         self.resume
     }
 
-    /// Whether there is nothing in it, but for unfinished files of a run that was killed before it had begun.
+    /// Whether the folder holds nothing, but for unfinished files of a run that was killed before it had begun.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -101,13 +101,13 @@ impl RunFolder {
         self.holds_only(&[])
     }
 
-    /// Whether all of its entries have these names, unfinished files apart.
+    /// Whether all entries of the folder have these names, unfinished files apart.
     pub(crate) fn holds_only(&self, names: &[&str]) -> Result<bool, Error> {
         let known = |path: &PathBuf| files::is_unfinished(path) || names.iter().any(|name| path.ends_with(name));
         Ok(self.entries()?.iter().all(known))
     }
 
-    /// Removes all that is in it.
+    /// Removes everything in the folder.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -137,7 +137,7 @@ impl RunFolder {
         Ok(())
     }
 
-    /// The paths of its entries but for the lock.
+    /// The paths of all entries of the folder but for the lock.
     fn entries(&self) -> Result<Vec<PathBuf>, Error> {
         let entries = fs::read_dir(&self.path)
             .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>());
@@ -155,7 +155,7 @@ impl Drop for RunFolder {
     }
 }
 
-/// The lock file, held.
+/// Opens and locks the lock file.
 fn lock(path: &Path) -> Result<File, TryLockError> {
     loop {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);

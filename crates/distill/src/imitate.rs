@@ -1,4 +1,4 @@
-//! What a student is trained to do: to say what its teacher says.
+//! The task of adaptation: a student is trained to give its teacher's outputs.
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::loader::{Loader, tensor};
 use crate::loss::Loss;
 use crate::random::{Order, Random};
 
-/// Images, and what the teacher says to them where that is known already.
+/// Images, and the teacher's logits for them where they are known already.
 pub(crate) struct TaughtImages {
     images: Tensor<4>,
     /// The teacher's logits, `[N, outputs]`.
@@ -43,7 +43,10 @@ fn place((batch, teacher): Raw, device: &Device) -> TaughtImages {
     TaughtImages { images: tensor(batch, device), teacher }
 }
 
-/// What the teacher said to the images of a batch; a batch that has an image which it has not seen is an error.
+/// The number of outputs, and the teacher's logits for the images of a batch.
+///
+/// # Errors
+/// An image for which there are none: it could be read only now.
 fn rows(set: &Unlabelled, logits: &Logits, batch: &Batch) -> Result<(usize, Vec<f32>), ImageError> {
     let mut rows = Vec::with_capacity(batch.indices.len() * logits.head().count);
     for &image in &batch.indices {
@@ -52,7 +55,7 @@ fn rows(set: &Unlabelled, logits: &Logits, batch: &Batch) -> Result<(usize, Vec<
     Ok((logits.head().count, rows))
 }
 
-/// Batches from epoch `done` on; `logits` are the teacher's for all images, where images do not change.
+/// The batches from epoch `done` on; `logits` are the teacher's for all images, where images do not change.
 pub(crate) fn batches_to_learn(
     set: &Unlabelled,
     logits: Option<Logits>,
@@ -81,7 +84,7 @@ pub(crate) fn batches_to_measure(set: &Unlabelled, logits: Logits, batch: usize)
     })
 }
 
-/// Learns from a teacher by the divergence of the logits, and by the error of tapped nodes.
+/// A network learns from a teacher by the divergence of the logits, and by the error of tapped nodes.
 #[derive(Debug, Clone)]
 pub(crate) struct Imitate {
     /// The teacher, on the plain device; it is neither trained nor stored.
@@ -113,7 +116,7 @@ impl Task for Imitate {
     }
 
     fn measure(&self, network: &Network, part: TaughtImages) -> ClassificationOutput {
-        let teacher = part.teacher.expect("what the teacher says to images held out is known");
+        let teacher = part.teacher.expect("the teacher's logits for images held out are known");
         let logits = network.forward(part.images);
         let targets = self.loss.ranks(teacher.clone()).argmax(1).flatten::<1>(0, 1);
         let losses = self.loss.divergence(teacher, logits.clone(), 1.0);

@@ -12,29 +12,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Schedule};
 
-/// What was measured on images held out, after some steps.
+/// A measurement on images held out, after some steps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Point {
-    /// Steps done.
+    /// The number of steps done.
     pub step: usize,
-    /// Loss on the images held out: cross entropy against the labels, or divergence from the teacher.
+    /// The mean loss on the images held out: cross entropy against the labels, or divergence from the teacher.
     pub loss: f32,
-    /// Percent of the images held out that are classified right, or as the teacher does.
+    /// The percentage of images held out that are classified right, or as the teacher does.
     pub accuracy: f32,
 }
 
-/// All that a run has measured so far; stored in each of its checkpoints, so that what is decided by it (the best
+/// All that a run has measured so far. It is stored in each checkpoint, so that what is decided by it (the best
 /// checkpoint, an early end) is decided alike after a resume. Its numbers are `f32`, which JSON keeps to the bit.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Journal {
-    /// Loss of every step.
+    /// The loss of every step.
     pub(crate) losses: Vec<f32>,
-    /// One a checkpoint, from the checkpoint number 0 (before training) on if that was measured.
+    /// A measurement for every checkpoint, and one before training where that was measured.
     pub(crate) points: Vec<Point>,
 }
 
 impl Journal {
-    /// Index of the first point with the lowest loss.
+    /// The index of the first point with the lowest loss.
     pub(crate) fn best(&self) -> Option<usize> {
         let losses = self.points.iter().map(|p| p.loss).enumerate();
         losses.reduce(|best, next| if next.1 < best.1 { next } else { best }).map(|(index, _)| index)
@@ -45,7 +45,7 @@ impl Journal {
         self.best().is_some_and(|best| self.points.len() - 1 - best >= patience.max(1))
     }
 
-    /// `step,learning_rate,loss` and the last columns where there is a point.
+    /// The journal as a table of `step,learning_rate,loss`, with the last two `columns` where there is a point.
     pub(crate) fn csv(&self, schedule: &Schedule, columns: [&str; 2]) -> String {
         let mut csv = format!("step,learning_rate,loss,{},{}\n", columns[0], columns[1]);
         let point = |csv: &mut String, step: usize| match self.points.iter().find(|p| p.step == step) {
@@ -64,11 +64,11 @@ impl Journal {
     }
 }
 
-/// What the threads of one training share: its journal, and what ends it.
+/// A session is what the threads of one training share: its journal, and what ends it.
 #[derive(Debug, Clone)]
 pub(crate) struct Session(Arc<Shared>);
 
-/// A loss that is this many times the first one, or `LEAST_LIMIT` times this, is no learning any more.
+/// A training ends where a loss is more than `DIVERGED` times the first one, or times `LEAST_LIMIT` where that is more.
 const DIVERGED: f32 = 1000.0;
 const LEAST_LIMIT: f32 = 10.0;
 
@@ -77,9 +77,9 @@ struct Shared {
     /// The journal as it was at each checkpoint that is being written: training goes on meanwhile.
     marks: Mutex<BTreeMap<usize, Journal>>,
     failure: Mutex<Option<Error>>,
-    /// The caller's.
+    /// The caller's interrupter.
     interrupter: Interrupter,
-    /// What burn's loop looks at: an error ends it too, and leaves the caller's alone.
+    /// The interrupter of burn's loop, which an error uses too: the caller's stays as it is.
     inner: Interrupter,
     patience: Option<usize>,
 }
@@ -96,12 +96,12 @@ impl Session {
         Self(Arc::new(Shared { journal, marks, failure, interrupter, inner: Interrupter::new(), patience }))
     }
 
-    /// What ends burn's loop.
+    /// The interrupter of burn's loop.
     pub(crate) fn interrupter(&self) -> Interrupter {
         self.0.inner.clone()
     }
 
-    /// Ends burn's loop where the caller wants it to end.
+    /// Ends burn's loop where the caller has stopped the run.
     pub(crate) fn look(&self) {
         if self.0.interrupter.should_stop() {
             self.0.inner.stop(None);
@@ -118,7 +118,7 @@ impl Session {
         mark.expect("burn asks the strategy before it saves")
     }
 
-    /// Notes the loss of a step; one that is out of all bounds ends the training.
+    /// Adds the loss of a step to the journal; one that is out of all bounds ends the training.
     pub(crate) fn record(&self, loss: f32) {
         let (step, first) = {
             let mut journal = self.journal();
@@ -148,7 +148,7 @@ impl Session {
     }
 }
 
-/// A checkpoint after each epoch, with the measurements on the images held out taken into the journal first.
+/// burn saves a checkpoint after each epoch; the measurements on the images held out go into the journal before.
 impl CheckpointingStrategy for Session {
     fn checkpointing(&mut self, epoch: usize, store: &EventStoreClient) -> Vec<CheckpointingAction> {
         let find = |name: &str| store.find_metric(name, epoch, Aggregate::Mean, &Split::Valid).map(|v| v as f32);
@@ -171,7 +171,7 @@ impl CheckpointingStrategy for Session {
     }
 }
 
-/// burn's measurements of the last epoch. (Its own `InMemoryMetricLogger` counts epochs from where a run was resumed, and
+/// The measurements of burn's last epoch. (Its own `InMemoryMetricLogger` counts epochs from where a run was resumed, and
 /// finds nothing after that.)
 #[derive(Debug, Default)]
 pub(crate) struct Measurements {

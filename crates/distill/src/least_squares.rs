@@ -1,44 +1,45 @@
-//! One layer as a least squares problem: what its filters see, what they are to say, and the sums over both.
+//! A layer as a least squares problem: what its filters see, what they are to give, and the sums over both.
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::evaluate::host;
 use crate::random::Random;
 
-/// How strongly weights are held where inputs say little, in parts of an input's mean square. More where there are fewer
-/// rows than weights.
+/// How strongly weights are held to their first values where inputs determine them little, as a part of an input's mean
+/// square. It is more where there are fewer rows than weights.
 const RIDGE: f64 = 0.03;
-/// Rows of one matrix product.
+/// The rows of one matrix product.
 const SLAB: usize = 4096;
 
-/// Sums over the rows `[x, 1]` (what one output pixel sees, and a one) of one group.
+/// The sums over the rows `[x, 1]` of one group of filters: what an output pixel sees, and a one.
 pub(crate) struct Sums {
-    /// `[K + 1, K + 1]`: of products of inputs; the last row holds sums of inputs, and the number of rows.
+    /// The sums of products of inputs, `[K + 1, K + 1]`; the last row holds the sums of inputs and the number of rows.
     gram: Vec<f32>,
-    /// `[K + 1, Co / G]`: of inputs with wanted outputs.
+    /// The sums of products of inputs with wanted outputs, `[K + 1, Co / G]`.
     cross: Vec<f32>,
 }
 
 impl Sums {
-    /// Adds those over other rows.
+    /// Adds the sums over other rows.
     pub(crate) fn add(&mut self, other: &Self) {
         self.gram.iter_mut().zip(&other.gram).for_each(|(a, b)| *a += b);
         self.cross.iter_mut().zip(&other.cross).for_each(|(a, b)| *a += b);
     }
 }
 
-/// One group's problem, as [`blockfloat::reconstruct`] takes it.
+/// The problem of one group of filters, as [`blockfloat::reconstruct`] takes it.
 pub(crate) struct Problem {
-    /// `[K, K]`.
+    /// The mean products of inputs, `[K, K]`.
     pub(crate) gram: Vec<f32>,
-    /// `[Co / G, K]`.
+    /// The mean products of inputs with wanted outputs, `[Co / G, K]`.
     pub(crate) cross: Vec<f32>,
     mean_x: Vec<f64>,
     mean_y: Vec<f64>,
 }
 
 impl Problem {
-    /// For `weight` `[Co / G, K]`. With a bias, which makes up for any mean, sums are of differences from the means.
+    /// The problem of filters whose values are `weight` `[Co / G, K]`. With a bias, which makes up for any mean, products are
+    /// of differences from the means.
     pub(crate) fn new(sums: &Sums, weight: &[f32], k: usize, with_bias: bool) -> Self {
         let (side, filters) = (k + 1, weight.len() / k);
         let rows = f64::from(sums.gram[side * side - 1]);
@@ -59,14 +60,14 @@ impl Problem {
         Self { gram, cross, mean_x, mean_y }
     }
 
-    /// The bias of each filter with which filters of these values, `[Co / G, K]`, have the wanted mean.
+    /// The biases with which filters of these values, `[Co / G, K]`, have the wanted means.
     pub(crate) fn bias(&self, values: &[f32]) -> impl Iterator<Item = f32> {
         let said = |v: &[f32]| v.iter().zip(&self.mean_x).map(|(&v, mean)| f64::from(v) * mean).sum::<f64>();
         values.chunks_exact(self.mean_x.len()).zip(&self.mean_y).map(move |(v, mean)| (mean - said(v)) as f32)
     }
 }
 
-/// Some output pixels of a layer's images: what they see, and what is wanted there.
+/// Some output pixels of a layer: what they see, and what is wanted there.
 pub(crate) struct Pixels<'a> {
     x: Vec<f32>,
     input: [usize; 4],
@@ -74,13 +75,14 @@ pub(crate) struct Pixels<'a> {
     output: [usize; 4],
     options: &'a ConvOptions<2>,
     kernel: [usize; 2],
-    /// Image, row and column of each output pixel.
+    /// The image, row and column of each output pixel.
     places: Vec<[usize; 3]>,
     device: Device,
 }
 
 impl<'a> Pixels<'a> {
-    /// Of inputs `[N, Ci, H, W]` and wanted outputs `[N, Co, H', W']`: at most `each` pixels of every image, spread evenly.
+    /// Takes at most `each` output pixels of every image, spread evenly, of inputs `[N, Ci, H, W]` and wanted outputs
+    /// `[N, Co, H', W']`.
     pub(crate) fn new(
         x: Tensor<4>,
         y: Tensor<4>,
@@ -123,7 +125,7 @@ impl<'a> Pixels<'a> {
         Sums { gram, cross }
     }
 
-    /// `[P, K + 1]` inputs, a one behind each, and `[P, Co / G]` outputs.
+    /// The inputs of some pixels, `[P, K + 1]` with a one at the end of each row, and their outputs, `[P, Co / G]`.
     fn rows(&self, places: &[[usize; 3]], group: usize) -> (Tensor<2>, Tensor<2>) {
         let ([_, ci, h, w], [_, co, oh, ow], [kh, kw]) = (self.input, self.output, self.kernel);
         let groups = self.options.groups;

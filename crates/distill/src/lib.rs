@@ -3,20 +3,20 @@
 //! - [`train`] trains a float network with labels: the teacher.
 //! - [`adapt`] takes a teacher, a quantization policy and [`images::Unlabelled`] images, and returns the student that
 //!   agrees with the teacher best on images held out. It cannot see a label: none of its arguments holds one. Each layer
-//!   is fitted to the teacher's by least squares, then the network learns as a whole.
+//!   is fitted to the teacher's by least squares, then the network is trained as a whole.
 //! - [`evaluate`] measures accuracy, agreement and the logits' signal-to-noise ratio.
 //! - [`calibrate()`] finds the ranges of a network's values.
-//! - [`run`] does all of it from a [`DistillConfig`] in a [`RunFolder`].
+//! - [`run`] measures, quantizes, adapts, stores and measures again, with the settings of a [`DistillConfig`], in a
+//!   [`RunFolder`].
 //!
-//! Training and adaptation stop and go on to the bit: a run that was killed at any moment and resumed ends with the same
-//! weights as one that was not. Every batch is a pure function of the seed and the step number, and checkpoints are
-//! complete or not there. What a run is made from (settings, weights, images, labels) is noted when it begins, and a resume
-//! from anything else is refused.
+//! A run that was killed at any moment and resumed ends with the same weights, to the bit, as one that was not. Every batch is a pure function of the seed and the step number, and checkpoints are
+//! complete or not there. What a run is made from (settings, weights, images, labels) is noted when it begins, and it
+//! is not resumed from anything else.
 //!
 //! That holds on CPUs with the same vector instructions, with any number of cores. Training adds floats in an order that
 //! the width of the CPU's vectors decides, so an adapted network, and its figures, differ between AVX2 and AVX-512: by about
-//! a quarter of a percent for the embedded networks. A network that is quantized without data, and what any file answers
-//! in the integer engine, is the same everywhere.
+//! a quarter of a percent for the embedded networks. A network that is quantized without data, and the logits that
+//! the integer engine computes, are the same everywhere.
 #![forbid(unsafe_code)]
 
 mod adapt;
@@ -58,5 +58,5 @@ pub use run::{Distillation, Eval, run};
 pub use settings::{AdaptConfig, BatchNormPolicy, DistillConfig, TrainConfig};
 pub use train::{Trained, Training, train};
 
-/// Stops a run from another thread: the running phase ends with [`Error::Interrupted`] and can be resumed.
+/// An interrupter stops a run from another thread: the running phase ends with [`Error::Interrupted`] and can be resumed.
 pub use burn::train::Interrupter;

@@ -8,19 +8,19 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor, TensorData};
 use images::{Batch, ImageError};
 
-/// A batch as a tensor `[N, C, H, W]`.
+/// The pixels of a batch as a tensor `[N, C, H, W]`.
 pub(crate) fn tensor(batch: Batch, device: &Device) -> Tensor<4> {
     Tensor::from_data(TensorData::new(batch.pixels, batch.shape), device)
 }
 
-/// Items made ahead on a thread, in order: decoding and augmentation run beside the network.
+/// An iterator over items that a thread makes ahead, in order: decoding and augmentation run beside the network.
 pub(crate) struct Prefetch<T> {
     receiver: Option<Receiver<T>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl<T: Send + 'static> Prefetch<T> {
-    /// `make(i)` for `i` in `range`, at most two of them waiting.
+    /// Makes the items `make(i)` for `i` in `range`, of which at most two wait.
     pub(crate) fn new(range: std::ops::Range<usize>, make: impl Fn(usize) -> T + Send + 'static) -> Self {
         let (sender, receiver) = sync_channel(2);
         // A failed send means that nobody listens any more.
@@ -55,7 +55,7 @@ impl<T> Drop for Prefetch<T> {
 
 type Make<R> = Arc<dyn Fn(usize) -> Result<R, ImageError> + Send + Sync>;
 
-/// burn's loader over batches that are pure functions of their number.
+/// A loader for burn of batches that are pure functions of their number.
 ///
 /// One call of `iter` is one of burn's epochs: the next `batches` numbers. So a loader that starts at epoch `k` gives
 /// what an unbroken run sees from there on.
@@ -63,18 +63,18 @@ pub(crate) struct Loader<R, T> {
     make: Make<R>,
     place: fn(R, &Device) -> T,
     batches: usize,
-    /// Images of one epoch.
+    /// The images of one epoch.
     items: usize,
     device: Device,
     epoch: Arc<AtomicUsize>,
-    /// Batches of all epochs together; the last epoch may be shorter.
+    /// The batches of all epochs together; the last epoch may be shorter.
     total: usize,
     /// Whether every epoch is the first one again (a validation set).
     repeat: bool,
 }
 
 impl<R: Send + 'static, T: Send + 'static> Loader<R, T> {
-    /// Epochs of `batches` batches, the first one being `epoch`.
+    /// Gives epochs of `batches` batches, beginning with `epoch`. `make` reads a batch, which `place` puts on the device.
     pub(crate) fn new(
         epoch: usize,
         batches: usize,
@@ -92,7 +92,7 @@ impl<R: Send + 'static, T: Send + 'static> Loader<R, T> {
         Self { total, ..self }
     }
 
-    /// The same epoch again and again: `count` images in their order, in batches of `batch`. `make` gets a batch's indices.
+    /// Gives the same epoch again and again: `count` images in their order, in batches of `batch`. `make` gets a batch's indices.
     pub(crate) fn over(
         count: usize,
         batch: usize,

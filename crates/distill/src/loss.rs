@@ -1,29 +1,30 @@
-//! How far a student is from its teacher, by what their outputs say.
+//! The divergence of a student from its teacher, by their outputs.
 use burn::tensor::Tensor;
 use burn::tensor::activation::{log_sigmoid, log_softmax};
 use graph::{Activation, Graph, Op};
 
 use crate::evaluate::Logits;
 
-/// What a network's logits decide: which class of several is the right one, or one question each.
+/// The divergence of two networks' logits, by what logits decide: which class of several is the right one, or a yes or no
+/// each.
 ///
 /// Networks that end in a softmax or sigmoid are adapted without it ([`Graph::without_head`]): their outputs are logits here.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Loss {
-    /// `KL(softmax(t) || softmax(s))`.
+    /// Logits compete: `KL(softmax(t) || softmax(s))`.
     Classes,
-    /// The sum over outputs of `KL(Bernoulli(sigmoid(t)) || Bernoulli(sigmoid(s)))`, each of `scale x + shift`: what one
-    /// output or a sigmoid says. (A softmax of one output is always 1, and learns nothing.)
+    /// Each logit decides for itself: the sum over outputs of `KL(Bernoulli(sigmoid(t)) || Bernoulli(sigmoid(s)))`, each of
+    /// `scale x + shift`. It is for a single output and for sigmoids. (A softmax of one output is always 1, and learns nothing.)
     Decisions {
-        /// 1 but for a hard sigmoid, whose probability `alpha x + beta` has the slope of `sigmoid(4 alpha x)`.
+        /// The factor of a logit: 1 but for a hard sigmoid, whose probability `alpha x + beta` has the slope of `sigmoid(4 alpha x)`.
         scale: f64,
-        /// Moves the value at which an output decides to 0.
+        /// The summand that moves the value at which an output decides to 0.
         shift: f64,
     },
 }
 
 impl Loss {
-    /// By how the graph ends.
+    /// Chooses by how the graph ends.
     pub(crate) fn of(graph: &Graph) -> Self {
         let head = graph.head();
         let hard = graph.nodes().iter().rev().find_map(|node| match node.op {
@@ -71,7 +72,7 @@ impl Loss {
         }
     }
 
-    /// `[N, classes]`, of which the largest is the class that is named: the logits, or `[0, x]` for a single output `x`.
+    /// Numbers `[N, classes]`, of which the largest is the class that is named: the logits, or `[0, x]` for a single output `x`.
     pub(crate) fn ranks(self, logits: Tensor<2>) -> Tensor<2> {
         if logits.dims()[1] > 1 {
             return logits;

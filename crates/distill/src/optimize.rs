@@ -6,7 +6,7 @@ use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, ModuleOptimizer, Sgd
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-/// How weights are moved.
+/// The rule by which a step moves weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Optimizer {
@@ -40,14 +40,14 @@ pub struct Schedule {
     pub peak: f64,
     /// The last learning rate.
     pub floor: f64,
-    /// Steps of the warm-up.
+    /// The number of steps of the warm-up.
     pub warmup: usize,
-    /// All steps.
+    /// The number of all steps.
     pub total: usize,
 }
 
 impl Schedule {
-    /// The learning rate of a step, from 0.
+    /// The learning rate of a step, which is counted from 0.
     pub fn at(&self, step: usize) -> f64 {
         if step < self.warmup {
             return self.peak * (step + 1) as f64 / (self.warmup as f64 + 1.0);
@@ -62,7 +62,7 @@ impl Schedule {
     }
 }
 
-/// [`Schedule`] for burn; its state is the step.
+/// A [`Schedule`] as burn takes it; its state is the step.
 #[derive(Debug, Clone)]
 pub(crate) struct Scheduler {
     schedule: Schedule,

@@ -1,4 +1,4 @@
-//! What a run was made from: what a folder must agree in to be resumed.
+//! The origin of a run is what it was made from: a folder is resumed only from the same.
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -11,14 +11,14 @@ use sha2::{Digest, Sha256};
 use crate::folder::RunFolder;
 use crate::{Error, write};
 
-/// What a run is made from, beside its settings.
+/// The origin of a run: what it is made from, beside its settings.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Origin {
-    /// SHA-256 of networks and weights, by what they are for.
+    /// The SHA-256 of networks and weights, by what they are for.
     networks: BTreeMap<String, String>,
-    /// The same of how they take images and what they call classes.
+    /// The SHA-256 of how models take images and what they call classes, by what they are for.
     infos: BTreeMap<String, String>,
-    /// Sets of images, by what they are for.
+    /// The sets of images, by what they are for.
     images: BTreeMap<String, Fingerprint>,
 }
 
@@ -42,7 +42,7 @@ impl Origin {
         self
     }
 
-    /// What differs in a run that should go on from this, in words.
+    /// Says what differs in a run that should go on from this one; `None` where nothing does.
     fn difference(&self, now: &Self) -> Option<String> {
         for (what, digest) in &now.networks {
             if self.networks.get(what) != Some(digest) {
@@ -63,7 +63,8 @@ impl Origin {
     }
 }
 
-fn hex(hash: Sha256) -> String {
+/// The digest of a hash in hexadecimal digits.
+pub(crate) fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -79,7 +80,7 @@ fn of_network(graph: &Graph, weights: &Weights) -> Sha256 {
     hash
 }
 
-/// As [`claim_text`], for settings that are written as TOML.
+/// Begins a run as [`claim_text`] does, with settings that are written as TOML.
 pub(crate) fn claim<T: Serialize>(folder: &RunFolder, file: &str, settings: &T, origin: &Origin) -> Result<(), Error> {
     let text = toml::to_string(settings).map_err(|e| Error::file(&folder.file(file), e))?;
     claim_text(folder, file, &text, origin)
@@ -89,7 +90,8 @@ pub(crate) fn claim<T: Serialize>(folder: &RunFolder, file: &str, settings: &T, 
 /// [`RunFolder::ORIGIN`]. Where a run goes on, both must be what they were.
 ///
 /// # Errors
-/// [`Error::RunExists`], [`Error::OtherRun`], [`Error::NoRun`] where there are files of others, and those of files.
+/// [`Error::RunExists`], [`Error::OtherRun`], [`Error::NoRun`] where the folder holds other files, [`Error::Io`],
+/// [`Error::File`].
 pub(crate) fn claim_text(folder: &RunFolder, file: &str, settings: &str, origin: &Origin) -> Result<(), Error> {
     let (path, made_from) = (folder.file(file), folder.file(RunFolder::ORIGIN));
     let old = match std::fs::read_to_string(&path) {

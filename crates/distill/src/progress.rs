@@ -10,52 +10,54 @@ use burn::train::renderer::{
 
 use crate::Error;
 
-/// Hears how far a run is. All methods have bodies that do nothing; `()` hears nothing.
+/// A listener that hears how far a run is. By default its methods do nothing, and those of `()` do nothing.
 pub trait Progress: Send + Sync {
-    /// A phase begins that counts `total` images or steps.
+    /// Hears that a phase begins that counts `total` images or steps.
     fn start(&self, phase: &str, total: usize) {
         let _ = (phase, total);
     }
 
-    /// The phase goes on where an earlier run left it: `done` of its total were done then.
+    /// Hears that the phase goes on where an earlier start of the run left it, with `done` of its total.
     fn resume(&self, done: usize) {
         self.advance(done, "");
     }
 
-    /// `done` of the phase's total are done. `note` says more (a loss, an accuracy); empty where there is nothing to say.
+    /// Hears that `done` of the phase's total are done. `note` says more, such as a loss; it may be empty.
     fn advance(&self, done: usize, note: &str) {
         let _ = (done, note);
     }
 
-    /// The phase is over.
+    /// Hears that the phase is over.
     fn finish(&self) {}
 }
 
 impl Progress for () {}
 
-/// Where a phase runs, who hears of it and who may stop it.
+/// The surroundings of a run: its device, who hears of it and who may stop it.
 #[derive(Clone)]
 pub struct Context {
     /// The plain device; training uses its autodiff twin.
     pub device: Device,
-    /// Hears how far it is.
+    /// The listener that hears how far the run is.
     pub progress: Arc<dyn Progress>,
-    /// Stops it.
+    /// The interrupter that stops the run.
     pub interrupter: Interrupter,
 }
 
 impl Context {
-    /// On this device, silent, with an interrupter of its own.
+    /// A context on this device, without a listener, with an interrupter of its own.
     pub fn new(device: Device) -> Self {
         Self { device, progress: Arc::new(()), interrupter: Interrupter::new() }
     }
 
-    /// The same with somebody who hears of it.
+    /// The same context with a listener.
     #[must_use]
     pub fn with_progress(self, progress: impl Progress + 'static) -> Self {
         Self { progress: Arc::new(progress), ..self }
     }
 
+    /// Checks that the run was not stopped.
+    ///
     /// # Errors
     /// [`Error::Interrupted`] once [`Interrupter::stop`] was called.
     pub(crate) fn check(&self) -> Result<(), Error> {
@@ -67,26 +69,26 @@ impl Context {
 }
 
 impl Default for Context {
-    /// On the CPU.
+    /// A context on the CPU.
     fn default() -> Self {
         Self::new(Device::flex())
     }
 }
 
-/// burn's training loop speaks to a renderer; ours passes on what [`Progress`] wants to hear.
+/// A renderer for burn's training loop that passes on what [`Progress`] wants to hear.
 pub(crate) struct Renderer {
     progress: Arc<dyn Progress>,
     per_epoch: usize,
     total: usize,
     done: usize,
     training: bool,
-    /// burn's name for the loss among its metrics, and the last one.
+    /// The id of the loss among burn's metrics.
     loss: Option<MetricId>,
     note: String,
 }
 
 impl Renderer {
-    /// Counts in items of the training split, `total` in all and `per_epoch` of them an epoch but for the last one; `done`
+    /// Counts images of the training split, `total` in all and `per_epoch` of them an epoch but for the last one; `done`
     /// epochs were done before.
     pub(crate) fn new(progress: Arc<dyn Progress>, per_epoch: usize, total: usize, done: usize) -> Self {
         Self { progress, per_epoch, total, done: per_epoch * done, training: false, loss: None, note: String::new() }

@@ -1,4 +1,4 @@
-//! Randomness as a pure function: every generator is made from the seed and what it is for.
+//! Random draws that are pure functions of the seed and of what they are for.
 use blockfloat::SplitMix64;
 
 /// A stream of random draws.
@@ -25,7 +25,7 @@ impl Random {
     }
 }
 
-/// The order in which images are seen: pass after pass over the set, each a permutation, cut into batches.
+/// The order in which images are seen: passes over the set, each of which is a permutation that is cut into batches.
 #[derive(Debug, Clone)]
 pub(crate) struct Order {
     pub(crate) len: usize,
@@ -34,18 +34,18 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// Batches of one pass. A last, smaller batch is left out, so that all steps weigh the same; the images left out
+    /// The number of batches of one pass. A last, smaller batch is left out, so that all steps weigh the same; the images left out
     /// differ from pass to pass.
     pub(crate) fn batches(&self) -> usize {
         (self.len / self.batch()).max(1)
     }
 
-    /// Images of a batch: all of them where the set is smaller than the batch asked for.
+    /// The images of a batch: all of them where the set is smaller than the batch asked for.
     pub(crate) fn batch(&self) -> usize {
         self.batch.min(self.len)
     }
 
-    /// The images of a step, counted from 0 over all passes.
+    /// The images of a step; steps are counted from 0 over all passes.
     pub(crate) fn indices(&self, step: usize) -> Vec<usize> {
         let (pass, batch) = (step / self.batches(), step % self.batches());
         let mut random = Random::new(self.seed, &[pass as u64]);

@@ -26,7 +26,7 @@ pub enum Eval {
     Labelled(Labelled),
     /// Images without labels give agreement and signal-to-noise ratio.
     Unlabelled(Unlabelled),
-    /// The images that adaptation holds out to choose its best step by. Nothing learns from them, but what is chosen by them
+    /// The images that adaptation holds out to choose its best step by. Nothing is trained on them, but what is chosen by them
     /// looks a little better on them than on others.
     HeldOut,
 }
@@ -71,6 +71,8 @@ struct Measuring {
 }
 
 impl Measuring {
+    /// Takes the images that `eval` says.
+    ///
     /// # Errors
     /// [`Error::Data`] where images or labels do not fit the network.
     fn new(eval: &Eval, teacher: &Model, held: Unlabelled) -> Result<Self, Error> {
@@ -141,12 +143,12 @@ impl<'a> Distillation<'a> {
 /// | `loss.csv` | loss and learning rate of every step, and what was measured on images held out |
 /// | `metrics.json` | [`Report`] |
 ///
-/// What is measured as `quantized` and `adapted` is those files, loaded back. Each phase leaves its result, so where the
-/// folder resumes, only what is not there is done; adaptation goes on within itself (see [`adapt`](crate::adapt())). The
-/// checkpoints go when all is done.
+/// The results for `quantized` and `adapted` are those of the files, loaded back. Each phase leaves its result, so where the
+/// folder resumes, only what is not there is done; adaptation goes on from its newest checkpoint (see
+/// [`adapt`](crate::adapt())). The checkpoints are removed when all is done.
 ///
 /// # Errors
-/// As [`adapt`](crate::adapt()); [`Error::Data`] where a label has no output; [`Error::NotFinite`].
+/// Those of [`adapt`](crate::adapt()); [`Error::Data`] where a label has no output; [`Error::NotFinite`].
 pub fn run(job: &Distillation<'_>, folder: &RunFolder, context: &Context) -> Result<Report, Error> {
     job.adaptation().check()?;
     let (_, held) = job.adaptation().split();
@@ -207,7 +209,7 @@ fn adapted(job: &Distillation<'_>, held: &Unlabelled, folder: &RunFolder, contex
     Ok(ended)
 }
 
-/// How far both students are from their teacher on the images held out.
+/// Measures how far both students are from their teacher on the images held out.
 fn divergence(
     teacher: &Model,
     quantized: &Model,
@@ -261,7 +263,7 @@ fn measure_before(
     Ok((before, logits))
 }
 
-/// The teacher's logits for all images as an earlier start of this run left them.
+/// Reads the teacher's logits for all images as an earlier start of this run left them; `None` where it left none.
 fn read_logits(path: &Path, head: Head, images: usize) -> Option<Logits> {
     let bytes = fs::read(path).ok()?;
     let values: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();

@@ -38,46 +38,47 @@ pub enum BatchNormPolicy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdaptConfig {
-    /// Optimizer steps.
+    /// The number of optimizer steps.
     pub steps: usize,
-    /// Images of a step.
+    /// The number of images of a step.
     pub batch: usize,
-    /// Parts that a batch is cut into on the CPU, each of 8 images or more, which are worked on at the same time. The result
-    /// depends on it in the last bits, and not on the number of cores; more than 2 may pay on many cores.
+    /// The number of parts that a batch is cut into on the CPU, each of 8 images or more, which are worked on at the same time.
+    /// The result depends on it in the last bits, but not on the number of cores; more than 2 may pay on many cores.
     pub parts: usize,
-    /// Steps from one checkpoint, and measurement on the images held out, to the next.
+    /// The number of steps from one checkpoint, and measurement on the images held out, to the next.
     pub checkpoint_every: usize,
-    /// Images that are held out to choose the checkpoint by; at most a quarter of all.
+    /// The number of images that are held out to choose the checkpoint by; it is at most a quarter of all.
     pub held_out: usize,
-    /// Checkpoints without a better one before adaptation ends early; 0 never ends it early.
+    /// The number of checkpoints without a better one after which adaptation ends early; 0 never ends it early.
     pub patience: usize,
-    /// How weights are moved.
+    /// The rule by which weights are moved.
     pub optimizer: Optimizer,
-    /// Highest learning rate of shadow weights, in steps of their codes.
+    /// The highest learning rate of shadow weights, in steps of their codes.
     pub code_rate: f64,
-    /// Highest learning rate of block scales, in parts of the scale.
+    /// The highest learning rate of block scales, in parts of the scale.
     pub scale_rate: f64,
-    /// Highest learning rate of everything else: biases and layers that stay in floats.
+    /// The highest learning rate of everything else: biases and layers that stay in floats.
     pub learning_rate: f64,
-    /// Steps in which the learning rates rise to their highest.
+    /// The number of steps in which the learning rates rise to their highest.
     pub warmup: usize,
-    /// Weight decay.
+    /// The weight decay, as the optimizer takes it.
     pub weight_decay: f32,
-    /// Largest norm of all gradients together; 0 sets no limit.
+    /// The largest norm of all gradients together; 0 sets no limit.
     pub clip: f32,
-    /// Softens what teacher and student say before they are compared.
+    /// The temperature by which logits are divided before they are compared.
     pub temperature: f64,
-    /// Weight of the tapped nodes' error, `sum (s - t)^2 / sum t^2`, beside the divergence of the logits.
+    /// The weight of the tapped nodes' error, `sum (s - t)^2 / sum t^2`, beside the divergence of the logits.
     pub feature_weight: f64,
-    /// Nodes to tap, by name; `*` and `?` as in the quantization rules. Empty: the last node with a feature map.
+    /// The names of the nodes to tap; `*` and `?` stand for letters as in the quantization rules. An empty list taps the last
+    /// node with a feature map.
     pub features: Vec<String>,
     /// Whether block scales are trained, kept, or found anew from the shadow weights at each step.
     pub scale_update: ScaleUpdate,
     /// What happens to batch normalisation.
     pub batch_norm: BatchNormPolicy,
-    /// Random changes to the images.
+    /// The random changes to the images.
     pub augment: Augment,
-    /// Images on which codes, scales and biases are fitted to the teacher's layers, one after the other, before the first
+    /// The number of images on which codes, scales and biases are fitted to the teacher's layers, one after the other, before the first
     /// step; 0 leaves them as quantized.
     pub fit_images: usize,
 }
@@ -111,6 +112,8 @@ impl Default for AdaptConfig {
 }
 
 impl AdaptConfig {
+    /// Checks that every value makes sense.
+    ///
     /// # Errors
     /// [`Error::Config`] names the setting whose value makes no sense.
     pub fn check(&self) -> Result<(), Error> {
@@ -208,6 +211,8 @@ impl TrainConfig {
     }
 }
 
+/// Checks that numbers are more than 0.
+///
 /// # Errors
 /// [`Error::Config`] for the first of `settings` of `table` that is not more than 0.
 fn check_positive(table: &str, settings: &[(&str, f64)]) -> Result<(), Error> {
@@ -217,6 +222,8 @@ fn check_positive(table: &str, settings: &[(&str, f64)]) -> Result<(), Error> {
     }
 }
 
+/// Checks that numbers are at least 0.
+///
 /// # Errors
 /// [`Error::Config`] for the first of `settings` of `table` that is less than 0, or no number.
 fn check_not_negative(table: &str, settings: &[(&str, f64)]) -> Result<(), Error> {

@@ -1,4 +1,4 @@
-//! Training with labels: how teachers are made.
+//! Training with labels, which makes teachers.
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -55,6 +55,8 @@ pub struct Trained {
 }
 
 impl Training<'_> {
+    /// Checks that all parts fit together.
+    ///
     /// # Errors
     /// Settings that make no sense, images, labels or weights that do not fit the network, an end that is no logits.
     fn check(&self) -> Result<(), Error> {
@@ -66,10 +68,10 @@ impl Training<'_> {
             let why = "ends in a softmax or sigmoid: a network is trained by its logits";
             return Err(Error::Config { setting: graph.name().to_owned(), why: why.to_owned() });
         }
-        Ok(match self.start {
-            Some(weights) => weights.check(graph)?,
-            None => (),
-        })
+        if let Some(weights) = self.start {
+            weights.check(graph)?;
+        }
+        Ok(())
     }
 
     fn origin(&self) -> Origin {
@@ -188,7 +190,7 @@ fn batches_to_measure(set: &Labelled, batch: usize) -> Loader<Raw, LabelledImage
     Loader::over(set.len(), batch, place, move |indices| Ok((0, set.batch_of_some(&indices)?)))
 }
 
-/// Learns labels by the cross entropy of the logits; beside a single logit, class 0 has the logit 0.
+/// A network learns labels by the cross entropy of the logits; beside a single logit, class 0 has the logit 0.
 #[derive(Debug, Clone)]
 struct Classify {
     loss: Loss,
@@ -215,7 +217,7 @@ impl Classify {
 impl Task for Classify {
     type Examples = LabelledImages;
 
-    /// What dropout draws depends on the step alone.
+    /// Seeds dropout, so that what it draws depends on the step alone.
     fn begin(&self, batch: &LabelledImages) {
         batch.images.device().seed(Random::new(self.seed, &[2, batch.step as u64]).next());
     }

@@ -16,7 +16,7 @@ use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
 use crate::Error;
 
-/// A fixed number of parts, and threads for them; none but the caller's for one part, and on a GPU.
+/// A fixed number of parts of a batch, and threads for them. One part, and work on a GPU, needs none but the caller's.
 #[derive(Debug, Clone)]
 pub(crate) struct Workers {
     parts: usize,
@@ -24,11 +24,11 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    /// For batches that are cut into `parts`, at least one. All cores are used: several for a part where there are more
+    /// Makes workers for batches that are cut into `parts`, at least one. All cores are used: several for a part where there are more
     /// cores than parts.
     ///
     /// # Errors
-    /// The system has no more threads.
+    /// [`Error::Training`] where the system has no more threads.
     pub(crate) fn new(device: &Device, parts: usize) -> Result<Self, Error> {
         let parts = if is_cpu(device) { parts.max(1) } else { 1 };
         Self::on_cores(cores(), parts).map_err(|e| Error::Training(e.to_string()))
@@ -49,10 +49,10 @@ impl Workers {
         (0..count).map(|part| start(part)..start(part + 1)).collect()
     }
 
-    /// `work` on every item, on as many at the same time as there are threads; results in the order of the items.
+    /// Does `work` on every item, on as many at the same time as there are threads, and returns results in the order of items.
     ///
     /// # Panics
-    /// If `work` does.
+    /// Panics if `work` does.
     pub(crate) fn run<I: Send, T: Send>(&self, items: Vec<I>, work: impl Fn(I) -> T + Sync) -> Vec<T> {
         if items.len() == 1 || self.pools.is_empty() {
             return items.into_iter().map(work).collect();
@@ -77,7 +77,7 @@ impl Workers {
         results.into_iter().map(|(_, result)| result).collect()
     }
 
-    /// Gradients and output of a training step from those of its parts. `step` gets a copy of the module, the part, and the
+    /// Adds up gradients and output of a training step from those of its parts. `step` gets a copy of the module, the part, and the
     /// part's share of the images, by which it weighs its loss.
     pub(crate) fn train_step<M, I>(
         &self,
@@ -107,7 +107,7 @@ impl Workers {
     }
 }
 
-/// The outputs of a batch from those of its parts.
+/// Joins the outputs of the parts of a batch.
 pub(crate) fn join(mut parts: Vec<ClassificationOutput>) -> ClassificationOutput {
     if parts.len() == 1 {
         return parts.remove(0);
@@ -121,7 +121,7 @@ pub(crate) fn join(mut parts: Vec<ClassificationOutput>) -> ClassificationOutput
     ClassificationOutput::new(Tensor::cat(losses, 0), Tensor::cat(outputs, 0), Tensor::cat(targets, 0))
 }
 
-/// The cores that this process may use.
+/// The number of cores that this process may use.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
