@@ -178,16 +178,7 @@ impl ModuleDisplay for DsConv2d {
     }
 
     fn custom_content(&self, content: Content) -> Option<Content> {
-        let [co, cg, kh, kw] = self.latent.dims();
-        let Geometry { stride, padding, dilation, groups } = &self.geometry;
-        let content = content
-            .add_debug_attribute("ch_in", &(cg * groups))
-            .add_debug_attribute("ch_out", &co)
-            .add_debug_attribute("kernel_size", &[kh, kw])
-            .add_debug_attribute("stride", stride)
-            .add_debug_attribute("dilation", dilation)
-            .add_debug_attribute("groups", groups)
-            .add_debug_attribute("padding", padding);
+        let content = self.geometry.display(content, self.latent.dims());
         self.quantization.display(content).optional()
     }
 }

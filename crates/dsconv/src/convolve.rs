@@ -1,3 +1,4 @@
+use burn::module::Content;
 use burn::nn::PaddingConfig2d;
 use burn::tensor::{Tensor, module::conv2d, ops::ConvOptions};
 
@@ -27,6 +28,18 @@ impl Geometry {
             PaddingConfig2d::Same => [0, 1].map(|axis| same(size[axis], kernel[axis], self.stride[axis])),
         };
         ConvOptions::new_with_padding(self.stride, padding, self.dilation, self.groups)
+    }
+
+    /// Adds what burn displays of a convolution with a weight of shape `[Co, Ci/G, Kh, Kw]`.
+    pub fn display(&self, content: Content, [co, cg, kh, kw]: [usize; 4]) -> Content {
+        content
+            .add("ch_in", &(cg * self.groups))
+            .add("ch_out", &co)
+            .add_debug_attribute("kernel_size", &[kh, kw])
+            .add_debug_attribute("stride", &self.stride)
+            .add_debug_attribute("dilation", &self.dilation)
+            .add("groups", &self.groups)
+            .add_debug_attribute("padding", &self.padding)
     }
 }
 

@@ -1,58 +1,30 @@
+//! A graph as a burn module.
+
+mod layer;
+mod ops;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use blockfloat::QuantizedWeights;
-use burn::module::{Module, Param, RunningState};
-use burn::nn::{BatchNorm, BatchNormConfig, Dropout, DropoutConfig, PaddingConfig2d};
-use burn::tensor::module::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
-use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions, PadMode};
-use burn::tensor::{Device, Tensor, TensorData, activation};
-use graph::{Activation, Graph, NodeId, Op, Pool2d, Weights};
+use burn::module::{Content, Module, ModuleDisplay, Param, RunningState};
+use burn::nn::{BatchNormConfig, DropoutConfig, PaddingConfig2d};
+use burn::tensor::{Device, Tensor, TensorData};
+use graph::{Graph, NodeId, Op, Weights};
 use model::policy::Plan;
 use model::{Info, Model, ModelError, QuantizedLayer};
 
 use crate::conv2d::{DsConv2d, Parts};
-use crate::convolve::{Geometry, convolve};
+use crate::convolve::Geometry;
 use crate::quantization::{QuantizationConfig, ScaleUpdate};
 use crate::shadow::host;
-
-/// A convolution or a fully connected layer (as a 1x1 convolution) in floats.
-#[derive(Module, Debug)]
-struct FloatConv {
-    weight: Param<Tensor<4>>,
-    bias: Option<Param<Tensor<1>>>,
-    #[module(skip)]
-    geometry: Geometry,
-}
-
-/// `y = x * weight[c] + bias[c]`.
-#[derive(Module, Debug)]
-struct Affine {
-    weight: Param<Tensor<1>>,
-    bias: Param<Tensor<1>>,
-}
-
-/// `y = max(x, 0) + weight[c] * min(x, 0)`.
-#[derive(Module, Debug)]
-struct PRelu {
-    weight: Param<Tensor<1>>,
-}
-
-#[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
-enum Layer {
-    Float(FloatConv),
-    Ds(DsConv2d),
-    BatchNorm(BatchNorm),
-    Affine(Affine),
-    PRelu(PRelu),
-    Dropout(Dropout),
-}
+use layer::{Affine, FloatConv, Layer, PRelu};
 
 /// A [`Graph`] as a burn module, in floats or quantized, with autodiff where its device has it.
 ///
 /// Every value between nodes is `[N, C, H, W]`; the output is `[N, classes]`.
 #[derive(Module, Debug)]
+#[module(custom_display)]
 pub struct Network {
     layers: Vec<Layer>,
     /// Index into `layers` of every node that has parameters or state.
@@ -60,6 +32,12 @@ pub struct Network {
     slots: Vec<Option<usize>>,
     #[module(skip)]
     graph: Arc<Graph>,
+}
+
+impl ModuleDisplay for Network {
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        self.named_layers().fold(content, |content, (name, layer)| content.add(name, layer)).optional()
+    }
 }
 
 impl Network {
@@ -224,8 +202,13 @@ impl Network {
     /// # Panics
     /// If there is no such node, or it takes another number of inputs.
     pub fn forward_node(&self, index: usize, inputs: Vec<Tensor<4>>) -> Tensor<4> {
-        let layer = self.slots[index].map(|slot| &self.layers[slot]);
-        run(&self.graph.nodes()[index].op, layer, inputs)
+        match self.slots[index].map(|slot| &self.layers[slot]) {
+            Some(layer) => {
+                let [x] = <[_; 1]>::try_from(inputs).expect("a layer has one input");
+                layer.forward(x)
+            }
+            None => ops::forward(&self.graph.nodes()[index].op, inputs),
+        }
     }
 
     /// The quantized layer of the graph's node number `index`, if it is one.
@@ -324,129 +307,6 @@ impl Network {
             Layer::PRelu(layer) => insert(weights, name, "weight", layer.weight.val()),
             Layer::Dropout(_) | Layer::Ds(_) => {}
         }
-    }
-}
-
-fn run(op: &Op, layer: Option<&Layer>, inputs: Vec<Tensor<4>>) -> Tensor<4> {
-    let mut inputs = inputs.into_iter();
-    let mut x = || inputs.next().expect("arity was checked");
-    match layer {
-        Some(Layer::Float(conv)) => {
-            return convolve(x(), conv.weight.val(), conv.bias.as_ref().map(|b| b.val()), &conv.geometry);
-        }
-        Some(Layer::Ds(conv)) => return conv.forward(x()),
-        Some(Layer::BatchNorm(norm)) => return norm.forward(x()),
-        Some(Layer::Affine(affine)) => {
-            let channels = affine.weight.dims()[0];
-            let shape = [1, channels, 1, 1];
-            return x() * affine.weight.val().reshape(shape) + affine.bias.val().reshape(shape);
-        }
-        Some(Layer::PRelu(layer)) => {
-            let (x, channels) = (x(), layer.weight.dims()[0]);
-            let negative = x.clone().clamp_max(0.0) * layer.weight.val().reshape([1, channels, 1, 1]);
-            return activation::relu(x) + negative;
-        }
-        Some(Layer::Dropout(dropout)) => return dropout.forward(x()),
-        None => {}
-    }
-    match op {
-        Op::Relu => activation::relu(x()),
-        Op::MaxPool2d(p) => {
-            let mut options = MaxPoolOptions::new(p.kernel);
-            options.stride = p.stride;
-            options.padding = sides(p);
-            options.ceil_mode = p.ceil_mode;
-            max_pool2d(x(), options)
-        }
-        Op::AvgPool2d(p) => {
-            let mut options = AvgPoolOptions::new(p.kernel);
-            options.stride = p.stride;
-            options.padding = sides(p);
-            options.ceil_mode = p.ceil_mode;
-            options.count_include_pad = p.count_include_pad;
-            avg_pool2d(x(), options)
-        }
-        Op::AdaptiveAvgPool2d { output } => adaptive_avg_pool2d(x(), *output),
-        Op::Activation(function) => apply(*function, x()),
-        Op::Add => x() + x(),
-        Op::Max => x().max_pair(x()),
-        Op::Mul => x() * x(),
-        Op::Softmax => activation::softmax(x(), 1),
-        Op::Lrn { size, alpha, beta, k } => {
-            let x = x();
-            let channels = x.dims()[1];
-            let squares = pad_channels(x.clone().powi_scalar(2), (size - 1) / 2, size / 2);
-            let windows = (0..*size).map(|i| squares.clone().narrow(1, i, channels));
-            let sum = windows.reduce(|sum, window| sum + window).expect("size is at least 1");
-            x / (sum * (alpha / *size as f64) + *k).powf_scalar(*beta)
-        }
-        Op::Slice { start, channels } => x().narrow(1, *start, *channels),
-        Op::Shuffle { groups } => {
-            let x = x();
-            let [n, c, h, w] = x.dims();
-            x.reshape([n, *groups, c / groups, h * w]).swap_dims(1, 2).reshape([n, c, h, w])
-        }
-        Op::Pad2d { sides: [top, left, bottom, right], value } => {
-            x().pad([(*top, *bottom), (*left, *right)], PadMode::Constant(*value as f32))
-        }
-        Op::Concat => Tensor::cat(inputs.collect(), 1),
-        Op::Flatten => {
-            let x = x();
-            let [n, c, h, w] = x.dims();
-            x.reshape([n, c * h * w, 1, 1])
-        }
-        Op::PadShortcut { stride, before, after } => {
-            let x = x();
-            let [_, _, h, w] = x.dims();
-            let every = burn::tensor::s![.., .., 0..h;*stride, 0..w;*stride];
-            let kept = if *stride == 1 { x } else { x.slice(every) };
-            pad_channels(kept, *before, *after)
-        }
-        Op::Input
-        | Op::Conv2d(_)
-        | Op::Linear { .. }
-        | Op::BatchNorm2d { .. }
-        | Op::Affine { .. }
-        | Op::PRelu { .. }
-        | Op::Dropout { .. } => {
-            unreachable!("handled with their layers")
-        }
-    }
-}
-
-/// Padding before and after the input, for each axis.
-fn sides(pool: &Pool2d) -> [(usize, usize); 2] {
-    let ([top, left], [bottom, right]) = (pool.padding, pool.padding_after());
-    [(top, bottom), (left, right)]
-}
-
-fn apply(function: Activation, x: Tensor<4>) -> Tensor<4> {
-    match function {
-        Activation::Clip { min, max } => {
-            let x = if let Some(min) = min { x.clamp_min(min) } else { x };
-            if let Some(max) = max { x.clamp_max(max) } else { x }
-        }
-        Activation::LeakyRelu { slope } => activation::leaky_relu(x, slope),
-        Activation::Sigmoid => activation::sigmoid(x),
-        Activation::HardSigmoid { alpha, beta } => activation::hard_sigmoid(x, alpha, beta),
-        Activation::HardSwish => x.clone() * activation::hard_sigmoid(x, 1.0 / 6.0, 0.5),
-        Activation::Silu => activation::silu(x),
-        Activation::Tanh => x.tanh(),
-        Activation::Elu { alpha } => {
-            activation::relu(x.clone()) + x.clamp_max(0.0).exp().sub_scalar(1.0).mul_scalar(alpha)
-        }
-        // max(x, 0) + ln(1 + exp(-|x|)), which does not overflow.
-        Activation::Softplus => activation::relu(x.clone()) + x.abs().neg().exp().log1p(),
-    }
-}
-
-/// Zero channels put before and after.
-fn pad_channels(x: Tensor<4>, before: usize, after: usize) -> Tensor<4> {
-    let ([n, _, h, w], device) = (x.dims(), x.device());
-    let zeros = |channels: usize| (channels > 0).then(|| Tensor::zeros([n, channels, h, w], &device));
-    match (zeros(before), zeros(after)) {
-        (None, None) => x,
-        (first, last) => Tensor::cat([first, Some(x), last].into_iter().flatten().collect(), 1),
     }
 }
 

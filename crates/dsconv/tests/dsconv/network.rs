@@ -146,3 +146,36 @@ fn a_normalisation_may_add_nothing_to_the_variance_but_nothing_less() {
         assert!(normed(eps).unwrap_err().to_string().contains("needs a finite eps >= 0"), "{eps}");
     }
 }
+
+#[test]
+fn a_network_displays_a_line_for_each_layer() {
+    let graph = |name: &str| {
+        let mut b = Builder::new(name, Shape::new(3, 8, 8));
+        let x = b.conv("stem.conv", graph::Conv2d { bias: true, ..graph::Conv2d::new(3, 8, 3).padding(1) }, b.input());
+        let x = b.batch_norm("stem.norm", 1e-5, x);
+        let x = b.push("stem.act", graph::Op::PRelu { channels: 8 }, vec![x]);
+        let x = b.push("pool", graph::Op::AdaptiveAvgPool2d { output: [1, 1] }, vec![x]);
+        b.linear("head", 5, x);
+        b.finish().unwrap()
+    };
+    let graph = graph("n");
+    let weights = formula_weights(&graph);
+    let float = Model::float(graph, weights, info()).unwrap();
+    let quantized = float.quantize(&Policy::default()).unwrap();
+    let device = Device::flex();
+    assert_eq!(
+        Network::new(&float, &device).to_string(),
+        "Network {
+  stem.conv: FloatConv {ch_in: 3, ch_out: 8, kernel_size: [3, 3], stride: [1, 1], dilation: [1, 1], groups: 1, \
+         padding: Explicit(1, 1, 1, 1), params: 224}
+  stem.norm: BatchNorm {num_features: 8, momentum: 0.1, epsilon: 0.00001, params: 32}
+  stem.act: PRelu {channels: 8, params: 8}
+  head: FloatConv {ch_in: 8, ch_out: 5, kernel_size: [1, 1], stride: [1, 1], dilation: [1, 1], groups: 1, \
+         padding: Valid, params: 45}
+  params: 309
+}"
+    );
+    let text = Network::new(&quantized, &device).to_string();
+    assert_eq!(text.lines().count(), 2 + quantized.layers.len() + 2, "{text}");
+    assert!(text.contains("  head: DsConv2d {ch_in: 8, ch_out: 5, kernel_size: [1, 1]"), "{text}");
+}

@@ -1,0 +1,114 @@
+//! Operations without parameters.
+
+use burn::tensor::module::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
+use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions, PadMode};
+use burn::tensor::{Tensor, activation};
+use graph::{Activation, Op, Pool2d};
+
+/// The output of an operation, given its inputs, each `[N, C, H, W]`.
+///
+/// # Panics
+/// If the operation has parameters, which [`Layer`](super::layer::Layer) computes with, or takes another number of inputs.
+pub fn forward(op: &Op, inputs: Vec<Tensor<4>>) -> Tensor<4> {
+    let mut inputs = inputs.into_iter();
+    let mut x = || inputs.next().expect("arity was checked");
+    match op {
+        Op::Relu => activation::relu(x()),
+        Op::MaxPool2d(p) => {
+            let mut options = MaxPoolOptions::new(p.kernel);
+            options.stride = p.stride;
+            options.padding = sides(p);
+            options.ceil_mode = p.ceil_mode;
+            max_pool2d(x(), options)
+        }
+        Op::AvgPool2d(p) => {
+            let mut options = AvgPoolOptions::new(p.kernel);
+            options.stride = p.stride;
+            options.padding = sides(p);
+            options.ceil_mode = p.ceil_mode;
+            options.count_include_pad = p.count_include_pad;
+            avg_pool2d(x(), options)
+        }
+        Op::AdaptiveAvgPool2d { output } => adaptive_avg_pool2d(x(), *output),
+        Op::Activation(function) => apply(*function, x()),
+        Op::Add => x() + x(),
+        Op::Max => x().max_pair(x()),
+        Op::Mul => x() * x(),
+        Op::Softmax => activation::softmax(x(), 1),
+        Op::Lrn { size, alpha, beta, k } => {
+            let x = x();
+            let channels = x.dims()[1];
+            let squares = pad_channels(x.clone().powi_scalar(2), (size - 1) / 2, size / 2);
+            let windows = (0..*size).map(|i| squares.clone().narrow(1, i, channels));
+            let sum = windows.reduce(|sum, window| sum + window).expect("size is at least 1");
+            x / (sum * (alpha / *size as f64) + *k).powf_scalar(*beta)
+        }
+        Op::Slice { start, channels } => x().narrow(1, *start, *channels),
+        Op::Shuffle { groups } => {
+            let x = x();
+            let [n, c, h, w] = x.dims();
+            x.reshape([n, *groups, c / groups, h * w]).swap_dims(1, 2).reshape([n, c, h, w])
+        }
+        Op::Pad2d { sides: [top, left, bottom, right], value } => {
+            x().pad([(*top, *bottom), (*left, *right)], PadMode::Constant(*value as f32))
+        }
+        Op::Concat => Tensor::cat(inputs.collect(), 1),
+        Op::Flatten => {
+            let x = x();
+            let [n, c, h, w] = x.dims();
+            x.reshape([n, c * h * w, 1, 1])
+        }
+        Op::PadShortcut { stride, before, after } => {
+            let x = x();
+            let [_, _, h, w] = x.dims();
+            let every = burn::tensor::s![.., .., 0..h;*stride, 0..w;*stride];
+            let kept = if *stride == 1 { x } else { x.slice(every) };
+            pad_channels(kept, *before, *after)
+        }
+        Op::Input
+        | Op::Conv2d(_)
+        | Op::Linear { .. }
+        | Op::BatchNorm2d { .. }
+        | Op::Affine { .. }
+        | Op::PRelu { .. }
+        | Op::Dropout { .. } => {
+            unreachable!("a layer computes it")
+        }
+    }
+}
+
+/// The zeros before and after the input of a pooling, along height and width.
+fn sides(pool: &Pool2d) -> [(usize, usize); 2] {
+    let ([top, left], [bottom, right]) = (pool.padding, pool.padding_after());
+    [(top, bottom), (left, right)]
+}
+
+fn apply(function: Activation, x: Tensor<4>) -> Tensor<4> {
+    match function {
+        Activation::Clip { min, max } => {
+            let x = if let Some(min) = min { x.clamp_min(min) } else { x };
+            if let Some(max) = max { x.clamp_max(max) } else { x }
+        }
+        Activation::LeakyRelu { slope } => activation::leaky_relu(x, slope),
+        Activation::Sigmoid => activation::sigmoid(x),
+        Activation::HardSigmoid { alpha, beta } => activation::hard_sigmoid(x, alpha, beta),
+        Activation::HardSwish => x.clone() * activation::hard_sigmoid(x, 1.0 / 6.0, 0.5),
+        Activation::Silu => activation::silu(x),
+        Activation::Tanh => x.tanh(),
+        Activation::Elu { alpha } => {
+            activation::relu(x.clone()) + x.clamp_max(0.0).exp().sub_scalar(1.0).mul_scalar(alpha)
+        }
+        // max(x, 0) + ln(1 + exp(-|x|)), which does not overflow.
+        Activation::Softplus => activation::relu(x.clone()) + x.abs().neg().exp().log1p(),
+    }
+}
+
+/// Puts channels of zeros before and after those of `x`.
+fn pad_channels(x: Tensor<4>, before: usize, after: usize) -> Tensor<4> {
+    let ([n, _, h, w], device) = (x.dims(), x.device());
+    let zeros = |channels: usize| (channels > 0).then(|| Tensor::zeros([n, channels, h, w], &device));
+    match (zeros(before), zeros(after)) {
+        (None, None) => x,
+        (first, last) => Tensor::cat([first, Some(x), last].into_iter().flatten().collect(), 1),
+    }
+}
