@@ -1,20 +1,20 @@
-//! What travels in the binary, so that it works anywhere: the recipes of `configs/` and the weights of the embedded networks.
+//! The recipes of `configs/` and the weights of the embedded networks, which travel in the binary.
 use files::FileError;
 use model::Model;
 
 include!(concat!(env!("OUT_DIR"), "/built_in.rs"));
 
-/// Names of all recipes, sorted: paths in `configs/` without `.toml`.
+/// Returns the names of all recipes, sorted: their paths in `configs/` without `.toml`.
 pub fn recipes() -> impl Iterator<Item = &'static str> {
     RECIPES.iter().map(|(name, _)| *name)
 }
 
-/// The text of a recipe.
+/// Returns the text of a recipe.
 pub fn recipe(name: &str) -> Option<&'static str> {
     RECIPES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
 }
 
-/// The network of this name with its weights; `None` where it does not come along.
+/// Returns the network of this name with its weights; `None` where the binary does not have it.
 pub fn teacher(name: &str) -> Option<Result<Model, FileError>> {
     zoo::teacher(name).map(files::from_bytes)
 }

@@ -1,4 +1,4 @@
-//! Checkpoints as models: the network is the one that is named, or found by the parameters.
+//! Checkpoints as models. Their network is the one that is named, or the one that their parameters fit.
 use std::path::Path;
 
 use graph::ImageConfig;
@@ -8,11 +8,11 @@ use zoo::checkpoint::{Checkpoint, CheckpointError, describe};
 use crate::error::{Error, Result};
 use crate::printer::Printer;
 
-/// The network of the zoo whose parameters a file holds. What `given` sets is fixed; without a name it is found. Classes,
-/// width and first layers are the file's. What was found and assumed is said, of images unless `quietly`.
+/// Opens a checkpoint as a network of the zoo. What `given` sets is fixed, and without a name the network is found; classes,
+/// width and first layers are the file's. What was found and assumed is said, but nothing of images with `quietly`.
 ///
 /// # Errors
-/// What [`Checkpoint`] says; a network that cannot be built.
+/// The file is no checkpoint, or its parameters do not fit the network; the network cannot be built.
 pub fn open(path: &Path, given: &zoo::Config, quietly: bool, printer: &Printer) -> Result<Model> {
     let shown = path.display();
     let failed = |error: CheckpointError| {
@@ -25,7 +25,7 @@ pub fn open(path: &Path, given: &zoo::Config, quietly: bool, printer: &Printer) 
     let named = !given.name.is_empty();
     let (config, assumed) = match checkpoint.identify(given) {
         Ok(found) => (found.config, found.assumed),
-        // Its differences from that network are told below.
+        // The error of loading tells the differences from the network that was named.
         Err(_) if named => (given.clone(), vec![]),
         Err(error) => return Err(failed(error)),
     };
@@ -49,7 +49,7 @@ pub fn open(path: &Path, given: &zoo::Config, quietly: bool, printer: &Printer) 
     Ok(Model::float(graph, loaded.weights, info)?)
 }
 
-/// Says what the parameters do not tell.
+/// Says what was assumed because the parameters do not tell it.
 fn say_assumed(mut assumed: Vec<String>, channels: usize, named: bool, quietly: bool, printer: &Printer) {
     if named {
         // Images are those of the network that was named.

@@ -1,4 +1,4 @@
-//! Names of classes: given by the user, in models, and from class folders; and images that are opened for a network.
+//! Names of classes, which the user gives, a model has, or class folders tell; and what there is to say of opened images.
 use std::path::Path;
 
 use graph::{Head, Preprocess, Shape};
@@ -8,25 +8,25 @@ use model::Model;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
 
-/// The word that stands for the names of class folders.
+/// The word by which a user says that the classes are the class folders.
 const FOLDERS: &str = "folders";
 
-/// What a user says of a network's classes.
+/// The names of a network's classes, as the user gives them.
 #[derive(Debug, Clone)]
-pub enum Said {
-    /// Nothing: the names of its file count.
+pub enum GivenClasses {
+    /// The user says nothing: the names in the file of the network count.
     Nothing,
-    /// They are the class folders in the order of their names.
+    /// The classes are the class folders, in the order of their names.
     Folders,
-    /// Their names.
+    /// The user gives their names.
     Names(ClassNames),
 }
 
-impl Said {
+impl GivenClasses {
     /// Reads the file that `--classes` or a config names.
     ///
     /// # Errors
-    /// A file that is not there, or is no list of names.
+    /// The file is not there, or is no list of names.
     pub fn read(given: Option<&Path>) -> Result<Self> {
         match given {
             None => Ok(Self::Nothing),
@@ -38,7 +38,7 @@ impl Said {
     /// Gives a model the names.
     ///
     /// # Errors
-    /// Another number of names than of classes.
+    /// There are more or fewer names than classes.
     pub fn name(&self, model: &mut Model) -> Result<()> {
         let Self::Names(names) = self else { return Ok(()) };
         let head = model.graph.head();
@@ -51,10 +51,10 @@ impl Said {
         Ok(())
     }
 
-    /// The images for a model, their labels its outputs; what was assumed is said.
+    /// Labels images with the outputs of a model, and says what was assumed.
     ///
     /// # Errors
-    /// Folders or labels of which it cannot be known which class they mean.
+    /// It cannot be known which class a folder or a label means.
     pub fn labelled(&self, set: &Labelled, model: &Model, printer: &Printer) -> Result<Labelled> {
         let head = model.graph.head();
         let own = ClassNames::from(of(model, head).as_slice());
@@ -70,8 +70,7 @@ impl Said {
     }
 }
 
-/// What a model's classes are called: as many names as there are classes, or none. One name for one output is that of
-/// class 1.
+/// Returns the names of a model's classes: as many as there are classes, or none. One name for one output is that of class 1.
 pub fn of(model: &Model, head: Head) -> Vec<String> {
     match model.info.classes.as_slice() {
         [name] if head.is_binary() => vec![format!("not {name}"), name.clone()],
@@ -80,13 +79,13 @@ pub fn of(model: &Model, head: Head) -> Vec<String> {
     }
 }
 
-/// Files that could not be read are named, and what a folder holds that is not as one may think.
+/// Names the files that could not be read, and says what in a folder is not as one may think.
 pub fn report(set: &Unlabelled, printer: &Printer) {
     report_late(set, 0, printer);
     set.notes().iter().for_each(|note| printer.warn(note));
 }
 
-/// Files of a large set that were found bad as they were used; `known` were named before.
+/// Names the files of a large set that were found bad as they were used; the first `known` were named before.
 pub fn report_late(set: &Unlabelled, known: usize, printer: &Printer) {
     let skipped = set.skipped();
     let found = skipped.get(known..).unwrap_or_default();
@@ -98,7 +97,7 @@ pub fn report_late(set: &Unlabelled, known: usize, printer: &Printer) {
     }
 }
 
-/// Says that images were resized, where neither the model's file nor an option says how.
+/// Says that images were resized, where neither the file of the model nor an option says how.
 pub fn report_resized(set: &Unlabelled, said: &Preprocess, input: Shape, printer: &Printer) {
     if said.resize.is_some() || said.crop.is_some() {
         return;

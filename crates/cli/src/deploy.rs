@@ -6,16 +6,14 @@ use crate::engine;
 use crate::error::Result;
 use crate::printer::Printer;
 
-/// Of the stored input.
+/// The seed of the stored input.
 const SEED: u64 = 1;
 
-/// The extension of the format.
-pub const EXTENSION: &str = "dsc";
-
-/// The model as a `.dsc` file. A network that the integer engine cannot run goes without logits, which is said.
+/// Writes a model as the bytes of a `.dsc` file. The file of a network that the integer engine cannot run has no logits, which
+/// is said.
 ///
 /// # Errors
-/// What such a file cannot hold: a model in floats.
+/// The model is in floats, which such a file cannot hold.
 pub fn bytes(model: &Model, floats: &SaveOptions, printer: &Printer) -> Result<Vec<u8>> {
     let mut stored = model.clone();
     stored.round(floats);
@@ -31,10 +29,10 @@ pub fn bytes(model: &Model, floats: &SaveOptions, printer: &Printer) -> Result<V
     Ok(dsc::write(&stored, &dsc::Options { floats: *floats, pair })?)
 }
 
-/// The integer engine's logits for the input of a seed: the same bits on every machine.
+/// Computes the integer engine's logits for the input of a seed: the same bits on every machine.
 ///
 /// # Errors
-/// A layer that the engine cannot run.
+/// The engine cannot run a layer.
 pub fn logits(model: &Model, seed: u64) -> Result<Vec<f32>> {
     let input = Pair::input(seed, model.graph.input());
     Ok(runtime::Model::new(model.clone())?.session(engine::threads())?.run(&input)?.to_vec())

@@ -1,23 +1,69 @@
-//! From `--device` to a burn device.
+//! Devices by name.
+use std::fmt;
+use std::str::FromStr;
+
 use burn::tensor::Device;
 
-use crate::args::DeviceName;
 use crate::error::{Error, Result};
 
-/// What this binary was built with, and what this machine has of it.
+/// The name of a device, which this binary may or may not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceName {
+    /// The CPU, through burn-flex: pure Rust.
+    Cpu,
+    /// The CPU, through burn-ndarray.
+    NdArray,
+    /// A GPU through Vulkan, Metal or DirectX: the best one, or the one of this index.
+    Wgpu(Option<usize>),
+    /// The NVIDIA GPU of this index.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unknown = || format!("devices are cpu, ndarray, wgpu, wgpu:N, cuda and cuda:N, not `{text}`");
+        let (name, index) = match text.split_once(':') {
+            Some((name, index)) => (name, Some(index.parse::<usize>().map_err(|_| unknown())?)),
+            None => (text, None),
+        };
+        match (name, index) {
+            ("cpu", None) => Ok(Self::Cpu),
+            ("ndarray", None) => Ok(Self::NdArray),
+            ("wgpu", index) => Ok(Self::Wgpu(index)),
+            ("cuda", index) => Ok(Self::Cuda(index.unwrap_or(0))),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::NdArray => f.write_str("ndarray"),
+            Self::Wgpu(None) => f.write_str("wgpu"),
+            Self::Wgpu(Some(index)) => write!(f, "wgpu:{index}"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// A backend of burn: whether this binary was built with it, and what this machine has of it.
 #[derive(Debug, serde::Serialize)]
 pub struct Backend {
-    /// As in `--device`.
+    /// The name that `--device` takes.
     pub name: &'static str,
-    /// The cargo feature that brings it; `None` for what is always there.
+    /// The cargo feature that adds the backend; `None` for the one that is always there.
     pub feature: Option<&'static str>,
-    /// Whether this binary has it.
+    /// Whether this binary was built with it.
     pub compiled: bool,
-    /// How many devices it finds.
+    /// The number of devices that are found.
     pub found: usize,
 }
 
-/// All backends that `--device` knows.
+/// Returns all backends that `--device` knows.
 pub fn backends() -> Vec<Backend> {
     let backend = |name, feature: Option<&'static str>, compiled, found| Backend { name, feature, compiled, found };
     vec![
@@ -28,10 +74,10 @@ pub fn backends() -> Vec<Backend> {
     ]
 }
 
-/// The device of this name.
+/// Opens the device of this name.
 ///
 /// # Errors
-/// A device that this binary was built without, or that this machine does not have.
+/// This binary was built without the device, or this machine does not have it.
 pub fn open(name: DeviceName) -> Result<Device> {
     match name {
         DeviceName::Cpu => Ok(Device::flex()),
@@ -65,7 +111,7 @@ fn not_found(name: DeviceName, what: &str, found: usize) -> Error {
     error.hint("`dsconv doctor` shows what there is; `--device cpu` is always there")
 }
 
-/// The devices of one kind. A driver that is not there makes burn panic while it looks; then there are none.
+/// Returns the devices of one kind. Where a driver is missing burn panics while it looks; then there are none.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 fn list(kind: burn::tensor::DeviceType) -> Vec<Device> {
     let hook = std::panic::take_hook();
@@ -130,5 +176,29 @@ mod cuda {
 
     pub fn open(_: DeviceName, _: usize) -> Result<Device> {
         Err(not_compiled("cuda"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_parse() {
+        let cases = [
+            ("cpu", Some(DeviceName::Cpu)),
+            ("ndarray", Some(DeviceName::NdArray)),
+            ("wgpu", Some(DeviceName::Wgpu(None))),
+            ("wgpu:1", Some(DeviceName::Wgpu(Some(1)))),
+            ("cuda", Some(DeviceName::Cuda(0))),
+            ("cuda:3", Some(DeviceName::Cuda(3))),
+            ("cpu:0", None),
+            ("cuda:x", None),
+            ("gpu", None),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(text.parse::<DeviceName>().ok(), expected, "{text}");
+        }
     }
 }

@@ -1,29 +1,34 @@
-//! The integer engine for commands that give logits.
+//! The integer engine, for commands that compute logits.
 use std::path::Path;
 
 use distill::{Context, Logits};
 use images::Unlabelled;
 use model::Model;
 
-use crate::args::DeviceName;
-use crate::deploy::EXTENSION;
+use crate::device::DeviceName;
 use crate::error::{Error, Result};
 
-/// Images that run together: a linear layer's weights are read once for all of them.
+/// The extension of the files that the engine runs.
+pub const EXTENSION: &str = "dsc";
+
+/// The number of images that run together: a linear layer's weights are read once for all of them.
 const BATCH: usize = 32;
 
-/// Whether a command runs the integer engine: for a `.dsc` file, unless a device or the simulation is asked for.
+/// Tells whether a command runs the integer engine: it does for a `.dsc` file, unless a device or the simulation is asked for.
 pub fn is_for(model: &str, device: Option<DeviceName>, simulate: bool) -> bool {
     let dsc = Path::new(model).extension().is_some_and(|extension| extension.eq_ignore_ascii_case(EXTENSION));
     dsc && device.is_none() && !simulate
 }
 
-/// Threads of a session if nobody says otherwise: one a core.
+/// Returns the number of threads of a session where the user does not say it: one a core.
 pub fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The engine for a model's file, `.dsc` or packed safetensors. A `.dsc` file is packed layer by layer.
+/// Loads the engine from a model's file, `.dsc` or packed safetensors. A `.dsc` file is packed layer by layer.
+///
+/// # Errors
+/// The file cannot be read; the engine cannot run its network.
 pub fn load(path: &Path) -> Result<runtime::Model> {
     Ok(match files::packed::is_packed(path) {
         Ok(true) => runtime::Model::new(files::load(path)?)
@@ -32,10 +37,10 @@ pub fn load(path: &Path) -> Result<runtime::Model> {
     })
 }
 
-/// The logits of a quantized model for a set of images.
+/// Computes the logits of a quantized model for a set of images.
 ///
 /// # Errors
-/// A kernel that `DSCONV_KERNEL` names and this CPU lacks; images that cannot be read or do not fit; an interruption.
+/// This CPU lacks the kernel that `DSCONV_KERNEL` names; images cannot be read or do not fit; the user interrupts it.
 pub fn predict(phase: &str, model: &Model, images: &Unlabelled, context: &Context) -> Result<Logits> {
     let engine = runtime::Model::new(model.clone())?;
     let input = engine.input();

@@ -1,4 +1,4 @@
-//! Why a command ends without its result, as the user reads it.
+//! The error that ends a command, as the user reads it.
 use std::error::Error as StdError;
 use std::fmt;
 
@@ -19,7 +19,7 @@ enum Ending {
 pub struct Error {
     ending: Ending,
     message: String,
-    /// Lines of the file at fault with a caret under the place, drawn.
+    /// The lines of the file at fault, drawn with a caret under the place.
     snippet: Option<String>,
     hint: Option<String>,
 }
@@ -54,7 +54,7 @@ impl Error {
         self
     }
 
-    /// Adds lines of the file at fault.
+    /// Adds the drawn lines of the file at fault.
     pub fn snippet(mut self, snippet: String) -> Self {
         self.snippet = Some(snippet);
         self
@@ -73,6 +73,11 @@ impl Error {
             Ending::Usage => 2,
             Ending::Interrupted => 130,
         }
+    }
+
+    /// Tells whether the command was wrongly used.
+    pub fn is_usage(&self) -> bool {
+        self.ending == Ending::Usage
     }
 
     /// The message alone, without drawing and hint.

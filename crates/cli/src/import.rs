@@ -8,18 +8,18 @@ use onnx::{ImportError, ImportOptions};
 use crate::error::{Error, Result};
 use crate::printer::Printer;
 
-/// Side of the image where neither the file nor the user says it.
+/// The side of the image where neither the file nor the user says it.
 const SIDE: usize = 224;
 
-/// Whether a path names an ONNX file.
+/// Tells whether a path names an ONNX file.
 pub fn is_onnx(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
 }
 
-/// The network of an ONNX file, for images as `image` says; what is assumed is said, unless `quietly`.
+/// Imports the network of an ONNX file, for images as `image` says. What is assumed of images is said, unless `quietly`.
 ///
 /// # Errors
-/// A file that cannot be read or imported, with the node; images that are neither of colour nor grey.
+/// The file cannot be read or imported, and the error names the node; its images have neither three channels nor one.
 pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) -> Result<Model> {
     let shown = path.display();
     let bytes = std::fs::read(path).map_err(|error| Error::failed(format!("`{shown}`: {error}")))?;
@@ -64,8 +64,8 @@ pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) 
     Ok(Model::float(imported.graph, imported.weights, info)?)
 }
 
-/// torchvision's for ImageNet, in proportion. Inputs smaller than 64 pixels and those that are not square have no sizes of
-/// their own: [`Preprocess::fitted`] fills them in.
+/// Returns torchvision's preprocessing for ImageNet, in proportion to the input. For inputs of fewer than 64 pixels and those
+/// that are not square it has no sizes: [`Preprocess::fitted`] fills them in.
 fn preprocess(Shape { channels, height, width }: Shape) -> Preprocess {
     let statistics = if channels == 1 { Preprocess::grey() } else { Preprocess::imagenet_statistics() };
     if height != width || height < 64 {

@@ -1,50 +1,49 @@
-//! The keys of configs: what each is, what it may be, and its default.
+//! The keys of configs, each with what it is, what its value may be, and its default.
 use serde::Serialize;
 use toml::{Table, Value};
 
-use crate::commands::TrainRecipe;
-use crate::config::Kind;
+use crate::config::ConfigKind;
 use crate::error::Result;
-use crate::recipe::DistillRecipe;
+use crate::recipe::{DistillRecipe, TrainRecipe};
 
-/// What a value may be.
+/// The values that a key may have.
 #[derive(Debug, Clone, Copy)]
 pub enum Allowed {
-    /// A whole number from here.
+    /// The value is a whole number, this and more.
     From(u32),
-    /// A whole number from the first to the second.
+    /// The value is a whole number from the first to the second.
     Between(u32, u32),
-    /// A number, at least 0.
+    /// The value is a number of at least 0.
     AtLeast0,
-    /// A number above 0.
+    /// The value is a number above 0.
     Above0,
-    /// A number, at least 0 and less than 1.
+    /// The value is a number of at least 0 and less than 1.
     Part,
-    /// `true` or `false`.
+    /// The value is `true` or `false`.
     Switch,
-    /// One of these words.
+    /// The value is one of these words.
     OneOf(&'static [&'static str]),
-    /// A number of channels, or `pixel`.
+    /// The value is a number of channels, or `pixel`.
     Block,
-    /// A text, as described.
+    /// The value is a text, as described.
     Text(&'static str),
-    /// A list of texts.
+    /// The value is a list of texts.
     List,
-    /// A number of pixels, or height and width.
+    /// The value is a number of pixels, or height and width.
     Size,
-    /// The same, or `none`.
+    /// The value is a number of pixels, height and width, or `none`.
     SizeOrNone,
-    /// A list of a number for each channel, or one for all, each above 0 or any.
+    /// The value is a list of a number for each channel, or of one for all.
     Channels {
-        /// Whether each must be above 0.
+        /// Tells whether each number must be above 0.
         positive: bool,
     },
-    /// Tables `[[...]]` of these keys.
+    /// The value is a list of tables of these keys.
     Tables(&'static str),
 }
 
 impl Allowed {
-    /// In words.
+    /// Tells it in words.
     pub fn text(self) -> String {
         match self {
             Self::From(least) => format!("{least} and more"),
@@ -69,13 +68,13 @@ impl Allowed {
 /// A key of a config.
 #[derive(Debug)]
 pub struct Key {
-    /// With the tables it is in, `adapt.steps`.
+    /// The name, with the tables that the key is in: `adapt.steps`.
     pub name: &'static str,
-    /// What its value may be.
+    /// What the value may be.
     pub allowed: Allowed,
-    /// What it is, in a line, with its unit.
+    /// What the key is, in a line, with its unit.
     pub what: &'static str,
-    /// For a key that has no default: a value, as it is written.
+    /// A value as it is written, for a key that has no default; else empty.
     pub example: &'static str,
 }
 
@@ -83,7 +82,7 @@ const fn key(name: &'static str, allowed: Allowed, what: &'static str) -> Key {
     Key { name, allowed, what, example: "" }
 }
 
-/// A key that may be missing.
+/// Describes a key that may be missing.
 const fn optional(name: &'static str, allowed: Allowed, example: &'static str, what: &'static str) -> Key {
     Key { name, allowed, what, example }
 }
@@ -93,7 +92,7 @@ const DEVICES: Allowed = Allowed::Text("cpu, ndarray, wgpu, wgpu:N, cuda, cuda:N
 const OPTIMIZERS: Allowed = Allowed::OneOf(&["sgd", "adam", "adamw"]);
 const FLOATS: Allowed = Allowed::OneOf(&["f16", "f32"]);
 
-/// Of both, before their other tables.
+/// The keys of both configs that stand before their other tables.
 const IMAGE: &[Key] = &[
     optional("image.input", Allowed::Size, "[48, 192]", "the network's input where its file leaves it open"),
     optional("image.resize", Allowed::SizeOrNone, "256", "what images are resized to; one number: the shorter side"),
@@ -104,7 +103,7 @@ const IMAGE: &[Key] = &[
     optional("image.std", Allowed::Channels { positive: true }, "[0.5]", "divides after that"),
 ];
 
-/// Of `dsconv distill`, before the tables.
+/// The keys of `dsconv distill` that are in no table.
 const DISTILL_TOP: &[Key] = &[
     key("model", Allowed::Text("a name of `dsconv models`, a file or a run folder"), "the teacher; must be given"),
     optional("weights", Allowed::Text("a file"), "\"my_resnet50.pth\"", "weights for a named network"),
@@ -113,7 +112,7 @@ const DISTILL_TOP: &[Key] = &[
     key("device", DEVICES, "where to compute"),
 ];
 
-/// Of `dsconv distill`, in tables.
+/// The keys of `dsconv distill` in its tables.
 const DISTILL: &[Key] = &[
     key("data.adapt", IMAGES, "images to adapt to; labels are not read"),
     optional(
@@ -167,7 +166,7 @@ const DISTILL: &[Key] = &[
     key("export.scale_precision", FLOATS, "how block scales are stored"),
 ];
 
-/// Of `dsconv train`, the network.
+/// The keys of `dsconv train` about the network.
 const TRAIN_MODEL: &[Key] = &[
     optional("start", Allowed::Text("a file"), "\"my_weights.pth\"", "weights to begin with; else random ones"),
     key("model.name", Allowed::Text("a name of `dsconv models`"), "the network; must be given"),
@@ -184,7 +183,7 @@ const TRAIN_MODEL: &[Key] = &[
     optional("model.transform_input", Allowed::Switch, "true", "GoogLeNet: torchvision's transform of the input"),
 ];
 
-/// Of `dsconv train`, the rest.
+/// The other keys of `dsconv train`.
 const TRAIN: &[Key] = &[
     key("data.train", IMAGES, "labelled images to train on"),
     key("data.eval", IMAGES, "labelled images to measure on"),
@@ -209,38 +208,38 @@ const TRAIN: &[Key] = &[
     key("train.seed", Allowed::From(0), "decides initial weights, order, changes and dropout"),
 ];
 
-/// All keys of a command's config, in the order in which they are written.
-pub fn of(kind: Kind) -> Vec<&'static Key> {
+/// Returns all keys of a command's config, in the order in which they are written.
+pub fn of(kind: ConfigKind) -> Vec<&'static Key> {
     let [first, last] = match kind {
-        Kind::Distill => [DISTILL_TOP, DISTILL],
-        Kind::Train => [TRAIN_MODEL, TRAIN],
+        ConfigKind::Distill => [DISTILL_TOP, DISTILL],
+        ConfigKind::Train => [TRAIN_MODEL, TRAIN],
     };
     [first, IMAGE, last].into_iter().flatten().collect()
 }
 
-/// The values of a config that says nothing but its model.
+/// Returns the values of a config that says nothing but its model.
 ///
 /// # Errors
-/// None that is known: the types are plain data.
-pub fn defaults(kind: Kind, model: &str) -> Result<Table> {
+/// None is known: the types are plain data.
+pub fn defaults(kind: ConfigKind, model: &str) -> Result<Table> {
     Ok(match kind {
-        Kind::Distill => Table::try_from(DistillRecipe { model: model.to_owned(), ..DistillRecipe::default() })?,
-        Kind::Train => Table::try_from(TrainRecipe::new(model))?,
+        ConfigKind::Distill => Table::try_from(DistillRecipe { model: model.to_owned(), ..DistillRecipe::default() })?,
+        ConfigKind::Train => Table::try_from(TrainRecipe::new(model))?,
     })
 }
 
-/// The value under `name`.
+/// Returns the value under `name`.
 pub fn value<'a>(table: &'a Table, name: &str) -> Option<&'a Value> {
     let (tables, last) = name.rsplit_once('.').unwrap_or(("", name));
     let parents = tables.split('.').filter(|part| !part.is_empty());
     parents.into_iter().try_fold(table, |table, part| table.get(part)?.as_table())?.get(last)
 }
 
-/// A config to start from: its model, and every other key behind a `#` with its default.
+/// Writes a config to begin with: its model, and every other key behind a `#` with its default.
 ///
 /// # Errors
 /// As [`defaults`].
-pub fn template(kind: Kind, model: &str) -> Result<String> {
+pub fn template(kind: ConfigKind, model: &str) -> Result<String> {
     let values = defaults(kind, model)?;
     let mut text = format!(
         "# A config of `dsconv {kind}`. What stands behind a `#` is the default, or an example: to change it, remove the `#`.\n\
@@ -268,7 +267,7 @@ pub fn template(kind: Kind, model: &str) -> Result<String> {
     Ok(text)
 }
 
-/// A value as TOML has it, in one line.
+/// Writes a value as TOML has it, in one line.
 pub fn written(value: &Value) -> String {
     value.to_string()
 }
@@ -278,19 +277,19 @@ pub fn written(value: &Value) -> String {
 pub struct Row {
     /// The key.
     pub key: &'static str,
-    /// Its default; `None` for a key that may be missing.
+    /// The default; `None` for a key that may be missing.
     pub default: Option<Value>,
-    /// What it may be.
+    /// What the value may be.
     pub allowed: String,
-    /// What it is.
+    /// What the key is.
     pub what: &'static str,
 }
 
-/// All keys with their defaults.
+/// Returns all keys with their defaults.
 ///
 /// # Errors
 /// As [`defaults`].
-pub fn rows(kind: Kind) -> Result<Vec<Row>> {
+pub fn rows(kind: ConfigKind) -> Result<Vec<Row>> {
     let values = defaults(kind, "")?;
     let default = |key: &Key| value(&values, key.name).filter(|value| value.as_str() != Some("")).cloned();
     let row =
@@ -315,20 +314,21 @@ pub mod tests {
         }
     }
 
-    /// With a value for every key.
+    /// Returns what a network expects of an image, with a value for every key.
     pub fn full_image() -> graph::ImageConfig {
         toml::from_str(&IMAGE.iter().map(|key| format!("{} = {}\n", &key.name[6..], key.example)).collect::<String>())
             .unwrap()
     }
 
-    /// With a value for every key: a new one does not compile here, and then is missing in the list.
-    fn full(kind: Kind) -> Table {
+    /// Returns a config with a value for every key. A key that is new does not compile here, so that it is not forgotten in the
+    /// list.
+    fn full(kind: ConfigKind) -> Table {
         match kind {
-            Kind::Distill => {
+            ConfigKind::Distill => {
                 let DistillRecipe { model, seed, device, data, quantize, adapt, export, .. } = DistillRecipe::default();
-                let crate::recipe::Data { adapt: images, .. } = data;
+                let crate::recipe::DistillData { adapt: images, .. } = data;
                 let eval = Some(images.clone());
-                let data = crate::recipe::Data { adapt: images, eval, limit: Some(1), eval_limit: Some(1) };
+                let data = crate::recipe::DistillData { adapt: images, eval, limit: Some(1), eval_limit: Some(1) };
                 let model::Policy { bits, block, rule, scales, linear, activation, .. } = quantize;
                 let rules = vec![model::policy::Rule { layers: "x".into(), skip: Some(true), ..Default::default() }];
                 let quantize = model::Policy { bits, block, rule, scales, linear, activation, rules };
@@ -338,13 +338,13 @@ pub mod tests {
                     DistillRecipe { model, weights, classes, seed, device, image, data, quantize, adapt, export };
                 Table::try_from(config).unwrap()
             }
-            Kind::Train => Table::try_from(TrainRecipe::full()).unwrap(),
+            ConfigKind::Train => Table::try_from(TrainRecipe::full(full_image())).unwrap(),
         }
     }
 
     #[test]
     fn every_key_is_listed() {
-        for kind in [Kind::Distill, Kind::Train] {
+        for kind in [ConfigKind::Distill, ConfigKind::Train] {
             let mut expected = BTreeSet::new();
             leaves(&full(kind), "", &mut expected);
             let listed: BTreeSet<String> = of(kind).iter().map(|key| key.name.to_owned()).collect();
@@ -364,29 +364,27 @@ pub mod tests {
 
     #[test]
     fn renamed_keys_have_their_new_names() {
-        let known = of(Kind::Distill);
+        let known = of(ConfigKind::Distill);
         for &(old, new) in RENAMED {
             assert!(known.iter().any(|key| key.name == new) && known.iter().all(|key| key.name != old), "{old}");
         }
     }
 
     /// Whether the command takes `name = value`, beside a model.
-    fn takes(kind: Kind, name: &str, value: &str) -> bool {
-        let model = if kind == Kind::Distill { "model" } else { "model.name" };
+    fn takes(kind: ConfigKind, name: &str, value: &str) -> bool {
+        let model = if kind == ConfigKind::Distill { "model" } else { "model.name" };
         let base = if name == model { String::new() } else { format!("{model} = \"resnet20\"\n") };
         let text = format!("{base}{name} = {value}");
         match kind {
-            Kind::Distill => {
-                toml::from_str::<DistillRecipe>(&text).is_ok_and(|config| crate::recipe::check(&config).is_ok())
-            }
-            Kind::Train => toml::from_str::<TrainRecipe>(&text).is_ok_and(|recipe| recipe.check().is_ok()),
+            ConfigKind::Distill => toml::from_str::<DistillRecipe>(&text).is_ok_and(|config| config.check().is_ok()),
+            ConfigKind::Train => toml::from_str::<TrainRecipe>(&text).is_ok_and(|recipe| recipe.check().is_ok()),
         }
     }
 
     #[test]
     fn what_is_allowed_is_taken_and_nothing_else() {
         let text = |words: &[&str]| words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>();
-        for kind in [Kind::Distill, Kind::Train] {
+        for kind in [ConfigKind::Distill, ConfigKind::Train] {
             for key in of(kind) {
                 let strings = |values: &[&str]| values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>();
                 let (good, bad) = match key.allowed {
@@ -430,7 +428,7 @@ pub mod tests {
 
     #[test]
     fn a_new_config_has_the_defaults_and_its_lines_can_be_used() {
-        for kind in [Kind::Distill, Kind::Train] {
+        for kind in [ConfigKind::Distill, ConfigKind::Train] {
             let text = template(kind, "resnet20").unwrap();
             assert!(text.lines().all(|line| line.len() <= 120), "{text}");
             let defaults = defaults(kind, "resnet20").unwrap();
@@ -445,8 +443,8 @@ pub mod tests {
             }
             // As it is, it is a config of nothing but a model.
             let as_is = match kind {
-                Kind::Distill => Table::try_from(toml::from_str::<DistillRecipe>(&text).unwrap()).unwrap(),
-                Kind::Train => Table::try_from(toml::from_str::<TrainRecipe>(&text).unwrap()).unwrap(),
+                ConfigKind::Distill => Table::try_from(toml::from_str::<DistillRecipe>(&text).unwrap()).unwrap(),
+                ConfigKind::Train => Table::try_from(toml::from_str::<TrainRecipe>(&text).unwrap()).unwrap(),
             };
             assert_eq!(as_is, defaults);
         }

@@ -1,7 +1,8 @@
 //! The `dsconv` command: quantizes convolutional networks and wins their accuracy back without labels.
 //!
-//! [`args`] declares what can be typed, [`commands`] does it, [`printer::Printer`] owns stdout and stderr. The exit status
-//! is 0 for a result, 1 where the work failed, 2 for wrong usage or a wrong config.
+//! [`args`] declares what can be typed, [`commands`] does it with plain values, and this file connects them.
+//! [`printer::Printer`] owns stdout and stderr. The exit status is 0 for a result, 1 where the work failed, 2 for wrong usage
+//! or a wrong config.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -16,6 +17,7 @@ mod engine;
 mod error;
 mod import;
 mod keys;
+mod models;
 mod names;
 mod output;
 mod places;
@@ -24,30 +26,80 @@ mod progress;
 mod recipe;
 mod runs;
 mod slips;
-mod source;
 mod table;
+mod usage;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
+use args::{Cli, Command, ConfigCommand, DataCommand};
+use commands::{
+    bench, compare, config as configs, data, distill, doctor, eval, export, inspect, models as networks, predict,
+    quantize, train, verify,
+};
+use error::Result;
+use printer::{Manner, Printer};
+
 fn main() -> ExitCode {
-    let cli = match args::Cli::try_parse() {
+    let Cli { command, global } = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => match slips::of_usage(&error) {
+        Err(error) => match usage::explain(&error) {
             Some(better) => {
-                printer::Printer::default().error(&better);
+                Printer::new(&Manner::default()).error(&better);
                 return ExitCode::from(better.code());
             }
             None => error.exit(),
         },
     };
-    let printer = printer::Printer::new(&cli.global);
-    match commands::run(&cli.command, &printer) {
+    let printer = Printer::new(&Manner::from(&global));
+    match run(command, &printer) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             printer.error(&error);
             ExitCode::from(error.code())
         }
+    }
+}
+
+/// Runs a command with the values that were typed.
+///
+/// # Errors
+/// The command cannot give its result.
+fn run(command: Command, printer: &Printer) -> Result<()> {
+    match command {
+        Command::Bench(args) => bench::run(&args.into(), printer),
+        Command::Compare(args) => compare::run(&args.runs, printer),
+        Command::Config(args) => match args.command {
+            ConfigCommand::List => {
+                configs::list(printer);
+                Ok(())
+            }
+            ConfigCommand::Keys(args) => {
+                configs::list_keys(args.kind(), args.part.as_deref().unwrap_or_default(), printer)
+            }
+            ConfigCommand::New(args) => {
+                let (file, force) = (args.file.clone(), args.force);
+                configs::create(&file, &args.into(), force, printer)
+            }
+        },
+        Command::Data(args) => match args.command {
+            DataCommand::List => data::list(printer),
+            DataCommand::Make(args) => data::make(&args.into(), printer),
+            DataCommand::Get(args) => data::get(&args.name, printer),
+        },
+        Command::Distill(args) => distill::run(&args.into(), printer),
+        Command::Doctor(_) => {
+            doctor::run(printer);
+            Ok(())
+        }
+        Command::Eval(args) => eval::run(&args.into(), printer),
+        Command::Export(args) => export::run(&args.into(), printer),
+        Command::Inspect(args) => inspect::run(&args.into(), printer),
+        Command::Models(args) => networks::run(args.part.as_deref().unwrap_or_default(), printer),
+        Command::Predict(args) => predict::run(&args.into(), printer),
+        Command::Quantize(args) => quantize::run(&args.into(), printer),
+        Command::Train(args) => train::run(&args.into(), printer),
+        Command::Verify(args) => verify::run(&args.file, !args.no_run, printer),
     }
 }

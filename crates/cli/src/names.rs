@@ -1,6 +1,9 @@
 //! Names that are nearly right.
 
-/// The name that was probably meant: at most a third of its letters away, case and `-`/`_` aside.
+/// The hint for a name that is no model's.
+pub const MODELS: &str = "`dsconv models` lists the names";
+
+/// Returns the name that was probably meant: at most a third of its letters differ, with case, `-` and `_` aside.
 pub fn nearest<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |name: &str| name.to_lowercase().replace(['-', '.', ' '], "_");
     let given = plain(given);
@@ -12,20 +15,29 @@ pub fn nearest<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
         .map(|(_, name)| name)
 }
 
-/// `` `a`, `b`, `c` ``.
+/// Returns the network of the zoo that was probably meant.
+pub fn nearest_network(given: &str) -> Option<&'static str> {
+    nearest(given, zoo::variants().iter().map(|variant| variant.name))
+}
+
+/// Returns the hint for a wrong name: the one that was probably meant, or `otherwise` where none is near.
+pub fn did_you_mean(near: Option<&str>, otherwise: &str) -> String {
+    near.map_or_else(|| otherwise.to_owned(), |near| format!("did you mean `{near}`?"))
+}
+
+/// Lists names in backquotes: `` `a`, `b`, `c` ``.
 pub fn quoted<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// `did you mean `x`?` where something is near, then all that is allowed.
+/// Returns the hint for a wrong word: the one that was probably meant where one is near, and all that are allowed where they
+/// are few. `what` introduces the latter.
 pub fn suggestion(given: &str, what: &str, names: &[&str]) -> Option<String> {
-    let near = nearest(given, names.iter().copied());
+    let near = nearest(given, names.iter().copied()).map(|near| did_you_mean(Some(near), ""));
     let all = (!names.is_empty()).then(|| format!("{what} {}", quoted(names.iter().copied())));
     match (near, all) {
-        (Some(near), Some(_)) if names.len() > 12 => Some(format!("did you mean `{near}`?")),
-        (Some(near), Some(all)) => Some(format!("did you mean `{near}`? {all}")),
-        (Some(near), None) => Some(format!("did you mean `{near}`?")),
-        (None, all) => all,
+        (Some(near), Some(all)) if names.len() <= 12 => Some(format!("{near} {all}")),
+        (near, all) => near.or(all),
     }
 }
 

@@ -2,10 +2,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use model::{Model, SaveOptions};
+use clap::ValueEnum;
+use model::{Float, Model, SaveOptions};
 use serde::Serialize;
 
-use crate::args::Target;
 use crate::error::{Error, Result};
 use crate::printer::lossy;
 use crate::table::{bytes, duration};
@@ -13,19 +13,19 @@ use crate::table::{bytes, duration};
 /// The format that a file's ending names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// `.safetensors`
+    /// The ending is `.safetensors`.
     Safetensors,
-    /// `.dsc`
+    /// The ending is `.dsc`.
     Dsc,
-    /// `.onnx`
+    /// The ending is `.onnx`.
     Onnx,
 }
 
 impl Ending {
-    /// Of a file to write; upper and lower case are one.
+    /// Reads the ending of a file to write, in upper or lower case.
     ///
     /// # Errors
-    /// No ending, or one of a format that is not written.
+    /// There is no ending, or it is that of a format that is not written.
     pub fn of(path: &Path) -> Result<Self> {
         let shown = path.display();
         let stem = path.with_extension("");
@@ -50,31 +50,72 @@ impl Ending {
     }
 }
 
-/// What was written.
+/// A file to write, as the user asks for it.
+#[derive(Debug, Clone, Default)]
+pub struct Target {
+    /// The file; `None` for one that is named after the model.
+    pub path: Option<PathBuf>,
+    /// Whether a file that is there is replaced.
+    pub force: bool,
+    /// How weight scales are stored; `None` where the command decides.
+    pub scales: Option<StoredScales>,
+    /// How the other floats are stored; `None` for f32.
+    pub floats: Option<Float>,
+}
+
+/// How weight scales are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StoredScales {
+    /// A half a block
+    F16,
+    /// A float a block
+    F32,
+    /// A float a filter, an 8-bit integer a block
+    TwoLevel,
+}
+
+impl Target {
+    /// Returns how floats are stored; block scales as `scales` where the user does not say it.
+    pub fn options(&self, scales: Float) -> SaveOptions {
+        let scale_precision = match self.scales {
+            Some(StoredScales::F32) => Float::F32,
+            Some(StoredScales::F16) => Float::F16,
+            Some(StoredScales::TwoLevel) | None => scales,
+        };
+        SaveOptions { floats: self.floats.unwrap_or(Float::F32), scale_precision }
+    }
+
+    /// Tells whether scales are to be stored in two levels.
+    pub fn is_two_level(&self) -> bool {
+        self.scales == Some(StoredScales::TwoLevel)
+    }
+}
+
+/// A file that a command has written.
 #[derive(Debug, Serialize)]
 pub struct Written {
     /// The file.
     #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
-    /// Its size.
+    /// The size of the file.
     pub bytes: u64,
-    /// Size of the same network in FP32.
+    /// The size of the same network in FP32.
     pub fp32_bytes: u64,
-    /// How many times smaller it is.
+    /// How many times smaller the file is.
     pub ratio: f64,
-    /// How long the command took.
+    /// The time that the command took.
     pub seconds: f64,
 }
 
 impl Written {
-    /// A file of `bytes` of a network that takes `fp32_bytes` in floats.
+    /// Describes a file of `bytes` with a network that takes `fp32_bytes` in floats; the command began at `start`.
     pub fn new(path: PathBuf, bytes: u64, fp32_bytes: u64, start: Instant) -> Self {
         let ratio = fp32_bytes as f64 / bytes as f64;
         Self { path, bytes, fp32_bytes, ratio, seconds: start.elapsed().as_secs_f64() }
     }
 }
 
-/// `wrote x.safetensors: 1.52 MB, 7.4 times smaller than FP32, in 0.8 s`.
+/// Writes `wrote x.safetensors: 1.52 MB, 7.4 times smaller than FP32, in 0.8 s`.
 impl std::fmt::Display for Written {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let time = duration(std::time::Duration::from_secs_f64(self.seconds));
@@ -90,12 +131,13 @@ pub struct Output {
 }
 
 impl Output {
-    /// The file of `-o`, or `default` in the current folder. Say it before the work: a refusal should come at once.
+    /// Returns the file that the user names, or `default` in the current folder. Call it before the work, so that a refusal
+    /// comes at once.
     ///
     /// # Errors
     /// As [`check_file`].
     pub fn new(target: &Target, default: &str, inputs: &[&Path]) -> Result<Self> {
-        let path = target.output.clone().unwrap_or_else(|| PathBuf::from(default));
+        let path = target.path.clone().unwrap_or_else(|| PathBuf::from(default));
         check_file(&path, target.force, inputs)?;
         Ok(Self { path })
     }
@@ -126,8 +168,8 @@ impl Output {
 /// Checks that a file can be written without losing anything.
 ///
 /// # Errors
-/// There is such a file and no `force`; it is one of `inputs`, a folder or a device; its folder is not there or cannot be
-/// written.
+/// The file is there and `force` is not given; it is one of `inputs`, a folder or a device; its folder is not there or cannot
+/// be written.
 pub fn check_file(path: &Path, force: bool, inputs: &[&Path]) -> Result<()> {
     let shown = path.display();
     if path.as_os_str().is_empty() {
@@ -159,10 +201,10 @@ pub fn check_file(path: &Path, force: bool, inputs: &[&Path]) -> Result<()> {
     probe(folder)
 }
 
-/// Checks that a folder can be made, or is one, and can be written. `what` it is for: `a run`.
+/// Checks that a folder is there or can be made, and that it can be written. `what` says what it is for: `a run`.
 ///
 /// # Errors
-/// A file of that name, a name that reads as a file's, no permission.
+/// There is a file of that name; the name reads as a file's; the system does not permit it.
 pub fn check_folder(path: &Path, what: &str) -> Result<()> {
     let shown = path.display();
     if path.as_os_str().is_empty() {
@@ -185,13 +227,12 @@ pub fn check_folder(path: &Path, what: &str) -> Result<()> {
     }
 }
 
-/// Whether two paths lead to one file.
+/// Tells whether two paths lead to one file.
 fn same(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-/// # Errors
-/// No file can be made in the folder.
+/// Checks that a file can be made in a folder.
 fn probe(folder: &Path) -> Result<()> {
     match tempfile::Builder::new().prefix(".dsconv-").suffix(".tmp").tempfile_in(folder) {
         Ok(_) => Ok(()),

@@ -1,7 +1,8 @@
-//! Where things lie: in a checkout, in its folders; elsewhere, runs in this folder and downloads in the user's cache.
+//! The places of files. In a checkout they are its folders; elsewhere runs go to the current folder and downloads to the
+//! user's cache.
 use std::path::{Path, PathBuf};
 
-/// `name` in this folder or the nearest one above.
+/// Returns the folder `name` in the folder `here`, or in the nearest one above that has it.
 pub fn folder_above(here: &Path, name: &str) -> Option<PathBuf> {
     let local = here.join(name);
     if local.is_dir() {
@@ -11,12 +12,12 @@ pub fn folder_above(here: &Path, name: &str) -> Option<PathBuf> {
     absolute.ancestors().skip(1).map(|above| above.join(name)).find(|folder| folder.is_dir())
 }
 
-/// A path as one types it: `datasets/x`, not `./datasets/x`.
+/// Returns a path as one types it: `datasets/x`, not `./datasets/x`.
 pub fn plain(path: &Path) -> PathBuf {
     path.strip_prefix(".").map(Path::to_owned).unwrap_or_else(|_| path.to_owned())
 }
 
-/// The checkout, or a folder laid out like one: the nearest here or above that has `configs` and `datasets`.
+/// Returns the checkout, or a folder laid out like one: the nearest, here or above, that has `configs` and `datasets`.
 fn checkout() -> Option<PathBuf> {
     let here = Path::new(".");
     let is = |folder: &Path| folder.join("configs").is_dir() && folder.join("datasets").is_dir();
@@ -27,7 +28,7 @@ fn checkout() -> Option<PathBuf> {
     absolute.ancestors().skip(1).find(|folder| is(folder)).map(Path::to_owned)
 }
 
-/// The folder of data sets and downloaded weights: `datasets` of a checkout, else one in the user's cache.
+/// Returns the folder of data sets and downloaded weights: `datasets` of a checkout, else one in the user's cache.
 pub fn datasets() -> PathBuf {
     match checkout() {
         Some(home) => plain(&home.join("datasets")),
@@ -35,7 +36,7 @@ pub fn datasets() -> PathBuf {
     }
 }
 
-/// Where runs go unless `--out` says otherwise: `experiments/runs` of a checkout, else `runs` in this folder.
+/// Returns the folder of runs: `experiments/runs` of a checkout, else `runs` in the current folder.
 pub fn runs() -> PathBuf {
     match checkout() {
         Some(home) => plain(&home.join("experiments/runs")),
@@ -43,13 +44,13 @@ pub fn runs() -> PathBuf {
     }
 }
 
-/// Where `dsconv data get` puts a variant's published weights.
+/// Returns the path where `dsconv data get` puts a network's published weights; `None` where nobody published any.
 pub fn fetched(variant: &zoo::Variant) -> Option<PathBuf> {
     let url = &variant.source.as_ref()?.url;
     Some(datasets().join("weights").join(url.rsplit('/').next()?))
 }
 
-/// The folder for what can be downloaded again; `None` where the system names none.
+/// Returns the folder for what can be downloaded again; `None` where the system names none.
 fn cache() -> Option<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = if cfg!(windows) {

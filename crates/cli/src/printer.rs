@@ -1,33 +1,41 @@
-//! The one owner of stdout and stderr: data goes to stdout, talk and progress to stderr.
+//! The printer, which alone owns stdout and stderr: data goes to stdout, talk and progress to stderr.
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use anstream::{AutoStream, ColorChoice};
+use anstyle::{AnsiColor, Style};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::{Serialize, Serializer};
 
-use crate::args::{ColorChoice, Global};
 use crate::error::Error;
-use crate::table::{Table, duration};
+use crate::table::{Table, duration, harmless};
 
 /// How the user wants to be talked to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Manner {
+    /// The printer writes the result as one JSON document.
+    pub json: bool,
+    /// The printer says nothing but results, warnings and errors.
+    pub quiet: bool,
+    /// The printer says more than usual.
+    pub verbose: bool,
+    /// The choice of colour: always, never, or as the terminal says.
+    pub colour: ColorChoice,
+}
+
+/// The printer of results, talk, errors and progress.
 #[derive(Debug, Clone)]
 pub struct Printer {
-    json: bool,
-    quiet: bool,
-    verbose: bool,
-    /// Colour on stdout.
-    out: bool,
-    /// Colour on stderr.
-    err: bool,
+    manner: Manner,
     bars: MultiProgress,
 }
 
-/// A progress bar that knows where it began.
+/// A progress bar that knows where it began, so that work done by an earlier process does not count in its speed.
 #[derive(Debug, Clone)]
 pub struct Bar {
     bar: ProgressBar,
@@ -35,13 +43,13 @@ pub struct Bar {
 }
 
 impl Bar {
-    /// What is done already when it begins, and took none of its time.
+    /// Says what is done already when the work begins.
     pub fn begin_at(&self, done: u64) {
         self.first.store(done, Ordering::Relaxed);
         self.bar.set_position(done);
     }
 
-    /// The time left, in words.
+    /// Returns the time left, in words; `None` where that would be a guess.
     pub fn left(&self) -> Option<String> {
         let done = self.bar.position().saturating_sub(self.first.load(Ordering::Relaxed));
         let rest = self.bar.length().unwrap_or_default().saturating_sub(self.bar.position());
@@ -56,7 +64,7 @@ impl Deref for Bar {
     }
 }
 
-/// The time left where `done` took so long and `rest` goes on alike; nothing as long as that would be a guess.
+/// Estimates the time left where `done` took `elapsed` and `rest` goes on alike; `None` as long as that would be a guess.
 fn left(done: u64, rest: u64, elapsed: Duration) -> Option<String> {
     let told = done > 0 && rest > 0 && elapsed >= Duration::from_secs(2);
     let time = || Duration::try_from_secs_f64(elapsed.as_secs_f64() * rest as f64 / done as f64).ok();
@@ -66,85 +74,36 @@ fn left(done: u64, rest: u64, elapsed: Duration) -> Option<String> {
 /// Writes a path as text; JSON has no place for the rare one that is none.
 ///
 /// # Errors
-/// The serializer's.
+/// The serializer fails.
 pub fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&path.to_string_lossy())
 }
 
-/// SGR parameters of what is emphasised.
-#[derive(Debug, Clone, Copy)]
-enum Style {
-    Bold,
-    Dim,
-    Red,
-    Yellow,
-    Cyan,
-}
-
-impl Style {
-    fn paint(self, on: bool, text: impl Display) -> String {
-        let code = match self {
-            Self::Bold => "1",
-            Self::Dim => "2",
-            Self::Red => "1;31",
-            Self::Yellow => "1;33",
-            Self::Cyan => "1;36",
-        };
-        if on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
-    }
-}
-
-impl Default for Printer {
-    /// As the terminal says.
-    fn default() -> Self {
-        Self::new(&Global::default())
-    }
-}
-
-/// Without what a terminal would obey: names in a file may hold anything.
-pub fn harmless(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c })
-        .collect()
-}
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+const HINT: Style = AnsiColor::Cyan.on_default().bold();
 
 impl Printer {
-    /// As the options and the terminal say. `NO_COLOR` and `TERM=dumb` turn colour off, `--color` overrules both.
-    pub fn new(global: &Global) -> Self {
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-            || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let colour = |terminal: bool| match global.color {
-            ColorChoice::Auto => terminal && !plain,
-            ColorChoice::Always => true,
-            ColorChoice::Never => false,
-        };
+    /// Makes a printer. Where colour is left to the terminal, `NO_COLOR`, `CLICOLOR`, `CLICOLOR_FORCE` and `TERM` decide too.
+    pub fn new(manner: &Manner) -> Self {
         // indicatif draws nothing off a terminal.
-        let target = if global.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        Self {
-            json: global.json,
-            quiet: global.quiet,
-            verbose: global.verbose,
-            out: colour(io::stdout().is_terminal()),
-            err: colour(io::stderr().is_terminal()),
-            bars: MultiProgress::with_draw_target(target),
-        }
+        let target = if manner.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        Self { manner: *manner, bars: MultiProgress::with_draw_target(target) }
     }
 
-    /// Whether details are wanted.
+    /// Tells whether details are wanted.
     pub fn is_verbose(&self) -> bool {
-        self.verbose
+        self.manner.verbose
     }
 
-    /// Whether stderr takes colour.
-    pub fn colours_errors(&self) -> bool {
-        self.err
-    }
-
-    /// The result: `document` with `--json`, else what `text` prints.
+    /// Prints the result: `document` where JSON is wanted, else what `text` prints.
     pub fn result<T: Serialize>(&self, document: &T, text: impl FnOnce(&Self)) {
-        if self.json {
+        if self.manner.json {
             match serde_json::to_string_pretty(document) {
-                Ok(json) => self.write_out(&json),
+                // As it is: names in it may hold what a stream without colour strips.
+                Ok(json) => self.write_out(io::stdout().lock(), &json),
                 Err(error) => self.give_up(&format!("cannot write the result as JSON: {error}")),
             }
         } else {
@@ -152,54 +111,54 @@ impl Printer {
         }
     }
 
-    /// A line of the result.
+    /// Prints a line of the result.
     pub fn line(&self, text: impl Display) {
-        self.write_out(&harmless(&text.to_string()));
+        self.write_out(self.stdout(), &harmless(&text.to_string()));
     }
 
-    /// A table of the result.
+    /// Prints a table of the result.
     pub fn table(&self, table: &Table) {
         let mut lines = table.lines();
         for (i, line) in lines.iter_mut().enumerate().take(2) {
-            let style = if i == 0 { Style::Bold } else { Style::Dim };
-            *line = style.paint(self.out, &line);
+            let style = if i == 0 { BOLD } else { DIM };
+            *line = format!("{style}{line}{style:#}");
         }
-        self.write_out(&lines.join("\n"));
+        self.write_out(self.stdout(), &lines.join("\n"));
     }
 
-    /// Talk: what is being done. Hidden by `--quiet`.
+    /// Says what is being done, unless the user wants quiet.
     pub fn talk(&self, text: impl Display) {
-        if !self.quiet {
+        if !self.manner.quiet {
             self.write_err(&harmless(&text.to_string()));
         }
     }
 
-    /// Details, with `--verbose` only.
+    /// Says a detail, where the user wants those.
     pub fn detail(&self, text: impl Display) {
-        if self.verbose {
-            self.write_err(&Style::Dim.paint(self.err, harmless(&text.to_string())));
+        if self.manner.verbose {
+            self.write_err(&format!("{DIM}{}{DIM:#}", harmless(&text.to_string())));
         }
     }
 
-    /// Something the user should know though the work goes on.
+    /// Warns of something that the user should know though the work goes on.
     pub fn warn(&self, text: impl Display) {
         let text = harmless(&text.to_string());
-        self.write_err(&format!("{}: {text}", Style::Yellow.paint(self.err, "warning")));
+        self.write_err(&format!("{WARNING}warning{WARNING:#}: {text}"));
     }
 
-    /// The last words of a command that failed.
+    /// Prints the error that ends a command.
     pub fn error(&self, error: &Error) {
-        let mut text = format!("{}: {}", Style::Red.paint(self.err, "error"), harmless(error.message()));
+        let mut text = format!("{ERROR}error{ERROR:#}: {}", harmless(error.message()));
         if let Some(drawing) = error.drawing() {
             text += &format!("\n{drawing}");
         }
         if let Some(hint) = error.advice() {
-            text += &format!("\n\n{}: {}", Style::Cyan.paint(self.err, "hint"), harmless(hint));
+            text += &format!("\n\n{HINT}hint{HINT:#}: {}", harmless(hint));
         }
         self.write_err(&text);
     }
 
-    /// A progress bar on stderr; hidden off a terminal. `unit` is what is counted.
+    /// Shows a progress bar on stderr, unless that is no terminal. `unit` is what is counted.
     pub fn bar(&self, label: impl Into<String>, length: u64, unit: &str) -> Bar {
         let counts = if unit == "bytes" {
             "{bytes}/{total_bytes} {bytes_per_sec}".to_owned()
@@ -221,8 +180,12 @@ impl Printer {
         Bar { bar, first }
     }
 
-    fn write_out(&self, text: &str) {
-        let done = self.bars.suspend(|| writeln!(io::stdout().lock(), "{text}"));
+    fn stdout(&self) -> AutoStream<io::StdoutLock<'static>> {
+        AutoStream::new(io::stdout().lock(), self.manner.colour)
+    }
+
+    fn write_out(&self, mut stdout: impl Write, text: &str) {
+        let done = self.bars.suspend(|| writeln!(stdout, "{text}"));
         if let Err(error) = done {
             // `dsconv models | head` has had enough: that is no failure.
             if error.kind() == io::ErrorKind::BrokenPipe {
@@ -239,7 +202,7 @@ impl Printer {
 
     fn write_err(&self, text: &str) {
         // Nobody is left to tell where stderr is gone.
-        let _ = self.bars.suspend(|| writeln!(io::stderr().lock(), "{text}"));
+        let _ = self.bars.suspend(|| writeln!(AutoStream::new(io::stderr().lock(), self.manner.colour), "{text}"));
     }
 }
 
@@ -254,14 +217,7 @@ mod tests {
         assert_eq!(of(0, 30, 20), None, "nothing is known");
         assert_eq!(of(1, 1_000_000, 1), None, "too early");
         assert_eq!(of(30, 0, 20), None, "it is done");
-        let printer = Printer {
-            json: false,
-            quiet: true,
-            verbose: false,
-            out: false,
-            err: false,
-            bars: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
-        };
+        let printer = Printer::new(&Manner { quiet: true, ..Manner::default() });
         // What an earlier run did took none of this one's time.
         let bar = printer.bar("adapt", 100, "");
         bar.begin_at(90);

@@ -1,4 +1,4 @@
-//! What long work says of itself, as bars on a terminal.
+//! The progress of long work: bars on a terminal, lines off it.
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,13 @@ use crate::table::duration;
 use burn::tensor::Device;
 use distill::{Context, Interrupter, Progress};
 
-/// Off a terminal a phase says how far it is this often.
+/// The time after which a phase says again how far it is, off a terminal.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// A [`Context`] on `device` that shows bars and stops at Ctrl-C; a second Ctrl-C ends the process at once.
+/// Makes a [`Context`] on `device` that shows bars and stops at Ctrl-C. A second Ctrl-C ends the process at once.
 ///
 /// # Errors
-/// The system refuses the handler.
+/// The system refuses the handler of Ctrl-C.
 pub fn context(device: Device, printer: &Printer) -> Result<Context> {
     let interrupter = Interrupter::new();
     let (stop, voice) = (interrupter.clone(), printer.clone());

@@ -1,56 +1,179 @@
-//! Run folders: `<name>-<time>/` in the folder of runs.
+//! The life of a run folder, `<name>-<time>/` in the folder of runs: it is made or found, belongs to one process, goes on or
+//! is replaced.
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::places::runs as folder;
+use distill::RunFolder;
 
-/// A folder for a new run of this config; a second run within a second gets a number.
-pub fn new(name: &str) -> PathBuf {
+use crate::device::DeviceName;
+use crate::error::{Error, Result};
+use crate::output::check_folder;
+use crate::places;
+use crate::printer::Printer;
+
+/// What becomes of a run that lies in the folder already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It is left alone, and the command fails.
+    Keep,
+    /// It goes on.
+    Resume,
+    /// It is removed, and a new run begins.
+    Replace,
+}
+
+/// What a command that runs a config is told.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// The config: a TOML file, or its name in `configs/`.
+    pub config: String,
+    /// The changes of the config's values, each `key=value`.
+    pub set: Vec<String>,
+    /// Where the run goes.
+    pub place: RunPlace,
+    /// The device to compute on; `None` for the config's, or the CPU.
+    pub device: Option<DeviceName>,
+}
+
+/// Where a run goes.
+#[derive(Debug, Clone)]
+pub struct RunPlace {
+    /// The folder; `None` for one of the run's own in the folder of runs.
+    pub out: Option<PathBuf>,
+    /// What becomes of a run that lies there already.
+    pub existing: Existing,
+}
+
+impl RunPlace {
+    /// Takes the folder for a run of the config `name`: it belongs to this process until it is dropped. Without a path it is
+    /// the newest run of this config where a run is to be resumed, else a new one.
+    ///
+    /// # Errors
+    /// There is nothing to resume; the folder holds a run that is to be kept, or files that are no run's; another process
+    /// works in it.
+    pub fn take(&self, name: &str, printer: &Printer) -> Result<RunFolder> {
+        let resume = self.existing == Existing::Resume;
+        let folder = match &self.out {
+            Some(path) => {
+                check_folder(path, "a run")?;
+                open(path, resume)?
+            }
+            None if resume => open(&newest(name)?, true)?,
+            None => new_folder(name)?,
+        };
+        let run = folder.path().display();
+        match (folder.is_empty()?, self.existing) {
+            (false, Existing::Resume) => {
+                check_run(&folder, "--resume")?;
+                printer.talk(format!("going on with {run}"));
+            }
+            // Killed before it wrote anything, or never begun.
+            (true, Existing::Resume) => printer.talk(format!("nothing to resume in {run}: starting")),
+            (false, Existing::Replace) => {
+                check_run(&folder, "--force")?;
+                folder.clear()?;
+            }
+            (false, Existing::Keep) => {
+                let error = Error::failed(format!("`{run}` is not empty"));
+                return Err(error.hint(
+                    "`--resume` goes on with the run in it, `--force` replaces it, `--out` names another folder",
+                ));
+            }
+            (true, _) => printer.talk(format!("run folder {run}")),
+        }
+        Ok(folder)
+    }
+}
+
+/// Returns the newest run of a config.
+///
+/// # Errors
+/// There is none.
+fn newest(name: &str) -> Result<PathBuf> {
+    of(name).pop().ok_or_else(|| {
+        Error::usage(format!("no run of `{name}` in `{}` to resume", places::runs().display()))
+            .hint("without `--resume` one is begun; `--out DIR` names one that lies elsewhere")
+    })
+}
+
+/// Makes a folder for a new run. Two runs that begin in the same second may mean the same one: one of them takes the next.
+fn new_folder(name: &str) -> Result<RunFolder> {
+    loop {
+        match RunFolder::open(unused(name), false) {
+            Ok(folder) if folder.is_empty()? => return Ok(folder),
+            Ok(_) | Err(distill::Error::Busy { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn open(path: &Path, resume: bool) -> Result<RunFolder> {
+    RunFolder::open(path, resume).map_err(|error| match error {
+        distill::Error::Busy { .. } => {
+            Error::failed(error).hint("wait until it ends, or choose another folder with `--out`")
+        }
+        error => error.into(),
+    })
+}
+
+/// Leaves a folder alone that does not look like a run: `--out ~ --force` must not cost anybody a home.
+fn check_run(folder: &RunFolder, option: &str) -> Result<()> {
+    let path = folder.path();
+    if RunFolder::is_run(path) {
+        return Ok(());
+    }
+    let shown = path.display();
+    let error = Error::failed(format!("`{shown}` is not empty and is no run folder: `{option}` does not touch it"));
+    Err(error.hint("`--out` names another folder"))
+}
+
+/// Returns a path for a new run of this config; a second run within a second gets a number.
+fn unused(name: &str) -> PathBuf {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let stamped = folder().join(format!("{name}-{}", stamp(now)));
+    let stamped = places::runs().join(format!("{name}-{}", stamp(now)));
     let numbered = (2..).map(|n| stamped.with_file_name(format!("{name}-{}-{n}", stamp(now))));
     std::iter::once(stamped.clone()).chain(numbered).find(|path| !path.exists()).unwrap_or(stamped)
 }
 
-/// The runs of this config, oldest first.
-pub fn of(name: &str) -> Vec<PathBuf> {
+/// Returns the runs of this config, oldest first.
+fn of(name: &str) -> Vec<PathBuf> {
     let prefix = format!("{name}-");
     all().into_iter().filter(|path| run_name(path).strip_prefix(&prefix).is_some_and(is_stamp)).collect()
 }
 
-/// All run folders, by name.
+/// Returns all folders in the folder of runs, sorted by name.
 pub fn all() -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(folder()) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(places::runs()) else { return Vec::new() };
     let mut runs: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
     runs.sort();
     runs
 }
 
-/// The folder that `given` means: a path, or a name in the folder of runs.
+/// Returns the folder that `given` means: a path, or a name in the folder of runs.
 pub fn find(given: &Path) -> Option<PathBuf> {
     let named = !given.as_os_str().is_empty();
-    [given.to_owned(), folder().join(given)].into_iter().find(|path| named && path.is_dir())
+    [given.to_owned(), places::runs().join(given)].into_iter().find(|path| named && path.is_dir())
 }
 
-/// The last part of its path.
+/// Returns the name of a run: the last part of its path.
 pub fn run_name(run: &Path) -> String {
     let name = run.file_name().map(|name| name.to_string_lossy().into_owned());
     name.unwrap_or_else(|| run.display().to_string())
 }
 
-/// `20261124-023301`, perhaps with a number after it.
+/// Tells whether a text is a time such as `20261124-023301`, perhaps with a number after it.
 fn is_stamp(text: &str) -> bool {
     text.len() >= 15 && text.chars().all(|c| c.is_ascii_digit() || c == '-')
 }
 
-/// Seconds since 1970 as `20261124-023301`, UTC.
+/// Writes seconds since 1970 as `20261124-023301`, UTC.
 fn stamp(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = date(days as i64);
     format!("{year:04}{month:02}{day:02}-{:02}{:02}{:02}", rest / 3600, rest % 3600 / 60, rest % 60)
 }
 
-/// Days since 1970 as year, month and day: Hinnant's `civil_from_days`, years beginning in March.
+/// Converts days since 1970 to year, month and day: Hinnant's `civil_from_days`, years beginning in March.
 fn date(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);

@@ -1,72 +1,14 @@
-//! What was probably meant where something else was typed.
+//! Files that are typed in a model's place.
 use std::path::Path;
 
-use clap::CommandFactory;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-
-use crate::args::Cli;
 use crate::error::Error;
 use crate::names;
 
-/// A better answer than clap's, where there is one: a model in a command's place, another command's option.
-pub fn of_usage(error: &clap::Error) -> Option<Error> {
-    let text = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.as_str()),
-        _ => None,
-    };
-    match error.kind() {
-        ErrorKind::InvalidSubcommand if error.get(ContextKind::SuggestedSubcommand).is_none() => {
-            let word = text(ContextKind::InvalidSubcommand)?;
-            let refused = Error::usage(format!("no command is named `{word}`"));
-            let is_model = zoo::variant(word).is_ok() || Path::new(word).exists();
-            Some(match is_model {
-                true => refused.hint(format!("a command comes first, such as `dsconv inspect {word}`")),
-                false => refused.hint("`dsconv --help` lists the commands"),
-            })
-        }
-        ErrorKind::UnknownArgument if error.get(ContextKind::SuggestedArg).is_none() => {
-            let option = text(ContextKind::InvalidArg)?;
-            let root = Cli::command();
-            let command = words().find(|word| root.find_subcommand(word).is_some())?;
-            if !option.starts_with('-') {
-                let refused =
-                    Error::usage(format!("`{option}`: `dsconv {command}` takes one model and nothing after it"));
-                return match command.as_str() {
-                    "eval" => Some(
-                        refused
-                            .hint(format!("images: `--data {option}`; a model to compare with: `--against {option}`")),
-                    ),
-                    "quantize" | "export" => Some(refused.hint(format!("a file to write: `-o {option}`"))),
-                    _ => None,
-                };
-            }
-            let long = option.strip_prefix("--")?;
-            let has = |other: &&clap::Command| other.get_arguments().any(|arg| arg.get_long() == Some(long));
-            let others: Vec<String> =
-                root.get_subcommands().filter(has).map(|other| format!("dsconv {}", other.get_name())).collect();
-            let refused = Error::usage(format!("`dsconv {command}` has no option `{option}`"));
-            Some(match others.is_empty() {
-                true => refused.hint(format!("`dsconv {command} --help` lists its options")),
-                false => {
-                    let verb = if others.len() == 1 { "has" } else { "have" };
-                    refused.hint(format!("{} {verb} it", names::quoted(others.iter().map(String::as_str))))
-                }
-            })
-        }
-        _ => None,
-    }
-}
-
-/// What was typed after the program's name.
-fn words() -> impl Iterator<Item = String> {
-    std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned())
-}
-
-/// Why a file is no model, where its name or its size tells.
+/// Says why a file is no model, where its name or its size tells.
 pub fn of_model(path: &Path) -> Option<Error> {
     let shown = path.display();
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    // Names of checkpoints all the same: of PyTorch's examples, and of one in several files.
+    // These are checkpoints all the same: those of PyTorch's examples, and those in several files.
     if [".pth.tar", ".pt.tar", ".ckpt.tar", ".index.json"].iter().any(|ending| name.ends_with(ending)) {
         return None;
     }
@@ -89,7 +31,8 @@ pub fn of_model(path: &Path) -> Option<Error> {
     })
 }
 
-/// The file in its folder that was probably meant: a name nearly as it was typed, or without its ending.
+/// Returns the file that was probably meant: one in the same folder whose name is nearly the one that was typed, or is it but
+/// for its ending.
 pub fn of_file(path: &Path) -> Option<String> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let entries = std::fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?;
@@ -109,18 +52,7 @@ pub fn of_file(path: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[test]
-    fn usage_is_explained_where_clap_has_nothing_near() {
-        let of =
-            |args: &[&str]| of_usage(&Cli::try_parse_from(args).unwrap_err()).map(|error| error.message().to_owned());
-        assert_eq!(of(&["dsconv", "resnet50"]).unwrap(), "no command is named `resnet50`");
-        assert_eq!(of(&["dsconv", "distil"]), None, "clap knows better");
-        assert_eq!(of(&["dsconv", "eval"]), None);
-    }
 
     #[test]
     fn files_that_were_meant_are_found() {

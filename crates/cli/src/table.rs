@@ -1,9 +1,8 @@
 //! Tables and figures for people.
 use std::time::Duration;
 
-use crate::printer::harmless;
-
-/// Columns that line up. The first is left-aligned, and those named in [`Table::left`]; figures are right-aligned.
+/// A table of columns that line up. The first column and those named in [`Table::left`] are left-aligned, the others
+/// right-aligned.
 #[derive(Debug, Default)]
 pub struct Table {
     head: Vec<String>,
@@ -12,7 +11,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// With these headings.
+    /// Makes a table with these headings.
     pub fn new<'a>(head: impl IntoIterator<Item = &'a str>) -> Self {
         Self { head: head.into_iter().map(str::to_owned).collect(), left: vec![0], rows: Vec::new() }
     }
@@ -23,7 +22,7 @@ impl Table {
         self
     }
 
-    /// Adds a row; missing cells are empty.
+    /// Adds a row. Cells that are missing at its end are empty.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().map(|cell| harmless(&cell).replace(['\n', '\t'], " ")).collect());
     }
@@ -44,7 +43,7 @@ impl Table {
         self
     }
 
-    /// The lines, the headings first and ruled off.
+    /// Returns the lines: the headings, a rule and the rows.
     pub fn lines(&self) -> Vec<String> {
         let cell = |row: &[String], column: usize| row.get(column).cloned().unwrap_or_default();
         let widths: Vec<usize> = (0..self.head.len())
@@ -63,19 +62,26 @@ impl Table {
     }
 }
 
-/// What stands in a cell that has no figure.
+/// The text of a cell that has no figure.
 pub const NOTHING: &str = "-";
 
-/// `93.40`, or nothing.
+/// Writes a percentage as `93.40`, or [`NOTHING`].
 pub fn percent(value: Option<f64>) -> String {
     value.map_or(NOTHING.to_owned(), |value| format!("{value:.2}"))
+}
+
+/// Replaces the control characters that a terminal would obey: names in a file may hold anything.
+pub fn harmless(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
 }
 
 fn width(text: &str) -> usize {
     text.chars().count()
 }
 
-/// `1.53 MB`.
+/// Writes a size as `1.53 MB`.
 pub fn bytes(bytes: u64) -> String {
     match bytes {
         0..1_000 => format!("{bytes} B"),
@@ -85,7 +91,7 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
-/// `25.6 M`.
+/// Writes a count as `25.6 M`.
 pub fn count(count: u64) -> String {
     match count {
         0..1_000 => count.to_string(),
@@ -95,14 +101,13 @@ pub fn count(count: u64) -> String {
     }
 }
 
-/// `12.3 images a second`, `0.0123 images a second`.
+/// Writes a speed with three digits: `12.3 images a second`.
 pub fn rate(a_second: f64) -> String {
-    // Three digits say all there is to say.
     let digits = (2.0 - a_second.log10().floor()).clamp(0.0, 6.0) as usize;
     format!("{a_second:.digits$} images a second")
 }
 
-/// `1 h 02 min`, `3 min 12 s`, `4.2 s`.
+/// Writes a time as `1 h 02 min`, `3 min 12 s` or `4.2 s`.
 pub fn duration(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     if seconds < 59.95 {

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-/// `dsconv compare`.
+/// The arguments of `dsconv compare`.
 #[derive(Debug, clap::Args)]
 pub struct Compare {
     /// Run folders, or names in the folder of runs (`dsconv doctor`); without any, all finished runs there

@@ -2,15 +2,18 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-/// `dsconv config`.
+use crate::commands::config::Beginning;
+use crate::config::ConfigKind;
+
+/// The arguments of `dsconv config`.
 #[derive(Debug, clap::Args)]
 pub struct Config {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: ConfigCommand,
 }
 
-/// What to do with configs.
+/// The commands of `dsconv config`.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// List the recipes: those in `configs/` here or above, and those that come with dsconv
@@ -21,7 +24,7 @@ pub enum ConfigCommand {
     New(NewConfig),
 }
 
-/// `dsconv config keys`.
+/// The arguments of `dsconv config keys`.
 #[derive(Debug, clap::Args)]
 pub struct Keys {
     /// Only keys whose name contains this
@@ -32,7 +35,7 @@ pub struct Keys {
     pub train: bool,
 }
 
-/// `dsconv config new`.
+/// The arguments of `dsconv config new`.
 #[derive(Debug, clap::Args)]
 pub struct NewConfig {
     /// The file to write, `.toml`
@@ -50,4 +53,21 @@ pub struct NewConfig {
     /// Replace a file that is there
     #[arg(long)]
     pub force: bool,
+}
+
+impl Keys {
+    /// Returns the command whose keys are listed.
+    pub fn kind(&self) -> ConfigKind {
+        kind(self.train)
+    }
+}
+
+impl From<NewConfig> for Beginning {
+    fn from(NewConfig { model, from, train, .. }: NewConfig) -> Self {
+        from.map_or_else(|| Self::Keys(kind(train), model), Self::Copy)
+    }
+}
+
+fn kind(train: bool) -> ConfigKind {
+    if train { ConfigKind::Train } else { ConfigKind::Distill }
 }

@@ -2,15 +2,17 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-/// `dsconv data`.
+use crate::commands::data::MakeOptions;
+
+/// The arguments of `dsconv data`.
 #[derive(Debug, clap::Args)]
 pub struct Data {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: DataCommand,
 }
 
-/// What to do with images.
+/// The commands of `dsconv data`.
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
     /// List the image sets that can be named
@@ -21,7 +23,7 @@ pub enum DataCommand {
     Get(Get),
 }
 
-/// `dsconv data make`.
+/// The arguments of `dsconv data make`.
 #[derive(Debug, clap::Args)]
 pub struct Make {
     /// Where to write train/CLASS, eval/CLASS and adapt/
@@ -35,10 +37,16 @@ pub struct Make {
     pub force: bool,
 }
 
-/// `dsconv data get`.
+/// The arguments of `dsconv data get`.
 #[derive(Debug, clap::Args)]
 pub struct Get {
     /// A name of `dsconv data list` or `dsconv models`
     #[arg(value_name = "NAME")]
     pub name: String,
+}
+
+impl From<Make> for MakeOptions {
+    fn from(Make { dir, limit, force }: Make) -> Self {
+        Self { folder: dir, limit: limit.map(|limit| limit as usize), force }
+    }
 }

@@ -1,6 +1,9 @@
 use std::path::PathBuf;
 
-use super::DeviceArg;
+use crate::runs::{RunOptions, RunPlace};
+
+use super::device::DeviceArg;
+use super::parse::existing;
 
 /// `dsconv distill`.
 ///
@@ -20,10 +23,17 @@ pub struct Distill {
     /// Change a value of the config, such as `quantize.bits=3`; `dsconv config keys` lists the keys
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Where to compute.
+    /// The device to compute on.
     #[command(flatten)]
     pub device: DeviceArg,
     /// Replace a run that is there
     #[arg(long)]
     pub force: bool,
+}
+
+impl From<Distill> for RunOptions {
+    fn from(Distill { config, out, resume, set, device, force }: Distill) -> Self {
+        let place = RunPlace { out, existing: existing(resume, force) };
+        Self { config, set, place, device: device.device }
+    }
 }

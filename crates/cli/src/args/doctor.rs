@@ -1,3 +1,3 @@
-/// `dsconv doctor`.
+/// The arguments of `dsconv doctor`.
 #[derive(Debug, clap::Args)]
 pub struct Doctor {}

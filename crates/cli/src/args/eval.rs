@@ -1,6 +1,9 @@
-use super::{DeviceArg, ModelArgs};
+use super::device::DeviceArg;
+use super::model::ModelArgs;
+use super::parse::above_0;
+use crate::commands::eval::EvalOptions;
 
-/// `dsconv eval`.
+/// The arguments of `dsconv eval`.
 #[derive(Debug, clap::Args)]
 pub struct Eval {
     /// The model.
@@ -10,7 +13,7 @@ pub struct Eval {
     #[arg(long, value_name = "DATA", default_value = "embedded")]
     pub data: String,
     /// Use at most this many images, spread over the set
-    #[arg(long, value_name = "N", value_parser = super::above_0)]
+    #[arg(long, value_name = "N", value_parser = above_0)]
     pub limit: Option<usize>,
     /// Also compare with this model: agreement, SQNR and largest difference of the logits
     #[arg(long, value_name = "MODEL")]
@@ -18,7 +21,13 @@ pub struct Eval {
     /// Run a `.dsc` file in the simulation, not in the integer engine
     #[arg(long)]
     pub simulate: bool,
-    /// Where to compute.
+    /// The device to compute on.
     #[command(flatten)]
     pub device: DeviceArg,
+}
+
+impl From<Eval> for EvalOptions {
+    fn from(Eval { model, data, limit, against, simulate, device }: Eval) -> Self {
+        Self { model: model.into(), data, limit, against, simulate, device: device.device }
+    }
 }

@@ -2,12 +2,17 @@ use clap::ValueEnum;
 use distill::Calibration;
 use zoo::Stem;
 
-use super::{ModelArgs, Target};
+use crate::commands::export::{ExportFormat, ExportOptions, OnnxOptions, OnnxProfile};
+use crate::models::Changes;
+
+use super::model::ModelArgs;
+use super::parse::above_0;
+use super::target::TargetArgs;
 
 const NETWORK: &str = "A checkpoint's network that is not quite the zoo's";
 const ONNX: &str = "ONNX files";
 
-/// `dsconv export`.
+/// The arguments of `dsconv export`.
 #[derive(Debug, clap::Args)]
 pub struct Export {
     /// The model.
@@ -15,21 +20,21 @@ pub struct Export {
     pub model: ModelArgs,
     /// How the network differs from the zoo's.
     #[command(flatten)]
-    pub network: Network,
+    pub network: NetworkArgs,
     /// The file format [default: as the ending of --output says, else safetensors]
     #[arg(long, value_name = "FORMAT")]
-    pub format: Option<Format>,
+    pub format: Option<ExportFormat>,
     /// What an ONNX file holds.
     #[command(flatten)]
-    pub onnx: Onnx,
+    pub onnx: OnnxArgs,
     /// Where to write and how.
     #[command(flatten)]
-    pub target: Target,
+    pub target: TargetArgs,
 }
 
 /// How the network of a checkpoint differs from the zoo's: written once, the file is a MODEL like any other.
 #[derive(Debug, clap::Args)]
-pub struct Network {
+pub struct NetworkArgs {
     /// Multiplier of all channel counts
     #[arg(long, value_name = "X", help_heading = NETWORK)]
     pub width: Option<f64>,
@@ -47,25 +52,12 @@ fn stem(text: &str) -> Result<Stem, String> {
     }
 }
 
-/// What `dsconv export` writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// Packed codes, block scales and the graph, in one safetensors file
-    Safetensors,
-    /// The same, ready to run in integers: checked, aligned, with an input and its logits
-    Dsc,
-    /// Dequantized floats under the names of torchvision's modules, for `load_state_dict`
-    StateDict,
-    /// An ONNX file: see --profile
-    Onnx,
-}
-
 /// What an ONNX file holds.
 #[derive(Debug, clap::Args)]
-pub struct Onnx {
+pub struct OnnxArgs {
     /// int4: codes with block scales; int8: 8-bit weights and activations; fp32: floats [default: int4, fp32 for a float model]
     #[arg(long, value_name = "int4|int8|fp32", hide_possible_values = true, help_heading = ONNX)]
-    pub profile: Option<Profile>,
+    pub profile: Option<OnnxProfile>,
     /// Inputs of layers with the profile int4: on rounds them as the model does, off leaves them in floats [default: on]
     #[arg(long, value_name = "on|off", hide_possible_values = true, help_heading = ONNX)]
     pub activations: Option<Switch>,
@@ -76,22 +68,11 @@ pub struct Onnx {
     #[arg(long, value_name = "RULE", value_parser = calibration, help_heading = ONNX)]
     pub calibration: Option<Calibration>,
     /// Calibrate on at most this many images, spread over the set [default: 256]
-    #[arg(long, value_name = "N", value_parser = super::above_0, help_heading = ONNX)]
+    #[arg(long, value_name = "N", value_parser = above_0, help_heading = ONNX)]
     pub calibration_images: Option<usize>,
     /// With the profile int8, INT8 activations with zero point 0, as TensorRT wants them, in place of UINT8
     #[arg(long, help_heading = ONNX)]
     pub symmetric: bool,
-}
-
-/// What an ONNX file holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Profile {
-    /// Codes with block scales
-    Int4,
-    /// 8-bit weights and activations
-    Int8,
-    /// Floats
-    Fp32,
 }
 
 /// On or off.
@@ -101,6 +82,22 @@ pub enum Switch {
     On,
     /// Off
     Off,
+}
+
+impl From<Export> for ExportOptions {
+    fn from(Export { model, network, format, onnx, target }: Export) -> Self {
+        let NetworkArgs { width, stem } = network;
+        let changes = Changes { width, stem };
+        Self { model: model.into(), changes, format, onnx: onnx.into(), target: target.into() }
+    }
+}
+
+impl From<OnnxArgs> for OnnxOptions {
+    fn from(args: OnnxArgs) -> Self {
+        let OnnxArgs { profile, activations, calibrate, calibration, calibration_images, symmetric } = args;
+        let activations = activations.map(|switch| switch == Switch::On);
+        Self { profile, activations, calibrate, calibration, calibration_images, symmetric }
+    }
 }
 
 fn calibration(text: &str) -> Result<Calibration, String> {

@@ -1,8 +1,10 @@
 use std::path::PathBuf;
 
-use super::ImageArgs;
+use super::model::ImageArgs;
+use crate::commands::inspect::InspectOptions;
+use crate::models::ModelSpec;
 
-/// `dsconv inspect`.
+/// The arguments of `dsconv inspect`.
 #[derive(Debug, clap::Args)]
 pub struct Inspect {
     /// A file that dsconv wrote (.dsc or .safetensors), or another MODEL
@@ -17,4 +19,11 @@ pub struct Inspect {
     /// What the network expects of an image.
     #[command(flatten)]
     pub image: ImageArgs,
+}
+
+impl From<Inspect> for InspectOptions {
+    fn from(Inspect { model, source, weights, image }: Inspect) -> Self {
+        let spec = |name, weights| ModelSpec { name, weights, classes: None, image: image.clone().into() };
+        Self { model: spec(model, None), source: source.map(|name| spec(name, weights)) }
+    }
 }

@@ -1,4 +1,4 @@
-//! What can be typed. Nothing is done here: [`crate::commands`] does it.
+//! What can be typed, as plain values for [`crate::commands`], which does it.
 mod bench;
 mod compare;
 mod config;
@@ -9,29 +9,31 @@ mod doctor;
 mod eval;
 mod export;
 mod inspect;
+mod model;
 mod models;
+mod parse;
 mod predict;
 mod quantize;
-mod source;
+mod target;
 mod train;
 mod verify;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ColorChoice, Parser, Subcommand};
+
+use crate::printer::Manner;
 
 pub use bench::Bench;
 pub use compare::Compare;
-pub use config::{Config, ConfigCommand, Keys, NewConfig};
-pub use data::{Data, DataCommand, Get, Make};
-pub use device::{DeviceArg, DeviceName};
+pub use config::{Config, ConfigCommand};
+pub use data::{Data, DataCommand};
 pub use distill::Distill;
 pub use doctor::Doctor;
 pub use eval::Eval;
-pub use export::{Export, Format, Network, Onnx, Profile, Switch};
+pub use export::Export;
 pub use inspect::Inspect;
 pub use models::Models;
 pub use predict::Predict;
-pub use quantize::{Quantize, Scales, Target};
-pub use source::{ImageArgs, ModelArgs};
+pub use quantize::Quantize;
 pub use train::Train;
 pub use verify::Verify;
 
@@ -45,16 +47,16 @@ pub use verify::Verify;
 #[derive(Debug, Parser)]
 #[command(name = "dsconv", version, max_term_width = 110, verbatim_doc_comment)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
-    /// Options of every command.
+    /// The options of every command.
     #[command(flatten)]
     pub global: Global,
 }
 
-/// Options of every command.
-#[derive(Debug, Clone, Default, clap::Args)]
+/// The options of every command.
+#[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Output")]
 pub struct Global {
     /// Print the result as one JSON document on stdout
@@ -71,21 +73,15 @@ pub struct Global {
     pub color: ColorChoice,
 }
 
-/// When to use colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum ColorChoice {
-    /// On a terminal, unless NO_COLOR is set
-    #[default]
-    Auto,
-    /// Always
-    Always,
-    /// Never
-    Never,
-}
-
-/// A number of images.
-fn above_0(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&images| images > 0).ok_or_else(|| "a number above 0".to_owned())
+impl From<&Global> for Manner {
+    fn from(&Global { json, verbose, quiet, color }: &Global) -> Self {
+        let colour = match color {
+            ColorChoice::Auto => anstream::ColorChoice::Auto,
+            ColorChoice::Always => anstream::ColorChoice::Always,
+            ColorChoice::Never => anstream::ColorChoice::Never,
+        };
+        Self { json, quiet, verbose, colour }
+    }
 }
 
 /// The commands, in the order in which a newcomer needs them.
@@ -127,9 +123,11 @@ mod tests {
 
     use clap::{Args, CommandFactory};
 
+    use super::export::{NetworkArgs, OnnxArgs};
+    use super::model::ImageArgs;
     use super::*;
 
-    /// Headings, with the options under each.
+    /// Returns the headings, with the options under each.
     fn headings(command: &clap::Command) -> BTreeSet<(String, String)> {
         let heading =
             |arg: &clap::Arg| arg.get_help_heading().map(|heading| (heading.to_owned(), arg.get_id().to_string()));
@@ -139,8 +137,12 @@ mod tests {
     #[test]
     fn options_stand_under_their_own_headings() {
         let of = |augment: fn(clap::Command) -> clap::Command| headings(&augment(clap::Command::new("x")));
-        let own =
-            [of(ImageArgs::augment_args), of(Network::augment_args), of(Onnx::augment_args), of(Global::augment_args)];
+        let own = [
+            of(ImageArgs::augment_args),
+            of(NetworkArgs::augment_args),
+            of(OnnxArgs::augment_args),
+            of(Global::augment_args),
+        ];
         let own: BTreeSet<_> = own.into_iter().flatten().collect();
         let root = Cli::command();
         for command in root.get_subcommands() {

@@ -1,4 +1,4 @@
-/// `dsconv models`.
+/// The arguments of `dsconv models`.
 #[derive(Debug, clap::Args)]
 pub struct Models {
     /// Only networks whose name contains this

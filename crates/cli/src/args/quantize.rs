@@ -1,12 +1,14 @@
-use std::path::PathBuf;
+use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule};
+use model::Policy;
+use model::policy::Rule;
 
-use blockfloat::{ActivationScale, Bits, BlockSize, ScaleRule};
-use clap::ValueEnum;
-use model::{Float, Policy, SaveOptions};
+use crate::commands::quantize::QuantizeOptions;
+use crate::output::Target;
 
-use super::ModelArgs;
+use super::model::ModelArgs;
+use super::target::TargetArgs;
 
-/// `dsconv quantize`.
+/// The arguments of `dsconv quantize`.
 #[derive(Debug, clap::Args)]
 pub struct Quantize {
     /// The model.
@@ -41,63 +43,27 @@ pub struct Quantize {
     pub convolutions_only: bool,
     /// Where to write and how.
     #[command(flatten)]
-    pub target: Target,
+    pub target: TargetArgs,
 }
 
-/// A file to write.
-#[derive(Debug, clap::Args)]
-pub struct Target {
-    /// The file to write; its ending names the format [default: named after the model and its bits]
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// Replace a file that is there
-    #[arg(long)]
-    pub force: bool,
-    /// How weight scales are stored: a float a block (f16, f32), or two-level, a float a filter and a small integer a block
-    /// [default: f16; exported as they are]
-    #[arg(long, value_name = "f16|f32|two-level", hide_possible_values = true)]
-    pub scales: Option<Scales>,
-    /// How the other floats are stored: biases, layers that are not quantized [default: f32]
-    #[arg(long, value_name = "f16|f32", value_parser = float)]
-    pub floats: Option<Float>,
-}
-
-/// How weight scales are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Scales {
-    /// A half a block
-    F16,
-    /// A float a block
-    F32,
-    /// A float a filter, an 8-bit integer a block
-    TwoLevel,
-}
-
-impl Target {
-    /// The options of the file; block scales are `scales` where no option names their type.
-    pub fn options(&self, scales: Float) -> SaveOptions {
-        let scale_precision = match self.scales {
-            Some(Scales::F32) => Float::F32,
-            Some(Scales::F16) => Float::F16,
-            Some(Scales::TwoLevel) | None => scales,
+impl From<Quantize> for QuantizeOptions {
+    fn from(args: Quantize) -> Self {
+        let block = args.activation_block.unwrap_or(args.block);
+        let activation = ActivationFormat { bits: args.activation_bits, block, scale: args.activation_scale };
+        let target = Target::from(args.target);
+        let policy = Policy {
+            bits: args.bits,
+            block: args.block,
+            rule: args.rule,
+            scales: if target.is_two_level() { ScaleFormat::TwoLevel } else { ScaleFormat::Float },
+            linear: !args.convolutions_only,
+            activation: (!args.weights_only).then_some(activation),
+            rules: args.skip.into_iter().map(|layers| Rule { layers, skip: Some(true), ..Rule::default() }).collect(),
         };
-        SaveOptions { floats: self.floats.unwrap_or(Float::F32), scale_precision }
-    }
-
-    /// Whether scales are to be stored in two levels.
-    pub fn is_two_level(&self) -> bool {
-        self.scales == Some(Scales::TwoLevel)
+        Self { model: args.model.into(), policy, target }
     }
 }
 
 fn bits(text: &str) -> Result<Bits, String> {
     text.parse::<u8>().ok().and_then(|bits| Bits::new(bits).ok()).ok_or_else(|| "from 2 to 8".to_owned())
-}
-
-fn float(text: &str) -> Result<Float, String> {
-    match text {
-        "f16" => Ok(Float::F16),
-        "f32" => Ok(Float::F32),
-        _ => Err("`f16` or `f32`".to_owned()),
-    }
 }

@@ -1,8 +1,11 @@
 use std::path::PathBuf;
 
-use super::DeviceArg;
+use crate::runs::{RunOptions, RunPlace};
 
-/// `dsconv train`.
+use super::device::DeviceArg;
+use super::parse::existing;
+
+/// The arguments of `dsconv train`.
 #[derive(Debug, clap::Args)]
 pub struct Train {
     /// The recipe: a TOML file, or its name in `configs/`
@@ -17,10 +20,17 @@ pub struct Train {
     /// Change a value of the config, such as `train.epochs=5`; `dsconv config keys --train` lists the keys
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Where to compute.
+    /// The device to compute on.
     #[command(flatten)]
     pub device: DeviceArg,
     /// Replace a run that is there
     #[arg(long)]
     pub force: bool,
+}
+
+impl From<Train> for RunOptions {
+    fn from(Train { config, out, resume, set, device, force }: Train) -> Self {
+        let place = RunPlace { out, existing: existing(resume, force) };
+        Self { config, set, place, device: device.device }
+    }
 }

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-/// `dsconv verify`.
+/// The arguments of `dsconv verify`.
 #[derive(Debug, clap::Args)]
 pub struct Verify {
     /// A .dsc file

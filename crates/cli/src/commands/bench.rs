@@ -1,48 +1,48 @@
-use std::path::Path;
+//! `dsconv bench`: a `.dsc` file is timed in the integer engine, layer by layer.
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use runtime::StepReport;
+use runtime::{Session, StepReport};
 use serde::Serialize;
 
-use crate::args::Bench;
 use crate::error::{Error, Result};
-use crate::printer::Printer;
+use crate::printer::{Bar, Printer};
 use crate::table::{Table, bytes, rate};
 use crate::{engine, slips};
 
-/// Runs of which each step's shortest time counts.
+/// The number of profiles of which each step's shortest time counts.
 const PROFILES: usize = 15;
 
-/// After so many seconds no further run is begun.
+/// The time after which no further run begins, in seconds.
 const SECONDS: f64 = 10.0;
 
-/// Most bytes of a batch of images.
+/// The most bytes of a batch of images.
 const BATCH_BYTES: usize = 4 << 30;
 
-/// What was measured.
+/// The result of `dsconv bench`.
 #[derive(Debug, Serialize)]
 struct Outcome {
     model: String,
     kernel: &'static str,
-    threads: u64,
-    batch: u64,
-    runs: u64,
-    /// From the file to the first answer.
+    threads: usize,
+    batch: usize,
+    runs: usize,
+    /// The time from opening the file to the first answer.
     first_answer_ms: f64,
-    /// Of a run.
+    /// The time of a run.
     latency_ms: Latency,
-    /// By the median.
+    /// The throughput by the median time.
     images_per_second: f64,
-    /// Largest resident memory of this process; not known on every system.
+    /// The largest resident memory of this process; `None` where the system does not tell it.
     peak_bytes: Option<u64>,
-    /// Packed weights.
+    /// The size of the packed weights.
     weight_bytes: usize,
-    /// Activations.
+    /// The size of the activations.
     buffer_bytes: usize,
-    /// Multiply-accumulates of the kernel's innermost loop with all data in the nearest cache, one thread.
+    /// The speed of the kernel's innermost loop with all data in the nearest cache, on one thread.
     ceiling_gmacs: f64,
-    /// One image, each step's shortest time.
-    layers: Vec<Layer>,
+    /// The steps of one image, each with its shortest time.
+    layers: Vec<TimedStep>,
 }
 
 #[derive(Debug, Serialize)]
@@ -54,69 +54,68 @@ struct Latency {
 
 /// A step: a layer with what is computed along with it.
 #[derive(Debug, Serialize)]
-struct Layer {
+struct TimedStep {
     name: String,
     kind: &'static str,
-    /// Of its output, `[C, H, W]`.
+    /// The shape of its output, `[C, H, W]`.
     shape: [usize; 3],
     ms: f64,
-    /// Part of the time of all.
+    /// The part of the time of all steps that it takes.
     share: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     gmacs: Option<f64>,
-    /// `gmacs` over the ceiling of all threads.
+    /// The speed as a part of the ceiling of all threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     of_ceiling: Option<f64>,
 }
 
-pub fn run(args: &Bench, printer: &Printer) -> Result<()> {
+/// The model to time, and how.
+#[derive(Debug, Clone)]
+pub struct BenchOptions {
+    /// The file of a quantized model, `.dsc`.
+    pub file: PathBuf,
+    /// The number of threads.
+    pub threads: usize,
+    /// The number of images of a run.
+    pub batch: usize,
+    /// The most runs that are timed.
+    pub runs: usize,
+}
+
+/// Times a model in the integer engine.
+///
+/// # Errors
+/// The file cannot be read or is no quantized model; the batch is too large.
+pub fn run(options: &BenchOptions, printer: &Printer) -> Result<()> {
+    let &BenchOptions { ref file, threads, batch, .. } = options;
     let start = Instant::now();
-    check(&args.file)?;
-    let model = engine::load(&args.file)?;
-    let threads = usize::try_from(args.threads).unwrap_or(1);
+    check(file)?;
+    let model = engine::load(file)?;
     let mut session = model.session(threads)?;
-    let input = model.input();
-    let one = image(input.elements());
+    let one = image(model.input().elements());
     session.run(&one)?;
     let first_answer_ms = ms(start);
 
-    let batch = usize::try_from(args.batch).unwrap_or(1);
     if one.len().saturating_mul(batch) > BATCH_BYTES / size_of::<f32>() {
         return Err(Error::failed(format!("{batch} images take more than {}", bytes(BATCH_BYTES as u64)))
             .hint("a smaller --batch"));
     }
     let images = one.repeat(batch);
-    let bar = printer.bar("bench".to_owned(), args.runs, "");
     session.run(&images)?;
-    let mut times = Vec::new();
     let begun = Instant::now();
-    while (times.len() as u64) < args.runs && (times.is_empty() || begun.elapsed().as_secs_f64() < SECONDS) {
-        let start = Instant::now();
-        session.run(&images)?;
-        times.push(ms(start));
-        bar.inc(1);
-    }
+    let bar = printer.bar("bench", options.runs as u64, "");
+    let times = time_runs(&mut session, &images, options.runs, begun, &bar)?;
     bar.finish_and_clear();
-    times.sort_by(f64::total_cmp);
+    let steps = time_steps(&mut session, &one, begun)?;
     let at = |part: f64| times[((times.len() - 1) as f64 * part).round() as usize];
     let latency_ms = Latency { min: at(0.0), median: at(0.5), p95: at(0.95) };
-
-    let mut steps = session.profile(&one)?;
-    for _ in 1..PROFILES {
-        if begun.elapsed().as_secs_f64() > SECONDS {
-            break;
-        }
-        for (step, again) in steps.iter_mut().zip(session.profile(&one)?) {
-            step.seconds = step.seconds.min(again.seconds);
-        }
-    }
     let ceiling_gmacs = model.ceiling() / 1e9;
     let outcome = Outcome {
-        model: args.file.display().to_string(),
+        model: file.display().to_string(),
         kernel: model.kernel().as_str(),
-        threads: args.threads,
-        batch: args.batch,
-        runs: times.len() as u64,
+        threads,
+        batch,
+        runs: times.len(),
         first_answer_ms,
         images_per_second: 1e3 * batch as f64 / latency_ms.median,
         latency_ms,
@@ -130,8 +129,34 @@ pub fn run(args: &Bench, printer: &Printer) -> Result<()> {
     Ok(())
 }
 
-/// # Errors
-/// A file of another format than the engine's.
+/// Times up to `runs` runs, and returns their milliseconds, least first. No further run begins [`SECONDS`] after `begun`.
+fn time_runs(session: &mut Session, images: &[f32], runs: usize, begun: Instant, bar: &Bar) -> Result<Vec<f64>> {
+    let mut times = Vec::new();
+    while times.len() < runs && (times.is_empty() || begun.elapsed().as_secs_f64() < SECONDS) {
+        let start = Instant::now();
+        session.run(images)?;
+        times.push(ms(start));
+        bar.inc(1);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times)
+}
+
+/// Times the steps of one image, each by its shortest time. No further profile begins [`SECONDS`] after `begun`.
+fn time_steps(session: &mut Session, one: &[f32], begun: Instant) -> Result<Vec<StepReport>> {
+    let mut steps = session.profile(one)?;
+    for _ in 1..PROFILES {
+        if begun.elapsed().as_secs_f64() > SECONDS {
+            break;
+        }
+        for (step, again) in steps.iter_mut().zip(session.profile(one)?) {
+            step.seconds = step.seconds.min(again.seconds);
+        }
+    }
+    Ok(steps)
+}
+
+/// Checks that a file is of a format that the engine reads.
 fn check(file: &Path) -> Result<()> {
     let ending = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     if !file.is_file() || ["dsc", "safetensors"].contains(&ending.as_str()) {
@@ -144,7 +169,7 @@ fn check(file: &Path) -> Result<()> {
     }))
 }
 
-/// Values of either sign, in no order.
+/// Makes an image of values of either sign, in no order.
 fn image(elements: usize) -> Vec<f32> {
     (0..elements).map(|i| (i.wrapping_mul(2_654_435_761) >> 8 & 0xffff) as f32 / 32768.0 - 1.0).collect()
 }
@@ -153,11 +178,11 @@ fn ms(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 
-fn layers(steps: &[StepReport], ceiling: f64) -> Vec<Layer> {
+fn layers(steps: &[StepReport], ceiling: f64) -> Vec<TimedStep> {
     let total: f64 = steps.iter().map(|step| step.seconds).sum();
     let layer = |step: &StepReport| {
         let gmacs = (step.macs > 0).then(|| step.macs as f64 / step.seconds / 1e9);
-        Layer {
+        TimedStep {
             name: step.name.clone(),
             kind: step.kind,
             shape: [step.shape.channels, step.shape.height, step.shape.width],
@@ -170,7 +195,7 @@ fn layers(steps: &[StepReport], ceiling: f64) -> Vec<Layer> {
     steps.iter().map(layer).collect()
 }
 
-/// The largest resident memory so far, where `/proc` tells it.
+/// Returns the largest resident memory so far, where `/proc` tells it.
 fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

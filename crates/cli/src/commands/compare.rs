@@ -1,15 +1,15 @@
+//! `dsconv compare`: the results of several runs in one table.
 use std::path::{Path, PathBuf};
 
 use distill::{Chosen, Report, RunFolder};
 use serde::Serialize;
 
-use crate::args::Compare;
 use crate::error::{Error, Result};
 use crate::printer::{Printer, lossy};
 use crate::table::{NOTHING, Table, bytes, percent};
-use crate::{places, runs};
+use crate::{names, places, runs};
 
-/// A run's results.
+/// The results of a run.
 #[derive(Debug, Serialize)]
 struct Run {
     #[serde(serialize_with = "lossy")]
@@ -18,8 +18,12 @@ struct Run {
     report: Report,
 }
 
-pub fn run(args: &Compare, printer: &Printer) -> Result<()> {
-    let runs = if args.runs.is_empty() { finished()? } else { named(&args.runs)? };
+/// Puts the results of runs in one table: those that are named, or all finished ones.
+///
+/// # Errors
+/// There is no run of a name, or it is not finished.
+pub fn run(given: &[PathBuf], printer: &Printer) -> Result<()> {
+    let runs = if given.is_empty() { finished()? } else { named(given)? };
     let rows = runs.iter().map(|run| read(run)).collect::<Result<Vec<_>>>()?;
     printer.result(&rows, |printer| {
         let head = ["run", "FP32", "quantized", "adapted", "gap", "top-5", "agreement", "SQNR dB", "size", "ratio"];
@@ -50,7 +54,7 @@ pub fn run(args: &Compare, printer: &Printer) -> Result<()> {
     Ok(())
 }
 
-/// All runs that have results.
+/// Returns all runs that have results.
 fn finished() -> Result<Vec<PathBuf>> {
     let runs: Vec<PathBuf> = runs::all().into_iter().filter(|run| run.join(RunFolder::METRICS).is_file()).collect();
     if runs.is_empty() {
@@ -60,6 +64,7 @@ fn finished() -> Result<Vec<PathBuf>> {
     Ok(runs)
 }
 
+/// Finds the runs of these names.
 fn named(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let find = |given: &PathBuf| {
         runs::find(given).ok_or_else(|| {
@@ -67,15 +72,14 @@ fn named(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
             let known: Vec<String> = known.iter().map(|run| runs::run_name(run)).collect();
             let name = given.display().to_string();
             let error = Error::usage(format!("no run folder at `{name}`"));
-            match crate::names::nearest(&name, known.iter().map(String::as_str)) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error.hint(format!("runs are in `{}`", places::runs().display())),
-            }
+            let near = names::nearest(&name, known.iter().map(String::as_str));
+            error.hint(names::did_you_mean(near, &format!("runs are in `{}`", places::runs().display())))
         })
     };
     given.iter().map(find).collect()
 }
 
+/// Reads the results of a run.
 fn read(run: &Path) -> Result<Run> {
     let path = run.join(RunFolder::METRICS);
     let text = std::fs::read_to_string(&path).map_err(|error| {

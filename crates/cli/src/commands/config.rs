@@ -1,9 +1,9 @@
+//! `dsconv config`: configs are listed, explained and written.
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::args::{Config, ConfigCommand, Keys, NewConfig};
-use crate::config::{self, Kind};
+use crate::config::{self, ConfigKind};
 use crate::error::{Error, Result};
 use crate::keys;
 use crate::names;
@@ -11,68 +11,57 @@ use crate::output::check_file;
 use crate::printer::{Printer, lossy};
 use crate::table::Table;
 
-pub fn run(args: &Config, printer: &Printer) -> Result<()> {
-    match &args.command {
-        ConfigCommand::List => list(printer),
-        ConfigCommand::Keys(args) => keys(args, printer),
-        ConfigCommand::New(args) => new(args, printer),
-    }
-}
-
-/// A line of the list.
+/// A config that has a name, as a row of the list.
 #[derive(Debug, Serialize)]
-struct Recipe {
+struct ListedRecipe {
     name: String,
     command: String,
-    /// The file; `None` for one that comes with dsconv.
+    /// The file; `None` for a recipe that comes with dsconv.
     path: Option<PathBuf>,
     /// The network.
     model: String,
-    /// Images to measure on.
+    /// The images to measure on.
     images: String,
 }
 
-fn list(printer: &Printer) -> Result<()> {
+/// Lists the configs that have names.
+pub fn list(printer: &Printer) {
     let row = |config::Listed { name, path, text }| {
         let values: toml::Table = toml::from_str(&text).unwrap_or_default();
         let text_at =
             |keys: &[&str]| keys.iter().find_map(|key| keys::value(&values, key)?.as_str().map(str::to_owned));
-        Recipe {
-            command: Kind::of(&name).to_string(),
+        ListedRecipe {
+            command: ConfigKind::of_name(&name).to_string(),
             name,
             path,
             model: text_at(&["model", "model.name"]).unwrap_or_default(),
             images: text_at(&["data.eval", "data.adapt"]).unwrap_or_else(|| "embedded".to_owned()),
         }
     };
-    let rows: Vec<Recipe> = config::all().into_iter().map(row).collect();
+    let rows: Vec<ListedRecipe> = config::all().into_iter().map(row).collect();
     printer.result(&rows, |printer| {
         let mut table = Table::new(["config", "for", "network", "images"]).left([1, 2, 3]);
-        for Recipe { name, command, model, images, .. } in &rows {
+        for ListedRecipe { name, command, model, images, .. } in &rows {
             table.row([name.clone(), command.clone(), model.clone(), images.clone()]);
         }
         printer.table(&table);
     });
     printer.talk("`dsconv config new FILE.toml --from CONFIG` copies one");
-    Ok(())
 }
 
-fn kind(train: bool) -> Kind {
-    if train { Kind::Train } else { Kind::Distill }
-}
-
-fn keys(args: &Keys, printer: &Printer) -> Result<()> {
-    let part = args.part.as_deref().unwrap_or_default();
-    let mut rows = keys::rows(kind(args.train))?;
+/// Lists the keys of a command's config whose names contain `part`.
+///
+/// # Errors
+/// There are none.
+pub fn list_keys(kind: ConfigKind, part: &str, printer: &Printer) -> Result<()> {
+    let mut rows = keys::rows(kind)?;
     let all: Vec<&str> = rows.iter().map(|row| row.key).collect();
     let nearest = names::nearest(part, all);
     rows.retain(|row| row.key.contains(part));
     if rows.is_empty() {
-        let error = Error::usage(format!("no key of `dsconv {}` has `{part}` in its name", kind(args.train)));
-        return Err(match nearest {
-            Some(near) => error.hint(format!("did you mean `{near}`?")),
-            None => error.hint("`dsconv config keys` lists those of `distill`, with --train those of `train`"),
-        });
+        let error = Error::usage(format!("no key of `dsconv {}` has `{part}` in its name", kind));
+        let list = "`dsconv config keys` lists those of `distill`, with --train those of `train`";
+        return Err(error.hint(names::did_you_mean(nearest, list)));
     }
     printer.result(&rows, |printer| {
         for row in &rows {
@@ -84,50 +73,60 @@ fn keys(args: &Keys, printer: &Printer) -> Result<()> {
     Ok(())
 }
 
-/// What was written.
+/// A config that was written.
 #[derive(Debug, Serialize)]
-struct Written {
+struct NewConfig {
     #[serde(serialize_with = "lossy")]
     path: PathBuf,
     command: String,
 }
 
-fn new(args: &NewConfig, printer: &Printer) -> Result<()> {
-    let path = &args.file;
+/// What a new config begins as.
+#[derive(Debug, Clone)]
+pub enum Beginning {
+    /// It has every key of a command's config, for this model.
+    Keys(ConfigKind, String),
+    /// It is a copy of the config of this name.
+    Copy(String),
+}
+
+/// Writes a config to begin with. A file that is there is replaced with `force` only.
+///
+/// # Errors
+/// The name is not that of a TOML file; there is no such model or config; the file cannot be written.
+pub fn create(path: &Path, beginning: &Beginning, force: bool, printer: &Printer) -> Result<()> {
     if !path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("toml")) {
         let error = Error::usage(format!("`{}`: a config is a TOML file", path.display()));
         return Err(error.hint(format!("name it `{}`", path.with_extension("toml").display())));
     }
-    check_file(path, args.force, &[])?;
-    let (kind, text) = match &args.from {
-        Some(name) => config::text(name)?,
-        None => {
-            let kind = kind(args.train);
-            check_model(kind, &args.model)?;
-            (kind, keys::template(kind, &args.model)?)
+    check_file(path, force, &[])?;
+    let (kind, text) = match beginning {
+        Beginning::Copy(name) => config::text(name)?,
+        Beginning::Keys(kind, model) => {
+            check_model(*kind, model)?;
+            (*kind, keys::template(*kind, model)?)
         }
     };
     files::write_atomic(path, text.as_bytes())
         .map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;
-    let written = Written { path: path.clone(), command: format!("dsconv {kind} {}", path.display()) };
+    let written = NewConfig { path: path.to_owned(), command: format!("dsconv {kind} {}", path.display()) };
     printer.result(&written, |printer| {
         printer.line(format!("wrote {}: `{}` runs it", written.path.display(), written.command));
     });
     Ok(())
 }
 
+/// Checks that a model can be named in a config.
+///
 /// # Errors
-/// No network or file of that name.
-fn check_model(kind: Kind, model: &str) -> Result<()> {
-    if zoo::variant(model).is_ok() || (kind == Kind::Distill && Path::new(model).exists()) {
+/// There is no network or file of that name.
+fn check_model(kind: ConfigKind, model: &str) -> Result<()> {
+    if zoo::variant(model).is_ok() || (kind == ConfigKind::Distill && Path::new(model).exists()) {
         return Ok(());
     }
     let error = Error::usage(match kind {
-        Kind::Distill => format!("no network is named `{model}`, and there is no such file or run folder"),
-        Kind::Train => format!("no network is named `{model}`"),
+        ConfigKind::Distill => format!("no network is named `{model}`, and there is no such file or run folder"),
+        ConfigKind::Train => format!("no network is named `{model}`"),
     });
-    Err(match names::nearest(model, zoo::variants().iter().map(|variant| variant.name)) {
-        Some(near) => error.hint(format!("did you mean `{near}`?")),
-        None => error.hint("`dsconv models` lists the names"),
-    })
+    Err(error.hint(names::did_you_mean(names::nearest_network(model), names::MODELS)))
 }

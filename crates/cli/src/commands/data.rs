@@ -1,3 +1,4 @@
+//! `dsconv data`: image sets are listed, made and downloaded, and weights too.
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -6,31 +7,26 @@ use images::{Manifest, OpenOptions, Progress, Split, Unlabelled};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::args::{Data, DataCommand, Get, Make};
 use crate::error::{Error, Result};
 use crate::output::check_folder;
 use crate::printer::{Printer, lossy};
 use crate::table::{Table, bytes, count, duration};
 use crate::{names, places};
 
-pub fn run(args: &Data, printer: &Printer) -> Result<()> {
-    match &args.command {
-        DataCommand::List => list(printer),
-        DataCommand::Make(args) => make(args, printer),
-        DataCommand::Get(args) => get(args, printer),
-    }
-}
-
-/// A line of the list.
+/// A data set, as a row of the list.
 #[derive(Debug, Serialize)]
 struct Row {
     #[serde(flatten)]
     manifest: Manifest,
-    /// Whether its files are here.
+    /// Whether the files of the set are here.
     here: bool,
 }
 
-fn list(printer: &Printer) -> Result<()> {
+/// Lists the image sets that can be named.
+///
+/// # Errors
+/// A manifest cannot be read.
+pub fn list(printer: &Printer) -> Result<()> {
     let folder = places::datasets();
     let mut rows = Vec::new();
     for name in images::dataset_names(&folder) {
@@ -65,26 +61,30 @@ fn list(printer: &Printer) -> Result<()> {
     Ok(())
 }
 
-/// What was downloaded.
+/// The result of `dsconv data get`.
 #[derive(Debug, Serialize)]
 struct Got {
     name: String,
-    /// `None` for what comes with the program.
+    /// The folder or file; `None` for what comes with the program.
     path: Option<PathBuf>,
     seconds: f64,
 }
 
-fn get(args: &Get, printer: &Printer) -> Result<()> {
+/// Downloads an image set, or the published weights of a network.
+///
+/// # Errors
+/// There is nothing of that name; the download fails.
+pub fn get(name: &str, printer: &Printer) -> Result<()> {
     let start = Instant::now();
     let folder = places::datasets();
-    let path = match (Manifest::find(&args.name, &folder)?, zoo::variant(&args.name)) {
+    let path = match (Manifest::find(name, &folder)?, zoo::variant(name)) {
         (Some(manifest), _) if manifest.kind == images::DatasetFormat::Embedded => None,
         (Some(manifest), _) => Some(images_of(&manifest, &folder, printer)?),
-        (None, Ok(variant)) if zoo::teachers().any(|name| name == variant.name) => None,
+        (None, Ok(variant)) if zoo::teachers().any(|teacher| teacher == variant.name) => None,
         (None, Ok(variant)) => Some(weights_of(variant, printer)?),
-        (None, Err(_)) => return Err(unknown(&args.name, &folder)),
+        (None, Err(_)) => return Err(unknown(name, &folder)),
     };
-    let got = Got { name: args.name.clone(), path, seconds: start.elapsed().as_secs_f64() };
+    let got = Got { name: name.to_owned(), path, seconds: start.elapsed().as_secs_f64() };
     printer.result(&got, |printer| {
         printer.line(match &got.path {
             Some(path) => format!("{} is here: {}, in {}", got.name, path.display(), duration(start.elapsed())),
@@ -94,6 +94,7 @@ fn get(args: &Get, printer: &Printer) -> Result<()> {
     Ok(())
 }
 
+/// Downloads an image set.
 fn images_of(manifest: &Manifest, folder: &Path, printer: &Printer) -> Result<PathBuf> {
     if manifest.archives.is_empty() && !manifest.is_fetched(folder) {
         let error = Error::failed(format!("`{}` cannot be downloaded", manifest.name));
@@ -109,6 +110,7 @@ fn images_of(manifest: &Manifest, folder: &Path, printer: &Printer) -> Result<Pa
     Ok(folder.join(&manifest.name))
 }
 
+/// Downloads the published weights of a network.
 fn weights_of(variant: &zoo::Variant, printer: &Printer) -> Result<PathBuf> {
     let (Some(source), Some(path)) = (&variant.source, places::fetched(variant)) else {
         return Err(Error::failed(format!("nobody published weights of `{}`", variant.name))
@@ -140,13 +142,11 @@ fn unknown(name: &str, folder: &Path) -> Error {
     let sets = images::dataset_names(folder);
     let error = Error::usage(format!("no image set and no network is named `{name}`"));
     let known = sets.iter().map(String::as_str).chain(zoo::variants().iter().map(|variant| variant.name));
-    match names::nearest(name, known) {
-        Some(near) => error.hint(format!("did you mean `{near}`?")),
-        None => error.hint("`dsconv data list` lists image sets, `dsconv models` networks"),
-    }
+    let lists = "`dsconv data list` lists image sets, `dsconv models` networks";
+    error.hint(names::did_you_mean(names::nearest(name, known), lists))
 }
 
-/// What was written.
+/// The result of `dsconv data make`: the numbers of images.
 #[derive(Debug, Serialize)]
 struct Made {
     #[serde(serialize_with = "lossy")]
@@ -156,40 +156,58 @@ struct Made {
     adapt: usize,
 }
 
-fn make(args: &Make, printer: &Printer) -> Result<()> {
+/// Where the embedded images go.
+#[derive(Debug, Clone)]
+pub struct MakeOptions {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The most images of each split.
+    pub limit: Option<usize>,
+    /// Whether a folder that is not empty is written into.
+    pub force: bool,
+}
+
+/// Writes the embedded images as folders of PNG files.
+///
+/// # Errors
+/// The folder is not empty, or cannot be written.
+pub fn make(options: &MakeOptions, printer: &Printer) -> Result<()> {
     let start = Instant::now();
-    check_folder(&args.dir, "an image set")?;
-    let filled = std::fs::read_dir(&args.dir).is_ok_and(|mut entries| entries.next().is_some());
-    if filled && !args.force {
-        let error = Error::failed(format!("`{}` is not empty", args.dir.display()));
+    check_folder(&options.folder, "an image set")?;
+    let filled = std::fs::read_dir(&options.folder).is_ok_and(|mut entries| entries.next().is_some());
+    if filled && !options.force {
+        let error = Error::failed(format!("`{}` is not empty", options.folder.display()));
         return Err(error.hint("`--force` writes into it all the same"));
     }
-    // So that a PNG holds what the set holds.
+    // A PNG file is to hold what the set holds.
     let raw = Preprocess::bytes(ChannelOrder::Rgb);
     let labelled = |split| -> Result<usize> {
-        let options = OpenOptions { split: Some(split), ..OpenOptions::default() };
-        let set = images::open_labelled("embedded", &raw, &options)?;
+        let of_split = OpenOptions { split: Some(split), ..OpenOptions::default() };
+        let set = images::open_labelled("embedded", &raw, &of_split)?;
         let (labels, classes) = (set.labels().to_vec(), set.class_names().to_vec());
         // The number keeps the order of the classes, which readers take from the folders' names.
         let place = |i: usize| format!("{split}/{:02}_{}/{i:05}.png", labels[i], classes[labels[i]]);
-        write(&set.without_labels(), place, args, printer)
+        write(&set.without_labels(), place, options, printer)
     };
     let (train, eval) = (labelled(Split::Train)?, labelled(Split::Eval)?);
     let set = images::open_unlabelled("embedded", &raw, &OpenOptions::default())?;
-    let adapt = write(&set, |i| format!("adapt/{i:05}.png"), args, printer)?;
+    let adapt = write(&set, |i| format!("adapt/{i:05}.png"), options, printer)?;
 
-    let made = Made { path: args.dir.clone(), train, eval, adapt };
+    let made = Made { path: options.folder.clone(), train, eval, adapt };
     printer.result(&made, |printer| {
         let time = duration(start.elapsed());
-        printer
-            .line(format!("wrote {}: {train} train, {eval} eval, {adapt} adapt images, in {time}", args.dir.display()));
+        printer.line(format!(
+            "wrote {}: {train} train, {eval} eval, {adapt} adapt images, in {time}",
+            options.folder.display()
+        ));
     });
     Ok(())
 }
 
-fn write(set: &Unlabelled, place: impl Fn(usize) -> String, args: &Make, printer: &Printer) -> Result<usize> {
+/// Writes images of a set, and returns how many.
+fn write(set: &Unlabelled, place: impl Fn(usize) -> String, options: &MakeOptions, printer: &Printer) -> Result<usize> {
     let [_, height, width] = set.shape();
-    let count = args.limit.map_or(set.len(), |limit| set.len().min(limit as usize));
+    let count = options.limit.map_or(set.len(), |limit| set.len().min(limit));
     let bar = printer.bar(set.name(), count as u64, "images");
     for i in 0..count {
         let planes = set.batch(&[i])?.pixels;
@@ -197,7 +215,7 @@ fn write(set: &Unlabelled, place: impl Fn(usize) -> String, args: &Make, printer
             let at = |c: usize| planes[(c * height + y as usize) * width + x as usize] as u8;
             image::Rgb([at(0), at(1), at(2)])
         };
-        let path = args.dir.join(place(i));
+        let path = options.folder.join(place(i));
         std::fs::create_dir_all(path.parent().expect("a file in a folder"))?;
         let picture = image::RgbImage::from_fn(width as u32, height as u32, pixel);
         picture.save(&path).map_err(|e| Error::failed(format!("`{}`: {e}", path.display())))?;

@@ -1,3 +1,5 @@
+//! `dsconv distill`: the teacher is measured, quantized, measured again, adapted on images without labels, measured once
+//! more, and exported.
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -6,19 +8,19 @@ use images::Unlabelled;
 use model::SaveOptions;
 use serde::Serialize;
 
-use crate::args::{DeviceName, Distill};
-use crate::config::{ConfigFile, Kind};
+use crate::config::{ConfigFile, ConfigKind};
 use crate::error::{Error, Result};
-use crate::output::{Written, check_folder};
+use crate::output::Written;
 use crate::printer::{Printer, lossy};
-use crate::recipe::{self, Opened, setting_error};
+use crate::recipe::{DistillInputs, DistillRecipe, run_error};
+use crate::runs::RunOptions;
 use crate::table::{NOTHING, Table, bytes, percent};
-use crate::{classes, deploy, device, places, progress, runs};
+use crate::{classes, deploy, device, progress};
 
-/// The exported student for the integer runtime, in the run folder.
+/// The file of the exported student for the integer engine, in the run folder.
 const DEPLOYED: &str = "model.dsc";
 
-/// What came out.
+/// The result of `dsconv distill`.
 #[derive(Debug, Serialize)]
 struct Outcome {
     #[serde(serialize_with = "lossy")]
@@ -30,18 +32,22 @@ struct Outcome {
     deployed: Written,
 }
 
-pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
+/// Runs a config of `dsconv distill`.
+///
+/// # Errors
+/// The config is wrong; model or images cannot be opened; the run fails or is interrupted.
+pub fn run(options: &RunOptions, printer: &Printer) -> Result<()> {
     let start = Instant::now();
-    let file = ConfigFile::open(&args.config, Kind::Distill, &args.set, printer)?;
-    let mut config = recipe::read(&file, printer)?;
-    let device = match args.device.device {
+    let file = ConfigFile::open(&options.config, ConfigKind::Distill, &options.set, printer)?;
+    let mut recipe = DistillRecipe::read(&file, printer)?;
+    let device = match options.device {
         Some(name) => name,
-        None => config.device.parse().map_err(|error: String| file.error_at("device", error, None))?,
+        None => recipe.device.parse().map_err(|error: String| file.error_at("device", error, None))?,
     };
-    config.device = DeviceName::to_string(&device);
+    recipe.device = device.to_string();
     let device = device::open(device)?;
-    let Opened { teacher, adapt, eval } = recipe::open(&config, &file, printer)?;
-    let folder = run_folder(&file.name(), args.out.as_ref(), args.resume, args.force, printer)?;
+    let DistillInputs { teacher, adapt, eval } = recipe.open(&file, printer)?;
+    let folder = options.place.take(&file.name(), printer)?;
     let on = match &eval {
         Eval::Labelled(set) => format!("{} of {}", set.len(), set.name()),
         Eval::Unlabelled(set) => format!("{} of {} without labels", set.len(), set.name()),
@@ -49,7 +55,7 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
     };
     printer.talk(format!(
         "{} learns from {} images of {} without labels, measured on {on}",
-        config.model,
+        recipe.model,
         adapt.len(),
         adapt.name()
     ));
@@ -62,12 +68,12 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
     };
     let sets: Vec<Unlabelled> = [Some(adapt.clone()), measured].into_iter().flatten().collect();
     let known: Vec<usize> = sets.iter().map(|set| set.skipped().len()).collect();
-    let settings = config.config();
-    let text = toml::to_string(&config)?;
-    let job = Distillation { teacher: &teacher, images: &adapt, eval: &eval, config: &settings, recipe: Some(&text) };
+    let config = recipe.config();
+    let text = toml::to_string(&recipe)?;
+    let job = Distillation { teacher: &teacher, images: &adapt, eval: &eval, config: &config, recipe: Some(&text) };
     let ran = distill::run(&job, &folder, &context);
     sets.iter().zip(known).for_each(|(set, known)| classes::report_late(set, known, printer));
-    let report = ran.map_err(|error| explain(error, &file, &folder, ""))?;
+    let report = ran.map_err(|error| run_error(error, &file, &folder, ""))?;
     let run = folder.path().to_owned();
     let chosen = match report.chosen {
         Chosen::Adapted => &report.adapted,
@@ -80,13 +86,13 @@ pub fn run(args: &Distill, printer: &Printer) -> Result<()> {
         ratio: ratio(&report.fp32, chosen),
         seconds: start.elapsed().as_secs_f64(),
     };
-    let deployed = deploy(&run, &config.export, start, printer)?;
-    let outcome = Outcome { run, model: config.model, report, exported, deployed };
+    let deployed = deploy(&run, &recipe.export, start, printer)?;
+    let outcome = Outcome { run, model: recipe.model, report, exported, deployed };
     printer.result(&outcome, |printer| show(&outcome, printer));
     Ok(())
 }
 
-/// Leaves the exported student as a .dsc file too.
+/// Writes the exported student as a .dsc file too.
 fn deploy(run: &Path, export: &SaveOptions, start: Instant, printer: &Printer) -> Result<Written> {
     let model = files::load(run.join(RunFolder::MODEL))?;
     let path = run.join(DEPLOYED);
@@ -121,7 +127,7 @@ fn show(outcome: &Outcome, printer: &Printer) {
     judge(&outcome.report, printer);
 }
 
-/// Says what a table alone does not: which student was taken, and what speaks against it.
+/// Says what the table alone does not: which student is exported, and what speaks against it.
 fn judge(report: &Report, printer: &Printer) {
     if let Some(step) = report.diverged_at {
         printer.warn(format!(
@@ -154,101 +160,5 @@ fn judge(report: &Report, printer: &Printer) {
              Try lower rates, such as `--set adapt.code_rate=2e-3`, or more steps",
         ),
         step => printer.detail(format!("the student was best at step {step}")),
-    }
-}
-
-/// The folder of a run, which is this process's from here on: `--out`, with `--resume` the newest run of this config, else a
-/// new one.
-///
-/// # Errors
-/// Nothing to resume; a run that is there already, without `--force`; another process in the folder.
-pub fn run_folder(
-    name: &str,
-    out: Option<&PathBuf>,
-    resume: bool,
-    force: bool,
-    printer: &Printer,
-) -> Result<RunFolder> {
-    let folder = match out {
-        Some(path) => {
-            check_folder(path, "a run")?;
-            open(path, resume)?
-        }
-        None if resume => {
-            let newest = runs::of(name).pop();
-            let nothing = || {
-                Error::usage(format!("no run of `{name}` in `{}` to resume", places::runs().display()))
-                    .hint("without `--resume` one is begun; `--out DIR` names one that lies elsewhere")
-            };
-            open(&newest.ok_or_else(nothing)?, true)?
-        }
-        None => new_folder(name)?,
-    };
-    let run = folder.path().display();
-    match (folder.is_empty()?, resume) {
-        (false, true) => {
-            check_run(&folder, "--resume")?;
-            printer.talk(format!("going on with {run}"));
-        }
-        // Killed before it wrote anything, or never begun.
-        (true, true) => printer.talk(format!("nothing to resume in {run}: starting")),
-        (false, false) if force => {
-            check_run(&folder, "--force")?;
-            folder.clear()?;
-        }
-        (false, false) => {
-            let error = Error::failed(format!("`{run}` is not empty"));
-            return Err(error
-                .hint("`--resume` goes on with the run in it, `--force` replaces it, `--out` names another folder"));
-        }
-        (true, false) => printer.talk(format!("run folder {run}")),
-    }
-    Ok(folder)
-}
-
-/// A folder of its own for a new run. Two that begin in the same second may mean the same one: one of them takes the next.
-fn new_folder(name: &str) -> Result<RunFolder> {
-    loop {
-        match RunFolder::open(runs::new(name), false) {
-            Ok(folder) if folder.is_empty()? => return Ok(folder),
-            Ok(_) | Err(distill::Error::Busy { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-fn open(path: &Path, resume: bool) -> Result<RunFolder> {
-    RunFolder::open(path, resume).map_err(|error| match error {
-        distill::Error::Busy { .. } => {
-            Error::failed(error).hint("wait until it ends, or choose another folder with `--out`")
-        }
-        error => error.into(),
-    })
-}
-
-/// A folder that does not look like a run is left alone: `--out ~ --force` must not cost anybody a home.
-fn check_run(folder: &RunFolder, option: &str) -> Result<()> {
-    let path = folder.path();
-    if RunFolder::is_run(path) {
-        return Ok(());
-    }
-    let shown = path.display();
-    let error = Error::failed(format!("`{shown}` is not empty and is no run folder: `{option}` does not touch it"));
-    Err(error.hint("`--out` names another folder"))
-}
-
-/// A library error in the words of the command line; `table` is where its settings lie in the config.
-pub fn explain(error: distill::Error, file: &ConfigFile, folder: &RunFolder, table: &str) -> Error {
-    match error {
-        distill::Error::Config { .. } => setting_error(file, error, table),
-        distill::Error::RunExists { .. } => {
-            Error::failed(error).hint("`--resume` goes on with it, `--force` replaces it, `--out` names another folder")
-        }
-        distill::Error::NoRun { .. } => Error::failed(error).hint("`--out` names another folder"),
-        distill::Error::OtherRun { .. } => Error::usage(error)
-            .hint("resume with what it was begun with (config, device, weights and images), or choose another folder with `--out`"),
-        distill::Error::Interrupted { .. } => Error::interrupted("stopped")
-            .hint(format!("the same command with `--resume --out {}` goes on", folder.path().display())),
-        error => Error::from(error),
     }
 }

@@ -1,11 +1,10 @@
+//! `dsconv doctor`: versions, devices and folders.
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::Serialize;
 
-use crate::args::Doctor;
 use crate::device::{Backend, backends};
-use crate::error::Result;
 use crate::printer::{Printer, lossy};
 use crate::table::Table;
 use crate::{built_in, places};
@@ -13,27 +12,27 @@ use crate::{built_in, places};
 /// The burn that this is built on; a test compares it with the lock file.
 const BURN: &str = "0.22.1";
 
-/// What there is.
+/// The result of `dsconv doctor`.
 #[derive(Debug, Serialize)]
-struct Report {
+struct Machine {
     dsconv: &'static str,
     burn: &'static str,
-    /// The compiler on the path, not necessarily the one that built this.
+    /// The version of the compiler on the path, which is not necessarily the one that built this binary.
     rustc: Option<String>,
     just: Option<String>,
     system: String,
     cpu: Option<String>,
     cores: usize,
     simd: Vec<&'static str>,
-    /// Kernels of the integer engine that run here, slowest first.
+    /// The kernels of the integer engine that run here, slowest first.
     kernels: Vec<&'static str>,
     memory_gib: Option<f64>,
     devices: Vec<Backend>,
     binary: Option<PathBuf>,
     folders: Vec<Folder>,
-    /// Recipes in the binary.
+    /// The number of recipes in the binary.
     recipes: usize,
-    /// Networks whose weights are in the binary.
+    /// The number of networks whose weights are in the binary.
     teachers: usize,
 }
 
@@ -46,17 +45,16 @@ struct Folder {
     here: bool,
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "all commands have one signature")]
-pub fn run(_: &Doctor, printer: &Printer) -> Result<()> {
-    let report = report();
-    printer.result(&report, |printer| show(&report, printer));
-    Ok(())
+/// Shows versions, devices and folders.
+pub fn run(printer: &Printer) {
+    let machine = machine();
+    printer.result(&machine, |printer| show(&machine, printer));
 }
 
-fn report() -> Report {
+fn machine() -> Machine {
     let folder = |what, path: PathBuf| Folder { what, here: path.is_dir(), path };
     let configs = places::folder_above(Path::new("."), "configs").unwrap_or_else(|| PathBuf::from("configs"));
-    Report {
+    Machine {
         dsconv: env!("CARGO_PKG_VERSION"),
         burn: BURN,
         rustc: version("rustc"),
@@ -79,23 +77,23 @@ fn report() -> Report {
     }
 }
 
-fn show(report: &Report, printer: &Printer) {
+fn show(machine: &Machine, printer: &Printer) {
     let unknown = || "not found".to_owned();
     let mut table = Table::new(["what", "is"]).left([1]);
     let mut row = |what: &str, is: String| table.row([what.to_owned(), is]);
-    row("dsconv", report.dsconv.to_owned());
-    row("burn", report.burn.to_owned());
-    row("rustc", report.rustc.clone().unwrap_or_else(unknown));
-    row("just", report.just.clone().unwrap_or_else(unknown));
-    row("system", report.system.clone());
-    row("cpu", report.cpu.clone().unwrap_or_else(unknown));
-    row("cores", report.cores.to_string());
-    row("simd", if report.simd.is_empty() { "none that is used".to_owned() } else { report.simd.join(" ") });
-    row("kernels", format!("{} (DSCONV_KERNEL chooses)", report.kernels.join(" ")));
-    if let Some(memory) = report.memory_gib {
+    row("dsconv", machine.dsconv.to_owned());
+    row("burn", machine.burn.to_owned());
+    row("rustc", machine.rustc.clone().unwrap_or_else(unknown));
+    row("just", machine.just.clone().unwrap_or_else(unknown));
+    row("system", machine.system.clone());
+    row("cpu", machine.cpu.clone().unwrap_or_else(unknown));
+    row("cores", machine.cores.to_string());
+    row("simd", if machine.simd.is_empty() { "none that is used".to_owned() } else { machine.simd.join(" ") });
+    row("kernels", format!("{} (DSCONV_KERNEL chooses)", machine.kernels.join(" ")));
+    if let Some(memory) = machine.memory_gib {
         row("memory", format!("{memory:.1} GiB"));
     }
-    for device in &report.devices {
+    for device in &machine.devices {
         let is = match (device.compiled, device.feature) {
             (false, Some(feature)) => format!("not built in: `--features {feature}`"),
             (_, Some("wgpu" | "cuda")) => format!("built in, {} found", device.found),
@@ -103,24 +101,24 @@ fn show(report: &Report, printer: &Printer) {
         };
         row(&format!("--device {}", device.name), is);
     }
-    if let Some(binary) = &report.binary {
+    if let Some(binary) = &machine.binary {
         row("binary", binary.display().to_string());
     }
-    for folder in &report.folders {
+    for folder in &machine.folders {
         let there = if folder.here { "" } else { " (not there)" };
         row(folder.what, format!("{}{there}", folder.path.display()));
     }
-    row("in the binary", format!("{} recipes, weights of {} networks", report.recipes, report.teachers));
+    row("in the binary", format!("{} recipes, weights of {} networks", machine.recipes, machine.teachers));
     printer.table(&table);
 }
 
-/// `1.95.0` of `rustc 1.95.0 (...)`.
+/// Returns the version that a program tells: `1.95.0` of `rustc 1.95.0 (...)`.
 fn version(program: &str) -> Option<String> {
     let output = Command::new(program).arg("--version").output().ok().filter(|output| output.status.success())?;
     String::from_utf8_lossy(&output.stdout).split_whitespace().nth(1).map(str::to_owned)
 }
 
-/// The value of the first `key : value` line.
+/// Returns the value of the first line `key : value` of a file.
 fn line(file: &str, key: &str) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find(|line| line.starts_with(key))?;
@@ -132,7 +130,7 @@ fn memory() -> Option<f64> {
     Some(kibibytes / (1024.0 * 1024.0))
 }
 
-/// Instruction sets that matter to us.
+/// Returns the instruction sets of this CPU that the engine can use.
 fn simd() -> Vec<&'static str> {
     #[allow(unused_mut, reason = "other CPUs")]
     let mut found = Vec::new();

@@ -1,3 +1,4 @@
+//! `dsconv eval`: a model's accuracy is measured.
 use std::time::Instant;
 
 use distill::evaluate::predict;
@@ -5,40 +6,58 @@ use dsconv::Network;
 use images::OpenOptions;
 use serde::Serialize;
 
-use crate::args::{DeviceName, Eval};
+use crate::classes::GivenClasses;
+use crate::device::DeviceName;
 use crate::error::{Error, Result};
+use crate::models::{self, ModelSpec, OpenedModel};
 use crate::printer::Printer;
-use crate::source::Source;
 use crate::table::{Table, bytes, duration, percent, rate};
-use crate::{classes, device, engine, places, progress, source};
+use crate::{classes, device, engine, places, progress};
 
-/// What was measured.
+/// The model to measure, and how.
+#[derive(Debug, Clone)]
+pub struct EvalOptions {
+    /// The model.
+    pub model: ModelSpec,
+    /// The labelled images: a data set, a folder or files.
+    pub data: String,
+    /// The most images, spread over the set.
+    pub limit: Option<usize>,
+    /// The model to compare with.
+    pub against: Option<String>,
+    /// Whether a `.dsc` file runs in the simulation, not in the integer engine.
+    pub simulate: bool,
+    /// The device to compute on.
+    pub device: Option<DeviceName>,
+}
+
+/// The result of `dsconv eval`.
 #[derive(Debug, Serialize)]
 struct Outcome {
     model: String,
     data: String,
-    /// Images.
+    /// The number of images.
     count: usize,
-    /// Percent.
+    /// The top-1 accuracy, in percent.
     top1: Option<f64>,
-    /// Percent.
+    /// The top-5 accuracy, in percent.
     top5: Option<f64>,
-    /// Percent of images for which it names the class that `--against` names.
+    /// The percentage of images for which it names the class that the other model names.
     #[serde(skip_serializing_if = "Option::is_none")]
     agreement: Option<f64>,
-    /// Of its logits against those of `--against`.
+    /// The SQNR of its logits against those of the other model.
     #[serde(skip_serializing_if = "Option::is_none")]
     sqnr_db: Option<f64>,
-    /// An image's largest difference from its logits, relative to the largest of those.
+    /// The largest difference of an image's logits from those of the other model, relative to the largest of those.
     #[serde(skip_serializing_if = "Option::is_none")]
     difference: Option<Difference>,
-    /// The model as a file.
+    /// The size of the model as a file.
     bytes: u64,
     images_per_second: f64,
     seconds: f64,
 }
 
-/// Of logits, over all images.
+/// The difference of logits, over all images.
 #[derive(Debug, Serialize)]
 struct Difference {
     median: f64,
@@ -52,43 +71,47 @@ impl Difference {
     }
 }
 
-pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
-    let device = device::open(args.device.device.unwrap_or(DeviceName::Cpu))?;
-    let source = source::open(&args.model, printer)?;
-    let against = args.against.as_ref().map(|name| source::open_name(name, printer)).transpose()?;
-    let options = OpenOptions { limit: args.limit, datasets: places::datasets(), ..OpenOptions::default() };
-    let set = images::open_labelled(&args.data, &source.model.preprocess(), &options)?;
+/// Measures a model's accuracy.
+///
+/// # Errors
+/// A model or the images cannot be opened; they do not fit each other; the user interrupts it.
+pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
+    let device = device::open(options.device.unwrap_or(DeviceName::Cpu))?;
+    let opened = models::open(&options.model, printer)?;
+    let against = options.against.as_ref().map(|name| models::open_name(name, printer)).transpose()?;
+    let spread = OpenOptions { limit: options.limit, datasets: places::datasets(), ..OpenOptions::default() };
+    let set = images::open_labelled(&options.data, &opened.model.preprocess(), &spread)?;
     let images = set.without_labels();
     let known = images.skipped().len();
     classes::report(&images, printer);
-    let set = classes::Said::read(args.model.classes.as_deref())?.labelled(&set, &source.model, printer)?;
+    let set = GivenClasses::read(options.model.classes.as_deref())?.labelled(&set, &opened.model, printer)?;
 
     let context = progress::context(device, printer)?;
-    let other = against.as_ref().map(|source| source::network(&source.model, &context.device));
+    let other = against.as_ref().map(|opened| models::network(&opened.model, &context.device));
     if let Some(other) = &other
-        && other.graph().head().count != source.model.graph.head().count
+        && other.graph().head().count != opened.model.graph.head().count
     {
         return Err(Error::usage("the two models have different numbers of classes"));
     }
-    let bytes = size(&source)?;
+    let bytes = size(&opened)?;
     let start = Instant::now();
-    let logits = if engine::is_for(&args.model.model, args.device.device, args.simulate) {
-        let mut logits = vec![engine::predict("eval", &source.model, &images, &context)?];
+    let logits = if engine::is_for(&options.model.name, options.device, options.simulate) {
+        let mut logits = vec![engine::predict("eval", &opened.model, &images, &context)?];
         if let Some(other) = &other {
             logits.extend(predict("eval", &[other], &images, &context)?);
         }
         logits
     } else {
-        let network = source::network(&source.model, &context.device);
+        let network = models::network(&opened.model, &context.device);
         let networks: Vec<&Network> = [Some(&network), other.as_ref()].into_iter().flatten().collect();
         predict("eval", &networks, &images, &context)?
     };
     let time = start.elapsed();
-    classes::report_resized(&images, &source.model.info.preprocess, source.model.graph.input(), printer);
+    classes::report_resized(&images, &opened.model.info.preprocess, opened.model.graph.input(), printer);
     classes::report_late(&images, known, printer);
     let scores = logits[0].scores(Some(set.labels()), logits.last().expect("one network at least"));
     let outcome = Outcome {
-        model: source.name,
+        model: opened.name,
         data: set.name().to_owned(),
         count: scores.count,
         top1: scores.top1,
@@ -105,15 +128,15 @@ pub fn run(args: &Eval, printer: &Printer) -> Result<()> {
     Ok(())
 }
 
-/// Of the file that was named, else of the one that `dsconv export` would write.
-fn size(source: &Source) -> Result<u64> {
-    match &source.file {
+/// Returns the size of the file that was named, else of the one that `dsconv export` would write.
+fn size(opened: &OpenedModel) -> Result<u64> {
+    match &opened.file {
         Some(file) => Ok(std::fs::metadata(file)?.len()),
-        None => Ok(files::packed::to_bytes(&source.model, &stored(&source.model))?.len() as u64),
+        None => Ok(files::packed::to_bytes(&opened.model, &stored(&opened.model))?.len() as u64),
     }
 }
 
-/// How a model is stored if nobody says otherwise: its scales as narrow as they are.
+/// Returns how a model is stored where the user does not say it: its scales are as narrow as they are.
 fn stored(model: &model::Model) -> model::SaveOptions {
     model::SaveOptions { scale_precision: model.scale_precision(), ..model::SaveOptions::default() }
 }

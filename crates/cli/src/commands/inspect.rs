@@ -1,5 +1,5 @@
+//! `dsconv inspect`: what is in a model.
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use blockfloat::{ActivationFormat, packed_len};
 use graph::{Head, Outputs, Preprocess, Resize, Weights, pass};
@@ -7,70 +7,82 @@ use model::{Float, Model, QuantizedLayer};
 use serde::Serialize;
 
 use super::quantize::{WeightSqnr, sqnr};
-use crate::args::{Inspect, ModelArgs};
 use crate::error::{Error, Result};
+use crate::models::{self, ModelSpec};
 use crate::printer::Printer;
-use crate::source;
 use crate::table::{NOTHING, Table, bytes, count};
 
-/// What is in a model.
+/// The model to look into, and how.
+#[derive(Debug, Clone)]
+pub struct InspectOptions {
+    /// The model.
+    pub model: ModelSpec,
+    /// The float model that it was made from: the SQNR of the weights is measured against it.
+    pub source: Option<ModelSpec>,
+}
+
+/// The result of `dsconv inspect`.
 #[derive(Debug, Serialize)]
 struct Outcome {
     network: String,
     input: [usize; 3],
     classes: usize,
-    /// What the outputs say of them.
+    /// What the outputs say of the classes.
     outputs: String,
     source: String,
     /// How an image becomes its input.
     preprocess: Preprocess,
-    /// What its classes are called; empty where nobody said.
+    /// The names of its classes; empty where nobody said.
     names: Vec<String>,
-    layers: Vec<Layer>,
-    /// Convolutions and linear layers that are in floats.
+    layers: Vec<LayerReport>,
+    /// The convolutions and linear layers that are in floats.
     float_layers: Vec<String>,
-    /// Parameters that are in floats.
+    /// The number of parameters that are in floats.
     floats: usize,
-    /// All tensors, without the file's own structure.
+    /// The bytes of all tensors, without the file's own structure.
     bytes: u64,
     fp32_bytes: u64,
-    /// Of the quantized weights against `--source`.
+    /// The SQNR of the quantized weights against the float model.
     #[serde(skip_serializing_if = "Option::is_none")]
     weight_sqnr: Option<WeightSqnr>,
 }
 
-/// A quantized layer.
+/// What there is to say of a quantized layer.
 #[derive(Debug, Serialize)]
-struct Layer {
+struct LayerReport {
     name: String,
-    /// `[Co, Ci/G, Kh, Kw]`.
+    /// The shape of its weight, `[Co, Ci/G, Kh, Kw]`.
     shape: [usize; 4],
     bits: u8,
     block: String,
-    /// `f16`, `f32` or `two-level`.
+    /// How its scales are stored: `f16`, `f32` or `two-level`.
     scales: String,
     activation: Option<ActivationFormat>,
     /// Whether its input can be negative.
     signed: bool,
-    /// Codes and scales as they are stored.
+    /// The bytes of codes and scales as they are stored.
     bytes: u64,
-    /// Smallest and largest magnitude of its scales, zeros left out.
+    /// The smallest and the largest magnitude of its scales, with zeros left out.
     scale_range: [f32; 2],
-    /// Its weights against those of `--source`, in dB.
+    /// The SQNR of its weights against those of the float model, in dB.
     #[serde(skip_serializing_if = "Option::is_none")]
     sqnr_db: Option<f64>,
 }
 
-pub fn run(args: &Inspect, printer: &Printer) -> Result<()> {
-    let model = source::open(&model_args(&args.model, None, args), printer)?.model;
-    let original = args.source.as_ref().map(|name| original(name, args, &model, printer)).transpose()?;
+/// Shows what is in a model.
+///
+/// # Errors
+/// A model cannot be opened; the float model does not have the layers of the quantized one.
+pub fn run(options: &InspectOptions, printer: &Printer) -> Result<()> {
+    let model = models::open(&options.model, printer)?.model;
+    let original = options.source.as_ref().map(|source| original(source, &model, printer)).transpose()?;
     let mut layers = Vec::new();
     for node in model.graph.nodes() {
         let Some(layer) = model.layers.get(&node.name) else { continue };
         layers.push(describe(&node.name, layer, original.as_ref().and_then(|w| sqnr(w, &node.name, layer))));
     }
     let weight_sqnr = original.map(|_| WeightSqnr::of(layers.iter().map(|l| (l.name.as_str(), l.sqnr_db))));
-    let options = model::SaveOptions { scale_precision: model.scale_precision(), ..model::SaveOptions::default() };
+    let stored = model::SaveOptions { scale_precision: model.scale_precision(), ..model::SaveOptions::default() };
     let shape = model.graph.input();
     let outcome = Outcome {
         network: model.graph.name().to_owned(),
@@ -83,7 +95,7 @@ pub fn run(args: &Inspect, printer: &Printer) -> Result<()> {
         layers,
         float_layers: super::quantize::float_layers(&model),
         floats: model.weights.0.values().map(|tensor| tensor.data().len()).sum(),
-        bytes: model.storage_bytes(&options),
+        bytes: model.storage_bytes(&stored),
         fp32_bytes: model.fp32_bytes(),
         weight_sqnr,
     };
@@ -91,14 +103,13 @@ pub fn run(args: &Inspect, printer: &Printer) -> Result<()> {
     Ok(())
 }
 
-/// A model for the images that the options tell of.
-fn model_args(name: &str, weights: Option<PathBuf>, args: &Inspect) -> ModelArgs {
-    ModelArgs { model: name.to_owned(), weights, classes: None, image: args.image.clone() }
-}
-
-/// The float weights, batch normalisation folded in.
-fn original(name: &str, args: &Inspect, model: &Model, printer: &Printer) -> Result<Weights> {
-    let opened = source::open(&model_args(name, args.weights.clone(), args), printer)?;
+/// Opens the float weights, and folds batch normalisation into them.
+///
+/// # Errors
+/// The model cannot be opened, is quantized itself, or lacks a layer of the quantized model.
+fn original(source: &ModelSpec, model: &Model, printer: &Printer) -> Result<Weights> {
+    let name = &source.name;
+    let opened = models::open(source, printer)?;
     if opened.model.is_quantized() {
         return Err(Error::usage(format!("`{name}` is quantized itself: --source takes the float model")));
     }
@@ -114,6 +125,7 @@ fn original(name: &str, args: &Inspect, model: &Model, printer: &Printer) -> Res
     }
 }
 
+/// Says what the outputs of a network are.
 fn outputs(head: Head) -> String {
     match (head.outputs, head.count) {
         (Outputs::Logits, 1) => "the logit of class 1".to_owned(),
@@ -125,7 +137,8 @@ fn outputs(head: Head) -> String {
     }
 }
 
-fn describe(name: &str, layer: &QuantizedLayer, sqnr_db: Option<f64>) -> Layer {
+/// Describes a quantized layer.
+fn describe(name: &str, layer: &QuantizedLayer, sqnr_db: Option<f64>) -> LayerReport {
     let QuantizedLayer { codes, activation, signed } = layer;
     let (scales, size) = match codes.two_level() {
         Some(levels) => ("two-level", 4 * levels.channel().len() + levels.factors().len()),
@@ -135,7 +148,7 @@ fn describe(name: &str, layer: &QuantizedLayer, sqnr_db: Option<f64>) -> Layer {
     let magnitudes = codes.scales().iter().map(|s| s.abs()).filter(|&s| s > 0.0);
     let smallest = magnitudes.clone().fold(f32::INFINITY, f32::min);
     let largest = magnitudes.fold(0.0, f32::max);
-    Layer {
+    LayerReport {
         name: name.to_owned(),
         shape: codes.shape(),
         bits: codes.bits().get(),
@@ -147,6 +160,22 @@ fn describe(name: &str, layer: &QuantizedLayer, sqnr_db: Option<f64>) -> Layer {
         scale_range: [if largest == 0.0 { 0.0 } else { smallest }, largest],
         sqnr_db,
     }
+}
+
+/// Says how an image becomes the input of a network.
+fn prepared(preprocess: &Preprocess) -> String {
+    let Preprocess { order, divide, mean, std, resize, crop, .. } = preprocess;
+    let resized = resize.map(|to| match to {
+        Resize::Shorter(side) => format!("resized to a shorter side of {side}"),
+        Resize::Exact([height, width]) => format!("resized to {height}x{width}"),
+    });
+    let cut = crop.map(|[height, width]| format!("cut to {height}x{width}"));
+    let steps: Vec<String> = [resized, cut].into_iter().flatten().collect();
+    let sizes = match steps.is_empty() {
+        true => "as large as they are, or resized to fit".to_owned(),
+        false => steps.join(", "),
+    };
+    format!("{sizes}; {order} / {divide}, mean {mean:?}, deviation {std:?}")
 }
 
 fn show(outcome: &Outcome, printer: &Printer) {
@@ -180,23 +209,7 @@ fn show(outcome: &Outcome, printer: &Printer) {
     let [c, h, w] = outcome.input;
     printer.line(format!("{}: {c}x{h}x{w} to {} classes, from {}", outcome.network, outcome.classes, outcome.source));
     printer.line(format!("outputs: {}", outcome.outputs));
-    let Preprocess { order, divide, mean, std, resize, crop, .. } = &outcome.preprocess;
-    let sizes = match (resize, crop) {
-        (None, None) => "as large as they are, or resized to fit".to_owned(),
-        (resize, crop) => {
-            let step = |what: &str, to: Option<String>| to.map(|to| format!("{what} {to}"));
-            let resize = step(
-                "resized to",
-                resize.map(|to| match to {
-                    Resize::Shorter(side) => format!("a shorter side of {side}"),
-                    Resize::Exact([height, width]) => format!("{height}x{width}"),
-                }),
-            );
-            let crop = step("cut to", crop.map(|[height, width]| format!("{height}x{width}")));
-            [resize, crop].into_iter().flatten().collect::<Vec<_>>().join(", ")
-        }
-    };
-    printer.line(format!("images: {sizes}; {order} / {divide}, mean {mean:?}, deviation {std:?}"));
+    printer.line(format!("images: {}", prepared(&outcome.preprocess)));
     if !outcome.names.is_empty() {
         let more = if outcome.names.len() > 5 { ", ..." } else { "" };
         let first: Vec<&str> = outcome.names.iter().take(5).map(String::as_str).collect();

@@ -1,23 +1,24 @@
+//! `dsconv models`: the networks that can be named.
 use serde::Serialize;
 
-use crate::args::Models;
 use crate::error::{Error, Result};
 use crate::places;
 use crate::printer::Printer;
 use crate::table::{NOTHING, Table, count};
 
-/// A line of the table.
+/// A network of the zoo, as a row of the table.
 #[derive(Debug, Serialize)]
 struct Row {
     name: &'static str,
     family: String,
-    /// Side of the square image.
+    /// The side of the square image.
     input: usize,
     classes: usize,
     params: u64,
     macs: u64,
-    /// Published, percent.
+    /// The published top-1 accuracy of the float network, in percent.
     top1: Option<f64>,
+    /// The published top-5 accuracy of the float network, in percent.
     top5: Option<f64>,
     /// Where the published weights are.
     url: Option<&'static str>,
@@ -25,22 +26,26 @@ struct Row {
     weights: Weights,
 }
 
-/// Where a network's weights are.
+/// The place of a network's weights.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Weights {
-    /// In the binary.
+    /// They are in the binary.
     Embedded,
-    /// Downloaded.
+    /// They have been downloaded.
     Here,
-    /// To be downloaded.
+    /// They can be downloaded.
     Published,
-    /// Nowhere: the user's own.
+    /// Nobody published any: the user brings them.
     None,
 }
 
-pub fn run(args: &Models, printer: &Printer) -> Result<()> {
-    let part = args.part.as_deref().unwrap_or_default().to_lowercase();
+/// Lists the networks whose names contain `part`.
+///
+/// # Errors
+/// There are none.
+pub fn run(part: &str, printer: &Printer) -> Result<()> {
+    let part = part.to_lowercase();
     let wanted = zoo::variants().iter().filter(|variant| variant.name.contains(&part));
     let rows = wanted.map(row).collect::<Result<Vec<_>>>()?;
     if rows.is_empty() {

@@ -1,3 +1,4 @@
+//! `dsconv predict`: images are classified.
 use std::path::{Path, PathBuf};
 
 use distill::evaluate::predict;
@@ -6,22 +7,40 @@ use images::{ImageError, OpenOptions};
 use model::Model;
 use serde::Serialize;
 
-use crate::args::{DeviceName, Predict};
+use crate::device::DeviceName;
 use crate::error::{Error, Result};
+use crate::models::{self, ModelSpec};
 use crate::printer::{Printer, lossy};
 use crate::table::Table;
-use crate::{classes, device, engine, progress, source};
+use crate::{classes, device, engine, progress};
 
-/// What one image is.
+/// The images to classify, and how.
+#[derive(Debug, Clone)]
+pub struct PredictOptions {
+    /// The model.
+    pub model: ModelSpec,
+    /// The files.
+    pub images: Vec<PathBuf>,
+    /// The most classes to show.
+    pub top: usize,
+    /// Whether the outputs of the network are shown too.
+    pub logits: bool,
+    /// Whether a `.dsc` file runs in the simulation, not in the integer engine.
+    pub simulate: bool,
+    /// The device to compute on.
+    pub device: Option<DeviceName>,
+}
+
+/// The classes of one image.
 #[derive(Debug, Serialize)]
 struct Prediction {
     #[serde(serialize_with = "lossy")]
     image: PathBuf,
     /// What the probabilities are.
-    probabilities: Kind,
+    probabilities: Probabilities,
     /// The likeliest classes, best first.
     top: Vec<Class>,
-    /// The network's outputs as they are.
+    /// The outputs of the network as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     logits: Option<Vec<f32>>,
 }
@@ -32,7 +51,7 @@ struct Class {
     index: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
-    /// 0 to 1.
+    /// The probability, from 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     probability: Option<f64>,
     /// The output, where no probability follows from it.
@@ -40,21 +59,21 @@ struct Class {
     value: Option<f32>,
 }
 
-/// What probabilities are.
+/// How probabilities follow from the outputs of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
-    /// One class is right: they sum to 1.
+enum Probabilities {
+    /// One class is right: the probabilities sum to 1.
     Softmax,
-    /// Two classes told apart by one output: they sum to 1.
+    /// One output tells two classes apart: their probabilities sum to 1.
     Sigmoid,
-    /// Several classes can be right: each stands for itself.
+    /// Several classes can be right: each probability stands for itself.
     SigmoidOfEach,
-    /// None: outputs as they are.
+    /// No probability follows from the outputs, which are shown as they are.
     Values,
 }
 
-impl Kind {
+impl Probabilities {
     fn of(head: Head) -> Self {
         match head.is_multi_label() {
             true => Self::SigmoidOfEach,
@@ -65,41 +84,44 @@ impl Kind {
     }
 }
 
-pub fn run(args: &Predict, printer: &Printer) -> Result<()> {
-    let device = device::open(args.device.device.unwrap_or(DeviceName::Cpu))?;
-    let source = source::open(&args.model, printer)?;
-    let opened = images::open_files(&args.images, &source.model.preprocess(), &OpenOptions::default());
-    let set = opened.map_err(|error| match error {
+/// Classifies images.
+///
+/// # Errors
+/// The model or an image cannot be opened; an output is not finite; the user interrupts it.
+pub fn run(options: &PredictOptions, printer: &Printer) -> Result<()> {
+    let device = device::open(options.device.unwrap_or(DeviceName::Cpu))?;
+    let opened = models::open(&options.model, printer)?;
+    let set = images::open_files(&options.images, &opened.model.preprocess(), &OpenOptions::default());
+    let set = set.map_err(|error| match error {
         ImageError::Unreadable { path, reason } => Error::failed(format!("`{}`: {reason}", path.display())),
         error => Error::from(error),
     })?;
     classes::report(&set, printer);
     let context = progress::context(device, printer)?;
-    let logits = if engine::is_for(&args.model.model, args.device.device, args.simulate) {
-        engine::predict("predict", &source.model, &set, &context)?
+    let logits = if engine::is_for(&options.model.name, options.device, options.simulate) {
+        engine::predict("predict", &opened.model, &set, &context)?
     } else {
-        let network = source::network(&source.model, &context.device);
+        let network = models::network(&opened.model, &context.device);
         predict("predict", &[&network], &set, &context)?.remove(0)
     };
 
-    classes::report_resized(&set, &source.model.info.preprocess, source.model.graph.input(), printer);
+    classes::report_resized(&set, &opened.model.info.preprocess, opened.model.graph.input(), printer);
 
-    let head = source.model.graph.head();
-    explain(&args.model.model, head, printer);
-    let names = names(&source.model, head, printer);
-    for (i, image) in args.images.iter().enumerate() {
+    let head = opened.model.graph.head();
+    explain(&options.model.name, head, printer);
+    let names = names(&opened.model, head, printer);
+    for (i, image) in options.images.iter().enumerate() {
         check_finite(image, logits.row(i))?;
     }
-    let top = usize::try_from(args.top).unwrap_or(usize::MAX);
-    let predictions: Vec<Prediction> = args
+    let predictions: Vec<Prediction> = options
         .images
         .iter()
         .enumerate()
         .map(|(i, image)| Prediction {
             image: image.clone(),
-            probabilities: Kind::of(head),
-            top: likeliest(logits.row(i), head, top, &names),
-            logits: args.logits.then(|| logits.row(i).to_vec()),
+            probabilities: Probabilities::of(head),
+            top: likeliest(logits.row(i), head, options.top, &names),
+            logits: options.logits.then(|| logits.row(i).to_vec()),
         })
         .collect();
     printer.result(&predictions, |printer| show(&predictions, printer));
@@ -121,7 +143,7 @@ fn explain(model: &str, head: Head, printer: &Printer) {
     }
 }
 
-/// What the classes are called; names that do not fit are no names.
+/// Returns the names of the classes; none where their number does not fit.
 fn names(model: &Model, head: Head, printer: &Printer) -> Vec<String> {
     let (names, given) = (classes::of(model, head), model.info.classes.len());
     if names.is_empty() && given > 0 {
@@ -131,8 +153,7 @@ fn names(model: &Model, head: Head, printer: &Printer) -> Vec<String> {
     names
 }
 
-/// # Errors
-/// An output that is not finite: no class follows from it.
+/// Checks that the outputs for an image are finite: no class follows from others.
 fn check_finite(image: &Path, outputs: &[f32]) -> Result<()> {
     match outputs.iter().position(|output| !output.is_finite()) {
         None => Ok(()),
@@ -143,6 +164,7 @@ fn check_finite(image: &Path, outputs: &[f32]) -> Result<()> {
     }
 }
 
+/// Returns the `top` likeliest classes, best first.
 fn likeliest(outputs: &[f32], head: Head, top: usize, names: &[String]) -> Vec<Class> {
     let probabilities = head.probabilities(outputs);
     let mut order: Vec<usize> = (0..probabilities.len()).collect();
@@ -167,7 +189,8 @@ fn show(predictions: &[Prediction], printer: &Printer) {
             printer.line("");
         }
         printer.line(prediction.image.display());
-        let percent = if prediction.probabilities == Kind::SigmoidOfEach { "percent of each" } else { "percent" };
+        let percent =
+            if prediction.probabilities == Probabilities::SigmoidOfEach { "percent of each" } else { "percent" };
         let mut table = Table::new(["class", percent, "value", "name"]).left([3]);
         for class in &prediction.top {
             let name = class.name.clone().unwrap_or_default();
@@ -206,8 +229,8 @@ mod tests {
         assert_eq!(shown(head(Outputs::Logits, 3), &[0.0, 1000.0, 999.0]), [(1, 0.731), (2, 0.269), (0, 0.0)]);
         let values = likeliest(&[31.0, 69.0], head(Outputs::Values, 2), 1, &[]);
         assert_eq!((values[0].index, values[0].probability, values[0].value), (1, None, Some(69.0)));
-        assert_eq!(Kind::of(head(Outputs::Sigmoid, 3)), Kind::SigmoidOfEach);
-        assert_eq!(Kind::of(head(Outputs::Logits, 1)), Kind::Sigmoid);
+        assert_eq!(Probabilities::of(head(Outputs::Sigmoid, 3)), Probabilities::SigmoidOfEach);
+        assert_eq!(Probabilities::of(head(Outputs::Logits, 1)), Probabilities::Sigmoid);
     }
 
     #[test]

@@ -1,55 +1,54 @@
+//! `dsconv quantize`: a model is quantized without any data.
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use blockfloat::{ActivationFormat, BlockSize, ScaleFormat};
+use blockfloat::BlockSize;
 use graph::{Weights, pass};
-use model::policy::Rule;
 use model::{Float, Model, Policy, QuantizedLayer};
 use serde::Serialize;
 
-use crate::args::Quantize;
-use crate::deploy;
 use crate::error::{Error, Result};
-use crate::output::{Ending, Output, Written, check_file};
+use crate::models::ModelSpec;
+use crate::output::{Ending, Output, Target, Written, check_file};
 use crate::printer::Printer;
-use crate::source;
 use crate::table::{NOTHING, Table, count};
+use crate::{deploy, models};
 
-/// What came out.
+/// The result of `dsconv quantize`.
 #[derive(Debug, Serialize)]
 struct Outcome {
     #[serde(flatten)]
     written: Written,
     weight_sqnr: WeightSqnr,
-    layers: BTreeMap<String, Layer>,
-    /// Convolutions and linear layers that stay in floats.
+    layers: BTreeMap<String, LayerLoss>,
+    /// The convolutions and linear layers that stay in floats.
     float_layers: Vec<String>,
 }
 
-/// One layer.
+/// What a quantized layer lost.
 #[derive(Debug, Serialize)]
-struct Layer {
+struct LayerLoss {
     format: String,
     weights: usize,
-    /// Signal to quantization noise of its weights in dB; `None` where nothing was lost.
+    /// The signal to quantization noise ratio of its weights in dB; `None` where nothing was lost.
     sqnr_db: Option<f64>,
 }
 
 /// The SQNR of the layers' weights, in dB. One figure for all weights together would be that of the layers whose weights are
 /// largest, which is no measure of the network.
 #[derive(Debug, Serialize)]
-pub(super) struct WeightSqnr {
-    /// Half of the layers have less; `None` where most lost nothing.
+pub struct WeightSqnr {
+    /// The median; `None` where most layers lost nothing.
     median_db: Option<f64>,
-    /// The least.
+    /// The least SQNR.
     worst_db: Option<f64>,
-    /// The layer that has it.
+    /// The layer that has the least.
     worst_layer: Option<String>,
 }
 
 impl WeightSqnr {
-    /// Of these layers; `None` for a layer that lost nothing.
-    pub(super) fn of<'a>(layers: impl Iterator<Item = (&'a str, Option<f64>)>) -> Self {
+    /// Summarises these layers; `None` stands for a layer that lost nothing.
+    pub fn of<'a>(layers: impl Iterator<Item = (&'a str, Option<f64>)>) -> Self {
         let mut layers: Vec<(&str, f64)> = layers.map(|(name, db)| (name, db.unwrap_or(f64::INFINITY))).collect();
         layers.sort_by(|a, b| a.1.total_cmp(&b.1));
         let finite = |db: f64| db.is_finite().then_some(db);
@@ -62,7 +61,7 @@ impl WeightSqnr {
     }
 }
 
-/// `SQNR of a layer's weights: 21.2 dB in the median, 11.3 dB at worst (conv1)`.
+/// Writes `SQNR of a layer's weights: 21.2 dB in the median, 11.3 dB at worst (conv1)`.
 impl std::fmt::Display for WeightSqnr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (Some(worst), Some(layer)) = (self.worst_db, &self.worst_layer) else {
@@ -76,9 +75,9 @@ impl std::fmt::Display for WeightSqnr {
     }
 }
 
-/// SQNR of a layer in dB, against the float weights it stands for, batch normalisation folded in; `None` where nothing was
-/// lost.
-pub(super) fn sqnr(weights: &Weights, name: &str, layer: &QuantizedLayer) -> Option<f64> {
+/// Computes the SQNR of a layer in dB against the float weights that it stands for, with batch normalisation folded in; `None`
+/// where nothing was lost.
+pub fn sqnr(weights: &Weights, name: &str, layer: &QuantizedLayer) -> Option<f64> {
     let (mut signal, mut noise) = (0.0, 0.0);
     for (&w, &v) in weights.get(&format!("{name}.weight")).data().iter().zip(&layer.codes.dequantize()) {
         signal += f64::from(w) * f64::from(w);
@@ -87,28 +86,43 @@ pub(super) fn sqnr(weights: &Weights, name: &str, layer: &QuantizedLayer) -> Opt
     (noise > 0.0).then(|| 10.0 * (signal / noise).log10())
 }
 
-pub fn run(args: &Quantize, printer: &Printer) -> Result<()> {
+/// The model to quantize without data, and how.
+#[derive(Debug, Clone)]
+pub struct QuantizeOptions {
+    /// The model.
+    pub model: ModelSpec,
+    /// The formats of its layers.
+    pub policy: Policy,
+    /// The file to write.
+    pub target: Target,
+}
+
+/// Quantizes a model without data and writes it.
+///
+/// # Errors
+/// The model cannot be opened or is quantized already; the policy does not fit it; the file cannot be written.
+pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
     let start = Instant::now();
-    let policy = policy(args);
-    let ending = ending(args)?;
-    let source = source::open(&args.model, printer)?;
-    let default = format!("{}_{}.safetensors", source.name, scheme(&policy));
-    let output = Output::new(&args.target, &default, &args.model.files())?;
-    let options = args.target.options(Float::F16);
-    printer.detail(format!("quantizing {} to {}", source.name, formats(&source.model, &policy)?));
-    let mut quantized = source.model.quantize(&policy)?;
-    quantized.round(&options);
-    let layers = measure(&source.model, &quantized, &policy)?;
+    let QuantizeOptions { model: spec, policy, target } = options;
+    let ending = ending(options)?;
+    let opened = models::open(spec, printer)?;
+    let default = format!("{}_{}.safetensors", opened.name, scheme(policy));
+    let output = Output::new(target, &default, &spec.files())?;
+    let stored = target.options(Float::F16);
+    printer.detail(format!("quantizing {} to {}", opened.name, formats(&opened.model, policy)?));
+    let mut quantized = opened.model.quantize(policy)?;
+    quantized.round(&stored);
+    let layers = measure(&opened.model, &quantized, policy)?;
     let written = match ending {
-        Ending::Dsc => output.save_bytes(&deploy::bytes(&quantized, &options, printer)?, &quantized, start)?,
-        _ => output.save(&quantized, &options, start)?,
+        Ending::Dsc => output.save_bytes(&deploy::bytes(&quantized, &stored, printer)?, &quantized, start)?,
+        _ => output.save(&quantized, &stored, start)?,
     };
 
     let weight_sqnr = WeightSqnr::of(layers.iter().map(|(name, layer)| (name.as_str(), layer.sqnr_db)));
     let float_layers = float_layers(&quantized);
     let outcome = Outcome { written, weight_sqnr, layers, float_layers };
     printer.result(&outcome, |printer| show(&outcome, printer));
-    let (model, file) = (&args.model.model, outcome.written.path.display());
+    let (model, file) = (&spec.name, outcome.written.path.display());
     printer.talk(format!(
         "how accurate it is, only images tell: `dsconv eval {file} --data DATA --against {model}`; `dsconv distill` wins \
          accuracy back"
@@ -116,19 +130,19 @@ pub fn run(args: &Quantize, printer: &Printer) -> Result<()> {
     Ok(())
 }
 
-/// The format to write.
+/// Returns the format to write.
 ///
 /// # Errors
-/// The name of the file is not one of a format that holds a quantized model, or it cannot be written.
-fn ending(args: &Quantize) -> Result<Ending> {
-    let Some(path) = &args.target.output else { return Ok(Ending::Safetensors) };
-    check_file(path, args.target.force, &args.model.files())?;
+/// The name of the file is not that of a format that holds a quantized model; the file cannot be written.
+fn ending(QuantizeOptions { model, target, .. }: &QuantizeOptions) -> Result<Ending> {
+    let Some(path) = &target.path else { return Ok(Ending::Safetensors) };
+    check_file(path, target.force, &model.files())?;
     match Ending::of(path)? {
         Ending::Onnx => {
             let (dsc, onnx) = (path.with_extension("dsc"), path.display());
             Err(Error::usage(format!("`{onnx}`: `quantize` writes .safetensors and .dsc")).hint(format!(
                 "`dsconv quantize {} -o {dsc}`, then `dsconv export {dsc} -o {onnx}`",
-                args.model.model,
+                model.name,
                 dsc = dsc.display()
             )))
         }
@@ -160,23 +174,7 @@ fn show(outcome: &Outcome, printer: &Printer) {
     printer.line(&outcome.written);
 }
 
-/// The policy that the options say.
-fn policy(args: &Quantize) -> Policy {
-    let block = args.activation_block.unwrap_or(args.block);
-    let activation = ActivationFormat { bits: args.activation_bits, block, scale: args.activation_scale };
-    let skip = |layers: &String| Rule { layers: layers.clone(), skip: Some(true), ..Rule::default() };
-    Policy {
-        bits: args.bits,
-        block: args.block,
-        rule: args.rule,
-        scales: if args.target.is_two_level() { ScaleFormat::TwoLevel } else { ScaleFormat::Float },
-        linear: !args.convolutions_only,
-        activation: (!args.weights_only).then_some(activation),
-        rules: args.skip.iter().map(skip).collect(),
-    }
-}
-
-/// `w4a4`, or `w4` where inputs stay in floats; the block too where it is not the usual one.
+/// Names a policy `w4a4`, or `w4` where inputs stay in floats, with the block where it is not the usual one.
 fn scheme(policy: &Policy) -> String {
     let mut name = format!("w{}", policy.bits);
     if let Some(activation) = policy.activation {
@@ -191,6 +189,10 @@ fn scheme(policy: &Policy) -> String {
     name
 }
 
+/// Lists the formats of the layers.
+///
+/// # Errors
+/// The model is quantized already; the policy does not fit it, or skips every layer.
 fn formats(model: &Model, policy: &Policy) -> Result<String> {
     if model.is_quantized() {
         let error = model::ModelError::AlreadyQuantized { graph: model.graph.name().into() };
@@ -205,19 +207,20 @@ fn formats(model: &Model, policy: &Policy) -> Result<String> {
     Ok(formats.into_iter().collect::<Vec<_>>().join("; "))
 }
 
-/// Every quantized layer against the weights it stands for, batch normalisation folded in.
-fn measure(float: &Model, quantized: &Model, policy: &Policy) -> Result<BTreeMap<String, Layer>> {
+/// Measures every quantized layer against the weights that it stands for, with batch normalisation folded in.
+fn measure(float: &Model, quantized: &Model, policy: &Policy) -> Result<BTreeMap<String, LayerLoss>> {
     let (graph, weights) = pass::fold_batch_norm(&float.graph, &float.weights);
     let plan = policy.resolve(&graph)?;
     let layer = |(name, layer): (&String, &QuantizedLayer)| {
         let sqnr_db = sqnr(&weights, name, layer);
         let format = plan.0.get(name).map(ToString::to_string).unwrap_or_default();
-        (name.clone(), Layer { format, weights: layer.codes.codes().len(), sqnr_db })
+        (name.clone(), LayerLoss { format, weights: layer.codes.codes().len(), sqnr_db })
     };
     Ok(quantized.layers.iter().map(layer).collect())
 }
 
-pub(super) fn float_layers(model: &Model) -> Vec<String> {
+/// Returns the names of the convolutions and linear layers that are in floats.
+pub fn float_layers(model: &Model) -> Vec<String> {
     let layers =
         model.graph.nodes().iter().filter(|node| matches!(node.op, graph::Op::Conv2d(_) | graph::Op::Linear { .. }));
     layers.filter(|node| !model.layers.contains_key(&node.name)).map(|node| node.name.clone()).collect()

@@ -1,15 +1,15 @@
-use std::path::PathBuf;
+//! `dsconv verify`: a `.dsc` file is checked.
+use std::path::{Path, PathBuf};
 
 use model::dsc::File;
 use serde::Serialize;
 
-use crate::args::Verify;
-use crate::deploy;
 use crate::error::{Error, Result};
 use crate::printer::{Printer, lossy};
 use crate::table::{bytes, count};
+use crate::{deploy, engine};
 
-/// What was found.
+/// The result of `dsconv verify`.
 #[derive(Debug, Serialize)]
 struct Outcome {
     #[serde(serialize_with = "lossy")]
@@ -18,16 +18,19 @@ struct Outcome {
     network: String,
     layers: usize,
     weights: usize,
-    /// Whether the stored input was run; its logits were the stored ones, to the bit.
+    /// Whether the stored input was run. Its logits are the stored ones then, to the bit.
     run: bool,
 }
 
-pub fn run(args: &Verify, printer: &Printer) -> Result<()> {
-    let path = &args.file;
+/// Checks a `.dsc` file: its structure and its checksums, and with `run_stored` the logits of the stored input.
+///
+/// # Errors
+/// The file cannot be read or is damaged; the stored input gives other logits.
+pub fn run(path: &Path, run_stored: bool, printer: &Printer) -> Result<()> {
     let place = |error: &dyn std::fmt::Display| Error::failed(format!("`{}`: {error}", path.display()));
     let data = std::fs::read(path).map_err(|error| place(&error))?;
     let file = File::parse(&data).map_err(|error| {
-        let is_dsc = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case(deploy::EXTENSION));
+        let is_dsc = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case(engine::EXTENSION));
         match is_dsc {
             true => place(&error),
             false => place(&error).hint("`dsconv inspect` shows what is in other files; `-o x.dsc` makes .dsc files"),
@@ -35,13 +38,13 @@ pub fn run(args: &Verify, printer: &Printer) -> Result<()> {
     })?;
     let model = file.to_model().map_err(|error| place(&error))?;
     model.check().map_err(|error| place(&error))?;
-    let stored = file.pair().filter(|_| !args.no_run);
+    let stored = file.pair().filter(|_| run_stored);
     if let Some(stored) = stored {
         file.check_logits(&deploy::logits(&model, stored.seed)?)
             .map_err(|error| place(&error).hint("the checksums are right: what wrote the file computes otherwise"))?;
     }
     let outcome = Outcome {
-        path: path.clone(),
+        path: path.to_owned(),
         bytes: data.len(),
         network: model.graph.name().to_owned(),
         layers: model.layers.len(),

@@ -1,48 +1,28 @@
-//! From the name that was typed to a config.
-use std::fmt;
+//! Configs by the names that users type.
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::{built_in, names, places};
 
+use super::kind::ConfigKind;
+
 /// The folder of recipes.
 pub const FOLDER: &str = "configs";
 
-/// The command that a config is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// `dsconv distill`.
-    Distill,
-    /// `dsconv train`.
-    Train,
-}
-
-impl Kind {
-    /// By the place of a recipe in its folder.
-    pub fn of(name: &str) -> Self {
-        if name.starts_with("train/") { Self::Train } else { Self::Distill }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Distill => "distill",
-            Self::Train => "train",
-        })
-    }
-}
-
-/// What a name of a config leads to.
+/// A config that was found.
 #[derive(Debug)]
 pub enum Found {
+    /// A file.
     File(PathBuf),
-    /// A recipe in the binary: its name and text.
+    /// A recipe in the binary, by name and text.
     BuiltIn(String, &'static str),
 }
 
-/// What `typed` means, seen from the folder `here`.
-pub fn find(typed: &str, kind: Kind, here: &Path) -> Result<Found> {
+/// Returns the config that `typed` means, seen from the folder `here`.
+///
+/// # Errors
+/// There is none of that name; the file is no TOML file.
+pub fn find(typed: &str, kind: ConfigKind, here: &Path) -> Result<Found> {
     let given = here.join(typed);
     if given.is_file() {
         return is_toml(&given, typed).map(|()| Found::File(places::plain(&given)));
@@ -70,22 +50,22 @@ pub fn find(typed: &str, kind: Kind, here: &Path) -> Result<Found> {
     all.extend(built_in::recipes().map(str::to_owned));
     all.sort();
     all.dedup();
-    all.retain(|name| Kind::of(name) == kind);
+    all.retain(|name| ConfigKind::of_name(name) == kind);
     Err(Error::usage(format!("no config is named `{typed}`")).hint(nearest(name, &all)))
 }
 
 /// A config that has a name.
 #[derive(Debug)]
 pub struct Listed {
-    /// Its path in `configs/`, without `.toml`.
+    /// The path of the config in `configs/`, without `.toml`.
     pub name: String,
     /// The file; `None` for one in the binary.
     pub path: Option<PathBuf>,
-    /// Its text; empty where the file cannot be read.
+    /// The text of the config; empty where the file cannot be read.
     pub text: String,
 }
 
-/// All configs that have names, sorted; those in the folder before those in the binary.
+/// Returns all configs that have names, sorted. One in the folder hides one of the same name in the binary.
 pub fn all() -> Vec<Listed> {
     let mut all = Vec::new();
     if let Some(folder) = places::folder_above(Path::new("."), FOLDER) {
@@ -104,22 +84,22 @@ pub fn all() -> Vec<Listed> {
     all
 }
 
-/// The text of the config that `typed` means, of either command.
+/// Returns the text of the config that `typed` means, of either command.
 ///
 /// # Errors
-/// No such config, or one that cannot be read.
-pub fn text(typed: &str) -> Result<(Kind, String)> {
-    let text = match find(typed, Kind::Distill, Path::new("."))? {
+/// There is no such config, or it cannot be read.
+pub fn text(typed: &str) -> Result<(ConfigKind, String)> {
+    let text = match find(typed, ConfigKind::Distill, Path::new("."))? {
         Found::File(path) => read(&path)?,
         Found::BuiltIn(_, text) => text.to_owned(),
     };
-    Ok((super::kind_of(&text).unwrap_or(Kind::Distill), text))
+    Ok((ConfigKind::of_text(&text).unwrap_or(ConfigKind::Distill), text))
 }
 
-/// Where the names of configs stand.
+/// The hint that says where the names of configs stand.
 const LIST: &str = "`dsconv config list` lists the recipes, `dsconv config new FILE.toml` writes one";
 
-/// Configs that were probably meant.
+/// Returns the hint for a wrong name: the configs that were probably meant.
 fn nearest(name: &str, all: &[String]) -> String {
     // The bare name of a config in a subfolder is a likely slip, and so is a network's name.
     let stem = |known: &str| known.rsplit('/').next().unwrap_or_default().to_owned();
@@ -139,8 +119,7 @@ fn nearest(name: &str, all: &[String]) -> String {
     }
 }
 
-/// # Errors
-/// The file is a model or another kind of file.
+/// Checks that a file's ending is not that of a model or of another kind of file.
 fn is_toml(path: &Path, typed: &str) -> Result<()> {
     match path.extension() {
         Some(ending) if !ending.eq_ignore_ascii_case("toml") => {
@@ -151,15 +130,17 @@ fn is_toml(path: &Path, typed: &str) -> Result<()> {
     }
 }
 
+/// Reads the text of a config file.
+///
 /// # Errors
-/// A file that cannot be read, or is no text.
+/// The file cannot be read, or is no text.
 pub fn read(path: &Path) -> Result<String> {
     let shown = path.display();
     let bytes = std::fs::read(path).map_err(|error| Error::usage(format!("`{shown}`: {error}")))?;
     String::from_utf8(bytes).map_err(|_| Error::usage(format!("`{shown}` is no TOML file: it is not UTF-8 text")))
 }
 
-/// Names of all configs below `folder`, sorted, `prefix` before each.
+/// Returns the names of all configs below `folder`, sorted, each with `prefix` before it.
 fn configs(folder: &Path, prefix: &str) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut found = Vec::new();
@@ -198,26 +179,27 @@ mod tests {
         ];
         for typed in typed {
             for here in ["", "a/b"] {
-                let Found::File(found) = find(typed, Kind::Distill, &root.path().join(here)).unwrap() else {
+                let Found::File(found) = find(typed, ConfigKind::Distill, &root.path().join(here)).unwrap() else {
                     panic!("{typed}")
                 };
                 assert_eq!(found.canonicalize().unwrap(), wanted, "{typed} from `{here}`");
             }
         }
-        let hint = |typed| find(typed, Kind::Distill, root.path()).unwrap_err().advice().unwrap().to_owned();
+        let hint = |typed| find(typed, ConfigKind::Distill, root.path()).unwrap_err().advice().unwrap().to_owned();
         assert_eq!(hint("config/resnet5_4bit.toml"), "did you mean `resnet50_4bit`?");
         assert_eq!(hint("resnet34_4bit"), "did you mean `imagenet/resnet34_4bit`?");
         assert_eq!(hint("resnet50"), "did you mean `imagenet/resnet50_4bit` or `resnet50_4bit`?");
         assert_eq!(hint("nothing"), LIST);
         // A folder of one's own does not hide what comes along.
-        let Found::BuiltIn(name, _) = find("configs/alexnet_4bit.toml", Kind::Distill, root.path()).unwrap() else {
+        let Found::BuiltIn(name, _) = find("configs/alexnet_4bit.toml", ConfigKind::Distill, root.path()).unwrap()
+        else {
             panic!()
         };
         assert_eq!(name, "alexnet_4bit");
         std::fs::write(root.path().join("net.onnx"), "").unwrap();
-        assert!(find("net.onnx", Kind::Distill, root.path()).unwrap_err().message().contains("is no config"));
+        assert!(find("net.onnx", ConfigKind::Distill, root.path()).unwrap_err().message().contains("is no config"));
         assert_eq!(
-            find("configs", Kind::Distill, root.path()).unwrap_err().message(),
+            find("configs", ConfigKind::Distill, root.path()).unwrap_err().message(),
             "`configs` is a folder, not a TOML file"
         );
     }

@@ -3,11 +3,11 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-/// Keys that had other names in earlier versions: the old name and the new one.
+/// The keys that had other names in earlier versions: each with its old name and its new one.
 pub const RENAMED: &[(&str, &str)] =
     &[("adapt.scales", "adapt.scale_update"), ("export.scales", "export.scale_precision")];
 
-/// Where the text of a config has the key `table.key` itself, not its value.
+/// Returns the place in the text of a config where the key `table.key` itself is, not its value.
 pub fn place(text: &str, key: &str) -> Option<Range<usize>> {
     let config = DeTable::parse(text).ok()?;
     let (table, key) = key.split_once('.')?;

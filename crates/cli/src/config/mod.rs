@@ -1,42 +1,38 @@
-//! Config files: found by the name that was typed, read with errors that show the line.
+//! Config files: they are found by the name that the user types, and their errors show the line at fault.
+mod change;
+mod complaint;
+mod drawing;
 mod find;
+mod kind;
 mod renamed;
 
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, ThemeCharacters, ThemeStyles};
 use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
-use crate::names;
 use crate::printer::Printer;
 
+use change::Change;
+use complaint::Complaint;
 use find::{FOLDER, Found, find};
-pub use find::{Kind, Listed, all, text};
+pub use find::{Listed, all, text};
+pub use kind::ConfigKind;
 pub use renamed::RENAMED;
 
-/// A config file's text, with the changes of `--set` to be applied.
+/// The text of a config file, with the changes of `--set` that are to be applied.
 #[derive(Debug)]
 pub struct ConfigFile {
-    /// As it is shown: for a recipe in the binary, where the repository has it.
+    /// The path that is shown. For a recipe in the binary it is the one in the repository.
     path: PathBuf,
-    /// Where its paths are looked for first; `None` for a recipe in the binary.
+    /// The folder in which the paths of the config are looked for first; `None` for a recipe in the binary.
     folder: Option<PathBuf>,
     text: String,
     changes: Vec<Change>,
-    colour: bool,
-}
-
-/// `key.path=value` of `--set`.
-#[derive(Debug)]
-struct Change {
-    typed: String,
-    keys: Vec<String>,
-    value: Value,
 }
 
 impl ConfigFile {
@@ -44,22 +40,21 @@ impl ConfigFile {
     /// without `.toml`. The folder is looked for here and in the folders above; the recipes in the binary come last.
     ///
     /// # Errors
-    /// No such file, with the nearest name; a file that cannot be read; a malformed `--set`.
-    pub fn open(typed: &str, kind: Kind, set: &[String], printer: &Printer) -> Result<Self> {
+    /// There is no such file, and the error names the nearest; the file cannot be read; a `--set` is malformed.
+    pub fn open(typed: &str, kind: ConfigKind, set: &[String], printer: &Printer) -> Result<Self> {
         let changes = set.iter().map(|typed| Change::parse(typed)).collect::<Result<_>>()?;
-        let colour = printer.colours_errors();
         let file = match find(typed, kind, Path::new("."))? {
             Found::File(path) => {
                 let text = find::read(&path)?;
                 let folder = path.parent().map(Path::to_owned);
-                Self { path, folder, text, changes, colour }
+                Self { path, folder, text, changes }
             }
             Found::BuiltIn(name, text) => {
                 let path = Path::new(FOLDER).join(format!("{name}.toml"));
-                Self { path, folder: None, text: text.to_owned(), changes, colour }
+                Self { path, folder: None, text: text.to_owned(), changes }
             }
         };
-        match kind_of(&file.text) {
+        match ConfigKind::of_text(&file.text) {
             Some(other) if other != kind => Err(Error::usage(format!("`{typed}` is a config of `dsconv {other}`"))
                 .hint(format!("`dsconv {other} {typed}` runs it"))),
             _ => {
@@ -71,7 +66,7 @@ impl ConfigFile {
         }
     }
 
-    /// Its name: the path below `configs/` without `.toml`, with `-` for `/`.
+    /// Returns the name of the config: its path below `configs/` without `.toml`, with `-` for `/`.
     pub fn name(&self) -> String {
         let stem = self.path.with_extension("");
         let parts: Vec<String> = stem.iter().map(|part| part.to_string_lossy().into_owned()).collect();
@@ -81,10 +76,10 @@ impl ConfigFile {
         }
     }
 
-    /// Its values, `--set` applied.
+    /// Reads the values, with `--set` applied.
     ///
     /// # Errors
-    /// What is wrong, with its line, a caret and a hint.
+    /// A key or a value is wrong. The error shows its line with a caret under it, and a hint.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
         self.check_names()?;
         let parsed: T = toml::from_str(&self.text).map_err(|error| {
@@ -107,8 +102,7 @@ impl ConfigFile {
         Ok(Value::Table(table).try_into()?)
     }
 
-    /// # Errors
-    /// A key with a name that it had in an earlier version: the error says the name it has now.
+    /// Refuses a key by the name that it had in an earlier version, and tells the name that it has now.
     fn check_names(&self) -> Result<()> {
         for &(old, new) in RENAMED {
             let complaint = || Complaint {
@@ -126,7 +120,7 @@ impl ConfigFile {
         Ok(())
     }
 
-    /// An error about the value of `key`, such as `quantize.bits`; it is pointed at where the file has it.
+    /// Makes an error about the value of `key`, such as `quantize.bits`. It points at the place where the file has it.
     pub fn error_at(&self, key: &str, message: impl fmt::Display, hint: Option<String>) -> Error {
         let complaint = Complaint { message: message.to_string(), label: String::new(), hint };
         let set = self.changes.iter().rev().find(|change| change.keys.join(".") == key);
@@ -137,10 +131,15 @@ impl ConfigFile {
         self.diagnostic(complaint, span)
     }
 
-    /// Fails unless the file, or `--set`, has a value for `key`.
+    /// Points an error at the value of `key`.
+    pub fn point(&self, key: &str, error: &Error) -> Error {
+        self.error_at(key, error.message(), error.advice().map(str::to_owned))
+    }
+
+    /// Checks that the file, or `--set`, has a value for `key`.
     ///
     /// # Errors
-    /// It has none: `what` it is, and an example of a value.
+    /// It has none. The error says `what` the key is, and gives an example of a value.
     pub fn require(&self, key: &str, what: &str, example: &str) -> Result<()> {
         if self.is_set(key) || self.place(key).is_some() {
             return Ok(());
@@ -149,7 +148,7 @@ impl ConfigFile {
         Err(error.hint(format!("add `{key} = {example}`; `dsconv config keys` lists all keys")))
     }
 
-    /// Whether `--set` changes the value of `key`.
+    /// Tells whether `--set` changes the value of `key`.
     fn is_set(&self, key: &str) -> bool {
         self.changes.iter().any(|change| {
             let changed = change.keys.join(".");
@@ -157,8 +156,8 @@ impl ConfigFile {
         })
     }
 
-    /// Where the path `given` under `key` leads: what lies beside the file comes before what lies in the folder that one
-    /// works in, and a name that is in both is said. Paths of `--set` are the shell's.
+    /// Resolves the path `given` under `key`. What lies beside the config comes before what lies in the current folder, and a
+    /// name that is in both is said. Paths of `--set` are relative to the current folder.
     pub fn resolve(&self, key: &str, given: &Path, printer: &Printer) -> PathBuf {
         let Some(folder) = self.folder.as_ref().filter(|_| !self.is_set(key)) else { return given.to_owned() };
         let beside = folder.join(given);
@@ -173,12 +172,12 @@ impl ConfigFile {
         beside
     }
 
-    /// The span of the value under `key`.
+    /// Returns the span of the value under `key`.
     fn place(&self, key: &str) -> Option<Range<usize>> {
         DeTable::parse(&self.text).ok().and_then(|table| span_of(table.get_ref(), key))
     }
 
-    /// serde points at a whole table for a missing key: its first line is enough.
+    /// Narrows a span to its first line where serde points at a whole table for a missing key.
     fn narrow(&self, message: &str, span: Range<usize>) -> Range<usize> {
         if message.starts_with("missing field") {
             let line = self.text[span.clone()].lines().next().map_or(0, str::len);
@@ -191,165 +190,12 @@ impl ConfigFile {
         let Some(span) = span.filter(|span| span.end <= self.text.len()) else {
             return complaint.into_error().at(self.path.display());
         };
-        let drawing = self.draw(span, &complaint.label);
+        let drawing = drawing::draw(&self.path.display().to_string(), &self.text, span, &complaint.label);
         complaint.into_error().snippet(drawing)
     }
-
-    /// The lines around `span`, with a caret under it.
-    fn draw(&self, span: Range<usize>, label: &str) -> String {
-        let report = Drawing {
-            source: NamedSource::new(self.path.display().to_string(), self.text.clone()),
-            label: LabeledSpan::new((!label.is_empty()).then(|| label.to_owned()), span.start, span.len()),
-        };
-        let styles = if self.colour { ThemeStyles::ansi() } else { ThemeStyles::none() };
-        let characters = ThemeCharacters { error: String::new(), ..ThemeCharacters::unicode() };
-        let handler = GraphicalReportHandler::new_themed(GraphicalTheme { characters, styles })
-            .with_width(110)
-            .with_context_lines(1)
-            .with_links(false);
-        let mut text = String::new();
-        handler.render_report(&mut text, &report).expect("writing to a string");
-        // The message stands in our own first line; what is left of its line is blank.
-        text.lines().skip_while(|line| !line.contains('╭')).map(str::trim_end).collect::<Vec<_>>().join("\n")
-    }
 }
 
-/// The command that a config is for, where its keys tell.
-fn kind_of(text: &str) -> Option<Kind> {
-    let table = DeTable::parse(text).ok()?;
-    let table = table.get_ref();
-    let has = |keys: &[&str]| keys.iter().any(|key| table.contains_key(*key));
-    let is_table = matches!(table.get("model").map(|model| model.get_ref()), Some(DeValue::Table(_)));
-    let is_text = matches!(table.get("model").map(|model| model.get_ref()), Some(DeValue::String(_)));
-    match (is_table || has(&["train", "start"]), is_text || has(&["quantize", "adapt", "export"])) {
-        (true, false) => Some(Kind::Train),
-        (false, true) => Some(Kind::Distill),
-        _ => None,
-    }
-}
-
-/// What serde or we have to say about a place in the file.
-struct Complaint {
-    message: String,
-    label: String,
-    hint: Option<String>,
-}
-
-impl Complaint {
-    /// Reads serde's message: `unknown field`, `unknown variant`, `missing field`, `invalid type`, or a library's own.
-    fn read(message: &str) -> Self {
-        let names = quoted(message);
-        let plain = |message: String, label: &str| Self { message, label: label.into(), hint: None };
-        match names.split_first() {
-            Some((given, allowed)) if message.starts_with("unknown field") => Self {
-                message: format!("unknown key `{given}`"),
-                label: "not a key here".into(),
-                hint: names::suggestion(given, "the keys here are", allowed),
-            },
-            Some((given, allowed)) if message.starts_with("unknown variant") => Self {
-                message: format!("unknown value `{given}`"),
-                label: "not a value of this key".into(),
-                hint: names::suggestion(given, "allowed are", allowed),
-            },
-            Some((given, _)) if message.starts_with("missing field") => Self {
-                message: format!("missing key `{given}`"),
-                label: String::new(),
-                hint: Some(format!("add `{given} = ...` here")),
-            },
-            _ => match message.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected ")) {
-                Some((found, expected)) => plain(format!("expected {}, found {found}", kind(expected)), ""),
-                None => plain(message.trim_end().replace('\n', ", "), ""),
-            },
-        }
-    }
-
-    fn into_error(self) -> Error {
-        let error = Error::usage(self.message);
-        match self.hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
-    }
-}
-
-/// Rust's name of a type in the words of a config file.
-fn kind(expected: &str) -> &str {
-    match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
-        "i8" | "i16" | "i32" | "i64" | "isize" => "an integer",
-        "f32" | "f64" => "a number",
-        "a boolean" => "`true` or `false`",
-        "a sequence" => "a list",
-        "a map" => "a table",
-        other if other.starts_with("struct ") => "a table",
-        other => other,
-    }
-}
-
-/// The texts between backquotes.
-fn quoted(message: &str) -> Vec<&str> {
-    message.split('`').skip(1).step_by(2).collect()
-}
-
-#[derive(Debug)]
-struct Drawing {
-    source: NamedSource<String>,
-    label: LabeledSpan,
-}
-
-impl fmt::Display for Drawing {
-    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Ok(())
-    }
-}
-
-impl std::error::Error for Drawing {}
-
-impl miette::Diagnostic for Drawing {
-    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        Some(&self.source)
-    }
-
-    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        Some(Box::new(std::iter::once(self.label.clone())))
-    }
-}
-
-impl Change {
-    fn parse(typed: &str) -> Result<Self> {
-        let malformed = |why: &str| {
-            Error::usage(format!("--set `{typed}`: {why}"))
-                .hint("write `--set quantize.bits=3`; `dsconv config keys` lists the keys")
-        };
-        let (keys, value) = typed.split_once('=').ok_or_else(|| malformed("no `=`"))?;
-        let keys: Vec<String> = keys.trim().split('.').map(str::to_owned).collect();
-        if keys.iter().any(String::is_empty) {
-            return Err(malformed("no key"));
-        }
-        let value = value.trim();
-        if value.is_empty() {
-            return Err(malformed("no value"));
-        }
-        // What is no TOML value is a string that the shell has robbed of its quotes.
-        let parsed = toml::from_str::<Table>(&format!("value = {value}")).ok().and_then(|mut t| t.remove("value"));
-        Ok(Self { typed: typed.to_owned(), keys, value: parsed.unwrap_or_else(|| Value::String(value.to_owned())) })
-    }
-
-    fn apply(&self, table: &mut Table) -> Result<()> {
-        let (last, path) = self.keys.split_last().expect("at least one key");
-        let mut table = table;
-        for key in path {
-            let entry = table.entry(key.clone()).or_insert_with(|| Value::Table(Table::new()));
-            table = entry
-                .as_table_mut()
-                .ok_or_else(|| Error::usage(format!("--set {}: `{key}` is not a table", self.typed)))?;
-        }
-        table.insert(last.clone(), self.value.clone());
-        Ok(())
-    }
-}
-
-/// The span of the value under `key.path`; list items by their index, `rules.0.layers`.
+/// Returns the span of the value under `key.path`. Items of lists go by their index: `rules.0.layers`.
 fn span_of(table: &DeTable, key: &str) -> Option<Range<usize>> {
     let (first, mut rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
     let mut value = table.get(first)?;
@@ -367,6 +213,7 @@ fn span_of(table: &DeTable, key: &str) -> Option<Range<usize>> {
 
 #[cfg(test)]
 mod tests {
+    use anstream::adapter::strip_str;
     use serde::Deserialize;
 
     use super::*;
@@ -388,12 +235,14 @@ mod tests {
 
     fn file(text: &str, set: &[&str]) -> ConfigFile {
         let changes = set.iter().map(|typed| Change::parse(typed).unwrap()).collect();
-        ConfigFile { path: "configs/x.toml".into(), folder: None, text: text.into(), changes, colour: false }
+        ConfigFile { path: "configs/x.toml".into(), folder: None, text: text.into(), changes }
     }
 
-    /// Message, drawing and hint as the user sees them.
+    /// Returns message, drawing and hint as the user sees them.
     fn shown(error: &Error) -> String {
-        [Some(error.message()), error.drawing(), error.advice()].into_iter().flatten().collect::<Vec<_>>().join("\n")
+        let drawing = error.drawing().map(|drawing| strip_str(drawing).to_string());
+        let parts = [Some(error.message()), drawing.as_deref(), error.advice()];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
     }
 
     #[test]
@@ -504,9 +353,7 @@ it is called `adapt.scale_update` now";
         let root = tempfile::tempdir().unwrap();
         let beside = root.path().join("net.onnx");
         std::fs::write(&beside, "").unwrap();
-        let global =
-            crate::args::Global { json: false, verbose: false, quiet: true, color: crate::args::ColorChoice::Never };
-        let printer = Printer::new(&global);
+        let printer = Printer::new(&crate::printer::Manner { quiet: true, ..Default::default() });
         let mut config = file("model = \"net.onnx\"", &[]);
         config.folder = Some(root.path().to_owned());
         assert_eq!(config.resolve("model", Path::new("net.onnx"), &printer), beside);
@@ -526,9 +373,8 @@ it is called `adapt.scale_update` now";
 
     #[test]
     fn a_config_is_named_after_its_place() {
-        let named = |path: &str| {
-            ConfigFile { path: path.into(), folder: None, text: String::new(), changes: vec![], colour: false }.name()
-        };
+        let named =
+            |path: &str| ConfigFile { path: path.into(), folder: None, text: String::new(), changes: vec![] }.name();
         assert_eq!(named("configs/vgg_4bit.toml"), "vgg_4bit");
         assert_eq!(named("/x/configs/imagenet/vgg16_4bit.toml"), "imagenet-vgg16_4bit");
         assert_eq!(named("/tmp/mine.toml"), "mine");

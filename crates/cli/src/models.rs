@@ -1,4 +1,4 @@
-//! What a MODEL argument means: a name, a file that dsconv wrote, a checkpoint, an ONNX file, or a run folder.
+//! Models as users name them: by a name, a file that dsconv wrote, a checkpoint, an ONNX file, or a run folder.
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -8,76 +8,100 @@ use distill::RunFolder;
 use dsconv::Network;
 use graph::{ImageConfig, Shape, pass};
 use model::Model;
+use zoo::Stem;
 
-use crate::args::ModelArgs;
+use crate::classes::GivenClasses;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
-use crate::{built_in, checkpoint, classes, import, names, places, runs, slips};
+use crate::{built_in, checkpoint, import, names, places, runs, slips};
+
+/// A model as the user names it.
+#[derive(Debug, Clone, Default)]
+pub struct ModelSpec {
+    /// The name of a network, or the path of a file or a run folder.
+    pub name: String,
+    /// The checkpoint with the weights of a named network.
+    pub weights: Option<PathBuf>,
+    /// The file with the names of the classes.
+    pub classes: Option<PathBuf>,
+    /// What the network expects of an image, where its file does not say so or is wrong.
+    pub image: ImageConfig,
+}
+
+impl ModelSpec {
+    /// Returns the files that are read.
+    pub fn files(&self) -> Vec<&Path> {
+        [Some(Path::new(&self.name)), self.weights.as_deref(), self.classes.as_deref()].into_iter().flatten().collect()
+    }
+}
 
 /// A model with the name that files made from it get.
 #[derive(Debug)]
-pub struct Source {
+pub struct OpenedModel {
     /// The model.
     pub model: Model,
-    /// The network's name, or the file's without its extension.
+    /// The name of the network, or of the file without its extension.
     pub name: String,
-    /// The file that was named, or the one of a run, if dsconv wrote it.
+    /// The file that was named, or the one of a run, where dsconv wrote it.
     pub file: Option<PathBuf>,
 }
 
-/// Opens what the arguments name.
+/// Opens a model.
 ///
 /// # Errors
-/// Nothing of that name, with the nearest; weights that are missing or do not fit.
-pub fn open(args: &ModelArgs, printer: &Printer) -> Result<Source> {
-    let mut source = open_with(&args.model, args.weights.as_ref(), &args.image.config(), printer)?;
-    classes::Said::read(args.classes.as_deref())?.name(&mut source.model)?;
-    Ok(source)
+/// There is nothing of that name; weights are missing or do not fit; the names of the classes do not fit.
+pub fn open(spec: &ModelSpec, printer: &Printer) -> Result<OpenedModel> {
+    open_changed(spec, &Changes::default(), printer)
 }
 
-/// Opens a model by name, with weights of a file or its own, for images as `image` says.
-///
-/// # Errors
-/// As [`open`].
-pub fn open_with(name: &str, weights: Option<&PathBuf>, image: &ImageConfig, printer: &Printer) -> Result<Source> {
-    open_network(&zoo::Config::new(name), weights, image, printer)
+/// How the network of a checkpoint differs from the zoo's.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Changes {
+    /// The multiplier of all channel counts.
+    pub width: Option<f64>,
+    /// The first layers.
+    pub stem: Option<Stem>,
 }
 
-/// As [`open_with`], for a model of the name of `network` whose parameters are a checkpoint's and whose layers are as
-/// `network` says.
+/// Opens a model, for a checkpoint as a changed network of the zoo.
 ///
 /// # Errors
-/// As [`open`]; settings of a network that is no checkpoint's.
-pub fn open_network(
-    network: &zoo::Config,
-    weights: Option<&PathBuf>,
-    image: &ImageConfig,
-    printer: &Printer,
-) -> Result<Source> {
-    let path = Path::new(&network.name);
-    let mut source = match weights {
-        Some(weights) => named(&zoo::Config { input: square(image)?, ..network.clone() }, Some(weights), printer)?,
+/// As [`open`]; a network that is changed is no checkpoint's.
+pub fn open_changed(spec: &ModelSpec, changes: &Changes, printer: &Printer) -> Result<OpenedModel> {
+    let mut opened = open_without_classes(spec, changes, printer)?;
+    GivenClasses::read(spec.classes.as_deref())?.name(&mut opened.model)?;
+    Ok(opened)
+}
+
+fn open_without_classes(spec: &ModelSpec, changes: &Changes, printer: &Printer) -> Result<OpenedModel> {
+    let ModelSpec { name, weights, image, .. } = spec;
+    let &Changes { width, stem } = changes;
+    let path = Path::new(name);
+    let mut opened = match weights {
+        Some(weights) => {
+            let network = zoo::Config { width, stem, input: square(image)?, ..zoo::Config::new(name) };
+            named(&network, Some(weights), printer)?
+        }
         None if is_checkpoint(path) => {
-            let given = zoo::Config { name: String::new(), input: square(image)?, ..network.clone() };
+            let given = zoo::Config { width, stem, input: square(image)?, ..zoo::Config::default() };
             bare(path, &given, image.says_values(), printer)?
         }
-        None if network.width.is_some() || network.stem.is_some() => {
-            let error =
-                Error::usage(format!("`{}` is no checkpoint: `--width` and `--stem` are for those", network.name));
+        None if width.is_some() || stem.is_some() => {
+            let error = Error::usage(format!("`{name}` is no checkpoint: `--width` and `--stem` are for those"));
             return Err(error.hint("give the weights with `--weights FILE`, or name their file as the model"));
         }
         None if import::is_onnx(path) && path.is_file() => return onnx(path, image, false, printer),
-        None => open_name(&network.name, printer)?,
+        None => open_name(name, printer)?,
     };
-    adjust(&mut source.model, image)?;
-    Ok(source)
+    adjust(&mut opened.model, image)?;
+    Ok(opened)
 }
 
-/// The side of the input that is asked of a network of the zoo.
+/// Returns the side of the input that is asked of a network of the zoo.
 ///
 /// # Errors
-/// One that is not square.
-pub fn square(image: &ImageConfig) -> Result<Option<usize>> {
+/// The input is not square.
+fn square(image: &ImageConfig) -> Result<Option<usize>> {
     match image.input() {
         Some([height, width]) if height != width => {
             Err(Error::usage(format!("input {height},{width}: networks of the zoo take square images")))
@@ -89,8 +113,8 @@ pub fn square(image: &ImageConfig) -> Result<Option<usize>> {
 /// Changes what a model expects of an image.
 ///
 /// # Errors
-/// What does not fit the network's input.
-pub fn adjust(model: &mut Model, image: &ImageConfig) -> Result<()> {
+/// The change does not fit the network's input.
+fn adjust(model: &mut Model, image: &ImageConfig) -> Result<()> {
     let Shape { channels, height, width } = model.graph.input();
     if image.input().is_some_and(|input| input != [height, width]) {
         return Err(Error::usage(format!("`{}` takes {height}x{width} images, no others", model.graph.name()))
@@ -99,16 +123,16 @@ pub fn adjust(model: &mut Model, image: &ImageConfig) -> Result<()> {
     image.apply(&mut model.info.preprocess, channels).map_err(Error::usage)
 }
 
-/// An ONNX file.
-fn onnx(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) -> Result<Source> {
-    Ok(Source { model: import::open(path, image, quietly, printer)?, name: stem(path), file: None })
+/// Opens an ONNX file.
+fn onnx(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) -> Result<OpenedModel> {
+    Ok(OpenedModel { model: import::open(path, image, quietly, printer)?, name: stem(path), file: None })
 }
 
-/// Opens a model that has its weights: see [`open`].
+/// Opens a model that has its weights, by name or path alone.
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_name(model: &str, printer: &Printer) -> Result<Source> {
+pub fn open_name(model: &str, printer: &Printer) -> Result<OpenedModel> {
     // `./resnet50` is a file or folder even where a network has that name.
     if zoo::variant(model).is_ok() {
         return named(&zoo::Config::new(model), None, printer);
@@ -130,19 +154,17 @@ pub fn open_name(model: &str, printer: &Printer) -> Result<Source> {
     if looks_like_a_path {
         let error = Error::usage(format!("no model at `{model}`: there is no such file or run folder"));
         return Err(match file {
-            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            Some(near) => error.hint(names::did_you_mean(Some(&near), "")),
             None => error,
         });
     }
-    let known: Vec<&str> = zoo::variants().iter().map(|variant| variant.name).collect();
     let error = Error::usage(format!("no model is named `{model}`, and there is no such file or run folder"));
-    Err(match names::nearest(model, known).map(str::to_owned).or(file) {
-        Some(near) => error.hint(format!("did you mean `{near}`?")),
-        None => error.hint("`dsconv models` lists the names"),
-    })
+    let near = names::nearest_network(model).map(str::to_owned).or(file);
+    Err(error.hint(names::did_you_mean(near.as_deref(), names::MODELS)))
 }
 
-/// The network to run: batch normalisation folded into the layers before it, as in a teacher and in every quantized file.
+/// Builds the network to run. Batch normalisation is folded into the layers before it, as in a teacher and in every quantized
+/// file.
 pub fn network(model: &Model, device: &Device) -> Network {
     if model.is_quantized() {
         return Network::new(model, device);
@@ -152,24 +174,26 @@ pub fn network(model: &Model, device: &Device) -> Network {
     Network::new(&Model { graph, weights, layers, info: model.info.clone() }, device)
 }
 
-/// A file that dsconv wrote, or a checkpoint.
-fn file(path: &Path, printer: &Printer) -> Result<Source> {
+/// Opens a file that dsconv wrote, or a checkpoint.
+fn file(path: &Path, printer: &Printer) -> Result<OpenedModel> {
     if is_checkpoint(path) {
         return bare(path, &zoo::Config::default(), true, printer);
     }
-    Ok(Source { model: files::load(path)?, name: stem(path), file: Some(path.to_owned()) })
+    Ok(OpenedModel { model: files::load(path)?, name: stem(path), file: Some(path.to_owned()) })
 }
 
-/// A checkpoint, whose network is found by its parameters.
-fn bare(path: &Path, given: &zoo::Config, quietly: bool, printer: &Printer) -> Result<Source> {
+/// Opens a checkpoint, whose network is found by its parameters.
+fn bare(path: &Path, given: &zoo::Config, quietly: bool, printer: &Printer) -> Result<OpenedModel> {
     match slips::of_model(path) {
         Some(error) => Err(error),
-        None => Ok(Source { model: checkpoint::open(path, given, quietly, printer)?, name: stem(path), file: None }),
+        None => {
+            Ok(OpenedModel { model: checkpoint::open(path, given, quietly, printer)?, name: stem(path), file: None })
+        }
     }
 }
 
-/// Whether a path is a file that neither dsconv nor an exporter of ONNX files wrote: .dsc files and the header of ours
-/// among safetensors tell.
+/// Tells whether a path is a file that neither dsconv nor an exporter of ONNX files wrote. Files of dsconv begin as a .dsc
+/// file does, or have its header among safetensors.
 fn is_checkpoint(path: &Path) -> bool {
     if !path.is_file() || import::is_onnx(path) || zoo::variant(&path.to_string_lossy()).is_ok() {
         return false;
@@ -183,13 +207,13 @@ fn is_checkpoint(path: &Path) -> bool {
     !is_safetensors || matches!(files::packed::is_packed(path), Ok(false))
 }
 
-/// A file's name without its extension.
+/// Returns a file's name without its extension.
 fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// A run folder.
-fn folder(run: &Path, printer: &Printer) -> Result<Source> {
+/// Opens the model of a run folder.
+fn folder(run: &Path, printer: &Printer) -> Result<OpenedModel> {
     let path = run.join(RunFolder::MODEL);
     if !path.is_file() {
         let shown = run.display();
@@ -200,35 +224,32 @@ fn folder(run: &Path, printer: &Printer) -> Result<Source> {
         return Err(Error::failed(format!("`{shown}` has no `{}`: the run is not finished", RunFolder::MODEL))
             .hint("a run that was stopped goes on with `dsconv distill CONFIG --resume`"));
     }
-    Ok(Source { name: runs::run_name(run), ..file(&path, printer)? })
+    Ok(OpenedModel { name: runs::run_name(run), ..file(&path, printer)? })
 }
 
-/// A network of the zoo with its own weights, or those of a file.
-///
-/// # Errors
-/// As [`open`].
-pub fn named(config: &zoo::Config, weights: Option<&PathBuf>, printer: &Printer) -> Result<Source> {
+/// Opens a network of the zoo with its own weights, or with those of a file.
+fn named(config: &zoo::Config, weights: Option<&PathBuf>, printer: &Printer) -> Result<OpenedModel> {
     let name = config.name.as_str();
     let Ok(variant) = zoo::variant(name) else {
-        let known: Vec<&str> = zoo::variants().iter().map(|variant| variant.name).collect();
         let error = Error::usage(format!("no network is named `{name}`: `--weights` needs one"));
-        return Err(match names::nearest(name, known) {
-            Some(near) => error.hint(format!("did you mean `{near}`?")),
-            None => error.hint("`dsconv models` lists the names"),
-        });
+        return Err(error.hint(names::did_you_mean(names::nearest_network(name), names::MODELS)));
     };
     if let Some(path) = weights {
         if import::is_onnx(path) {
             let error = Error::usage(format!("`{}`: an ONNX file is a whole network", path.display()));
             return Err(error.hint("name it as the model, without another's name"));
         }
-        return Ok(Source { model: checkpoint::open(path, config, true, printer)?, name: name.to_owned(), file: None });
+        return Ok(OpenedModel {
+            model: checkpoint::open(path, config, true, printer)?,
+            name: name.to_owned(),
+            file: None,
+        });
     }
     if let Some(model) = built_in::teacher(name) {
-        return Ok(Source { model: model?, name: name.to_owned(), file: None });
+        return Ok(OpenedModel { model: model?, name: name.to_owned(), file: None });
     }
     if let Some(path) = places::fetched(variant).filter(|path| path.is_file()) {
-        return Ok(Source {
+        return Ok(OpenedModel {
             model: checkpoint::open(&path, config, true, printer)?,
             name: name.to_owned(),
             file: None,

@@ -1,11 +1,14 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use graph::{ChannelOrder, ImageConfig, Preprocess, Resize, Said};
 
-/// Each option names its heading: one that is set for all of them would go on to the options after them.
+use crate::models::ModelSpec;
+
+/// The heading of these options. Each names it by itself: a heading that is set for all of them would go on to the options
+/// after them.
 const INPUT: &str = "The network's input, which an ONNX file does not tell";
 
-/// A model, as every command takes it.
+/// The options of a model, which every command takes alike.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ModelArgs {
     /// A name (see `dsconv models`), a file that dsconv wrote, a checkpoint, an ONNX file, or a run folder
@@ -17,12 +20,12 @@ pub struct ModelArgs {
     /// Names of the classes in the order of the outputs: a file with one a line, or JSON
     #[arg(long, value_name = "FILE")]
     pub classes: Option<PathBuf>,
-    /// What the network expects of an image.
+    /// The options of what the network expects of an image.
     #[command(flatten)]
     pub image: ImageArgs,
 }
 
-/// What a network expects of an image, where its file does not say so or is wrong: the input is
+/// The options of what a network expects of an image, where its file does not say so or is wrong. Its input is
 /// `(pixel / divide - mean) / std`.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ImageArgs {
@@ -49,10 +52,9 @@ pub struct ImageArgs {
     pub divide: Option<f32>,
 }
 
-impl ModelArgs {
-    /// The files that are read.
-    pub fn files(&self) -> Vec<&Path> {
-        [Some(Path::new(&self.model)), self.weights.as_deref(), self.classes.as_deref()].into_iter().flatten().collect()
+impl From<ModelArgs> for ModelSpec {
+    fn from(ModelArgs { model, weights, classes, image }: ModelArgs) -> Self {
+        Self { name: model, weights, classes, image: image.into() }
     }
 }
 
@@ -60,12 +62,10 @@ impl ModelArgs {
 #[derive(Debug, Clone)]
 pub struct Values(pub Vec<f32>);
 
-impl ImageArgs {
-    /// What is said.
-    pub fn config(&self) -> ImageConfig {
-        let Self { input, resize, crop, mean, std, order, divide } = self.clone();
+impl From<ImageArgs> for ImageConfig {
+    fn from(ImageArgs { input, resize, crop, mean, std, order, divide }: ImageArgs) -> Self {
         let [mean, std] = [mean, std].map(|values| values.map(|Values(values)| values));
-        ImageConfig { input, resize, crop, order, divide, mean, std }
+        Self { input, resize, crop, order, divide, mean, std }
     }
 }
 

@@ -1,0 +1,22 @@
+use clap::builder::{RangedU64ValueParser, TypedValueParser};
+
+use crate::runs::Existing;
+
+/// Reads a number of images.
+pub fn above_0(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&images| images > 0).ok_or_else(|| "a number above 0".to_owned())
+}
+
+/// Reads a number from 1 to `most`.
+pub fn count(most: u64) -> impl TypedValueParser<Value = usize> {
+    RangedU64ValueParser::<u64>::new().range(1..=most).try_map(usize::try_from)
+}
+
+/// Returns what becomes of a run that is there; clap has refused both options together.
+pub fn existing(resume: bool, force: bool) -> Existing {
+    match (resume, force) {
+        (true, _) => Existing::Resume,
+        (false, true) => Existing::Replace,
+        (false, false) => Existing::Keep,
+    }
+}

@@ -1,0 +1,101 @@
+//! `dsconv export --format onnx`: a model is written as an ONNX file.
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use ::onnx::{ActivationCodes, Range, Ranges};
+use distill::{Calibration, calibrate};
+use images::OpenOptions;
+use model::Model;
+use serde::Serialize;
+
+use crate::device::DeviceName;
+use crate::error::{Error, Result};
+use crate::models::{self, OpenedModel};
+use crate::output::{Output, Written};
+use crate::printer::Printer;
+use crate::{classes, device, places, progress};
+
+use super::fit::{check_scales, refuse_ignored};
+use super::options::{ExportFormat, ExportOptions, OnnxOptions, OnnxProfile};
+
+/// The most images on which ranges are found where the user does not say it.
+const CALIBRATION_IMAGES: usize = 256;
+
+/// The result of exporting an ONNX file.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    #[serde(flatten)]
+    written: Written,
+    profile: &'static str,
+}
+
+/// Writes a model as an ONNX file.
+///
+/// # Errors
+/// The options contradict the model; the images for the ranges cannot be opened; the file cannot be written.
+pub fn run(options: &ExportOptions, opened: OpenedModel, printer: &Printer, start: Instant) -> Result<()> {
+    let OpenedModel { mut model, name, .. } = opened;
+    let onnx = &options.onnx;
+    let fitting = if model.is_quantized() { OnnxProfile::Int4 } else { OnnxProfile::Fp32 };
+    let asked = onnx.profile.unwrap_or(fitting);
+    refuse_ignored(options, ExportFormat::Onnx, Some(asked))?;
+    let activations = onnx.activations.unwrap_or(true);
+    let suffix = match (asked, activations) {
+        (OnnxProfile::Int4, true) => "int4",
+        (OnnxProfile::Int4, false) => "int4_weights",
+        (OnnxProfile::Int8, _) => "int8",
+        (OnnxProfile::Fp32, _) => "fp32",
+    };
+    let output = Output::new(&options.target, &format!("{name}_{suffix}.onnx"), &options.model.files())?;
+    if asked != OnnxProfile::Fp32 && !model.is_quantized() {
+        return Err(Error::usage(format!("`{name}` is not quantized: the profile {suffix} needs integer weights"))
+            .hint(format!("`dsconv quantize {}` makes some, and `--profile fp32` writes floats", options.model.name)));
+    }
+    check_scales(options, &model)?;
+    if options.target.is_two_level() {
+        model = model.to_two_level()?;
+    }
+    let profile = match asked {
+        OnnxProfile::Int4 => ::onnx::Profile::Int4 { activations },
+        OnnxProfile::Fp32 => ::onnx::Profile::Fp32,
+        OnnxProfile::Int8 => {
+            let Some(images) = &onnx.calibrate else {
+                return Err(Error::usage("the profile int8 has one scale for each activation, found on images")
+                    .hint("`--calibrate DATA` names some: a folder, a file, `embedded`; labels are not read"));
+            };
+            if model.layers.values().any(|layer| layer.codes.two_level().is_none()) {
+                printer.talk("8-bit weights have two-level scales: codes and scales are fitted anew");
+                model = model.to_two_level()?;
+            }
+            let ranges = ranges(images, onnx, &model, printer)?;
+            let codes = if onnx.symmetric { ActivationCodes::Symmetric } else { ActivationCodes::Unsigned };
+            ::onnx::Profile::Int8 { ranges, codes }
+        }
+    };
+    let bytes = ::onnx::export(&model, &profile)?;
+    let written = output.save_bytes(&bytes, &model, start)?;
+    let outcome = Outcome { written, profile: profile.name() };
+    printer.result(&outcome, |printer| printer.line(&outcome.written));
+    Ok(())
+}
+
+/// Finds the ranges of all values that are rounded, on images, with the weights of the file and everything else in floats.
+fn ranges(data: &str, options: &OnnxOptions, model: &Model, printer: &Printer) -> Result<Ranges> {
+    let mut model = model.clone();
+    model.layers.values_mut().for_each(|layer| layer.activation = None);
+    let limit = Some(options.calibration_images.unwrap_or(CALIBRATION_IMAGES));
+    let spread = OpenOptions { limit, datasets: places::datasets(), ..OpenOptions::default() };
+    let set = images::open_unlabelled(data, &model.preprocess(), &spread)?;
+    classes::report(&set, printer);
+    let context = progress::context(device::open(DeviceName::Cpu)?, printer)?;
+    let network = models::network(&model, &context.device);
+    let nodes = ::onnx::observed(network.graph());
+    let found = calibrate(&network, &nodes, &set, options.calibration.unwrap_or(Calibration::Mse), &context)?;
+    let name = |id: graph::NodeId| network.graph().node(id).name.clone();
+    let ranges: BTreeMap<_, _> =
+        nodes.iter().zip(found).map(|(&id, [min, max])| (name(id), Range { min, max })).collect();
+    for (node, Range { min, max }) in &ranges {
+        printer.detail(format!("{node}: {min:.4} to {max:.4}"));
+    }
+    Ok(ranges)
+}

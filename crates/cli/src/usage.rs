@@ -1,0 +1,90 @@
+//! Errors of usage that are explained better than clap does.
+use std::path::Path;
+
+use clap::CommandFactory;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use crate::args::Cli;
+use crate::error::Error;
+use crate::names;
+
+/// Explains an error of usage better than clap does, where that is possible: a model in a command's place, another command's
+/// option.
+pub fn explain(error: &clap::Error) -> Option<Error> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    match error.kind() {
+        ErrorKind::InvalidSubcommand if error.get(ContextKind::SuggestedSubcommand).is_none() => {
+            text(ContextKind::InvalidSubcommand).map(unknown_command)
+        }
+        ErrorKind::UnknownArgument if error.get(ContextKind::SuggestedArg).is_none() => {
+            let root = Cli::command();
+            let command = words().find(|word| root.find_subcommand(word).is_some())?;
+            match text(ContextKind::InvalidArg)? {
+                option if option.starts_with("--") => Some(unknown_option(option, &command, &root)),
+                option if option.starts_with('-') => None,
+                word => unexpected_word(word, &command),
+            }
+        }
+        _ => None,
+    }
+}
+
+/// A word that is no command.
+fn unknown_command(word: &str) -> Error {
+    let refused = Error::usage(format!("no command is named `{word}`"));
+    let is_model = zoo::variant(word).is_ok() || Path::new(word).exists();
+    match is_model {
+        true => refused.hint(format!("a command comes first, such as `dsconv inspect {word}`")),
+        false => refused.hint("`dsconv --help` lists the commands"),
+    }
+}
+
+/// A word after the model of a command that takes no more.
+fn unexpected_word(word: &str, command: &str) -> Option<Error> {
+    let refused = Error::usage(format!("`{word}`: `dsconv {command}` takes one model and nothing after it"));
+    match command {
+        "eval" => Some(refused.hint(format!("images: `--data {word}`; a model to compare with: `--against {word}`"))),
+        "quantize" | "export" => Some(refused.hint(format!("a file to write: `-o {word}`"))),
+        _ => None,
+    }
+}
+
+/// An option that a command does not have. The commands that have it are named.
+fn unknown_option(option: &str, command: &str, root: &clap::Command) -> Error {
+    let long = option.trim_start_matches("--");
+    let has = |other: &&clap::Command| other.get_arguments().any(|arg| arg.get_long() == Some(long));
+    let others: Vec<String> =
+        root.get_subcommands().filter(has).map(|other| format!("dsconv {}", other.get_name())).collect();
+    let refused = Error::usage(format!("`dsconv {command}` has no option `{option}`"));
+    match others.is_empty() {
+        true => refused.hint(format!("`dsconv {command} --help` lists its options")),
+        false => {
+            let verb = if others.len() == 1 { "has" } else { "have" };
+            refused.hint(format!("{} {verb} it", names::quoted(others.iter().map(String::as_str))))
+        }
+    }
+}
+
+/// Returns the words that were typed after the program's name.
+fn words() -> impl Iterator<Item = String> {
+    std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn usage_is_explained_where_clap_has_nothing_near() {
+        let of =
+            |args: &[&str]| explain(&Cli::try_parse_from(args).unwrap_err()).map(|error| error.message().to_owned());
+        assert_eq!(of(&["dsconv", "resnet50"]).unwrap(), "no command is named `resnet50`");
+        assert_eq!(of(&["dsconv", "distil"]), None, "clap knows better");
+        assert_eq!(of(&["dsconv", "eval"]), None);
+    }
+}
