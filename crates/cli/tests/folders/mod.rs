@@ -40,7 +40,7 @@ impl Place {
             .unwrap();
     }
 
-    /// Two pictures of each class in folders of these names.
+    /// Writes two pictures of each class into folders of these names.
     fn pictures(&self, root: &str, classes: &[(&str, u32)]) {
         for (name, class) in classes {
             std::fs::create_dir_all(self.path(root).join(name)).unwrap();
@@ -55,7 +55,7 @@ impl Place {
     }
 }
 
-/// Top-1 of a command that succeeds.
+/// Returns the top-1 accuracy of a command that succeeds.
 #[track_caller]
 fn top1(ran: &Ran) -> f64 {
     assert_eq!(ran.code, Some(0), "{}", ran.err);

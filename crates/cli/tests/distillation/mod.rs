@@ -1,0 +1,101 @@
+//! `dsconv distill` and `dsconv train` from the config to the files of the run.
+use super::*;
+
+#[test]
+fn distill_measures_adapts_and_exports() {
+    let place = Place::new();
+    place.write("configs/mine_4bit.toml", RECIPE);
+    let metrics = place.json(&["distill", "config/mine_4bit.toml", "--out", "run"]);
+    for network in ["fp32", "quantized", "adapted"] {
+        for key in ["top1", "top5", "agreement", "bytes"] {
+            assert!(metrics[network][key].is_number(), "{network}.{key}");
+        }
+    }
+    assert_eq!((&metrics["fp32"]["agreement"], &metrics["fp32"]["sqnr_db"]), (&Value::from(100.0), &Value::Null));
+    assert!(metrics["adapted"]["sqnr_db"].as_f64() > metrics["quantized"]["sqnr_db"].as_f64(), "{metrics}");
+    let kept: Value = serde_json::from_slice(&std::fs::read(place.path("run/metrics.json")).unwrap()).unwrap();
+    assert_eq!([&kept["fp32"], &kept["adapted"]], [&metrics["fp32"], &metrics["adapted"]]);
+    for file in ["config.toml", "loss.csv", "model.safetensors", "model.dsc"] {
+        assert!(place.path("run").join(file).is_file(), "{file}");
+    }
+
+    // The run folder is a model, and scores what the table said; the resolved config is a config, for the same bits.
+    let scores = place.json(&["eval", "run", "--limit", "64", "--against", "tiny.safetensors"]);
+    for key in ["top1", "top5", "agreement", "sqnr_db", "bytes"] {
+        assert_eq!(scores[key], metrics["adapted"][key], "{key}");
+    }
+    let stored = |file: &str| files::load(place.path("run").join(file)).unwrap();
+    assert_eq!(stored("model.dsc"), stored("model.safetensors"));
+    place.json(&["distill", "run/config.toml", "--out", "again"]);
+    let model = |run: &str| std::fs::read(place.path(run).join("model.safetensors")).unwrap();
+    assert!(model("run") == model("again"), "one config, one result");
+
+    let rows = place.json(&["compare", "run", "again"]);
+    assert_eq!(rows[0]["adapted"], rows[1]["adapted"]);
+    let table = place.run(&["compare", "run", "again"]).out;
+    assert!(table.starts_with("run ") && table.lines().count() == 4, "{table}");
+
+    place.run(&["distill", "mine_4bit", "--out", "run"]).refuses(
+        1,
+        "error: `run` is not empty\n\nhint: `--resume` goes on with the run in it, `--force` replaces it, `--out` names another folder",
+    );
+    let ran = place.run(&["distill", "mine_4bit", "--out", "run", "--resume", "--set", "adapt.steps=6"]);
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.err.contains("`run` holds another run: its settings: `steps = 6` differs"), "{}", ran.err);
+    // `--force` is for runs alone.
+    place.run(&["distill", "mine_4bit", "--out", "configs", "--force"]).refuses(
+        1,
+        "error: `configs` is not empty and is no run folder: `--force` does not touch it\n\nhint: `--out` names another folder",
+    );
+}
+
+#[test]
+fn recipes_and_their_networks_come_with_the_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| -> Ran {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dsconv"));
+        command.args(args).current_dir(folder.path()).env("XDG_CACHE_HOME", folder.path().join("cache"));
+        command.output().unwrap().into()
+    };
+    let little = ["data.limit=64", "data.eval_limit=32", "adapt.steps=1", "adapt.held_out=8", "adapt.fit_images=0"];
+    let set = little.iter().flat_map(|change| ["--set", change]);
+    let ran = run(&["distill", "alexnet_4bit", "--json"].into_iter().chain(set).collect::<Vec<_>>());
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(ran.err.contains("config configs/alexnet_4bit.toml: the one that comes with dsconv"), "{}", ran.err);
+    let outcome: Value = serde_json::from_str(&ran.out).unwrap();
+    assert!(outcome["run"].as_str().unwrap().starts_with("runs/alexnet_4bit-2"), "{outcome}");
+    assert!(folder.path().join(outcome["run"].as_str().unwrap()).join("model.dsc").is_file());
+    // What is downloaded goes to the user's cache.
+    let ran = run(&["doctor"]);
+    assert!(ran.out.contains(&format!("{}/cache/dsconv/datasets", folder.path().display())), "{}", ran.out);
+}
+
+#[test]
+fn runs_are_named_after_their_config_and_the_time() {
+    let place = Place::new();
+    place.write("configs/imagenet/mine.toml", RECIPE);
+    std::fs::create_dir(place.path("experiments")).unwrap();
+    let metrics = place.json(&["distill", "imagenet/mine", "--set", "adapt.steps=3"]);
+    let run = metrics["run"].as_str().unwrap().to_owned();
+    let name = run.strip_prefix("experiments/runs/").unwrap();
+    assert!(name.starts_with("imagenet-mine-2") && name.len() == "imagenet-mine-20261124-023301".len(), "{name}");
+    // A run is found by its name, the newest one of a config is resumed, and all runs are compared.
+    assert_eq!(place.json(&["eval", name, "--limit", "16"])["model"], name);
+    let resumed = place.json(&["distill", "imagenet/mine", "--set", "adapt.steps=3", "--resume"]);
+    assert_eq!((&resumed["run"], &resumed["adapted"]), (&metrics["run"], &metrics["adapted"]));
+    assert_eq!(place.json(&["compare"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn train_writes_a_model_and_resumes() {
+    let place = Place::new();
+    place.write(
+        "configs/teacher.toml",
+        "model = { name = \"resnet20\", classes = 16, width = 0.25 }\n[data]\ntrain_images = 256\neval_images = 64\n[train]\nepochs = 2\n",
+    );
+    let trained = place.json(&["train", "teacher", "--out", "run"]);
+    assert!(trained["top1"].is_number());
+    let again = place.json(&["train", "teacher", "--out", "run", "--resume"]);
+    assert_eq!(again["top1"], trained["top1"]);
+    assert_eq!(place.json(&["eval", "run", "--limit", "64"])["top1"], trained["top1"]);
+}
