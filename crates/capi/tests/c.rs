@@ -59,7 +59,7 @@ fn picture() -> Vec<u8> {
 /// What the engine says of the picture in Rust.
 fn expected(model: &Model) -> Vec<f32> {
     let mut input = vec![0.0; 8 * 6 * 3];
-    model.info.preprocess.normaliser().apply(&picture(), &mut input);
+    model.info().preprocess.normaliser().apply(&picture(), &mut input);
     runtime::Model::new(model.clone()).unwrap().session(1).unwrap().run(&input).unwrap().to_vec()
 }
 
@@ -148,7 +148,7 @@ fn floats_and_bytes_give_the_same_logits_for_every_count() {
         for count in [1, 3] {
             let pictures = picture().repeat(count);
             let mut normalised = vec![0.0; 144];
-            network().info.preprocess.normaliser().apply(&picture(), &mut normalised);
+            network().info().preprocess.normaliser().apply(&picture(), &mut normalised);
             let images = normalised.repeat(count);
             let (mut a, mut b) = (vec![0.0; 3 * count], vec![0.0; 3 * count]);
             assert_eq!(dsconv_session_run(session, images.as_ptr(), count, a.as_mut_ptr()), 0);

@@ -26,7 +26,7 @@ mod tests {
     #[test]
     fn every_embedded_network_comes_with_its_weights() {
         for name in zoo::teachers() {
-            assert_eq!(teacher(name).unwrap().unwrap().graph.name(), name);
+            assert_eq!(teacher(name).unwrap().unwrap().graph().name(), name);
         }
         assert!(recipe("resnet50_4bit").unwrap().contains("model = \"resnet50-embedded\""));
         assert!(recipe("imagenet/resnet50_4bit").is_some());

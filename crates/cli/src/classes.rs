@@ -41,13 +41,13 @@ impl GivenClasses {
     /// There are more or fewer names than classes.
     pub fn name(&self, model: &mut Model) -> Result<()> {
         let Self::Names(names) = self else { return Ok(()) };
-        let head = model.graph.head();
+        let head = model.graph().head();
         if names.len() != head.classes() && !(head.is_binary() && names.len() == 1) {
-            let (name, count) = (model.graph.name(), head.classes());
+            let (name, count) = (model.graph().name(), head.classes());
             return Err(Error::usage(format!("{} class names are given, `{name}` has {count} classes", names.len()))
                 .hint("one name for each output, in their order"));
         }
-        model.info.classes = names.shown();
+        model.info_mut().classes = names.shown();
         Ok(())
     }
 
@@ -56,7 +56,7 @@ impl GivenClasses {
     /// # Errors
     /// It cannot be known which class a folder or a label means.
     pub fn labelled(&self, set: &Labelled, model: &Model, printer: &Printer) -> Result<Labelled> {
-        let head = model.graph.head();
+        let head = model.graph().head();
         let own = ClassNames::from(of(model, head).as_slice());
         let classes = match self {
             Self::Nothing => Classes::OfNetwork(&own),
@@ -72,7 +72,7 @@ impl GivenClasses {
 
 /// Returns the names of a model's classes: as many as there are classes, or none. One name for one output is that of class 1.
 pub fn of(model: &Model, head: Head) -> Vec<String> {
-    match model.info.classes.as_slice() {
+    match model.info().classes.as_slice() {
         [name] if head.is_binary() => vec![format!("not {name}"), name.clone()],
         names if names.len() == head.classes() => names.to_vec(),
         _ => Vec::new(),

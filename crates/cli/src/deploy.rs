@@ -34,6 +34,6 @@ pub fn bytes(model: &Model, floats: &SaveOptions, printer: &Printer) -> Result<V
 /// # Errors
 /// The engine cannot run a layer.
 pub fn logits(model: &Model, seed: u64) -> Result<Vec<f32>> {
-    let input = Pair::input(seed, model.graph.input());
+    let input = Pair::input(seed, model.graph().input());
     Ok(runtime::Model::new(model.clone())?.session(engine::threads())?.run(&input)?.to_vec())
 }

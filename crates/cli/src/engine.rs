@@ -49,7 +49,7 @@ pub fn predict(phase: &str, model: &Model, images: &Unlabelled, context: &Contex
         return Err(Error::failed(format!(
             "the images of `{}` are {channels}x{height}x{width}, `{}` takes {}x{}x{}",
             images.name(),
-            model.graph.name(),
+            model.graph().name(),
             input.channels,
             input.height,
             input.width
@@ -58,7 +58,7 @@ pub fn predict(phase: &str, model: &Model, images: &Unlabelled, context: &Contex
     let mut session = engine.session(threads())?;
     let (mut seen, mut values) = (Vec::with_capacity(images.len()), Vec::new());
     context.progress.start(phase, images.len());
-    let most = model.graph.at_once(BATCH);
+    let most = model.graph().at_once(BATCH);
     for first in (0..images.len()).step_by(most) {
         if context.interrupter.should_stop() {
             return Err(Error::interrupted("stopped"));
@@ -71,5 +71,5 @@ pub fn predict(phase: &str, model: &Model, images: &Unlabelled, context: &Contex
         context.progress.advance((first + most).min(images.len()), "");
     }
     context.progress.finish();
-    Ok(Logits::of_images(model.graph.head(), seen, values))
+    Ok(Logits::of_images(model.graph().head(), seen, values))
 }

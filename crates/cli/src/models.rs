@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use distill::RunFolder;
 use dsconv::Network;
-use graph::{ImageConfig, Shape, pass};
+use graph::{ImageConfig, Shape};
 use model::Model;
 use zoo::Stem;
 
@@ -115,12 +115,12 @@ fn square(image: &ImageConfig) -> Result<Option<usize>> {
 /// # Errors
 /// The change does not fit the network's input.
 fn adjust(model: &mut Model, image: &ImageConfig) -> Result<()> {
-    let Shape { channels, height, width } = model.graph.input();
+    let Shape { channels, height, width } = model.graph().input();
     if image.input().is_some_and(|input| input != [height, width]) {
-        return Err(Error::usage(format!("`{}` takes {height}x{width} images, no others", model.graph.name()))
+        return Err(Error::usage(format!("`{}` takes {height}x{width} images, no others", model.graph().name()))
             .hint("an input size is for ONNX files that leave it open, and for checkpoints"));
     }
-    image.apply(&mut model.info.preprocess, channels).map_err(Error::usage)
+    image.apply(&mut model.info_mut().preprocess, channels).map_err(Error::usage)
 }
 
 /// Opens an ONNX file.
@@ -169,9 +169,8 @@ pub fn network(model: &Model, device: &Device) -> Network {
     if model.is_quantized() {
         return Network::new(model, device);
     }
-    let (graph, weights) = pass::fold_batch_norm(&model.graph, &model.weights);
-    let layers = model.layers.clone();
-    Network::new(&Model { graph, weights, layers, info: model.info.clone() }, device)
+    let folded = model.clone().fold().expect("a float model can be folded");
+    Network::trainable(folded.graph(), folded.weights(), device)
 }
 
 /// Opens a file that dsconv wrote, or a checkpoint.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::ParamGroup;
 use dsconv::Network;
-use graph::{Graph, NodeId, Weights, pass};
+use graph::{Folded, Graph, NodeId};
 use images::Unlabelled;
 use model::{Model, ModelError, Policy, pattern};
 use serde::Serialize;
@@ -98,21 +98,21 @@ impl Adaptation<'_> {
     pub fn check(&self) -> Result<(), Error> {
         let Self { teacher, policy, images, config, .. } = *self;
         config.check()?;
-        check_fits(&teacher.graph, images)?;
+        check_fits(teacher.graph(), images)?;
         if images.len() < 2 {
             let why = "it has one image: one is held out, and another is needed to learn from".into();
             return Err(Error::Data { set: images.name().into(), why });
         }
         if teacher.is_quantized() {
-            return Err(ModelError::AlreadyQuantized { graph: teacher.graph.name().into() }.into());
+            return Err(ModelError::AlreadyQuantized { graph: teacher.graph().name().into() }.into());
         }
-        if teacher.graph.head().outputs == graph::Outputs::Values {
+        if teacher.graph().head().outputs == graph::Outputs::Values {
             let why = "its outputs are computed from a softmax or sigmoid, and a student learns from logits".to_owned();
-            return Err(Error::Data { set: format!("`{}`", teacher.graph.name()), why });
+            return Err(Error::Data { set: format!("`{}`", teacher.graph().name()), why });
         }
-        let folded = bare(teacher).graph;
-        policy.resolve(&folded)?;
-        taps(&folded, config).map(drop)
+        let graph = teacher.graph().fold().without_head();
+        policy.resolve(&graph)?;
+        taps(&graph, config).map(drop)
     }
 
     /// The images to learn from, and those held out.
@@ -127,8 +127,9 @@ impl Adaptation<'_> {
         let order = Order { len: images.len(), batch: config.batch, seed: Random::new(self.seed, &[3]).next() };
         let workers = Workers::new(&context.device, config.parts.min(order.batch() / LEAST))?;
         let start = self.start(&images, &order, context)?;
-        let teacher = Arc::new(Network::trainable(&start.graph, &start.teacher, &context.device));
-        let taps = taps(&start.graph, config)?;
+        let (graph, weights) = (start.teacher.graph(), start.teacher.weights());
+        let teacher = Arc::new(Network::trainable(graph, weights, &context.device));
+        let taps = taps(graph, config)?;
 
         let known =
             |phase: &str, set: &Unlabelled| predict(phase, &[&teacher], set, context).map(|mut all| all.remove(0));
@@ -138,7 +139,13 @@ impl Adaptation<'_> {
         let cached = config.augment.is_none() && taps.is_empty();
         let logits = if cached { Some(known("teacher on the images to adapt to", &images)?) } else { None };
         let student = if config.fit_images > 0 {
-            let fit = Fit { teacher: &teacher, weights: &start.student, images: &images, workers: &workers, context };
+            let fit = Fit {
+                teacher: &teacher,
+                weights: start.student.weights(),
+                images: &images,
+                workers: &workers,
+                context,
+            };
             fit.fitted(start.network, config.fit_images, folder)?
         } else {
             start.network
@@ -153,14 +160,14 @@ impl Adaptation<'_> {
         let task = Imitate {
             teacher,
             taps: taps.into(),
-            loss: Loss::of(&start.ended),
+            loss: Loss::of(&self.teacher.graph().fold()),
             temperature: config.temperature,
             feature_weight: config.feature_weight,
         };
         let trainee = harness.trainee(student, task, Steps { workers, clip: config.clip });
         let measure = Arc::new(batches_to_measure(&held, held_logits, config.batch));
         if harness.done() == 0 {
-            harness.journal().points = vec![finite(harness.before(&trainee, measure.as_ref())?, &start.graph)?];
+            harness.journal().points = vec![finite(harness.before(&trainee, measure.as_ref())?, graph)?];
         }
         let learn = Arc::new(batches_to_learn(&images, logits, order.clone(), self, harness.done()));
         let trained = harness.fit(trainee.clone(), self.course(&order), Batches { learn, measure });
@@ -174,24 +181,26 @@ impl Adaptation<'_> {
         let points = harness.journal().points.clone();
         let best = best_epoch(&harness.journal(), points.len() - 1);
         let network = harness.network(trainee, best)?;
-        let student = Model { graph: start.ended, ..network.to_model(self.teacher.info.clone())? };
+        let (_, weights, layers, info) = network.to_model(self.teacher.info().clone())?.into_parts();
+        // The student ends as its teacher does, in a softmax or sigmoid if there is one.
+        let student = Model::new(self.teacher.graph().fold().into_graph(), weights, layers, info)?;
         Ok(Adapted { student, best_step: points[best].step, points, diverged_at })
     }
 
     /// Teacher and student before anything is fitted or trained.
     fn start(&self, images: &Unlabelled, order: &Order, context: &Context) -> Result<Start, Error> {
         let Self { teacher: model, policy, config, .. } = *self;
-        let (ended, _) = pass::fold_batch_norm(&model.graph, &model.weights);
-        let Model { graph, weights: teacher, .. } = bare(model);
+        let teacher = bare(model)?;
+        let plan = policy.resolve(teacher.graph())?;
         let student = match config.batch_norm {
             BatchNormPolicy::Fold => teacher.clone(),
             BatchNormPolicy::Reestimate => {
-                pass::fold_batch_norm(&model.graph, &reestimated(model, policy, images, order, context)?).1
+                Folded::new(model.graph(), reestimated(model, policy, images, order, context)?)?.without_head()
             }
         };
         let device = context.device.clone().autodiff();
-        let network = Network::student(&graph, &student, &policy.resolve(&graph)?, config.scale_update, &device)?;
-        Ok(Start { ended, graph, teacher, student, network })
+        let network = Network::student(&student, &plan, config.scale_update, &device)?;
+        Ok(Start { teacher, student, network })
     }
 
     fn course(&self, order: &Order) -> Course {
@@ -211,14 +220,10 @@ impl Adaptation<'_> {
 
 /// What an adaptation begins with.
 struct Start {
-    /// The network with batch normalisation folded, as it ends.
-    ended: Graph,
-    /// The same without a softmax or sigmoid at its end: the networks below run this one.
-    graph: Graph,
-    /// The teacher's weights.
-    teacher: Weights,
-    /// The weights that the student is quantized from.
-    student: Weights,
+    /// The teacher as [`bare`] makes it.
+    teacher: Folded,
+    /// What the student is quantized from, of the same graph.
+    student: Folded,
     /// The student, on the autodiff device.
     network: Network,
 }
@@ -240,15 +245,10 @@ fn finite(before: Point, graph: &Graph) -> Result<Point, Error> {
     Err(Error::Training(format!("`{name}`, quantized, gives NaN or infinite outputs for images held out")))
 }
 
-/// The network as it is adapted and compared: batch normalisation folded into the layers before it (that of a quantized one
-/// is), and no softmax or sigmoid at its end.
-pub(crate) fn bare(model: &Model) -> Model {
-    let (folded, weights) = match model.is_quantized() {
-        true => (model.graph.clone(), model.weights.clone()),
-        false => pass::fold_batch_norm(&model.graph, &model.weights),
-    };
-    let graph = folded.without_head().unwrap_or(folded);
-    Model { graph, weights, layers: model.layers.clone(), info: model.info.clone() }
+/// The float network as it is adapted and compared: batch normalisation folded into the layers before it, and no softmax or
+/// sigmoid at its end.
+pub(crate) fn bare(teacher: &Model) -> Result<Folded, Error> {
+    Ok(teacher.clone().fold()?.without_head())
 }
 
 /// Finds the nodes to compare beside the logits.

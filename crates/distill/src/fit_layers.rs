@@ -82,7 +82,7 @@ impl Fit<'_> {
             });
             if let Some(layer) = plain.quantized_layer(index) {
                 let values = Values { parts: &parts, count, index, input: inputs[0] };
-                let weight = self.weights.get(&format!("{}.weight", node.name)).data();
+                let weight = self.weights.of(&node.name).weight().data();
                 let fitted = fit(layer, weight, &values, workers)
                     .map_err(|source| ModelError::Numbers { layer: node.name.clone(), source })?;
                 plain.requantize(index, &fitted.codes, fitted.bias.clone());
@@ -241,8 +241,9 @@ pub(crate) fn reestimated(
 ) -> Result<Weights, Error> {
     const BATCHES: usize = 50;
     let device = context.device.clone().autodiff();
-    let plan = policy.resolve(&teacher.graph)?;
-    let student = Network::student(&teacher.graph, &teacher.weights, &plan, ScaleUpdate::Fixed, &device)?;
+    let (graph, weights) = (teacher.graph(), teacher.weights());
+    let plan = policy.resolve(&graph.fold())?;
+    let student = Network::student_with_batch_norm(graph, weights, &plan, ScaleUpdate::Fixed, &device)?;
     context.progress.start("estimate batch statistics", BATCHES);
     for step in 0..BATCHES {
         context.check()?;
@@ -250,10 +251,10 @@ pub(crate) fn reestimated(
         context.progress.advance(step + 1, "");
     }
     context.progress.finish();
-    let mut weights = teacher.weights.clone();
+    let mut weights = teacher.weights().clone();
     let found = student.to_weights();
-    for param in teacher.graph.params().iter().filter(|p| matches!(p.role, Role::Mean | Role::Variance)) {
-        weights.insert(&param.name, found.get(&param.name).clone());
+    for param in teacher.graph().params().iter().filter(|p| matches!(p.role, Role::Mean | Role::Variance)) {
+        weights.insert(&param.name, found[param.name.as_str()].clone());
     }
     Ok(weights)
 }

@@ -25,9 +25,9 @@ pub(crate) struct Origin {
 impl Origin {
     /// Takes in a model: its graph and float weights, how it takes images and what it calls classes.
     pub(crate) fn model(mut self, what: &str, model: &Model) -> Self {
-        let info = serde_json::to_vec(&(&model.info.preprocess, &model.info.classes)).expect("numbers and names");
+        let info = serde_json::to_vec(&(&model.info().preprocess, &model.info().classes)).expect("numbers and names");
         self.infos.insert(what.to_owned(), hex(Sha256::new().chain_update(info)));
-        self.weights(what, &model.graph, &model.weights)
+        self.weights(what, model.graph(), model.weights())
     }
 
     /// Takes in a network that begins with these weights.
@@ -71,7 +71,7 @@ pub(crate) fn hex(hash: Sha256) -> String {
 fn of_network(graph: &Graph, weights: &Weights) -> Sha256 {
     let mut hash = Sha256::new();
     hash.update(serde_json::to_vec(graph).expect("a graph is data"));
-    for (name, tensor) in &weights.0 {
+    for (name, tensor) in weights.iter() {
         hash.update(name.as_bytes());
         for chunk in tensor.data().chunks(4096) {
             hash.update(chunk.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use blockfloat::ScaleFormat;
 use dsconv::Network;
-use graph::{Head, pass};
+use graph::Head;
 use images::{Labelled, Unlabelled};
 use model::Model;
 use serde::{Deserialize, Serialize};
@@ -76,7 +76,7 @@ impl Measuring {
     /// # Errors
     /// [`Error::Data`] where images or labels do not fit the network.
     fn new(eval: &Eval, teacher: &Model, held: Unlabelled) -> Result<Self, Error> {
-        let graph = &teacher.graph;
+        let graph = teacher.graph();
         Ok(match eval {
             Eval::Labelled(set) => {
                 check_labels(graph, set)?;
@@ -217,10 +217,11 @@ fn divergence(
     held: &Unlabelled,
     context: &Context,
 ) -> Result<Divergence, Error> {
-    let loss = Loss::of(&teacher.graph);
-    let original = bare(teacher);
-    let original = Network::trainable(&original.graph, &original.weights, &context.device);
-    let [quantized, adapted] = [quantized, adapted].map(|student| Network::new(&bare(student), &context.device));
+    let loss = Loss::of(teacher.graph());
+    let original = bare(teacher)?;
+    let original = Network::trainable(original.graph(), original.weights(), &context.device);
+    let [quantized, adapted] =
+        [quantized, adapted].map(|student| Network::new(&student.clone().without_head(), &context.device));
     let found = predict("compare on images held out", &[&original, &quantized, &adapted], held, context)?;
     let of = |student: usize| loss.mean_divergence(&found[0], &found[student]);
     Ok(Divergence { quantized: of(1), adapted: of(2) })
@@ -236,7 +237,7 @@ fn measure_before(
 ) -> Result<(Before, Logits), Error> {
     let teacher = job.teacher;
     let kept = folder.file(TEACHER_LOGITS);
-    let head = teacher.graph.head();
+    let head = teacher.graph().head();
     let images = &measuring.images;
     if let (Some(before), Some(logits)) =
         (write::read_json(&folder.file(BEFORE))?, read_logits(&kept, head, images.len()))
@@ -244,11 +245,12 @@ fn measure_before(
         return Ok((before, logits));
     }
     let quantized = folder.file(RunFolder::QUANTIZED);
-    files::save(&teacher.quantize(&job.config.quantize)?, &quantized, &job.config.export)?;
-    let student = Network::new(&files::load(&quantized)?, &context.device);
     // Folded, as the student's teacher is.
-    let (folded, weights) = pass::fold_batch_norm(&teacher.graph, &teacher.weights);
-    let original = Network::trainable(&folded, &weights, &context.device);
+    let folded = teacher.clone().fold()?;
+    let plan = job.config.quantize.resolve(folded.graph())?;
+    files::save(&Model::rounded(&folded, &plan, teacher.info().clone())?, &quantized, &job.config.export)?;
+    let student = Network::new(&files::load(&quantized)?, &context.device);
+    let original = Network::trainable(folded.graph(), folded.weights(), &context.device);
     let [logits, found] = predict("measure teacher and quantized", &[&original, &student], images, context)?
         .try_into()
         .expect("one for each network");

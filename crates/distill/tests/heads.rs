@@ -29,7 +29,7 @@ fn one_output_is_trained_on_two_classes() {
         let config = TrainConfig { epochs: 12, batch: 12, learning_rate: 0.02, clip: 1.0, ..TrainConfig::default() };
         let run = RunFolder::open(root.path().join(name), false).unwrap();
         let preprocess = images::embedded_preprocess();
-        let (graph, preprocess) = (&model.graph, &preprocess);
+        let (graph, preprocess) = (model.graph(), &preprocess);
         let job = Training { graph, start: None, images: &set, eval: &set, preprocess, config: &config };
         distill::train(&job, &run, &Context::default())
     };
@@ -56,21 +56,20 @@ fn teacher(outputs: usize, last: Option<Op>) -> Model {
     }
     let graph = b.finish().unwrap();
     let mut weights = Weights::init(&graph, 1);
-    weights.0.get_mut("fc.weight").unwrap().data_mut().iter_mut().for_each(|w| *w *= 20.0);
+    weights.get_mut("fc.weight").unwrap().data_mut().iter_mut().for_each(|w| *w *= 20.0);
     let info = Info { preprocess: images::embedded_preprocess(), classes: vec![], source: "a test".into() };
     let mut model = Model::float(graph, weights, info).unwrap();
     if outputs == 1 {
         // The decision falls in the middle of the images.
         let bias = -mean_logit(&model);
-        model.weights.0.get_mut("fc.bias").unwrap().data_mut()[0] += bias;
+        model.tensor_mut("fc.bias").unwrap().data_mut()[0] += bias;
     }
     model
 }
 
 fn mean_logit(model: &Model) -> f32 {
     let context = Context::default();
-    let graph = model.graph.without_head().unwrap_or(model.graph.clone());
-    let network = dsconv::Network::new(&Model { graph, ..model.clone() }, &context.device);
+    let network = dsconv::Network::new(&model.clone().without_head(), &context.device);
     let logits = distill::evaluate::predict("mean", &[&network], &images::embedded_unlabelled().take(64), &context);
     let logits = logits.unwrap().remove(0);
     logits.values().iter().sum::<f32>() / 64.0
@@ -98,7 +97,7 @@ fn adapted(model: &Model) -> Report {
     let job = Distillation { teacher: model, images: &images, eval: &eval, config: &config, recipe: None };
     let report = distill::run(&job, &folder, &Context::default()).unwrap();
     let stored = files::load(folder.path().join(RunFolder::MODEL)).unwrap();
-    assert_eq!(stored.graph.head(), model.graph.head(), "the student ends as its teacher does");
+    assert_eq!(stored.graph().head(), model.graph().head(), "the student ends as its teacher does");
     report
 }
 

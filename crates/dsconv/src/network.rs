@@ -10,7 +10,7 @@ use blockfloat::QuantizedWeights;
 use burn::module::{Content, Module, ModuleDisplay, Param, RunningState};
 use burn::nn::{BatchNormConfig, DropoutConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor, TensorData};
-use graph::{Graph, NodeId, Op, Weights};
+use graph::{Folded, Graph, NodeId, Op, Weights};
 use model::policy::Plan;
 use model::{Info, Model, ModelError, QuantizedLayer};
 
@@ -46,8 +46,8 @@ impl Network {
     /// # Panics
     /// If the model's weights do not fit its graph, which [`Model`]'s constructors rule out.
     pub fn new(model: &Model, device: &Device) -> Self {
-        Self::build(&model.graph, &model.weights, device, |node, geometry| {
-            let layer = model.layers.get(node)?;
+        Self::build(model.graph(), model.weights(), device, |node, geometry| {
+            let layer = model.layers().get(node)?;
             let quantization = QuantizationConfig {
                 weight: blockfloat::WeightFormat {
                     bits: layer.codes.bits(),
@@ -58,7 +58,7 @@ impl Network {
                 signed: layer.signed,
                 scale_update: ScaleUpdate::Fixed,
             };
-            let bias = bias(&model.weights, node, device);
+            let bias = bias(model.weights(), node, device);
             let parts = Parts { codes: &layer.codes, weight: None, bias, geometry, quantization };
             Some(DsConv2d::new(parts, device))
         })
@@ -73,34 +73,51 @@ impl Network {
         Self::build(graph, weights, device, |_, _| None)
     }
 
-    /// A quantized student of a float model with folded batch normalisation (see [`graph::pass::fold_batch_norm`]):
-    /// shadow weights are copies of the teacher's, which stays untouched.
+    /// A quantized student of a folded float network. Its shadow weights are copies of the teacher's, which stays
+    /// untouched.
     ///
     /// # Errors
-    /// A NaN or infinite weight, with the layer's name.
+    /// [`ModelError::Numbers`] for a NaN or infinite weight, with the layer's name.
     pub fn student(
-        folded: &Graph,
+        teacher: &Folded,
+        plan: &Plan,
+        scale_update: ScaleUpdate,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        Self::student_with_batch_norm(teacher.graph(), teacher.weights(), plan, scale_update, device)
+    }
+
+    /// [`Network::student`] of a network that keeps its batch normalisation, to find out what statistics it has behind
+    /// quantized layers. The plan is that of the folded graph.
+    ///
+    /// # Errors
+    /// As [`Network::student`].
+    ///
+    /// # Panics
+    /// If `weights` do not fit `graph` (see [`Weights::check`]).
+    pub fn student_with_batch_norm(
+        graph: &Graph,
         weights: &Weights,
         plan: &Plan,
         scale_update: ScaleUpdate,
         device: &Device,
     ) -> Result<Self, ModelError> {
         let mut codes = BTreeMap::new();
-        for (node, layer) in &plan.0 {
-            let weight = weights.get(&format!("{node}.weight"));
+        for (node, layer) in plan.layers() {
+            let weight = weights.of(node).weight();
             let found = QuantizedWeights::quantize(weight.data(), shape4(weight.shape()), layer.weight)
                 .map_err(|source| ModelError::Numbers { layer: node.clone(), source })?;
             codes.insert(node.as_str(), found);
         }
-        Ok(Self::build(folded, weights, device, |node, geometry| {
-            let (layer, codes) = (plan.0.get(node)?, codes.get(node)?);
+        Ok(Self::build(graph, weights, device, |node, geometry| {
+            let (layer, codes) = (plan.get(node)?, codes.get(node)?);
             let quantization = QuantizationConfig {
                 weight: layer.weight,
                 activation: layer.activation,
                 signed: layer.signed,
                 scale_update,
             };
-            let weight = weights.get(&format!("{node}.weight"));
+            let weight = weights.of(node).weight();
             let bias = bias(weights, node, device);
             let parts = Parts { codes, weight: Some(weight.data()), bias, geometry, quantization };
             Some(DsConv2d::new(parts, device))
@@ -118,7 +135,7 @@ impl Network {
         for (slot, node) in slots.iter_mut().zip(graph.nodes()) {
             let name = &node.name;
             let vector = |suffix: &str| {
-                let data = weights.get(&format!("{name}.{suffix}")).data().to_vec();
+                let data = weights[format!("{name}.{suffix}").as_str()].data().to_vec();
                 let length = data.len();
                 Tensor::<1>::from_data(TensorData::new(data, [length]), device)
             };
@@ -128,7 +145,7 @@ impl Network {
                     match quantized(name, geometry.clone()) {
                         Some(layer) => Layer::Ds(layer),
                         None => {
-                            let weight = weights.get(&format!("{name}.weight"));
+                            let weight = weights.of(name).weight();
                             let data = TensorData::new(weight.data().to_vec(), shape4(weight.shape()));
                             Layer::Float(FloatConv {
                                 weight: Param::from_tensor(Tensor::from_data(data, device)),
@@ -261,7 +278,8 @@ impl Network {
     /// The student as a model: codes and scales of every quantized layer, everything else in floats.
     ///
     /// # Errors
-    /// [`ModelError::Numbers`] with the layer's name where training made a weight or a scale NaN or infinite.
+    /// [`ModelError::Numbers`] with the layer's name where training made a weight or a scale NaN or infinite;
+    /// [`ModelError::Layer`] where codes do not fit the graph, as after a record of another network was loaded.
     pub fn to_model(&self, info: Info) -> Result<Model, ModelError> {
         let mut weights = Weights::default();
         let mut layers = BTreeMap::new();
@@ -277,7 +295,7 @@ impl Network {
                 self.insert_floats(&mut weights, name, layer);
             }
         }
-        Ok(Model { graph: (*self.graph).clone(), weights, layers, info })
+        Model::new((*self.graph).clone(), weights, layers, info)
     }
 
     fn named_layers(&self) -> impl Iterator<Item = (&str, &Layer)> {
@@ -340,7 +358,7 @@ fn graph_weight_shape(graph: &Graph, node: &str) -> Vec<usize> {
 }
 
 fn bias(weights: &Weights, node: &str, device: &Device) -> Option<Tensor<1>> {
-    let bias = weights.0.get(&format!("{node}.bias"))?;
+    let bias = weights.of(node).bias()?;
     Some(Tensor::from_data(TensorData::new(bias.data().to_vec(), [bias.data().len()]), device))
 }
 

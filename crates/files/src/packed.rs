@@ -97,11 +97,11 @@ pub fn is_packed(path: impl AsRef<Path>) -> std::io::Result<bool> {
 pub fn to_bytes(model: &Model, options: &SaveOptions) -> Result<Vec<u8>, FileError> {
     model.check()?;
     let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
-    for (name, tensor) in &model.weights.0 {
+    for (name, tensor) in model.weights().iter() {
         let float = options.floats.for_values(tensor.data());
-        tensors.push((name.clone(), dtype(float), tensor.shape().to_vec(), float.encode(tensor.data())));
+        tensors.push((name.to_owned(), dtype(float), tensor.shape().to_vec(), float.encode(tensor.data())));
     }
-    for (name, QuantizedLayer { codes, .. }) in &model.layers {
+    for (name, QuantizedLayer { codes, .. }) in model.layers() {
         let packed = pack(codes.codes(), codes.bits());
         let scale_shape = codes.scale_shape().to_vec();
         tensors.push((codes_name(name), Dtype::U8, vec![packed.len()], packed));
@@ -193,13 +193,13 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Model, FileError> {
         let codes = codes.map_err(numbers)?;
         quantized.insert(name, QuantizedLayer { codes, activation, signed });
     }
-    let model = Model { graph, weights, layers: quantized, info: info.into_owned() };
+    let model = Model::new(graph, weights, quantized, info.into_owned())?;
     model.check()?;
     Ok(model)
 }
 
 fn header(model: &Model) -> Result<String, FileError> {
-    let layers = model.layers.iter().map(|(name, QuantizedLayer { codes, activation, signed })| {
+    let layers = model.layers().iter().map(|(name, QuantizedLayer { codes, activation, signed })| {
         let (shape, bits, block) = (codes.shape(), codes.bits(), codes.block());
         let scales = codes.two_level().map_or(ScaleFormat::Float, |_| ScaleFormat::TwoLevel);
         (name.clone(), LayerHeader { shape, bits, block, scales, activation: *activation, signed: *signed })
@@ -208,9 +208,9 @@ fn header(model: &Model) -> Result<String, FileError> {
         format: FORMAT.into(),
         version: VERSION,
         layout: LAYOUT.into(),
-        info: Cow::Borrowed(&model.info),
+        info: Cow::Borrowed(model.info()),
         layers: layers.collect(),
-        graph: Cow::Borrowed(&model.graph),
+        graph: Cow::Borrowed(model.graph()),
     };
     let text = serde_json::to_string(&header)?;
     // JSON has no NaN or infinity: a header that does not read back is not written.
@@ -328,7 +328,7 @@ mod tests {
         for options in [F32, SCALES_F16, F16] {
             assert_round_trip(&model, &options);
             let read = from_bytes(&to_bytes(&model, &options).unwrap()).unwrap();
-            assert_eq!(read.layers, model.layers);
+            assert_eq!(read.layers(), model.layers());
         }
         assert_eq!(model.to_two_level().unwrap(), model);
         assert_eq!(model.scale_precision(), Float::F16);
@@ -340,9 +340,12 @@ mod tests {
     #[test]
     fn scales_that_f16_cannot_hold_stay_f32() {
         for factor in [1e9, 1e-9] {
-            let mut model = fixture::quantized();
-            model.layers.get_mut("fc").unwrap().codes.scale_channels(&[1.0, factor, factor]).unwrap();
-            model.layers.get_mut("conv1").unwrap().codes.scale_channels(&[factor; 10]).unwrap();
+            let scale = |name: &str, layer: &mut QuantizedLayer| match name {
+                "fc" => layer.codes.scale_channels(&[1.0, factor, factor]).unwrap(),
+                "conv1" => layer.codes.scale_channels(&[factor; 10]).unwrap(),
+                _ => {}
+            };
+            let model = fixture::quantized().map_layers(scale).unwrap();
             assert_round_trip(&model, &SCALES_F16);
             let bytes = to_bytes(&model, &SCALES_F16).unwrap();
             let (_, tensors) = SafeTensors::read_metadata(&bytes).unwrap();
@@ -366,7 +369,7 @@ mod tests {
         assert_eq!(load(&path).unwrap(), fixture::quantized());
         // A model that cannot be saved leaves the file and no other.
         let mut broken = fixture::quantized();
-        broken.weights.0.clear();
+        broken.tensor_mut("fc.bias").unwrap().data_mut()[0] = f32::NAN;
         save(&broken, &path, &F32).unwrap_err();
         assert_eq!(load(&path).unwrap(), fixture::quantized());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -395,10 +398,10 @@ mod tests {
     #[test]
     fn what_a_header_cannot_hold_is_not_written() {
         let mut model = fixture::float();
-        model.info.preprocess.mean[1] = f32::NAN;
+        model.info_mut().preprocess.mean[1] = f32::NAN;
         assert!(matches!(to_bytes(&model, &F32), Err(FileError::Header(_))));
         let mut model = fixture::float();
-        model.weights.0.get_mut("fc.bias").unwrap().data_mut()[2] = f32::NAN;
+        model.tensor_mut("fc.bias").unwrap().data_mut()[2] = f32::NAN;
         let error = to_bytes(&model, &F32).unwrap_err().to_string();
         assert_eq!(error, "tensor `fc.bias`: element 2 is NaN or infinite");
     }
@@ -426,7 +429,7 @@ mod tests {
                 values.push(f32::from_le_bytes(scales[s..s + 4].try_into().unwrap()) * code as f32);
             }
         }
-        assert_eq!(model.dequantized().get("grouped.weight").data(), values);
+        assert_eq!(model.dequantized()["grouped.weight"].data(), values);
     }
 
     proptest! {

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
-use graph::{Graph, Op, Tensor, Weights, pass};
+use graph::{Graph, Op, Role, Tensor, Weights};
 use model::{Float, Model, ModelError};
 
 use crate::FileError;
@@ -24,9 +24,8 @@ pub fn state_dict(model: &Model, original: &Graph) -> Result<Vec<u8>, FileError>
     let (weights, tracked) = unfold(model, original)?;
     let zero = 0i64.to_le_bytes();
     let encoded: Vec<(String, Vec<usize>, Vec<u8>)> = weights
-        .0
         .iter()
-        .map(|(name, tensor)| (name.clone(), tensor.shape().to_vec(), Float::F32.encode(tensor.data())))
+        .map(|(name, tensor)| (name.to_owned(), tensor.shape().to_vec(), Float::F32.encode(tensor.data())))
         .collect();
     let floats = encoded.iter().map(|(name, shape, data)| (name, Dtype::F32, shape.clone(), data.as_slice()));
     let tracked = tracked.iter().map(|name| (name, Dtype::I64, vec![], zero.as_slice()));
@@ -41,27 +40,28 @@ pub fn state_dict(model: &Model, original: &Graph) -> Result<Vec<u8>, FileError>
 /// Weights under the names of `original`, and the names of the counters of its normalisations.
 fn unfold(model: &Model, original: &Graph) -> Result<(Weights, Vec<String>), ModelError> {
     let mut dense = model.dequantized();
-    let (folded, _) = pass::fold_batch_norm(original, &Weights::init(original, 0));
-    if folded.nodes() != model.graph.nodes() && original.nodes() != model.graph.nodes() {
+    let folded = original.fold();
+    if folded.nodes() != model.graph().nodes() && original.nodes() != model.graph().nodes() {
         let why = format!("its graph is not `{}` with folded batch normalisation", original.name());
-        return Err(ModelError::Layer { layer: model.graph.name().into(), why });
+        return Err(ModelError::Layer { layer: model.graph().name().into(), why });
     }
     let mut weights = Weights::default();
     let mut tracked = Vec::new();
     for node in original.nodes() {
         let Op::BatchNorm2d { channels, eps } = node.op else { continue };
-        let name = |suffix: &str| format!("{}.{suffix}", node.name);
-        tracked.push(name("num_batches_tracked"));
-        if model.graph.find(&node.name).is_some_and(|id| matches!(model.graph.node(id).op, Op::BatchNorm2d { .. })) {
+        let name = |role: Role| role.name(&node.name);
+        tracked.push(format!("{}.num_batches_tracked", node.name));
+        if model.graph().find(&node.name).is_some_and(|id| matches!(model.graph().node(id).op, Op::BatchNorm2d { .. }))
+        {
             // Never folded: its parameters are the model's.
             continue;
         }
         let unit = (1.0 + eps).sqrt();
         let vector = |values: Vec<f32>| Tensor::new([channels], values);
-        let (gamma, beta) = match dense.0.remove(&name("weight")) {
+        let (gamma, beta) = match dense.remove(&name(Role::Gamma)) {
             Some(scale) => {
                 let gamma = scale.data().iter().map(|&k| (f64::from(k) * unit) as f32).collect();
-                (gamma, dense.0.remove(&name("bias")).expect("an affine node has both"))
+                (gamma, dense.remove(&name(Role::Bias)).expect("an affine node has both"))
             }
             None => {
                 // The layer before it has its bias.
@@ -69,8 +69,8 @@ fn unfold(model: &Model, original: &Graph) -> Result<(Weights, Vec<String>), Mod
                 while matches!(layer.op, Op::Dropout { .. }) {
                     layer = original.node(layer.inputs[0]);
                 }
-                let bias_name = format!("{}.bias", layer.name);
-                let beta = dense.0.remove(&bias_name).expect("a folded layer has a bias");
+                let bias_name = Role::Bias.name(&layer.name);
+                let beta = dense.remove(&bias_name).expect("a folded layer has a bias");
                 if matches!(&layer.op, Op::Conv2d(conv) if conv.bias)
                     || matches!(layer.op, Op::Linear { bias: true, .. })
                 {
@@ -79,12 +79,12 @@ fn unfold(model: &Model, original: &Graph) -> Result<(Weights, Vec<String>), Mod
                 (vec![unit as f32; channels], beta)
             }
         };
-        weights.insert(name("weight"), vector(gamma));
-        weights.insert(name("bias"), beta);
-        weights.insert(name("running_mean"), vector(vec![0.0; channels]));
-        weights.insert(name("running_var"), vector(vec![1.0; channels]));
+        weights.insert(name(Role::Gamma), vector(gamma));
+        weights.insert(name(Role::Bias), beta);
+        weights.insert(name(Role::Mean), vector(vec![0.0; channels]));
+        weights.insert(name(Role::Variance), vector(vec![1.0; channels]));
     }
-    weights.0.append(&mut dense.0);
+    weights.extend(dense);
     weights.check(original)?;
     Ok((weights, tracked))
 }
@@ -101,12 +101,12 @@ mod tests {
         let model = fixture::quantized();
         let (weights, tracked) = unfold(&model, &fixture::graph()).unwrap();
         assert_eq!(tracked, ["bn1.num_batches_tracked", "norm.num_batches_tracked"]);
-        assert!(!weights.0.contains_key("conv1.bias"), "the original has none");
-        let (graph, again) = pass::fold_batch_norm(&fixture::graph(), &weights);
-        assert_eq!(graph, model.graph);
-        for (name, tensor) in &model.dequantized().0 {
+        assert!(weights.get("conv1.bias").is_none(), "the original has none");
+        let (graph, again) = graph::Folded::new(&fixture::graph(), weights).unwrap().into_parts();
+        assert_eq!(*graph, *model.graph());
+        for (name, tensor) in model.dequantized().iter() {
             // sqrt(1 + eps) is rounded once, the quotient once more.
-            let close = tensor.data().iter().zip(again.get(name).data()).all(|(a, b)| (a - b).abs() <= 2e-7 * a.abs());
+            let close = tensor.data().iter().zip(again[name].data()).all(|(a, b)| (a - b).abs() <= 2e-7 * a.abs());
             assert!(close, "{name}");
         }
     }
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn a_float_model_gives_its_own_weights_and_another_graph_is_refused() {
         let float = fixture::float();
-        assert_eq!(unfold(&float, &fixture::graph()).unwrap().0, float.weights);
+        assert_eq!(unfold(&float, &fixture::graph()).unwrap().0, *float.weights());
         let mut b = graph::Builder::new("other", graph::Shape::new(3, 5, 5));
         b.conv("conv1", graph::Conv2d::new(3, 10, 3), b.input());
         let error = state_dict(&fixture::quantized(), &b.finish().unwrap()).unwrap_err().to_string();

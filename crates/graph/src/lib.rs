@@ -7,7 +7,7 @@
 //! Every value between nodes has the shape `[N, C, H, W]`; after [`Op::Flatten`] it is `[N, C*H*W, 1, 1]`.
 //!
 //! ```
-//! use graph::{Builder, Conv2d, Shape, Weights, pass};
+//! use graph::{Builder, Conv2d, Folded, Shape, Weights};
 //!
 //! let mut b = Builder::new("small", Shape::new(3, 8, 8));
 //! let x = b.conv("conv", Conv2d::new(3, 16, 3).padding(1), b.input());
@@ -16,27 +16,29 @@
 //! let graph = b.finish()?;
 //! let weights = Weights::init(&graph, 1);
 //!
-//! let (folded, weights) = pass::fold_batch_norm(&graph, &weights);
-//! assert!(folded.find("bn").is_none(), "the normalisation is part of the convolution");
-//! weights.check(&folded)?;
+//! let folded = Folded::new(&graph, weights)?;
+//! assert!(folded.graph().find("bn").is_none(), "the normalisation is part of the convolution");
+//! assert_eq!(folded.weights().of("conv").weight().shape(), [16, 3, 3, 3]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![forbid(unsafe_code)]
 
 mod build;
 mod cost;
+mod fold;
 mod head;
 mod image_config;
 mod infer;
+mod non_negative;
 mod op;
-pub mod pass;
 mod preprocess;
 mod weights;
 
 pub use build::{Builder, Graph, GraphError, Node, NodeId, Param, Role};
 pub use cost::{Budget, Cost, MAX_NODES};
+pub use fold::{Folded, FoldedGraph};
 pub use head::{Head, Outputs};
 pub use image_config::{ImageConfig, Not, Said};
 pub use op::{Activation, Conv2d, Op, Pool2d, Shape};
 pub use preprocess::{ChannelOrder, Normaliser, Preprocess, Resize};
-pub use weights::{Tensor, Weights, WeightsError};
+pub use weights::{NodeWeights, Tensor, Weights, WeightsError};

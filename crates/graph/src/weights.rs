@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::ops::Index;
 
 use blockfloat::SplitMix64;
 
@@ -43,9 +44,36 @@ impl Tensor {
     }
 }
 
-/// Parameters by name, as in a PyTorch state dict.
+/// Parameters by name, as in a PyTorch state dict, in the order of their names.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Weights(pub BTreeMap<String, Tensor>);
+pub struct Weights(BTreeMap<String, Tensor>);
+
+/// The parameters of one node: what [`Weights::of`] gives.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeWeights<'a, 'n> {
+    weights: &'a Weights,
+    node: &'n str,
+}
+
+impl<'a> NodeWeights<'a, '_> {
+    /// The node's parameter of this role, if it has one.
+    pub fn get(self, role: Role) -> Option<&'a Tensor> {
+        self.weights.get(&role.name(self.node))
+    }
+
+    /// The node's `weight`: filters of a layer, scales of a normalisation, or slopes.
+    ///
+    /// # Panics
+    /// If the node has none. Weights that [`Weights::check`] accepted have one for every node whose operation needs it.
+    pub fn weight(self) -> &'a Tensor {
+        self.get(Role::Weight).unwrap_or_else(|| panic!("node `{}` has no weight", self.node))
+    }
+
+    /// The node's `bias`, if it has one.
+    pub fn bias(self) -> Option<&'a Tensor> {
+        self.get(Role::Bias)
+    }
+}
 
 /// Why weights do not fit a graph. Shown are the first differences of each kind, all with `{:#}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,18 +136,73 @@ impl WeightsError {
     }
 }
 
+/// The tensor of this name; panics if there is none.
+impl Index<&str> for Weights {
+    type Output = Tensor;
+    fn index(&self, name: &str) -> &Tensor {
+        self.get(name).unwrap_or_else(|| panic!("there is no tensor `{name}`"))
+    }
+}
+
+impl FromIterator<(String, Tensor)> for Weights {
+    fn from_iter<T: IntoIterator<Item = (String, Tensor)>>(tensors: T) -> Self {
+        Self(tensors.into_iter().collect())
+    }
+}
+
+impl Extend<(String, Tensor)> for Weights {
+    fn extend<T: IntoIterator<Item = (String, Tensor)>>(&mut self, tensors: T) {
+        self.0.extend(tensors);
+    }
+}
+
+impl IntoIterator for Weights {
+    type Item = (String, Tensor);
+    type IntoIter = std::collections::btree_map::IntoIter<String, Tensor>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 impl Weights {
-    /// The tensor of this name.
-    ///
-    /// # Panics
-    /// If there is none: weights are checked against their graph once, by [`Weights::check`].
-    pub fn get(&self, name: &str) -> &Tensor {
-        self.0.get(name).unwrap_or_else(|| panic!("no tensor `{name}`: weights were not checked"))
+    /// The parameters of a node.
+    pub fn of<'n>(&self, node: &'n str) -> NodeWeights<'_, 'n> {
+        NodeWeights { weights: self, node }
+    }
+
+    /// The tensor of this name, if there is one.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.0.get(name)
+    }
+
+    /// The tensor of this name, if there is one, to change its elements.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut Tensor> {
+        self.0.get_mut(name)
     }
 
     /// Adds or replaces a tensor.
     pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
         self.0.insert(name.into(), tensor);
+    }
+
+    /// Takes a tensor out, if there is one of this name.
+    pub fn remove(&mut self, name: &str) -> Option<Tensor> {
+        self.0.remove(name)
+    }
+
+    /// All names and tensors, in the order of the names.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
+        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// All tensors, in the order of their names.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = &Tensor> {
+        self.0.values()
+    }
+
+    /// All tensors, in the order of their names, to change their elements.
+    pub fn tensors_mut(&mut self) -> impl ExactSizeIterator<Item = &mut Tensor> {
+        self.0.values_mut()
     }
 
     /// Compares names and shapes with what the graph needs.

@@ -1,10 +1,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use blockfloat::{ActivationFormat, QuantizedWeights, ScaleFormat, TwoLevel, packed_len};
-use graph::{Graph, Node, Op, Preprocess, Role, Tensor, Weights, WeightsError, pass};
+use graph::{Folded, Graph, Node, Op, Preprocess, Role, Tensor, Weights, WeightsError};
 use serde::{Deserialize, Serialize};
 
-use crate::policy::{Policy, PolicyError, check_blocks};
+use crate::policy::{Plan, Policy, PolicyError, check_blocks};
 use crate::precision::{Float, SaveOptions};
 
 /// A layer in integers.
@@ -33,14 +33,11 @@ pub struct Info {
 /// A network with its parameters, in floats or with some layers in integers. See [`crate`] for its file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
-    /// The network.
-    pub graph: Graph,
-    /// All float parameters: those of the graph but the weights of `layers`.
-    pub weights: Weights,
-    /// The quantized layers, by node name.
-    pub layers: BTreeMap<String, QuantizedLayer>,
-    /// What goes with it.
-    pub info: Info,
+    pub(crate) graph: Graph,
+    /// The parameters of the graph but the weights of `layers`.
+    pub(crate) weights: Weights,
+    pub(crate) layers: BTreeMap<String, QuantizedLayer>,
+    pub(crate) info: Info,
 }
 
 /// Why a model cannot be made, read or written.
@@ -98,42 +95,133 @@ impl Model {
         Ok(Self { graph, weights, layers: BTreeMap::new(), info })
     }
 
+    /// A network with some layers in integers: `layers` by node name, `weights` all other parameters of the graph.
+    ///
+    /// # Errors
+    /// [`ModelError`] where weights or layers do not fit the graph.
+    pub fn new(
+        graph: Graph,
+        weights: Weights,
+        layers: BTreeMap<String, QuantizedLayer>,
+        info: Info,
+    ) -> Result<Self, ModelError> {
+        let model = Self { graph, weights, layers, info };
+        model.check_fit()?;
+        Ok(model)
+    }
+
+    /// The network.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// All float parameters: those of the graph but the weights of the quantized layers.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// A float parameter, to change its values.
+    pub fn tensor_mut(&mut self, name: &str) -> Option<&mut Tensor> {
+        self.weights.get_mut(name)
+    }
+
+    /// The quantized layers, by node name.
+    pub fn layers(&self) -> &BTreeMap<String, QuantizedLayer> {
+        &self.layers
+    }
+
+    /// The same network with its quantized layers changed.
+    ///
+    /// # Errors
+    /// [`ModelError`] where a changed layer does not fit the graph.
+    pub fn map_layers(mut self, mut change: impl FnMut(&str, &mut QuantizedLayer)) -> Result<Self, ModelError> {
+        self.layers.iter_mut().for_each(|(name, layer)| change(name, layer));
+        self.check_fit()?;
+        Ok(self)
+    }
+
+    /// What goes with the network: preprocessing, class names, where it came from.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// What goes with the network, to change it.
+    pub fn info_mut(&mut self) -> &mut Info {
+        &mut self.info
+    }
+
+    /// The same network without a softmax or sigmoid at its end, which has no parameters: its outputs are logits.
+    pub fn without_head(mut self) -> Self {
+        if let Some(graph) = self.graph.without_head() {
+            self.graph = graph;
+        }
+        self
+    }
+
+    /// The graph, the float parameters, the quantized layers and what goes with them.
+    pub fn into_parts(self) -> (Graph, Weights, BTreeMap<String, QuantizedLayer>, Info) {
+        (self.graph, self.weights, self.layers, self.info)
+    }
+
     /// How images become its input: sizes that its preprocessing does not say follow the input's.
     pub fn preprocess(&self) -> Preprocess {
         self.info.preprocess.fitted(self.graph.input())
     }
 
-    /// Quantizes a float model: folds batch normalisation ([`pass::fold_batch_norm`]), plans by the policy
-    /// ([`Policy::resolve`]) and rounds the planned layers. Layers that are skipped, biases and affine parameters stay
-    /// in [`Model::weights`].
+    /// Quantizes a float model: folds batch normalisation ([`Folded`]), plans by the policy ([`Policy::resolve`]) and
+    /// rounds the planned layers. Layers that are skipped, biases and affine parameters stay in [`Model::weights`].
     ///
     /// # Errors
-    /// [`ModelError::Policy`]; [`ModelError::Numbers`] or [`ModelError::NonFinite`] naming the layer or tensor with a
-    /// NaN or infinity, also one that a negative variance makes; [`ModelError::AlreadyQuantized`];
-    /// [`ModelError::Weights`].
+    /// As [`Model::fold`] and [`Model::rounded`]; [`ModelError::Policy`].
     pub fn quantize(&self, policy: &Policy) -> Result<Self, ModelError> {
+        let folded = self.clone().fold()?;
+        let plan = policy.resolve(folded.graph())?;
+        Self::rounded(&folded, &plan, self.info.clone())
+    }
+
+    /// The float network with its batch normalisation folded, without a copy of its weights.
+    ///
+    /// # Errors
+    /// [`ModelError::AlreadyQuantized`].
+    pub fn fold(self) -> Result<Folded, ModelError> {
         if self.is_quantized() {
             return Err(ModelError::AlreadyQuantized { graph: self.graph.name().into() });
         }
-        self.weights.check(&self.graph)?;
-        let (graph, mut weights) = pass::fold_batch_norm(&self.graph, &self.weights);
-        let plan = policy.resolve(&graph)?;
+        Ok(Folded::new(&self.graph, self.weights)?)
+    }
+
+    /// Rounds the planned layers of a folded network to integers.
+    ///
+    /// # Errors
+    /// [`ModelError::Layer`] for a planned layer that the network does not have; [`ModelError::Numbers`] or
+    /// [`ModelError::NonFinite`] naming the layer or tensor with a NaN or infinity, also one that a negative variance
+    /// made.
+    pub fn rounded(folded: &Folded, plan: &Plan, info: Info) -> Result<Self, ModelError> {
+        let (graph, mut weights) = ((**folded.graph()).clone(), Weights::default());
         let mut layers = BTreeMap::new();
+        for name in plan.layers().keys() {
+            find_layer(&graph, name)?;
+        }
         for node in graph.nodes() {
-            let Some(plan) = plan.0.get(&node.name) else { continue };
-            let shape = node.weight_shape().expect("only layers are planned");
-            let weight = weights.0.remove(&Role::Weight.name(&node.name)).expect("weights were checked");
+            let (Some(plan), Some(shape)) = (plan.get(&node.name), node.weight_shape()) else { continue };
+            let (name, weight) = (&node.name, folded.weights().of(&node.name).weight());
             let codes = QuantizedWeights::quantize(weight.data(), shape, plan.weight)
                 .and_then(|codes| match plan.scales {
                     ScaleFormat::Float => Ok(codes),
                     ScaleFormat::TwoLevel => codes.refit_two_level(weight.data(), plan.weight.rule),
                 })
-                .map_err(|source| ModelError::Numbers { layer: node.name.clone(), source })?;
+                .map_err(|source| ModelError::Numbers { layer: name.clone(), source })?;
             let layer = QuantizedLayer { codes, activation: plan.activation, signed: plan.signed };
-            layers.insert(node.name.clone(), layer);
+            layers.insert(name.clone(), layer);
+        }
+        for (name, tensor) in folded.weights().iter() {
+            let coded = name.strip_suffix(".weight").is_some_and(|node| layers.contains_key(node));
+            if !coded {
+                weights.insert(name, tensor.clone());
+            }
         }
         check_finite(&weights)?;
-        Ok(Self { graph, weights, layers, info: self.info.clone() })
+        Ok(Self { graph, weights, layers, info })
     }
 
     /// Whether any layer is in integers.
@@ -172,7 +260,7 @@ impl Model {
     /// Rounds all values to what a file written with these options stores, so that what is evaluated is what is
     /// stored.
     pub fn round(&mut self, options: &SaveOptions) {
-        for tensor in self.weights.0.values_mut() {
+        for tensor in self.weights.tensors_mut() {
             options.floats.round(tensor.data_mut());
         }
         for layer in self.layers.values_mut() {
@@ -212,7 +300,7 @@ impl Model {
     /// Bytes of all tensors as a file written with these options stores them, without the file's header.
     pub fn storage_bytes(&self, options: &SaveOptions) -> u64 {
         let floats = |values: &[f32], asked: Float| (values.len() * asked.for_values(values).bytes()) as u64;
-        let weights = self.weights.0.values().map(|tensor| floats(tensor.data(), options.floats));
+        let weights = self.weights.tensors().map(|tensor| floats(tensor.data(), options.floats));
         let layers = self.layers.values().map(|QuantizedLayer { codes, .. }| {
             let scales = match codes.two_level() {
                 Some(two_level) => storage_of(two_level),
@@ -234,7 +322,19 @@ impl Model {
     /// # Errors
     /// [`ModelError`] with the place.
     pub fn check(&self) -> Result<(), ModelError> {
-        let non_negative = pass::non_negative(&self.graph);
+        self.check_fit()?;
+        for (name, layer) in &self.layers {
+            if let Some(index) = layer.codes.scales().iter().position(|s| !s.is_finite()) {
+                let source = blockfloat::Error::NonFiniteScale { index };
+                return Err(ModelError::Numbers { layer: name.clone(), source });
+            }
+        }
+        check_finite(&self.weights)
+    }
+
+    /// [`Model::check`] of all but the values.
+    fn check_fit(&self) -> Result<(), ModelError> {
+        let non_negative = self.graph.non_negative();
         let mut coded = BTreeSet::new();
         for (name, layer) in &self.layers {
             let node = find_layer(&self.graph, name)?;
@@ -251,14 +351,9 @@ impl Model {
             }
             let scales = layer.codes.two_level().map_or(ScaleFormat::Float, |_| ScaleFormat::TwoLevel);
             check_blocks(node, layer.codes.bits(), layer.codes.block(), scales, layer.activation)?;
-            if let Some(index) = layer.codes.scales().iter().position(|s| !s.is_finite()) {
-                let source = blockfloat::Error::NonFiniteScale { index };
-                return Err(ModelError::Numbers { layer: name.clone(), source });
-            }
             coded.insert(Role::Weight.name(name));
         }
-        self.weights.check_except(&self.graph, |name| coded.contains(name))?;
-        check_finite(&self.weights)
+        Ok(self.weights.check_except(&self.graph, |name| coded.contains(name))?)
     }
 }
 
@@ -277,9 +372,9 @@ pub(crate) fn find_layer<'a>(graph: &'a Graph, name: &str) -> Result<&'a Node, M
 }
 
 pub(crate) fn check_finite(weights: &Weights) -> Result<(), ModelError> {
-    for (name, tensor) in &weights.0 {
+    for (name, tensor) in weights.iter() {
         if let Some(index) = tensor.data().iter().position(|v| !v.is_finite()) {
-            return Err(ModelError::NonFinite { tensor: name.clone(), index });
+            return Err(ModelError::NonFinite { tensor: name.into(), index });
         }
     }
     Ok(())
@@ -296,7 +391,7 @@ mod tests {
         let policy = Policy { rules: vec![rule], ..fixture::policy(4, 4) };
         let model = fixture::float().quantize(&policy).unwrap();
         model.check().unwrap();
-        let floats: Vec<&str> = model.weights.0.keys().map(String::as_str).collect();
+        let floats: Vec<&str> = model.weights.iter().map(|(name, _)| name).collect();
         assert_eq!(floats, ["conv1.bias", "depthwise.bias", "depthwise.weight", "fc.bias", "norm.bias", "norm.weight"]);
         let shapes: Vec<_> =
             model.layers.iter().map(|(name, l)| (name.as_str(), l.codes.shape(), l.codes.scale_shape())).collect();
@@ -313,13 +408,13 @@ mod tests {
     #[test]
     fn dequantized_weights_fit_the_graph_and_are_near() {
         let model = fixture::float().quantize(&fixture::policy(8, 4)).unwrap();
-        let (graph, exact) = pass::fold_batch_norm(&fixture::graph(), &fixture::float().weights);
+        let (graph, exact) = fixture::float().fold().unwrap().into_parts();
         let near = model.dequantized();
         near.check(&graph).unwrap();
-        for (name, tensor) in &exact.0 {
+        for (name, tensor) in exact.iter() {
             let largest = tensor.data().iter().fold(0.0f32, |m, v| m.max(v.abs()));
             // 8 bits: half a step is 1/256 of a block's largest weight.
-            let close = tensor.data().iter().zip(near.get(name).data()).all(|(a, b)| (a - b).abs() <= largest / 250.0);
+            let close = tensor.data().iter().zip(near[name].data()).all(|(a, b)| (a - b).abs() <= largest / 250.0);
             assert!(close, "{name}");
         }
     }
@@ -328,7 +423,7 @@ mod tests {
     fn quantizing_names_what_it_cannot_do() {
         let with = |tensor: &str, index: usize, value: f32| {
             let mut model = fixture::float();
-            model.weights.0.get_mut(tensor).unwrap().data_mut()[index] = value;
+            model.weights.get_mut(tensor).unwrap().data_mut()[index] = value;
             model.quantize(&fixture::policy(4, 4)).unwrap_err().to_string()
         };
         assert_eq!(with("grouped.weight", 3, f32::NAN), "layer `grouped`: element 3 is NaN or infinite");
@@ -340,7 +435,7 @@ mod tests {
         let again = fixture::quantized().quantize(&Policy::default()).unwrap_err();
         assert_eq!(again.to_string(), "`tiny` is quantized already: quantize the float model it came from");
         let mut model = fixture::float();
-        model.weights.0.remove("fc.bias");
+        model.weights.remove("fc.bias");
         assert!(matches!(model.quantize(&Policy::default()), Err(ModelError::Weights(_))));
     }
 

@@ -7,9 +7,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use graph::Op;
-use graph::pass;
-use graph::{Graph, Node};
+use graph::{FoldedGraph, Node, Op};
 
 use crate::pattern;
 
@@ -126,9 +124,21 @@ pub struct LayerPlan {
     pub signed: bool,
 }
 
-/// The layers to quantize, by node name; all others stay in floats.
+/// The layers of a network to quantize, by node name; all others stay in floats. [`Policy::resolve`] makes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Plan(pub BTreeMap<String, LayerPlan>);
+pub struct Plan(BTreeMap<String, LayerPlan>);
+
+impl Plan {
+    /// The planned layers, by node name.
+    pub fn layers(&self) -> &BTreeMap<String, LayerPlan> {
+        &self.0
+    }
+
+    /// How a layer is quantized; `None` where it stays in floats.
+    pub fn get(&self, node: &str) -> Option<&LayerPlan> {
+        self.0.get(node)
+    }
+}
 
 /// Why a policy does not fit a graph.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -217,12 +227,12 @@ impl Policy {
         }
     }
 
-    /// Plans every [`Op::Conv2d`] and [`Op::Linear`] of a graph. A layer's input counts as signed unless
-    /// [`pass::non_negative`] knows better, so resolve the graph that is deployed, batch normalisation folded.
+    /// Plans every [`Op::Conv2d`] and [`Op::Linear`] of a folded graph. A layer's input counts as signed unless
+    /// [`graph::Graph::non_negative`] knows better.
     ///
     /// # Errors
     /// [`PolicyError`] for a rule that is for no layer or changes nothing, and for blocks that do not fit a layer.
-    pub fn resolve(&self, graph: &Graph) -> Result<Plan, PolicyError> {
+    pub fn resolve(&self, graph: &FoldedGraph) -> Result<Plan, PolicyError> {
         let layers: Vec<&Node> =
             graph.nodes().iter().filter(|n| matches!(n.op, Op::Conv2d(_) | Op::Linear { .. })).collect();
         for rule in &self.rules {
@@ -238,7 +248,7 @@ impl Policy {
             }
         }
 
-        let non_negative = pass::non_negative(graph);
+        let non_negative = graph.non_negative();
         let mut plan = Plan::default();
         for node in layers {
             let mut format = self.format();
@@ -389,7 +399,7 @@ mod activation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use graph::{Builder, Conv2d, Shape};
+    use graph::{Builder, Conv2d, Graph, Shape};
 
     /// conv1 (signed input), layer1.0.conv1 and layer1.0.conv2 (grouped) after a ReLU, fc after flattening.
     fn network() -> Graph {
@@ -405,7 +415,7 @@ mod tests {
     }
 
     fn resolve(toml: &str) -> Result<Plan, PolicyError> {
-        toml::from_str::<Policy>(toml).unwrap_or_else(|error| panic!("{error}")).resolve(&network())
+        toml::from_str::<Policy>(toml).unwrap_or_else(|error| panic!("{error}")).resolve(&network().fold())
     }
 
     fn plan(toml: &str) -> Vec<(String, String, bool)> {
@@ -519,8 +529,8 @@ mod tests {
             let toml = format!("bits = 8\nblock = {block}\nactivation = {{ bits = 8, block = \"pixel\" }}");
             toml::from_str::<Policy>(&toml).unwrap()
         };
-        assert!(policy(65_793).resolve(&graph).is_ok());
-        let error = policy(65_794).resolve(&graph).unwrap_err();
+        assert!(policy(65_793).resolve(&graph.fold()).is_ok());
+        let error = policy(65_794).resolve(&graph.fold()).unwrap_err();
         assert_eq!(error, PolicyError::BlockTooLong { layer: "fc".into(), block: 65_794 });
     }
 

@@ -291,7 +291,7 @@ fn hostile_files_are_refused_in_the_memory_they_justify() {
         let (result, peak) = read(&bytes);
         let said = match result {
             Err(error) => error.to_string(),
-            Ok(model) => format!("nothing: the classes are {}", model.info.classes.len()),
+            Ok(model) => format!("nothing: the classes are {}", model.info().classes.len()),
         };
         println!("{name:<32} {:>10} {peak:>12}  {said}", bytes.len());
         assert!(said.contains(expected), "{name}: {said}");
@@ -330,7 +330,7 @@ fn a_reader_written_from_the_page_agrees() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let file = File::parse(seed).unwrap();
         let mut lines = Vec::new();
-        for (name, tensor) in &file.to_model().unwrap().dequantized().0 {
+        for (name, tensor) in file.to_model().unwrap().dequantized().iter() {
             let bytes: Vec<u8> = tensor.data().iter().flat_map(|v| v.to_le_bytes()).collect();
             lines.push(format!("{name} {} {:08x}", tensor.data().len(), crc32fast::hash(&bytes)));
         }

@@ -65,9 +65,12 @@ fn formula(name: &str, scheme: &str) -> Result<runtime::Model, Box<dyn std::erro
     }
     let mut model = Model::float(graph, weights, info)?.quantize(&policy)?;
     if scheme == "two" {
-        for layer in model.layers.values_mut() {
-            layer.codes = two_level(&layer.codes)?;
-        }
+        let mut failed = None;
+        model = model.map_layers(|_, layer| match two_level(&layer.codes) {
+            Ok(codes) => layer.codes = codes,
+            Err(error) => failed = Some(error),
+        })?;
+        failed.map_or(Ok(()), Err)?;
     }
     Ok(runtime::Model::new(model)?)
 }

@@ -71,7 +71,7 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn with_kernel(model: model::Model, kernel: Option<KernelName>) -> Result<Self, Error> {
-        Self::build(Parameters::Model(Box::new(model)), kernel)
+        Self::build(Parameters::of_model(model)?, kernel)
     }
 
     fn build(parameters: Parameters<'_>, kernel: Option<KernelName>) -> Result<Self, Error> {

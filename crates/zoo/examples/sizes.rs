@@ -46,8 +46,8 @@ fn network(name: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
         let policy =
             Policy { bits: Bits::new(bits)?, block, rule: ScaleRule::L2, scales, activation, ..Policy::default() };
         let model = float.quantize(&policy)?;
-        let layers = model.graph.nodes().iter().filter(|n| matches!(n.op, Op::Conv2d(_) | Op::Linear { .. })).count();
-        assert_eq!(model.layers.len(), layers, "all convolutions and linear layers");
+        let layers = model.graph().nodes().iter().filter(|n| matches!(n.op, Op::Conv2d(_) | Op::Linear { .. })).count();
+        assert_eq!(model.layers().len(), layers, "all convolutions and linear layers");
         let options = SaveOptions { floats, scale_precision: Float::F16 };
         let (dsc_path, tensors_path) = (folder.join("model.dsc"), folder.join("model.safetensors"));
         files::save_dsc(&model, &dsc_path, &dsc::Options { floats: options, pair: None })?;
@@ -55,16 +55,16 @@ fn network(name: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
         let size = |path: &Path| std::fs::metadata(path).map(|file| file.len());
         let (size, tensors) = (size(&dsc_path)?, size(&tensors_path)?);
         let codes: usize =
-            model.layers.values().map(|l| blockfloat::packed_len(l.codes.codes().len(), l.codes.bits())).sum();
+            model.layers().values().map(|l| blockfloat::packed_len(l.codes.codes().len(), l.codes.bits())).sum();
         let scale_bytes: usize = model
-            .layers
+            .layers()
             .values()
             .map(|l| match l.codes.two_level() {
                 Some(levels) => 4 * levels.channel().len() + levels.factors().len(),
                 None => 2 * l.codes.scales().len(),
             })
             .sum();
-        let float_bytes: usize = model.weights.0.values().map(|t| t.data().len() * floats.bytes()).sum();
+        let float_bytes: usize = model.weights().tensors().map(|t| t.data().len() * floats.bytes()).sum();
         let rest = size as i64 - (codes + scale_bytes + float_bytes) as i64;
         println!(
             "| {name} | W{bits} B={block} | {} | {floats} | {size} | {:.2}x | {tensors} | {codes} | {scale_bytes} | {float_bytes} | {rest} |",

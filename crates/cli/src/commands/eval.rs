@@ -89,7 +89,7 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
     let context = progress::context(device, printer)?;
     let other = against.as_ref().map(|opened| models::network(&opened.model, &context.device));
     if let Some(other) = &other
-        && other.graph().head().count != opened.model.graph.head().count
+        && other.graph().head().count != opened.model.graph().head().count
     {
         return Err(Error::usage("the two models have different numbers of classes"));
     }
@@ -107,7 +107,7 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
         predict("eval", &networks, &images, &context)?
     };
     let time = start.elapsed();
-    classes::report_resized(&images, &opened.model.info.preprocess, opened.model.graph.input(), printer);
+    classes::report_resized(&images, &opened.model.info().preprocess, opened.model.graph().input(), printer);
     classes::report_late(&images, known, printer);
     let scores = logits[0].scores(Some(set.labels()), logits.last().expect("one network at least"));
     let outcome = Outcome {

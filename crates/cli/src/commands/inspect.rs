@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use blockfloat::{ActivationFormat, packed_len};
-use graph::{Head, Outputs, Preprocess, Resize, Weights, pass};
+use graph::{Head, Outputs, Preprocess, Resize, Weights};
 use model::{Float, Model, QuantizedLayer};
 use serde::Serialize;
 
@@ -77,24 +77,24 @@ pub fn run(options: &InspectOptions, printer: &Printer) -> Result<()> {
     let model = models::open(&options.model, printer)?.model;
     let original = options.source.as_ref().map(|source| original(source, &model, printer)).transpose()?;
     let mut layers = Vec::new();
-    for node in model.graph.nodes() {
-        let Some(layer) = model.layers.get(&node.name) else { continue };
+    for node in model.graph().nodes() {
+        let Some(layer) = model.layers().get(&node.name) else { continue };
         layers.push(describe(&node.name, layer, original.as_ref().and_then(|w| sqnr(w, &node.name, layer))));
     }
     let weight_sqnr = original.map(|_| WeightSqnr::of(layers.iter().map(|l| (l.name.as_str(), l.sqnr_db))));
     let stored = model::SaveOptions { scale_precision: model.scale_precision(), ..model::SaveOptions::default() };
-    let shape = model.graph.input();
+    let shape = model.graph().input();
     let outcome = Outcome {
-        network: model.graph.name().to_owned(),
+        network: model.graph().name().to_owned(),
         input: [shape.channels, shape.height, shape.width],
-        classes: model.graph.head().classes(),
-        outputs: outputs(model.graph.head()),
-        source: model.info.source.clone(),
-        preprocess: model.info.preprocess.clone(),
-        names: model.info.classes.clone(),
+        classes: model.graph().head().classes(),
+        outputs: outputs(model.graph().head()),
+        source: model.info().source.clone(),
+        preprocess: model.info().preprocess.clone(),
+        names: model.info().classes.clone(),
         layers,
         float_layers: super::quantize::float_layers(&model),
-        floats: model.weights.0.values().map(|tensor| tensor.data().len()).sum(),
+        floats: model.weights().tensors().map(|tensor| tensor.data().len()).sum(),
         bytes: model.storage_bytes(&stored),
         fp32_bytes: model.fp32_bytes(),
         weight_sqnr,
@@ -113,9 +113,9 @@ fn original(source: &ModelSpec, model: &Model, printer: &Printer) -> Result<Weig
     if opened.model.is_quantized() {
         return Err(Error::usage(format!("`{name}` is quantized itself: --source takes the float model")));
     }
-    let (graph, weights) = pass::fold_batch_norm(&opened.model.graph, &opened.model.weights);
+    let (graph, weights) = opened.model.fold()?.into_parts();
     let shapes: BTreeMap<_, _> = graph.params().into_iter().map(|param| (param.name, param.shape)).collect();
-    let missing = model.layers.iter().find(|(name, layer)| {
+    let missing = model.layers().iter().find(|(name, layer)| {
         let shape = shapes.get(&format!("{name}.weight"));
         shape.is_none_or(|shape| shape.iter().product::<usize>() != layer.codes.codes().len())
     });

@@ -105,9 +105,9 @@ pub fn run(options: &PredictOptions, printer: &Printer) -> Result<()> {
         predict("predict", &[&network], &set, &context)?.remove(0)
     };
 
-    classes::report_resized(&set, &opened.model.info.preprocess, opened.model.graph.input(), printer);
+    classes::report_resized(&set, &opened.model.info().preprocess, opened.model.graph().input(), printer);
 
-    let head = opened.model.graph.head();
+    let head = opened.model.graph().head();
     explain(&options.model.name, head, printer);
     let names = names(&opened.model, head, printer);
     for (i, image) in options.images.iter().enumerate() {
@@ -145,7 +145,7 @@ fn explain(model: &str, head: Head, printer: &Printer) {
 
 /// Returns the names of the classes; none where their number does not fit.
 fn names(model: &Model, head: Head, printer: &Printer) -> Vec<String> {
-    let (names, given) = (classes::of(model, head), model.info.classes.len());
+    let (names, given) = (classes::of(model, head), model.info().classes.len());
     if names.is_empty() && given > 0 {
         let classes = head.classes();
         printer.warn(format!("the model names {given} classes and has {classes}: the names are left out"));

@@ -3,8 +3,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use blockfloat::BlockSize;
-use graph::{Weights, pass};
-use model::{Float, Model, Policy, QuantizedLayer};
+use graph::{Folded, Weights};
+use model::{Float, Model, Plan, Policy, QuantizedLayer};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -79,7 +79,7 @@ impl std::fmt::Display for WeightSqnr {
 /// where nothing was lost.
 pub fn sqnr(weights: &Weights, name: &str, layer: &QuantizedLayer) -> Option<f64> {
     let (mut signal, mut noise) = (0.0, 0.0);
-    for (&w, &v) in weights.get(&format!("{name}.weight")).data().iter().zip(&layer.codes.dequantize()) {
+    for (&w, &v) in weights.of(name).weight().data().iter().zip(&layer.codes.dequantize()) {
         signal += f64::from(w) * f64::from(w);
         noise += (f64::from(w) - f64::from(v)).powi(2);
     }
@@ -109,10 +109,17 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
     let default = format!("{}_{}.safetensors", opened.name, scheme(policy));
     let output = Output::new(target, &default, &spec.files())?;
     let stored = target.options(Float::F16);
-    printer.detail(format!("quantizing {} to {}", opened.name, formats(&opened.model, policy)?));
-    let mut quantized = opened.model.quantize(policy)?;
+    let info = opened.model.info().clone();
+    let folded = opened.model.fold().map_err(Error::usage)?;
+    let plan = policy.resolve(folded.graph()).map_err(Error::usage)?;
+    if plan.layers().is_empty() {
+        return Err(Error::usage("every layer is skipped: nothing is left to quantize"));
+    }
+    printer.detail(format!("quantizing {} to {}", opened.name, formats(&plan)));
+    let mut quantized = Model::rounded(&folded, &plan, info)?;
     quantized.round(&stored);
-    let layers = measure(&opened.model, &quantized, policy)?;
+    let layers = measure(&folded, &quantized, &plan);
+    drop(folded);
     let written = match ending {
         Ending::Dsc => output.save_bytes(&deploy::bytes(&quantized, &stored, printer)?, &quantized, start)?,
         _ => output.save(&quantized, &stored, start)?,
@@ -189,41 +196,27 @@ fn scheme(policy: &Policy) -> String {
     name
 }
 
-/// Lists the formats of the layers.
-///
-/// # Errors
-/// The model is quantized already; the policy does not fit it, or skips every layer.
-fn formats(model: &Model, policy: &Policy) -> Result<String> {
-    if model.is_quantized() {
-        let error = model::ModelError::AlreadyQuantized { graph: model.graph.name().into() };
-        return Err(Error::usage(error));
-    }
-    let (graph, _) = pass::fold_batch_norm(&model.graph, &model.weights);
-    let plan = policy.resolve(&graph).map_err(Error::usage)?;
-    if plan.0.is_empty() {
-        return Err(Error::usage("every layer is skipped: nothing is left to quantize"));
-    }
-    let formats: BTreeSet<String> = plan.0.values().map(ToString::to_string).collect();
-    Ok(formats.into_iter().collect::<Vec<_>>().join("; "))
+/// Lists the formats of a plan, each once.
+fn formats(plan: &Plan) -> String {
+    let formats: BTreeSet<String> = plan.layers().values().map(ToString::to_string).collect();
+    formats.into_iter().collect::<Vec<_>>().join("; ")
 }
 
-/// Measures every quantized layer against the weights that it stands for, with batch normalisation folded in.
-fn measure(float: &Model, quantized: &Model, policy: &Policy) -> Result<BTreeMap<String, LayerLoss>> {
-    let (graph, weights) = pass::fold_batch_norm(&float.graph, &float.weights);
-    let plan = policy.resolve(&graph)?;
+/// Measures every quantized layer against the weights that it stands for.
+fn measure(folded: &Folded, quantized: &Model, plan: &Plan) -> BTreeMap<String, LayerLoss> {
     let layer = |(name, layer): (&String, &QuantizedLayer)| {
-        let sqnr_db = sqnr(&weights, name, layer);
-        let format = plan.0.get(name).map(ToString::to_string).unwrap_or_default();
+        let sqnr_db = sqnr(folded.weights(), name, layer);
+        let format = plan.get(name).map(ToString::to_string).unwrap_or_default();
         (name.clone(), LayerLoss { format, weights: layer.codes.codes().len(), sqnr_db })
     };
-    Ok(quantized.layers.iter().map(layer).collect())
+    quantized.layers().iter().map(layer).collect()
 }
 
 /// Returns the names of the convolutions and linear layers that are in floats.
 pub fn float_layers(model: &Model) -> Vec<String> {
     let layers =
-        model.graph.nodes().iter().filter(|node| matches!(node.op, graph::Op::Conv2d(_) | graph::Op::Linear { .. }));
-    layers.filter(|node| !model.layers.contains_key(&node.name)).map(|node| node.name.clone()).collect()
+        model.graph().nodes().iter().filter(|node| matches!(node.op, graph::Op::Conv2d(_) | graph::Op::Linear { .. }));
+    layers.filter(|node| !model.layers().contains_key(&node.name)).map(|node| node.name.clone()).collect()
 }
 
 #[cfg(test)]

@@ -46,9 +46,9 @@ pub fn run(path: &Path, run_stored: bool, printer: &Printer) -> Result<()> {
     let outcome = Outcome {
         path: path.to_owned(),
         bytes: data.len(),
-        network: model.graph.name().to_owned(),
-        layers: model.layers.len(),
-        weights: model.layers.values().map(|layer| layer.codes.codes().len()).sum(),
+        network: model.graph().name().to_owned(),
+        layers: model.layers().len(),
+        weights: model.layers().values().map(|layer| layer.codes.codes().len()).sum(),
         run: stored.is_some(),
     };
     printer.result(&outcome, |printer| show(&outcome, printer));

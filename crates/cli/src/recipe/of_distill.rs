@@ -118,9 +118,9 @@ impl DistillRecipe {
         let mut teacher = open_teacher(self, file, printer)?;
         let classes = GivenClasses::read(self.classes.as_deref()).map_err(|error| file.point("classes", &error))?;
         classes.name(&mut teacher)?;
-        let (folded, _) = graph::pass::fold_batch_norm(&teacher.graph, &teacher.weights);
+        let folded = teacher.graph().fold();
         let plan = self.quantize.resolve(&folded).map_err(|error| policy_error(self, file, &error))?;
-        if plan.0.is_empty() {
+        if plan.layers().is_empty() {
             return Err(file.error_at("quantize", "every layer is skipped: nothing is left to quantize", None));
         }
 
@@ -153,8 +153,8 @@ impl DistillRecipe {
         };
         report(&set.without_labels(), teacher, printer);
         let set = classes.labelled(&set, teacher, printer)?;
-        if teacher.info.classes.is_empty() && set.class_names().len() == teacher.graph.head().classes() {
-            teacher.info.classes = set.class_names().to_vec();
+        if teacher.info().classes.is_empty() && set.class_names().len() == teacher.graph().head().classes() {
+            teacher.info_mut().classes = set.class_names().to_vec();
         }
         Ok(Eval::Labelled(set))
     }
@@ -202,7 +202,7 @@ fn spread(limit: Option<usize>) -> OpenOptions {
 /// Says what there is to say of a set of images.
 fn report(set: &Unlabelled, teacher: &Model, printer: &Printer) {
     classes::report(set, printer);
-    classes::report_resized(set, &teacher.info.preprocess, teacher.graph.input(), printer);
+    classes::report_resized(set, &teacher.info().preprocess, teacher.graph().input(), printer);
 }
 
 /// Opens the images to measure on, with labels where they have some.
@@ -291,7 +291,7 @@ mod tests {
                 continue;
             }
             let graph = zoo::build(&zoo::Config::new(&recipe.model)).unwrap();
-            recipe.quantize.resolve(&graph).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            recipe.quantize.resolve(&graph.fold()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         }
     }
 }

@@ -157,7 +157,7 @@ fn names_are_kept_in_every_file_and_shown() {
         if !file.ends_with(".onnx") {
             let top = &place.json(&["predict", file, "bear.png"])[0]["top"][0];
             assert_eq!((&top["index"], &top["name"]), (&2.into(), &"bear".into()), "{file}");
-            assert_eq!(files::load(place.path(file)).unwrap().info.classes, ["lion", "tiger", "bear", "wolf"]);
+            assert_eq!(files::load(place.path(file)).unwrap().info().classes, ["lion", "tiger", "bear", "wolf"]);
         }
     }
     // Folders of some of the classes are then enough.
@@ -231,7 +231,7 @@ fn grey_networks_take_grey_images() {
     let ran = place.run(&[&["quantize", "grey.safetensors", "-o", "grey.dsc"], &mean[..]].concat());
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert_eq!(place.json(&["predict", "grey.dsc", "colour.png"])[0]["top"][0]["index"], 2);
-    assert_eq!(files::load(place.path("grey.dsc")).unwrap().info.preprocess.mean, [0.1307]);
+    assert_eq!(files::load(place.path("grey.dsc")).unwrap().info().preprocess.mean, [0.1307]);
     place
         .run(&["predict", "grey.safetensors", "grey.png", "--mean", "1,2,3"])
         .refuses(2, "error: mean has 3 values, the network takes 1 channels");
@@ -259,7 +259,7 @@ fn oblong_networks_take_images_of_any_shape() {
         "cropped.safetensors",
     ]);
     assert_eq!(ran.code, Some(0), "{}", ran.err);
-    let kept = files::load(place.path("cropped.safetensors")).unwrap().info.preprocess;
+    let kept = files::load(place.path("cropped.safetensors")).unwrap().info().preprocess.clone();
     assert_eq!((kept.resize, kept.crop), (Some(graph::Resize::Exact([50, 200])), Some([48, 192])));
 }
 

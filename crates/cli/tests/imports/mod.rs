@@ -14,14 +14,14 @@ fn an_onnx_file_is_a_model() {
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert!(ran.err.contains("net.onnx does not say how its images are normalised: ImageNet's"), "{}", ran.err);
     let quantized = files::load(place.path("net_w4a4.safetensors")).unwrap();
-    assert_eq!(quantized.layers.keys().collect::<Vec<_>>(), ["conv", "fc"]);
+    assert_eq!(quantized.layers().keys().collect::<Vec<_>>(), ["conv", "fc"]);
 
     // What the file does not say, said once.
     let say = ["--order", "bgr", "--divide", "1", "--mean", "104,117,123", "--std", "1,1,1"];
     let ran = place.run(&[&["export", "net.onnx", "-o", "net.safetensors"], &say[..]].concat());
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert!(!ran.err.contains("ImageNet"), "{}", ran.err);
-    let preprocess = files::load(place.path("net.safetensors")).unwrap().info.preprocess;
+    let preprocess = files::load(place.path("net.safetensors")).unwrap().info().preprocess.clone();
     let order = graph::ChannelOrder::Bgr;
     let expected = Preprocess {
         order,

@@ -72,18 +72,16 @@ fn number(value: &Value) -> f64 {
 
 /// The network that runs: in floats with its batch normalisation folded.
 fn source_network(model: &Model) -> Network {
-    let mut model = model.clone();
-    if !model.is_quantized() {
-        (model.graph, model.weights) = graph::pass::fold_batch_norm(&model.graph, &model.weights);
+    if model.is_quantized() {
+        return Network::new(model, &Device::flex());
     }
-    Network::new(&model, &Device::flex())
+    let folded = model.clone().fold().unwrap();
+    Network::trainable(folded.graph(), folded.weights(), &Device::flex())
 }
 
 /// The same weights, with every layer's input in floats.
 fn weights_only(model: &Model) -> Model {
-    let mut model = model.clone();
-    model.layers.values_mut().for_each(|layer| layer.activation = None);
-    model
+    model.clone().map_layers(|_, layer| layer.activation = None).unwrap()
 }
 
 /// NumPy's file of 32-bit floats, version 1.0.
@@ -141,7 +139,7 @@ fn embedded_networks_give_the_same_in_onnx_runtime() {
             output
         };
         let model = files::load(place.path(&quantized)).unwrap();
-        let images = embedded_images(&model.info.preprocess, 64);
+        let images = embedded_images(&model.info().preprocess, 64);
         cases.push(&export("int4", &[], "int4"), "int4", &model, &images);
         let floats = weights_only(&model);
         cases.push(&export("int4", &["--activations", "off"], "int4_weights"), "int4_weights", &floats, &images);

@@ -147,10 +147,12 @@ fn two_level_scales_cost_little_and_survive_both_formats() {
 fn a_network_that_is_not_quite_the_zoos_becomes_a_file() {
     let place = Place::new();
     // Bare weights of the tiny network, under torch's names; the classes are read from them.
-    let bare: Vec<_> = tiny().weights.0.iter().collect();
+    let bare: Vec<_> = tiny().weights().iter().collect();
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = bare
         .iter()
-        .map(|(name, t)| ((*name).clone(), t.shape().to_vec(), t.data().iter().flat_map(|v| v.to_le_bytes()).collect()))
+        .map(|(name, t)| {
+            ((*name).to_owned(), t.shape().to_vec(), t.data().iter().flat_map(|v| v.to_le_bytes()).collect())
+        })
         .collect();
     std::fs::write(place.path("bare.safetensors"), bare_safetensors(&bytes)).unwrap();
 

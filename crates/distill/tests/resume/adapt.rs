@@ -4,8 +4,8 @@ use super::*;
 /// All values of a student, to be compared to the bit.
 fn bits(adapted: &distill::Adapted) -> (usize, Vec<u32>, Vec<distill::Point>) {
     let model = &adapted.student;
-    let floats = model.weights.0.values().flat_map(|t| t.data().to_vec());
-    let layers = model.layers.values();
+    let floats = model.weights().tensors().flat_map(|t| t.data().to_vec());
+    let layers = model.layers().values();
     let scales = layers.clone().flat_map(|l| l.codes.scales().to_vec());
     let codes = layers.flat_map(|l| l.codes.codes().iter().map(|&q| f32::from(q)).collect::<Vec<_>>());
     let bits = floats.chain(scales).chain(codes).map(f32::to_bits).collect();
@@ -71,8 +71,8 @@ fn batch_statistics_are_the_students_own() {
     let folder = tempfile::tempdir().unwrap();
     let mut moved = teacher();
     // Statistics of other images than those to adapt to.
-    moved.weights.0.get_mut("bn1.running_mean").unwrap().data_mut().fill(1.0);
-    moved.weights.0.get_mut("bn1.running_var").unwrap().data_mut().fill(9.0);
+    moved.tensor_mut("bn1.running_mean").unwrap().data_mut().fill(1.0);
+    moved.tensor_mut("bn1.running_var").unwrap().data_mut().fill(9.0);
     let largest_mean = |batch_norm: distill::BatchNormPolicy| {
         // Fitting layers would give them the teacher's means again.
         let config = AdaptConfig { steps: 1, batch_norm, fit_images: 0, ..settings() };
@@ -145,12 +145,12 @@ fn a_folder_is_not_overwritten_and_not_resumed_with_other_settings() {
 #[test]
 fn images_must_fit_the_network() {
     let folder = tempfile::tempdir().unwrap();
-    let mut teacher = teacher();
     let mut b = Builder::new("other", graph::Shape::new(3, 16, 16));
     let x = b.push("flatten", Op::Flatten, vec![b.input()]);
     b.linear("fc", 2, x);
-    teacher.graph = b.finish().unwrap();
-    teacher.weights = Weights::init(&teacher.graph, 0);
+    let graph = b.finish().unwrap();
+    let weights = Weights::init(&graph, 0);
+    let teacher = Model::float(graph, weights, teacher().info().clone()).unwrap();
     let error = adapted(
         &teacher,
         &Policy::default(),

@@ -35,7 +35,7 @@ fn teacher() -> Model {
     let graph = tiny();
     let mut weights = Weights::init(&graph, 1);
     // Logits that are far apart: quantization then shows.
-    weights.0.get_mut("fc.weight").unwrap().data_mut().iter_mut().for_each(|w| *w *= 20.0);
+    weights.get_mut("fc.weight").unwrap().data_mut().iter_mut().for_each(|w| *w *= 20.0);
     let info = Info { preprocess: images::embedded_preprocess(), classes: vec![], source: "a test".into() };
     Model::float(graph, weights, info).unwrap()
 }

@@ -33,7 +33,7 @@ fn a_resumed_training_ends_with_the_same_bits_and_learns() {
     let stopped = run_train(&broken, false, &stopping_at(256 + 128));
     assert!(matches!(stopped, Err(Error::Interrupted { .. })), "{stopped:?}");
     let resumed = run_train(&broken, true, &Context::default()).unwrap();
-    assert_eq!(resumed.model.weights, unbroken.model.weights);
+    assert_eq!(resumed.model.weights(), unbroken.model.weights());
 
     let log = fs::read_to_string(broken.join("log.csv")).unwrap();
     assert_eq!(log, fs::read_to_string(folder.path().join("whole/log.csv")).unwrap());
@@ -41,5 +41,5 @@ fn a_resumed_training_ends_with_the_same_bits_and_learns() {
     assert_eq!(losses.len(), 12);
     let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
     assert!(mean(&losses[8..]) < mean(&losses[..4]) - 0.01, "{losses:?}");
-    assert_eq!(resumed.model.info.classes.len(), 16);
+    assert_eq!(resumed.model.info().classes.len(), 16);
 }

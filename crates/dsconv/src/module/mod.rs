@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use blockfloat::{ActivationFormat, QuantizedWeights, WeightFormat};
 use burn::module::{Module, ParamGroup};
-use graph::{Graph, Weights, pass};
+use graph::{Graph, Weights};
 use model::{Info, Model, ModelError, QuantizedLayer};
 
 use crate::Error;
@@ -120,7 +120,7 @@ pub fn export<M: Module>(
     info: Info,
 ) -> Result<Model, ModelError> {
     let survey = Survey::of(module);
-    let non_negative = pass::non_negative(&graph);
+    let non_negative = graph.non_negative();
     let is_signed = |name: &str| {
         let inputs = graph.find(name).map_or(&[][..], |id| &graph.node(id).inputs);
         !inputs.iter().all(|input| non_negative[input.index()])
@@ -138,7 +138,7 @@ pub fn export<M: Module>(
         let (name, shape) = (parameter.torch_name(), parameter.torch_shape());
         weights.insert(name, graph::Tensor::new(shape, host(parameter.kernel())));
     }
-    let model = Model { graph, weights, layers, info };
+    let model = Model::new(graph, weights, layers, info)?;
     model.check()?;
     Ok(model)
 }

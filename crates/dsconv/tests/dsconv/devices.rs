@@ -101,13 +101,13 @@ fn a_students_logits_and_gradients_are_the_cpus() {
     let weights = formula_weights(&graph);
     let info = Info { preprocess: Preprocess::imagenet_statistics(), classes: vec![], source: "formula".into() };
     let model = Model::float(graph, weights, info).unwrap();
-    let (folded, weights) = graph::pass::fold_batch_norm(&model.graph, &model.weights);
+    let folded = model.fold().unwrap();
     // Eight bits: a code that falls to the other side of a half moves little.
     let policy = Policy { bits: Bits::new(8).unwrap(), activation: None, ..Policy::default() };
-    let plan = policy.resolve(&folded).unwrap();
+    let plan = policy.resolve(folded.graph()).unwrap();
     let run = |device: &Device| {
         let device = device.clone().autodiff();
-        let student = Network::student(&folded, &weights, &plan, ScaleUpdate::Trained, &device).unwrap();
+        let student = Network::student(&folded, &plan, ScaleUpdate::Trained, &device).unwrap();
         let shape = [2, 3, 32, 32];
         let x = Tensor::<4>::from_data(TensorData::new(formula_input(shape).into_data(), shape), &device);
         let x = x.require_grad();

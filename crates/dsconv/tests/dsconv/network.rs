@@ -61,9 +61,9 @@ fn a_student_starts_as_the_quantized_model_and_leaves_its_teacher_alone() {
     let before = teacher.clone();
     let policy = Policy::default();
     let quantized = teacher.quantize(&policy).unwrap();
-    let (folded, weights) = graph::pass::fold_batch_norm(&teacher.graph, &teacher.weights);
-    let plan = policy.resolve(&folded).unwrap();
-    let student = Network::student(&folded, &weights, &plan, ScaleUpdate::Trained, &device).unwrap();
+    let folded = teacher.clone().fold().unwrap();
+    let plan = policy.resolve(folded.graph()).unwrap();
+    let student = Network::student(&folded, &plan, ScaleUpdate::Trained, &device).unwrap();
     assert_eq!(student.to_model(info()).unwrap(), quantized);
     let x = input([2, 3, 32, 32], &device);
     assert_eq!(logits(&student, x.clone()), logits(&Network::new(&quantized, &device), x));
@@ -74,19 +74,19 @@ fn a_student_starts_as_the_quantized_model_and_leaves_its_teacher_alone() {
 fn a_layer_takes_other_codes_and_another_bias() {
     let device = Device::flex();
     let teacher = small();
-    let (folded, weights) = graph::pass::fold_batch_norm(&teacher.graph, &teacher.weights);
-    let plan = Policy::default().resolve(&folded).unwrap();
-    let index = folded.find("layer1.0.conv1").unwrap().index();
+    let folded = teacher.clone().fold().unwrap();
+    let plan = Policy::default().resolve(folded.graph()).unwrap();
+    let index = folded.graph().find("layer1.0.conv1").unwrap().index();
     for scale_update in [ScaleUpdate::Trained, ScaleUpdate::Fixed, ScaleUpdate::Recomputed] {
-        let mut student = Network::student(&folded, &weights, &plan, scale_update, &device).unwrap();
+        let mut student = Network::student(&folded, &plan, scale_update, &device).unwrap();
         let before = student.to_model(info()).unwrap();
-        let mut codes = before.layers["layer1.0.conv1"].codes.clone();
+        let mut codes = before.layers()["layer1.0.conv1"].codes.clone();
         codes.scale_channels(&[2.0; 8]).unwrap();
         student.requantize(index, &codes, Some(vec![0.5; 8]));
         let after = student.to_model(info()).unwrap();
-        assert_eq!(after.layers["layer1.0.conv1"].codes.dequantize(), codes.dequantize(), "{scale_update:?}");
-        assert_eq!(after.weights.get("layer1.0.conv1.bias").data(), [0.5; 8]);
-        assert_eq!(after.layers["layer1.0.conv2"], before.layers["layer1.0.conv2"]);
+        assert_eq!(after.layers()["layer1.0.conv1"].codes.dequantize(), codes.dequantize(), "{scale_update:?}");
+        assert_eq!(after.weights()["layer1.0.conv1.bias"].data(), [0.5; 8]);
+        assert_eq!(after.layers()["layer1.0.conv2"], before.layers()["layer1.0.conv2"]);
         assert!(student.quantized_layer(index).is_some() && student.quantized_layer(index + 1).is_none());
     }
 }
@@ -94,9 +94,9 @@ fn a_layer_takes_other_codes_and_another_bias() {
 #[test]
 fn a_float_network_gives_its_weights_back() {
     let teacher = small();
-    let network = Network::trainable(&teacher.graph, &teacher.weights, &Device::flex().autodiff());
-    assert_eq!(network.to_weights(), teacher.weights);
-    assert_eq!(network.valid().to_weights(), teacher.weights);
+    let network = Network::trainable(teacher.graph(), teacher.weights(), &Device::flex().autodiff());
+    assert_eq!(network.to_weights(), *teacher.weights());
+    assert_eq!(network.valid().to_weights(), *teacher.weights());
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn taps_are_the_values_between_nodes() {
     let device = Device::flex();
     let teacher = small();
     let network = Network::new(&teacher, &device);
-    let id = |name: &str| teacher.graph.find(name).unwrap();
+    let id = |name: &str| teacher.graph().find(name).unwrap();
     let (_, taps) = network.forward_taps(input([1, 3, 32, 32], &device), &[id("layer2.0.conv1"), id("conv1")]);
     assert_eq!(taps[0].dims(), [1, 16, 16, 16]);
     assert_eq!(taps[1].dims(), [1, 8, 32, 32]);
@@ -115,8 +115,8 @@ fn folding_batch_norm_keeps_the_function() {
     let device = Device::flex();
     for name in ["resnet20", "densenet-embedded"] {
         let model = model(&zoo::Config::new(name));
-        let (graph, weights) = graph::pass::fold_batch_norm(&model.graph, &model.weights);
-        let folded = Model::float(graph, weights, info()).unwrap();
+        let (graph, weights) = model.clone().fold().unwrap().into_parts();
+        let folded = Model::float(graph.into_graph(), weights, info()).unwrap();
         let x = input([2, 3, 32, 32], &device);
         let (a, b) = (logits(&Network::new(&model, &device), x.clone()), logits(&Network::new(&folded, &device), x));
         let largest = a.iter().fold(0.0f32, |m, v| m.max(v.abs()));
@@ -176,6 +176,6 @@ fn a_network_displays_a_line_for_each_layer() {
 }"
     );
     let text = Network::new(&quantized, &device).to_string();
-    assert_eq!(text.lines().count(), 2 + quantized.layers.len() + 2, "{text}");
+    assert_eq!(text.lines().count(), 2 + quantized.layers().len() + 2, "{text}");
     assert!(text.contains("  head: DsConv2d {ch_in: 8, ch_out: 5, kernel_size: [1, 1]"), "{text}");
 }

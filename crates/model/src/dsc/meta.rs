@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use blockfloat::{ActivationFormat, Bits, BlockSize, QuantizedWeights, ScaleFormat, packed_len};
-use graph::{Graph, Op, Role, pass};
+use graph::{Graph, Op, Role};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Info, Model, QuantizedLayer};
@@ -115,8 +115,8 @@ impl<'a> Meta<'a> {
                 Float::F16 => StoredScales::F16,
             },
         };
-        let layers = model.graph.nodes().iter().filter_map(|node| {
-            let QuantizedLayer { codes, activation, signed } = model.layers.get(&node.name)?;
+        let layers = model.graph().nodes().iter().filter_map(|node| {
+            let QuantizedLayer { codes, activation, signed } = model.layers().get(&node.name)?;
             Some(LayerInfo {
                 node: node.name.clone(),
                 shape: codes.shape(),
@@ -127,12 +127,12 @@ impl<'a> Meta<'a> {
                 signed: *signed,
             })
         });
-        let floats = model.graph.params().into_iter().filter_map(|param| {
-            let tensor = model.weights.0.get(&param.name)?;
+        let floats = model.graph().params().into_iter().filter_map(|param| {
+            let tensor = model.weights().get(&param.name)?;
             Some(FloatInfo { name: param.name, shape: param.shape, float: options.floats.for_values(tensor.data()) })
         });
         let (layers, floats) = (layers.collect(), floats.collect());
-        Self { info: Cow::Borrowed(&model.info), layers, floats, pair, graph: Cow::Borrowed(&model.graph) }
+        Self { info: Cow::Borrowed(model.info()), layers, floats, pair, graph: Cow::Borrowed(model.graph()) }
     }
 
     /// Checks that layers and floats are those that the graph needs, and that no size leaves memory.
@@ -141,7 +141,7 @@ impl<'a> Meta<'a> {
         if self.layers.is_empty() {
             return Err("no layer is quantized".into());
         }
-        let non_negative = pass::non_negative(&self.graph);
+        let non_negative = self.graph.non_negative();
         let mut layers = self.layers.iter().peekable();
         for node in nodes {
             if matches!(node.op, Op::BatchNorm2d { .. }) {

@@ -45,12 +45,12 @@ fn layers_and_floats_are_decoded_one_by_one() {
     let names: Vec<&str> = file.layers().iter().map(|layer| layer.node.as_str()).collect();
     assert_eq!(names, ["conv1", "grouped", "depthwise", "fc"]);
     for name in names {
-        assert_eq!(file.layer(name).unwrap(), model.layers[name]);
+        assert_eq!(file.layer(name).unwrap(), model.layers()[name]);
     }
-    for (name, tensor) in &model.weights.0 {
+    for (name, tensor) in model.weights().iter() {
         assert_eq!(file.floats(name).unwrap(), *tensor);
     }
-    assert_eq!((file.graph(), file.info()), (&model.graph, &model.info));
+    assert_eq!((file.graph(), file.info()), (model.graph(), model.info()));
     assert_eq!(file.layer("norm").unwrap_err().to_string(), "metadata, byte 64: there is no `norm`");
     assert_eq!(file.floats("fc.weight").unwrap_err().to_string(), "metadata, byte 64: there is no `fc.weight`");
 }
@@ -64,10 +64,10 @@ fn grey_and_oblong_preprocessing_is_kept() {
         graph::Preprocess { resize, crop: Some([40, 180]), ..graph::Preprocess::imagenet() },
         graph::Preprocess::imagenet(),
     ] {
-        model.info.preprocess = preprocess;
+        model.info_mut().preprocess = preprocess;
         let bytes = write(&model, &Options::EXACT).unwrap();
         let read = File::parse(&bytes).unwrap().to_model().unwrap();
-        assert_eq!(read.info, model.info);
+        assert_eq!(read.info(), model.info());
         assert_eq!(write(&read, &Options::EXACT).unwrap(), bytes);
     }
     // As files have always had it.
@@ -106,14 +106,14 @@ fn sections_are_aligned_and_little_beside_the_numbers() {
 fn what_a_file_cannot_hold_is_not_written() {
     let refused = |model: &Model, options: &Options| write(model, options).unwrap_err().to_string();
     let plain = Options::EXACT;
-    let (graph, weights) = graph::pass::fold_batch_norm(&fixture::graph(), &fixture::float().weights);
-    let float = Model::float(graph, weights, fixture::info()).unwrap();
+    let (graph, weights) = fixture::float().fold().unwrap().into_parts();
+    let float = Model::float(graph.into_graph(), weights, fixture::info()).unwrap();
     assert_eq!(refused(&float, &plain), "metadata, byte 64: no layer is quantized");
 
     let mut unfolded = fixture::float();
     let mut quantized = model();
     let layer = quantized.layers.remove("fc").unwrap();
-    unfolded.weights.0.remove("fc.weight");
+    unfolded.weights.remove("fc.weight");
     unfolded.layers.insert("fc".into(), layer);
     let error = refused(&unfolded, &plain);
     assert_eq!(error, "metadata, byte 64: node `bn1`: a batch normalisation that is not folded");
@@ -131,7 +131,7 @@ fn a_large_network_keeps_its_tail_exact() {
     let policy = crate::Policy { rules: vec![rule], ..fixture::policy(5, 2) };
     let model = fixture::float().quantize(&policy).unwrap();
     assert_round_trip(&model, &Options::EXACT);
-    assert_eq!(model.weights.get("fc.weight").shape(), [3, 4]);
+    assert_eq!(model.weights()["fc.weight"].shape(), [3, 4]);
 }
 
 fn layered(groups: usize, per_group: (usize, usize), kernel: (usize, usize), bias: bool) -> Graph {

@@ -47,12 +47,12 @@ pub fn write(model: &Model, options: &Options) -> Result<Vec<u8>, ModelError> {
     let mut floats = Vec::new();
     for info in &meta.floats {
         floats.resize(floats.len().next_multiple_of(4), 0);
-        floats.extend(info.float.encode(model.weights.get(&info.name).data()));
+        floats.extend(info.float.encode(model.weights()[info.name.as_str()].data()));
     }
     sections.push((FLOATS, 0, floats));
     if let Some(Pair { logits, .. }) = &options.pair {
-        if logits.len() != model.graph.output().elements() {
-            let (expected, found) = (model.graph.output().elements() as u64, logits.len() as u64);
+        if logits.len() != model.graph().output().elements() {
+            let (expected, found) = (model.graph().output().elements() as u64, logits.len() as u64);
             return Err(refuse(Section::Logits, Reason::Table { what: "the number of logits", expected, found }));
         }
         if logits.iter().any(|v| !v.is_finite()) {
@@ -64,7 +64,7 @@ pub fn write(model: &Model, options: &Options) -> Result<Vec<u8>, ModelError> {
 }
 
 fn layer(model: &Model, info: &LayerInfo) -> Vec<u8> {
-    let codes = &model.layers[&info.node].codes;
+    let codes = &model.layers()[&info.node].codes;
     let mut bytes = pack(codes.codes(), codes.bits());
     bytes.resize(info.scales_start(), 0);
     match (info.scales, codes.two_level()) {

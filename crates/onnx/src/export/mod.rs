@@ -1,7 +1,6 @@
 //! Networks out: `.onnx` files in three profiles.
 use std::collections::BTreeMap;
 
-use graph::pass;
 use model::Model;
 use prost::Message;
 
@@ -63,6 +62,9 @@ pub enum ExportError {
         /// The profile.
         profile: &'static str,
     },
+    /// The model's weights do not fit its graph.
+    #[error(transparent)]
+    Weights(#[from] graph::WeightsError),
     /// A layer whose block scales are floats.
     #[error("layer `{layer}`: the profile `int8` needs two-level scales")]
     BlockScales {
@@ -94,9 +96,6 @@ const IR_CHANNELS: i64 = 7;
 ///
 /// # Errors
 /// [`ExportError`].
-///
-/// # Panics
-/// If the model's weights do not fit its graph, which [`Model`]'s constructors rule out.
 pub fn export(model: &Model, profile: &Profile) -> Result<Vec<u8>, ExportError> {
     encode(&translate(model, profile)?, i32::MAX as u64)
 }
@@ -115,14 +114,14 @@ fn encode(proto: &ModelProto, limit: u64) -> Result<Vec<u8>, ExportError> {
 /// As [`export`], but for the size.
 pub fn translate(model: &Model, profile: &Profile) -> Result<ModelProto, ExportError> {
     if *profile != Profile::Fp32 && !model.is_quantized() {
-        return Err(ExportError::NotQuantized { graph: model.graph.name().into(), profile: profile.name() });
+        return Err(ExportError::NotQuantized { graph: model.graph().name().into(), profile: profile.name() });
     }
     let folded;
     let model = if model.is_quantized() {
         model
     } else {
-        let (graph, weights) = pass::fold_batch_norm(&model.graph, &model.weights);
-        folded = Model { graph, weights, layers: BTreeMap::new(), info: model.info.clone() };
+        let (graph, weights) = graph::Folded::new(model.graph(), model.weights().clone())?.into_parts();
+        folded = Model::float(graph.into_graph(), weights, model.info().clone())?;
         &folded
     };
     let mut network = network::Network::new(model, profile)?;
@@ -154,11 +153,11 @@ fn metadata(model: &Model, profile: &Profile) -> Vec<StringStringEntryProto> {
     let mut entries = vec![
         ("profile", profile.name().to_owned()),
         ("format", format(model, profile)),
-        ("source", model.info.source.clone()),
-        ("preprocess", json(serde_json::to_string(&model.info.preprocess))),
+        ("source", model.info().source.clone()),
+        ("preprocess", json(serde_json::to_string(&model.info().preprocess))),
     ];
-    if !model.info.classes.is_empty() {
-        entries.push(("classes", json(serde_json::to_string(&model.info.classes))));
+    if !model.info().classes.is_empty() {
+        entries.push(("classes", json(serde_json::to_string(&model.info().classes))));
     }
     entries.into_iter().map(|(key, value)| StringStringEntryProto { key: key.into(), value }).collect()
 }
@@ -166,11 +165,11 @@ fn metadata(model: &Model, profile: &Profile) -> Vec<StringStringEntryProto> {
 /// The number formats of the layers, most frequent first: `W4 B32 A4 B32 float x 52, float x 1`.
 fn format(model: &Model, profile: &Profile) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for node in model.graph.nodes() {
+    for node in model.graph().nodes() {
         if !matches!(node.op, graph::Op::Conv2d(_) | graph::Op::Linear { .. }) {
             continue;
         }
-        let name = match (model.layers.get(&node.name), profile) {
+        let name = match (model.layers().get(&node.name), profile) {
             (None, _) | (_, Profile::Fp32) => "floats".to_owned(),
             (Some(_), Profile::Int8 { codes, .. }) => format!("int8 weights, {} activations", codes.name()),
             (Some(layer), Profile::Int4 { activations }) => {

@@ -38,16 +38,16 @@ pub(super) struct Network<'a> {
 impl<'a> Network<'a> {
     pub(super) fn new(model: &'a Model, profile: &'a Profile) -> Result<Self, ExportError> {
         let grids = match profile {
-            Profile::Int8 { ranges, codes } => grids(&model.graph, ranges, *codes)?,
-            _ => vec![None; model.graph.nodes().len()],
+            Profile::Int8 { ranges, codes } => grids(model.graph(), ranges, *codes)?,
+            _ => vec![None; model.graph().nodes().len()],
         };
-        let out = Emitter::new(model.graph.name());
+        let out = Emitter::new(model.graph().name());
         Ok(Self { model, profile, grids, values: vec![], out, functions: BTreeSet::new() })
     }
 
     /// Translates all nodes.
     pub(super) fn run(&mut self) -> Result<(), ExportError> {
-        let graph = &self.model.graph;
+        let graph = self.model.graph();
         let input = graph.input();
         self.out.graph.input.push(value(INPUT, &[input.channels, input.height, input.width]));
         for (i, node) in graph.nodes().iter().enumerate() {
@@ -72,7 +72,7 @@ impl<'a> Network<'a> {
 
     /// The last value as `[N, classes]` under the output's name.
     fn output(&mut self) {
-        let last = NodeId::clone(&self.model.graph.find(&self.last().name).expect("the last node"));
+        let last = NodeId::clone(&self.model.graph().find(&self.last().name).expect("the last node"));
         let name = self.flat(last);
         let made = self.out.graph.node.iter_mut().find(|node| node.output[0] == name);
         let made = made.expect("the last value is a node's output");
@@ -86,7 +86,7 @@ impl<'a> Network<'a> {
     }
 
     fn last(&self) -> &'a Node {
-        self.model.graph.nodes().last().expect("a graph has nodes")
+        self.model.graph().nodes().last().expect("a graph has nodes")
     }
 
     fn value(&self, id: NodeId) -> &Value {
@@ -111,7 +111,7 @@ impl<'a> Network<'a> {
         if let Some(other) = value.other {
             return other;
         }
-        let node = &self.model.graph.node(id).name;
+        let node = &self.model.graph().node(id).name;
         let other = if flat {
             self.out.node(&format!("{node}.flat"), "Flatten", &[&value.name], [int("axis", 1)])
         } else {
@@ -148,7 +148,7 @@ impl<'a> Network<'a> {
     fn node(&mut self, node: &Node) -> Result<Value, ExportError> {
         let name = node.name.as_str();
         let inputs = node.inputs.as_slice();
-        let from = inputs.first().map(|&id| self.model.graph.node(id).shape).unwrap_or(node.shape);
+        let from = inputs.first().map(|&id| self.model.graph().node(id).shape).unwrap_or(node.shape);
         let all_flat = inputs.iter().all(|&id| self.value(id).flat);
         let spatial = |name: String| Value { name, ..Value::default() };
         // Operations that take either form keep the one they get.
@@ -177,21 +177,22 @@ impl<'a> Network<'a> {
             }
             Op::Affine { .. } => {
                 let x = self.square(inputs[0]);
-                let parameter = |suffix: &str| self.model.weights.get(&format!("{name}.{suffix}")).data();
+                let own = self.model.weights().of(name);
+                let (scale, shift) = (own.weight().data(), own.bias().map_or(&[][..], graph::Tensor::data));
                 if let Some(grid) = self.grid(inputs[0]) {
                     // An integer operation like the others, which neither ONNX Runtime nor OpenVINO makes of a
                     // normalisation.
-                    let layer = Layer::affine(parameter("weight"), parameter("bias"), grid.scale);
+                    let layer = Layer::affine(scale, shift, grid.scale);
                     let channels = layer.scales.len();
                     let [weight, bias] = self.integers(name, &[channels, 1, 1, 1], layer, grid.scale);
                     let attributes = [ints("kernel_shape", [1, 1]), int("group", channels as i64)];
                     return Ok(spatial(self.out.node(name, "Conv", &[&x, &weight, &bias], attributes)));
                 }
-                spatial(ops::affine(&mut self.out, name, &x, parameter("weight"), parameter("bias")))
+                spatial(ops::affine(&mut self.out, name, &x, scale, shift))
             }
             Op::PRelu { .. } => {
                 let x = self.square(inputs[0]);
-                let slopes = self.model.weights.get(&format!("{name}.weight")).data();
+                let slopes = self.model.weights().of(name).weight().data();
                 spatial(ops::prelu(&mut self.out, name, &x, slopes))
             }
             Op::BatchNorm2d { .. } => unreachable!("batch normalisation was folded"),
@@ -263,9 +264,9 @@ impl<'a> Network<'a> {
     /// Weight, bias (empty where there is none) and rounded input of a convolution or linear layer.
     fn layer(&mut self, node: &Node, x: &str, groups: usize) -> Result<[String; 3], ExportError> {
         let name = node.name.as_str();
-        let layer = self.model.layers.get(name);
+        let layer = self.model.layers().get(name);
         let linear = matches!(node.op, Op::Linear { .. });
-        let bias = self.model.weights.0.get(&format!("{name}.bias")).map(graph::Tensor::data);
+        let bias = self.model.weights().of(name).bias().map(graph::Tensor::data);
         if let (Profile::Int8 { .. }, Some(layer)) = (self.profile, layer) {
             return self.int8_layer(node, x, layer, bias);
         }
@@ -274,7 +275,7 @@ impl<'a> Network<'a> {
             None => String::new(),
         };
         let Some(layer) = layer else {
-            let weight = self.model.weights.get(&format!("{name}.weight"));
+            let weight = self.model.weights().of(name).weight();
             let weight = self.out.constant(&format!("{name}.weight"), floats(weight.shape(), weight.data()));
             return Ok([weight, bias, x.into()]);
         };

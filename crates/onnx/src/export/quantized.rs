@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use blockfloat::QuantizedWeights;
-use graph::{Activation, Graph, NodeId, Op, pass};
+use graph::{Activation, Graph, NodeId, Op};
 
 use super::ExportError;
 
@@ -199,7 +199,7 @@ impl Layer {
 
 /// The grid of every node that has one.
 pub(super) fn grids(graph: &Graph, ranges: &Ranges, codes: ActivationCodes) -> Result<Vec<Option<Grid>>, ExportError> {
-    let non_negative = pass::non_negative(graph);
+    let non_negative = graph.non_negative();
     let mut grids: Vec<Option<Grid>> = Vec::new();
     for (i, (node, point)) in graph.nodes().iter().zip(points(graph)).enumerate() {
         grids.push(match point {

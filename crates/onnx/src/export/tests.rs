@@ -37,8 +37,8 @@ fn quantized(bits: u8, block: usize) -> Model {
 const INT4: Profile = Profile::Int4 { activations: true };
 
 fn int8(model: &Model, codes: ActivationCodes) -> Profile {
-    let nodes = observed(&model.graph);
-    let range = |id| (model.graph.node(id).name.clone(), Range { min: -1.0, max: 3.0 });
+    let nodes = observed(model.graph());
+    let range = |id| (model.graph().node(id).name.clone(), Range { min: -1.0, max: 3.0 });
     Profile::Int8 { ranges: nodes.into_iter().map(range).collect(), codes }
 }
 
@@ -133,7 +133,7 @@ fn codes_and_scales_stand_for_the_models_weights() {
             let exact = model.dequantized();
             for layer in ["conv1", "image", "logits"] {
                 let (dims, values) = computed(&graph, &format!("{layer}.weight"));
-                let weight = exact.get(&format!("{layer}.weight"));
+                let weight = exact.of(layer).weight();
                 assert_eq!((&*dims, &*values), (weight.shape(), weight.data()), "{layer} {bits} bits {block}");
             }
             let types: HashSet<i32> = graph.initializer.iter().map(|tensor| tensor.data_type).collect();
@@ -237,8 +237,8 @@ fn every_file_is_a_graph_in_order_with_unique_names_and_a_free_batch() {
         let entry = |key: &str| &file.metadata_props.iter().find(|entry| entry.key == key).unwrap().value;
         assert_eq!(entry("profile"), profile.name());
         assert_eq!(entry("source"), "a test");
-        assert_eq!(serde_json::from_str::<Vec<String>>(entry("classes")).unwrap(), model.info.classes);
-        assert_eq!(serde_json::from_str::<Preprocess>(entry("preprocess")).unwrap(), model.info.preprocess);
+        assert_eq!(serde_json::from_str::<Vec<String>>(entry("classes")).unwrap(), model.info().classes);
+        assert_eq!(serde_json::from_str::<Preprocess>(entry("preprocess")).unwrap(), model.info().preprocess);
         assert!(entry("format").starts_with("3 layers: "), "{}", entry("format"));
         let versions = (file.ir_version, file.opset_import[0].version);
         assert_eq!(versions, if matches!(profile, Profile::Int4 { .. }) { (10, 21) } else { (7, 13) });
@@ -275,9 +275,9 @@ fn floats_are_the_models_own_and_import_gives_them_back() {
     let float = float();
     let bytes = export(&float, &Profile::Fp32).unwrap();
     let again = import(&bytes, &ImportOptions::default()).unwrap();
-    let (graph, weights) = pass::fold_batch_norm(&float.graph, &float.weights);
+    let (graph, weights) = float.clone().fold().unwrap().into_parts();
     assert_eq!((again.input.as_str(), again.opset), ("image", 13));
-    let parameters = |weights: &Weights| -> Vec<Vec<f32>> { weights.0.values().map(|t| t.data().to_vec()).collect() };
+    let parameters = |weights: &Weights| -> Vec<Vec<f32>> { weights.tensors().map(|t| t.data().to_vec()).collect() };
     assert_eq!(parameters(&again.weights), parameters(&weights));
     let ops =
         |graph: &graph::Graph| -> Vec<String> { graph.params().iter().map(|p| format!("{:?}", p.shape)).collect() };
@@ -286,7 +286,7 @@ fn floats_are_the_models_own_and_import_gives_them_back() {
     let quantized = quantized(4, 4);
     let (_, graph) = graph_of(&quantized, &Profile::Fp32);
     let weight = quantized.dequantized();
-    assert_eq!(numbers(constant(&graph, "conv1.weight")), weight.get("conv1.weight").data());
+    assert_eq!(numbers(constant(&graph, "conv1.weight")), weight["conv1.weight"].data());
 }
 
 #[test]

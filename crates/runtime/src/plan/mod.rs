@@ -54,7 +54,6 @@ impl Plan {
     /// [`Error::Model`], [`Error::Dsc`] if the numbers do not fit the graph; [`Error::Layer`] for a layer that would take
     /// more memory or time than the network may.
     pub fn new(mut parameters: Parameters<'_>, kernel: &AnyKernel) -> Result<Self, Error> {
-        parameters.check()?;
         let (graph, formats) = (parameters.graph(), parameters.formats());
         let most = Budget::of(graph.cost().parameters).bytes.saturating_mul(2);
         let integer = |node: &Node| formats.contains_key(&node.name);

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use blockfloat::{ActivationFormat, BlockSize};
-use graph::{Graph, Tensor};
+use graph::{Graph, Tensor, Weights};
 use model::dsc::File;
 use model::{Info, Model, QuantizedLayer};
 
@@ -19,11 +19,30 @@ pub(super) struct LayerFormat {
 /// A network's parameters. Each is taken once, and freed when it has been packed.
 #[derive(Debug)]
 pub(crate) enum Parameters<'a> {
-    Model(Box<Model>),
+    Model(Box<Parts>),
     File(&'a File<'a>),
 }
 
-impl Parameters<'_> {
+/// The parts of a model that was checked.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    graph: Graph,
+    weights: Weights,
+    layers: BTreeMap<String, QuantizedLayer>,
+    info: Info,
+}
+
+impl<'a> Parameters<'a> {
+    /// Those of a model.
+    ///
+    /// # Errors
+    /// As [`Model::check`].
+    pub fn of_model(model: Model) -> Result<Self, Error> {
+        model.check()?;
+        let (graph, weights, layers, info) = model.into_parts();
+        Ok(Self::Model(Box::new(Parts { graph, weights, layers, info })))
+    }
+
     pub(super) fn graph(&self) -> Graph {
         match self {
             Self::Model(model) => model.graph.clone(),
@@ -35,15 +54,6 @@ impl Parameters<'_> {
         match self {
             Self::Model(model) => model.info.clone(),
             Self::File(file) => file.info().clone(),
-        }
-    }
-
-    /// Refuses parameters that do not fit the graph.
-    pub(super) fn check(&self) -> Result<(), Error> {
-        match self {
-            Self::Model(model) => Ok(model.check()?),
-            // Parsing has checked all but the numbers, which are checked when they are decoded.
-            Self::File(_) => Ok(()),
         }
     }
 
@@ -78,7 +88,7 @@ impl Parameters<'_> {
     /// A float parameter.
     pub(super) fn floats(&mut self, name: &str) -> Result<Vec<f32>, Error> {
         match self {
-            Self::Model(model) => Ok(model.weights.0.remove(name).map(Tensor::into_data).unwrap_or_default()),
+            Self::Model(model) => Ok(model.weights.remove(name).map(Tensor::into_data).unwrap_or_default()),
             Self::File(file) => Ok(file.floats(name)?.into_data()),
         }
     }

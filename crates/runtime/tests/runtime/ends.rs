@@ -175,10 +175,10 @@ fn model(graph: Graph, policy: &Policy) -> Model {
 
 /// All kernels, and one and three threads, against the interpreter; gives whether it had a finite result.
 pub fn check(model: &Model, input: &[f32], name: &str) -> bool {
-    let one = model.graph.input().elements();
+    let one = model.graph().input().elements();
     let expected: Result<Vec<Vec<f32>>, String> = input.chunks(one).map(|image| plain::try_run(model, image)).collect();
     let expected = expected.map(|rows| rows.concat());
-    let exactness = exactness(&model.graph);
+    let exactness = exactness(model.graph());
     let mut first: Option<Result<Vec<u32>, String>> = None;
     for kernel in runtime::kernels() {
         let engine = runtime::Model::with_kernel(model.clone(), Some(kernel)).unwrap();

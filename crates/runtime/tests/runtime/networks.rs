@@ -9,9 +9,9 @@ use crate::plain;
 
 /// The bits of every image's logits, from all kernels and thread counts, are those of the interpreter.
 pub fn check(model: &Model, images: usize) {
-    let Shape { channels, height, width } = model.graph.input();
+    let Shape { channels, height, width } = model.graph().input();
     let input = formula_input([images, channels, height, width]);
-    let one = model.graph.input().elements();
+    let one = model.graph().input().elements();
     let expected: Vec<f32> = input.data().chunks(one).flat_map(|image| plain::run(model, image)).collect();
     assert!(expected.iter().all(|x| x.is_finite()) && expected.iter().any(|x| *x != expected[0]), "degenerate logits");
     for kernel in runtime::kernels() {
@@ -25,7 +25,7 @@ pub fn check(model: &Model, images: usize) {
                 if let Some(i) = wrong {
                     panic!(
                         "{}: {kernel}, {threads} threads, batch {batch}: logit {i} is {}, not {}",
-                        model.graph.name(),
+                        model.graph().name(),
                         found[i],
                         expected[i]
                     );

@@ -11,14 +11,14 @@ pub fn run(model: &Model, image: &[f32]) -> Vec<f32> {
 
 /// [`run`], or the first node whose value is not finite.
 pub fn try_run(model: &Model, image: &[f32]) -> Result<Vec<f32>, String> {
-    let nodes = model.graph.nodes();
+    let nodes = model.graph().nodes();
     let mut values: Vec<Vec<f32>> = vec![];
     for node in nodes {
         let value = if node.op == Op::Input {
             image.to_vec()
         } else {
             let inputs: Vec<(Shape, &[f32])> =
-                node.inputs.iter().map(|id| (model.graph.node(*id).shape, values[id.index()].as_slice())).collect();
+                node.inputs.iter().map(|id| (model.graph().node(*id).shape, values[id.index()].as_slice())).collect();
             one(model, node, &inputs)
         };
         assert_eq!(value.len(), node.shape.elements(), "{}", node.name);
@@ -31,7 +31,7 @@ pub fn try_run(model: &Model, image: &[f32]) -> Result<Vec<f32>, String> {
 }
 
 fn one(model: &Model, node: &Node, inputs: &[(Shape, &[f32])]) -> Vec<f32> {
-    let param = |role: &str| model.weights.0.get(&format!("{}.{role}", node.name)).map(graph::Tensor::data);
+    let param = |role: &str| model.weights().get(&format!("{}.{role}", node.name)).map(graph::Tensor::data);
     let (shape, x) = inputs[0];
     let area = shape.height * shape.width;
     let map = |f: &dyn Fn(f32) -> f32| x.iter().map(|&x| f(x)).collect::<Vec<_>>();
@@ -68,7 +68,7 @@ fn one(model: &Model, node: &Node, inputs: &[(Shape, &[f32])]) -> Vec<f32> {
         Op::Add => x.iter().zip(inputs[1].1).map(|(a, b)| a + b).collect(),
         Op::Max => x.iter().zip(inputs[1].1).map(|(a, b)| a.max(*b)).collect(),
         Op::PRelu { .. } => {
-            let slopes = model.weights.get(&format!("{}.weight", node.name)).data();
+            let slopes = model.weights().of(&node.name).weight().data();
             x.iter().enumerate().map(|(i, &x)| if x > 0.0 { x } else { x * slopes[i / area] }).collect()
         }
         Op::Mul => {
@@ -134,11 +134,11 @@ fn one(model: &Model, node: &Node, inputs: &[(Shape, &[f32])]) -> Vec<f32> {
 }
 
 fn convolve(model: &Model, node: &Node, conv: &Conv2d, shape: Shape, x: &[f32]) -> Vec<f32> {
-    let bias = model.weights.0.get(&format!("{}.bias", node.name)).map(graph::Tensor::data);
+    let bias = model.weights().of(&node.name).bias().map(graph::Tensor::data);
     let params =
         ConvParams { stride: conv.stride, padding: conv.padding, dilation: conv.dilation, groups: conv.groups };
     let dims = [1, shape.channels, shape.height, shape.width];
-    let weight = match model.layers.get(&node.name) {
+    let weight = match model.layers().get(&node.name) {
         Some(layer) => match layer.activation {
             Some(format) => {
                 let spec = ActivationSpec { shape: dims, groups: conv.groups, format, signed: layer.signed };
@@ -147,7 +147,7 @@ fn convolve(model: &Model, node: &Node, conv: &Conv2d, shape: Shape, x: &[f32]) 
             }
             None => layer.codes.dequantize(),
         },
-        None => model.weights.get(&format!("{}.weight", node.name)).data().to_vec(),
+        None => model.weights().of(&node.name).weight().data().to_vec(),
     };
     // In floats: the bias, then taps in order, channels in order.
     let [kh, kw] = conv.kernel;

@@ -93,8 +93,8 @@ impl Problem {
         }
         let layer = QuantizedLayer { codes: self.weights(), activation: Some(self.activation), signed: self.signed };
         let info = Info { preprocess: Preprocess::imagenet(), classes: vec![], source: "a test".into() };
-        let model =
-            Model { graph: b.finish().unwrap(), weights, layers: BTreeMap::from([("conv".into(), layer)]), info };
+        let layers = BTreeMap::from([("conv".into(), layer)]);
+        let model = Model::new(b.finish().unwrap(), weights, layers, info).unwrap();
         model.check().unwrap();
         model
     }

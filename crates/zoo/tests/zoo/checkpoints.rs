@@ -93,8 +93,8 @@ fn every_container_gives_the_same_weights() {
     // Half precision keeps 11 bits, bfloat16 8: relative error 2^-11 and 2^-8.
     for (file, bits) in [("f16.safetensors", 11), ("half.pth", 11), ("bf16.safetensors", 8), ("bf16.pth", 8)] {
         let weights = load(golden(file), &graph).unwrap();
-        for (name, tensor) in &expected.0 {
-            for (want, got) in tensor.data().iter().zip(weights.get(name).data()) {
+        for (name, tensor) in expected.iter() {
+            for (want, got) in tensor.data().iter().zip(weights[name].data()) {
                 assert!((want - got).abs() <= want.abs() * 0.5f32.powi(bits) + 1e-7, "{file} {name}: {want} {got}");
             }
         }
@@ -110,8 +110,8 @@ fn weights_in_parts_are_what_pytorch_computes_with() {
     assert_eq!(expected.len(), 5);
     for (file, changed) in expected {
         let weights = load(golden(&file), &graph).unwrap_or_else(|error| panic!("{error}"));
-        for (name, tensor) in &weights.0 {
-            let own = formula.get(name).data();
+        for (name, tensor) in weights.iter() {
+            let own = formula[name].data();
             let want = changed.get(name).map_or(own, Vec::as_slice);
             let close =
                 want.iter().zip(tensor.data()).all(|(want, got)| (want - got).abs() <= 2e-6 * (1.0 + want.abs()));
@@ -323,8 +323,8 @@ fn names_of_others_are_understood() {
     let graph = zoo::build(&config).unwrap();
     let expected = formula_weights(&graph);
     // github.com/kuangliu/pytorch-cifar
-    let theirs = |name: &String| name.replace("downsample", "shortcut").replace("fc.", "linear.");
-    let file = Weights(expected.0.iter().map(|(name, tensor)| (theirs(name), tensor.clone())).collect());
+    let theirs = |name: &str| name.replace("downsample", "shortcut").replace("fc.", "linear.");
+    let file: Weights = expected.iter().map(|(name, tensor)| (theirs(name), tensor.clone())).collect();
     let checkpoint = Checkpoint::open(write(&folder, &file)).unwrap();
     assert_eq!(checkpoint.identify(&Config::default()).unwrap().config, config);
     assert_eq!(checkpoint.load(&graph).unwrap().weights, expected);
@@ -451,16 +451,16 @@ fn googlenet_heads_and_old_densenet_names_load() {
     let config = Config { transform_input: true, ..small("googlenet") };
     let graph = zoo::build(&config).unwrap();
     let expected = formula_weights(&graph);
-    let mut file = expected.clone();
-    file.0.retain(|name, _| !name.starts_with("transform_input"));
+    let mut file: Weights =
+        expected.clone().into_iter().filter(|(name, _)| !name.starts_with("transform_input")).collect();
     file.insert("aux1.conv.conv.weight", Tensor::new([1], vec![1.0]));
     file.insert("aux2.fc2.bias", Tensor::new([1], vec![1.0]));
     assert_eq!(load(write(&folder, &file), &graph).unwrap(), expected);
 
     let graph = zoo::build(&small("densenet121")).unwrap();
     let expected = formula_weights(&graph);
-    let old = |name: &String| {
-        ["norm", "conv"].iter().fold(name.clone(), |name, kind| {
+    let old = |name: &str| {
+        ["norm", "conv"].iter().fold(name.to_owned(), |name, kind| {
             if !name.contains("denselayer") {
                 return name;
             }
@@ -468,17 +468,16 @@ fn googlenet_heads_and_old_densenet_names_load() {
                 .replace(&format!(".{kind}2."), &format!(".{kind}.2."))
         })
     };
-    let file = Weights(expected.0.iter().map(|(name, tensor)| (old(name), tensor.clone())).collect());
-    assert!(file.0.contains_key("features.denseblock1.denselayer1.norm.1.running_mean"));
+    let file: Weights = expected.iter().map(|(name, tensor)| (old(name), tensor.clone())).collect();
+    assert!(file.get("features.denseblock1.denselayer1.norm.1.running_mean").is_some());
     assert_eq!(load(write(&folder, &file), &graph).unwrap(), expected);
 }
 
 fn write(folder: &tempfile::TempDir, weights: &Weights) -> PathBuf {
     let path = folder.path().join("weights.safetensors");
     let bytes: Vec<(&str, &[usize], Vec<u8>)> = weights
-        .0
         .iter()
-        .map(|(name, t)| (name.as_str(), t.shape(), t.data().iter().flat_map(|x| x.to_le_bytes()).collect()))
+        .map(|(name, t)| (name, t.shape(), t.data().iter().flat_map(|x| x.to_le_bytes()).collect()))
         .collect();
     let views = bytes.iter().map(|(name, shape, data)| {
         (*name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.to_vec(), data).unwrap())

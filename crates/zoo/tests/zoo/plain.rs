@@ -45,7 +45,7 @@ impl Image<'_> {
 }
 
 fn one(node: &Node, weights: &Weights, inputs: &[Image]) -> Vec<f32> {
-    let param = |role: &str| weights.get(&format!("{}.{role}", node.name)).data();
+    let param = |role: &str| weights[format!("{}.{role}", node.name).as_str()].data();
     let x = inputs[0];
     match &node.op {
         Op::Input => unreachable!("the input has no inputs"),

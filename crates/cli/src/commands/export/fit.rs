@@ -61,7 +61,7 @@ pub fn check_scales(options: &ExportOptions, model: &Model) -> Result<()> {
             Err(Error::usage(format!("`{name}` is not quantized: there are no scales for `--scales`")))
         }
         Some(StoredScales::F16 | StoredScales::F32)
-            if model.layers.values().any(|layer| layer.codes.two_level().is_some()) =>
+            if model.layers().values().any(|layer| layer.codes.two_level().is_some()) =>
         {
             Err(Error::usage(format!("`{name}` has two-level scales, which are stored as they are"))
                 .hint("quantize the float model with the scales that you want"))

@@ -95,15 +95,15 @@ fn not_quantized(model: &str, name: &str) -> Error {
 
 /// Writes a state dict, under the names of the zoo's network where the model is one of those, else under its own.
 fn state_dict(model: &Model, printer: &Printer) -> Result<Vec<u8>> {
-    for original in originals(&model.graph) {
+    for original in originals(model.graph()) {
         match files::state_dict(model, &original) {
             Err(files::FileError::Model(ModelError::Layer { .. })) => {}
             result => return Ok(result?),
         }
     }
-    let name = model.graph.name();
+    let name = model.graph().name();
     printer.warn(format!("`{name}` is no network of the zoo: the names are its own, batch normalisation stays folded"));
-    Ok(files::state_dict(model, &model.graph)?)
+    Ok(files::state_dict(model, model.graph())?)
 }
 
 /// Returns the zoo's networks of a graph's name, input and classes, as wide as it is, with every stem.

@@ -63,7 +63,7 @@ pub fn run(options: &ExportOptions, opened: OpenedModel, printer: &Printer, star
                 return Err(Error::usage("the profile int8 has one scale for each activation, found on images")
                     .hint("`--calibrate DATA` names some: a folder, a file, `embedded`; labels are not read"));
             };
-            if model.layers.values().any(|layer| layer.codes.two_level().is_none()) {
+            if model.layers().values().any(|layer| layer.codes.two_level().is_none()) {
                 printer.talk("8-bit weights have two-level scales: codes and scales are fitted anew");
                 model = model.to_two_level()?;
             }
@@ -81,8 +81,7 @@ pub fn run(options: &ExportOptions, opened: OpenedModel, printer: &Printer, star
 
 /// Finds the ranges of all values that are rounded, on images, with the weights of the file and everything else in floats.
 fn ranges(data: &str, options: &OnnxOptions, model: &Model, printer: &Printer) -> Result<Ranges> {
-    let mut model = model.clone();
-    model.layers.values_mut().for_each(|layer| layer.activation = None);
+    let model = model.clone().map_layers(|_, layer| layer.activation = None)?;
     let limit = Some(options.calibration_images.unwrap_or(CALIBRATION_IMAGES));
     let spread = OpenOptions { limit, datasets: places::datasets(), ..OpenOptions::default() };
     let set = images::open_unlabelled(data, &model.preprocess(), &spread)?;

@@ -59,13 +59,13 @@ pub fn moved_pixels(pixels: &[f32], random: &mut Random) -> Vec<f32> {
 
 /// The model with every float moved.
 pub fn moved(model: &Model, random: &mut Random) -> Model {
-    let mut model = model.clone();
-    for layer in model.layers.values_mut() {
+    let scaled = model.clone().map_layers(|_, layer| {
         let factors: Vec<f32> = (0..layer.codes.shape()[0]).map(|_| 1.0 + STEP * random.signed()).collect();
         layer.codes.scale_channels(&factors).unwrap();
-    }
-    for tensor in model.weights.0.values_mut() {
+    });
+    let (graph, mut weights, layers, info) = scaled.unwrap().into_parts();
+    for tensor in weights.tensors_mut() {
         tensor.data_mut().iter_mut().for_each(|v| *v += STEP * random.signed() * v.abs().max(0.5));
     }
-    model
+    Model::new(graph, weights, layers, info).unwrap()
 }

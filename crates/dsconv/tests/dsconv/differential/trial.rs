@@ -3,7 +3,7 @@ use std::cell::Cell;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use dsconv::Network;
-use graph::{Op, Preprocess, pass};
+use graph::{Op, Preprocess};
 use model::{Info, Model, Policy, SaveOptions, dsc};
 use onnx::{ImportOptions, Imported};
 use runtime::KernelName;
@@ -47,12 +47,13 @@ impl Trial<'_> {
 
         self.stage.set("floats");
         let logits = self.floats(&float, &input)?;
-        let found = normalised(&imported, logits.clone(), float.graph.output().elements());
+        let found = normalised(&imported, logits.clone(), float.graph().output().elements());
         near(&found, &self.case.logits, FLOAT)?;
 
         self.stage.set("fold");
-        let (graph, weights) = pass::fold_batch_norm(&float.graph, &float.weights);
-        let folded = Model { graph, weights, ..float.clone() };
+        let (graph, weights) = float.clone().fold().or_else(|error| wrong(error.to_string()))?.into_parts();
+        let folded = Model::float(graph.into_graph(), weights, float.info().clone());
+        let folded = folded.or_else(|error| wrong(error.to_string()))?;
         near(&forward(&folded, &input), &logits, FLOAT)?;
 
         self.export(&float, &input, &logits)?;
@@ -88,10 +89,10 @@ impl Trial<'_> {
 
     /// Logits of the simulation; what is known of values between nodes holds for them.
     fn floats(&self, model: &Model, input: &Images) -> Result<Vec<f32>> {
-        let graph = &model.graph;
+        let graph = model.graph();
         let taps: Vec<_> = graph.nodes().iter().map(|node| graph.find(&node.name).expect("a node")).collect();
         let (logits, values) = Network::new(model, &Device::flex()).forward_taps(input.tensor(), &taps);
-        for ((node, value), positive) in graph.nodes().iter().zip(values).zip(pass::non_negative(graph)) {
+        for ((node, value), positive) in graph.nodes().iter().zip(values).zip(graph.non_negative()) {
             let dims = value.dims();
             if dims[1..] != [node.shape.channels, node.shape.height, node.shape.width] {
                 return wrong(format!("node '{}' gives {dims:?}, not {}", node.name, node.shape));
@@ -110,13 +111,14 @@ impl Trial<'_> {
         // Two products of matrices, which are not read again; and an image of one column or three, whose channels seem to
         // be last.
         let is_adaptive = |op: &Op| matches!(op, Op::AdaptiveAvgPool2d { output } if *output != [1, 1]);
-        let shape = float.graph.input();
+        let shape = float.graph().input();
         let seems_last = matches!(shape.width, 1 | 3) && shape.height >= 8 && shape.channels >= 8;
-        if !seems_last && !float.graph.nodes().iter().any(|node| is_adaptive(&node.op)) {
+        if !seems_last && !float.graph().nodes().iter().any(|node| is_adaptive(&node.op)) {
             let again = onnx::import(&bytes, &ImportOptions::default()).or_else(|error| wrong(error.to_string()))?;
-            let again = Model { graph: again.graph, weights: again.weights, ..float.clone() };
+            let again = Model::float(again.graph, again.weights, float.info().clone());
+            let again = again.or_else(|error| wrong(error.to_string()))?;
             // What ends in a softmax is read without it.
-            let ends_alike = again.graph.nodes().last().map(|n| &n.op) == float.graph.nodes().last().map(|n| &n.op);
+            let ends_alike = again.graph().nodes().last().map(|n| &n.op) == float.graph().nodes().last().map(|n| &n.op);
             if ends_alike {
                 near(&forward(&again, input), logits, FLOAT)?;
             }

@@ -1,0 +1,82 @@
+//! Which values of a graph are never negative.
+use crate::build::Graph;
+use crate::op::{Activation, Op};
+
+impl Graph {
+    /// For every node, in the order of [`Graph::nodes`], whether its output is known never to be negative: a ReLU, or
+    /// pooling, flattening, dropout, concatenation, sum or zero-padded shortcut of such values only.
+    ///
+    /// The quantizer then spends no bit of an activation on a sign.
+    pub fn non_negative(&self) -> Vec<bool> {
+        let mut known: Vec<bool> = Vec::with_capacity(self.nodes().len());
+        for node in self.nodes() {
+            known.push(match &node.op {
+                Op::Relu | Op::Softmax => true,
+                Op::Activation(Activation::Clip { min, .. }) => min.is_some_and(|min| min >= 0.0),
+                Op::Activation(Activation::Sigmoid | Activation::HardSigmoid { .. } | Activation::Softplus) => true,
+                // Of a non-negative input these are non-negative too.
+                Op::Activation(
+                    Activation::HardSwish
+                    | Activation::Silu
+                    | Activation::LeakyRelu { .. }
+                    | Activation::Tanh
+                    | Activation::Elu { .. },
+                )
+                | Op::PRelu { .. } => known[node.inputs[0].index()],
+                Op::Max => node.inputs.iter().any(|id| known[id.index()]),
+                Op::Pad2d { value, .. } => *value >= 0.0 && known[node.inputs[0].index()],
+                Op::MaxPool2d(_)
+                | Op::AvgPool2d(_)
+                | Op::AdaptiveAvgPool2d { .. }
+                | Op::Flatten
+                | Op::Dropout { .. }
+                | Op::Concat
+                | Op::Add
+                | Op::Mul
+                | Op::Lrn { .. }
+                | Op::Slice { .. }
+                | Op::Shuffle { .. }
+                | Op::PadShortcut { .. } => node.inputs.iter().all(|id| known[id.index()]),
+                Op::Input | Op::Conv2d(_) | Op::Linear { .. } | Op::BatchNorm2d { .. } | Op::Affine { .. } => false,
+            });
+        }
+        known
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Builder, Conv2d, NodeId, Pool2d, Shape};
+
+    #[test]
+    fn knows_what_is_not_negative() {
+        let mut b = Builder::new("g", Shape::new(2, 4, 4));
+        let mut expected = vec![("input", false)];
+        let mut push = |name: &'static str, op: Op, inputs: Vec<NodeId>, known: bool| {
+            expected.push((name, known));
+            b.push(name, op, inputs)
+        };
+        let input = NodeId(0);
+        let conv = push("conv", Op::Conv2d(Conv2d::new(2, 2, 1)), vec![input], false);
+        let relu = push("relu", Op::Relu, vec![conv], true);
+        let max = push("max", Op::MaxPool2d(Pool2d::new(3, 1).padding(1)), vec![relu], true);
+        let avg = push("avg", Op::AvgPool2d(Pool2d::new(1, 1)), vec![max], true);
+        let both = push("add", Op::Add, vec![avg, relu], true);
+        let one = push("add_signed", Op::Add, vec![both, conv], false);
+        let concat = push("concat", Op::Concat, vec![relu, both], true);
+        let mixed = push("concat_signed", Op::Concat, vec![concat, one], false);
+        let pad = push("pad", Op::PadShortcut { stride: 1, before: 0, after: 2 }, vec![concat], true);
+        let all = push("all", Op::Add, vec![pad, mixed], false);
+        let affine = push("affine", Op::Affine { channels: 6 }, vec![all], false);
+        let again = push("relu2", Op::Relu, vec![affine], true);
+        let drop = push("drop", Op::Dropout { p: 0.5 }, vec![again], true);
+        let gap = push("gap", Op::AdaptiveAvgPool2d { output: [1, 1] }, vec![drop], true);
+        let flat = push("flat", Op::Flatten, vec![gap], true);
+        push("fc", Op::Linear { in_features: 6, out_features: 1, bias: true }, vec![flat], false);
+        let graph = b.finish().unwrap();
+        let found: Vec<(&str, bool)> =
+            graph.nodes().iter().map(|n| n.name.as_str()).zip(graph.non_negative()).collect();
+        assert_eq!(found, expected);
+    }
+}
