@@ -126,7 +126,11 @@ const DISTILL: &[Key] = &[
     key("quantize.bits", Allowed::Between(2, 8), "bits of a weight"),
     key("quantize.block", Allowed::Block, "channels of a filter that share a scale"),
     key("quantize.rule", Allowed::OneOf(&["mse", "l2", "kl", "balanced"]), "how codes and scales are found"),
-    key("quantize.scales", Allowed::OneOf(&["float", "two_level"]), "how scales are stored"),
+    key(
+        "quantize.scales",
+        Allowed::OneOf(&["float", "two_level"]),
+        "form of block scales: a float each, or integers times a float",
+    ),
     key("quantize.linear", Allowed::Switch, "quantize fully connected layers too"),
     key("quantize.activation.bits", Allowed::Between(2, 8), "bits of a layer's input; activation = false: floats"),
     key("quantize.activation.block", Allowed::Block, "input channels that share a scale; a multiple of quantize.block"),
@@ -156,14 +160,14 @@ const DISTILL: &[Key] = &[
     key(
         "adapt.scale_update",
         Allowed::OneOf(&["trained", "fixed", "recomputed"]),
-        "whether block scales are trained, kept or found anew at each step",
+        "how block scales change: trained, kept, or found anew at each step",
     ),
     key("adapt.batch_norm", Allowed::OneOf(&["fold", "reestimate"]), "what happens to batch normalisation"),
     key("adapt.augment.shift", Allowed::From(0), "shifts images by up to this many pixels"),
     key("adapt.augment.flip", Allowed::Switch, "mirrors every other image, left to right"),
     key("adapt.fit_images", Allowed::From(0), "images on which layers are fitted before the first step; 0: none"),
     key("export.floats", FLOATS, "how biases and layers in floats are stored"),
-    key("export.scale_precision", FLOATS, "how block scales are stored"),
+    key("export.scale_precision", FLOATS, "float type of block scales"),
 ];
 
 /// The keys of `dsconv train` about the network.

@@ -15,7 +15,7 @@ pub struct Augment {
 
 impl Augment {
     /// Whether images stay as they are.
-    pub fn is_none(&self) -> bool {
+    pub(crate) fn is_none(&self) -> bool {
         *self == Self::default()
     }
 

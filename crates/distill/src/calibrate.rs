@@ -26,10 +26,10 @@ pub enum Calibration {
 
 impl Calibration {
     /// Every way to choose a range.
-    pub const ALL: [Self; 2] = [Self::Percentile, Self::Mse];
+    const ALL: [Self; 2] = [Self::Percentile, Self::Mse];
 
     /// The name by which [`FromStr`] knows it.
-    pub fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Percentile => "percentile",
             Self::Mse => "mse",

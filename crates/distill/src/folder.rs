@@ -89,7 +89,7 @@ impl RunFolder {
     }
 
     /// Whether the folder was opened to resume the run in it.
-    pub fn resumes(&self) -> bool {
+    pub(crate) fn resumes(&self) -> bool {
         self.resume
     }
 

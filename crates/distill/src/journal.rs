@@ -10,7 +10,8 @@ use burn::train::metric::store::{Aggregate, EpochSummary, EventStoreClient, Metr
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Schedule};
+use crate::Error;
+use crate::optimize::Schedule;
 
 /// A measurement on images held out, after some steps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -243,7 +244,7 @@ mod tests {
 
     #[test]
     fn the_table_has_a_row_a_step_and_one_before_the_first() {
-        let schedule = Schedule { peak: 0.5, floor: 0.0, warmup: 0, total: 1 };
+        let schedule = Schedule { peak: 0.5, warmup: 0, total: 1 };
         let csv = journal(&[2.0, 1.0]).csv(&schedule, ["kl", "agreement"]);
         assert_eq!(csv, "step,learning_rate,loss,kl,agreement\n0,,,2,0\n1,5.000000e-1,0.5,1,0\n");
     }

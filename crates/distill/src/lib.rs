@@ -51,7 +51,7 @@ pub use error::Error;
 pub use evaluate::{Logits, Scores};
 pub use folder::RunFolder;
 pub use journal::Point;
-pub use optimize::{Optimizer, Schedule};
+pub use optimize::Optimizer;
 pub use progress::{Context, Progress};
 pub use report::{Chosen, Divergence, Measured, Report};
 pub use run::{Distillation, Eval, run};

@@ -33,28 +33,26 @@ impl Optimizer {
     }
 }
 
-/// A learning rate over the steps: a linear warm-up to `peak`, then half a cosine down to `floor`.
+/// A learning rate over the steps: a linear warm-up to `peak`, then half a cosine down to 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     /// The highest learning rate.
-    pub peak: f64,
-    /// The last learning rate.
-    pub floor: f64,
+    pub(crate) peak: f64,
     /// The number of steps of the warm-up.
-    pub warmup: usize,
+    pub(crate) warmup: usize,
     /// The number of all steps.
-    pub total: usize,
+    pub(crate) total: usize,
 }
 
 impl Schedule {
     /// The learning rate of a step, which is counted from 0.
-    pub fn at(&self, step: usize) -> f64 {
+    pub(crate) fn at(&self, step: usize) -> f64 {
         if step < self.warmup {
             return self.peak * (step + 1) as f64 / (self.warmup as f64 + 1.0);
         }
         let length = self.total.saturating_sub(self.warmup).max(1);
         let part = ((step - self.warmup) as f64 / length as f64).min(1.0);
-        self.floor + (self.peak - self.floor) * 0.5 * (1.0 + (std::f64::consts::PI * part).cos())
+        self.peak * 0.5 * (1.0 + (std::f64::consts::PI * part).cos())
     }
 
     pub(crate) fn scheduler(self) -> Scheduler {
@@ -134,7 +132,7 @@ mod tests {
 
     #[test]
     fn the_schedule_warms_up_and_falls_as_a_cosine() {
-        let schedule = Schedule { peak: 1.0, floor: 0.0, warmup: 3, total: 13 };
+        let schedule = Schedule { peak: 1.0, warmup: 3, total: 13 };
         let rates: Vec<f64> = (0..3).map(|step| schedule.at(step)).collect();
         assert_eq!(rates, [0.25, 0.5, 0.75]);
         assert_eq!(schedule.at(3), 1.0);
@@ -145,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_scheduler_goes_on_from_its_record() {
-        let mut one = Schedule { peak: 0.1, floor: 0.01, warmup: 2, total: 9 }.scheduler();
+        let mut one = Schedule { peak: 0.1, warmup: 2, total: 9 }.scheduler();
         let mut other = one.clone();
         one.step();
         one.step();

@@ -142,7 +142,7 @@ impl AdaptConfig {
     }
 
     pub(crate) fn schedule(&self, peak: f64) -> Schedule {
-        Schedule { peak, floor: 0.0, warmup: self.warmup, total: self.steps }
+        Schedule { peak, warmup: self.warmup, total: self.steps }
     }
 }
 

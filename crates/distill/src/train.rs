@@ -109,7 +109,6 @@ pub fn train(job: &Training<'_>, folder: &RunFolder, context: &Context) -> Resul
     let order = Order { len: images.len(), batch: config.batch, seed: config.seed };
     let schedule = Schedule {
         peak: config.learning_rate,
-        floor: 0.0,
         warmup: (config.warmup * order.batches() as f64) as usize,
         total: config.epochs * order.batches(),
     };
