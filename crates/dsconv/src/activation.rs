@@ -2,14 +2,14 @@ use blockfloat::{ActivationFormat, ActivationScale, ActivationSpec};
 use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-/// Block floating point with a straight-through gradient: the forward value is exactly the BFP value of `x`, the
-/// backward pass hands the gradient to `x` unchanged.
+/// Rounds `x` to block floating point (BFP), with a straight-through gradient: the output is exactly the BFP value of `x`, and
+/// the backward pass hands the gradient to `x` unchanged.
 ///
-/// - `x`: `[N, C, H, W]`; at every pixel, blocks of `format.block` consecutive channels of one group share a scale.
-/// - `signed = false` promises `x >= 0` (after a ReLU) and spends no bit on a sign; negative values become 0.
+/// - `x` is `[N, C, H, W]`; at every pixel, blocks of `format.block` consecutive channels of one group share a scale.
+/// - `signed = false` promises `x >= 0`, as behind a ReLU, and spends no bit on a sign; negative values become 0.
 ///
-/// On the CPU the value comes from [`blockfloat::dequantized_activations`], the twin of the reference. Elsewhere it is
-/// composed of tensor operations and may differ from it by float rounding where a quotient lies at a half.
+/// On the CPU the value comes from [`blockfloat::dequantized_activations`], which has the bits of the reference. Elsewhere it
+/// is composed of tensor operations, and may be the neighbouring code where a quotient lies at a half.
 /// A block that holds NaN or an infinity becomes NaN, so that a loss shows it.
 ///
 /// # Panics
@@ -24,7 +24,7 @@ pub fn block_float(x: Tensor<4>, format: ActivationFormat, signed: bool, groups:
     straight_through(value, x)
 }
 
-/// `value` in the forward pass, the gradient to `x` in the backward pass. `x - x` is exactly 0, so the value is exact.
+/// Gives `value` in the forward pass and the gradient to `x` in the backward pass. `x - x` is exactly 0, so the value is exact.
 pub(crate) fn straight_through<const D: usize>(value: Tensor<D>, x: Tensor<D>) -> Tensor<D> {
     if x.is_autodiff() {
         if x.is_tracked() { Tensor::from_inner(value) + (x.clone() - x.detach()) } else { Tensor::from_inner(value) }
@@ -33,7 +33,7 @@ pub(crate) fn straight_through<const D: usize>(value: Tensor<D>, x: Tensor<D>) -
     }
 }
 
-/// Whether tensors of this device lie in this process's memory, where plain loops read them without a copy.
+/// Says whether tensors of a device lie in this process's memory, where plain loops read them without a copy.
 pub(crate) fn on_host(device: &Device) -> bool {
     matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
@@ -49,7 +49,7 @@ fn on_cpu(x: Tensor<4>, format: ActivationFormat, signed: bool, groups: usize) -
     Tensor::from_data(TensorData::new(output, shape), &device)
 }
 
-/// The same arithmetic as tensor operations, for devices whose memory is elsewhere.
+/// Does the same arithmetic with tensor operations, for devices whose memory is elsewhere.
 fn composed(x: Tensor<4>, format: ActivationFormat, signed: bool, groups: usize) -> Tensor<4> {
     let [n, c, h, w] = x.dims();
     assert_eq!(c % groups, 0, "{groups} groups do not divide {c} channels");
@@ -85,8 +85,8 @@ fn composed(x: Tensor<4>, format: ActivationFormat, signed: bool, groups: usize)
     value.reshape([n, c, h, w])
 }
 
-/// `2^floor(log2(x))` for normal positive `x`, exact: a logarithm may be off by one at powers of two, so its guess is
-/// corrected by comparisons, and the powers come from a table.
+/// Computes `2^floor(log2(x))` for normal positive `x`, exactly: a logarithm may be off by one at powers of two, so its guess
+/// is corrected by comparisons, and the powers come from a table.
 fn power_of_two_below(x: Tensor<5>) -> Tensor<5> {
     let device = x.device();
     let dims = x.dims();

@@ -11,8 +11,8 @@ use crate::convolve::{Geometry, convolve};
 use crate::quantization::{QuantizationConfig, ScaleUpdate};
 use crate::shadow::{Shadow, host};
 
-/// Configuration of a [`DsConv2d`], which [`DsConv2dConfig::init`] makes. Every field but `quantization` is one of burn's
-/// [`Conv2dConfig`].
+/// A configuration makes a [`DsConv2d`] with [`DsConv2dConfig::init`]. Its fields are those of burn's [`Conv2dConfig`], and
+/// the formats.
 #[derive(Config, Debug)]
 pub struct DsConv2dConfig {
     /// The numbers of input and of output channels, `[Ci, Co]`.
@@ -73,12 +73,12 @@ pub struct DsConv2d {
     quantization: QuantizationConfig,
 }
 
-/// What a [`DsConv2d`] is made of.
+/// The parts that a [`DsConv2d`] is made of.
 pub(crate) struct Parts<'a> {
     pub codes: &'a QuantizedWeights,
     /// The weights that `codes` stand for, where training is to go on from these.
     pub weight: Option<&'a [f32]>,
-    /// `[Co]`.
+    /// The bias, `[Co]`.
     pub bias: Option<Tensor<1>>,
     pub geometry: Geometry,
     pub quantization: QuantizationConfig,
@@ -105,7 +105,8 @@ impl DsConv2dConfig {
     /// the values of the codes. [`DsConv2d::codes`] gives the same codes and scales back.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Format`] and [`Error::Bias`] where they do not fit this configuration; [`Error::Groups`].
+    /// [`Error::Shape`], [`Error::Format`] and [`Error::Bias`] where codes or bias do not fit this configuration,
+    /// [`Error::Groups`] where its groups do not divide its channels.
     pub fn init_with_codes(
         &self,
         codes: &QuantizedWeights,
@@ -193,7 +194,7 @@ impl DsConv2d {
         convolve(self.input(x), self.weight(), self.bias.as_ref().map(|b| b.val()), &self.geometry)
     }
 
-    /// The values that stand for an input `[N, Ci, H, W]`: what its integers see.
+    /// Rounds an input `[N, Ci, H, W]` to the values that its integers stand for.
     pub fn input(&self, x: Tensor<4>) -> Tensor<4> {
         match self.quantization.activation {
             Some(format) => block_float(x, format, self.quantization.signed, self.geometry.groups),
@@ -201,8 +202,8 @@ impl DsConv2d {
         }
     }
 
-    /// The weights `[Co, Ci/G, Kh, Kw]` that [`DsConv2d::forward`] uses: exactly `alpha * q`, with the straight-through
-    /// gradient. With [`ScaleUpdate::Recomputed`], weights of which one is NaN or infinite become NaN, so that a loss shows it.
+    /// Computes the weights `[Co, Ci/G, Kh, Kw]` that [`DsConv2d::forward`] uses: exactly `alpha * q`, with the
+    /// straight-through gradient. With [`ScaleUpdate::Recomputed`], weights of which one is NaN or infinite become NaN, so that a loss shows it.
     pub fn weight(&self) -> Tensor<4> {
         if self.quantization.scale_update != ScaleUpdate::Recomputed {
             return self.shadow().value();
@@ -215,7 +216,7 @@ impl DsConv2d {
         straight_through(value, self.shadow().float_value())
     }
 
-    /// The codes and scales that stand for the present weights.
+    /// Computes the codes and scales that stand for the present weights.
     ///
     /// # Errors
     /// [`blockfloat::Error::NonFinite`] and [`blockfloat::Error::NonFiniteScale`] where training made a weight or a scale NaN
@@ -230,17 +231,17 @@ impl DsConv2d {
         }
     }
 
-    /// The formats of its weights and its input.
+    /// Returns the formats of its weights and its input.
     pub fn quantization(&self) -> QuantizationConfig {
         self.quantization
     }
 
-    /// The number of its groups, `G`.
+    /// Returns the number of its groups, `G`.
     pub fn groups(&self) -> usize {
         self.geometry.groups
     }
 
-    /// Its stride, padding, dilation and groups for an input of `[height, width]`.
+    /// Returns its stride, padding, dilation and groups for an input of `[height, width]`.
     pub fn options(&self, size: [usize; 2]) -> ConvOptions<2> {
         let [_, _, kh, kw] = self.latent.dims();
         self.geometry.options(size, [kh, kw])

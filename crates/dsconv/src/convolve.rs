@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, module::conv2d, ops::ConvOptions};
 
 use crate::activation::on_host;
 
-/// How a kernel moves over its input.
+/// A geometry says how a kernel moves over its input.
 #[derive(Debug, Clone)]
 pub(crate) struct Geometry {
     pub stride: [usize; 2],
@@ -20,7 +20,7 @@ impl Default for Geometry {
 }
 
 impl Geometry {
-    /// The same for an input of `size` `[H, W]`.
+    /// Computes burn's options for an input of `size` `[H, W]` and a `kernel` `[Kh, Kw]`.
     pub fn options(&self, size: [usize; 2], kernel: [usize; 2]) -> ConvOptions<2> {
         let padding = match self.padding {
             PaddingConfig2d::Valid => [(0, 0); 2],
@@ -69,8 +69,8 @@ pub(crate) fn convolve(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>,
     }
 }
 
-/// The zeros before and after an axis so that there are `ceil(size / stride)` outputs, counted as burn does: without regard
-/// to dilation, the odd one at the end.
+/// Counts the zeros before and after an axis so that there are `ceil(size / stride)` outputs, as burn does: without regard to
+/// dilation, and with the odd one at the end.
 fn same(size: usize, kernel: usize, stride: usize) -> (usize, usize) {
     let outputs = size.div_ceil(stride);
     let needed = outputs.saturating_sub(1) * stride + kernel;

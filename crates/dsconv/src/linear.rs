@@ -10,8 +10,8 @@ use crate::convolve::Geometry;
 use crate::quantization::QuantizationConfig;
 use crate::shadow::host;
 
-/// Configuration of a [`DsLinear`], which [`DsLinearConfig::init`] makes. Every field but `quantization` is one of burn's
-/// [`LinearConfig`].
+/// A configuration makes a [`DsLinear`] with [`DsLinearConfig::init`]. Its fields are those of burn's [`LinearConfig`] but the
+/// layout, and the formats.
 #[derive(Config, Debug)]
 pub struct DsLinearConfig {
     /// The number of input features.
@@ -56,7 +56,7 @@ impl DsLinearConfig {
     /// weights are the values of the codes. [`DsLinear::codes`] gives the same codes and scales back.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Format`] and [`Error::Bias`] where they do not fit this configuration.
+    /// [`Error::Shape`], [`Error::Format`] and [`Error::Bias`] where codes or bias do not fit this configuration.
     pub fn init_with_codes(
         &self,
         codes: &QuantizedWeights,
@@ -111,7 +111,7 @@ impl DsLinear {
         self.conv.forward(x.reshape([n, features, 1, 1])).flatten(1, 3)
     }
 
-    /// The codes and scales that stand for the present weights, `[d_output, d_input, 1, 1]`.
+    /// Computes the codes and scales that stand for the present weights, `[d_output, d_input, 1, 1]`.
     ///
     /// # Errors
     /// The same as those of [`DsConv2d::codes`].

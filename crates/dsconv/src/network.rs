@@ -1,5 +1,3 @@
-//! A graph as a burn module.
-
 mod layer;
 mod ops;
 
@@ -20,14 +18,15 @@ use crate::quantization::{QuantizationConfig, ScaleUpdate};
 use crate::shadow::host;
 use layer::{Affine, FloatConv, Layer, PRelu};
 
-/// A [`Graph`] as a burn module, in floats or quantized, with autodiff where its device has it.
+/// A network is a burn module that computes what a [`Graph`] says, in floats or quantized, with autodiff where its device has
+/// it.
 ///
 /// Every value between nodes is `[N, C, H, W]`; the output is `[N, classes]`.
 #[derive(Module, Debug)]
 #[module(custom_display)]
 pub struct Network {
     layers: Vec<Layer>,
-    /// Index into `layers` of every node that has parameters or state.
+    /// The index into `layers` for every node that has parameters or state.
     #[module(skip)]
     slots: Vec<Option<usize>>,
     #[module(skip)]
@@ -179,17 +178,17 @@ impl Network {
         Self { layers, slots, graph: Arc::new(graph.clone()) }
     }
 
-    /// The graph it runs.
+    /// Returns the graph that it computes.
     pub fn graph(&self) -> &Graph {
         &self.graph
     }
 
-    /// `[N, C, H, W]` to logits `[N, classes]`.
+    /// Computes the logits `[N, classes]` of images `[N, C, H, W]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
         self.forward_taps(x, &[]).0
     }
 
-    /// Logits, and the outputs of the `taps` in their order, each `[N, C, H, W]`.
+    /// Computes the logits, and gives the outputs of the `taps` in their order beside them, each `[N, C, H, W]`.
     pub fn forward_taps(&self, x: Tensor<4>, taps: &[NodeId]) -> (Tensor<2>, Vec<Tensor<4>>) {
         let nodes = self.graph.nodes();
         let mut uses = self.graph.uses();
@@ -214,10 +213,10 @@ impl Network {
         (output.flatten(1, 3), tapped)
     }
 
-    /// The output of the graph's node number `index` (not of node 0, the input), given its inputs, each `[N, C, H, W]`.
+    /// Computes the output of the graph's node number `index` from its inputs, each `[N, C, H, W]`.
     ///
     /// # Panics
-    /// If there is no such node, or it takes another number of inputs.
+    /// If there is no such node, if it is the input, or if it takes another number of inputs.
     pub fn forward_node(&self, index: usize, inputs: Vec<Tensor<4>>) -> Tensor<4> {
         match self.slots[index].map(|slot| &self.layers[slot]) {
             Some(layer) => {
@@ -228,7 +227,7 @@ impl Network {
         }
     }
 
-    /// The quantized layer of the graph's node number `index`, if it is one.
+    /// Returns the quantized layer of the graph's node number `index`, if it is one.
     pub fn quantized_layer(&self, index: usize) -> Option<&DsConv2d> {
         match &self.layers[self.slots[index]?] {
             Layer::Ds(conv) => Some(conv),
@@ -255,9 +254,8 @@ impl Network {
         self.layers[slot] = Layer::Ds(DsConv2d::new(parts, &device));
     }
 
-    /// The weights of a float network under the graph's names, running statistics included.
-    ///
-    /// Quantized layers give their shadow weights' values, `alpha * q`.
+    /// Returns the float parameters under the graph's names, running statistics included. Those of a quantized layer are the
+    /// values of its codes, `alpha * q`.
     pub fn to_weights(&self) -> Weights {
         let mut weights = Weights::default();
         for (name, layer) in self.named_layers() {
@@ -339,7 +337,7 @@ fn geometry(op: &Op) -> Geometry {
     }
 }
 
-/// A weight's shape as a convolution's: `[out, in]` becomes `[out, in, 1, 1]`.
+/// Turns a weight's shape into a convolution's: `[out, in]` becomes `[out, in, 1, 1]`.
 fn shape4(shape: &[usize]) -> [usize; 4] {
     match *shape {
         [out, input] => [out, input, 1, 1],

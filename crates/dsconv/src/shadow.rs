@@ -1,4 +1,4 @@
-//! A quantized weight under training: the shadow weight in steps of its codes, and block scales.
+//! A shadow weight is what is trained of a quantized weight: floats in steps of its codes, and block scales.
 
 use blockfloat::{Bits, BlockSize, Error, QuantizedWeights};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -20,7 +20,7 @@ pub(crate) struct Shadow {
 }
 
 impl Shadow {
-    /// The parameters that stand for `codes`, without gains. The shadow weight is `weight` if there is one, else the value of
+    /// Makes the parameters that stand for `codes`, without gains. The shadow weight is `weight` if there is one, else the value of
     /// the codes.
     pub fn new(codes: &QuantizedWeights, weight: Option<&[f32]>, update: ScaleUpdate, device: &Device) -> Self {
         let latent = match weight {
@@ -37,7 +37,7 @@ impl Shadow {
         }
     }
 
-    /// `alpha * q` for every weight, exactly, with the straight-through gradient to the shadow weight.
+    /// Computes `alpha * q` for every weight, exactly, with the straight-through gradient to the shadow weight.
     pub fn value(self) -> Tensor<4> {
         let Self { latent, scales, gain, bits, block } = self;
         let channels = latent.dims()[1];
@@ -59,13 +59,13 @@ impl Shadow {
         if latent.is_tracked() { value + (latent.clone() - latent.detach()) * scales } else { value }
     }
 
-    /// The shadow weight itself, `latent * scale`.
+    /// Computes the shadow weight in floats, `latent * scale`.
     pub fn float_value(self) -> Tensor<4> {
         let channels = self.latent.dims()[1];
         self.latent * spread(self.scales, self.block, channels)
     }
 
-    /// The codes and scales of [`Shadow::value`].
+    /// Computes the codes and scales of [`Shadow::value`].
     ///
     /// # Errors
     /// [`Error::NonFinite`] for a shadow weight that is NaN, [`Error::NonFiniteScale`].
@@ -85,7 +85,7 @@ impl Shadow {
     }
 }
 
-/// One value per block, repeated over the block's channels: `[Co, blocks, Kh, Kw]` to `[Co, channels, Kh, Kw]`.
+/// Repeats the value of each block over its channels: `[Co, blocks, Kh, Kw]` becomes `[Co, channels, Kh, Kw]`.
 fn spread(x: Tensor<4>, block: BlockSize, channels: usize) -> Tensor<4> {
     let [co, blocks, kh, kw] = x.dims();
     if blocks == 1 {
@@ -111,8 +111,8 @@ fn for_blocks([co, ci, kh, kw]: [usize; 4], block: BlockSize, mut f: impl FnMut(
     }
 }
 
-/// Weights in steps of their codes, which are `weight / scale`, and 0 where the scale is 0 (the block is all zeros). The
-/// rules but `mse` may choose another code than the nearest one: such a weight is moved to where it rounds to its code. With
+/// Turns weights into steps of their codes: `weight / scale`, and 0 where the scale is 0 (the block is all zeros). The rules
+/// but `mse` may choose another code than the nearest one: such a weight is moved to where it rounds to its code. With
 /// [`ScaleUpdate::Recomputed`] the rule sees the weights again, so they stay where they are.
 fn in_steps(codes: &QuantizedWeights, weight: &[f32], update: ScaleUpdate) -> Vec<f32> {
     let mut latent = weight.to_vec();
@@ -128,7 +128,7 @@ fn in_steps(codes: &QuantizedWeights, weight: &[f32], update: ScaleUpdate) -> Ve
     latent
 }
 
-/// The elements of a tensor in this process's memory, as `f32`.
+/// Copies the elements of a tensor into this process's memory, as `f32`.
 pub(crate) fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     x.inner().into_data().convert::<f32>().try_into_vec().expect("f32 data")
 }

@@ -1,6 +1,7 @@
-//! Quantizes the weights of anybody's module.
+//! This module quantizes the weights of anybody's module.
 //!
-//! burn computes with what [`Param::val`] gives, and lets a [`Reparameterization`] say what that is. So a layer of burn's own
+//! burn computes with what [`Param::val`](burn::module::Param::val) gives, and lets a
+//! [`Reparameterization`](burn::module::Reparameterization) say what that is. So a layer of burn's own
 //! type gets integer weights without a change of its code: the parameter keeps the shadow weight in steps of its codes, the
 //! reparameterization keeps the block scales and makes `alpha * q` of both.
 
@@ -78,8 +79,8 @@ pub fn quantize<M: Module>(module: M, format: WeightFormat, group: &ParamGroup) 
     attach.finish().map(|()| module)
 }
 
-/// The codes and scales that stand for the present weights of a module that [`quantize`] made, by the path of each parameter,
-/// `conv1.weight` for example.
+/// Computes the codes and scales that stand for the present weights of a module that [`quantize`] made. Each has the path of
+/// its parameter, `conv1.weight` for example.
 ///
 /// Their shape is `[Co, Ci/G, Kh, Kw]`. Those of a `Linear` are `[d_output, d_input, 1, 1]`, the transpose of burn's weight;
 /// the last two lengths are `Kw, 1` for a `Conv1d` and `Kd, Kh * Kw` for a `Conv3d`.
@@ -94,7 +95,7 @@ pub fn codes<M: Module>(module: &M) -> Result<BTreeMap<String, QuantizedWeights>
     quantized.collect()
 }
 
-/// The shadow weights of a module: those of the parameters that [`quantize`] took, and of every
+/// Finds the shadow weights of a module: those of the parameters that [`quantize`] took, and of every
 /// [`DsConv2d`](crate::DsConv2d) and [`DsLinear`](crate::DsLinear).
 ///
 /// They are stored in steps of their codes, so they need a learning rate of their own: one of 0.01 moves a weight by about a

@@ -1,4 +1,4 @@
-//! The reparameterization that makes a float weight one of codes and scales.
+//! A reparameterization makes a weight of codes and scales.
 
 use std::collections::HashSet;
 
@@ -39,7 +39,7 @@ impl Reparameterization for BlockScales {
     }
 }
 
-/// A weight of a convolution or linear layer as `[Co, Ci/G, Kh, Kw]`; a vector becomes `[len, 1, 1, 1]`.
+/// Turns a weight of a convolution or linear layer into `[Co, Ci/G, Kh, Kw]`, and a vector into `[len, 1, 1, 1]`.
 pub fn to_kernel<const D: usize>(weight: Tensor<D>) -> Tensor<4> {
     let dims = weight.dims();
     if D == 2 {
@@ -49,7 +49,7 @@ pub fn to_kernel<const D: usize>(weight: Tensor<D>) -> Tensor<4> {
     weight.reshape([length(0), length(1), length(2), dims.iter().skip(3).product()])
 }
 
-/// The reverse of [`to_kernel`], where `dims` are those of the layer's weight.
+/// Reverses [`to_kernel`] for a weight of shape `dims`.
 fn from_kernel<const D: usize>(kernel: Tensor<4>, mut dims: [usize; D]) -> Tensor<D> {
     if D == 2 {
         dims.swap(0, 1);
@@ -132,7 +132,7 @@ impl Format {
         Param::initialized(self.id, Tensor::from_data(TensorData::from(numbers), &Device::flex()))
     }
 
-    /// `None` where the tensor holds no format.
+    /// Reads a format; `None` where the tensor holds none.
     pub fn read(param: &Param<Tensor<1, Int>>) -> Option<Self> {
         let numbers = param.val().into_data().convert::<i64>().try_into_vec::<i64>().ok()?;
         let [bits, block] = numbers[..] else { return None };

@@ -1,4 +1,4 @@
-//! What a module says of its parameters.
+//! A survey lists the parameters of a module.
 
 use std::collections::HashMap;
 
@@ -13,34 +13,34 @@ pub struct Parameter {
     /// The names of the fields that lead to it.
     pub path: String,
     pub id: ParamId,
-    /// What reparameterizes it.
+    /// The name of its reparameterization.
     pub reparameterization: Option<String>,
     /// The type of the struct that it is a field of.
     container: String,
-    /// Whether it belongs to a reparameterization.
+    /// Whether it is a parameter of a reparameterization.
     is_nested: bool,
     rank: usize,
     kernel: Box<dyn Fn() -> Tensor<4>>,
 }
 
 impl Parameter {
-    /// Whether it is the weight of a layer that can be quantized.
+    /// Says whether it is the weight of a layer that can be quantized.
     pub fn is_layer_weight(&self) -> bool {
         let layers = ["Struct:Conv1d", "Struct:Conv2d", "Struct:Conv3d", "Struct:Linear"];
         self.field() == "weight" && layers.contains(&self.container.as_str())
     }
 
-    /// Whether it holds a shadow weight in steps of its codes.
+    /// Says whether it holds a shadow weight in steps of its codes.
     pub fn is_shadow_weight(&self) -> bool {
         self.is_quantized() || (self.field() == "latent" && self.container == "Struct:DsConv2d")
     }
 
-    /// The stored value as `[Co, Ci/G, Kh, Kw]`; a vector as `[len, 1, 1, 1]`.
+    /// Returns the stored value as `[Co, Ci/G, Kh, Kw]`, and a vector as `[len, 1, 1, 1]`.
     pub fn kernel(&self) -> Tensor<4> {
         (self.kernel)()
     }
 
-    /// Its path in PyTorch's words, which graphs use.
+    /// Returns its path in PyTorch's words, which graphs use.
     pub fn torch_name(&self) -> String {
         let field = match (self.container.as_str(), self.field()) {
             ("Struct:BatchNorm", "gamma") => "weight",
@@ -51,7 +51,7 @@ impl Parameter {
         format!("{owner}{field}")
     }
 
-    /// Its shape in PyTorch, whose linear weights are `[out, in]`.
+    /// Returns its shape in PyTorch, whose linear weights are `[out, in]`.
     pub fn torch_shape(&self) -> Vec<usize> {
         self.kernel().dims()[..self.rank.min(4)].to_vec()
     }
@@ -65,11 +65,11 @@ impl Parameter {
     }
 }
 
-/// All float parameters of a module, and the formats of those that are quantized.
+/// A survey holds the float parameters of a module, and the formats of those that are quantized.
 #[derive(Default)]
 pub struct Survey {
     pub parameters: Vec<Parameter>,
-    /// By path.
+    /// The formats, by the path of their tensor.
     formats: HashMap<String, Format>,
     path: Vec<String>,
     container: String,
@@ -84,7 +84,7 @@ impl Survey {
         survey
     }
 
-    /// The quantized parameters, by path.
+    /// Returns the quantized parameters with their paths.
     pub fn shadows(&self) -> Vec<(String, Shadow)> {
         let by_path: HashMap<&str, &Parameter> = self.parameters.iter().map(|p| (p.path.as_str(), p)).collect();
         let shadow = |latent: &Parameter| {
@@ -98,7 +98,7 @@ impl Survey {
         self.parameters.iter().filter(|p| p.is_quantized()).filter_map(shadow).collect()
     }
 
-    /// The parameters that are not quantized.
+    /// Returns the parameters that are not quantized.
     pub fn floats(&self) -> impl Iterator<Item = &Parameter> {
         self.parameters.iter().filter(|p| !p.is_nested && !p.is_quantized())
     }

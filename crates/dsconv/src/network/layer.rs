@@ -1,4 +1,4 @@
-//! Operations with parameters or state.
+//! Layers are the operations of a graph that have parameters or state.
 
 use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param};
 use burn::nn::{BatchNorm, Dropout};
@@ -11,32 +11,33 @@ use crate::convolve::{Geometry, convolve};
 #[derive(Module, Debug)]
 #[module(custom_display)]
 pub struct FloatConv {
-    /// `[Co, Ci/G, Kh, Kw]`.
+    /// The weight, `[Co, Ci/G, Kh, Kw]`.
     pub weight: Param<Tensor<4>>,
-    /// `[Co]`.
+    /// The bias, `[Co]`.
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     pub geometry: Geometry,
 }
 
-/// `y = x * weight[c] + bias[c]`.
+/// An affine function of each channel: `y = x * weight[c] + bias[c]`.
 #[derive(Module, Debug)]
 #[module(custom_display)]
 pub struct Affine {
-    /// `[C]`.
+    /// The factors, `[C]`.
     pub weight: Param<Tensor<1>>,
-    /// `[C]`.
+    /// The offsets, `[C]`.
     pub bias: Param<Tensor<1>>,
 }
 
-/// `y = max(x, 0) + weight[c] * min(x, 0)`.
+/// A ReLU with a slope for negative values of each channel: `y = max(x, 0) + weight[c] * min(x, 0)`.
 #[derive(Module, Debug)]
 #[module(custom_display)]
 pub struct PRelu {
-    /// `[C]`.
+    /// The slopes, `[C]`.
     pub weight: Param<Tensor<1>>,
 }
 
+/// A layer of a network.
 #[derive(Module, Debug)]
 #[module(custom_display)]
 #[allow(clippy::large_enum_variant)]
@@ -98,7 +99,7 @@ impl ModuleDisplay for Layer {
 }
 
 impl Layer {
-    /// The output `[N, C', H', W']` for an input `[N, C, H, W]`.
+    /// Computes the output `[N, C', H', W']` for an input `[N, C, H, W]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let by_channel = |values: &Param<Tensor<1>>| {
             let values = values.val();

@@ -1,11 +1,11 @@
-//! Operations without parameters.
+//! This module computes the operations of a graph that have no parameters.
 
 use burn::tensor::module::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
 use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions, PadMode};
 use burn::tensor::{Tensor, activation};
 use graph::{Activation, Op, Pool2d};
 
-/// The output of an operation, given its inputs, each `[N, C, H, W]`.
+/// Computes the output of an operation from its inputs, each `[N, C, H, W]`.
 ///
 /// # Panics
 /// If the operation has parameters, which [`Layer`](super::layer::Layer) computes with, or takes another number of inputs.
@@ -83,6 +83,7 @@ fn sides(pool: &Pool2d) -> [(usize, usize); 2] {
     [(top, bottom), (left, right)]
 }
 
+/// Applies an activation function to every element.
 fn apply(function: Activation, x: Tensor<4>) -> Tensor<4> {
     match function {
         Activation::Clip { min, max } => {

@@ -1,4 +1,4 @@
-//! The devices that are cargo features, against the default CPU backend: forward values and gradients.
+//! These tests compare the devices that are cargo features with the default CPU backend, in values and gradients.
 
 use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -8,7 +8,7 @@ use model::policy::Policy;
 use model::{Info, Model};
 use zoo::testing::{formula_input, formula_weights};
 
-/// Every device that was compiled in and is present. A missing driver makes burn panic while it looks.
+/// Finds every device that was compiled in and is present. A missing driver makes burn panic while it looks.
 fn devices() -> Vec<(&'static str, Device)> {
     #[allow(unused_mut, reason = "a default build has none of them")]
     let mut found: Vec<(&'static str, Device)> = Vec::new();

@@ -1,4 +1,4 @@
-//! Runs the example, and what it writes.
+//! This test runs the example, and the file that it writes.
 
 #[path = "../../examples/your_model.rs"]
 mod your_model;

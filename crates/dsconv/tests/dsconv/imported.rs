@@ -1,4 +1,4 @@
-//! Networks from ONNX files against ONNX Runtime: small ones for each way to say something, torchvision's, and trained ones.
+//! These tests compare networks from ONNX files with ONNX Runtime: small ones for each way to say something, and torchvision's.
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,7 +14,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../onnx/tests/golden").join(name)
 }
 
-/// Logits of `[N, C, H, W]`, row-major.
+/// Computes the logits `[N, classes]` of `input` `[N, C, H, W]`, row-major.
 fn logits(imported: &Imported, input: graph::Tensor) -> Vec<f32> {
     let info = Info { preprocess: Preprocess::imagenet_statistics(), classes: vec![], source: String::new() };
     let model = Model::float(imported.graph.clone(), imported.weights.clone(), info).unwrap();
@@ -24,7 +24,7 @@ fn logits(imported: &Imported, input: graph::Tensor) -> Vec<f32> {
     Network::new(&model, &device).forward(x).into_data().try_to_vec().unwrap()
 }
 
-/// Largest difference over largest value of `expected`; infinite where a value is not finite.
+/// Divides the largest difference by the largest value of `expected`. A value that is not finite gives infinity.
 fn difference(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(0.0f64, |max, v| max.max(f64::from(v.abs())));
@@ -36,7 +36,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-/// `tests/golden/ops.py` makes the files.
+/// `tests/golden/ops.py` of the crate `onnx` makes the files.
 #[test]
 fn every_way_to_say_something_is_computed_as_onnx_runtime_does() {
     let stored = std::fs::read(golden("ops.safetensors")).unwrap();
@@ -85,8 +85,8 @@ fn channels_first(x: graph::Tensor) -> graph::Tensor {
     graph::Tensor::new([n, c, h, w], data.map(|(i, k, p)| at(i, k, p)).collect::<Vec<_>>())
 }
 
-/// torchvision's networks through both of PyTorch's exporters: `tests/golden/nets.py` makes the files, where Python with
-/// torch and ONNX Runtime is there (`DSCONV_PYTHON`, else `python3`). All of them with `DSCONV_SLOW=1`.
+/// `tests/golden/nets.py` of the crate `onnx` writes torchvision's networks with both of PyTorch's exporters, where a Python
+/// with torch and ONNX Runtime is there (`DSCONV_PYTHON`, else `python3`): four networks, and all with `DSCONV_SLOW=1`.
 #[test]
 fn torchvisions_networks_compute_what_onnx_runtime_does() {
     let python = std::env::var("DSCONV_PYTHON").unwrap_or_else(|_| "python3".into());

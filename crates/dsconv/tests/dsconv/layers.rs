@@ -1,4 +1,5 @@
-//! The burn layers against the plain-loop reference of `blockfloat`, and their gradients against the definition.
+//! These tests compare the burn layers with the plain-loop reference of `blockfloat` and with burn's own layers, and their
+//! gradients with the definition.
 
 use blockfloat::{
     ActivationFormat, ActivationScale, ActivationSpec, Bits, BlockSize, ConvParams, QuantizedWeights, ScaleRule,
@@ -18,7 +19,7 @@ fn values(x: Tensor<4>) -> Vec<f32> {
     x.inner().into_data().try_to_vec().unwrap()
 }
 
-/// Numbers without pattern in (-1, 1), the same on every machine.
+/// Makes `n` numbers without pattern in (-1, 1), the same on every machine.
 fn noise(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..n)
@@ -29,7 +30,7 @@ fn noise(n: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
-/// One convolution, the same for every engine.
+/// A convolution that the reference and a layer both compute.
 #[derive(Debug, Clone)]
 struct Problem {
     groups: usize,

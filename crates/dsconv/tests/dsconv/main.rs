@@ -1,4 +1,4 @@
-//! The burn side against the plain-loop reference, torchvision, and real networks.
+//! These tests compare the burn side with the plain-loop reference, ONNX Runtime, torchvision and the integer engine.
 
 mod devices;
 mod differential;

@@ -1,4 +1,4 @@
-//! The weights of anybody's module: against the layers of this crate, and what stays as it is.
+//! These tests compare quantized weights of anybody's module with the layers of this crate, and say what stays as it is.
 
 use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, QuantizedWeights, ScaleRule, WeightFormat};
 use burn::module::{Lora, Module, ModuleMapper, Param, ParamGroup, ParamId};

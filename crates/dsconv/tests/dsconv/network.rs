@@ -1,4 +1,4 @@
-//! Whole networks: against torchvision's logits, and what quantization and training may and may not touch.
+//! These tests compare whole networks with torchvision's logits, and say what quantization and training may touch.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -26,7 +26,7 @@ fn logits(network: &Network, x: Tensor<4>) -> Vec<f32> {
     network.forward(x).inner().into_data().try_to_vec().unwrap()
 }
 
-/// One member of each family by default; every variant with `DSCONV_SLOW=1`.
+/// The test runs one member of each family, and every variant with `DSCONV_SLOW=1`.
 #[test]
 fn logits_are_torchvisions() {
     let device = Device::flex();

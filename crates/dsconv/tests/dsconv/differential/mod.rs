@@ -1,8 +1,8 @@
-//! Random networks against ONNX Runtime, and the integer engine against the simulation: `generate.py` beside this file
-//! makes the graphs, `graphs.bin` holds some of them.
+//! This test compares random networks with ONNX Runtime, and the integer engine with the simulation. `generate.py` beside
+//! this file makes the graphs, and `graphs.bin` holds some of them.
 //!
 //! `DSCONV_DIFFERENTIAL=FILE` runs another packed file, and writes one line for each of its graphs into `FILE.tsv`: number,
-//! verdict, stage, why. `hunt.py` runs many.
+//! verdict, stage and reason. `hunt.py` runs many such files.
 
 mod numbers;
 mod trial;
@@ -15,17 +15,17 @@ use std::path::Path;
 use serde_json::Value;
 use trial::Trial;
 
-/// A packed graph.
+/// A graph with images and the logits that ONNX Runtime computes of them.
 pub struct Case {
     header: Value,
     onnx: Vec<u8>,
     input: Vec<f32>,
-    /// Of ONNX Runtime, row-major.
+    /// The logits of ONNX Runtime, row-major.
     logits: Vec<f32>,
 }
 
 impl Case {
-    /// The graphs of a packed file.
+    /// Reads the graphs of a packed file.
     fn unpack(mut bytes: &[u8]) -> Vec<Self> {
         fn take<'a>(bytes: &mut &'a [u8], size: usize) -> &'a [u8] {
             let (length, rest) = bytes.split_first_chunk::<4>().expect("a length");
@@ -52,24 +52,24 @@ impl Case {
         self.header["seed"].as_u64().expect("a seed")
     }
 
-    /// Of the input, in the file's order of axes.
+    /// The shape of the input, in the file's order of axes.
     fn shape(&self) -> [usize; 4] {
         let size = |i: usize| self.header["shape"][i].as_u64().expect("four sizes") as usize;
         [size(0), size(1), size(2), size(3)]
     }
 }
 
-/// What became of a graph.
+/// The result of a trial.
 enum Verdict {
-    /// With the number of times that the simulation rounded another way.
+    /// All computed the same; the simulation rounded another way this many times.
     Right(usize),
-    /// By the importer, with this message.
+    /// The importer refused the graph with this message.
     Refused(String),
     Wrong(String),
     Panicked(String),
 }
 
-/// Runs a graph through everything; the verdict, and the stage where it was reached.
+/// Tries a graph, and gives the verdict and the stage where it was reached.
 fn judge(case: &Case) -> (Verdict, &'static str) {
     let stage = Cell::new("import");
     let trial = Trial { case, stage: &stage, turned: Cell::new(0) };
@@ -85,7 +85,7 @@ fn judge(case: &Case) -> (Verdict, &'static str) {
     (verdict, stage.get())
 }
 
-/// Runs all; how many were right and refused, and a line for each other one.
+/// Tries all graphs, and gives how many were right, how many were refused, and a line for each other one.
 fn run(cases: &[Case], mut each: impl FnMut(&str)) -> (usize, usize, Vec<String>) {
     let (mut right, mut refused, mut failed) = (0, 0, Vec::new());
     for (index, case) in cases.iter().enumerate() {

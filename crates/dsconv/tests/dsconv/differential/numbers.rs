@@ -1,4 +1,4 @@
-//! Formats drawn for a graph, and small numbers to move things by.
+//! This module draws formats for a graph, and moves numbers a little.
 use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule, SplitMix64};
 use model::{Model, Policy};
 
@@ -20,14 +20,14 @@ impl Random {
     }
 }
 
-/// 8-bit weights and activations, everything else as `dsconv quantize` has it.
+/// The policy of `dsconv quantize`, with 8-bit weights and activations.
 pub fn w8a8() -> Policy {
     let mut policy = Policy { bits: Bits::new(8).unwrap(), ..Policy::default() };
     policy.activation.as_mut().unwrap().bits = policy.bits;
     policy
 }
 
-/// Any formats.
+/// Draws a policy.
 pub fn any(random: &mut Random) -> Policy {
     let bits = |random: &mut Random| Bits::new(random.pick(&[2, 3, 4, 4, 5, 6, 7, 8])).unwrap();
     let block = random.pick(&[1, 2, 3, 4, 8, 16, 32, 64]);
@@ -49,15 +49,15 @@ pub fn any(random: &mut Random) -> Policy {
     }
 }
 
-/// About what sums in another order may move values by, of themselves.
+/// The relative amount by which another order of a sum may move it.
 const STEP: f32 = 1e-6;
 
-/// The images with every pixel moved.
+/// Moves every pixel by up to [`STEP`].
 pub fn moved_pixels(pixels: &[f32], random: &mut Random) -> Vec<f32> {
     pixels.iter().map(|v| v * (1.0 + STEP * random.signed())).collect()
 }
 
-/// The model with every float moved.
+/// Moves every float of a model by up to [`STEP`].
 pub fn moved(model: &Model, random: &mut Random) -> Model {
     let scaled = model.clone().map_layers(|_, layer| {
         let factors: Vec<f32> = (0..layer.codes.shape()[0]).map(|_| 1.0 + STEP * random.signed()).collect();

@@ -1,4 +1,4 @@
-//! One graph through everything that is done with an imported network.
+//! A trial takes a graph through everything that is done with an imported network.
 use std::cell::Cell;
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -11,10 +11,10 @@ use runtime::KernelName;
 use super::Case;
 use super::numbers::{self, Random};
 
-/// Of floats, relative to the largest logit: only the order of sums differs.
+/// How far logits in floats may differ, relative to the largest one: only the order of sums differs.
 const FLOAT: f64 = 1e-4;
 
-/// Why a graph is not right.
+/// The reason why a graph is not right.
 pub enum Failure {
     Refused(String),
     Wrong(String),
@@ -29,9 +29,9 @@ fn wrong<T>(why: impl Into<String>) -> Result<T> {
 /// A graph under trial.
 pub struct Trial<'a> {
     pub case: &'a Case,
-    /// What is done at the moment.
+    /// The name of what is being done.
     pub stage: &'a Cell<&'static str>,
-    /// How often engine and simulation rounded a value to two codes.
+    /// How many times engine and simulation rounded a value to two codes.
     pub turned: Cell<usize>,
 }
 
@@ -66,7 +66,7 @@ impl Trial<'_> {
         Ok(())
     }
 
-    /// The images `[N, C, H, W]`, whatever the order in the file.
+    /// Gives the images as `[N, C, H, W]`, whatever their order in the file.
     fn input(&self, imported: &Imported) -> Result<Images> {
         let [n, a, b, c] = self.case.shape();
         let shape = imported.graph.input();
@@ -87,7 +87,7 @@ impl Trial<'_> {
         Ok(Images { pixels, shape: [n, channels, height, width] })
     }
 
-    /// Logits of the simulation; what is known of values between nodes holds for them.
+    /// Computes the logits in floats, and checks what the graph says of shapes and signs between nodes.
     fn floats(&self, model: &Model, input: &Images) -> Result<Vec<f32>> {
         let graph = model.graph();
         let taps: Vec<_> = graph.nodes().iter().map(|node| graph.find(&node.name).expect("a node")).collect();
@@ -104,7 +104,7 @@ impl Trial<'_> {
         Ok(host(logits))
     }
 
-    /// Written as ONNX and as a model file, and read again.
+    /// Writes the model as ONNX and as a model file, and reads both again.
     fn export(&self, float: &Model, input: &Images, logits: &[f32]) -> Result {
         self.stage.set("export");
         let bytes = onnx::export(float, &onnx::Profile::Fp32).or_else(|error| wrong(error.to_string()))?;
@@ -125,12 +125,12 @@ impl Trial<'_> {
         }
         self.stage.set("file");
         let bytes =
-            files::packed::to_bytes(&float, &SaveOptions::default()).or_else(|error| wrong(error.to_string()))?;
+            files::packed::to_bytes(float, &SaveOptions::default()).or_else(|error| wrong(error.to_string()))?;
         let read = files::from_bytes(&bytes).or_else(|error| wrong(error.to_string()))?;
         if read == *float { Ok(()) } else { wrong("a model file gives another model") }
     }
 
-    /// Quantized, as a `.dsc` file, in the engine on several kernels, against the simulation.
+    /// Quantizes the model, writes it as a `.dsc` file, and compares the engine on several kernels with the simulation.
     fn integers(&self, float: &Model, policy: &Policy, input: &Images, random: &mut Random) -> Result {
         self.stage.set("quantize");
         let model = match float.quantize(policy) {
@@ -173,10 +173,10 @@ impl Trial<'_> {
         })
     }
 
-    /// Whether the engine's logits are the simulation's. Both round the same numbers but for the order of their sums. A value
-    /// that lies between two codes, up to that, becomes one here and the other there, and logits move by what one code is
-    /// worth. So where they are not near, they have to lie among those that the simulation itself gives when all its floats
-    /// are moved by a millionth, which turns the same codes over.
+    /// Checks that the engine's logits are the simulation's. Both round the same numbers but for the order of their sums. A
+    /// value that lies between two codes, up to that, becomes one here and the other there, and logits move by what one code
+    /// is worth. So where they are not near, they have to lie among those that the simulation itself gives when all its
+    /// floats are moved by a millionth, which turns the same codes over.
     fn explained(&self, model: &Model, input: &Images, found: &[f32], random: &mut Random) -> Result {
         let expected = forward(model, input);
         let Err(why) = near(found, &expected, FLOAT) else { return Ok(()) };
@@ -210,7 +210,7 @@ impl Images {
         Tensor::from_data(TensorData::new(self.pixels.clone(), self.shape), &Device::flex())
     }
 
-    /// Elements of one.
+    /// The number of elements of one image.
     fn image(&self) -> usize {
         self.shape[1..].iter().product()
     }
@@ -229,7 +229,7 @@ fn engine(model: &runtime::Model, images: &[f32], threads: usize) -> Result<Vec<
     logits.or_else(|error| wrong(error.to_string()))
 }
 
-/// Logits as the file's last node gives them, where the import leaves that out.
+/// Normalises logits as the file's last node does, where the import leaves that node out.
 fn normalised(imported: &Imported, mut logits: Vec<f32>, classes: usize) -> Vec<f32> {
     let Some(note) = imported.notes.iter().find(|note| note.contains("the outputs are logits")) else { return logits };
     for row in logits.chunks_exact_mut(classes) {
@@ -246,7 +246,7 @@ fn largest(values: &[f32]) -> f64 {
     values.iter().fold(0.0, |most, v| most.max(f64::from(v.abs())))
 }
 
-/// That all differences are within `tolerance` of the largest value.
+/// Checks that all differences are within `tolerance` of the largest value.
 fn near(found: &[f32], expected: &[f32], tolerance: f64) -> Result {
     if found.len() != expected.len() {
         return wrong(format!("{} logits, not {}", found.len(), expected.len()));
