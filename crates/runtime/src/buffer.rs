@@ -1,7 +1,7 @@
 //! Memory that begins at a cache line.
 use std::ops::{Deref, DerefMut};
 
-/// Bytes of a cache line, and of the widest vector.
+/// The number of bytes of a cache line, and of the widest vector.
 const LINE: usize = 64;
 
 /// A fixed number of elements whose first one begins a cache line.
@@ -13,14 +13,14 @@ pub(crate) struct Buffer<T> {
 }
 
 impl<T: Copy + Default> Buffer<T> {
-    /// `len` elements of value zero.
+    /// Makes `len` elements of value zero.
     pub fn new(len: usize) -> Self {
         let data = vec![T::default(); len + LINE / size_of::<T>()];
         let start = data.as_ptr().align_offset(LINE).min(LINE / size_of::<T>());
         Self { data, start, len }
     }
 
-    /// [`Buffer::new`], `None` where the system has no such memory.
+    /// Makes `len` elements of value zero, or `None` where the system has no such memory.
     pub fn try_new(len: usize) -> Option<Self> {
         let bytes = len.checked_mul(size_of::<T>())?.checked_add(2 * LINE)?;
         // Asked for and given back: memory that is zero from the start cannot be asked for in one.
@@ -28,12 +28,12 @@ impl<T: Copy + Default> Buffer<T> {
         Some(Self::new(len))
     }
 
-    /// Bytes that [`Buffer::new`] takes.
+    /// Returns the number of bytes that [`Buffer::new`] takes.
     pub fn bytes_of(len: usize) -> u64 {
         (len as u64).saturating_mul(size_of::<T>() as u64).saturating_add(LINE as u64)
     }
 
-    /// Bytes it takes.
+    /// Returns the number of bytes that the buffer takes.
     pub fn bytes(&self) -> usize {
         self.data.len() * size_of::<T>()
     }

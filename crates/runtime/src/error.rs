@@ -1,93 +1,94 @@
+//! The errors of this crate.
 use std::path::PathBuf;
 
-/// Why a model cannot be loaded or run.
+/// The reason why a model cannot be loaded or run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The file system.
+    /// A file cannot be read.
     #[error("`{}`: {source}", path.display())]
     Io {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What went wrong.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file whose content is not a model that runs.
+    /// The content of a file is not a model that runs.
     #[error("`{}`: {source}", path.display())]
     File {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error that its content gave.
         source: Box<Error>,
     },
-    /// A model file, or a model in memory.
+    /// The parts of a model do not fit each other.
     #[error(transparent)]
     Model(#[from] model::ModelError),
-    /// A `.dsc` file.
+    /// A `.dsc` file is damaged, or not one.
     #[error(transparent)]
     Dsc(#[from] model::dsc::DscError),
-    /// A layer that cannot be run.
+    /// A layer cannot be run.
     #[error("layer `{layer}`: {why}")]
     Layer {
-        /// The layer.
+        /// The name of the layer's node.
         layer: String,
-        /// What is wrong with it.
+        /// What is wrong with the layer.
         why: String,
     },
-    /// Buffers beyond what the network may ask for: twice [`graph::Budget::bytes`].
+    /// Buffers would take more than the network may ask for, which is twice [`graph::Budget::bytes`].
     #[error("{} at a time would take {takes} bytes of buffers, more than the {most} that this network may take", images_of(*images))]
     Memory {
-        /// Images of a run.
+        /// The number of images of a run.
         images: usize,
-        /// What they take.
+        /// The number of bytes that their buffers would take.
         takes: u64,
-        /// What they may take.
+        /// The number of bytes that they may take.
         most: u64,
     },
-    /// Memory that the system does not have.
+    /// The system does not have the memory for buffers.
     #[error("there is no memory for buffers of {bytes} bytes")]
     Allocation {
-        /// What was asked for.
+        /// The number of bytes that were asked for.
         bytes: u64,
     },
-    /// Threads that cannot be had.
+    /// The system does not start as many threads, or a session cannot have them.
     #[error("{threads} threads cannot be had: {why}")]
     Threads {
-        /// How many were asked for.
+        /// The number of threads that were asked for.
         threads: usize,
-        /// What is wrong with them.
+        /// The reason why they cannot be had.
         why: String,
     },
-    /// A kernel that is not known, or that this CPU cannot run.
+    /// A kernel is not known, or this CPU cannot run it.
     #[error("kernel `{name}` {why}; available here: {}", available.join(", "))]
     Kernel {
-        /// As asked for.
+        /// The name that was asked for.
         name: String,
-        /// What is wrong with it.
+        /// What is wrong with the name.
         why: &'static str,
-        /// Kernels that can be asked for.
+        /// The names of the kernels that this CPU runs.
         available: Vec<&'static str>,
     },
-    /// An input that is not a whole number of images, or none.
+    /// The input is not a whole number of images, or it is empty.
     #[error("the input has {found} elements: expected a multiple of {image}, the elements of an image {shape}")]
     Input {
-        /// Elements given.
+        /// The number of elements that were given.
         found: usize,
-        /// Elements of one image.
+        /// The number of elements of one image.
         image: usize,
-        /// Its shape.
+        /// The shape of one image.
         shape: graph::Shape,
     },
-    /// An input with a NaN or an infinity.
+    /// The input has a NaN or an infinity.
     #[error("element {index} of the input is NaN or infinite")]
     NonFiniteInput {
-        /// Its position.
+        /// The position of the first such element.
         index: usize,
     },
-    /// A value inside the network that is NaN or infinite: the same error from every kernel, with any number of threads.
+    /// A value inside the network is NaN or infinite. Every kernel gives the same error, with any number of threads.
     #[error("`{step}` gives a value that is NaN or infinite: its input, its scales or those before it are too large")]
     NonFinite {
-        /// The node that the step begins with; see [`StepReport::name`](crate::StepReport::name).
+        /// The name of the node that the failing step begins with; see [`StepReport::name`](crate::StepReport::name).
         step: String,
     },
 }

@@ -3,23 +3,23 @@ use std::ops::{Deref, Range};
 
 use blockfloat::{ActivationFormat, ActivationScale, BlockSize};
 
-/// Code that stands for 0 where inputs are signed: codes are `mantissa + OFFSET`, so that all are unsigned bytes.
+/// The code that stands for 0 where inputs are signed: codes are `mantissa + OFFSET`, so that all are unsigned bytes.
 pub(crate) const OFFSET: i32 = 128;
 
-/// Channels that a vector of outputs has; channel-wise layouts are padded to it.
+/// The number of channels that a vector of outputs has; channel-wise layouts are padded to it.
 pub(crate) const LANES: usize = 16;
 
-/// Byte of a depthwise layer's pixel that holds elements as they came, not values.
+/// The byte of a depthwise layer's pixel that holds elements as they came, not values.
 pub(crate) const RAW: u8 = 1;
 
-/// Byte of a depthwise layer's pixel that is padding.
+/// The byte of a depthwise layer's pixel that is padding.
 pub(crate) const BORDER: u8 = 2;
 
 /// Consecutive channels whose codes are consecutive bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Piece {
     pub channels: Range<usize>,
-    /// Byte in a pixel's codes.
+    /// The first byte in a pixel's codes.
     pub at: usize,
 }
 
@@ -40,18 +40,18 @@ pub(crate) struct Layout(Fields);
 pub(crate) struct Fields {
     pub channels: usize,
     pub groups: usize,
-    /// Limits of a mantissa.
+    /// The limits of a mantissa.
     pub range: (i32, i32),
     pub bits: u8,
     pub scale: ActivationScale,
     pub signed: bool,
-    /// One scale each, group by group.
+    /// The channels that share a scale, group by group.
     pub blocks: Vec<Range<usize>>,
-    /// Empty where channel `c` is byte `c`.
+    /// Where the channels of each weight block lie; empty where channel `c` is byte `c`.
     pub pieces: Vec<Piece>,
-    /// Bytes of a pixel's codes.
+    /// The number of bytes of a pixel's codes.
     pub bytes: usize,
-    /// Floats of a pixel's scales.
+    /// The number of a pixel's scales.
     pub scales: usize,
     pub depthwise: bool,
 }
@@ -61,7 +61,7 @@ pub(crate) struct Fields {
 pub(crate) struct LayerInput {
     pub channels: usize,
     pub groups: usize,
-    /// Channels of a weight block.
+    /// The number of channels of a weight block.
     pub weight_block: BlockSize,
     pub format: ActivationFormat,
     pub signed: bool,
@@ -77,7 +77,7 @@ impl Deref for Layout {
 }
 
 impl Layout {
-    /// The layout that kernels read a layer's input in.
+    /// Makes the layout that kernels read a layer's input in.
     pub fn new(input: LayerInput) -> Self {
         let LayerInput { channels, groups, weight_block, format, signed, depthwise } = input;
         let group = channels / groups;
@@ -99,7 +99,7 @@ impl Layout {
         })
     }
 
-    /// The byte that stands for 0; a depthwise layer's border.
+    /// Returns the byte that stands for 0; a depthwise layer's border.
     pub fn zero(&self) -> u8 {
         match (self.depthwise, self.signed) {
             (true, _) => BORDER,
@@ -108,18 +108,18 @@ impl Layout {
         }
     }
 
-    /// Bytes of one group's codes.
+    /// Returns the number of bytes of one group's codes.
     pub fn group_bytes(&self) -> usize {
         self.bytes / self.groups
     }
 
-    /// Scales of one group.
+    /// Returns the number of one group's scales.
     pub fn group_scales(&self) -> usize {
         self.scales / self.groups
     }
 }
 
-/// Where the weight blocks of all groups lie, none if that is where they are; and the bytes that they take.
+/// Returns where the weight blocks of all groups lie, nothing if channel `c` is byte `c`, and the bytes that they take.
 fn pieces(group: usize, groups: usize, weight_block: BlockSize) -> (Vec<Piece>, usize) {
     let mut at = 0;
     let mut pieces: Vec<Piece> = (0..groups)

@@ -1,6 +1,6 @@
 //! Functions whose bits are the same on every platform: the libraries of different systems round theirs differently.
 
-/// `e^x` in f64, within 2 ulp of an f32.
+/// Returns `e^x` in f64, within 2 ulp of an f32.
 #[inline(always)]
 fn exp64(x: f64) -> f64 {
     let x = x.clamp(-700.0, 700.0);
@@ -16,19 +16,19 @@ fn exp64(x: f64) -> f64 {
     y * f64::from_bits(((k as i64 + 1023) as u64) << 52)
 }
 
-/// `e^x`.
+/// Returns `e^x`.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     exp64(f64::from(x)) as f32
 }
 
-/// `e^x - 1`. Where x is small the polynomial ends in its own size, so that little is lost.
+/// Returns `e^x - 1`. Where x is small the polynomial ends in its own size, so that little is lost.
 #[inline(always)]
 pub(crate) fn exp_m1(x: f32) -> f32 {
     (exp64(f64::from(x)) - 1.0) as f32
 }
 
-/// The hyperbolic tangent.
+/// Returns the hyperbolic tangent.
 #[inline(always)]
 pub(crate) fn tanh(x: f32) -> f32 {
     // Beyond 20 it is 1 in f32.
@@ -36,14 +36,14 @@ pub(crate) fn tanh(x: f32) -> f32 {
     ((e - 1.0) / (e + 1.0)) as f32
 }
 
-/// `ln(1 + e^x)`, as `max(x, 0) + ln(1 + e^-|x|)`, which does not overflow.
+/// Returns `ln(1 + e^x)`, as `max(x, 0) + ln(1 + e^-|x|)`, which does not overflow.
 #[inline(always)]
 pub(crate) fn softplus(x: f32) -> f32 {
     let x = f64::from(x);
     (x.max(0.0) + ln64(1.0 + exp64(-x.abs()))) as f32
 }
 
-/// `ln(x)` of a positive, finite number, in f64.
+/// Returns `ln(x)` of a positive, finite number, in f64.
 #[inline(always)]
 fn ln64(x: f64) -> f64 {
     // x = 2^k m with m in [sqrt(1/2), sqrt(2)); ln m = 2 atanh(t), t = (m - 1) / (m + 1), |t| < 0.172.
@@ -61,7 +61,7 @@ fn ln64(x: f64) -> f64 {
     2.0 * t * sum + k as f64 * std::f64::consts::LN_2
 }
 
-/// `x^y` for `x > 0`; three quarters, LRN's exponent, by square roots.
+/// Returns `x^y` for `x > 0`; three quarters, LRN's exponent, by square roots.
 #[inline(always)]
 pub(crate) fn pow(x: f32, y: f32) -> f32 {
     if y == 0.75 {
@@ -73,20 +73,20 @@ pub(crate) fn pow(x: f32, y: f32) -> f32 {
     exp64(f64::from(y) * ln64(f64::from(x))) as f32
 }
 
-/// `y` limited as the vector instructions limit: a NaN, and a zero of the other sign, becomes the bound.
+/// Returns `y` limited as the vector instructions limit: a NaN, and a zero of the other sign, becomes the bound.
 #[inline(always)]
 pub(crate) fn limit(y: f32, lo: f32, hi: f32) -> f32 {
     let y = if y > lo { y } else { lo };
     if y < hi { y } else { hi }
 }
 
-/// `x * y + z`, rounded once.
+/// Returns `x * y + z`, rounded once.
 #[inline(always)]
 pub(crate) fn mul_add(x: f32, y: f32, z: f32) -> f32 {
     if cfg!(target_family = "wasm") { mul_add64(x, y, z) } else { x.mul_add(y, z) }
 }
 
-/// [`mul_add`] without the instruction. The product is exact in f64; the sum is rounded to odd, so that rounding it again
+/// Computes [`mul_add`] without the instruction. The product is exact in f64; the sum is rounded to odd, so that rounding it again
 /// gives what one rounding would (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008). The
 /// library's `fmaf` of WebAssembly rounds twice where the result is a denormal.
 #[inline(always)]

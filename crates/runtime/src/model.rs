@@ -1,3 +1,4 @@
+//! A quantized network that is ready to run.
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ struct Inner {
     kernel: AnyKernel,
 }
 
-/// The kernel that the environment asks for.
+/// Reads which kernel the environment asks for.
 fn asked() -> Result<Option<KernelName>, Error> {
     match std::env::var(KERNEL) {
         Ok(name) if !name.is_empty() => Ok(Some(name.parse()?)),
@@ -49,27 +50,27 @@ impl Model {
         Self::from_bytes(&bytes).map_err(|source| Error::File { path: path.to_owned(), source: Box::new(source) })
     }
 
-    /// [`Model::load`] of a file's bytes. The layers of a `.dsc` file are decoded and packed one by one.
+    /// Loads a `.dsc` file from its bytes, as [`Model::load`] does. Layers are decoded and packed one by one.
     ///
     /// # Errors
-    /// As [`Model::load`].
+    /// [`Error::Dsc`], [`Error::Layer`] or [`Error::Kernel`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
         let file = model::dsc::File::parse(bytes)?;
         Self::build(Parameters::File(&file), asked()?)
     }
 
-    /// From a model in memory.
+    /// Packs a model in memory for the fastest kernel of this CPU, or the one that `DSCONV_KERNEL` names.
     ///
     /// # Errors
-    /// As [`Model::load`].
+    /// [`Error::Model`], [`Error::Layer`] or [`Error::Kernel`].
     pub fn new(model: model::Model) -> Result<Self, Error> {
         Self::with_kernel(model, asked()?)
     }
 
-    /// From a model in memory, for one kernel or the fastest.
+    /// Packs a model in memory for a kernel, or for the fastest of this CPU.
     ///
     /// # Errors
-    /// As [`Model::load`].
+    /// [`Error::Model`], [`Error::Layer`] or [`Error::Kernel`].
     pub fn with_kernel(model: model::Model, kernel: Option<KernelName>) -> Result<Self, Error> {
         Self::build(Parameters::of_model(model)?, kernel)
     }
@@ -80,43 +81,43 @@ impl Model {
         Ok(Self { inner: Arc::new(Inner { plan, kernel }) })
     }
 
-    /// The kernel it runs on.
+    /// Returns the kernel that the model is packed for.
     pub fn kernel(&self) -> KernelName {
         self.inner.kernel.name()
     }
 
-    /// What goes with the network.
+    /// Returns what goes with the network: how images are preprocessed, the names of the classes, where it came from.
     pub fn info(&self) -> &Info {
         self.inner.plan.info()
     }
 
-    /// Shape of an input image.
+    /// Returns the shape of an input image.
     pub fn input(&self) -> Shape {
         self.inner.plan.input()
     }
 
-    /// Elements of an image's output.
+    /// Returns the number of elements of an image's output.
     pub fn outputs(&self) -> usize {
         self.inner.plan.outputs()
     }
 
-    /// Bytes of packed weights.
+    /// Returns the number of bytes that the packed weights take.
     pub fn weight_bytes(&self) -> usize {
         self.inner.plan.weight_bytes()
     }
 
-    /// Multiply-accumulates a second of the kernel's innermost loop on one thread, all data in the nearest cache: what
-    /// layers can be compared with. Takes some milliseconds.
+    /// Measures how many multiply-accumulates a second the kernel's innermost loop does on one thread with all data in the
+    /// nearest cache, which the speed of a layer can be compared with. This takes some milliseconds.
     pub fn ceiling(&self) -> f64 {
         kernels::ceiling(&self.inner.kernel)
     }
 
-    /// What it was planned to be.
+    /// Returns the plan.
     pub(crate) fn plan(&self) -> &Plan {
         &self.inner.plan
     }
 
-    /// What its plan is run with.
+    /// Returns the kernel that runs the plan.
     pub(crate) fn any_kernel(&self) -> &AnyKernel {
         &self.inner.kernel
     }

@@ -12,7 +12,7 @@ const LINE: usize = 4 * LANES;
 /// A run of weights and activations that share their scales at one tap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Segment {
-    /// Steps of four channels.
+    /// The number of steps of four channels.
     pub steps: usize,
     /// The scale of its activations, among those of the group.
     pub scale: usize,
@@ -21,7 +21,7 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// Vectors of 64 bytes that its weights take.
+    /// Returns the number of vectors of 64 bytes that its weights take.
     pub fn lines(&self, nibbles: bool) -> usize {
         if nibbles { self.steps.div_ceil(2) } else { self.steps }
     }
@@ -31,8 +31,9 @@ impl Segment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Panel {
     pub group: usize,
-    /// First output channel.
+    /// The first output channel.
     pub first: usize,
+    /// The number of output channels.
     pub lanes: usize,
 }
 
@@ -47,11 +48,11 @@ pub(crate) struct Integers<'a> {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Scale<'a> {
-    /// `[Co, blocks, Kh, Kw]`.
+    /// A scale a block, `[Co, blocks, Kh, Kw]`.
     Block(&'a [f32]),
-    /// `[Co]`: the two-level form, whose block factors are in the integers.
+    /// A scale a filter, `[Co]`: the two-level form, whose block factors are in the integers.
     Channel(&'a [f32]),
-    /// `[Co]`, and `[Co, blocks, Kh, Kw]`: the two-level form with its block factors apart.
+    /// A scale a filter, `[Co]`, and a factor a block, `[Co, blocks, Kh, Kw]`: the two-level form with its factors apart.
     Levels(&'a [f32], &'a [i8]),
 }
 
@@ -83,33 +84,33 @@ pub(crate) struct Fields {
     /// Whether sums are of signed codes, see [`Packing::signed_codes`].
     pub signed_codes: bool,
     pub weights: Buffer<u8>,
-    /// Bytes of a panel's weights.
+    /// The number of bytes of a panel's weights.
     pub panel_bytes: usize,
-    /// Depthwise: what the kernel multiplies last, see `kernels/depthwise.rs`.
+    /// Depthwise: the numbers that the kernel multiplies last, see `kernels/depthwise.rs`.
     pub values: Buffer<f32>,
-    /// Depthwise: what it multiplies first, or empty.
+    /// Depthwise: the numbers that the kernel multiplies first, or nothing.
     pub factors: Buffer<f32>,
     /// Depthwise: the panels without extreme scales, all of which are in [`ORDINARY_ALPHA`] or 0.
     pub ordinary: Vec<bool>,
-    /// Block scales; empty where `channel` is not.
+    /// The block scales; empty where `channel` is not.
     pub alpha: Buffer<f32>,
-    /// What each segment's sum is multiplied by, `[P, taps, S, 16]`, or empty.
+    /// The factors of each segment's sum, `[P, taps, S, 16]`, or nothing.
     pub levels: Buffer<i32>,
     /// What each sum starts from, `[P, taps, S, 16]`: it takes off what the offsets of codes add. Empty where that is 0.
     pub start: Buffer<i32>,
-    /// Two-level scales `[P, 16]`, applied last.
+    /// The filters' scales `[P, 16]` of the two-level form, applied last.
     pub channel: Buffer<f32>,
-    /// `[P, 16]`, or empty.
+    /// The bias `[P, 16]`, or nothing.
     pub bias: Buffer<f32>,
     pub group_bytes: usize,
     pub group_scales: usize,
     pub depthwise: bool,
-    /// Largest magnitude of a weight.
+    /// The largest magnitude of a weight.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX2 has two ways to multiply"))]
     pub largest: u8,
 }
 
-/// Magnitudes of a depthwise layer's scales whose products with those of ordinary inputs are normal floats.
+/// The magnitudes of a depthwise layer's scales whose products with those of ordinary inputs are normal floats.
 const ORDINARY_ALPHA: RangeInclusive<f32> = 1.0 / (1u128 << 70) as f32..=(1u64 << 60) as f32;
 
 impl std::ops::Deref for Packed {
@@ -120,7 +121,7 @@ impl std::ops::Deref for Packed {
 }
 
 impl Packed {
-    /// Weights in the order in which kernels read them, for an input that lies as `layout` says. Where the layout is
+    /// Packs weights in the order in which kernels read them, for an input that lies as `layout` says. Where the layout is
     /// depthwise, no weights are in nibbles.
     pub fn new(w: Integers<'_>, bias: Option<&[f32]>, layout: &Layout, packing: Packing) -> Self {
         let mut packed = Fields::empty(&w, bias, layout);
@@ -132,7 +133,7 @@ impl Packed {
         Self(packed)
     }
 
-    /// The most bytes that weights `[Co, Cg, Kh, Kw]` take: whole vectors of outputs and inputs.
+    /// Returns the most bytes that weights `[Co, Cg, Kh, Kw]` take: whole vectors of outputs and inputs.
     pub fn most_bytes([co, cg, kh, kw]: [usize; 4], block: BlockSize, layout: &Layout) -> u64 {
         let many = |sizes: [usize; 3]| sizes.iter().fold(1, |n: u64, &size| n.saturating_mul(size as u64));
         // A byte of weights, a scale, a level and a start.
@@ -147,12 +148,12 @@ impl Packed {
         many([panels, kh, kw]).saturating_mul(tap)
     }
 
-    /// Bytes of a panel's weights, a byte each.
+    /// Returns the number of bytes of a panel's weights, a byte each.
     pub fn unpacked_bytes(&self) -> usize {
         self.taps * self.segments.iter().map(|s| s.steps).sum::<usize>() * LINE
     }
 
-    /// Bytes it takes.
+    /// Returns the number of bytes that the weights take.
     pub fn bytes(&self) -> usize {
         let floats = [&self.values, &self.factors, &self.alpha, &self.channel, &self.bias];
         self.weights.bytes()
@@ -163,7 +164,7 @@ impl Packed {
 }
 
 impl Fields {
-    /// Whether scales are two-level.
+    /// Tells whether scales are two-level.
     pub fn two_level(&self) -> bool {
         !self.channel.is_empty()
     }
@@ -327,7 +328,7 @@ struct Places {
     segments: Vec<Segment>,
     /// The first line of each segment.
     lines: Vec<usize>,
-    /// Lines of a tap.
+    /// The number of lines of a tap.
     tap_lines: usize,
 }
 

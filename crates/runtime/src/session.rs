@@ -1,3 +1,4 @@
+//! The memory and the threads that a model runs in.
 use std::time::Instant;
 
 use graph::Shape;
@@ -8,11 +9,11 @@ use crate::kernels::Environment;
 use crate::plan::{Part, Step};
 use crate::{Error, Model};
 
-/// Most threads of a [`Session`].
+/// The most threads that a [`Session`] can have.
 pub const MAX_THREADS: usize = 1024;
 
 impl Model {
-    /// Memory to run it in, with a pool of `threads` threads (at least one).
+    /// Makes the memory to run the model in, and a pool of `threads` threads; 0 counts as one thread.
     ///
     /// # Errors
     /// [`Error::Threads`] for more than [`MAX_THREADS`], or where the system does not give as many; [`Error::Memory`],
@@ -33,37 +34,37 @@ impl Model {
     }
 }
 
-/// One thread's memory for running a [`Model`]. After the first run of a batch size, runs allocate nothing.
+/// The memory in which one caller runs a [`Model`]. After the first run of a batch size, runs allocate nothing.
 #[derive(Debug)]
 pub struct Session {
     model: Model,
     threads: usize,
     pool: Option<rayon::ThreadPool>,
-    /// One for each image that runs at the same time.
+    /// The body's buffers, for each image that runs at the same time.
     bodies: Vec<Workspace>,
-    /// With the batch it is for.
+    /// The head's buffers, and the number of images that they are for.
     head: Option<(usize, Workspace)>,
     rows: Vec<f32>,
     logits: Vec<f32>,
 }
 
-/// What a step of a run took.
+/// The time that a step of a run took.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
-    /// The node it begins with.
+    /// The name of the node that the step begins with.
     pub name: String,
-    /// What it computes.
+    /// The kind of work, for example `integer convolution`.
     pub kind: &'static str,
-    /// Shape of its output.
+    /// The shape of the step's output.
     pub shape: Shape,
-    /// Multiply-accumulates of one image.
+    /// The number of multiply-accumulates for one image.
     pub macs: u64,
-    /// Seconds.
+    /// The time, in seconds.
     pub seconds: f64,
 }
 
 impl Session {
-    /// The model it runs.
+    /// Returns the model that the session runs.
     pub fn model(&self) -> &Model {
         &self.model
     }
@@ -81,7 +82,7 @@ impl Session {
         Ok(&self.logits)
     }
 
-    /// The most likely class of each image with its logit; see [`Session::run`].
+    /// Runs images as [`Session::run`] does, and returns the most likely class of each with its logit.
     ///
     /// # Errors
     /// As [`Session::run`].
@@ -99,10 +100,10 @@ impl Session {
         Ok(self.run(input)?.chunks_exact(outputs).map(best).collect())
     }
 
-    /// One image, each step timed.
+    /// Runs one image and returns the time of each step.
     ///
     /// # Errors
-    /// As [`Session::run`]; also if there is more than one image.
+    /// As [`Session::run`]; [`Error::Input`] also for more than one image.
     pub fn profile(&mut self, input: &[f32]) -> Result<Vec<StepReport>, Error> {
         let _floats = Environment::standard();
         self.check(input)?;
@@ -133,7 +134,7 @@ impl Session {
         Ok(steps.zip(times).map(report).collect())
     }
 
-    /// Bytes of its buffers.
+    /// Returns the number of bytes that the session's buffers take.
     pub fn bytes(&self) -> usize {
         let head = self.head.as_ref().map_or(0, |(_, head)| head.bytes());
         self.bodies.iter().map(Workspace::bytes).sum::<usize>() + head
@@ -155,8 +156,8 @@ impl Session {
         Ok(())
     }
 
-    /// Buffers for this many images, up to `bodies` of them at the same time: as many as there may be memory for. Gives
-    /// how many.
+    /// Makes buffers for this many images, of which up to `bodies` run at the same time: as many as there may be memory
+    /// for. Returns how many those are.
     fn reserve(&mut self, images: usize, bodies: usize) -> Result<usize, Error> {
         let plan = self.model.plan();
         let (body, head) = (plan.program(Part::Body), plan.program(Part::Head));

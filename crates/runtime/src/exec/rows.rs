@@ -6,7 +6,7 @@ use crate::float::{Compute, Finish, FloatOp, Memory, Pixels};
 use crate::kernels::{AnyKernel, ConvCall, PlanesCall, QuantizeCall, Residual, Rows, STRIP};
 use crate::plan::{Added, CodesView, EMITS, IntConv, Plan, Step, StepOp};
 
-/// Codes and scales of each integer form.
+/// The codes and scales of each integer form.
 pub(super) type Emitted<'a> = [Option<(&'a mut [u8], &'a mut [f32])>; EMITS];
 
 /// What a step writes, of some rows.
@@ -39,7 +39,7 @@ struct Strip<'a> {
 }
 
 impl Work<'_> {
-    /// Runs rows in up to `parts` parts at the same time; whether all values are finite.
+    /// Runs rows in up to `parts` parts at the same time; returns whether all values are finite.
     pub fn split(&self, rows: Range<usize>, out: Out<'_>, parts: usize) -> bool {
         let half = rows.len() / 2;
         if parts < 2 || half == 0 {
@@ -54,7 +54,7 @@ impl Work<'_> {
         first && second
     }
 
-    /// What the first `half` rows write, and what the others do.
+    /// Splits what is written into that of the first `half` rows and that of the others.
     fn halves<'o>(&self, half: usize, out: Out<'o>, parts: usize) -> [Out<'o>; 2] {
         let mut emits: [Emitted<'_>; 2] = Default::default();
         for (i, slices) in out.emits.into_iter().enumerate() {
@@ -77,6 +77,7 @@ impl Work<'_> {
         ]
     }
 
+    /// Runs rows, a strip at a time; returns whether all values are finite.
     fn rows(&self, rows: Range<usize>, out: Out<'_>) -> bool {
         let Self { step, kernel, .. } = self;
         let shape = step.shape;
@@ -111,7 +112,7 @@ impl Work<'_> {
         finite
     }
 
-    /// Whether this is an image of few channels that is rounded straight from its planes: every form allows it, and nobody
+    /// Tells whether this is an image of few channels that is rounded straight from its planes: every form allows it, and nobody
     /// reads it as floats.
     fn planes_only(&self) -> bool {
         matches!(self.step.op, StepOp::Float(FloatOp::Image))
@@ -119,7 +120,7 @@ impl Work<'_> {
             && self.emits.iter().all(|emit| PlanesCall::fits(self.plan.layout(emit)))
     }
 
-    /// Computes a strip as floats; whether all values are finite.
+    /// Computes a strip as floats; returns whether all values are finite.
     fn compute(&self, mut strip: Strip<'_>) -> bool {
         let Self { step, kernel, memory, .. } = self;
         let mut finite = true;
@@ -138,11 +139,13 @@ impl Work<'_> {
         finite
     }
 
+    /// Returns a strip as the pixels of a float operation.
     fn pixels<'o>(&self, strip: &'o mut Strip<'_>) -> Pixels<'o> {
         let Strip { first, stride, .. } = *strip;
         Pixels { shape: self.step.shape, first, count: strip.pixels.len(), out: strip.out, stride }
     }
 
+    /// Computes a strip of a convolution; returns whether all values are finite.
     fn conv(&self, conv: &IntConv, strip: &mut Strip<'_>) -> bool {
         let ([sy, sx], width) = (conv.stride, conv.input.width);
         let (shape, input_height) = (self.step.shape, conv.input.height);

@@ -28,7 +28,7 @@ impl<'a> Given<'a> {
     }
 }
 
-/// Called after each step.
+/// A function that is called after each step.
 pub(crate) type Observer<'a> = &'a mut dyn FnMut();
 
 /// A part of a plan, and what it is run on.
@@ -59,7 +59,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Runs a step; whether all its values are finite.
+    /// Runs a step; returns whether all its values are finite.
     fn step(&self, step: &Step, workspace: &mut Workspace) -> bool {
         let slot = step.dest.map(|view| match view.source {
             Source::Slot(slot) => slot,
@@ -95,7 +95,7 @@ impl Run<'_> {
         finite
     }
 
-    /// The rows of integer forms without their borders, which are cleared.
+    /// Returns the rows of integer forms without their borders, which are cleared.
     fn emitted<'c>(&self, emits: &[CodesView], taken: &'c mut [Codes], step: &Step) -> Emitted<'c> {
         let mut emitted = Emitted::default();
         for ((emit, codes), out) in emits.iter().zip(taken).zip(&mut emitted) {
@@ -111,7 +111,7 @@ impl Run<'_> {
     }
 }
 
-/// Zeros around an integer activation: the slot held something else before.
+/// Writes zeros around an integer activation: the slot held something else before.
 fn clear_borders(emit: &CodesView, layout: &Layout, images: usize, codes: &mut Codes) {
     let ([py, px], width, zero) = (emit.pad, emit.width, layout.zero());
     let rows = emit.height * images;

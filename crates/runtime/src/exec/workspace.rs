@@ -4,27 +4,27 @@ use crate::buffer::Buffer;
 use crate::kernels::SLACK;
 use crate::plan::{CodeSize, Program};
 
-/// An integer slot.
+/// The memory of an integer slot.
 #[derive(Debug, Default)]
 pub(crate) struct Codes {
     pub codes: Buffer<u8>,
     pub scales: Buffer<f32>,
 }
 
-/// The slots of a program, for a number of images.
+/// The memory of a program's slots, for a number of images.
 #[derive(Debug)]
 pub(crate) struct Workspace {
     pub floats: Vec<Buffer<f32>>,
     pub codes: Vec<Codes>,
-    /// Rows of steps whose value nobody reads as floats, one strip for each part of the rows.
+    /// Room for the values that nobody reads as floats: one strip for each part of a step's rows.
     pub scratch: Buffer<f32>,
-    /// Panels of weights, unpacked, for each part.
+    /// Room for unpacked panels of weights, for each part.
     pub unpacked: Buffer<u8>,
     pub parts: usize,
 }
 
 impl Workspace {
-    /// For `images` images at a time, each step in up to `parts` parts.
+    /// Makes memory for `images` images at a time, each step in up to `parts` parts.
     ///
     /// # Errors
     /// [`Error::Allocation`]. How much it is, [`Program::bytes`] tells.
@@ -44,7 +44,7 @@ impl Workspace {
         })
     }
 
-    /// Bytes it takes.
+    /// Returns the number of bytes that it takes.
     pub fn bytes(&self) -> usize {
         let codes = self.codes.iter().map(|c| c.codes.bytes() + c.scales.bytes());
         self.floats.iter().map(Buffer::bytes).chain(codes).sum::<usize>() + self.scratch.bytes() + self.unpacked.bytes()

@@ -4,7 +4,7 @@ use super::{FloatOp, Lrn, Memory, Pixels, View, finite};
 use crate::kernels::Task;
 use crate::math;
 
-/// Computes some pixels of an operation; gives whether they are finite.
+/// The task of computing some pixels of an operation. It returns whether they are finite.
 #[derive(Debug)]
 pub(crate) struct Compute<'a> {
     pub op: &'a FloatOp,
@@ -120,7 +120,7 @@ fn pad(top: usize, left: usize, value: f32, view: View, memory: &Memory<'_>, at:
 }
 
 impl Lrn {
-    /// One pixel; gives whether the sums of squares are finite, which the quotients would not show.
+    /// Computes one pixel; returns whether the sums of squares are finite, which the quotients would not show.
     #[inline(always)]
     fn pixel(&self, row: &[f32], out: &mut [f32]) -> bool {
         let &Self { size, alpha, beta, k } = self;
@@ -157,7 +157,7 @@ fn softmax(row: &[f32], out: &mut [f32]) {
     out.iter_mut().for_each(|out| *out /= sum);
 }
 
-/// `[H, W, C]` to `C*H*W` features, a channel's pixels together.
+/// Writes `[H, W, C]` as `C*H*W` features, a channel's pixels together.
 #[inline(always)]
 fn flatten(view: View, memory: &Memory<'_>, at: At, out: &mut [f32]) {
     let area = view.shape.height * view.shape.width;

@@ -12,7 +12,7 @@ pub(crate) struct FloatConv {
 }
 
 impl FloatConv {
-    /// A convolution with `weight [Co, Cg, Kh, Kw]` and `bias [Co]`.
+    /// Makes a convolution with `weight [Co, Cg, Kh, Kw]` and `bias [Co]`.
     pub fn new(conv: Conv2d, weight: &[f32], bias: Option<Vec<f32>>) -> Self {
         let [co, cg, kh, kw] = conv.weight_shape();
         let (taps, each) = (kh * kw, co / conv.groups);
@@ -28,12 +28,12 @@ impl FloatConv {
         Self { conv, weights, bias }
     }
 
-    /// Its weights; also the multiply-accumulates of an output pixel.
+    /// Returns the number of weights, which is also that of an output pixel's multiply-accumulates.
     pub fn len(&self) -> usize {
         self.weights.len()
     }
 
-    /// One output pixel: the bias, then taps in the order (kh, kw) and channels in order, each step rounded twice.
+    /// Computes one output pixel: the bias, then taps in the order (kh, kw) and channels in order, each step rounded twice.
     #[inline(always)]
     pub(super) fn pixel(&self, rows: Rows<'_>, input: Shape, [image, y, x]: [usize; 3], out: &mut [f32]) {
         let c = &self.conv;

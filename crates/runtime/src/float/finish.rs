@@ -5,7 +5,7 @@ use super::{Memory, Pixels, PostOp};
 use crate::kernels::Task;
 use crate::math::{self, limit};
 
-/// Does what follows an operation to some of its pixels; gives whether all values on the way are finite.
+/// The task of doing what follows an operation to some of its pixels. It returns whether all values on the way are finite.
 #[derive(Debug)]
 pub(crate) struct Finish<'a> {
     pub posts: &'a [PostOp],

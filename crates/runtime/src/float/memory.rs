@@ -9,14 +9,14 @@ use crate::kernels::Rows;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Memory<'a> {
     pub floats: &'a [Buffer<f32>],
-    /// Rows that the body handed on.
+    /// The rows that the body handed on.
     pub rows: &'a [f32],
-    /// `[C, H, W]`.
+    /// The image, `[C, H, W]`.
     pub image: &'a [f32],
 }
 
 impl<'a> Memory<'a> {
-    /// The pixels of a view.
+    /// Returns the pixels of a view.
     pub fn rows(&self, view: View) -> Rows<'a> {
         let data: &[f32] = match view.source {
             Source::Slot(slot) => &self.floats[slot],
@@ -25,7 +25,7 @@ impl<'a> Memory<'a> {
         Rows { data: &data[view.offset..], stride: view.stride }
     }
 
-    /// The pixels of one image of a view.
+    /// Returns the pixels of one image of a view.
     pub fn image(&self, view: View, image: usize) -> Rows<'a> {
         let rows = self.rows(view);
         Rows { data: &rows.data[image * view.shape.height * view.shape.width * rows.stride..], ..rows }
@@ -43,14 +43,14 @@ pub(crate) struct Pixels<'a> {
 }
 
 impl Pixels<'_> {
-    /// Whether all of them are finite.
+    /// Tells whether all of them are finite.
     #[inline(always)]
     pub fn finite(&self) -> bool {
         finite(self.out.chunks(self.stride).take(self.count).map(|row| &row[..self.shape.channels]))
     }
 }
 
-/// Whether all elements of some rows are finite: 0 times one that is not is NaN, and stays in a sum.
+/// Tells whether all elements of some rows are finite: 0 times one that is not is NaN, and stays in a sum.
 #[inline(always)]
 pub(crate) fn finite<'a>(rows: impl Iterator<Item = &'a [f32]>) -> bool {
     let mut sums = [0.0f32; 32];

@@ -6,9 +6,9 @@ use super::conv::FloatConv;
 /// Where a float value lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// In a float slot.
+    /// The value is in a float slot.
     Slot(usize),
-    /// In what the body of the network hands to its head, one row an image.
+    /// The value is in what the body of the network hands to its head, one row an image.
     Row,
 }
 
@@ -26,30 +26,36 @@ pub(crate) struct View {
 pub(crate) enum FloatOp {
     /// The image, from `[C, H, W]` to `[H, W, C]`.
     Image,
+    /// A convolution or a linear layer.
     Conv(Box<FloatConv>, View),
+    /// The value as it is.
     Copy(View),
+    /// The largest value of each window.
     MaxPool(Pool2d, View),
+    /// The mean of each window.
     AvgPool(Pool2d, View),
-    /// Means over as many windows as there are output pixels.
+    /// The mean of each of as many windows as there are output pixels.
     Adaptive(View),
+    /// The sum of two values.
     Add(View, View),
+    /// The larger of two values.
     Max(View, View),
-    /// A product with a value of the same shape, or of one pixel.
+    /// The product with a value of the same shape, or of one pixel.
     Mul(View, View),
+    /// The channels of several values, one after the other.
     Concat(Vec<View>),
-    /// With this many groups.
+    /// The channels of this many groups, interleaved.
     Shuffle(usize, View),
-    /// Pixels added at the top, left, bottom and right, and their value.
+    /// The value with pixels added at the top, left, bottom and right, of another value.
     Pad2d([usize; 4], f32, View),
+    /// Local response normalisation.
     Lrn(Lrn, View),
+    /// The softmax over the channels.
     Softmax(View),
+    /// All elements as the channels of one pixel, the channel's pixels together.
     Flatten(View),
     /// Every `stride`th pixel, with `before` channels of zeros before its own.
-    PadShortcut {
-        stride: usize,
-        before: usize,
-        x: View,
-    },
+    PadShortcut { stride: usize, before: usize, x: View },
 }
 
 /// Local response normalisation: `x / (k + alpha * sum of squares of `size` channels)^beta`.
@@ -62,7 +68,7 @@ pub(crate) struct Lrn {
 }
 
 impl FloatOp {
-    /// What kind of work it is, for a person to read.
+    /// Returns the kind of work, for a person to read.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Image => "input",
@@ -77,7 +83,7 @@ impl FloatOp {
         }
     }
 
-    /// Whether every value it gives is one of its inputs' or a finite constant.
+    /// Tells whether every value that the operation gives is one of its inputs' or a finite constant.
     pub fn moves(&self) -> bool {
         match self {
             Self::Image
@@ -100,14 +106,17 @@ impl FloatOp {
     }
 }
 
-/// What is done to a value's rows before they are rounded or read.
+/// An operation on a value's rows before they are rounded or read.
 #[derive(Debug)]
 pub(crate) enum PostOp {
+    /// Adds another value.
     Add(View),
+    /// Limits to a range.
     Clamp(f32, f32),
+    /// Applies a function to each element.
     Function(Activation),
-    /// `x * weight + bias` of each channel.
+    /// Computes `x * weight + bias`, with a weight and a bias for each channel.
     Affine(Vec<f32>, Vec<f32>),
-    /// With the slope of each channel.
+    /// Multiplies negative elements by the slope of their channel.
     PRelu(Vec<f32>),
 }

@@ -9,14 +9,14 @@ use crate::kernels::Rows;
 #[derive(Clone)]
 pub(super) struct Window<'a> {
     pub rows: Rows<'a>,
-    /// Pixels of a row of the image.
+    /// The number of pixels of a row of the image.
     pub width: usize,
     pub ys: Range<usize>,
     pub xs: Range<usize>,
 }
 
 impl<'a> Window<'a> {
-    /// What the window of output `(y, x)` sees of the image `rows`, and how many pixels it has in the padded image.
+    /// Returns what the window of output `(y, x)` sees of the image `rows`, and how many pixels it has in the padded image.
     #[inline(always)]
     pub fn of(pool: &Pool2d, rows: Rows<'a>, input: Shape, y: usize, x: usize) -> (Self, usize) {
         let along = |at: usize, axis: usize, size: usize| {
@@ -29,7 +29,7 @@ impl<'a> Window<'a> {
         (Self { rows, width: input.width, ys, xs }, padded_rows * padded_columns)
     }
 
-    /// Its pixels.
+    /// Returns the number of its pixels.
     #[inline(always)]
     pub fn area(&self) -> usize {
         self.ys.len() * self.xs.len()
@@ -52,7 +52,7 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// [`Window::fold`] of channels `c .. c + N`.
+    /// Folds channels `c .. c + N`, see [`Window::fold`].
     #[inline(always)]
     fn fold_some<const N: usize>(&self, c: usize, start: f32, join: impl Fn(f32, f32) -> f32) -> [f32; N] {
         let mut all = [start; N];
@@ -68,7 +68,7 @@ impl<'a> Window<'a> {
         all
     }
 
-    /// The mean of each channel, its sum divided by `count`.
+    /// Writes the mean of each channel, which is its sum divided by `count`.
     #[inline(always)]
     pub fn mean(&self, count: usize, out: &mut [f32]) {
         self.fold(0.0, |sum, x| sum + x, out);

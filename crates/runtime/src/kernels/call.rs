@@ -4,10 +4,10 @@ use std::ops::Range;
 use crate::layout::{LANES, Layout};
 use crate::pack::Packed;
 
-/// Most outputs that one call computes.
+/// The most outputs that one call computes.
 pub(crate) const STRIP: usize = 256;
 
-/// Rows of floats, one a pixel, `stride` floats apart.
+/// Rows of floats: one row a pixel, `stride` floats apart.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rows<'a> {
     pub data: &'a [f32],
@@ -15,7 +15,7 @@ pub(crate) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// The first `channels` floats of row `i`.
+    /// Returns the first `channels` floats of row `i`.
     #[inline(always)]
     pub fn pixel(&self, i: usize, channels: usize) -> &'a [f32] {
         &self.data[i * self.stride..][..channels]
@@ -26,9 +26,9 @@ impl<'a> Rows<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Residual<'a> {
     None,
-    /// Row `i` to output `i`.
+    /// Row `i` is added to output `i`.
     Rows(Rows<'a>),
-    /// What lies where the output goes.
+    /// What lies where the output goes is added to it.
     Output,
 }
 
@@ -37,23 +37,23 @@ pub(crate) enum Residual<'a> {
 pub(crate) struct ConvCall<'a> {
     pub weights: &'a Packed,
     pub layout: &'a Layout,
-    /// Codes of all pixels, borders included: `[pixels, layout.bytes]` and [`SLACK`] bytes.
+    /// The codes of all pixels, borders included: `[pixels, layout.bytes]` and [`SLACK`] bytes.
     pub codes: &'a [u8],
-    /// `[pixels, layout.scales]`.
+    /// The scales of all pixels, `[pixels, layout.scales]`.
     pub scales: &'a [f32],
-    /// Input pixel under the first tap, for each output.
+    /// The input pixel under the first tap, for each output.
     pub pixels: &'a [u32],
-    /// Distance of each tap from the first, in pixels.
+    /// The distance of each tap from the first, in pixels.
     pub taps: &'a [u32],
-    /// Panels to compute.
+    /// The panels to compute.
     pub panels: Range<usize>,
-    /// Added after the bias.
+    /// What is added after the bias.
     pub residual: Residual<'a>,
-    /// Limits of the result.
+    /// The limits of the result.
     pub clamp: Option<(f32, f32)>,
 }
 
-/// Bytes that a kernel may read after the last pixel's codes.
+/// The number of bytes that a kernel may read after the last pixel's codes.
 pub(crate) const SLACK: usize = 64;
 
 impl ConvCall<'_> {
@@ -98,7 +98,7 @@ impl ConvCall<'_> {
     }
 }
 
-/// Float rows to integers: row `i` of `x` to pixel `pixels[i]`.
+/// Rows of floats to round: row `i` of `x` becomes the codes of pixel `pixels[i]`.
 #[derive(Debug)]
 pub(crate) struct QuantizeCall<'a> {
     pub layout: &'a Layout,
@@ -116,23 +116,32 @@ impl QuantizeCall<'_> {
     }
 }
 
-/// Pixels of a planar image of at most [`PLANES`] channels to integers: pixel `first + i` to pixel `pixels[i]`.
+/// Pixels of a planar image of at most [`PLANES`] channels to round: pixel `first + i` becomes the codes of pixel
+/// `pixels[i]`.
 #[derive(Debug)]
 pub(crate) struct PlanesCall<'a> {
     pub layout: &'a Layout,
-    /// `[C, area]`.
+    /// The image, `[C, area]`.
     pub image: &'a [f32],
     pub area: usize,
     pub first: usize,
     pub pixels: &'a [u32],
 }
 
-/// Most channels of a [`PlanesCall`].
+/// The most channels of a [`PlanesCall`].
 pub(crate) const PLANES: usize = 4;
 
 impl PlanesCall<'_> {
-    /// Whether a layout can be made from planes: all channels of a pixel share a scale.
+    /// Tells whether a layout can be made from planes: all channels of a pixel share a scale.
     pub fn fits(layout: &Layout) -> bool {
         layout.channels <= PLANES && layout.blocks.len() == 1 && layout.pieces.is_empty() && !layout.depthwise
+    }
+
+    /// Panics unless every access of a kernel lies in its slice.
+    pub fn check(&self, codes: &[u8], scales: &[f32]) {
+        let area = self.pixels.iter().max().map_or(0, |&pixel| pixel as usize + 1);
+        assert!(Self::fits(self.layout) && self.layout.bytes == PLANES && self.pixels.len() <= STRIP);
+        assert!(codes.len() >= area * PLANES && scales.len() >= area);
+        assert!(self.first + self.pixels.len() <= self.area && self.image.len() >= self.layout.channels * self.area);
     }
 }

@@ -8,7 +8,7 @@ use crate::buffer::Buffer;
 use crate::layout::{LayerInput, Layout};
 use crate::pack::{Integers, Packed, Packing, Scale};
 
-/// Multiply-accumulates a second of a kernel on one thread, all data in the nearest cache: 48 pixels of 256 channels by 32
+/// Measures the multiply-accumulates a second of a kernel on one thread, all data in the nearest cache: 48 pixels of 256 channels by 32
 /// outputs, 8 KiB of 4-bit weights in bytes, one scale.
 pub(crate) fn ceiling(kernel: &AnyKernel) -> f64 {
     let (channels, outputs, count) = (256, 32, 48);

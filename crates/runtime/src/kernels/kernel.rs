@@ -1,14 +1,14 @@
-//! What a kernel is.
+//! The trait of kernels, and what they want of the planner.
 use super::{ConvCall, PlanesCall, QuantizeCall};
 
 /// An instruction set's loops. A value can be made only where the CPU has the instructions.
 pub(crate) trait Kernel: Copy + Send + Sync {
-    /// What it wants of the planner.
+    /// What the kernel wants of the planner.
     const WANTS: Wants = Wants::USUAL;
-    /// `None` where the CPU lacks an instruction.
+    /// Makes the kernel, or `None` where the CPU lacks an instruction.
     fn new() -> Option<Self>;
-    /// Computes the outputs of a call into `out`, row `i` of output `i`, `stride` floats apart; whether all of them were
-    /// finite before they were limited.
+    /// Computes the outputs of a call into `out`, output `i` into row `i`, rows `stride` floats apart. Returns whether all
+    /// of them were finite before they were limited.
     ///
     /// `unpacked` has room for two panels and a line, or is empty where weights are not in nibbles.
     #[must_use]
@@ -17,13 +17,13 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]);
     /// Rounds a planar image to codes and scales.
     fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]);
-    /// Runs a task in code that is compiled for its instructions.
+    /// Runs a task in code that is compiled for the kernel's instructions.
     fn run<T: Task>(&self, task: T) -> T::Output;
 }
 
 /// Plain code that is compiled for each kernel's instructions: [`Task::run`] and what it calls are `#[inline(always)]`.
 pub(crate) trait Task {
-    /// What it gives.
+    /// The result.
     type Output;
     /// Does the work.
     fn run(self) -> Self::Output;
@@ -35,7 +35,7 @@ pub(crate) struct Wants {
     /// Whether it is faster with the factors of two-level scales apart: products of a factor and a weight do not fit its
     /// sums.
     pub factors_apart: bool,
-    /// [`Packing::signed_codes`](crate::pack::Packing::signed_codes).
+    /// Whether it multiplies signed codes, see [`Packing::signed_codes`](crate::pack::Packing::signed_codes).
     pub signed_codes: bool,
     /// Weights of a layer from which on those of at most four bits are packed two a byte: they come from far, and are
     /// unpacked on their way, or for a strip of pixels. Linear layers' always are.
@@ -53,7 +53,7 @@ pub(crate) struct Wants {
 }
 
 impl Wants {
-    /// What most kernels want.
+    /// The wishes of most kernels.
     pub const USUAL: Self = Self {
         factors_apart: false,
         signed_codes: false,

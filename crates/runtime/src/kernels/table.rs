@@ -41,17 +41,17 @@ macro_rules! table {
         }
 
         impl KernelName {
-            /// All of them, slowest first.
+            /// All kernels, slowest first.
             pub const ALL: [Self; [$(stringify!($name)),+].len()] = [$(Self::$variant),+];
 
-            /// As `DSCONV_KERNEL` takes it.
+            /// Returns the name that `DSCONV_KERNEL` takes.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => stringify!($name),)+
                 }
             }
 
-            /// The kernel; `None` on a CPU that does not run it.
+            /// Makes the kernel, or `None` on a CPU that does not run it.
             pub(crate) fn make(self) -> Option<AnyKernel> {
                 match self {
                     $(
@@ -64,27 +64,31 @@ macro_rules! table {
             }
         }
 
-        /// One of the kernels.
+        /// One of the kernels of [`KernelName`].
         #[derive(Debug, Clone, Copy)]
         pub(crate) enum AnyKernel {
             $(#[cfg($place)] $variant(super::$module $(::$part)*),)+
         }
 
         impl AnyKernel {
+            /// Returns the kernel's row in the table.
             pub fn name(&self) -> KernelName {
                 match self {
                     $(#[cfg($place)] Self::$variant(_) => KernelName::$variant,)+
                 }
             }
 
-            /// [`Kernel::WANTS`].
+            /// Returns [`Kernel::WANTS`].
             pub fn wants(&self) -> Wants {
                 match self {
                     $(#[cfg($place)] Self::$variant(_) => <super::$module $(::$part)* as Kernel>::WANTS,)+
                 }
             }
 
-            /// [`Kernel::conv`].
+            /// Calls [`Kernel::conv`].
+            ///
+            /// # Panics
+            /// Panics if the weights were packed for another kernel, or if the call does not lie in its slices.
             #[must_use]
             pub fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool {
                 assert!(self.reads(call.weights), "weights packed for another kernel");
@@ -93,21 +97,28 @@ macro_rules! table {
                 }
             }
 
-            /// [`Kernel::quantize`].
+            /// Calls [`Kernel::quantize`].
+            ///
+            /// # Panics
+            /// Panics if the call does not lie in its slices.
             pub fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
                 match self {
                     $(#[cfg($place)] Self::$variant(kernel) => kernel.quantize(call, codes, scales),)+
                 }
             }
 
-            /// [`Kernel::quantize_planes`].
+            /// Calls [`Kernel::quantize_planes`].
+            ///
+            /// # Panics
+            /// Panics if the call does not lie in its slices.
             pub fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+                call.check(codes, scales);
                 match self {
                     $(#[cfg($place)] Self::$variant(kernel) => kernel.quantize_planes(call, codes, scales),)+
                 }
             }
 
-            /// [`Kernel::run`].
+            /// Calls [`Kernel::run`].
             pub fn run<T: Task>(&self, task: T) -> T::Output {
                 match self {
                     $(#[cfg($place)] Self::$variant(kernel) => kernel.run(task),)+
@@ -123,8 +134,8 @@ rows!(table);
 pub(super) use rows;
 
 impl AnyKernel {
-    /// Whether it reads weights that are packed this way: factors apart only where it wants them, and nibbles with two-level
-    /// scales only with their factors apart.
+    /// Tells whether the kernel reads weights that are packed this way: with factors apart only where it wants them, in
+    /// nibbles with two-level scales only with their factors apart.
     fn reads(&self, weights: &Packed) -> bool {
         let wants = self.wants();
         let codes = weights.depthwise || weights.signed_codes == wants.signed_codes;
@@ -151,12 +162,12 @@ fn refuse(name: &str, why: &'static str) -> Error {
     Error::Kernel { name: name.into(), why, available: kernels().into_iter().map(KernelName::as_str).collect() }
 }
 
-/// The kernels that this CPU runs, slowest first.
+/// Returns the kernels that this CPU runs, slowest first.
 pub fn kernels() -> Vec<KernelName> {
     KernelName::ALL.into_iter().filter(|name| name.make().is_some()).collect()
 }
 
-/// The kernel asked for, or the fastest.
+/// Makes the kernel that was asked for, or the fastest.
 pub(crate) fn select(asked: Option<KernelName>) -> Result<AnyKernel, Error> {
     match asked {
         Some(name) => name.make().ok_or_else(|| refuse(name.as_str(), "cannot run on this CPU")),

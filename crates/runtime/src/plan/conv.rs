@@ -11,7 +11,7 @@ use crate::layout::{LANES, Layout};
 use crate::pack::{Integers, Packed, Packing, Scale};
 
 impl Draft<'_> {
-    /// Step `i`, a layer that computes `conv`; a sum and a limit at the front of `posts` become part of it.
+    /// Makes step `i`, a layer that computes `conv`; a sum and a limit at the front of `posts` become part of it.
     ///
     /// # Errors
     /// As [`super::Plan::new`].
@@ -68,7 +68,7 @@ impl Draft<'_> {
         })))
     }
 
-    /// Weights as the kernel reads them.
+    /// Packs weights as the kernel wants them.
     fn pack(&self, codes: &QuantizedWeights, bias: Option<&[f32]>, layout: &Layout, linear: bool) -> Packed {
         let wants = self.kernel.wants();
         let small = codes.bits().get() <= 4 && !layout.depthwise;
@@ -90,7 +90,7 @@ impl Draft<'_> {
         Packed::new(integers, bias, layout, Packing { nibbles, signed_codes: wants.signed_codes })
     }
 
-    /// What step `i`, a convolution, adds to its sums: taken from the front of `posts`.
+    /// Takes what step `i`, a convolution, adds to its sums from the front of `posts`.
     fn residual(&self, i: usize, posts: &mut Vec<PostOp>) -> Option<Added> {
         let Some(PostOp::Add(view)) = posts.first() else { return None };
         // The value of a step that runs with this one lies where the result goes.
@@ -101,7 +101,7 @@ impl Draft<'_> {
     }
 }
 
-/// The distance of each tap from the first, in pixels of the input; `None` where its pixels cannot be counted.
+/// Returns the distance of each tap from the first, in pixels of the input; `None` where its pixels cannot be counted.
 fn taps(conv: &Conv2d, input: &CodesView) -> Option<Vec<u32>> {
     let distance = |k: usize, axis: usize| k * conv.dilation[axis];
     let taps = (0..conv.kernel[0])

@@ -22,9 +22,9 @@ pub(super) struct Draft<'a> {
     pub forms: Forms,
     /// The slot of each float buffer.
     slots: Vec<usize>,
-    /// Floats of each slot of the body and of the head.
+    /// The number of floats of each slot of the body and of the head.
     sizes: [Vec<usize>; 2],
-    /// Bytes that packed weights may still take.
+    /// The number of bytes that packed weights may still take.
     pub room: u64,
 }
 
@@ -70,12 +70,12 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// Where a value lies for a reader in the body or the head.
+    /// Returns where a value lies for a reader in the body or the head.
     pub fn view(&self, node: usize, head: bool) -> View {
         self.slot(self.placement.view(self.graph, node, head))
     }
 
-    /// Where a step stores its value as floats.
+    /// Returns where a step stores its value as floats, if anybody reads it so.
     pub fn dest(&self, step: usize) -> Option<View> {
         self.placement.dest(self.graph, step).map(|view| self.slot(view))
     }
@@ -87,14 +87,14 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// A part's steps with its memory, which is taken out.
+    /// Makes a part's program of its steps and its memory, which is taken out.
     pub fn program(&mut self, steps: Vec<Step>, part: Part) -> Program {
         let floats = take(&mut self.sizes[part as usize]);
         let codes = take(&mut self.forms.sizes[part as usize]);
         Program::new(steps, floats, codes, part == Part::Body)
     }
 
-    /// The layouts that [`CodesView::layout`](super::step::CodesView::layout) counts.
+    /// Returns the layouts that [`CodesView::layout`](super::step::CodesView::layout) counts.
     pub fn into_layouts(self) -> Vec<Layout> {
         self.forms.layouts
     }

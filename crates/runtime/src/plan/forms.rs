@@ -22,6 +22,7 @@ pub(super) struct Forms {
 }
 
 impl Forms {
+    /// Decides which step rounds the input of each integer layer, and into which slot.
     pub fn new(graph: &Graph, placement: &Placement, formats: &BTreeMap<String, LayerFormat>) -> Self {
         let n = placement.steps.len();
         let mut forms =
@@ -52,7 +53,7 @@ impl Forms {
         forms
     }
 
-    /// The number of a layer's layout.
+    /// Returns the number of a layer's layout, which is added if it is new.
     fn layout(&mut self, channels: usize, op: &Op, format: &LayerFormat) -> usize {
         let (groups, depthwise) = match op {
             Op::Conv2d(c) => (c.groups, c.groups == c.in_channels && c.groups == c.out_channels && c.groups > 1),

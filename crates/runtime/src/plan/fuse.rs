@@ -8,13 +8,13 @@ use graph::{Activation, Graph, Node, NodeId, Op};
 pub(crate) enum Post {
     /// Adds another node's value.
     Add(usize),
-    /// Limits.
+    /// Limits to a range.
     Clamp(f32, f32),
-    /// Another function.
+    /// Applies another function.
     Function(Activation),
-    /// The affine node with these parameters.
+    /// Multiplies and adds the parameters of this affine node.
     Affine(usize),
-    /// The node with these slopes.
+    /// Multiplies negative elements by the slopes of this node.
     PRelu(usize),
 }
 
@@ -81,7 +81,7 @@ pub(crate) fn fuse(graph: &Graph, copied: &BTreeSet<usize>, integer: impl Fn(&No
     Fusion { steps, roles, head }
 }
 
-/// What a node does element by element, if it does.
+/// Returns what a node does element by element, if it does.
 fn post(i: usize, op: &Op) -> Option<Post> {
     Some(match op {
         Op::Relu => Post::Clamp(0.0, f32::INFINITY),
@@ -111,7 +111,7 @@ impl<F: Fn(&Node) -> bool> Fuser<'_, F> {
         self.graph.nodes()[i].inputs.iter().map(|id: &NodeId| id.index()).collect()
     }
 
-    /// The step that gives `input`, if nobody but node `i` reads that.
+    /// Returns the step that gives `input`, if nobody but node `i` reads that.
     fn open(&self, input: usize, i: usize) -> Option<usize> {
         match self.roles[input] {
             Role::Step(step)
@@ -123,13 +123,13 @@ impl<F: Fn(&Node) -> bool> Fuser<'_, F> {
         }
     }
 
-    /// Whether a step is nothing but a convolution in integers.
+    /// Tells whether a step is nothing but a convolution in integers.
     fn is_convolution(&self, step: usize) -> bool {
         let s = &self.steps[step];
         s.kind == Kind::Node && s.posts.is_empty() && (self.integer)(&self.graph.nodes()[s.root])
     }
 
-    /// Node `i` is done by the step that makes its input, or by one that copies it.
+    /// Lets node `i` be done by the step that makes its input, or by one that copies it.
     fn follow(&mut self, i: usize, post: Post) -> Role {
         let input = self.graph.nodes()[i].inputs[0].index();
         let step = self.open(input, i).unwrap_or_else(|| {
@@ -141,7 +141,7 @@ impl<F: Fn(&Node) -> bool> Fuser<'_, F> {
         Role::Step(step)
     }
 
-    /// The convolution that node `i`, a sum, is done by: the later operand's step adds the earlier value. Where that is a
+    /// Returns the convolution that node `i`, a sum, is done by: the later operand's step adds the earlier value. Where that is a
     /// convolution's too, and nobody else reads it, both are computed together.
     fn add_to(&mut self, i: usize) -> Option<usize> {
         let node = &self.graph.nodes()[i];
@@ -162,7 +162,7 @@ impl<F: Fn(&Node) -> bool> Fuser<'_, F> {
         Some(step)
     }
 
-    /// Whether node `i` gives its inputs' values, seen in another way.
+    /// Tells whether node `i` gives its inputs' values, seen in another way.
     fn is_view(&self, i: usize, copied: &BTreeSet<usize>) -> bool {
         let (nodes, inputs) = (self.graph.nodes(), self.inputs(i));
         match nodes[i].op {
@@ -173,7 +173,7 @@ impl<F: Fn(&Node) -> bool> Fuser<'_, F> {
         }
     }
 
-    /// Node `i` begins a step.
+    /// Begins a step with node `i`.
     fn begin(&mut self, i: usize) -> Role {
         let inputs = self.inputs(i);
         self.steps.push(Fused { root: i, kind: Kind::Node, inputs, ..copy(i, i, self.head[i]) });
@@ -181,7 +181,7 @@ impl<F: Fn(&Node) -> bool> Fuser<'_, F> {
     }
 }
 
-/// A step that gives the value of `input` again.
+/// Makes a step that gives the value of `input` again.
 pub(crate) fn copy(input: usize, value: usize, head: bool) -> Fused {
     Fused {
         root: value,
@@ -196,7 +196,7 @@ pub(crate) fn copy(input: usize, value: usize, head: bool) -> Fused {
     }
 }
 
-/// Whether the value of `node` is complete before `step` begins.
+/// Tells whether the value of `node` is complete before `step` begins.
 fn before(node: usize, step: usize, roles: &[Role], graph: &Graph) -> bool {
     let mut nodes = vec![node];
     let mut seen = BTreeSet::new();
@@ -210,7 +210,7 @@ fn before(node: usize, step: usize, roles: &[Role], graph: &Graph) -> bool {
     true
 }
 
-/// The longest end of the graph in which every value is 1x1 and no pixel sees another.
+/// Finds the longest end of the graph in which every value is 1x1 and no pixel sees another.
 fn find_head(graph: &Graph) -> Vec<bool> {
     let nodes = graph.nodes();
     let mut head = vec![true; nodes.len()];

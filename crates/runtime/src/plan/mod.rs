@@ -43,7 +43,7 @@ pub(crate) struct Plan {
     input: Shape,
     outputs: usize,
     info: Info,
-    /// Most bytes of a session's buffers, and of packed weights.
+    /// The most bytes of a session's buffers, and of packed weights.
     most: u64,
 }
 
@@ -78,7 +78,7 @@ impl Plan {
         })
     }
 
-    /// The steps of a part and the memory they need.
+    /// Returns the steps of a part and the memory they need.
     pub fn program(&self, part: Part) -> &Program {
         match part {
             Part::Body => &self.body,
@@ -86,52 +86,52 @@ impl Plan {
         }
     }
 
-    /// The steps of a part.
+    /// Returns the steps of a part.
     pub fn steps(&self, part: Part) -> &[Step] {
         &self.program(part).steps
     }
 
-    /// How the pixels of an integer activation lie.
+    /// Returns how the pixels of an integer activation lie.
     pub fn layout(&self, view: &CodesView) -> &Layout {
         &self.layouts[view.layout]
     }
 
-    /// Values that the body hands on, and where they begin in a row.
+    /// Returns the values that the body hands on, and where they begin in a row.
     pub fn crossing(&self) -> &[(View, usize)] {
         &self.crossing
     }
 
-    /// Floats of a row: what the body hands on of an image.
+    /// Returns the number of floats of a row, which is what the body hands on of an image.
     pub fn row(&self) -> usize {
         self.row
     }
 
-    /// The logits, in a slot of the head or in the row.
+    /// Returns where the logits lie, in a slot of the head or in the row.
     pub fn output(&self) -> View {
         self.output
     }
 
-    /// Elements of an image's output.
+    /// Returns the number of elements of an image's output.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
 
-    /// The shape of an input image.
+    /// Returns the shape of an input image.
     pub fn input(&self) -> Shape {
         self.input
     }
 
-    /// What goes with the network.
+    /// Returns what goes with the network.
     pub fn info(&self) -> &Info {
         &self.info
     }
 
-    /// Bytes of all packed weights.
+    /// Returns the number of bytes that all packed weights take.
     pub fn weight_bytes(&self) -> usize {
         self.body.steps.iter().chain(&self.head.steps).map(Step::weight_bytes).sum()
     }
 
-    /// Refuses more images, or more parts of a step, than there may be buffers for; gives how many bytes are left.
+    /// Refuses more images, or more parts of a step, than there may be buffers for; returns how many bytes are left.
     ///
     /// # Errors
     /// [`Error::Memory`].
@@ -144,7 +144,7 @@ impl Plan {
     }
 }
 
-/// The steps of the body and of the head. Convolutions that another step computes move there.
+/// Separates the steps of the body from those of the head. Convolutions that another step computes move there.
 fn separate(mut steps: Vec<Step>, placement: &Placement) -> (Vec<Step>, Vec<Step>) {
     for i in 0..steps.len() {
         let Some(before) = placement.steps[i].before else { continue };

@@ -16,18 +16,18 @@ pub(crate) enum Part {
 #[derive(Debug)]
 pub(crate) struct Program {
     pub steps: Vec<Step>,
-    /// Floats of each slot.
+    /// The number of floats of each float slot.
     pub floats: Vec<usize>,
-    /// Bytes and scales of each integer slot.
+    /// The size of each integer slot.
     pub codes: Vec<CodeSize>,
-    /// Floats that a strip of any step takes.
+    /// The number of floats that a strip of any step takes.
     pub scratch: usize,
-    /// Bytes for a pair of panels, unpacked.
+    /// The number of bytes that a pair of unpacked panels takes.
     pub unpacked: usize,
 }
 
 impl Program {
-    /// Steps with the slots of these sizes. Where `whole`, an image is run at a time, and a strip is no longer than that.
+    /// Makes a program of steps and slots of these sizes. Where `whole`, an image is run at a time, and a strip is no longer than that.
     pub fn new(steps: Vec<Step>, floats: Vec<usize>, codes: Vec<CodeSize>, whole: bool) -> Self {
         let strip = |s: &Step| if whole { s.strip.min(s.shape.height * s.shape.width) } else { s.strip };
         let scratch = steps.iter().filter(|s| s.dest.is_none()).map(|s| strip(s) * s.shape.channels).max();
@@ -39,7 +39,7 @@ impl Program {
         Self { steps, floats, codes, scratch, unpacked }
     }
 
-    /// Bytes of the buffers that it runs in: for `images` images at a time, each step in up to `parts` parts.
+    /// Returns the number of bytes of the buffers that it runs in, for `images` images at a time, each step in up to `parts` parts.
     pub fn bytes(&self, images: usize, parts: usize) -> u64 {
         let floats = |n: usize, times: usize| Buffer::<f32>::bytes_of(n.saturating_mul(times));
         let bytes = |n: usize, times: usize| Buffer::<u8>::bytes_of(n.saturating_mul(times).saturating_add(SLACK));
@@ -50,7 +50,7 @@ impl Program {
     }
 }
 
-/// What an integer slot must hold, for one image.
+/// The bytes of codes and the scales that an integer slot holds, for one image.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct CodeSize {
     pub bytes: usize,

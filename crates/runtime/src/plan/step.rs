@@ -4,7 +4,7 @@ use graph::Shape;
 use crate::float::{FloatOp, PostOp, View};
 use crate::pack::Packed;
 
-/// Most integer forms of one value that a step makes in one pass.
+/// The most integer forms of one value that a step makes in one pass.
 pub(crate) const EMITS: usize = 4;
 
 /// An integer activation in memory: `[H + 2 pad, W + 2 pad]` pixels of one layout.
@@ -12,16 +12,16 @@ pub(crate) const EMITS: usize = 4;
 pub(crate) struct CodesView {
     pub slot: usize,
     pub layout: usize,
-    /// `[vertical, horizontal]` border of zeros on either side.
+    /// The border of zeros on either side, `[vertical, horizontal]`.
     pub pad: [usize; 2],
-    /// Pixels of a row, borders included.
+    /// The number of pixels of a row, borders included.
     pub width: usize,
-    /// Rows without borders.
+    /// The number of rows without borders.
     pub height: usize,
 }
 
 impl CodesView {
-    /// Pixels of all rows, of `images` images below each other.
+    /// Returns the number of pixels of all rows, of `images` images below each other.
     pub fn pixels(&self, images: usize) -> usize {
         (self.height * images + 2 * self.pad[0]) * self.width
     }
@@ -35,13 +35,13 @@ pub(crate) struct IntConv {
     /// The input pixel under the first tap of output (0, 0).
     pub origin: usize,
     pub stride: [usize; 2],
-    /// Distance of each tap from the first.
+    /// The distance of each tap from the first, in pixels.
     pub taps: Vec<u32>,
     pub residual: Option<Added>,
     /// Another convolution, whose value is added.
     pub before: Option<Box<IntConv>>,
     pub clamp: Option<(f32, f32)>,
-    /// Multiply-accumulates an output pixel.
+    /// The number of multiply-accumulates of an output pixel.
     pub macs: u64,
 }
 
@@ -64,7 +64,7 @@ pub(crate) enum StepOp {
 }
 
 impl StepOp {
-    /// What kind of work it is, for a person to read.
+    /// Returns the kind of work, for a person to read.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Conv(_) => "integer convolution",
@@ -76,34 +76,35 @@ impl StepOp {
 /// One pass over the pixels of a value.
 #[derive(Debug)]
 pub(crate) struct Step {
-    /// The node it begins with.
+    /// The name of the node that the step begins with.
     pub name: String,
     pub op: StepOp,
     pub posts: Vec<PostOp>,
-    /// Of what it makes.
+    /// The shape of the value that the step makes.
     pub shape: Shape,
+    /// Where the value is stored as floats, if anybody reads it so.
     pub dest: Option<View>,
-    /// Integer forms that it makes.
+    /// The integer forms that the step makes of its value.
     pub emits: Vec<CodesView>,
-    /// Pixels computed at a time.
+    /// The number of pixels that are computed at a time.
     pub strip: usize,
 }
 
 impl IntConv {
-    /// Bytes for a pair of panels, unpacked.
+    /// Returns the number of bytes that a pair of unpacked panels takes.
     pub fn unpacked_bytes(&self) -> usize {
         let own = if self.weights.nibbles { 2 * self.weights.unpacked_bytes() + 64 } else { 0 };
         own.max(self.before.as_ref().map_or(0, |before| before.unpacked_bytes()))
     }
 
-    /// Bytes of its packed weights.
+    /// Returns the number of bytes that the packed weights take.
     pub fn weight_bytes(&self) -> usize {
         self.weights.bytes() + self.before.as_ref().map_or(0, |before| before.weight_bytes())
     }
 }
 
 impl Step {
-    /// Multiply-accumulates of one image.
+    /// Returns the number of multiply-accumulates for one image.
     pub fn macs(&self) -> u64 {
         let pixels = (self.shape.height * self.shape.width) as u64;
         match &self.op {
@@ -113,7 +114,7 @@ impl Step {
         }
     }
 
-    /// Bytes of its packed weights.
+    /// Returns the number of bytes that the packed weights take.
     pub fn weight_bytes(&self) -> usize {
         match &self.op {
             StepOp::Conv(conv) => conv.weight_bytes(),

@@ -10,7 +10,7 @@ use crate::float::{FloatOp, Lrn, PostOp, Source, View};
 use crate::kernels::STRIP;
 
 impl Draft<'_> {
-    /// Step `i`, with its weights packed.
+    /// Makes step `i`, with its weights packed.
     ///
     /// # Errors
     /// As [`super::Plan::new`].
@@ -32,7 +32,7 @@ impl Draft<'_> {
         Ok(Step { name, op, posts, shape, dest, emits, strip })
     }
 
-    /// What follows step `i`'s operation.
+    /// Returns what follows step `i`'s operation.
     fn posts(&self, i: usize, parameters: &mut Parameters<'_>) -> Result<Vec<PostOp>, Error> {
         let fused = &self.placement.steps[i];
         let node = |i: usize| &self.graph.nodes()[i];
@@ -55,7 +55,7 @@ impl Draft<'_> {
         fused.posts.iter().map(post).collect()
     }
 
-    /// What step `i`, which begins with `node`, computes; what of `posts` it does itself is taken out.
+    /// Returns what step `i`, which begins with `node`, computes; what of `posts` it does itself is taken out.
     fn op(
         &mut self,
         i: usize,
@@ -106,7 +106,7 @@ impl Draft<'_> {
     }
 }
 
-/// A batch normalization: `(x - mean) / sqrt(variance + eps) * gamma + beta` of each channel.
+/// Returns a batch normalisation: `(x - mean) / sqrt(variance + eps) * gamma + beta` of each channel.
 fn normalization(name: &str, channels: usize, eps: f64, parameters: &mut Parameters<'_>) -> Result<PostOp, Error> {
     let mut param = |role: &str| parameters.floats(&format!("{name}.{role}"));
     let (gamma, beta, mean, var) = (param("weight")?, param("bias")?, param("running_mean")?, param("running_var")?);
