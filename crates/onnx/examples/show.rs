@@ -1,4 +1,4 @@
-//! Prints what an ONNX file is imported as.
+//! Prints the graph that is imported from an ONNX file.
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::args().nth(1).ok_or("show FILE.onnx")?;
     let imported = onnx::import(&std::fs::read(&path)?, &onnx::ImportOptions::default())?;

@@ -1,13 +1,11 @@
-//! ONNX files: classification networks in, quantized networks out.
+//! Imports classification networks from ONNX files ([`import`]), and exports quantized networks to ONNX files ([`export`]).
 //!
-//! This is a crate of its own so that the runtime, which reads [`graph`]'s files, does not depend on protocol buffers.
-//!
-//! # Files out
+//! # Export
 //! [`export`] writes a [`model::Model`] in one of three [`Profile`]s; `dsconv export MODEL --format onnx --profile NAME`
-//! does the same. Every file has the input `image` `[batch, C, H, W]`, the output `logits` `[batch, classes]` and any
-//! batch; nodes have the names of the graph (torchvision's for the zoo). Its `metadata_props` say `profile`, `format`
-//! (bits and blocks), `source`, and as JSON `preprocess` ([`graph::Preprocess`]) and `classes`. Batch normalisation is
-//! folded. A file larger than 2 GiB is refused.
+//! does the same. Every file has the input `image` `[batch, C, H, W]` and the output `logits` `[batch, classes]`, with any
+//! number of images in a batch. Nodes have the names of the graph (torchvision's for the zoo). The `metadata_props` are
+//! `profile`, `format` (bits and blocks), `source`, and as JSON `preprocess` ([`graph::Preprocess`]) and `classes`. Batch
+//! normalisation is folded. A file larger than 2 GiB is refused.
 //!
 //! | profile | weights | inputs of layers | opset, IR |
 //! |---|---|---|---|
@@ -15,11 +13,12 @@
 //! | `int8` | `INT8`, one scale for each output channel: the products `k q` of two-level scales | `UINT8`, one scale for each value, found on images; `--symmetric`: `INT8` with zero point 0 | 13, 7 |
 //! | `fp32` | floats, the values that codes stand for | floats | 13, 7 |
 //!
-//! Opset and IR version are the first that have what `int4` and `int8` need; `fp32` has those of `int8`. A model with float block scales gets two-level ones
-//! before it is written as `int8`, which fits its codes anew. In that profile logits, and what runs together with a ReLU,
-//! are not rounded; a normalisation that was not folded is a depthwise convolution.
+//! Opset and IR version are the first that have what `int4` and `int8` need; `fp32` has those of `int8`. A model with float
+//! block scales gets two-level ones before it is written as `int8`, which fits its codes anew. In that profile, logits and
+//! the values between a layer and its ReLU are not rounded, and a normalisation that was not folded is a depthwise
+//! convolution.
 //!
-//! ## What runs them
+//! ## Runtimes
 //! Measured with ONNX Runtime 1.32 and OpenVINO 2026.4 on the CPU; figures are in `experiments/onnx`.
 //!
 //! | profile | ONNX Runtime | OpenVINO |
@@ -30,15 +29,15 @@
 //! | `int8`, symmetric | yes, but mostly in floats: it fuses no ReLU into codes that do not end at 0 | all convolutions on integers |
 //! | `fp32` | yes | yes |
 //!
-//! TensorRT was not run: `int8` with `symmetric` is the form its documentation asks for.
+//! TensorRT was not run; `int8` with `symmetric` is the form that its documentation asks for.
 //!
 //! - `int4` without rounded activations and `fp32` give the logits of the simulation to about 1e-6 of the largest one.
-//! - `int4` with rounded activations gives the same classes, and logits to 1e-6 for most images. A function is exact, but
-//!   sums have another order in each engine: a value that lies at a half between two codes, up to that, may become the
-//!   other code, and then a logit of a 50-layer network at 4 bits moves by up to some hundredths.
-//! - A ragged last block is a second `DequantizeLinear` behind a `Concat`. ONNX allows it in one, ONNX Runtime runs that,
-//!   OpenVINO refuses it.
-//! - ONNX Runtime takes `LRN` of odd sizes alone.
+//! - `int4` with rounded activations gives the same classes, and logits to 1e-6 for most images. The functions are exact, but
+//!   engines sum in other orders: a value halfway between two codes may round to the other code, and then a logit of a
+//!   50-layer network at 4 bits moves by up to some hundredths.
+//! - A shorter last block is a second `DequantizeLinear`, joined by a `Concat`. ONNX allows it in one node and ONNX Runtime
+//!   runs that, but OpenVINO refuses it.
+//! - ONNX Runtime runs `LRN` of odd sizes only.
 #![forbid(unsafe_code)]
 
 mod export;

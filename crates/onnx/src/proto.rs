@@ -1,6 +1,6 @@
 //! The messages of `onnx.proto` (ONNX 1.17, IR version 10) that a classification network uses, under their field numbers.
 //!
-//! Written by hand, so that building needs no `protoc`; a decoder passes over fields it does not know.
+//! They are written by hand, so that building needs no `protoc`. A decoder passes over other fields.
 #![allow(missing_docs)]
 
 /// A file.
@@ -73,7 +73,7 @@ pub struct FunctionProto {
     pub overload: String,
 }
 
-/// Nodes, constants, inputs and outputs.
+/// A graph: nodes, constants, inputs and outputs.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct GraphProto {
     #[prost(message, repeated, tag = "1")]
@@ -118,10 +118,10 @@ pub struct NodeProto {
 pub struct AttributeProto {
     #[prost(string, tag = "1")]
     pub name: String,
-    /// Readers ask whether this field is there, also where it is zero.
+    /// A float. Readers ask whether this field is there, also where it is zero.
     #[prost(float, optional, tag = "2")]
     pub f: Option<f32>,
-    /// As `f`.
+    /// An integer. It is written also where it is zero, as `f` is.
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
     #[prost(bytes = "vec", tag = "4")]
@@ -142,7 +142,7 @@ pub struct AttributeProto {
     pub ref_attr_name: String,
 }
 
-/// Which field of an [`AttributeProto`] counts.
+/// The type of an [`AttributeProto`], which tells the field with its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
 pub enum AttributeType {
@@ -182,12 +182,12 @@ pub struct TensorProto {
     pub doc_string: String,
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<StringStringEntryProto>,
-    /// 1 where the data lies in another file.
+    /// The value 1 says that the data is in another file.
     #[prost(int32, tag = "14")]
     pub data_location: i32,
 }
 
-/// Types of elements.
+/// The type of the elements of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
 pub enum DataType {
@@ -210,7 +210,7 @@ pub enum DataType {
     Int4 = 22,
 }
 
-/// Name and type of a value.
+/// The name and the type of a value.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ValueInfoProto {
     #[prost(string, tag = "1")]
@@ -221,14 +221,14 @@ pub struct ValueInfoProto {
     pub doc_string: String,
 }
 
-/// A type; only tensors are read.
+/// The type of a value; only tensors are supported.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TypeProto {
     #[prost(message, optional, tag = "1")]
     pub tensor_type: Option<TensorType>,
 }
 
-/// Type of elements, and shape.
+/// The type of a tensor's elements, and its shape.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TensorType {
     #[prost(enumeration = "DataType", tag = "1")]
@@ -237,21 +237,21 @@ pub struct TensorType {
     pub shape: Option<TensorShapeProto>,
 }
 
-/// A shape.
+/// The shape of a tensor.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TensorShapeProto {
     #[prost(message, repeated, tag = "1")]
     pub dim: Vec<Dimension>,
 }
 
-/// A length, known or named.
+/// A dimension of a shape, which is known or has a name.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Dimension {
     #[prost(oneof = "DimensionValue", tags = "1, 2")]
     pub value: Option<DimensionValue>,
 }
 
-/// A length, known or named.
+/// The size or the name of a dimension.
 #[derive(Clone, PartialEq, Eq, prost::Oneof)]
 pub enum DimensionValue {
     #[prost(int64, tag = "1")]

@@ -1,5 +1,5 @@
-//! `onnx::import` of any bytes: no panic, no overflow, bounded time and memory, and what it makes fits together. What has a
-//! layer to quantize is quantized and run.
+//! Imports any bytes: there must be no panic and no overflow, time and memory must be bounded, and weights must fit the graph. A
+//! network with a layer to quantize is quantized and run.
 #![no_main]
 
 use graph::{Op, Preprocess};

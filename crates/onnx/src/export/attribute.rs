@@ -1,4 +1,4 @@
-//! Attributes and tensors of `onnx.proto`, made in one line each.
+//! Constructors of the attributes and tensors of `onnx.proto`.
 use crate::proto::{
     AttributeProto, AttributeType, DataType, Dimension, DimensionValue, TensorProto, TensorShapeProto, TensorType,
     TypeProto, ValueInfoProto,
@@ -28,12 +28,12 @@ pub(super) fn tensor(name: &str, t: TensorProto) -> AttributeProto {
     AttributeProto { t: Some(t), ..attribute(name, AttributeType::Tensor) }
 }
 
-/// In a function: the value of the function's attribute `outer`.
+/// Makes an attribute within a function whose value is that of the function's attribute `outer`.
 pub(super) fn reference(name: &str, outer: &str, r#type: AttributeType) -> AttributeProto {
     AttributeProto { ref_attr_name: outer.into(), ..attribute(name, r#type) }
 }
 
-/// A tensor of `dims` whose elements are `bytes`, little-endian.
+/// Makes a tensor of `dims` whose elements are `bytes`, little-endian.
 pub(super) fn raw(data_type: DataType, dims: &[usize], bytes: Vec<u8>) -> TensorProto {
     TensorProto {
         dims: dims.iter().map(|&d| d as i64).collect(),
@@ -51,7 +51,7 @@ pub(super) fn int64s(values: &[i64]) -> TensorProto {
     raw(DataType::Int64, &[values.len()], values.iter().flat_map(|v| v.to_le_bytes()).collect())
 }
 
-/// A float tensor `[batch, dims...]` of any batch.
+/// Makes the type of a float tensor `[batch, dims...]` with any number of images in a batch.
 pub(super) fn value(name: &str, dims: &[usize]) -> ValueInfoProto {
     let batch = DimensionValue::DimParam("batch".into());
     let dims = dims.iter().map(|&d| DimensionValue::DimValue(d as i64));

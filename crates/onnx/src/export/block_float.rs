@@ -1,4 +1,4 @@
-//! Block floating point of activations as functions of standard operators.
+//! Block floating point of activations, as functions made of standard operators.
 //!
 //! The arithmetic is that of [`blockfloat::quantize_activations`], step by step, so that a runtime with correctly
 //! rounded division gives the same values. `x` is `[N, C, H, W]` or `[N, C]`; the last channels of a group are padded
@@ -11,22 +11,22 @@ use super::OPSET_BLOCKS;
 use super::attribute::{float, floats, int, int64s, reference, signed_ints, tensor};
 use super::emit::Emitter;
 
-/// Domain of the functions.
+/// The domain of the functions.
 pub(super) const DOMAIN: &str = "dsconv";
 
-/// The smallest and largest scale, `2^-126` and `2^126`.
+/// The smallest and the largest scale, `2^-126` and `2^126`.
 const SCALES: [f32; 2] = [f32::MIN_POSITIVE, 1.0 / f32::MIN_POSITIVE];
 /// `2^127`.
 const LARGEST: f32 = 2.0 / f32::MIN_POSITIVE;
 
-/// A function that a network calls.
+/// A function that rounds to block floating point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Kind {
+pub(super) struct BlockFloatFunction {
     pow2: bool,
     ragged: bool,
 }
 
-impl Kind {
+impl BlockFloatFunction {
     fn name(self) -> String {
         let scale = if self.pow2 { "Pow2" } else { "" };
         let ragged = if self.ragged { "Ragged" } else { "" };
@@ -34,8 +34,8 @@ impl Kind {
     }
 }
 
-/// Rounds the value `x` of `channels` channels in `groups` groups as the layer `layer` does; gives the name of the result
-/// and the function that was called.
+/// Rounds the value `x` of `channels` channels in `groups` groups as the layer `layer` does. Returns the name of the result
+/// and the function that is called.
 pub(super) fn call(
     out: &mut Emitter,
     layer: &str,
@@ -43,11 +43,11 @@ pub(super) fn call(
     [channels, groups]: [usize; 2],
     format: ActivationFormat,
     signed: bool,
-) -> (String, Kind) {
+) -> (String, BlockFloatFunction) {
     let group = channels / groups;
     let len = format.block.len_in(group);
     let blocks = format.block.count(group);
-    let kind = Kind { pow2: format.scale == ActivationScale::Pow2, ragged: blocks * len > group };
+    let kind = BlockFloatFunction { pow2: format.scale == ActivationScale::Pow2, ragged: blocks * len > group };
     let (lo, hi) = format.code_range(signed);
     let size = |n: usize| n as i64;
     let mut attributes = vec![
@@ -104,8 +104,8 @@ impl Body {
     }
 }
 
-/// What [`call`] calls.
-pub(super) fn function(kind: Kind) -> FunctionProto {
+/// Returns the definition of a function.
+pub(super) fn function(kind: BlockFloatFunction) -> FunctionProto {
     let mut body = Body(vec![]);
     let mut attributes = vec!["bits", "lo", "hi", "blocks"];
     body.outer(&["lo", "hi"], "value_float", AttributeType::Float);
@@ -138,8 +138,7 @@ pub(super) fn function(kind: Kind) -> FunctionProto {
         body.node("quotient", "Div", &["limited", "hi_"], []);
     }
     body.node("scale", "Clip", &["quotient", "smallest", "largest"], []);
-    // 1 / scale, rounded once. Not written so: ONNX Runtime would make `x / scale` of `x * (1 / scale)`, which rounds
-    // otherwise.
+    // This is 1 / scale, rounded once. ONNX Runtime would turn `x * (1 / scale)` into `x / scale`, which rounds differently.
     body.node("double", "Mul", &["scale", "two"], []);
     body.node("inverse", "Div", &["two", "double"], []);
     body.node("scaled", "Mul", &["split", "inverse"], []);
@@ -172,8 +171,8 @@ pub(super) fn function(kind: Kind) -> FunctionProto {
     }
 }
 
-/// `quotient = 2^floor(log2(max)) * unit`, exact: a logarithm may be off by one at a power of two, so its guess is put
-/// right by comparisons, and powers come from a table.
+/// Computes `quotient = 2^floor(log2(max)) * unit` exactly. A logarithm may be off by one at a power of two, so comparisons
+/// correct it, and powers come from a table.
 fn power_of_two(body: &mut Body) {
     let table: Vec<f32> = (-126..=127).map(|e| (e as f32).exp2()).collect();
     body.node("powers", "Constant", &[], [tensor("value", floats(&[table.len()], &table))]);
@@ -182,7 +181,7 @@ fn power_of_two(body: &mut Body) {
     body.number("highest", 127.0);
     body.number("bias", 126.0);
     body.number("half", 0.5);
-    // A zero or denormal maximum counts as 2^-126: its scale is limited to that anyway.
+    // A zero or denormal maximum counts as 2^-126, to which its scale is limited.
     body.node("positive", "Max", &["max", "smallest"], []);
     body.node("log", "Log", &["positive"], []);
     body.node("log2", "Mul", &["log", "log2_e"], []);

@@ -1,19 +1,20 @@
-//! A `GraphProto` as it grows: unique names, nodes, constants.
+//! Builds a `GraphProto` with unique names.
 use std::collections::HashSet;
 
 use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 
 use super::attribute;
 
-/// Name of the graph's input.
+/// The name of the graph's input.
 pub(super) const INPUT: &str = "image";
-/// Name of the graph's output.
+/// The name of the graph's output.
 pub(super) const OUTPUT: &str = "logits";
 
+/// A `GraphProto` that is being built.
 #[derive(Default)]
 pub(super) struct Emitter {
     pub(super) graph: GraphProto,
-    /// Of nodes and of values: a node is named like its output.
+    /// The names of nodes and constants. A node has the name of its output.
     names: HashSet<String>,
 }
 
@@ -23,7 +24,7 @@ impl Emitter {
         Self { graph, names: [INPUT, OUTPUT].map(String::from).into() }
     }
 
-    /// `wanted`, or `wanted_2` and so on where that is taken.
+    /// Returns `wanted`, or `wanted_2` and so on where that is taken.
     fn fresh(&mut self, wanted: &str) -> String {
         let mut name = wanted.to_owned();
         let mut count = 1;
@@ -34,7 +35,7 @@ impl Emitter {
         name
     }
 
-    /// Adds a node; gives the name of its output, which is the node's own.
+    /// Adds a node and returns the name of its output, which is also that of the node.
     pub(super) fn node(
         &mut self,
         name: &str,
@@ -54,19 +55,22 @@ impl Emitter {
         name
     }
 
-    /// The node added last.
+    /// Returns the node that was added last.
+    ///
+    /// # Panics
+    /// Panics if there is none.
     pub(super) fn last(&mut self) -> &mut NodeProto {
         self.graph.node.last_mut().expect("a node was added")
     }
 
-    /// Adds a constant; gives its name.
+    /// Adds a constant and returns its name.
     pub(super) fn constant(&mut self, name: &str, tensor: TensorProto) -> String {
         let name = self.fresh(name);
         self.graph.initializer.push(TensorProto { name: name.clone(), ..tensor });
         name
     }
 
-    /// Says the shape of a value beside its batch.
+    /// Records the shape of a value, without its batch.
     pub(super) fn shape(&mut self, value: &str, dims: &[usize]) {
         self.graph.value_info.push(attribute::value(value, dims));
     }

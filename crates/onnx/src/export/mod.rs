@@ -1,4 +1,4 @@
-//! Networks out: `.onnx` files in three profiles.
+//! Exports networks to `.onnx` files, in three profiles.
 use std::collections::BTreeMap;
 
 use model::Model;
@@ -18,29 +18,29 @@ mod weights;
 
 pub use quantized::{ActivationCodes, Range, Ranges, observed};
 
-/// What a file holds.
+/// The number formats of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Profile {
-    /// Codes of 4 bits (8 for those that need more than 4) with block scales, and inputs of layers in block floating
-    /// point or, without `activations`, in floats.
+    /// Weights are codes of 4 bits (8 for those that need more than 4) with block scales. The inputs of layers are in block
+    /// floating point or, without `activations`, in floats.
     Int4 {
         /// Whether inputs of layers are rounded as the model says.
         activations: bool,
     },
-    /// Weights of 8 bits with one scale for each output channel, from two-level scales; activations of 8 bits with one
+    /// Weights have 8 bits and one scale for each output channel, from two-level scales. Activations have 8 bits and one
     /// scale for each value.
     Int8 {
-        /// Of the values that [`observed`] names, for a model with folded batch normalisation.
+        /// The ranges of the values that [`observed`] names, for a model with folded batch normalisation.
         ranges: Ranges,
-        /// What stands for an activation.
+        /// The 8-bit integers of activations.
         codes: ActivationCodes,
     },
-    /// Floats: the weights that codes stand for.
+    /// Weights are floats, the values of the codes.
     Fp32,
 }
 
 impl Profile {
-    /// `int4`, `int8` or `fp32`.
+    /// Returns the name of the profile: `int4`, `int8` or `fp32`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Int4 { .. } => "int4",
@@ -50,49 +50,49 @@ impl Profile {
     }
 }
 
-/// Why a model cannot be written.
+/// The reason why a model cannot be exported.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExportError {
-    /// A profile of integers for a model of floats.
+    /// The profile needs integers, and the model has floats.
     #[error("`{graph}` is not quantized: the profile `{profile}` needs integer weights")]
     NotQuantized {
-        /// The graph.
+        /// The name of the graph.
         graph: String,
-        /// The profile.
+        /// The name of the profile.
         profile: &'static str,
     },
     /// The model's weights do not fit its graph.
     #[error(transparent)]
     Weights(#[from] graph::WeightsError),
-    /// A layer whose block scales are floats.
+    /// The block scales of a layer are floats.
     #[error("layer `{layer}`: the profile `int8` needs two-level scales")]
     BlockScales {
-        /// The layer.
+        /// The name of the layer.
         layer: String,
     },
-    /// A value of unknown range.
+    /// The range of a value is not known.
     #[error("node `{node}`: the range of its values is not known")]
     Range {
-        /// The node.
+        /// The name of the node.
         node: String,
     },
-    /// A file larger than a protocol buffer can be.
+    /// The file would be larger than a protocol buffer can be.
     #[error("the file would have {bytes} bytes: ONNX files end at 2 GiB")]
     TooLarge {
-        /// Its size.
+        /// The size of the file in bytes.
         bytes: u64,
     },
 }
 
-/// First version of the operators with `DequantizeLinear` by blocks and `INT4`, and its file version.
+/// The first opset with `DequantizeLinear` by blocks and `INT4`, and its IR version.
 const OPSET_BLOCKS: i64 = 21;
 const IR_BLOCKS: i64 = 10;
-/// First version with a scale for each channel, and its file version.
+/// The first opset with a scale for each channel, and its IR version.
 const OPSET_CHANNELS: i64 = 13;
 const IR_CHANNELS: i64 = 7;
 
-/// The bytes of an `.onnx` file; see [`crate`] for what runs it.
+/// Writes a model as the bytes of an `.onnx` file. The page of this crate says which runtimes run it.
 ///
 /// # Errors
 /// [`ExportError`].
@@ -108,10 +108,10 @@ fn encode(proto: &ModelProto, limit: u64) -> Result<Vec<u8>, ExportError> {
     Ok(proto.encode_to_vec())
 }
 
-/// The file as messages.
+/// Translates a model to the messages of an `.onnx` file.
 ///
 /// # Errors
-/// As [`export`], but for the size.
+/// The errors of [`export`], except for the size.
 pub fn translate(model: &Model, profile: &Profile) -> Result<ModelProto, ExportError> {
     if *profile != Profile::Fp32 && !model.is_quantized() {
         return Err(ExportError::NotQuantized { graph: model.graph().name().into(), profile: profile.name() });
@@ -147,7 +147,7 @@ pub fn translate(model: &Model, profile: &Profile) -> Result<ModelProto, ExportE
     })
 }
 
-/// What a user of the file must know beside the network.
+/// Returns the metadata of the file.
 fn metadata(model: &Model, profile: &Profile) -> Vec<StringStringEntryProto> {
     let json = |value: serde_json::Result<String>| value.expect("strings and numbers are JSON");
     let mut entries = vec![
@@ -162,7 +162,7 @@ fn metadata(model: &Model, profile: &Profile) -> Vec<StringStringEntryProto> {
     entries.into_iter().map(|(key, value)| StringStringEntryProto { key: key.into(), value }).collect()
 }
 
-/// The number formats of the layers, most frequent first: `W4 B32 A4 B32 float x 52, float x 1`.
+/// Lists the number formats of the layers, most frequent first: `W4 B32 A4 B32 float x 52, float x 1`.
 fn format(model: &Model, profile: &Profile) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for node in model.graph().nodes() {

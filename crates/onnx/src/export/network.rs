@@ -1,4 +1,4 @@
-//! Node by node from a graph to a `GraphProto`.
+//! Translates a graph to a `GraphProto`, node by node.
 use std::collections::BTreeSet;
 
 use graph::{Node, NodeId, Op};
@@ -7,20 +7,20 @@ use model::{Model, QuantizedLayer};
 use crate::proto::DataType;
 
 use super::attribute::{floats, int, ints, raw, value};
-use super::block_float::{self, Kind};
+use super::block_float::{self, BlockFloatFunction};
 use super::emit::{Emitter, INPUT, OUTPUT};
-use super::quantized::{ActivationCodes, Grid, Layer, grids};
+use super::quantized::{ActivationCodes, Grid, Int8Layer, grids};
 use super::{ExportError, Profile, ops, weights};
 
-/// A node's output.
+/// The output of a node.
 #[derive(Clone, Default)]
-struct Value {
+struct NodeOutput {
     name: String,
-    /// `[N, C]`, as fully connected layers have it, and not `[N, C, H, W]`.
+    /// Whether the value is `[N, C]`, as fully connected layers have it, instead of `[N, C, H, W]`.
     flat: bool,
-    /// The same in the other form, once that was asked for.
+    /// The name of the value in the other form, if that was needed.
     other: Option<String>,
-    /// How it is rounded, with the names of scale and zero point.
+    /// The grid to which it is rounded, with the names of scale and zero point.
     grid: Option<(Grid, [String; 2])>,
 }
 
@@ -29,10 +29,10 @@ pub(super) struct Network<'a> {
     model: &'a Model,
     profile: &'a Profile,
     grids: Vec<Option<Grid>>,
-    values: Vec<Value>,
+    values: Vec<NodeOutput>,
     pub(super) out: Emitter,
-    /// Functions that are called.
-    pub(super) functions: BTreeSet<Kind>,
+    /// The functions that are called.
+    pub(super) functions: BTreeSet<BlockFloatFunction>,
 }
 
 impl<'a> Network<'a> {
@@ -52,7 +52,7 @@ impl<'a> Network<'a> {
         self.out.graph.input.push(value(INPUT, &[input.channels, input.height, input.width]));
         for (i, node) in graph.nodes().iter().enumerate() {
             let mut made = if i == 0 {
-                Value { name: INPUT.into(), ..Value::default() }
+                NodeOutput { name: INPUT.into(), ..NodeOutput::default() }
             } else {
                 let made = self.node(node)?;
                 let shape = node.shape;
@@ -70,7 +70,7 @@ impl<'a> Network<'a> {
         Ok(())
     }
 
-    /// The last value as `[N, classes]` under the output's name.
+    /// Gives the last value, as `[N, classes]`, the name of the output.
     fn output(&mut self) {
         let last = NodeId::clone(&self.model.graph().find(&self.last().name).expect("the last node"));
         let name = self.flat(last);
@@ -89,16 +89,16 @@ impl<'a> Network<'a> {
         self.model.graph().nodes().last().expect("a graph has nodes")
     }
 
-    fn value(&self, id: NodeId) -> &Value {
+    fn value(&self, id: NodeId) -> &NodeOutput {
         &self.values[id.index()]
     }
 
-    /// The value as `[N, C, H, W]`.
+    /// Returns the name of a value as `[N, C, H, W]`.
     fn square(&mut self, id: NodeId) -> String {
         self.form(id, false)
     }
 
-    /// The value as `[N, C * H * W]`.
+    /// Returns the name of a value as `[N, C * H * W]`.
     fn flat(&mut self, id: NodeId) -> String {
         self.form(id, true)
     }
@@ -122,7 +122,7 @@ impl<'a> Network<'a> {
         other
     }
 
-    /// Scale and zero point of a value. One that is only moved has those of its origin.
+    /// Returns the names of scale and zero point of a value. A value that is only moved has those of its origin.
     fn constants(&mut self, name: &str, node: &Node, grid: Grid) -> [String; 2] {
         let of_input = node.inputs.first().and_then(|&id| self.value(id).grid.clone());
         if let Some((_, names)) = of_input.filter(|(input, _)| *input == grid) {
@@ -138,21 +138,21 @@ impl<'a> Network<'a> {
         ]
     }
 
-    /// To 8 bits and back, where there is a grid.
+    /// Rounds a value to 8 bits and back, if it has a grid.
     fn round(&mut self, x: &str, name: &str, grid: Option<&(Grid, [String; 2])>) -> String {
         let Some((_, [scale, zero])) = grid else { return x.into() };
         let codes = self.out.node(&format!("{name}.quantized"), "QuantizeLinear", &[x, scale, zero], []);
         self.out.node(&format!("{name}.value"), "DequantizeLinear", &[&codes, scale, zero], [])
     }
 
-    fn node(&mut self, node: &Node) -> Result<Value, ExportError> {
+    fn node(&mut self, node: &Node) -> Result<NodeOutput, ExportError> {
         let name = node.name.as_str();
         let inputs = node.inputs.as_slice();
         let from = inputs.first().map(|&id| self.model.graph().node(id).shape).unwrap_or(node.shape);
         let all_flat = inputs.iter().all(|&id| self.value(id).flat);
-        let spatial = |name: String| Value { name, ..Value::default() };
-        // Operations that take either form keep the one they get.
-        let alike = |name: String| Value { name, flat: all_flat, ..Value::default() };
+        let spatial = |name: String| NodeOutput { name, ..NodeOutput::default() };
+        // Operations that take either form keep the form of their inputs.
+        let alike = |name: String| NodeOutput { name, flat: all_flat, ..NodeOutput::default() };
         let takes = |this: &mut Self| -> Vec<String> { inputs.iter().map(|&id| this.form(id, all_flat)).collect() };
         Ok(match &node.op {
             Op::Input => unreachable!("only the first node is an input"),
@@ -173,16 +173,15 @@ impl<'a> Network<'a> {
                 let x = self.flat(inputs[0]);
                 let [weight, bias, x] = self.layer(node, &x, 1)?;
                 let made = self.out.node(name, "Gemm", &present(&[&x, &weight, &bias]), [int("transB", 1)]);
-                Value { name: made, flat: true, ..Value::default() }
+                NodeOutput { name: made, flat: true, ..NodeOutput::default() }
             }
             Op::Affine { .. } => {
                 let x = self.square(inputs[0]);
                 let own = self.model.weights().of(name);
                 let (scale, shift) = (own.weight().data(), own.bias().map_or(&[][..], graph::Tensor::data));
                 if let Some(grid) = self.grid(inputs[0]) {
-                    // An integer operation like the others, which neither ONNX Runtime nor OpenVINO makes of a
-                    // normalisation.
-                    let layer = Layer::affine(scale, shift, grid.scale);
+                    // This is an integer operation, which neither ONNX Runtime nor OpenVINO makes of a normalisation.
+                    let layer = Int8Layer::affine(scale, shift, grid.scale);
                     let channels = layer.scales.len();
                     let [weight, bias] = self.integers(name, &[channels, 1, 1, 1], layer, grid.scale);
                     let attributes = [ints("kernel_shape", [1, 1]), int("group", channels as i64)];
@@ -224,7 +223,7 @@ impl<'a> Network<'a> {
             Op::Flatten => {
                 let x = takes(self);
                 let made = self.out.node(name, "Flatten", &[&x[0]], [int("axis", 1)]);
-                Value { name: made, flat: true, ..Value::default() }
+                NodeOutput { name: made, flat: true, ..NodeOutput::default() }
             }
             Op::MaxPool2d(pool) => {
                 let x = self.square(inputs[0]);
@@ -261,7 +260,8 @@ impl<'a> Network<'a> {
         })
     }
 
-    /// Weight, bias (empty where there is none) and rounded input of a convolution or linear layer.
+    /// Adds the weight, the bias (empty where there is none) and the rounded input of a convolution or linear layer, and
+    /// returns their names.
     fn layer(&mut self, node: &Node, x: &str, groups: usize) -> Result<[String; 3], ExportError> {
         let name = node.name.as_str();
         let layer = self.model.layers().get(name);
@@ -309,7 +309,7 @@ impl<'a> Network<'a> {
         let grid = self.grid(node.inputs[0]).ok_or_else(|| ExportError::Range { node: name.into() })?;
         let shape = layer.codes.shape();
         let dims = if matches!(node.op, Op::Linear { .. }) { &shape[..2] } else { &shape[..] };
-        let layer = Layer::new(name, &layer.codes, bias, grid.scale)?;
+        let layer = Int8Layer::new(name, &layer.codes, bias, grid.scale)?;
         let [weight, bias] = self.integers(name, dims, layer, grid.scale);
         Ok([weight, bias, x.into()])
     }
@@ -318,9 +318,10 @@ impl<'a> Network<'a> {
         self.value(id).grid.as_ref().map(|(grid, _)| *grid)
     }
 
-    /// Weight of these `dims` and bias (empty where there is none) from integers, for inputs of the scale `input`.
-    fn integers(&mut self, name: &str, dims: &[usize], layer: Layer, input: f32) -> [String; 2] {
-        let Layer { codes, scales, bias } = layer;
+    /// Adds a weight of these `dims` and a bias (empty where there is none) from integers, for inputs of the scale `input`, and
+    /// returns their names.
+    fn integers(&mut self, name: &str, dims: &[usize], layer: Int8Layer, input: f32) -> [String; 2] {
+        let Int8Layer { codes, scales, bias } = layer;
         let out = &mut self.out;
         let channels = [scales.len()];
         let bytes = codes.iter().map(|q| q.cast_unsigned()).collect();
@@ -345,13 +346,13 @@ impl<'a> Network<'a> {
     }
 }
 
-/// Without empty names at the end.
+/// Returns the names that are not empty.
 fn present<'a>(names: &[&'a str]) -> Vec<&'a str> {
     names.iter().copied().filter(|name| !name.is_empty()).collect()
 }
 
 impl ActivationCodes {
-    /// As written in a file's metadata.
+    /// Returns the name that is written in a file's metadata.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Unsigned => "uint8",

@@ -1,4 +1,5 @@
-//! Operations without weights, as ONNX operators. What a value is called comes in and goes out; values are `[N, C, H, W]`.
+//! Writes operations without weights as ONNX operators. Each function takes the name of a value `[N, C, H, W]` and returns
+//! that of the result.
 use graph::{Activation, Pool2d, Shape};
 
 use crate::proto::{AttributeProto, DataType};
@@ -6,12 +7,12 @@ use crate::proto::{AttributeProto, DataType};
 use super::attribute::{float, floats, int, int64s, ints, raw, signed_ints};
 use super::emit::Emitter;
 
-/// `[top, left, bottom, right]` as ONNX has them: all starts, then all ends.
+/// Makes the attribute `pads` of `[top, left, bottom, right]`, which is the order of ONNX: all starts, then all ends.
 fn pads([top, left, bottom, right]: [usize; 4]) -> AttributeProto {
     ints("pads", [top, left, bottom, right])
 }
 
-/// Padding of rows, columns, channels with a constant.
+/// Pads rows, columns or channels with a constant.
 fn pad(out: &mut Emitter, name: &str, x: &str, pads: [usize; 8], value: f32) -> String {
     let amounts = out.constant(&format!("{name}.pads"), int64s(&pads.map(|n| n as i64)));
     let value = out.constant(&format!("{name}.value"), floats(&[], &[value]));
@@ -23,14 +24,14 @@ pub(super) fn pad2d(out: &mut Emitter, name: &str, x: &str, sides: [usize; 4], v
     pad(out, name, x, [0, 0, top, left, 0, 0, bottom, right], value as f32)
 }
 
-/// Window positions are written as pads, so that no runtime has to agree on how sizes round up.
-struct Window<'a> {
+/// A pooling whose sizes do not round up. Runtimes round differently, so pads give the windows instead.
+struct PoolWindow<'a> {
     pool: &'a Pool2d,
-    /// Rows and columns added after the input.
+    /// The rows and columns that are added after the input.
     end: [usize; 2],
 }
 
-impl<'a> Window<'a> {
+impl<'a> PoolWindow<'a> {
     fn new(pool: &'a Pool2d, input: Shape, output: Shape) -> Self {
         let end = |axis: usize, input: usize, output: usize| {
             let (k, s, p) = (pool.kernel[axis], pool.stride[axis], pool.padding[axis]);
@@ -49,15 +50,15 @@ impl<'a> Window<'a> {
 }
 
 pub(super) fn max_pool(out: &mut Emitter, name: &str, x: &str, pool: &Pool2d, [from, to]: [Shape; 2]) -> String {
-    let window = Window::new(pool, from, to);
+    let window = PoolWindow::new(pool, from, to);
     out.node(name, "MaxPool", &[x], window.attributes(pool.padding, window.end))
 }
 
 pub(super) fn avg_pool(out: &mut Emitter, name: &str, x: &str, pool: &Pool2d, [from, to]: [Shape; 2]) -> String {
-    let window = Window::new(pool, from, to);
+    let window = PoolWindow::new(pool, from, to);
     let ([top, left], [bottom, right]) = (pool.padding, pool.padding_after());
     if pool.count_include_pad && window.end.iter().zip([bottom, right]).any(|(&end, p)| end > p) {
-        // PyTorch counts its padding, but not what rounding the size up adds: the first becomes part of the input.
+        // PyTorch counts its padding, but not what rounding up adds, so that the padding becomes a part of the input.
         let x = match [top, left, bottom, right] {
             [0, 0, 0, 0] => x.to_owned(),
             sides => pad2d(out, &format!("{name}.pad"), x, sides, 0.0),
@@ -72,7 +73,7 @@ pub(super) fn avg_pool(out: &mut Emitter, name: &str, x: &str, pool: &Pool2d, [f
     out.node(name, "AveragePool", &[x], attributes)
 }
 
-/// Means over windows `floor(i * in / out) .. ceil((i + 1) * in / out)`.
+/// Writes means over windows `floor(i * in / out) .. ceil((i + 1) * in / out)`.
 pub(super) fn adaptive(out: &mut Emitter, name: &str, x: &str, from: Shape, [rows, columns]: [usize; 2]) -> String {
     if [rows, columns] == [1, 1] {
         return out.node(name, "GlobalAveragePool", &[x], []);
@@ -85,7 +86,7 @@ pub(super) fn adaptive(out: &mut Emitter, name: &str, x: &str, from: Shape, [row
         let window = [from.height / rows, from.width / columns];
         return out.node(name, "AveragePool", &[x], [ints("kernel_shape", window), ints("strides", window)]);
     }
-    // Windows of unequal sizes: one product with a matrix of means for each axis.
+    // Windows of unequal sizes become a product with a matrix of means for each axis.
     let means = |input: usize, output: usize| {
         let mut matrix = vec![0.0; input * output];
         for o in 0..output {
@@ -136,20 +137,20 @@ pub(super) fn activation(out: &mut Emitter, name: &str, x: &str, function: Activ
     }
 }
 
-/// A slope for each channel.
+/// Writes a `PRelu` with a slope for each channel.
 pub(super) fn prelu(out: &mut Emitter, name: &str, x: &str, slopes: &[f32]) -> String {
     let slopes = out.constant(&format!("{name}.weight"), floats(&[slopes.len(), 1, 1], slopes));
     out.node(name, "PRelu", &[x, &slopes], [])
 }
 
-/// ONNX Runtime takes odd sizes alone.
+/// Writes a local response normalisation. ONNX Runtime runs odd sizes only.
 pub(super) fn lrn(out: &mut Emitter, name: &str, x: &str, size: usize, [alpha, beta, k]: [f64; 3]) -> String {
     let attributes =
         [int("size", size as i64), float("alpha", alpha as f32), float("beta", beta as f32), float("bias", k as f32)];
     out.node(name, "LRN", &[x], attributes)
 }
 
-/// `y = x * scale[c] + shift[c]`, as a batch normalisation whose mean is 0 and variance 1.
+/// Writes `y = x * scale[c] + shift[c]`, as a batch normalisation of mean 0 and variance 1.
 pub(super) fn affine(out: &mut Emitter, name: &str, x: &str, scale: &[f32], shift: &[f32]) -> String {
     let channels = [scale.len()];
     let scale = out.constant(&format!("{name}.weight"), floats(&channels, scale));
@@ -170,7 +171,7 @@ pub(super) fn channels(out: &mut Emitter, name: &str, x: &str, start: usize, cou
     slice(out, name, x, [&[start as i64], &[(start + count) as i64], &[1], &[1]])
 }
 
-/// Every `stride`-th pixel, zero channels before and after.
+/// Writes a shortcut of every `stride`-th pixel, with channels of zeros before and after.
 pub(super) fn shortcut(out: &mut Emitter, name: &str, x: &str, from: Shape, parts: [usize; 3]) -> String {
     let [stride, before, after] = parts;
     let step = stride as i64;
@@ -185,7 +186,7 @@ pub(super) fn shortcut(out: &mut Emitter, name: &str, x: &str, from: Shape, part
     pad(out, name, &kept, [0, before, 0, 0, 0, after, 0, 0], 0.0)
 }
 
-/// `[groups, C / groups]` transposed.
+/// Writes a channel shuffle, which transposes `[groups, C / groups]`.
 pub(super) fn shuffle(out: &mut Emitter, name: &str, x: &str, shape: Shape, groups: usize) -> String {
     let each = shape.channels / groups;
     let split = reshape(out, &format!("{name}.split"), x, &[0, groups as i64, each as i64, -1]);
@@ -194,13 +195,13 @@ pub(super) fn shuffle(out: &mut Emitter, name: &str, x: &str, shape: Shape, grou
     reshape(out, name, &turned, &joined)
 }
 
-/// 0 keeps a length, -1 takes what is left.
+/// Writes a reshape, where 0 keeps a size and -1 takes the rest.
 pub(super) fn reshape(out: &mut Emitter, name: &str, x: &str, shape: &[i64]) -> String {
     let shape = out.constant(&format!("{name}.shape"), int64s(shape));
     out.node(name, "Reshape", &[x, &shape], [])
 }
 
-/// A number as a scalar constant.
+/// Makes a scalar constant.
 pub(super) fn scalar_u8(code: u8) -> crate::proto::TensorProto {
     raw(DataType::Uint8, &[], vec![code])
 }

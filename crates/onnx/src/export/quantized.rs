@@ -1,4 +1,4 @@
-//! Where the `int8` profile rounds, and to what.
+//! The 8-bit integers of the profile `int8`: the places of rounding, the grids of activations, and the layers.
 use std::collections::BTreeMap;
 
 use blockfloat::QuantizedWeights;
@@ -6,40 +6,41 @@ use graph::{Activation, Graph, NodeId, Op};
 
 use super::ExportError;
 
-/// The values that a node's output takes.
+/// The range of the values of a node's output. Values beyond it saturate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Range {
-    /// Smallest value that is kept apart.
+    /// The smallest value.
     pub min: f32,
-    /// Largest value that is kept apart.
+    /// The largest value.
     pub max: f32,
 }
 
-/// Ranges by node name: those of [`observed`] must be there.
+/// The ranges by the names of nodes. Those of all [`observed`] nodes are needed.
 pub type Ranges = BTreeMap<String, Range>;
 
-/// Which 8-bit integers stand for activations.
+/// The 8-bit integers that represent activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ActivationCodes {
-    /// `UINT8`, with a zero point where values can be negative: all 256 codes are used. ONNX Runtime, OpenVINO.
+    /// `UINT8`, with a zero point where values can be negative, so that all 256 codes are used. ONNX Runtime and OpenVINO run
+    /// these fastest.
     #[default]
     Unsigned,
-    /// `INT8` with zero point 0, which is all that TensorRT takes.
+    /// `INT8` with zero point 0, which TensorRT requires.
     Symmetric,
 }
 
-/// Where a node's output is rounded.
+/// The rounding of a node's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Point {
-    /// Nowhere: the next node takes it as it is.
+    /// The output is not rounded.
     Open,
-    /// To its own range.
+    /// The output is rounded to a grid of its own.
     Own,
-    /// To the numbers of an earlier node, whose values it only moves.
+    /// The output is on the grid of an earlier node, whose values it only moves.
     Same(NodeId),
 }
 
-/// One point for every node of a graph with folded batch normalisation.
+/// Returns the rounding of every node of a graph with folded batch normalisation.
 pub(super) fn points(graph: &Graph) -> Vec<Point> {
     let nodes = graph.nodes();
     let uses = graph.uses();
@@ -50,7 +51,7 @@ pub(super) fn points(graph: &Graph) -> Vec<Point> {
             reader[input.index()] = Some(i).filter(|_| uses[input.index()] == 1);
         }
     }
-    // Outputs that reach the network's through nodes that lose nothing: logits are not rounded.
+    // Logits are not rounded, nor are outputs that only move before they become the logits.
     let mut last = vec![false; nodes.len()];
     for i in (0..nodes.len()).rev() {
         let through = |r: usize| last[r] && (moves(&nodes[r].op) || nodes[r].op == Op::Softmax);
@@ -78,13 +79,14 @@ pub(super) fn points(graph: &Graph) -> Vec<Point> {
     points
 }
 
-/// Nodes whose ranges [`super::Profile::Int8`] needs, in the order of the graph, which has its batch normalisation folded.
+/// Returns the nodes whose ranges [`super::Profile::Int8`] needs, in the order of the graph. Its batch normalisation must be
+/// folded.
 pub fn observed(graph: &Graph) -> Vec<NodeId> {
     let own = |(i, point): (usize, Point)| (point == Point::Own).then(|| graph.find(&graph.nodes()[i].name));
     points(graph).into_iter().enumerate().filter_map(own).flatten().collect()
 }
 
-/// Whether a node's outputs are some of its inputs, or zeros.
+/// Returns whether the outputs of an operation are some of its inputs, or zeros.
 fn moves(op: &Op) -> bool {
     match op {
         Op::MaxPool2d(_) | Op::Flatten | Op::Slice { .. } | Op::Shuffle { .. } | Op::PadShortcut { .. } => true,
@@ -94,12 +96,12 @@ fn moves(op: &Op) -> bool {
     }
 }
 
-/// Whether a runtime makes this part of the integer operation before it: the codes end at 0.
+/// Returns whether runtimes fuse an operation into the integer operation before it, whose codes then end at 0.
 fn rectifies(op: &Op) -> bool {
     matches!(op, Op::Relu | Op::Activation(Activation::Clip { min: Some(0.0), .. }))
 }
 
-/// `value = (code - zero) * scale`.
+/// The grid of an activation: `value = (code - zero) * scale`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Grid {
     pub(super) scale: f32,
@@ -108,7 +110,7 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    /// Codes for a range. Zero is always a code; no code stands for more than `max`, so that a clip to `max` before the
+    /// Makes a grid for a range. Zero is always on the grid. No code means more than `max`, so that a clip to `max` before the
     /// rounding changes nothing.
     pub(super) fn new(range: Range, non_negative: bool, codes: ActivationCodes) -> Self {
         let max = range.max.max(0.0);
@@ -136,20 +138,20 @@ impl Grid {
 
 /// A layer in 8-bit integers: `weight = code * scale[o]`, `bias = code * input scale * scale[o]`.
 #[derive(Debug, PartialEq)]
-pub(super) struct Layer {
-    /// Row-major, as the weight.
+pub(super) struct Int8Layer {
+    /// The codes of the weight, row-major.
     pub(super) codes: Vec<i8>,
-    /// One an output channel, positive and normal.
+    /// The scale of each output channel, positive and normal.
     pub(super) scales: Vec<f32>,
-    /// One an output channel.
+    /// The code of each output channel's bias.
     pub(super) bias: Option<Vec<i32>>,
 }
 
-/// Largest magnitude of a bias code: leaves the accumulator room for the products.
+/// The largest magnitude of a bias code, which leaves room in the accumulator for the products.
 const LARGEST_BIAS: f64 = (1 << 30) as f64;
 
-impl Layer {
-    /// From codes with two-level scales, for inputs with the scale `input`.
+impl Int8Layer {
+    /// Makes a layer of codes with two-level scales, for inputs with the scale `input`.
     pub(super) fn new(
         name: &str,
         weights: &QuantizedWeights,
@@ -162,7 +164,7 @@ impl Layer {
         Ok(Self::fit(codes, two_level.channel().to_vec(), bias, input))
     }
 
-    /// `y = x * weight[c] + bias[c]`, one code for each channel.
+    /// Makes a layer that computes `y = x * weight[c] + bias[c]`, with one code for each channel.
     pub(super) fn affine(weight: &[f32], bias: &[f32], input: f32) -> Self {
         let codes = weight.iter().map(|w| if *w < 0.0 { -127 } else { 127 }).collect();
         Self::fit(codes, weight.iter().map(|w| w.abs() / 127.0).collect(), Some(bias), input)
@@ -178,11 +180,11 @@ impl Layer {
             }
             let bias = f64::from(bias.map_or(0.0, |bias| bias[o])).abs() / f64::from(input);
             if codes.iter().all(|&q| q == 0) || *scale == 0.0 {
-                // Nothing but a bias: any scale that resolves it well.
+                // Only the bias counts, so that any scale will do that resolves it.
                 codes.fill(0);
                 *scale = if bias > 0.0 { (bias / f64::from(1 << 24)) as f32 } else { 1.0 };
             }
-            // A bias that is huge beside the weights widens their steps.
+            // A bias that is huge beside the weights needs a larger scale.
             let least = ((bias / LARGEST_BIAS) as f32).max(f32::MIN_POSITIVE);
             if *scale < least {
                 codes.iter_mut().for_each(|q| *q = (f32::from(*q) * (*scale / least)).round_ties_even() as i8);
@@ -197,7 +199,7 @@ impl Layer {
     }
 }
 
-/// The grid of every node that has one.
+/// Returns the grid of every node, or `None` for a node that is not rounded.
 pub(super) fn grids(graph: &Graph, ranges: &Ranges, codes: ActivationCodes) -> Result<Vec<Option<Grid>>, ExportError> {
     let non_negative = graph.non_negative();
     let mut grids: Vec<Option<Grid>> = Vec::new();
@@ -255,16 +257,19 @@ mod tests {
     #[test]
     fn a_layer_is_its_products_with_positive_scales() {
         let weights = two_level(&[0.5, -0.25], &[3, 1, 2, 9], &[-8, 7, 1, -3]);
-        let layer = Layer::new("fc", &weights, Some(&[1.0, -2.0]), 0.125).unwrap();
+        let layer = Int8Layer::new("fc", &weights, Some(&[1.0, -2.0]), 0.125).unwrap();
         // Products -24, 7 and 2, -27; the second channel's turned with its scale. Bias: 1 / (0.125 * 0.5), -2 / (0.125 * 0.25).
-        assert_eq!(layer, Layer { codes: vec![-24, 7, -2, 27], scales: vec![0.5, 0.25], bias: Some(vec![16, -64]) });
+        assert_eq!(
+            layer,
+            Int8Layer { codes: vec![-24, 7, -2, 27], scales: vec![0.5, 0.25], bias: Some(vec![16, -64]) }
+        );
         let values: Vec<f32> = layer.codes.iter().zip([0.5, 0.5, 0.25, 0.25]).map(|(&q, s)| f32::from(q) * s).collect();
         assert_eq!(values, weights.dequantize());
     }
 
     #[test]
     fn an_affine_node_is_one_code_a_channel() {
-        let Layer { codes, scales, bias } = Layer::affine(&[2.0, -0.5, 0.0], &[1.0, 3.0, -7.0], 0.25);
+        let Int8Layer { codes, scales, bias } = Int8Layer::affine(&[2.0, -0.5, 0.0], &[1.0, 3.0, -7.0], 0.25);
         assert_eq!(codes, [127, -127, 0]);
         assert_eq!(scales[..2], [2.0 / 127.0, 0.5 / 127.0]);
         for (o, (weight, shift)) in [(2.0, 1.0), (-0.5, 3.0), (0.0, -7.0)].into_iter().enumerate() {
@@ -279,7 +284,7 @@ mod tests {
     #[test]
     fn channels_without_weights_keep_their_bias() {
         let weights = two_level(&[0.0, 1.0, 0.5], &[1, 1, 1], &[7, 0, 0]);
-        let layer = Layer::new("fc", &weights, Some(&[3.0, -5.0, 0.0]), 0.01).unwrap();
+        let layer = Int8Layer::new("fc", &weights, Some(&[3.0, -5.0, 0.0]), 0.01).unwrap();
         assert_eq!(layer.codes, [0, 0, 0]);
         for (o, bias) in [3.0, -5.0, 0.0].into_iter().enumerate() {
             let value = f64::from(layer.bias.as_ref().unwrap()[o]) * f64::from(layer.scales[o]) * 0.01;
@@ -291,7 +296,7 @@ mod tests {
     fn a_bias_that_dwarfs_the_weights_fits_32_bits() {
         // 1000 / (1e-3 * 1e-6) = 1e12 steps are more than an i32 holds: the step grows about 931 times.
         let weights = two_level(&[1e-6], &[15], &[-8]);
-        let layer = Layer::new("fc", &weights, Some(&[1000.0]), 1e-3).unwrap();
+        let layer = Int8Layer::new("fc", &weights, Some(&[1000.0]), 1e-3).unwrap();
         assert_eq!(layer.codes, [0], "-120 / 931 rounds to 0, less than the bias resolves");
         let bias = layer.bias.unwrap()[0];
         assert!((1 << 29..=1 << 30).contains(&bias), "{bias}");

@@ -1,4 +1,4 @@
-//! Weights as constants: floats, or codes and block scales behind `DequantizeLinear`.
+//! Writes weights as constants: floats, or codes and block scales with a `DequantizeLinear`.
 use blockfloat::QuantizedWeights;
 
 use crate::proto::{DataType, TensorProto};
@@ -6,10 +6,10 @@ use crate::proto::{DataType, TensorProto};
 use super::attribute::{floats, int, raw};
 use super::emit::Emitter;
 
-/// Codes and block scales of the layer `layer`; gives the name of the weight in floats.
+/// Adds the codes and block scales of a layer, and returns the name of the weight in floats.
 ///
-/// `linear` weights are `[out, in]`, others `[Co, Cg, Kh, Kw]`. A ragged last block is a `DequantizeLinear` of its own,
-/// put behind the whole blocks: ONNX and ONNX Runtime take a ragged block, OpenVINO does not.
+/// `linear` weights are `[out, in]`, others `[Co, Cg, Kh, Kw]`. A shorter last block is a `DequantizeLinear` of its own, joined
+/// to the whole blocks, since OpenVINO does not take one that is shorter; ONNX and ONNX Runtime do.
 pub(super) fn coded(out: &mut Emitter, layer: &str, codes: &QuantizedWeights, linear: bool) -> String {
     let [_, channels, _, _] = codes.shape();
     let block = codes.block().len_in(channels);
@@ -28,7 +28,7 @@ pub(super) fn coded(out: &mut Emitter, layer: &str, codes: &QuantizedWeights, li
     out.node(&weight, "Concat", &[&head, &tail], [int("axis", 1)])
 }
 
-/// Some blocks of every filter, each of `len` channels.
+/// Adds some blocks of every filter, each of `len` channels.
 fn part(
     out: &mut Emitter,
     prefix: &str,
@@ -68,7 +68,7 @@ fn part(
     out.node(name, "DequantizeLinear", &[&values, &scales], [int("axis", 1), int("block_size", len as i64)])
 }
 
-/// Integers as INT4, two to a byte, the first in the low half; or as INT8.
+/// Makes a tensor of INT4, two to a byte with the first in the low half, or of INT8.
 fn integers(dims: &[usize], values: &[i8], four: bool) -> TensorProto {
     if !four {
         return raw(DataType::Int8, dims, values.iter().map(|&v| v.cast_unsigned()).collect());
@@ -78,7 +78,7 @@ fn integers(dims: &[usize], values: &[i8], four: bool) -> TensorProto {
     raw(DataType::Int4, dims, bytes)
 }
 
-/// The bytes of these values as F16, where all of them are F16 values.
+/// Returns the bytes of these values as F16, if all of them are F16 values.
 fn halves(values: &[f32]) -> Option<Vec<u8>> {
     let half = |&v: &f32| {
         let half = half::f16::from_f32(v);

@@ -1,4 +1,4 @@
-//! Functions of one number, sums and products.
+//! Lowers functions of one number, sums and products.
 use std::rc::Rc;
 
 use graph::{Activation, Op, Shape, Tensor};
@@ -6,17 +6,17 @@ use graph::{Activation, Op, Shape, Tensor};
 use super::constant::Constant;
 use super::error::{Refusal, Result};
 use super::layers::{EVALUATION, scalar};
-use super::lower::{Kind, Lowering, Value};
+use super::lower::{LoweredOp, Lowering, Value};
 use super::node::{Node, decimal};
 use super::view::View;
 use crate::proto::DataType;
 
-/// A lower bound, `None` where it limits nothing: the lowest float, and below.
+/// Returns a lower bound, or `None` for the lowest float and below, which limit nothing.
 fn lower(value: f32) -> Result<Option<f64>> {
     if value <= f32::MIN { Ok(None) } else { bound(value) }
 }
 
-/// An upper bound, `None` where it limits nothing: the highest float, and beyond.
+/// Returns an upper bound, or `None` for the highest float and beyond, which limit nothing.
 fn upper(value: f32) -> Result<Option<f64>> {
     if value >= f32::MAX { Ok(None) } else { bound(value) }
 }
@@ -25,8 +25,7 @@ fn bound(value: f32) -> Result<Option<f64>> {
     if value.is_finite() { Ok(Some(decimal(value))) } else { Err(format!("a bound of {value}").into()) }
 }
 
-/// # Errors
-/// A `Dropout` that drops values.
+/// Checks that a `Dropout` drops no values.
 pub(super) fn refuse_training(mode: Option<&Constant>) -> Result<()> {
     if mode.is_some_and(|mode| mode.scalar() != Some(0.0)) {
         return Err(Refusal::hint("drops values also at inference", EVALUATION));
@@ -35,7 +34,7 @@ pub(super) fn refuse_training(mode: Option<&Constant>) -> Result<()> {
 }
 
 impl<'a> Lowering<'a> {
-    /// A function of one number, whatever the view.
+    /// Lowers a function of one number, which keeps the view.
     pub fn activation(&mut self, node: Node<'a>) -> Result<View> {
         let x = self.view(node, 0)?;
         let op = match node.op() {
@@ -70,27 +69,27 @@ impl<'a> Lowering<'a> {
             "Selu" => {
                 let alpha = node.decimal("alpha", 1.673_263_192_176_818_8)?;
                 let gamma = node.float("gamma")?.unwrap_or(1.050_701_f32);
-                let x = self.pointwise(x, Kind::Op(Op::Activation(Activation::Elu { alpha })))?;
+                let x = self.pointwise(x, LoweredOp::Op(Op::Activation(Activation::Elu { alpha })))?;
                 return self.scale(x, &[gamma], &[0.0]);
             }
             // alpha * elu(x / alpha)
             "Celu" => {
                 let alpha = node.float("alpha")?.unwrap_or(1.0);
                 let x = self.scale(x, &[(1.0 / f64::from(alpha)) as f32], &[0.0])?;
-                let x = self.pointwise(x, Kind::Op(Op::Activation(Activation::Elu { alpha: 1.0 })))?;
+                let x = self.pointwise(x, LoweredOp::Op(Op::Activation(Activation::Elu { alpha: 1.0 })))?;
                 return self.scale(x, &[alpha], &[0.0]);
             }
             // x * tanh(softplus(x))
             "Mish" => {
-                let gate = self.pointwise(x.clone(), Kind::Op(Op::Activation(Activation::Softplus)))?;
-                let gate = self.pointwise(gate, Kind::Op(Op::Activation(Activation::Tanh)))?;
+                let gate = self.pointwise(x.clone(), LoweredOp::Op(Op::Activation(Activation::Softplus)))?;
+                let gate = self.pointwise(gate, LoweredOp::Op(Op::Activation(Activation::Tanh)))?;
                 return self.combine("Mul", x, gate);
             }
             // x * sigmoid(alpha * x)
             "Swish" => {
                 let alpha = node.float("alpha")?.unwrap_or(1.0);
                 let gate = if alpha == 1.0 { x.clone() } else { self.scale(x.clone(), &[alpha], &[0.0])? };
-                let gate = self.pointwise(gate, Kind::Op(Op::Activation(Activation::Sigmoid)))?;
+                let gate = self.pointwise(gate, LoweredOp::Op(Op::Activation(Activation::Sigmoid)))?;
                 return self.combine("Mul", x, gate);
             }
             // max(x, -x)
@@ -100,10 +99,10 @@ impl<'a> Lowering<'a> {
             }
             other => return Err(format!("{other} is not a function of one number").into()),
         };
-        self.pointwise(x, Kind::Op(op))
+        self.pointwise(x, LoweredOp::Op(op))
     }
 
-    /// One slope for all, or one for each channel.
+    /// Lowers a `PRelu` with one slope for all channels or one for each.
     fn prelu(&mut self, node: Node<'a>, x: View) -> Result<View> {
         let slope = self.constant(node, 1)?.ok_or("lacks a slope")?;
         let floats = slope.as_floats()?;
@@ -113,7 +112,7 @@ impl<'a> Lowering<'a> {
         }
         if floats.iter().all(|&v| v == first) {
             self.keeps_shape(&x, &slope)?;
-            return self.pointwise(x, Kind::Op(Op::Activation(Activation::LeakyRelu { slope: decimal(first) })));
+            return self.pointwise(x, LoweredOp::Op(Op::Activation(Activation::LeakyRelu { slope: decimal(first) })));
         }
         let (x, slopes) = self.per_channel(x, &slope)?;
         let channels = slopes.len();
@@ -122,11 +121,11 @@ impl<'a> Lowering<'a> {
             path.clone_into(&mut self.wanted);
         }
         let params = vec![("weight", Tensor::new([channels], slopes))];
-        let node = self.add(Kind::Op(Op::PRelu { channels }), vec![x.node], params, None)?;
+        let node = self.add(LoweredOp::Op(Op::PRelu { channels }), vec![x.node], params, None)?;
         Ok(self.over(&x, node))
     }
 
-    pub fn pointwise(&mut self, x: View, kind: Kind) -> Result<View> {
+    pub fn pointwise(&mut self, x: View, kind: LoweredOp) -> Result<View> {
         let node = self.add(kind, vec![x.node], vec![], None)?;
         Ok(View { node, ..x })
     }
@@ -137,10 +136,10 @@ impl<'a> Lowering<'a> {
             (Some(0.0), None) => Op::Relu,
             _ => Op::Activation(Activation::Clip { min, max }),
         };
-        self.pointwise(x, Kind::Op(op))
+        self.pointwise(x, LoweredOp::Op(op))
     }
 
-    /// `Sum`, `Mean`, `Min` or `Max` of any number of values, of which some are constants.
+    /// Lowers `Sum`, `Mean`, `Min` or `Max` of any number of values, of which some may be constants.
     pub fn joined_values(&mut self, node: Node<'a>) -> Result<View> {
         let op = node.op();
         let count = node.0.input.len();
@@ -167,7 +166,7 @@ impl<'a> Lowering<'a> {
         Ok(all)
     }
 
-    /// `Min` or `Max` with a constant.
+    /// Lowers `Min` or `Max` with a constant.
     fn limit(&mut self, op: &str, x: View, constant: &Rc<Constant>) -> Result<View> {
         let (x, limits) = self.per_channel(x, constant)?;
         if let &[limit] = limits.as_slice() {
@@ -185,7 +184,7 @@ impl<'a> Lowering<'a> {
         Err(format!("a limit of shape {:?}: only one for all is supported", constant.dims).into())
     }
 
-    /// `Identity`, and what does nothing at inference.
+    /// Lowers `Identity` and the operators that do nothing at inference.
     pub fn pass(&mut self, node: Node<'a>) -> Result<View> {
         let x = self.view(node, 0)?;
         let to = match node.op() {
@@ -205,9 +204,9 @@ impl<'a> Lowering<'a> {
         let is_float = DataType::try_from(to).is_ok_and(super::constant::is_float);
         let from = &self.nodes[x.node];
         match (from.bytes, is_float) {
-            // What an index is cast to does not matter at the end of the network, where alone it can be.
-            _ if from.kind == Kind::ArgMax => Ok(x),
-            (true, true) => self.pointwise(x, Kind::Float),
+            // An index stands only at the end of the network, where its type does not matter.
+            _ if from.kind == LoweredOp::ArgMax => Ok(x),
+            (true, true) => self.pointwise(x, LoweredOp::Float),
             (false, true) => Ok(x),
             (true, false) if to == DataType::Uint8 as i32 => Ok(x),
             _ => Err("a cast of the image to integers is not supported".into()),
@@ -228,7 +227,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Two values of the image, of one shape, or one of them `[N, C, 1, 1]` beside `[N, C, H, W]`.
+    /// Combines two values of the image, of the same shape or `[N, C, 1, 1]` and `[N, C, H, W]`.
     fn combine(&mut self, op: &str, x: View, y: View) -> Result<View> {
         let same = x.dims == y.dims && x.perm == y.perm && self.nodes[x.node].shape == self.nodes[y.node].shape;
         if !same {
@@ -237,16 +236,16 @@ impl<'a> Lowering<'a> {
             return self.combine(op, x, y);
         }
         let (kind, first, second) = match op {
-            "Add" | "Sum" => (Kind::Op(Op::Add), x.node, y.node),
-            "Mul" => (Kind::Op(Op::Mul), x.node, y.node),
-            "Max" => (Kind::Op(Op::Max), x.node, y.node),
-            "Sub" => (Kind::Op(Op::Add), x.node, self.scale(y, &[-1.0], &[0.0])?.node),
+            "Add" | "Sum" => (LoweredOp::Op(Op::Add), x.node, y.node),
+            "Mul" => (LoweredOp::Op(Op::Mul), x.node, y.node),
+            "Max" => (LoweredOp::Op(Op::Max), x.node, y.node),
+            "Sub" => (LoweredOp::Op(Op::Add), x.node, self.scale(y, &[-1.0], &[0.0])?.node),
             // -max(-x, -y)
             "Min" => {
                 let [x, y] = [x.clone(), y].map(|v| self.scale(v, &[-1.0], &[0.0]));
-                (Kind::Op(Op::Max), x?.node, y?.node)
+                (LoweredOp::Op(Op::Max), x?.node, y?.node)
             }
-            "Div" => (Kind::Divide, x.node, y.node),
+            "Div" => (LoweredOp::Divide, x.node, y.node),
             _ => return Err("two values of the image".into()),
         };
         let node = self.add(kind, vec![first, second], vec![], None)?;
@@ -254,7 +253,7 @@ impl<'a> Lowering<'a> {
         if op == "Min" { self.scale(joined, &[-1.0], &[0.0]) } else { Ok(joined) }
     }
 
-    /// A value `[N, C, 1, 1]` as large as `like`, `[N, C, H, W]`, both with their axes in one order.
+    /// Expands a value `[N, C, 1, 1]` to the size of `like`, `[N, C, H, W]`. Both have their axes in the same order.
     fn spread(&mut self, x: &View, like: &View) -> Result<View> {
         let refuse = || format!("values of shapes {:?} and {:?} are not supported", like.shape(), x.shape());
         let (shape, small) = (self.nodes[like.node].shape, self.nodes[x.node].shape);
@@ -268,12 +267,12 @@ impl<'a> Lowering<'a> {
         Ok(self.over(like, node))
     }
 
-    /// A value of 1x1 pixels, repeated: means over windows of the one pixel.
+    /// Repeats a value of 1x1 pixels, as means over windows of its only pixel.
     pub fn expanded(&mut self, input: usize, output: [usize; 2]) -> Result<usize> {
-        self.add_named("expand", Kind::Op(Op::AdaptiveAvgPool2d { output }), vec![input], vec![], None)
+        self.add_named("expand", LoweredOp::Op(Op::AdaptiveAvgPool2d { output }), vec![input], vec![], None)
     }
 
-    /// A value and a constant; `first` where the constant comes first.
+    /// Combines a value and a constant; `first` says that the constant comes first.
     fn with_constant(&mut self, op: &str, x: View, constant: &Rc<Constant>, first: bool) -> Result<View> {
         if op == "Pow" {
             let exponent = scalar(constant)?;
@@ -282,7 +281,7 @@ impl<'a> Lowering<'a> {
                 _ if first => Err("a power of a constant is not supported".into()),
                 1.0 => Ok(x),
                 2.0 => self.combine("Mul", x.clone(), x),
-                exponent => self.pointwise(x, Kind::Power { exponent }),
+                exponent => self.pointwise(x, LoweredOp::Power { exponent }),
             };
         }
         let (x, values) = self.per_channel(x, constant)?;
@@ -302,7 +301,7 @@ impl<'a> Lowering<'a> {
         Ok(View { node, ..x })
     }
 
-    /// A constant beside a value: as one number, or as one for each channel of the returned view's node.
+    /// Returns a constant as one number, or as one for each channel of the node of the returned view.
     fn per_channel(&mut self, x: View, constant: &Constant) -> Result<(View, Vec<f32>)> {
         self.keeps_shape(&x, constant)?;
         let constant = &constant.collapsed();
@@ -313,7 +312,7 @@ impl<'a> Lowering<'a> {
         if floats.len() == 1 {
             return Ok((x, floats.to_vec()));
         }
-        // Which axis the constant changes along.
+        // The axis along which the constant changes.
         let offset = x.rank() - constant.dims.len();
         let long: Vec<usize> = (0..constant.dims.len()).filter(|&i| constant.dims[i] > 1).collect();
         let &[along] = long.as_slice() else {
@@ -339,8 +338,7 @@ impl<'a> Lowering<'a> {
         Err(format!("a constant of shape {:?}: only one value for each channel is supported", constant.dims).into())
     }
 
-    /// # Errors
-    /// A constant that would make the value larger.
+    /// Checks that a constant does not make the value larger.
     fn keeps_shape(&self, x: &View, constant: &Constant) -> Result<()> {
         let shape = x.shape();
         let fits = constant.dims.len() <= shape.len()

@@ -1,25 +1,25 @@
-//! Constants: read from the file, or folded.
+//! Constants, which are read from the file or folded.
 use half::{bf16, f16};
 
 use super::ImportError;
 use super::error::{Refusal, Result};
 use crate::proto::{DataType, TensorProto};
 
-/// Most axes of a constant.
+/// The limit of axes of a constant.
 pub(super) const MAX_RANK: usize = 32;
 
-/// A value that is known.
+/// A value that does not depend on the image.
 #[derive(Debug, Clone)]
 pub(super) struct Constant {
-    /// The initializer it was, for naming layers; empty where unknown.
+    /// The name of its initializer, after which layers are named; empty where there is none.
     pub name: String,
-    /// The type that the file gives it, which says what its integers can hold.
+    /// The type in the file, which limits the integers.
     pub kind: DataType,
     pub dims: Vec<usize>,
     pub data: Data,
 }
 
-/// All floats as f32, all integers and booleans as i64.
+/// The elements of a constant. All floats are f32, all integers and booleans are i64.
 #[derive(Debug, Clone)]
 pub(super) enum Data {
     Float(Vec<f32>),
@@ -35,12 +35,12 @@ impl Data {
     }
 }
 
-/// Whether elements of this type are floats that are read.
+/// Returns whether elements of this type are floats that can be read.
 pub(super) fn is_float(kind: DataType) -> bool {
     matches!(kind, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
 }
 
-/// Smallest and largest integer of a type; `None` where it is none.
+/// Returns the smallest and the largest integer of a type, or `None` where it is not an integer type.
 pub(super) fn integers(kind: DataType) -> Option<(i64, i64)> {
     let signed = |bits: u32| (-(1i64 << (bits - 1)), (1i64 << (bits - 1)) - 1);
     let unsigned = |bits: u32| (0, (1i64 << bits) - 1);
@@ -62,7 +62,7 @@ pub(super) fn integers(kind: DataType) -> Option<(i64, i64)> {
 }
 
 impl Constant {
-    /// Of f32 or of 64-bit integers.
+    /// Makes a constant of f32 or of 64-bit integers.
     pub fn new(dims: impl Into<Vec<usize>>, data: Data) -> Self {
         let kind = match &data {
             Data::Float(_) => DataType::Float,
@@ -71,10 +71,10 @@ impl Constant {
         Self { name: String::new(), kind, dims: dims.into(), data }
     }
 
-    /// Of integers or booleans.
+    /// Makes a constant of integers or booleans.
     ///
     /// # Errors
-    /// Values that the type cannot hold, which an engine would wrap around.
+    /// The type cannot hold a value, which an engine would wrap around.
     pub fn of(kind: DataType, dims: impl Into<Vec<usize>>, values: Vec<i64>) -> Result<Self> {
         let (low, high) = integers(kind).ok_or("integers where floats belong")?;
         match values.iter().find(|v| !(low..=high).contains(*v)) {
@@ -87,7 +87,7 @@ impl Constant {
         Self::new([values.len()], Data::Int(values))
     }
 
-    /// As integers.
+    /// Returns the integers.
     pub fn as_ints(&self) -> Result<&[i64]> {
         match &self.data {
             Data::Int(values) => Ok(values),
@@ -95,7 +95,7 @@ impl Constant {
         }
     }
 
-    /// As floats.
+    /// Returns the floats.
     pub fn as_floats(&self) -> Result<&[f32]> {
         match &self.data {
             Data::Float(values) => Ok(values),
@@ -103,7 +103,7 @@ impl Constant {
         }
     }
 
-    /// The only element, as a float.
+    /// Returns the only element as a float.
     pub fn scalar(&self) -> Option<f32> {
         match &self.data {
             Data::Float(values) if values.len() == 1 => Some(values[0]),
@@ -112,21 +112,21 @@ impl Constant {
         }
     }
 
-    /// Reads a tensor, whose raw data is `raw`: its own, or another file's.
+    /// Reads a tensor whose raw data is `raw`, from the tensor itself or from another file.
     ///
     /// # Errors
-    /// A type or a size that this does not read.
+    /// The type is not supported, or the data does not have the size of the tensor.
     pub fn read(tensor: &TensorProto, raw: &[u8]) -> std::result::Result<Self, ImportError> {
         decode(tensor, raw).map_err(|refusal| refuse(tensor, refusal))
     }
 }
 
-/// A refusal of a tensor.
+/// Makes the error of a tensor.
 pub(super) fn refuse(tensor: &TensorProto, refusal: Refusal) -> ImportError {
     ImportError::Tensor { tensor: tensor.name.clone(), why: refusal.why, hint: refusal.hint }
 }
 
-/// The dimensions of a tensor and the number of its elements.
+/// Returns the dimensions of a tensor and the number of its elements.
 pub(super) fn dims(tensor: &TensorProto) -> Result<(Vec<usize>, usize)> {
     if tensor.dims.len() > MAX_RANK {
         return Err(format!("{} axes", tensor.dims.len()).into());
@@ -140,7 +140,7 @@ pub(super) fn dims(tensor: &TensorProto) -> Result<(Vec<usize>, usize)> {
     Ok((dims, count))
 }
 
-/// Bytes that `count` elements of a type take in raw data; `None` for types that are not read.
+/// Returns the bytes that `count` elements of a type take in raw data, or `None` for types that are not supported.
 pub(super) fn raw_bytes(kind: i32, count: usize) -> Option<usize> {
     let size = match DataType::try_from(kind).ok()? {
         DataType::Int4 | DataType::Uint4 => return Some(count.div_ceil(2)),
@@ -190,7 +190,7 @@ fn decode(tensor: &TensorProto, bytes: &[u8]) -> Result<Constant> {
             }
         }))
     };
-    // Two in a byte, the low one first.
+    // A byte holds two elements, the first in its low half.
     let nibbles = |value: fn(u8) -> i64| -> Result<Data> {
         let packed: Vec<u8> = match bytes {
             [] => tensor.int32_data.iter().map(|&v| v as u8).collect(),
@@ -215,7 +215,7 @@ fn decode(tensor: &TensorProto, bytes: &[u8]) -> Result<Constant> {
         DataType::Int8 => little_endian!(i8, tensor.int32_data, Data::Int),
         DataType::Uint8 | DataType::Bool => little_endian!(u8, tensor.int32_data, Data::Int),
         DataType::Uint32 => little_endian!(u32, tensor.uint64_data, Data::Int),
-        // Those beyond i64 become negative, and are refused below.
+        // Integers beyond i64 become negative, and are refused below.
         DataType::Uint64 => little_endian!(u64, tensor.uint64_data, Data::Int),
         DataType::Int4 => nibbles(|v| i64::from(v) - if v > 7 { 16 } else { 0 })?,
         DataType::Uint4 => nibbles(i64::from)?,
@@ -223,7 +223,7 @@ fn decode(tensor: &TensorProto, bytes: &[u8]) -> Result<Constant> {
     };
     let name = tensor.name.clone();
     match data {
-        // A boolean of another byte than 0 and 1 is true.
+        // A boolean that is stored as another byte than 0 and 1 is true.
         Data::Int(values) if kind == DataType::Bool => {
             let values = values.into_iter().map(|v| i64::from(v != 0)).collect();
             Ok(Constant { name, kind, dims, data: Data::Int(values) })

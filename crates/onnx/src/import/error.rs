@@ -1,81 +1,82 @@
+//! The errors of import.
 use graph::GraphError;
 
-/// Why a file cannot be imported. [`ImportError::hint`] says what to do about it, where something can be done.
+/// The reason why a file cannot be imported. [`ImportError::hint`] gives advice, where there is any.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImportError {
-    /// Not protocol buffers, or cut off.
+    /// The bytes are not protocol buffers, or are cut off.
     #[error("not an ONNX file: {0}")]
     Decode(#[from] prost::DecodeError),
-    /// Protocol buffers, but not a usable model.
+    /// The bytes are protocol buffers, but not a usable model.
     #[error("not an ONNX model: {why}")]
     Malformed {
-        /// What is missing or wrong.
+        /// The mistake.
         why: String,
     },
-    /// An operator set that this does not know.
+    /// The version of an operator set is not supported.
     #[error("opset {version} of `{domain}`: this reads opset {} to {} of `ai.onnx`", super::OPSETS.start(), super::OPSETS.end())]
     Opset {
         /// The operator set.
         domain: String,
-        /// Its version.
+        /// The version.
         version: i64,
     },
-    /// A node that is not supported, or that is wrong.
+    /// A node is not supported, or is wrong.
     #[error("node '{node}' (op {op}): {why}")]
     Node {
-        /// Its name, or its first output's.
+        /// The name of the node, or of its first output.
         node: String,
-        /// Its type, with the domain where it is not the standard one.
+        /// The operator, with the domain where it is not the standard one.
         op: String,
-        /// What is wrong.
+        /// The mistake.
         why: String,
-        /// What to do.
+        /// The advice for the user, if there is any.
         hint: Option<&'static str>,
     },
-    /// A constant that cannot be read.
+    /// A constant cannot be read.
     #[error("tensor '{tensor}': {why}")]
     Tensor {
-        /// Its name.
+        /// The name of the tensor.
         tensor: String,
-        /// What is wrong.
+        /// The mistake.
         why: String,
-        /// What to do.
+        /// The advice for the user, if there is any.
         hint: Option<&'static str>,
     },
-    /// The network's input is not one image `[N, C, H, W]`.
+    /// The input of the network is not one image `[N, C, H, W]`.
     #[error("input '{input}': {why}")]
     Input {
-        /// Its name.
+        /// The name of the input.
         input: String,
-        /// What is wrong.
+        /// The mistake.
         why: String,
-        /// What to do.
+        /// The advice for the user, if there is any.
         hint: Option<&'static str>,
     },
-    /// The file leaves the size of the image open: [`super::ImportOptions::input`] can say it.
+    /// The file leaves the size of the image open, and [`super::ImportOptions::input`] does not give it.
     #[error("input '{input}': the size of the image is left open")]
     OpenSize {
-        /// Its name.
+        /// The name of the input.
         input: String,
     },
-    /// The network's output is not one value for each class.
+    /// The output of the network is not one value for each class.
     #[error("output '{output}': {why}")]
     Output {
-        /// Its name.
+        /// The name of the output.
         output: String,
-        /// What is wrong.
+        /// The mistake.
         why: String,
-        /// What to do.
+        /// The advice for the user, if there is any.
         hint: Option<&'static str>,
     },
-    /// The whole does not make a graph.
+    /// The nodes do not make a graph.
     #[error(transparent)]
     Graph(#[from] GraphError),
 }
 
 impl ImportError {
-    /// What to do about it.
+    /// Returns advice for the user, if there is any.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Node { hint, .. }
@@ -91,12 +92,12 @@ impl ImportError {
     }
 }
 
-/// Why one node cannot be taken over, before it is known which.
+/// The reason why a node is refused, without the node.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub why: String,
     pub hint: Option<&'static str>,
-    /// An error of another kind, as it is.
+    /// The error that is reported instead, where it is not about the node.
     pub whole: Option<Box<ImportError>>,
 }
 
@@ -107,7 +108,7 @@ impl Refusal {
         Self { why: why.into(), hint: Some(hint), whole: None }
     }
 
-    /// About this node.
+    /// Makes the error of a node.
     pub fn at(self, node: &str, op: &str) -> ImportError {
         match self.whole {
             Some(error) => *error,

@@ -1,4 +1,4 @@
-//! Data of tensors that lies in files beside the model's.
+//! Reads the data of tensors from files beside the model's.
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -9,16 +9,17 @@ use super::constant::{Constant, dims, raw_bytes, refuse};
 use super::error::{Refusal, Result};
 use crate::proto::{StringStringEntryProto, TensorProto};
 
-/// Most bytes that are read from other files, all together.
+/// The limit of bytes that are read from other files.
 const MAX_BYTES: u64 = 2 << 30;
 
-/// The folder of the model's file, and what was read from it.
+/// The folder of the model's file, and the files that were read from it.
 pub(super) struct External<'a> {
     folder: Option<&'a Path>,
-    /// Files that were opened.
+    /// The files that were opened.
     files: HashSet<PathBuf>,
+    /// The number of bytes that were read.
     read: u64,
-    /// Sizes of the files that were opened, all together.
+    /// The size of all files that were opened.
     pub size: u64,
 }
 
@@ -27,10 +28,10 @@ impl<'a> External<'a> {
         Self { folder, files: HashSet::new(), read: 0, size: 0 }
     }
 
-    /// Reads a tensor, from its file where it has one.
+    /// Reads a tensor, whose data may be in a file of its own.
     ///
     /// # Errors
-    /// A tensor that cannot be read; a file that is not there, that is too short, or that lies outside the folder.
+    /// The tensor cannot be read, or its file is not there, is too short, or lies outside the folder.
     pub fn read(&mut self, tensor: &TensorProto) -> std::result::Result<Constant, ImportError> {
         if tensor.data_location == 0 && tensor.external_data.is_empty() {
             return Constant::read(tensor, &tensor.raw_data);
@@ -53,7 +54,7 @@ impl<'a> External<'a> {
         })?;
         let path = inside(folder, &location.value)?;
         let failed = |error: std::io::Error| Refusal::from(format!("its data in '{}': {error}", location.value));
-        // Before it is opened: opening a pipe waits for somebody to write to it.
+        // This is checked before the file is opened, since opening a pipe waits for a writer.
         if !path.metadata().map_err(failed)?.is_file() {
             return Err(format!("its data lies in '{}', which is no file", location.value).into());
         }
@@ -89,10 +90,10 @@ impl<'a> External<'a> {
     }
 }
 
-/// The file of this name in the folder.
+/// Returns the path of a file in the folder.
 ///
 /// # Errors
-/// A name, or a link, that leads out of the folder; no such file.
+/// The name or a link leads out of the folder, or there is no such file.
 fn inside(folder: &Path, location: &str) -> Result<PathBuf> {
     let relative = Path::new(location);
     let stays = relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));

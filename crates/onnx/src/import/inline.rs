@@ -1,4 +1,4 @@
-//! Before lowering: functions of the file are put where they are called, and nodes into an order.
+//! Prepares a file for lowering: inlines its functions and sorts its nodes.
 use std::collections::{BTreeSet, HashMap};
 
 use prost::Message;
@@ -6,18 +6,18 @@ use prost::Message;
 use super::{ImportError, malformed};
 use crate::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto};
 
-/// Most nodes after functions were put in place: more than any network has.
+/// The limit of nodes after inlining, which is more than any network has.
 const MAX_NODES: usize = 200_000;
 
-/// Deepest nesting of calls.
+/// The limit of the nesting of calls.
 const MAX_DEPTH: usize = 32;
 
-/// Replaces calls of the model's own functions by what these are made of, and sorts the nodes.
+/// Replaces calls of the model's functions by the nodes of the functions, and sorts the nodes.
 ///
-/// `bytes` is the size of the file, which bounds what functions may make of it.
+/// `bytes` is the size of the file, which limits the size of the inlined nodes.
 ///
 /// # Errors
-/// Functions that call themselves, or make more nodes than any network has; nodes that feed each other.
+/// A function calls itself, or there are more nodes than any network has, or nodes feed each other.
 pub(super) fn prepare(model: &mut ModelProto, opset: i64, bytes: usize) -> Result<(), ImportError> {
     let functions = std::mem::take(&mut model.functions);
     let Some(graph) = &mut model.graph else { return Ok(()) };
@@ -40,12 +40,14 @@ fn domain(name: &str) -> &str {
     if name == "ai.onnx" { "" } else { name }
 }
 
+/// The state of inlining.
 struct Inliner<'a> {
+    /// The functions by domain, name and overload.
     functions: HashMap<(&'a str, &'a str, &'a str), &'a FunctionProto>,
     opset: i64,
     calls: usize,
     nodes: usize,
-    /// That nodes of functions may still take.
+    /// The bytes that nodes of functions may still take.
     bytes: usize,
 }
 
@@ -101,16 +103,16 @@ fn title(node: &NodeProto) -> &str {
     }
 }
 
-/// One call of a function.
+/// A call of a function.
 struct Call<'a> {
     function: &'a FunctionProto,
     node: &'a NodeProto,
-    /// Of the names of values within.
+    /// The prefix of the names of values within the function.
     prefix: String,
 }
 
 impl Call<'_> {
-    /// What a value within the function is called outside.
+    /// Returns the name outside of a value within the function.
     fn value(&self, name: &str) -> String {
         if name.is_empty() {
             return String::new();
@@ -127,7 +129,7 @@ impl Call<'_> {
         }
     }
 
-    /// A node of the function, as this call makes it.
+    /// Returns a node of the function with the names and attributes of this call.
     fn instance(&self, inner: &NodeProto) -> NodeProto {
         let mut node = inner.clone();
         self.rename(&mut node);
@@ -146,7 +148,7 @@ impl Call<'_> {
         node.attribute = attributes.into_iter().filter_map(|attribute| self.attribute(attribute)).collect();
     }
 
-    /// An attribute, or what the call gives for it; nothing where neither the call nor the function has a value.
+    /// Returns an attribute with the value of the call, or nothing where neither the call nor the function has a value.
     fn attribute(&self, mut attribute: AttributeProto) -> Option<AttributeProto> {
         if !attribute.ref_attr_name.is_empty() {
             let named = |list: &[AttributeProto]| list.iter().find(|a| a.name == attribute.ref_attr_name).cloned();
@@ -166,7 +168,7 @@ impl Call<'_> {
     }
 }
 
-/// Puts nodes after those that they read from, and otherwise leaves their order.
+/// Puts nodes after those whose outputs they read, and otherwise keeps their order.
 fn sort(graph: &mut GraphProto) -> Result<(), ImportError> {
     for node in &mut graph.node {
         for inner in node.attribute.iter_mut().filter_map(|attribute| attribute.g.as_mut()) {
@@ -176,7 +178,7 @@ fn sort(graph: &mut GraphProto) -> Result<(), ImportError> {
     let mut makers: HashMap<&str, usize> = HashMap::new();
     for (i, node) in graph.node.iter().enumerate() {
         for output in node.output.iter().filter(|output| !output.is_empty()) {
-            // Of two values of one name, which is refused later, the first counts.
+            // Two values of one name are refused later; until then the first counts.
             makers.entry(output).or_insert(i);
         }
     }
@@ -218,7 +220,7 @@ fn sort(graph: &mut GraphProto) -> Result<(), ImportError> {
     Ok(())
 }
 
-/// All names that a node reads, also in graphs within it.
+/// Collects all names that a node reads, also in graphs within it.
 pub(super) fn read<'a>(node: &'a NodeProto, names: &mut BTreeSet<&'a str>) {
     names.extend(node.input.iter().map(String::as_str).filter(|name| !name.is_empty()));
     for graph in node.attribute.iter().filter_map(|attribute| attribute.g.as_deref()) {

@@ -1,4 +1,4 @@
-//! The image that a network looks at.
+//! Reads the input of a network, which is an image.
 use std::collections::{BTreeSet, HashSet};
 
 use graph::Shape;
@@ -6,21 +6,21 @@ use graph::Shape;
 use super::{ImportError, ImportOptions, malformed};
 use crate::proto::{DataType, DimensionValue, GraphProto, ValueInfoProto};
 
-/// The input.
+/// The input image.
 pub(super) struct Image<'a> {
     pub name: &'a str,
     pub shape: Shape,
-    /// Of the axes `[N, C, H, W]` in the file.
+    /// The order of the axes `[N, C, H, W]` in the file.
     pub order: [usize; 4],
-    /// Number of images, where it is fixed.
+    /// The number of images, where it is fixed.
     pub batch: Option<usize>,
-    /// Whether it is of bytes.
+    /// Whether the elements are bytes.
     pub bytes: bool,
 }
 
-/// The one input that is no constant and that something reads.
+/// Finds the only input that is not a constant and that a node reads.
 pub(super) fn find(graph: &GraphProto) -> Result<&ValueInfoProto, ImportError> {
-    // Files of 2018 list constants among the inputs.
+    // Files from 2018 list constants among the inputs.
     let constants: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
     let mut inputs: Vec<&ValueInfoProto> =
         graph.input.iter().filter(|input| !constants.contains(input.name.as_str())).collect();
@@ -65,7 +65,7 @@ pub(super) fn read<'a>(input: &'a ValueInfoProto, options: &ImportOptions) -> Re
         }
     }
     let [batch, a, b, c] = sizes;
-    // Channels last where only that makes sense.
+    // Channels come last where only that makes sense.
     let is_side = |size: Option<usize>| size.is_none_or(|size| size >= 8);
     let is_last = matches!(c, Some(1 | 3)) && is_side(a) && is_side(b);
     let (channels, rows, columns) = if is_last { (c, a, b) } else { (a, b, c) };

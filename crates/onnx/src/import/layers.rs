@@ -1,38 +1,38 @@
-//! Convolutions, linear layers, normalisations and softmax.
+//! Lowers convolutions, linear layers, normalisations and softmax.
 use graph::{Conv2d, Op, Shape, Tensor};
 
 use super::constant::Data;
 use super::error::{Refusal, Result};
 use super::fold;
-use super::lower::{Kind, Lowering, axis};
+use super::lower::{LoweredOp, Lowering, axis};
 use super::names;
 use super::node::{Node, decimal};
 use super::view::View;
 
-/// What to do about layer normalisation.
+/// The advice for layer normalisation.
 pub(super) const NORMALISATION: &str = "ConvNeXt and transformers need layer normalisation and GELU, which are missing: take a network with batch normalisation";
 
-/// What to do about a network that was exported while it was trained.
+/// The advice for a network that was exported in training mode.
 pub(super) const EVALUATION: &str = "export the model after `model.eval()`";
 
-/// Whether a `BatchNormalization` takes its statistics from the images: said by an attribute from opset 14 on, and before
-/// by outputs for what it found.
+/// Returns whether a `BatchNormalization` takes its statistics from the images. From opset 14 on an attribute says so, and
+/// before that the outputs for these statistics.
 pub(super) fn is_training(node: Node<'_>, opset: i64) -> Result<bool> {
     let has_statistics = node.0.output.iter().skip(1).any(|output| !output.is_empty());
     Ok(node.flag("training_mode")? || (opset < 14 && has_statistics))
 }
 
-/// Window, strides and borders of a convolution or pooling, over rows and columns.
+/// The window, strides and borders of a convolution or pooling, over rows and columns.
 pub(super) struct Window {
     pub kernel: [usize; 2],
     pub stride: [usize; 2],
     pub dilation: [usize; 2],
-    /// `[top, left, bottom, right]`.
+    /// The borders, `[top, left, bottom, right]`.
     pub pads: [usize; 4],
 }
 
 impl Window {
-    /// Reads the attributes; `kernel` is the weight's where there is one.
+    /// Reads the attributes; `kernel` is that of the weight, where there is one.
     pub fn read(node: Node<'_>, kernel: Option<[usize; 2]>, input: Shape) -> Result<Self> {
         let pair = |name: &str| -> Result<Option<[usize; 2]>> {
             let Some(values) = node.ints(name)? else { return Ok(None) };
@@ -68,7 +68,7 @@ impl Window {
                         dilation[axis].checked_mul(kernel[axis] - 1).and_then(|n| n.checked_add(1)).ok_or(large)?;
                     let start = (size.div_ceil(stride[axis]) - 1).checked_mul(stride[axis]).ok_or(large)?;
                     let needed = start.checked_add(reach).ok_or(large)?;
-                    // Some engines then cut the input on both sides, others begin at its first pixel.
+                    // Some engines cut the input on both sides here, others begin at its first pixel.
                     if needed + 1 < size {
                         return Err(
                             format!("windows of {reach}, {} apart: `{auto}` is not clear there", stride[axis]).into()
@@ -129,12 +129,12 @@ impl<'a> Lowering<'a> {
             conv.padding = [0, 0];
             from = self.border(input, window.pads, 0.0)?;
         }
-        let node = self.add(Kind::Op(Op::Conv2d(conv)), vec![from], params, None)?;
+        let node = self.add(LoweredOp::Op(Op::Conv2d(conv)), vec![from], params, None)?;
         Ok(self.image(node))
     }
 
     pub fn border(&mut self, input: usize, sides: [usize; 4], value: f64) -> Result<usize> {
-        self.add_named("pad", Kind::Op(Op::Pad2d { sides, value }), vec![input], vec![], None)
+        self.add_named("pad", LoweredOp::Op(Op::Pad2d { sides, value }), vec![input], vec![], None)
     }
 
     pub fn gemm(&mut self, node: Node<'a>) -> Result<View> {
@@ -185,7 +185,7 @@ impl<'a> Lowering<'a> {
         self.linear(node, values, [out_features, in_features], None)
     }
 
-    /// `weight` is `[out, in]`.
+    /// Adds a linear layer with a weight `[out, in]`.
     fn linear(
         &mut self,
         node: Node<'a>,
@@ -194,7 +194,7 @@ impl<'a> Lowering<'a> {
         bias: Option<Vec<f32>>,
     ) -> Result<View> {
         let mut x = self.view(node, 0)?;
-        // `[features]` of one image.
+        // The input may be `[features]`, of one image.
         let single = x.rank() == 1 && self.batch == 1 && node.op() == "MatMul";
         if single {
             x = x.unsqueeze(0);
@@ -204,7 +204,7 @@ impl<'a> Lowering<'a> {
         }
         self.charge(weight.len())?;
         let input = if let Some(order) = self.flattened_order(&x) {
-            // The features of a transposed image: the weight's columns move instead.
+            // The features are those of a transposed image; the columns of the weight are moved instead.
             if order.dims.iter().skip(1).product::<usize>() != in_features {
                 return Err(format!("its weight has {in_features} inputs for {:?}", x.shape()).into());
             }
@@ -224,7 +224,7 @@ impl<'a> Lowering<'a> {
         if let Some(bias) = bias {
             params.push(("bias", Tensor::new([out_features], bias)));
         }
-        let node = self.add(Kind::Op(op), vec![input], params, None)?;
+        let node = self.add(LoweredOp::Op(op), vec![input], params, None)?;
         let features = self.features(node);
         Ok(if single { features.squeeze(0) } else { features })
     }
@@ -248,7 +248,7 @@ impl<'a> Lowering<'a> {
             }
             params.push((suffix, Tensor::new([channels], self.floats(&values, channels, suffix)?)));
         }
-        let node = self.add(Kind::Op(Op::BatchNorm2d { channels, eps }), vec![input], params, None)?;
+        let node = self.add(LoweredOp::Op(Op::BatchNorm2d { channels, eps }), vec![input], params, None)?;
         Ok(View { node, ..view })
     }
 
@@ -256,7 +256,7 @@ impl<'a> Lowering<'a> {
         let input = self.images(node)?;
         let size = node.int("size")?.ok_or("lacks `size`")?;
         let stated = usize::try_from(size).map_err(|_| "a negative `size`")?;
-        // A window of twice the channels holds all of them, wherever it lies; a larger one only counts more.
+        // A window of twice the channels holds all of them at any position; a larger one only divides by more.
         let size = stated.min(self.nodes[input].shape.channels.saturating_mul(2));
         let share = if size < stated { size as f64 / stated as f64 } else { 1.0 };
         let op = Op::Lrn {
@@ -268,7 +268,7 @@ impl<'a> Lowering<'a> {
         self.simple(op, input)
     }
 
-    /// Softmax across channels, its logarithm at the end of the network, or the index of the largest class there.
+    /// Lowers a softmax over channels, or at the end of the network its logarithm or the index of the largest class.
     pub fn softmax(&mut self, node: Node<'a>) -> Result<View> {
         let x = self.view(node, 0)?;
         let default = match node.op() {
@@ -277,25 +277,25 @@ impl<'a> Lowering<'a> {
             _ => -1,
         };
         let at = axis(node.int("axis")?.unwrap_or(default), x.rank())?;
-        // `[classes]` of one image.
+        // The input may be `[classes]`, of one image.
         let single = x.rank() == 1 && self.batch == 1;
         let (over, input) = match single {
             true => (1, self.nchw(&x.unsqueeze(0))?),
             false => (x.perm[at], self.nchw(&x)?),
         };
         let Shape { channels, height, width } = self.nodes[input].shape;
-        // Opset 12 and older take the axes behind it too.
+        // Opset 12 and older include the axes after it.
         let alone = (self.opset >= 13 && node.op() != "ArgMax") || (height == 1 && width == 1);
         if over != 1 || !alone {
             return Err(format!("only over classes is {} supported", node.op()).into());
         }
         let kind = match node.op() {
-            "Softmax" => Kind::Op(Op::Softmax),
-            "LogSoftmax" => Kind::LogSoftmax,
+            "Softmax" => LoweredOp::Op(Op::Softmax),
+            "LogSoftmax" => LoweredOp::LogSoftmax,
             _ if channels == 1 => return Err("of one class is always 0".into()),
-            _ => Kind::ArgMax,
+            _ => LoweredOp::ArgMax,
         };
-        let is_index = kind == Kind::ArgMax;
+        let is_index = kind == LoweredOp::ArgMax;
         let result = self.add(kind, vec![input], vec![], None)?;
         if !is_index {
             return Ok(self.over(&x, result));
@@ -308,18 +308,18 @@ impl<'a> Lowering<'a> {
         Ok(View::plain(result, dims))
     }
 
-    /// The logarithm of a softmax.
+    /// Lowers the logarithm of a softmax.
     pub fn log(&mut self, node: Node<'a>) -> Result<View> {
         let x = self.view(node, 0)?;
-        if self.nodes[x.node].kind != Kind::Op(Op::Softmax) {
+        if self.nodes[x.node].kind != LoweredOp::Op(Op::Softmax) {
             return Err("not supported, but of a softmax at the end".into());
         }
         let logits = self.nodes[x.node].inputs[0];
-        let node = self.add(Kind::LogSoftmax, vec![logits], vec![], None)?;
+        let node = self.add(LoweredOp::LogSoftmax, vec![logits], vec![], None)?;
         Ok(self.over(&x, node))
     }
 
-    /// The node of an input `[N, C, H, W]`.
+    /// Returns the node of an input `[N, C, H, W]`.
     pub fn images(&mut self, node: Node<'a>) -> Result<usize> {
         let x = self.view(node, 0)?;
         if x.rank() != 4 {
@@ -328,14 +328,14 @@ impl<'a> Lowering<'a> {
         self.nchw(&x)
     }
 
-    /// A node named after its parameter, where that has a name.
+    /// Names the current node after its parameter, where that has a name.
     fn use_parameter_name(&mut self, initializer: &str) {
         if let Some(path) = names::of_parameter(initializer) {
             self.wanted = path.to_owned();
         }
     }
 
-    /// Something of the view's channels: the node and the view to give its result, whose channels are axis 1.
+    /// Returns the node and the view of a value whose channels are axis 1, for an operation on channels.
     pub fn channels_second(&mut self, x: &View) -> Result<(usize, View)> {
         let channels = self.nodes[x.node].shape.channels;
         let direct = x.dims.get(..2) == Some(&[self.batch, channels]) && x.perm.get(1) == Some(&1);
@@ -347,7 +347,7 @@ impl<'a> Lowering<'a> {
     }
 }
 
-/// The float of a constant with one element, where it is finite.
+/// Returns the only element of a constant, if it is a finite float.
 pub(super) fn scalar(constant: &super::constant::Constant) -> Result<f64> {
     match (&constant.data, constant.scalar()) {
         (Data::Float(_), Some(value)) if value.is_finite() => Ok(decimal(value)),

@@ -1,4 +1,4 @@
-//! From the nodes of the file to those of the graph, one after the other.
+//! Lowers the nodes of the file to those of the graph, one after the other.
 use std::collections::HashMap;
 use std::path::Path;
 use std::rc::Rc;
@@ -6,7 +6,7 @@ use std::rc::Rc;
 use graph::{Op, Shape, Tensor};
 
 use super::ImportError;
-use super::constant::{self, Constant, Data};
+use super::constant::{self, Constant};
 use super::error::{Refusal, Result};
 use super::external::External;
 use super::fold;
@@ -15,59 +15,58 @@ use super::node::Node;
 use super::view::View;
 use crate::proto::{DataType, GraphProto, TensorProto};
 
-/// Largest value between nodes, in elements of one image.
-const MAX_VALUE: usize = 1 << 28;
-
-/// What a lowered node computes.
+/// The operation of a lowered node. Those that the graph does not have are replaced later, or refused.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Kind {
+pub(super) enum LoweredOp {
     /// An operation of the graph.
     Op(Op),
-    /// The mean of `size` channels, from each channel to the ones after it. Only part of a pattern.
+    /// The mean of `size` channels, from each channel on. It is only a part of a pattern.
     ChannelMean { size: usize },
-    /// `x^exponent`. Only part of a pattern.
+    /// `x^exponent`. It is only a part of a pattern.
     Power { exponent: f64 },
-    /// The first value divided by the second. Only part of a pattern.
+    /// The first value divided by the second. It is only a part of a pattern.
     Divide,
-    /// The features of a view that is not in its node's order. Only before a fully connected layer.
+    /// The features of a view that is not in its node's order. It may only stand before a fully connected layer.
     Reordered(View),
-    /// These channels of the input, in this order. Part of a layer behind it, or slices that are joined.
+    /// These channels of the input, in this order. They become a part of the layer after it, or slices that are joined.
     Pick(Vec<usize>),
-    /// Bytes as floats: the same value.
+    /// The conversion of bytes to floats, which keeps the values.
     Float,
-    /// The logarithm of a softmax. Only at the end.
+    /// The logarithm of a softmax. It may only be the last operation.
     LogSoftmax,
-    /// The index of the largest class. Only at the end; `[1, 1, 1]` whatever its shape.
+    /// The index of the largest class. It may only be the last operation, and counts as `[1, 1, 1]`.
     ArgMax,
 }
 
-/// A node of the graph to be.
+/// A node of the graph that is made.
 #[derive(Debug, Clone)]
 pub(super) struct Lowered {
-    /// Not yet unique.
+    /// The name, which need not be unique yet.
     pub name: String,
-    pub kind: Kind,
-    /// Positions of earlier nodes.
+    pub kind: LoweredOp,
+    /// The positions of earlier nodes.
     pub inputs: Vec<usize>,
-    /// By the last part of their names.
+    /// The parameters, by the last part of their names.
     pub params: Vec<(&'static str, Tensor)>,
     pub shape: Shape,
-    /// Title and op of the node of the file.
+    /// The title and the operator of the node of the file.
     pub origin: (String, String),
-    /// Whether the value is of bytes: the image before a `Cast`.
+    /// Whether the value consists of bytes, as the image before a `Cast` may.
     pub bytes: bool,
 }
 
 impl Lowered {
     pub fn op(&self) -> Option<&Op> {
         match &self.kind {
-            Kind::Op(op) => Some(op),
+            LoweredOp::Op(op) => Some(op),
             _ => None,
         }
     }
 
+    /// Returns the values of a parameter.
+    ///
     /// # Panics
-    /// If there is none of this name.
+    /// Panics if the node has no parameter of this name.
     pub fn param(&self, name: &str) -> &[f32] {
         let found = self.params.iter().find(|(suffix, _)| *suffix == name);
         found.unwrap_or_else(|| panic!("no parameter `{name}`")).1.data()
@@ -81,34 +80,35 @@ pub(super) enum Value {
     View(View),
 }
 
-/// What is known while going through the nodes.
+/// The state of lowering.
 pub(super) struct Lowering<'a> {
     pub opset: i64,
-    /// Images in a batch: the file's number, or one that stands for any.
+    /// The images in a batch: the file's number, or one that stands for any.
     pub batch: usize,
     pub values: HashMap<&'a str, Value>,
-    /// How often each value of the file is read.
+    /// The number of times that each value of the file is read.
     pub uses: HashMap<&'a str, usize>,
     pub nodes: Vec<Lowered>,
-    /// Where each node's flattened value is.
-    flattened: HashMap<usize, usize>,
-    /// Elements of constants and parameters that may still be made.
+    /// The position of the flattened value of a node.
+    pub flattened: HashMap<usize, usize>,
+    /// The elements of constants and parameters that may still be made.
     budget: usize,
-    /// Multiply-adds of constants so far.
+    /// The multiply-adds of constants so far.
     pub work: usize,
     external: External<'a>,
-    /// Sizes of other files, as far as the budget knows of them.
+    /// The sizes of other files that the budget has counted.
     external_size: u64,
     /// Whether weights were integers with scales.
     pub stored_as_codes: bool,
-    /// Title and op of the node at work, and a name for what it makes.
-    origin: (String, String),
+    /// The title and the operator of the current node.
+    pub origin: (String, String),
+    /// The name for nodes that are made of the current node.
     pub wanted: String,
     pub notes: Vec<String>,
 }
 
 impl<'a> Lowering<'a> {
-    /// `bytes` is the size of the file, which bounds what may be made of it.
+    /// Starts for a file of `bytes` bytes, which limits the elements that may be made of it.
     pub fn new(opset: i64, batch: usize, bytes: usize, folder: Option<&'a Path>) -> Self {
         Self {
             opset,
@@ -128,23 +128,26 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Puts the image first; `perm` is that of its view.
+    /// Adds the image as the first node; `perm` is the permutation of its view.
     pub fn input(&mut self, name: &'a str, shape: Shape, perm: &[usize], bytes: bool) -> Result<()> {
-        let node = self.add_named("input", Kind::Op(Op::Input), vec![], vec![], Some(shape))?;
+        let node = self.add_named("input", LoweredOp::Op(Op::Input), vec![], vec![], Some(shape))?;
         self.nodes[node].bytes = bytes;
         let view = View::plain(node, vec![self.batch, shape.channels, shape.height, shape.width]).transpose(perm);
         self.values.insert(name, Value::View(view));
         Ok(())
     }
 
-    /// Pays for `elements` numbers about to be made.
+    /// Takes `elements` from the budget before they are made.
+    ///
+    /// # Errors
+    /// The budget has fewer.
     pub fn charge(&mut self, elements: usize) -> Result<()> {
         let left = self.budget.checked_sub(elements);
         self.budget = left.ok_or("makes more numbers than the file's size justifies")?;
         Ok(())
     }
 
-    /// Counts who reads what, in this graph and those within it.
+    /// Counts the readers of each value, in this graph and those within it.
     pub fn count(&mut self, graph: &'a GraphProto) {
         for node in &graph.node {
             for input in &node.input {
@@ -159,7 +162,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Reads constants and lowers those nodes of `graph` that `outputs` need.
+    /// Reads the constants and lowers the nodes of `graph` that its outputs need.
     pub fn graph(&mut self, graph: &'a GraphProto) -> std::result::Result<(), ImportError> {
         let mut needed: std::collections::HashSet<&str> = graph.output.iter().map(|o| o.name.as_str()).collect();
         let mut wanted = vec![false; graph.node.len()];
@@ -185,12 +188,12 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    /// Reads a tensor of the file, or of one beside it.
+    /// Reads a tensor of the file, or of a file beside it.
     fn read(&mut self, tensor: &TensorProto) -> std::result::Result<Constant, ImportError> {
         let constant = self.external.read(tensor)?;
         let more = usize::try_from(self.external.size - self.external_size).unwrap_or(usize::MAX);
         self.external_size = self.external.size;
-        // Elements of a byte or less are few bytes of the file for the floats that they become.
+        // Elements of a byte or less take fewer bytes in the file than the floats that are made of them.
         let range = constant::integers(constant.kind).and_then(|(low, high)| high.checked_sub(low));
         let small = range.is_some_and(|range| range < 256);
         let small = if small { constant.data.len().saturating_mul(4) } else { 0 };
@@ -198,7 +201,7 @@ impl<'a> Lowering<'a> {
         Ok(constant)
     }
 
-    /// A tensor within a node.
+    /// Reads a tensor within a node.
     pub fn tensor(&mut self, tensor: &TensorProto) -> Result<Constant> {
         self.read(tensor).map_err(|error| Refusal { why: String::new(), hint: None, whole: Some(Box::new(error)) })
     }
@@ -221,6 +224,7 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
+    /// Lowers a node and returns the values of its outputs.
     fn dispatch(&mut self, node: Node<'a>) -> Result<Vec<Option<Value>>> {
         if !node.is_standard() {
             if is_quantized(node.op()) {
@@ -274,7 +278,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Bytes are moved, and not computed with: their sums would wrap around.
+    /// Refuses arithmetic with bytes, whose sums would wrap around. They may only be moved.
     fn refuse_bytes(&self, node: Node<'a>) -> Result<()> {
         let moves = [
             "Cast",
@@ -305,7 +309,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// An `If` whose condition is known.
+    /// Lowers the branch of an `If` whose condition is known.
     fn branch(&mut self, node: Node<'a>) -> Result<Vec<Option<Value>>> {
         let Value::Constant(condition) = self.value(node, 0)? else {
             return Err("its condition depends on the image".into());
@@ -323,13 +327,13 @@ impl<'a> Lowering<'a> {
         graph.output.iter().map(|output| value(&output.name).map(Some)).collect()
     }
 
-    /// The value of input `index`.
+    /// Returns the value of input `index`.
     pub fn value(&self, node: Node<'_>, index: usize) -> Result<Value> {
         let name = node.input(index).ok_or_else(|| format!("lacks input {index}"))?;
         self.values.get(name).cloned().ok_or_else(|| unknown(name))
     }
 
-    /// The value of an input that is computed from the image.
+    /// Returns the value of an input that is computed from the image.
     pub fn view(&self, node: Node<'_>, index: usize) -> Result<View> {
         match self.value(node, index)? {
             Value::View(view) => Ok(view),
@@ -337,7 +341,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The value of an input that must be known; `None` where it is left out.
+    /// Returns the value of an input that must be constant, or `None` where it is left out.
     pub fn constant(&self, node: Node<'_>, index: usize) -> Result<Option<Rc<Constant>>> {
         if node.input(index).is_none() {
             return Ok(None);
@@ -348,7 +352,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Integers that are an attribute in older opsets and an input in newer ones.
+    /// Returns integers that are an attribute in older opsets and an input in newer ones.
     pub fn ints(&self, node: Node<'_>, attribute: &str, input: usize) -> Result<Option<Vec<i64>>> {
         if let Some(values) = node.ints(attribute)? {
             return Ok(Some(values.to_vec()));
@@ -358,143 +362,14 @@ impl<'a> Lowering<'a> {
             None => Ok(None),
         }
     }
-
-    /// Adds a node of the graph under the name of the node at work. `shape` is that of the input node alone.
-    pub fn add(
-        &mut self,
-        kind: Kind,
-        inputs: Vec<usize>,
-        params: Vec<(&'static str, Tensor)>,
-        shape: Option<Shape>,
-    ) -> Result<usize> {
-        let name = self.wanted.clone();
-        self.add_named(&name, kind, inputs, params, shape)
-    }
-
-    pub fn add_named(
-        &mut self,
-        name: &str,
-        kind: Kind,
-        inputs: Vec<usize>,
-        params: Vec<(&'static str, Tensor)>,
-        shape: Option<Shape>,
-    ) -> Result<usize> {
-        let shapes: Vec<Shape> = inputs.iter().map(|&input| self.nodes[input].shape).collect();
-        let shape = match (&kind, shape) {
-            (_, Some(shape)) => shape,
-            (Kind::Op(op), None) => op.output(&shapes)?,
-            (Kind::ChannelMean { size }, None) => {
-                let channels = (shapes[0].channels + 1).checked_sub(*size).ok_or("a window larger than its input")?;
-                Shape { channels, ..shapes[0] }
-            }
-            (Kind::Pick(order), None) => Shape { channels: order.len(), ..shapes[0] },
-            (Kind::ArgMax, None) => Shape::new(1, 1, 1),
-            (Kind::Power { .. } | Kind::Divide | Kind::Reordered(_) | Kind::Float | Kind::LogSoftmax, None) => {
-                shapes[0]
-            }
-        };
-        let bytes = kind != Kind::Float && inputs.iter().any(|&input| self.nodes[input].bytes);
-        let elements = shape.channels.checked_mul(shape.height).and_then(|n| n.checked_mul(shape.width));
-        match elements {
-            Some(1..=MAX_VALUE) => {}
-            Some(0) => return Err(format!("its value {shape} is empty").into()),
-            _ => return Err(format!("its value {shape} is too large").into()),
-        }
-        if let Some((suffix, _)) = params.iter().find(|(_, tensor)| tensor.data().iter().any(|v| !v.is_finite())) {
-            return Err(format!("its {suffix} has values that are NaN or infinite").into());
-        }
-        let name = name.to_owned();
-        self.nodes.push(Lowered { name, kind, inputs, params, shape, origin: self.origin.clone(), bytes });
-        Ok(self.nodes.len() - 1)
-    }
-
-    /// An operation without parameters that reads one node, its value `[N, C, H, W]`.
-    pub fn simple(&mut self, op: Op, input: usize) -> Result<View> {
-        let node = self.add(Kind::Op(op), vec![input], vec![], None)?;
-        Ok(self.image(node))
-    }
-
-    /// The value of a node as it is.
-    pub fn image(&self, node: usize) -> View {
-        let Shape { channels, height, width } = self.nodes[node].shape;
-        View::plain(node, vec![self.batch, channels, height, width])
-    }
-
-    /// The same view of another node, which computes something of each channel of a node's value.
-    pub fn over(&self, x: &View, node: usize) -> View {
-        View { node, ..x.clone() }
-    }
-
-    /// The value of a node whose pixels are 1x1 as `[N, C]`.
-    pub fn features(&self, node: usize) -> View {
-        View::plain(node, vec![self.batch, self.nodes[node].shape.channels])
-    }
-
-    /// The node whose value is this view as `[N, C, H, W]`, or `[N, F]` as `[N, F, 1, 1]`, flattening where needed.
-    pub fn nchw(&mut self, view: &View) -> Result<usize> {
-        if !view.is_plain() {
-            return Err(
-                format!("its input of shape {:?} is transposed in a way that does not cancel", view.shape()).into()
-            );
-        }
-        let shape = self.nodes[view.node].shape;
-        let dims = &view.dims;
-        if dims.first() != Some(&self.batch) {
-            return Err(format!("its input of shape {dims:?} has no batch in front").into());
-        }
-        if dims[1..] == [shape.channels, shape.height, shape.width] {
-            return Ok(view.node);
-        }
-        if !(2..=4).contains(&dims.len()) || dims[2..].iter().any(|&n| n != 1) {
-            return Err(format!("its input was reshaped from {shape} to {dims:?}: only flattening is supported").into());
-        }
-        self.flatten(view.node)
-    }
-
-    fn flatten(&mut self, node: usize) -> Result<usize> {
-        let shape = self.nodes[node].shape;
-        if shape.height == 1 && shape.width == 1 {
-            return Ok(node);
-        }
-        if let Some(&flat) = self.flattened.get(&node) {
-            return Ok(flat);
-        }
-        let flat = self.add_named("flatten", Kind::Op(Op::Flatten), vec![node], vec![], None)?;
-        self.flattened.insert(node, flat);
-        Ok(flat)
-    }
-
-    /// `Affine` with these values, one a channel or one for all.
-    pub fn affine(&mut self, input: usize, weight: &[f32], bias: &[f32]) -> Result<usize> {
-        let channels = self.nodes[input].shape.channels;
-        self.charge(channels.saturating_mul(2))?;
-        let spread = |values: &[f32]| match values {
-            &[value] => vec![value; channels],
-            values => values.to_vec(),
-        };
-        let params =
-            vec![("weight", Tensor::new([channels], spread(weight))), ("bias", Tensor::new([channels], spread(bias)))];
-        self.add(Kind::Op(Op::Affine { channels }), vec![input], params, None)
-    }
-
-    /// Floats of a parameter of `count` elements.
-    pub fn floats(&mut self, constant: &Constant, count: usize, what: &str) -> Result<Vec<f32>> {
-        match &constant.data {
-            Data::Float(values) if values.len() == count => {
-                self.charge(count)?;
-                Ok(values.clone())
-            }
-            Data::Float(values) => Err(format!("its {what} has {} elements, {count} are needed", values.len()).into()),
-            Data::Int(_) => Err(format!("its {what} has integers").into()),
-        }
-    }
 }
 
-fn unknown(name: &str) -> Refusal {
+/// Makes the refusal of a name that is no value.
+pub(super) fn unknown(name: &str) -> Refusal {
     format!("'{name}' is not the output of an earlier node").into()
 }
 
-/// All names that a graph within a node may read.
+/// Collects all names that a graph within a node may read.
 fn needs<'a>(graph: &'a GraphProto, needed: &mut std::collections::HashSet<&'a str>) {
     needed.extend(graph.output.iter().map(|output| output.name.as_str()));
     for node in &graph.node {
@@ -505,7 +380,7 @@ fn needs<'a>(graph: &'a GraphProto, needed: &mut std::collections::HashSet<&'a s
     }
 }
 
-/// What to do about a quantized network.
+/// The advice for a quantized network.
 const FLOAT_ONE: &str = "import the float network it came from: the file before `quantize_static`, or the model exported \
                          before it was converted. Files of which only the weights are quantized are read";
 
@@ -514,7 +389,7 @@ fn is_quantized(op: &str) -> bool {
     whole.contains(&op) || op.starts_with("QLinear")
 }
 
-/// Axes of which none comes twice.
+/// Returns axes counted from the front, and refuses an axis that comes twice.
 pub(super) fn axes_once(axes: &[i64], rank: usize) -> Result<Vec<usize>> {
     if axes.len() > rank {
         return Err("an axis twice".into());
@@ -526,7 +401,7 @@ pub(super) fn axes_once(axes: &[i64], rank: usize) -> Result<Vec<usize>> {
     }
 }
 
-/// An axis counted from the end where negative.
+/// Returns an axis counted from the front; a negative one is counted from the end.
 pub(super) fn axis(axis: i64, rank: usize) -> Result<usize> {
     let rank_i = i64::try_from(rank).unwrap_or(i64::MAX);
     let from_front = if axis < 0 { axis.saturating_add(rank_i) } else { axis };

@@ -1,12 +1,13 @@
-//! What a file's metadata says: names of classes as programs write them, and how dsconv's exports want their images.
+//! Reads a file's metadata: the names of classes in the forms that programs write, and the preprocessing of this crate's
+//! exports.
 use super::names;
 use crate::proto::StringStringEntryProto;
 
-/// Under which keys names stand, the most telling first.
+/// The keys of class names, the clearest first.
 const KEYS: [&str; 7] = ["classes", "names", "class_names", "labels", "id2label", "categories", "classnames"];
 
-/// The names of classes in a file's metadata, and the key they stand under; none where what stands there does not read as a
-/// name for each of 0, 1, 2...
+/// Returns the names of classes in a file's metadata, and their key. There are no names where the text does not read as a name
+/// for each of 0, 1, 2...
 pub(super) fn classes(metadata: &[StringStringEntryProto]) -> Option<(&str, Vec<String>)> {
     let entry = |key: &&str| metadata.iter().find(|entry| entry.key.eq_ignore_ascii_case(key));
     let read = |entry: &StringStringEntryProto| -> Vec<String> {
@@ -17,13 +18,13 @@ pub(super) fn classes(metadata: &[StringStringEntryProto]) -> Option<(&str, Vec<
     found.into_iter().nth(first)
 }
 
-/// How images are prepared, as [`crate::export`] writes it.
+/// Returns the preprocessing that [`crate::export`] wrote.
 pub(super) fn preprocess(metadata: &[StringStringEntryProto]) -> Option<graph::Preprocess> {
     let entry = metadata.iter().find(|entry| entry.key == "preprocess")?;
     serde_json::from_str(&entry.value).ok()
 }
 
-/// A list or a dictionary, as JSON or as Python prints it; else what commas or line ends separate.
+/// Parses a list or a dictionary, in JSON or as Python prints it, or else a text that is separated by commas or lines.
 fn parse(text: &str) -> Option<Vec<String>> {
     if text.starts_with(['[', '{', '(']) {
         return Literal(text).parse();
@@ -32,12 +33,12 @@ fn parse(text: &str) -> Option<Vec<String>> {
     (!text.is_empty()).then(|| parts.into_iter().map(str::to_owned).collect())
 }
 
-/// What is left of a list or dictionary.
+/// The unread rest of a list or dictionary.
 struct Literal<'a>(&'a str);
 
-/// A key or value.
+/// A key or value of a list or dictionary.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Item {
+enum Scalar {
     Text(String),
     Number(usize),
 }
@@ -60,14 +61,16 @@ impl Literal<'_> {
                 if !self.skip(':') {
                     return None;
                 }
-                // `{0: 'cat'}`, `{"0": "cat"}`, or `{"cat": 0}`.
+                // The pair is as in `{0: 'cat'}`, `{"0": "cat"}` or `{"cat": 0}`.
                 match (first, self.item()?) {
-                    (Item::Number(index), Item::Text(name)) | (Item::Text(name), Item::Number(index)) => (index, name),
-                    (Item::Text(index), Item::Text(name)) => (index.parse().ok()?, name),
-                    (Item::Number(_), Item::Number(_)) => return None,
+                    (Scalar::Number(index), Scalar::Text(name)) | (Scalar::Text(name), Scalar::Number(index)) => {
+                        (index, name)
+                    }
+                    (Scalar::Text(index), Scalar::Text(name)) => (index.parse().ok()?, name),
+                    (Scalar::Number(_), Scalar::Number(_)) => return None,
                 }
             } else {
-                let Item::Text(name) = first else { return None };
+                let Scalar::Text(name) = first else { return None };
                 (named.len(), name)
             };
             named.push(pair);
@@ -89,7 +92,7 @@ impl Literal<'_> {
         Some(c)
     }
 
-    /// Whether this comes next, which then is behind.
+    /// Passes over `c` if it comes next, and returns whether it did.
     fn skip(&mut self, c: char) -> bool {
         let rest = self.0.trim_start();
         match rest.strip_prefix(c) {
@@ -101,20 +104,20 @@ impl Literal<'_> {
         }
     }
 
-    fn item(&mut self) -> Option<Item> {
+    fn item(&mut self) -> Option<Scalar> {
         self.0 = self.0.trim_start();
         let first = self.0.chars().next()?;
         if !matches!(first, '"' | '\'') {
             let end = self.0.find(|c: char| !c.is_ascii_digit()).unwrap_or(self.0.len());
             let (number, rest) = self.0.split_at(end);
             self.0 = rest;
-            return number.parse().ok().map(Item::Number);
+            return number.parse().ok().map(Scalar::Number);
         }
         self.next();
         let mut text = String::new();
         loop {
             match self.next()? {
-                c if c == first => return Some(Item::Text(text)),
+                c if c == first => return Some(Scalar::Text(text)),
                 '\\' => text.push(match self.next()? {
                     'n' => '\n',
                     't' => '\t',
@@ -127,7 +130,7 @@ impl Literal<'_> {
         }
     }
 
-    /// A character by its number in so many hexadecimal digits; two of them where UTF-16 needs a pair.
+    /// Reads a character by its number in so many hexadecimal digits, or by two of them for a surrogate pair.
     fn code(&mut self, digits: usize) -> Option<char> {
         let number = self.hexadecimal(digits)?;
         if !(0xd800..0xdc00).contains(&number) {

@@ -1,5 +1,7 @@
-//! Classification networks from ONNX files: see [`import`].
+//! Imports classification networks from ONNX files.
+mod add;
 mod arithmetic;
+mod channels;
 mod constant;
 mod error;
 mod external;
@@ -31,48 +33,48 @@ use crate::proto::{GraphProto, ModelProto};
 pub use error::ImportError;
 use error::Refusal;
 use input::Image;
-use lower::{Kind, Lowered, Lowering};
-use names::Names;
+use lower::{Lowered, LoweredOp, Lowering};
+use names::UniqueNames;
 use pattern::Rewriter;
 
-/// Opsets of `ai.onnx` that are read.
+/// The opsets of `ai.onnx` that can be imported.
 pub const OPSETS: RangeInclusive<i64> = 7..=25;
 
-/// Images in a batch where the file leaves their number open: primes that few sizes of a network are, so that axes are told
-/// apart by their sizes. A network for any batch is the same for both.
+/// The numbers of images for which a file is read that leaves the number open. They are primes, which are seldom sizes in a
+/// network, so that the batch is told from other axes. A network for any batch is the same for both.
 const ANY_BATCH: [usize; 2] = [97, 89];
 
-/// What a file does not say.
+/// Settings that a file may leave open.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ImportOptions {
-    /// Name of the graph; the file's own where there is none here.
+    /// The name of the graph, in place of the one in the file.
     pub name: Option<String>,
-    /// `[rows, columns]` of the image, for a file that leaves them open.
+    /// The height and width of the image, for a file that leaves them open.
     pub input: Option<[usize; 2]>,
-    /// The folder of the file, for data that lies in other files there; without it such files are refused.
+    /// The folder of the file, for tensors whose data is in other files there. Without it such a file is refused.
     pub folder: Option<PathBuf>,
 }
 
-/// A network from a file.
+/// A network that was imported.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Imported {
-    /// The network, batch normalisations as they are in the file.
+    /// The network. Batch normalisations are not folded.
     pub graph: Graph,
-    /// Its parameters.
+    /// The parameters, which fit the graph.
     pub weights: Weights,
-    /// Name of the image among the file's inputs.
+    /// The name of the file's input that is the image.
     pub input: String,
-    /// Version of the operators.
+    /// The version of the operators.
     pub opset: i64,
     /// The program that wrote the file.
     pub producer: String,
     /// The names of the classes, where the file's metadata has one for each.
     pub classes: Vec<String>,
-    /// How images are prepared, where the file says it: dsconv's own exports do.
+    /// The preprocessing of images, where the file says it, as those of [`crate::export`] do.
     pub preprocess: Option<Preprocess>,
-    /// Whether the network takes the bytes of an image, 0 to 255, and not normalised floats.
+    /// Whether the network takes the bytes of an image, 0 to 255, instead of normalised floats.
     pub bytes: bool,
-    /// What was changed that a user should know.
+    /// The changes that a user should know, each a line.
     pub notes: Vec<String>,
 }
 
@@ -82,42 +84,42 @@ impl Imported {
     }
 }
 
-/// Reads a classification network from the bytes of an ONNX file.
+/// Imports a classification network from the bytes of an ONNX file.
 ///
 /// The file has one input, the image `[N, C, H, W]` (or `[N, H, W, C]` as TensorFlow writes it) of floats or of bytes, and
-/// one output, the logits `[N, classes]` (or `[classes]` of one image). Its opset lies in [`OPSETS`], its weights are
+/// one output, the logits `[N, classes]` (or `[classes]` of one image). Its opset lies in [`OPSETS`], and its weights are
 /// constants of any float type, in the file itself or in others of its folder ([`ImportOptions::folder`]).
 ///
-/// | of the graph | from |
+/// | operation of the graph | operators of the file |
 /// |---|---|
 /// | `Conv2d` | `Conv` with groups, dilation, `auto_pad`, borders that differ (then with a `Pad2d`); `Pad` before it |
 /// | `Linear` | `Gemm`, `MatMul` and `Add` |
 /// | `BatchNorm2d`, `Affine` | `BatchNormalization`; `Add`, `Sub`, `Mul`, `Div` with a constant for each channel; `Neg` |
-/// | `Relu`, `Activation` | `Relu`, `Clip`, `Min` and `Max` with a number, `LeakyRelu`, `Sigmoid`, `HardSigmoid`, `HardSwish`, `Tanh`, `Elu`, `Softplus`, and what is made of them: SiLU and hard swish as older opsets write them, `Selu`, `Celu`, `Mish`, `Swish` |
+/// | `Relu`, `Activation` | `Relu`, `Clip`, `Min` and `Max` with a number, `LeakyRelu`, `Sigmoid`, `HardSigmoid`, `HardSwish`, `Tanh`, `Elu`, `Softplus`; SiLU and hard swish as older opsets write them; `Selu`, `Celu`, `Mish`, `Swish` |
 /// | `PRelu` | `PRelu` with a slope for each channel |
 /// | `MaxPool2d`, `AvgPool2d` | `MaxPool`, `AveragePool`, `GlobalMaxPool`, `ReduceMax`, `ReduceMin`; a `Slice` with steps |
 /// | `AdaptiveAvgPool2d` | `GlobalAveragePool`, `ReduceMean`, `ReduceSum` over rows and columns; a value `[N, C, 1, 1]` beside an image, or expanded to one |
-/// | `Add`, `Mul`, `Max`, `Concat` | the same of two values, `Sum`, `Mean`, `Max`, `Min` of more, `Abs`; a gate `[N, C, 1, 1]` for `Mul` |
+/// | `Add`, `Mul`, `Max`, `Concat` | the same operators on two values, `Sum`, `Mean`, `Max`, `Min` of more, `Abs`; a gate `[N, C, 1, 1]` for `Mul` |
 /// | `Slice`, `Shuffle` | `Split`, `Slice`, `Gather` of channels; `Reshape`, `Transpose`, `Reshape` |
-/// | a layer's weights | channels in another order before it, as from RGB to BGR: `Slice` backwards, `Gather`, `Split` and `Concat` |
+/// | the order of a layer's weights | channels in another order before it, as from RGB to BGR: `Slice` backwards, `Gather`, `Split` and `Concat` |
 /// | `Pad2d`, `PadShortcut` | `Pad` with a constant |
-/// | `Lrn` | `LRN`, or what PyTorch writes for it |
+/// | `Lrn` | `LRN`, or the operators that PyTorch writes for it |
 /// | `Softmax` | `Softmax` over classes; the last one is left out, as are `LogSoftmax` and `ArgMax` there, with a note |
 /// | `Flatten` or nothing | `Flatten`, `Reshape`, `Squeeze`, `Unsqueeze`, `Transpose` that cancels, `Identity`, `Dropout`, `Cast` |
 ///
-/// Not among them are layer normalisation and GELU (`LayerNormalization`, `Erf`), without which no ConvNeXt and no
-/// transformer can be read, `Resize`, `ConvTranspose`, recurrent operators, operators of other domains, and networks that
-/// are in training mode. Of a quantized network (`QuantizeLinear` between its layers) the float one is needed; one whose
-/// weights alone are integers with scales is a float network.
+/// Layer normalisation and GELU (`LayerNormalization`, `Erf`) are not supported, and so no ConvNeXt and no transformer; nor
+/// are `Resize`, `ConvTranspose`, recurrent operators, operators of other domains, and networks in training mode. A quantized
+/// network (with `QuantizeLinear` between its layers) is refused, since its float network is needed. A network of which only
+/// the weights are integers with scales is imported as a float network.
 ///
-/// Whatever depends on constants and shapes alone is computed. The model's own functions are put where they are called, and
-/// nodes may stand in any order. A file that leaves the number of images open gives the same network for any of them, or
-/// else that for one image. Outputs beside the logits that are computed from these alone are left out, with a note.
+/// Values that depend on constants and shapes alone are computed. Functions of the model are inlined, and nodes may stand in
+/// any order. A file that leaves the number of images open is imported for any number, or if that fails for one image.
+/// Outputs that are computed from the logits alone are left out, with a note.
 ///
-/// A node is named after its parameter (`layer1.0.conv1.weight` belongs to `layer1.0.conv1`), else after the node of the
-/// file, and names are unique. A weight that several nodes share is stored once for each. Names of classes come from the
-/// metadata (`classes`, `names` and the like: a list or dictionary in JSON or as Python prints it, or what commas or lines
-/// separate).
+/// A node is named after its parameter (`layer1.0.conv1.weight` belongs to `layer1.0.conv1`) or else after the node of the
+/// file, and names are unique. A weight that several nodes share is stored once for each. The names of classes come from the
+/// metadata, under `classes`, `names` and similar keys: a list or dictionary in JSON or as Python prints it, or a text that
+/// is separated by commas or lines.
 ///
 /// ```no_run
 /// let bytes = std::fs::read("squeezenet.onnx")?;
@@ -127,8 +129,8 @@ impl Imported {
 /// ```
 ///
 /// # Errors
-/// [`ImportError`], which names the node and its operator where it is about one. A file cannot make this panic, nor use
-/// more memory than a small multiple of its own size and 100 MB.
+/// [`ImportError`] says what is wrong, and names the node and its operator where one is at fault. No file makes this panic,
+/// or use more memory than a small multiple of its size and 100 MB.
 pub fn import(bytes: &[u8], options: &ImportOptions) -> Result<Imported, ImportError> {
     wire::check(bytes)?;
     let mut model = ModelProto::decode(bytes)?;
@@ -157,12 +159,12 @@ pub fn import(bytes: &[u8], options: &ImportOptions) -> Result<Imported, ImportE
     Ok(imported)
 }
 
-/// A network whose file leaves the number of images open: the same for two numbers, or else for one image.
+/// Imports a file that leaves the number of images open: for two numbers with the same result, or else for one image.
 fn any_batch(attempt: impl Fn(usize) -> Result<Imported, ImportError>) -> Result<Imported, ImportError> {
     let [first, second] = ANY_BATCH;
     match attempt(first) {
         Ok(network) if attempt(second).is_ok_and(|other| other.same_network(&network)) => Ok(network),
-        // A file may leave the batch open and still reshape to one image, or have a size that is taken for the batch.
+        // A file may leave the batch open and still reshape to one image, or have a size that looks like the batch.
         Ok(_) => attempt(1),
         Err(error) => attempt(1).map_err(|_| error),
     }
@@ -210,8 +212,8 @@ fn network<'a>(
     }
     let mut rewriter = Rewriter::new(std::mem::take(&mut lowering.nodes), logits);
     rewriter.run();
-    // An index of a class, and one softmax before it.
-    for kinds in [[Kind::ArgMax, Kind::ArgMax], [Kind::Op(Op::Softmax), Kind::LogSoftmax]] {
+    // The index of a class, and one softmax before it, are left out.
+    for kinds in [[LoweredOp::ArgMax, LoweredOp::ArgMax], [LoweredOp::Op(Op::Softmax), LoweredOp::LogSoftmax]] {
         let last = &rewriter.nodes[rewriter.output];
         if kinds.contains(&last.kind) {
             notes.push(format!("the final {} '{}' is left out: the outputs are logits", last.origin.1, last.origin.0));
@@ -246,9 +248,9 @@ fn network<'a>(
     })
 }
 
-/// Makes names unique; what has parameters comes first, so that a layer keeps the name of its parameters.
+/// Makes names unique. Nodes with parameters come first, so that a layer keeps the name of its parameters.
 fn name_all(nodes: &mut [Lowered]) {
-    let mut names = Names::default();
+    let mut names = UniqueNames::default();
     let has_params = |node: &Lowered| !node.params.is_empty() || node.inputs.is_empty();
     for pass in [true, false] {
         for node in nodes.iter_mut().filter(|node| has_params(node) == pass) {
@@ -263,15 +265,15 @@ fn assemble(name: String, input: Shape, nodes: Vec<Lowered>) -> Result<(Graph, W
     for Lowered { name, kind, inputs, params, origin: (title, op), .. } in nodes {
         let refuse = |why: &str| Refusal::from(why).at(&title, &op);
         let operation = match kind {
-            Kind::Op(op) => op,
-            Kind::Divide => return Err(refuse("one value of the image divided by another is not supported")),
-            Kind::Power { .. } => return Err(refuse("not supported, but for the squares and roots of `LRN`")),
-            Kind::ChannelMean { .. } => return Err(refuse("a 3-D pooling is not supported")),
-            Kind::Reordered(_) => {
+            LoweredOp::Op(op) => op,
+            LoweredOp::Divide => return Err(refuse("one value of the image divided by another is not supported")),
+            LoweredOp::Power { .. } => return Err(refuse("not supported, but for the squares and roots of `LRN`")),
+            LoweredOp::ChannelMean { .. } => return Err(refuse("a 3-D pooling is not supported")),
+            LoweredOp::Reordered(_) => {
                 return Err(refuse("flattens a transposed image for something else than a fully connected layer"));
             }
-            Kind::LogSoftmax | Kind::ArgMax => return Err(refuse("only the last node can be one")),
-            Kind::Float | Kind::Pick(_) => unreachable!("the rewriter leaves none"),
+            LoweredOp::LogSoftmax | LoweredOp::ArgMax => return Err(refuse("only the last node can be one")),
+            LoweredOp::Float | LoweredOp::Pick(_) => unreachable!("the rewriter leaves none"),
         };
         for (suffix, tensor) in params {
             if tensor.data().iter().any(|v| !v.is_finite()) {

@@ -1,17 +1,17 @@
-//! Names of nodes: the module paths of the network as it was written, where the file tells.
+//! The names of nodes, which are the module paths of the network where the file tells them.
 use std::collections::HashMap;
 
 use super::node::Node;
 
-/// Longest name taken from a file, in bytes.
+/// The limit of bytes of a name from a file.
 const MAX_LENGTH: usize = 200;
 
-/// Hands out names, each once.
+/// The names that are taken.
 #[derive(Debug, Default)]
-pub(super) struct Names(HashMap<String, usize>);
+pub(super) struct UniqueNames(HashMap<String, usize>);
 
-impl Names {
-    /// `wanted`, with a number after it where it is taken.
+impl UniqueNames {
+    /// Returns `wanted`, with a number after it where it is taken.
     pub fn unique(&mut self, wanted: &str) -> String {
         let mut name = clean(wanted);
         if name.is_empty() {
@@ -32,13 +32,13 @@ impl Names {
     }
 }
 
-/// The path of a parameter's module: `layer1.0.conv1` of `layer1.0.conv1.weight`.
+/// Returns the path of a parameter's module, `layer1.0.conv1` for `layer1.0.conv1.weight`.
 pub(super) fn of_parameter(initializer: &str) -> Option<&str> {
     initializer.strip_suffix(".weight").filter(|path| !path.is_empty())
 }
 
-/// A name for what `node` computes. PyTorch's exporter writes modules as a path whose parts repeat what is above them
-/// within a sequence: `/layer1/layer1.0/conv1/Conv` is `layer1.0.conv1`.
+/// Returns a name for the result of a node. In a sequence, PyTorch's exporter writes each part of a path with the parts above
+/// it: `/layer1/layer1.0/conv1/Conv` is `layer1.0.conv1`.
 pub(super) fn of_node(node: Node<'_>) -> String {
     let name = node.0.name.as_str();
     let Some(path) = name.strip_prefix('/') else {
@@ -57,7 +57,7 @@ pub(super) fn of_node(node: Node<'_>) -> String {
     if parts.is_empty() { last.to_lowercase() } else { parts.join(".") }
 }
 
-/// Without what would break a table, a config or a log.
+/// Replaces the characters that would break a table, a config or a log.
 pub(super) fn clean(name: &str) -> String {
     let mut clean: String = name.chars().map(|c| if c.is_control() || c == '`' { '_' } else { c }).collect();
     if clean.len() > MAX_LENGTH {
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn names_come_once() {
-        let mut names = Names::default();
+        let mut names = UniqueNames::default();
         let given: Vec<String> =
             ["relu", "relu", "relu_1", "relu", "", "a\nb"].iter().map(|n| names.unique(n)).collect();
         assert_eq!(given, ["relu", "relu_1", "relu_1_1", "relu_2", "node", "a_b"]);

@@ -1,18 +1,18 @@
-//! A node of the file and its attributes.
+//! Nodes of the file and their attributes.
 use super::error::Result;
 use crate::proto::{AttributeProto, AttributeType, GraphProto, NodeProto, TensorProto};
 
-/// A node, read by name.
+/// A node of the file.
 #[derive(Clone, Copy)]
 pub(super) struct Node<'a>(pub &'a NodeProto);
 
 impl<'a> Node<'a> {
-    /// Its type.
+    /// Returns the operator.
     pub fn op(self) -> &'a str {
         &self.0.op_type
     }
 
-    /// What it is called in messages.
+    /// Returns the name for messages.
     pub fn title(self) -> &'a str {
         match self.0.name.as_str() {
             "" => self.0.output.first().map_or("", String::as_str),
@@ -20,7 +20,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Its type, with the domain where that is not the standard one.
+    /// Returns the operator, with the domain where that is not the standard one.
     pub fn full_op(self) -> String {
         if self.is_standard() { self.op().to_owned() } else { format!("{}.{}", self.0.domain, self.op()) }
     }
@@ -29,7 +29,7 @@ impl<'a> Node<'a> {
         matches!(self.0.domain.as_str(), "" | "ai.onnx")
     }
 
-    /// The name of input `index`; `None` where it is left out.
+    /// Returns the name of input `index`, or `None` where it is left out.
     pub fn input(self, index: usize) -> Option<&'a str> {
         self.0.input.get(index).map(String::as_str).filter(|name| !name.is_empty())
     }
@@ -39,7 +39,7 @@ impl<'a> Node<'a> {
         if !found.ref_attr_name.is_empty() {
             return Err(format!("attribute `{name}` refers to a function's").into());
         }
-        // Files of 2017 leave the type out.
+        // Files from 2017 leave the type out.
         let undefined = found.r#type == AttributeType::Undefined as i32;
         if undefined || found.r#type == kind as i32 {
             Ok(Some(found))
@@ -68,7 +68,7 @@ impl<'a> Node<'a> {
         Ok(self.attribute(name, AttributeType::Float)?.map(|a| a.f.unwrap_or(0.0)))
     }
 
-    /// A float that has to be finite, as the shortest decimal that rounds to it: 1e-5 and not 9.99999975e-6.
+    /// Returns a finite float as the shortest decimal that rounds to it, which is 1e-5 and not 9.99999975e-6.
     pub fn decimal(self, name: &str, default: f64) -> Result<f64> {
         let Some(value) = self.float(name)? else { return Ok(default) };
         if !value.is_finite() {
@@ -92,7 +92,7 @@ impl<'a> Node<'a> {
     }
 }
 
-/// The shortest decimal that rounds to this f32.
+/// Returns the shortest decimal that rounds to this f32.
 pub(super) fn decimal(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }

@@ -1,16 +1,15 @@
-//! The logits among a network's outputs.
+//! Finds the logits among the outputs of a network.
 use graph::{Activation, Op};
 
-use super::lower::{Kind, Lowered, Lowering, Value};
+use super::lower::{Lowered, LoweredOp, Lowering, Value};
 use super::view::View;
 use super::{ImportError, malformed};
 use crate::proto::GraphProto;
 
-/// The node that is the network's output. Where the file has several outputs, these are logits, and what is computed from
-/// them alone.
+/// Returns the node of the logits. Where the file has several outputs, the others must be computed from the logits alone.
 ///
 /// # Errors
-/// Outputs that are not one value for each class, or of which none is the logits of all.
+/// An output is not one value for each class, or the outputs are not of the same logits.
 pub(super) fn logits(graph: &GraphProto, lowering: &mut Lowering<'_>) -> Result<usize, ImportError> {
     if graph.output.is_empty() {
         return Err(malformed("it has 0 outputs, a classifier has one"));
@@ -21,7 +20,7 @@ pub(super) fn logits(graph: &GraphProto, lowering: &mut Lowering<'_>) -> Result<
         nodes.push(match lowering.values.get(output.name.as_str()).cloned() {
             None => return Err(refuse("no node computes it".into())),
             Some(Value::Constant(_)) => return Err(refuse("does not depend on the image".into())),
-            Some(Value::View(view)) if lowering.nodes[view.node].kind == Kind::ArgMax => view.node,
+            Some(Value::View(view)) if lowering.nodes[view.node].kind == LoweredOp::ArgMax => view.node,
             Some(Value::View(view)) => {
                 let whole = with_batch(&view, lowering.batch);
                 lowering.nchw(&whole).map_err(|refusal| refuse(refusal.why))?
@@ -57,12 +56,12 @@ fn are(names: &[String]) -> String {
     format!("{} {}", names.join(" and "), if names.len() == 1 { "is" } else { "are" })
 }
 
-/// Logits of one image that have lost their batch.
+/// Returns the view with a batch, which the logits of one image may lack.
 fn with_batch(view: &View, batch: usize) -> View {
     if batch == 1 && view.rank() == 1 { view.unsqueeze(0) } else { view.clone() }
 }
 
-/// What a probability or an index of a class was computed from.
+/// Returns the node from which probabilities or the index of a class are computed.
 fn base(nodes: &[Lowered], mut node: usize) -> usize {
     while is_of_logits(&nodes[node]) {
         node = nodes[node].inputs[0];
@@ -72,7 +71,9 @@ fn base(nodes: &[Lowered], mut node: usize) -> usize {
 
 fn is_of_logits(node: &Lowered) -> bool {
     match &node.kind {
-        Kind::ArgMax | Kind::LogSoftmax | Kind::Op(Op::Softmax | Op::Activation(Activation::Sigmoid)) => {
+        LoweredOp::ArgMax
+        | LoweredOp::LogSoftmax
+        | LoweredOp::Op(Op::Softmax | Op::Activation(Activation::Sigmoid)) => {
             (node.shape.height, node.shape.width) == (1, 1)
         }
         _ => false,

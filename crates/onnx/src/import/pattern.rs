@@ -1,21 +1,22 @@
-//! Several nodes of the file that are one operation of the graph.
+//! Rewrites several nodes of the file that are one operation of the graph.
 use graph::{Activation, Op, Shape, Tensor};
 
-use super::lower::{Kind, Lowered};
+use super::lower::{Lowered, LoweredOp};
 use super::picked::slices;
 
-/// The nodes on the way, rewritten in place; those that nothing reads any more are left for later.
+/// The nodes, which are rewritten in place. [`Rewriter::finish`] removes those that nothing reads any more.
 pub(super) struct Rewriter {
     pub nodes: Vec<Lowered>,
+    /// The number of readers of each node.
     pub(super) readers: Vec<usize>,
-    /// Where the value of a node is now.
+    /// The node that now has the value of each node.
     place: Vec<usize>,
     pub output: usize,
 }
 
 impl Rewriter {
     pub fn new(nodes: Vec<Lowered>, output: usize) -> Self {
-        // Readers that the output does not need do not count.
+        // A reader counts only if the output needs it.
         let mut readers = vec![0; nodes.len()];
         readers[output] += 1;
         for (i, node) in nodes.iter().enumerate().rev() {
@@ -48,7 +49,7 @@ impl Rewriter {
         self.output = self.resolve(self.output);
     }
 
-    /// Where the value of a node is now.
+    /// Returns the node that now has the value of node `i`.
     fn resolve(&self, mut i: usize) -> usize {
         while self.place[i] != i {
             i = self.place[i];
@@ -68,7 +69,7 @@ impl Rewriter {
         self.readers[i] == 1
     }
 
-    /// `weight` and `bias` of an affine node that treats all channels alike.
+    /// Returns `weight` and `bias` of an affine node that treats all channels alike.
     fn uniform(&self, i: usize) -> Option<(f64, f64)> {
         let Op::Affine { .. } = self.op(i)? else { return None };
         let one = |name: &str| {
@@ -78,8 +79,8 @@ impl Rewriter {
         Some((one("weight")?, one("bias")?))
     }
 
-    /// Lets node `i` compute `kind` of `input` alone.
-    pub(super) fn replace(&mut self, i: usize, kind: Kind, input: usize) {
+    /// Replaces node `i` by an operation that reads `input` alone.
+    pub(super) fn replace(&mut self, i: usize, kind: LoweredOp, input: usize) {
         self.readers[input] += 1;
         let old = std::mem::replace(&mut self.nodes[i].inputs, vec![input]);
         self.nodes[i].kind = kind;
@@ -89,7 +90,7 @@ impl Rewriter {
         }
     }
 
-    /// One reader less; what nobody reads does not read either.
+    /// Removes a reader of node `i`. A node without readers no longer reads its inputs.
     pub(super) fn release(&mut self, i: usize) {
         let mut stack = vec![i];
         while let Some(i) = stack.pop() {
@@ -100,7 +101,7 @@ impl Rewriter {
         }
     }
 
-    /// Node `i` is nothing but its input.
+    /// Removes node `i`, whose readers then read its input.
     pub(super) fn remove(&mut self, i: usize) {
         let input = self.input(i);
         self.readers[input] += self.readers[i];
@@ -110,7 +111,7 @@ impl Rewriter {
     }
 
     fn function(&mut self, i: usize) {
-        if self.nodes[i].kind == Kind::Float {
+        if self.nodes[i].kind == LoweredOp::Float {
             self.remove(i);
             return;
         }
@@ -128,7 +129,7 @@ impl Rewriter {
         }
     }
 
-    /// A factor `[C, 1, 1]` that was repeated: multiplication does that itself.
+    /// Removes the expansion of a factor `[C, 1, 1]`, since a multiplication expands it itself.
     fn small_gate(&mut self, i: usize) {
         let &[a, b] = self.nodes[i].inputs.as_slice() else { return };
         let source = |node: usize| match self.op(node) {
@@ -149,7 +150,7 @@ impl Rewriter {
         self.release(expanded);
     }
 
-    /// A clip of a clip, or of `a x + b`: `HardSigmoid` where it is from 0 to 1.
+    /// Joins a clip of a clip, and makes a clip of `a x + b` from 0 to 1 a `HardSigmoid`.
     fn clips(&mut self, i: usize, min: Option<f64>, max: Option<f64>) {
         let before = self.input(i);
         if !self.is_read_once(before) {
@@ -166,16 +167,16 @@ impl Rewriter {
                 max.map_or(value, |max| value.min(max))
             };
             let clip = Activation::Clip { min: low.map(limit).or(min), max: high.map(limit).or(max) };
-            self.replace(i, Kind::Op(Op::Activation(clip)), self.input(before));
+            self.replace(i, LoweredOp::Op(Op::Activation(clip)), self.input(before));
             return;
         }
         if let (Some(0.0), Some(1.0), Some((alpha, beta))) = (min, max, self.uniform(before)) {
             let function = hard_sigmoid(alpha, beta);
-            self.replace(i, Kind::Op(Op::Activation(function)), self.input(before));
+            self.replace(i, LoweredOp::Op(Op::Activation(function)), self.input(before));
         }
     }
 
-    /// `scale` times a clip from 0 to `1 / scale`, or times `x * clip(x + 3, 0, 6)`.
+    /// Makes `scale` times a clip from 0 to `1 / scale` a `HardSigmoid`, and times `x * clip(x + 3, 0, 6)` a `HardSwish`.
     fn scaled(&mut self, i: usize, scale: f64) {
         let before = self.input(i);
         if !self.is_read_once(before) {
@@ -187,12 +188,12 @@ impl Rewriter {
                 let inner = self.input(before);
                 if let Some((alpha, beta)) = self.uniform(inner).filter(|_| self.is_read_once(inner)) {
                     let function = hard_sigmoid(alpha * scale, beta * scale);
-                    self.replace(i, Kind::Op(Op::Activation(function)), self.input(inner));
+                    self.replace(i, LoweredOp::Op(Op::Activation(function)), self.input(inner));
                 }
             }
             Some(Op::Mul) if is_one(scale * 6.0) => {
                 if let Some(x) = self.product(before, |rewriter, clip, x| rewriter.is_relu6_of_plus_3(clip, x)) {
-                    self.replace(i, Kind::Op(Op::Activation(Activation::HardSwish)), x);
+                    self.replace(i, LoweredOp::Op(Op::Activation(Activation::HardSwish)), x);
                 }
             }
             _ => {}
@@ -207,7 +208,7 @@ impl Rewriter {
         }
     }
 
-    /// `x` of the product `i` of `x` and a function of `x` that nothing else reads.
+    /// Returns `x` of the product `i`, if it is that of `x` and a function of `x` that nothing else reads.
     fn product(&self, i: usize, is_function: impl Fn(&Self, usize, usize) -> bool) -> Option<usize> {
         let &[a, b] = self.nodes[i].inputs.as_slice() else { return None };
         [(a, b), (b, a)]
@@ -216,7 +217,7 @@ impl Rewriter {
             .map(|(_, x)| x)
     }
 
-    /// `x` times its sigmoid.
+    /// Makes `x` times its sigmoid a `Silu`, and times its hard sigmoid a `HardSwish`.
     fn gated(&mut self, i: usize) {
         let silu = |rewriter: &Self, function: usize, x: usize| {
             rewriter.op(function) == Some(&Op::Activation(Activation::Sigmoid)) && rewriter.input(function) == x
@@ -228,19 +229,20 @@ impl Rewriter {
             hard_sigmoid(alpha, beta) == hard_sigmoid(1.0 / 6.0, 0.5) && rewriter.input(function) == x
         };
         if let Some(x) = self.product(i, silu) {
-            self.replace(i, Kind::Op(Op::Activation(Activation::Silu)), x);
+            self.replace(i, LoweredOp::Op(Op::Activation(Activation::Silu)), x);
         } else if let Some(x) = self.product(i, hard) {
-            self.replace(i, Kind::Op(Op::Activation(Activation::HardSwish)), x);
+            self.replace(i, LoweredOp::Op(Op::Activation(Activation::HardSwish)), x);
         }
     }
 
-    /// Local response normalisation as PyTorch writes it: `x / (k + alpha * mean(x^2 of channels around))^beta`.
+    /// Makes an `Lrn` of local response normalisation as PyTorch writes it,
+    /// `x / (k + alpha * mean(x^2 of neighbouring channels))^beta`.
     fn normalisation(&mut self, i: usize) {
-        if self.nodes[i].kind != Kind::Divide {
+        if self.nodes[i].kind != LoweredOp::Divide {
             return;
         }
         let &[x, power] = self.nodes[i].inputs.as_slice() else { return };
-        let Kind::Power { exponent: beta } = self.nodes[power].kind else { return };
+        let LoweredOp::Power { exponent: beta } = self.nodes[power].kind else { return };
         let mut at = self.input(power);
         let (mut alpha, mut k) = (1.0, 0.0);
         for _ in 0..2 {
@@ -249,17 +251,17 @@ impl Rewriter {
                 at = self.input(at);
             }
         }
-        let Kind::ChannelMean { size } = self.nodes[at].kind else { return };
+        let LoweredOp::ChannelMean { size } = self.nodes[at].kind else { return };
         let padded = self.input(at);
         let Some(&Op::PadShortcut { stride: 1, before, after }) = self.op(padded) else { return };
         let square = self.input(padded);
         let is_square = self.op(square) == Some(&Op::Mul) && self.nodes[square].inputs == [x, x];
         if is_square && (before, after) == ((size - 1) / 2, size / 2) {
-            self.replace(i, Kind::Op(Op::Lrn { size, alpha, beta, k }), x);
+            self.replace(i, LoweredOp::Op(Op::Lrn { size, alpha, beta, k }), x);
         }
     }
 
-    /// Scales and shifts of channels: into the layer before, or two into one.
+    /// Moves scales and shifts of channels into the layer before, or joins two of them.
     fn affine(&mut self, i: usize) {
         let Some(Op::Affine { .. }) = self.op(i) else { return };
         let before = self.input(i);
@@ -274,11 +276,11 @@ impl Rewriter {
         }
         let is_layer = match self.nodes[before].op().cloned() {
             Some(Op::Conv2d(conv)) => {
-                self.nodes[before].kind = Kind::Op(Op::Conv2d(graph::Conv2d { bias: true, ..conv }));
+                self.nodes[before].kind = LoweredOp::Op(Op::Conv2d(graph::Conv2d { bias: true, ..conv }));
                 true
             }
             Some(Op::Linear { in_features, out_features, .. }) => {
-                self.nodes[before].kind = Kind::Op(Op::Linear { in_features, out_features, bias: true });
+                self.nodes[before].kind = LoweredOp::Op(Op::Linear { in_features, out_features, bias: true });
                 true
             }
             Some(Op::Affine { .. }) => false,
@@ -301,7 +303,7 @@ impl Rewriter {
         self.remove(i);
     }
 
-    /// A border of zeros that the convolution or mean behind it can have itself.
+    /// Makes a border of zeros the padding of the convolution or mean after it.
     fn border(&mut self, i: usize) {
         let before = match self.nodes[i].inputs.first() {
             Some(&before) if self.is_read_once(before) => before,
@@ -313,12 +315,12 @@ impl Rewriter {
         }
         let input = self.input(before);
         match &mut self.nodes[i].kind {
-            Kind::Op(Op::Conv2d(conv)) => {
+            LoweredOp::Op(Op::Conv2d(conv)) => {
                 let padded = [conv.padding[0].checked_add(top), conv.padding[1].checked_add(left)];
                 let [Some(rows), Some(columns)] = padded else { return };
                 conv.padding = [rows, columns];
             }
-            Kind::Op(Op::AvgPool2d(pool)) => {
+            LoweredOp::Op(Op::AvgPool2d(pool)) => {
                 let is_small = top <= pool.kernel[0] / 2 && left <= pool.kernel[1] / 2;
                 if pool.padding != [0, 0]
                     || pool.end.is_some()
@@ -337,7 +339,7 @@ impl Rewriter {
         self.release(before);
     }
 
-    /// The nodes that the output needs, in order.
+    /// Returns the nodes that the output needs, in order.
     pub fn finish(mut self) -> Vec<Lowered> {
         self.shuffles();
         for i in 0..self.nodes.len() {
@@ -352,7 +354,7 @@ impl Rewriter {
                 }
             }
         }
-        // The image is the first node also where nothing of it is read.
+        // The image is the first node also where nothing reads it.
         needed[0] = true;
         let mut new = vec![0; self.nodes.len()];
         let mut kept = Vec::new();
@@ -361,7 +363,7 @@ impl Rewriter {
                 for input in &mut node.inputs {
                     *input = new[self.place[*input]];
                 }
-                if let Kind::Pick(order) = &node.kind {
+                if let LoweredOp::Pick(order) = &node.kind {
                     node = slices(&node, order, &mut kept);
                 }
                 new[i] = kept.len();
@@ -372,7 +374,7 @@ impl Rewriter {
     }
 }
 
-/// The exact sixth and half that a file's floats stand for.
+/// Makes a hard sigmoid, with the exact sixth and half for floats that round to them.
 fn hard_sigmoid(alpha: f64, beta: f64) -> Activation {
     let snap = |value: f64, exact: f64| if (value / exact - 1.0).abs() < 1e-6 { exact } else { value };
     Activation::HardSigmoid { alpha: snap(alpha, 1.0 / 6.0), beta: snap(beta, 0.5) }

@@ -1,13 +1,14 @@
-//! Channels in another order, as from RGB to BGR: into the weights of the layer behind, or slices that are joined.
+//! Moves channels in another order, as from RGB to BGR, into the weights of the layer after them, or makes slices that are
+//! joined.
 use graph::{Op, Shape, Tensor};
 
-use super::lower::{Kind, Lowered};
+use super::lower::{Lowered, LoweredOp};
 use super::pattern::Rewriter;
 
 impl Rewriter {
-    /// Slices of one value that are joined again.
+    /// Makes one pick of slices of a value that are joined again.
     fn parts_of_one(&mut self, i: usize) {
-        // An order of more channels than any network has would be long.
+        // The order of more channels than any network has would take too much memory.
         if self.op(i) != Some(&Op::Concat) || self.nodes[i].shape.channels > 1 << 16 {
             return;
         }
@@ -24,28 +25,28 @@ impl Rewriter {
         }
         let is_whole = order.iter().enumerate().all(|(i, &channel)| i == channel)
             && order.len() == self.nodes[source].shape.channels;
-        self.replace(i, Kind::Pick(order), source);
+        self.replace(i, LoweredOp::Pick(order), source);
         if is_whole && source > 0 {
             self.remove(i);
         }
     }
 
-    /// Channels in another order: moved behind what treats each channel alone, into the weights of a layer.
+    /// Moves a pick of channels after operations that treat each channel alone, and into the weights of a layer.
     pub(super) fn picked(&mut self, i: usize) {
         self.parts_of_one(i);
         let Some(&before) = self.nodes[i].inputs.first() else { return };
-        let Kind::Pick(order) = &self.nodes[before].kind else { return };
+        let LoweredOp::Pick(order) = &self.nodes[before].kind else { return };
         let order = order.clone();
         let source = self.input(before);
         let count = self.nodes[source].shape.channels;
-        if let Kind::Pick(outer) = &self.nodes[i].kind {
+        if let LoweredOp::Pick(outer) = &self.nodes[i].kind {
             let joined = outer.iter().map(|&channel| order[channel]).collect();
-            self.replace(i, Kind::Pick(joined), source);
+            self.replace(i, LoweredOp::Pick(joined), source);
             return;
         }
         let mut places = vec![usize::MAX; count];
         order.iter().enumerate().for_each(|(i, &channel)| places[channel] = i);
-        // Where a channel comes twice, or not at all, weights would be summed or be zeros that are stored.
+        // If a channel came twice or not at all, weights would have to be summed or be zeros.
         if order.len() != count || places.contains(&usize::MAX) {
             return;
         }
@@ -71,7 +72,7 @@ impl Rewriter {
                 | Op::AvgPool2d(_)
                 | Op::AdaptiveAvgPool2d { .. },
             ) if self.is_read_once(before) => {
-                // The two change places.
+                // The two nodes change places.
                 let [shape, was] = [self.nodes[i].shape, self.nodes[before].shape];
                 let (first, second) = self.nodes.split_at_mut(i);
                 let (pick, node) = (&mut first[before], &mut second[0]);
@@ -88,38 +89,38 @@ impl Rewriter {
         }
     }
 
-    /// Picked channels that are a shuffle of all.
+    /// Makes a `Shuffle` of picks that are one.
     pub(super) fn shuffles(&mut self) {
         for i in 0..self.nodes.len() {
-            let Kind::Pick(order) = &self.nodes[i].kind else { continue };
+            let LoweredOp::Pick(order) = &self.nodes[i].kind else { continue };
             let n = order.len();
-            // Channels 0 and C / groups come first.
+            // In a shuffle, channels 0 and C / groups come first.
             let each = order.get(1).copied().filter(|&each| each > 1 && n.is_multiple_of(each));
             let Some(groups) = each.map(|each| n / each) else { continue };
             let is_shuffle = order.iter().enumerate().all(|(c, &from)| from == c % groups * (n / groups) + c / groups);
             if is_shuffle && self.nodes[self.input(i)].shape.channels == n {
-                self.nodes[i].kind = Kind::Op(Op::Shuffle { groups });
+                self.nodes[i].kind = LoweredOp::Op(Op::Shuffle { groups });
             }
         }
     }
 }
 
-/// Picked channels as parts of the input that are joined; those are put into `kept`.
+/// Makes slices that are joined of a pick, and puts the slices into `kept`.
 pub(super) fn slices(node: &Lowered, order: &[usize], kept: &mut Vec<Lowered>) -> Lowered {
     if order.windows(2).all(|pair| pair[0] + 1 == pair[1]) {
-        return Lowered { kind: Kind::Op(Op::Slice { start: order[0], channels: order.len() }), ..node.clone() };
+        return Lowered { kind: LoweredOp::Op(Op::Slice { start: order[0], channels: order.len() }), ..node.clone() };
     }
     let mut inputs = Vec::new();
     for run in order.chunk_by(|a, b| a + 1 == *b) {
-        let kind = Kind::Op(Op::Slice { start: run[0], channels: run.len() });
+        let kind = LoweredOp::Op(Op::Slice { start: run[0], channels: run.len() });
         let shape = Shape { channels: run.len(), ..node.shape };
         inputs.push(kept.len());
         kept.push(Lowered { kind, shape, ..node.clone() });
     }
-    Lowered { kind: Kind::Op(Op::Concat), inputs, ..node.clone() }
+    Lowered { kind: LoweredOp::Op(Op::Concat), inputs, ..node.clone() }
 }
 
-/// A parameter with the entries of one axis in another order.
+/// Returns a parameter with the entries of one axis in another order.
 fn permuted(tensor: &Tensor, axis: usize, order: &[usize]) -> Tensor {
     let inner: usize = tensor.shape()[axis + 1..].iter().product();
     let rows = tensor.data().chunks_exact(inner * order.len());

@@ -1,9 +1,9 @@
-//! Pooling, and reductions over rows and columns.
+//! Lowers pooling, and reductions over rows and columns.
 use graph::{Op, Pool2d, Shape};
 
 use super::error::{Refusal, Result};
 use super::layers::{NORMALISATION, Window};
-use super::lower::{Kind, Lowering, axes_once};
+use super::lower::{LoweredOp, Lowering, axes_once};
 use super::node::Node;
 use super::view::View;
 
@@ -24,7 +24,7 @@ impl<'a> Lowering<'a> {
             node.flag("ceil_mode")? && !node.string("auto_pad")?.is_some_and(|auto| auto.starts_with("SAME"));
         let [top, left, bottom, right] = window.pads;
         let half = (0..2).all(|axis| window.pads[axis] <= window.kernel[axis] / 2);
-        // Where nothing is padded, all means count alike: PyTorch's default is kept.
+        // Without padding the flag has no effect, and is PyTorch's default.
         let counts = is_max || node.flag("count_include_pad")? || (window.pads == [0; 4] && !ceil_mode);
         let pool = Pool2d {
             kernel: window.kernel,
@@ -37,7 +37,7 @@ impl<'a> Lowering<'a> {
         self.simple(if is_max { Op::MaxPool2d(pool) } else { Op::AvgPool2d(pool) }, input)
     }
 
-    /// An average over channels, put as a third dimension: how PyTorch writes local response normalisation.
+    /// Lowers an average over channels as a third dimension, as PyTorch writes it in local response normalisation.
     fn channel_mean(&mut self, node: Node<'a>, x: &View, size: i64) -> Result<View> {
         let plain = node.ints("pads")?.is_none_or(|pads| pads.iter().all(|&p| p == 0))
             && node.ints("strides")?.is_none_or(|strides| strides.iter().all(|&s| s == 1))
@@ -49,7 +49,7 @@ impl<'a> Lowering<'a> {
             return Err("a 3-D pooling".into());
         }
         let size = usize::try_from(size).ok().filter(|&size| size > 0).ok_or("a window of no size")?;
-        let node = self.add(Kind::ChannelMean { size }, vec![x.node], vec![], None)?;
+        let node = self.add(LoweredOp::ChannelMean { size }, vec![x.node], vec![], None)?;
         let Shape { channels, height, width } = self.nodes[node].shape;
         Ok(View::plain(node, vec![self.batch, 1, channels, height, width]))
     }
@@ -64,7 +64,7 @@ impl<'a> Lowering<'a> {
         self.simple(Op::MaxPool2d(pool), input)
     }
 
-    /// A mean, sum or extreme over rows, columns or both.
+    /// Lowers a mean, sum or extreme over rows, columns or both.
     pub fn reduce(&mut self, node: Node<'a>) -> Result<View> {
         let x = self.view(node, 0)?;
         let rank = x.rank();
@@ -75,7 +75,7 @@ impl<'a> Lowering<'a> {
         };
         let keep = node.int("keepdims")?.unwrap_or(1) != 0;
         let Shape { channels, height, width } = self.nodes[x.node].shape;
-        // Which of the node's own axes go: those behind the batch and the channels.
+        // The axes of the node that are reduced, which must come after the batch and the channels.
         let reduced: Vec<usize> = (0..rank).filter(|&axis| axes.iter().any(|&a| x.perm[a] == axis)).collect();
         if reduced.contains(&1) {
             return Err(Refusal::hint(
@@ -110,7 +110,7 @@ impl<'a> Lowering<'a> {
         Ok(view.transpose(&rank))
     }
 
-    /// One value for each window, which covers the input's rows or columns or both.
+    /// Adds a reduction over windows, which cover the input's rows or columns or both.
     fn reduced(&mut self, op: &str, input: usize, window: [usize; 2]) -> Result<usize> {
         let Shape { height, width, .. } = self.nodes[input].shape;
         let pool = || Pool2d { kernel: window, ..Pool2d::new(1, 1) };
@@ -119,16 +119,16 @@ impl<'a> Lowering<'a> {
             false => Op::AvgPool2d(pool()),
         };
         match op {
-            "ReduceMean" => self.add(Kind::Op(mean), vec![input], vec![], None),
+            "ReduceMean" => self.add(LoweredOp::Op(mean), vec![input], vec![], None),
             "ReduceSum" => {
-                let mean = self.add(Kind::Op(mean), vec![input], vec![], None)?;
+                let mean = self.add(LoweredOp::Op(mean), vec![input], vec![], None)?;
                 self.affine(mean, &[(window[0] * window[1]) as f32], &[0.0])
             }
-            "ReduceMax" => self.add(Kind::Op(Op::MaxPool2d(pool())), vec![input], vec![], None),
+            "ReduceMax" => self.add(LoweredOp::Op(Op::MaxPool2d(pool())), vec![input], vec![], None),
             // -max(-x)
             _ => {
                 let negative = self.affine(input, &[-1.0], &[0.0])?;
-                let largest = self.add(Kind::Op(Op::MaxPool2d(pool())), vec![negative], vec![], None)?;
+                let largest = self.add(LoweredOp::Op(Op::MaxPool2d(pool())), vec![negative], vec![], None)?;
                 self.affine(largest, &[-1.0], &[0.0])
             }
         }

@@ -1,27 +1,27 @@
-//! How an ONNX value lies over the value of a node.
+//! Values of the file as views of the values of nodes.
 
-/// A tensor of the file, as a rearranged look at the value of one node of the graph, `[N, C, H, W]` in row-major order:
-/// that value reshaped to `dims`, its axes then taken in the order `perm`.
+/// A value of the file as a view of the value `[N, C, H, W]` of one node of the graph: the node's value in row-major order,
+/// reshaped to `dims`, with its axes then taken in the order `perm`.
 ///
-/// Reshapes and transposes only change the view, so that pairs of them cancel, and a shuffle of channels shows.
+/// Reshapes and transposes only change the view, so that pairs of them cancel, and a shuffle of channels can be recognised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct View {
-    /// Position among the lowered nodes.
+    /// The position of the node among the lowered nodes.
     pub node: usize,
-    /// Sizes before `perm`, the batch first.
+    /// The sizes before `perm`, with the batch first.
     pub dims: Vec<usize>,
     /// Axis `i` of the ONNX value is axis `perm[i]` of `dims`.
     pub perm: Vec<usize>,
 }
 
 impl View {
-    /// A node's value in these dimensions, nothing moved.
+    /// Makes a view that reshapes a node's value and moves nothing.
     pub fn plain(node: usize, dims: Vec<usize>) -> Self {
         let perm = (0..dims.len()).collect();
         Self { node, dims, perm }
     }
 
-    /// The dimensions of the ONNX value.
+    /// Returns the dimensions of the ONNX value.
     pub fn shape(&self) -> Vec<usize> {
         self.perm.iter().map(|&axis| self.dims[axis]).collect()
     }
@@ -30,12 +30,12 @@ impl View {
         self.dims.len()
     }
 
-    /// Whether the elements lie in the node's order.
+    /// Returns whether the elements are in the node's order.
     pub fn is_plain(&self) -> bool {
         self.perm.iter().enumerate().all(|(i, &axis)| i == axis)
     }
 
-    /// Sizes of 1 may move freely: a view that moves nothing else is plain.
+    /// Makes a view plain that moves only axes of size 1.
     fn canonical(mut self) -> Self {
         if self.perm.iter().filter(|&&axis| self.dims[axis] != 1).is_sorted() {
             self.dims = self.shape();
@@ -44,14 +44,16 @@ impl View {
         self
     }
 
+    /// Returns the view with its axes in another order.
+    ///
     /// # Panics
-    /// If `perm` is not a permutation of the axes.
+    /// Panics if `perm` is not a permutation of the axes.
     pub fn transpose(&self, perm: &[usize]) -> Self {
         let perm = perm.iter().map(|&i| self.perm[i]).collect();
         Self { node: self.node, dims: self.dims.clone(), perm }.canonical()
     }
 
-    /// With an axis of size 1 before axis `at`.
+    /// Returns the view with a new axis of size 1 before axis `at`.
     pub fn unsqueeze(&self, at: usize) -> Self {
         let mut view = self.clone();
         view.dims.push(1);
@@ -59,7 +61,7 @@ impl View {
         view.canonical()
     }
 
-    /// Without axis `at`, whose size is 1.
+    /// Returns the view without axis `at`, whose size is 1.
     pub fn squeeze(&self, at: usize) -> Self {
         let mut view = self.clone();
         let base = view.perm.remove(at);
@@ -70,11 +72,10 @@ impl View {
         view.canonical()
     }
 
-    /// The groups of a channel shuffle, where this is one seen from the node's `[C, H, W]`: `[N, g, C / g, rest]` with
-    /// the middle axes exchanged.
+    /// Returns the groups of a channel shuffle, if this view is one: `[N, g, C / g, rest]` with the middle axes exchanged.
     pub fn shuffle(&self, channels: usize) -> Option<usize> {
         let order: Vec<usize> = self.perm.iter().copied().filter(|&axis| self.dims[axis] != 1).collect();
-        // The batch may be 1, and then be left out.
+        // A batch of 1 is left out.
         let order = order.strip_prefix(&[0]).unwrap_or(&order);
         let &[second, first, ref rest @ ..] = order else { return None };
         let is_pair = first < second && self.dims[first].checked_mul(self.dims[second]) == Some(channels);

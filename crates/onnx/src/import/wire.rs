@@ -1,14 +1,14 @@
-//! How many messages a file holds, counted before any of them is decoded: an empty message takes two bytes in a file and
-//! hundreds in memory.
+//! Counts the messages of a file before any of them is decoded, since an empty message takes two bytes in a file and hundreds
+//! in memory.
 use super::ImportError;
 
-/// More than any network has; decoded, as many empty ones take less than 100 MB.
+/// The limit of messages, which is more than any network has. As many empty ones take less than 100 MB when decoded.
 const MAX_MESSAGES: usize = 200_000;
 
-/// Deepest nesting of graphs in nodes.
+/// The limit of the nesting of graphs in nodes.
 const MAX_DEPTH: usize = 32;
 
-/// Messages of `onnx.proto` that hold others.
+/// The messages of `onnx.proto` that hold others.
 #[derive(Clone, Copy)]
 enum Message {
     Model,
@@ -25,7 +25,7 @@ enum Message {
 }
 
 impl Message {
-    /// What a field with a length holds, where that is decoded into something of its own.
+    /// Returns the message in a field with a length, if it is decoded into a value of its own.
     fn field(self, tag: u64) -> Option<Self> {
         Some(match (self, tag) {
             (Self::Model, 7) | (Self::Attribute, 6) => Self::Graph,
@@ -48,8 +48,10 @@ impl Message {
     }
 }
 
+/// Checks the number and the nesting of messages.
+///
 /// # Errors
-/// More messages, or deeper ones, than a network has; bytes that are no protocol buffers.
+/// There are more messages, or deeper ones, than a network has, or the bytes are no protocol buffers.
 pub(super) fn check(bytes: &[u8]) -> Result<(), ImportError> {
     let mut left = MAX_MESSAGES;
     scan(bytes, Message::Model, &mut left, MAX_DEPTH).map_err(|why| ImportError::Malformed { why: why.into() })

@@ -1,9 +1,9 @@
-//! Where the elements of a constant go: reshaping, picking, joining, broadcasting.
+//! Moves the elements of constants: reshapes, picks, joins and broadcasts.
 use super::super::constant::{Constant, Data};
 use super::super::error::{Refusal, Result};
 use super::super::lower::axis;
 
-/// First index and number of elements of a slice along an axis of `size`.
+/// Returns the first index and the number of elements of a slice along an axis of `size`.
 pub(in super::super) fn range(size: usize, start: i64, end: i64, step: i64) -> Result<(usize, usize)> {
     let size = i64::try_from(size).map_err(|_| "an axis that is too long")?;
     let clamp = |index: i64, low: i64, high: i64| {
@@ -25,7 +25,7 @@ pub(in super::super) fn range(size: usize, start: i64, end: i64, step: i64) -> R
     Ok((start as usize, length.div_ceil(step.unsigned_abs()) as usize))
 }
 
-/// Elements in row-major order of `dims`, element `i` of axis `a` at `start + i * strides[a]`.
+/// Picks elements in the row-major order of `dims`; element `i` of axis `a` is at `start + i * strides[a]`.
 fn pick<T: Copy>(data: &[T], dims: &[usize], strides: &[isize], start: isize) -> Vec<T> {
     let count = dims.iter().product();
     let mut out = Vec::with_capacity(count);
@@ -49,13 +49,13 @@ fn pick<T: Copy>(data: &[T], dims: &[usize], strides: &[isize], start: isize) ->
 pub(super) fn strides(dims: &[usize]) -> Vec<isize> {
     let mut strides = vec![1isize; dims.len()];
     for axis in (1..dims.len()).rev() {
-        // Of a value without elements they may be beyond all numbers, and are not used.
+        // The strides of a value without elements may overflow, and are not used.
         strides[axis - 1] = strides[axis].wrapping_mul(dims[axis] as isize);
     }
     strides
 }
 
-/// `data` of shape `dims` with its axes in the order `perm`.
+/// Returns `data` of shape `dims` with its axes in the order `perm`.
 pub(in super::super) fn permute<T: Copy>(data: &[T], dims: &[usize], perm: &[usize]) -> Vec<T> {
     let old = strides(dims);
     let new_dims: Vec<usize> = perm.iter().map(|&axis| dims[axis]).collect();
@@ -76,14 +76,14 @@ impl Constant {
         Self { dims, ..self.clone() }
     }
 
-    /// Its axes in another order.
+    /// Returns the constant with its axes in another order.
     pub(super) fn transposed(&self, perm: &[usize]) -> Self {
         let own = strides(&self.dims);
         let dims = perm.iter().map(|&a| self.dims[a]).collect();
         self.pick(dims, &perm.iter().map(|&a| own[a]).collect::<Vec<_>>(), 0)
     }
 
-    /// Repeated along its axes of size 1 until it has these dimensions.
+    /// Returns the constant repeated along its axes of size 1, so that it has these dimensions.
     pub(super) fn spread(&self, dims: &[usize]) -> Self {
         if self.dims == dims {
             return self.clone();
@@ -91,7 +91,7 @@ impl Constant {
         self.pick(dims.to_vec(), &broadcast_strides(&self.dims, dims), 0)
     }
 
-    /// The elements at these places.
+    /// Returns the elements at these positions.
     pub(super) fn take(&self, dims: Vec<usize>, order: &[usize]) -> Self {
         let data = match &self.data {
             Data::Float(values) => Data::Float(order.iter().map(|&i| values[i]).collect()),
@@ -100,7 +100,7 @@ impl Constant {
         Self { name: self.name.clone(), kind: self.kind, dims, data }
     }
 
-    /// With size 1 along axes along which it does not change.
+    /// Returns the constant with size 1 along axes along which it does not change.
     pub(in super::super) fn collapsed(&self) -> Self {
         let mut all = self.clone();
         for at in 0..all.dims.len() {
@@ -108,7 +108,7 @@ impl Constant {
             if size < 2 || inner == 0 {
                 continue;
             }
-            // Element `i` against the one at index 0 of the axis.
+            // Element `i` is compared with the one at index 0 of the axis.
             let first = |i: usize| i - i / inner % size * inner;
             let is_constant = match &all.data {
                 Data::Float(values) => {
@@ -123,7 +123,7 @@ impl Constant {
         all
     }
 
-    /// Elements `start ..` of one axis.
+    /// Returns `length` elements of one axis, from `start` on.
     pub(super) fn part(&self, at: usize, start: usize, length: usize) -> Self {
         let strides = strides(&self.dims);
         let mut dims = self.dims.clone();
@@ -132,7 +132,7 @@ impl Constant {
     }
 }
 
-/// Dimensions of two values beside each other.
+/// Returns the dimensions to which two values are broadcast.
 pub(super) fn broadcast(a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
     let rank = a.len().max(b.len());
     let at = |dims: &[usize], i: usize| (i + dims.len()).checked_sub(rank).map_or(1, |i| dims[i]);

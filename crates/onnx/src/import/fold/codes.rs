@@ -1,11 +1,11 @@
-//! Weights that a file stores as integers with scales.
+//! Computes weights that a file stores as integers with scales.
 use super::super::constant::{Constant, Data, integers};
 use super::super::error::Result;
 use super::super::lower::axis;
 use crate::proto::DataType;
 
-/// For each element of a value of `dims`, which of the scales is its own: one for all, one for each index of `axis`, or
-/// one for each `block` indices of it.
+/// Returns the position of the scale of each element of a value of `dims`. There is one scale for all elements, one for each
+/// index of the axis `at`, or one for each `block` indices of it.
 fn places(dims: &[usize], scale: &Constant, at: i64, block: i64) -> Result<Vec<usize>> {
     let total: usize = dims.iter().product();
     if scale.data.len() == 1 && (scale.dims.len() < 2 || block == 0) {
@@ -39,7 +39,7 @@ fn zeros<'a>(zero: Option<&'a Constant>, scale: &Constant) -> Result<Option<&'a 
     }
 }
 
-/// `(x - zero) * scale`.
+/// Computes `(x - zero) * scale`.
 pub(super) fn dequantize(
     x: &Constant,
     scale: &Constant,
@@ -57,7 +57,7 @@ pub(super) fn dequantize(
     Ok(Constant { name: x.name.clone(), kind: scale.kind, dims: x.dims.clone(), data: Data::Float(values) })
 }
 
-/// `round(x / scale) + zero`, limited to what `kind` holds.
+/// Computes `round(x / scale) + zero`, limited to the range of `kind`.
 pub(super) fn quantize(
     x: &Constant,
     scale: &Constant,

@@ -1,4 +1,4 @@
-//! Functions of numbers, one after the other: what an engine would compute, or a refusal where engines differ.
+//! Computes functions of numbers, element by element. It gives the result of an engine, or refuses where engines differ.
 use half::{bf16, f16};
 
 use super::super::constant::{Constant, Data, integers};
@@ -6,10 +6,10 @@ use super::super::error::Result;
 use super::array::broadcast;
 use crate::proto::DataType;
 
-/// A value as another type.
+/// Converts a value to another type.
 ///
 /// # Errors
-/// Numbers that it cannot hold.
+/// The type cannot hold a number.
 pub(in super::super) fn cast(x: &Constant, to: i64) -> Result<Constant> {
     let kind = i32::try_from(to).ok().and_then(|to| DataType::try_from(to).ok()).ok_or("a cast to an unknown type")?;
     let data = match (&x.data, kind) {
@@ -29,7 +29,7 @@ pub(in super::super) fn cast(x: &Constant, to: i64) -> Result<Constant> {
             return Ok(Constant { name: x.name.clone(), ..Constant::of(kind, x.dims.clone(), values.clone())? });
         }
         (Data::Float(values), kind) if integers(kind).is_some() => {
-            // Up to 2^63, which `as` would saturate to.
+            // Numbers up to 2^63 are allowed, to which `as` saturates.
             let whole = |v: f32| if v.abs() < i64::MAX as f32 { Some(v as i64) } else { None };
             let values: Option<Vec<i64>> = values.iter().map(|&v| whole(v)).collect();
             return Constant::of(kind, x.dims.clone(), values.ok_or("a cast of what no integer holds")?);
@@ -40,7 +40,7 @@ pub(in super::super) fn cast(x: &Constant, to: i64) -> Result<Constant> {
     Ok(Constant { name: x.name.clone(), kind, dims: x.dims.clone(), data })
 }
 
-/// A function of one float, as far as it is folded.
+/// Returns the function of one float for an operator, if it is supported.
 fn function(op: &str) -> Option<fn(f64) -> f64> {
     Some(match op {
         "Neg" => |v| -v,
@@ -105,7 +105,7 @@ fn comparison(op: &str) -> Option<fn(std::cmp::Ordering) -> bool> {
     })
 }
 
-/// A NaN of either stays.
+/// Returns the smaller number, or NaN if either is.
 fn float_min(a: f32, b: f32) -> f32 {
     if a < b || a.is_nan() { a } else { b }
 }
@@ -114,12 +114,12 @@ fn float_max(a: f32, b: f32) -> f32 {
     if a > b || a.is_nan() { a } else { b }
 }
 
-/// Two values, each as large as both need. `c_remainder` is the attribute `fmod` of `Mod`.
+/// Computes an operator on two values, which are broadcast. `c_remainder` is the attribute `fmod` of `Mod`.
 pub(super) fn binary(op: &str, x: &Constant, y: &Constant, c_remainder: bool) -> Result<Constant> {
     let dims = broadcast(&x.dims, &y.dims)?;
     let (a, b) = (x.spread(&dims), y.spread(&dims));
     if let Some(holds) = comparison(op) {
-        // NaN compares to nothing.
+        // A NaN compares as false.
         let values: Vec<i64> = match (&a.data, &b.data) {
             (Data::Float(a), Data::Float(b)) => {
                 a.iter().zip(b).map(|(a, b)| i64::from(a.partial_cmp(b).is_some_and(holds))).collect()
@@ -174,7 +174,7 @@ pub(super) fn binary(op: &str, x: &Constant, y: &Constant, c_remainder: bool) ->
     }
 }
 
-/// `min(max(x, low), high)`.
+/// Computes `min(max(x, low), high)`.
 pub(super) fn clip(x: &Constant, low: Option<&Constant>, high: Option<&Constant>) -> Result<Constant> {
     let alone = |bound: &&Constant| bound.data.len() != 1;
     if low.iter().chain(&high).any(alone) {

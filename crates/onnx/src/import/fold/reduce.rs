@@ -1,12 +1,12 @@
-//! Sums, means and extremes of constants, and what normalises them.
+//! Computes sums, means, extremes and normalisations of constants.
 use super::super::constant::{Constant, Data};
 use super::super::error::Result;
 use super::array::count;
 
-/// For each element in order, the group of elements that differ from it in `axes` alone; groups are in the order of what
-/// remains.
+/// Returns the group of each element, in order. Elements that differ only along `axes` are in the same group, and groups have
+/// the order of the reduced value.
 fn groups<'a>(dims: &'a [usize], axes: &[usize]) -> impl Iterator<Item = usize> + use<'a> {
-    // How far a step along an axis leads among groups.
+    // The distance between groups of a step along an axis.
     let mut steps = vec![0; dims.len()];
     let mut step = 1;
     for axis in (0..dims.len()).rev().filter(|axis| !axes.contains(axis)) {
@@ -34,7 +34,7 @@ pub(super) fn is_reduction(op: &str) -> bool {
     op.starts_with("Reduce") && float(op).is_some()
 }
 
-/// What a reduction of floats begins with, and how it takes a value in.
+/// The first value of a reduction of floats, and the function that adds a value.
 type Step = (f64, fn(f64, f64) -> f64);
 
 fn float(op: &str) -> Option<Step> {
@@ -59,7 +59,7 @@ fn integer(op: &str) -> Option<fn(i64, i64) -> Option<i64>> {
     })
 }
 
-/// `op` over `axes`, which stay with size 1 where `keep` says so.
+/// Reduces over `axes`, which stay with size 1 if `keep` is true.
 pub(super) fn reduce(op: &str, x: &Constant, axes: &[usize], keep: bool) -> Result<Constant> {
     let dims: Vec<usize> = match keep {
         true => (0..x.dims.len()).map(|a| if axes.contains(&a) { 1 } else { x.dims[a] }).collect(),
@@ -95,8 +95,8 @@ pub(super) fn reduce(op: &str, x: &Constant, axes: &[usize], keep: bool) -> Resu
     }
 }
 
-/// `(x - mean) / sqrt(variance + eps) * scale + shift`, mean and variance of everything but axis 1, or as given: how
-/// standardised weights are written.
+/// Computes `(x - mean) / sqrt(variance + eps) * scale + shift`, as standardised weights are written. Mean and variance are
+/// given, or are those over all axes but axis 1.
 pub(super) fn normalise(
     x: &Constant,
     [scale, shift]: [&[f32]; 2],
