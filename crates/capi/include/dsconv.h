@@ -7,14 +7,14 @@
  *     dsconv_model_free(model);
  *
  * A function that fails returns NULL, or a number other than 0; dsconv_last_error() then says why. A null pointer in
- * place of a model or session is such a failure, never a crash, so that only the last call of a chain need be checked.
+ * place of a model or session is such a failure and no crash, so that only the last call of a chain need be checked.
  *
- * No file aborts the program or takes much more memory than its size justifies: one that asks for more than half a
+ * No file aborts the program or takes much more memory than its size justifies. A file that asks for more than half a
  * gibibyte of values and 64 bytes for each of its parameters, or for runs of minutes, is an error, and so is a value inside
  * the network that is NaN or infinite.
  *
- * Models may be shared between threads. A session belongs to one thread at a time; make one for each thread. A session
- * keeps what it needs of its model: they may be freed in any order.
+ * Models may be shared between threads. A session is used by one thread at a time; make one for each thread. A model and
+ * its sessions may be freed in any order.
  */
 #ifndef DSCONV_H
 #define DSCONV_H
@@ -26,36 +26,40 @@
 extern "C" {
 #endif
 
-/* A network, ready to run. */
+/* A network that is ready to run. */
 typedef struct dsconv_model dsconv_model;
-/* One thread's memory for running it. */
+/* The memory and the threads to run a network. */
 typedef struct dsconv_session dsconv_session;
 
-/* Why this thread's last failed call failed; "" before any. Valid until this thread's next call. */
+/* Returns the reason of this thread's last failed call, or "" before any. It is valid until this thread's next call. */
 const char *dsconv_last_error(void);
 
-/* Loads a file; NULL if that fails. */
+/* Loads a file. Returns NULL if that fails. */
 dsconv_model *dsconv_model_load(const char *path);
-/* Loads a file's content, which is not needed any more afterwards. */
+/* Loads the content of a file, which may be freed afterwards. Returns NULL if that fails. */
 dsconv_model *dsconv_model_from_bytes(const void *data, size_t size);
+/* Frees a model. NULL is ignored. */
 void dsconv_model_free(dsconv_model *model);
 
-/* Shape of an input image: channels, height, width. Zeros for NULL. */
+/* Writes the shape of an input image: channels, height, width, or zeros for NULL. */
 void dsconv_model_input(const dsconv_model *model, size_t shape[3]);
-/* Logits of an image. 0 for NULL. */
+/* Returns the number of logits of an image, or 0 for NULL. */
 size_t dsconv_model_outputs(const dsconv_model *model);
-/* Name of a class; NULL where it has none. Valid as long as the model. */
+/* Returns the name of a class, or NULL where it has none. It is valid as long as the model. */
 const char *dsconv_model_class(const dsconv_model *model, size_t index);
 
-/* Memory to run a model with `threads` threads, 0 to 1024; NULL if that fails: no such memory, or no such threads. */
+/* Makes a session that runs a model with `threads` threads, 0 to 1024. Returns NULL if there is not enough memory or if the
+ * threads cannot be started. */
 dsconv_session *dsconv_session_new(const dsconv_model *model, size_t threads);
+/* Frees a session. NULL is ignored. */
 void dsconv_session_free(dsconv_session *session);
 
-/* Runs `count` images, [count, channels, height, width] floats, normalised as the network was trained, to
- * [count, outputs] logits. 0, or 1 if it fails. */
+/* Runs `count` images, [count, channels, height, width] floats that are normalised as the network was trained, and writes
+ * [count, outputs] logits. Returns 0, or 1 if it fails. */
 int dsconv_session_run(dsconv_session *session, const float *images, size_t count, float *logits);
-/* The same of decoded pictures of the input's size, [count, height, width, 3] bytes, red, green, blue, or
- * [count, height, width, 1] bytes of grey for a network of one channel: normalises them as the file says. */
+/* Runs `count` decoded images of the input's size, [count, height, width, 3] bytes of red, green and blue, or
+ * [count, height, width, 1] bytes of grey for a network of one channel, and normalises them as the file says. Returns 0, or
+ * 1 if it fails. */
 int dsconv_session_run_rgb(dsconv_session *session, const uint8_t *images, size_t count, float *logits);
 
 #ifdef __cplusplus

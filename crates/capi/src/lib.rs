@@ -1,7 +1,7 @@
-//! The integer engine for C and for every language that calls C: `include/dsconv.h` is its documentation.
+//! The integer engine for C and for every language that calls C. `include/dsconv.h` is its documentation.
 //!
-//! Every function stands between two worlds: it checks its pointers for null, turns errors and panics into a message
-//! for [`dsconv_last_error`] and never unwinds into its caller.
+//! Every function checks its pointers for null, turns errors and panics into a message for [`dsconv_last_error`], and never
+//! unwinds into its caller.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
@@ -13,19 +13,19 @@ use std::slice;
 use graph::Normaliser;
 use runtime::{Model, Session};
 
-/// `dsconv_model`.
+/// A model, which is `dsconv_model` in C.
 #[derive(Debug)]
 pub struct CModel {
     model: Model,
     classes: Vec<CString>,
 }
 
-/// `dsconv_session`.
+/// A session, which is `dsconv_session` in C.
 #[derive(Debug)]
 pub struct CSession {
     session: Session,
     normaliser: Normaliser,
-    /// Images of [`dsconv_session_run_rgb`], normalised.
+    /// The normalised images of [`dsconv_session_run_rgb`].
     images: Vec<f32>,
 }
 
@@ -39,7 +39,7 @@ fn c_string(text: impl Into<String>) -> CString {
     CString::new(text).unwrap_or_default()
 }
 
-/// Runs a call; what it fails with, or panics with, becomes the last error, and the caller gets `failed`.
+/// Runs a call. If it fails or panics, the reason becomes the last error, and the caller gets `failed`.
 fn call<T>(failed: T, body: impl FnOnce() -> Result<T, String>) -> T {
     let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -52,7 +52,7 @@ fn call<T>(failed: T, body: impl FnOnce() -> Result<T, String>) -> T {
     })
 }
 
-/// Null passes on why the call that returned it failed.
+/// Returns the pointer, or for null an error that repeats why an earlier call failed, since that may have returned the null.
 fn given<T>(pointer: Option<T>, what: &str) -> Result<T, String> {
     pointer.ok_or_else(|| {
         let earlier = LAST_ERROR.with_borrow(|text| text.to_string_lossy().into_owned());
@@ -221,7 +221,7 @@ pub unsafe extern "C" fn dsconv_session_run(
 /// See `include/dsconv.h`.
 ///
 /// # Safety
-/// As [`dsconv_session_run`].
+/// The conditions are those of [`dsconv_session_run`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dsconv_session_run_rgb(
     session: *mut CSession,
@@ -250,7 +250,7 @@ pub unsafe extern "C" fn dsconv_session_run_rgb(
     })
 }
 
-/// Values of `count` images.
+/// Returns the number of values of `count` images.
 fn size_of_images(session: &Session, count: usize, null: bool) -> Result<usize, String> {
     if null {
         return Err("images or logits are null".into());
@@ -259,6 +259,8 @@ fn size_of_images(session: &Session, count: usize, null: bool) -> Result<usize, 
     size.filter(|size| *size > 0).ok_or_else(|| format!("{count} images cannot be run"))
 }
 
+/// Runs images and copies their logits.
+///
 /// # Safety
 /// `logits` points to the outputs of all images.
 unsafe fn run(session: &mut Session, images: &[f32], logits: *mut f32) -> Result<c_int, String> {

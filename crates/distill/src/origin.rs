@@ -65,7 +65,7 @@ impl Origin {
 
 /// The digest of a hash in hexadecimal digits.
 pub(crate) fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", hash.finalize())
 }
 
 fn of_network(graph: &Graph, weights: &Weights) -> Sha256 {
