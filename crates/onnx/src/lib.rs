@@ -42,7 +42,7 @@
 
 mod export;
 mod import;
-pub mod proto;
+mod proto;
 
-pub use export::{ActivationCodes, ExportError, Profile, Range, Ranges, export, observed, translate};
+pub use export::{ActivationCodes, ExportError, Profile, Range, Ranges, export, observed};
 pub use import::{ImportError, ImportOptions, Imported, OPSETS, import};

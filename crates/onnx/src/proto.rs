@@ -1,7 +1,6 @@
 //! The messages of `onnx.proto` (ONNX 1.17, IR version 10) that a classification network uses, under their field numbers.
 //!
 //! They are written by hand, so that building needs no `protoc`. A decoder passes over other fields.
-#![allow(missing_docs)]
 
 /// A file.
 #[derive(Clone, PartialEq, prost::Message)]

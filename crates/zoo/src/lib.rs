@@ -38,4 +38,4 @@ mod vgg;
 pub use config::{Config, ZooError, build, variant};
 pub use googlenet::TRANSFORM_INPUT;
 pub use teachers::{teacher, teachers};
-pub use variants::{EMBEDDED_CLASSES, EMBEDDED_INPUT, Family, Pretrained, Stem, Variant, variants};
+pub use variants::{Family, Pretrained, Stem, Variant, variants};

@@ -24,7 +24,7 @@ pub struct Golden {
     pub transform_input: bool,
     /// The first logits of each image.
     pub logits: Vec<Vec<f64>>,
-    /// For each image, [`projection`] 0, 1, 2, 3 of all its logits.
+    /// For each image, the projections 0, 1, 2 and 3 of all its logits.
     pub projections: Vec<Vec<f64>>,
     /// Statistics of the outputs of some layers.
     pub taps: Vec<Tap>,
@@ -83,7 +83,7 @@ fn relative(pairs: &[(f64, f64)]) -> f64 {
 }
 
 /// Returns the sum of `values` times the noise named `projection{k}`.
-pub fn projection(values: &[f32], k: usize) -> f64 {
+fn projection(values: &[f32], k: usize) -> f64 {
     let noise = Noise::new(&format!("projection{k}"));
     values.iter().enumerate().map(|(i, &v)| f64::from(v) * f64::from(noise.at(i))).sum()
 }

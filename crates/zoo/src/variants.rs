@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::{densenet, resnet, resnet_cifar, vgg};
 
 /// The number of classes of the five embedded variants.
-pub const EMBEDDED_CLASSES: usize = 16;
+const EMBEDDED_CLASSES: usize = 16;
 /// The side of the input image of the embedded variants, in pixels.
-pub const EMBEDDED_INPUT: usize = 32;
+const EMBEDDED_INPUT: usize = 32;
 
 /// A family of architectures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -112,7 +112,7 @@ fn encode(proto: &ModelProto, limit: u64) -> Result<Vec<u8>, ExportError> {
 ///
 /// # Errors
 /// The errors of [`export`], except for the size.
-pub fn translate(model: &Model, profile: &Profile) -> Result<ModelProto, ExportError> {
+fn translate(model: &Model, profile: &Profile) -> Result<ModelProto, ExportError> {
     if *profile != Profile::Fp32 && !model.is_quantized() {
         return Err(ExportError::NotQuantized { graph: model.graph().name().into(), profile: profile.name() });
     }
