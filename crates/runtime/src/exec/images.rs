@@ -28,7 +28,7 @@ pub(crate) fn copy_output(plan: &Plan, workspace: &Workspace, rows: &[f32], logi
     }
 }
 
-/// Images `[N, image]` and what the body hands on of them, `[N, row]`.
+/// A batch: images `[N, image]`, and room for what the body hands on of them, `[N, row]`.
 #[derive(Debug)]
 pub(crate) struct Images<'a> {
     pub images: &'a [f32],

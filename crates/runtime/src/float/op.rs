@@ -58,7 +58,7 @@ pub(crate) enum FloatOp {
     PadShortcut { stride: usize, before: usize, x: View },
 }
 
-/// Local response normalisation: `x / (k + alpha * sum of squares of `size` channels)^beta`.
+/// Local response normalisation: `x / (k + alpha * S)^beta`, where `S` is the sum of the squares of `size` channels.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lrn {
     pub size: usize,

@@ -3,13 +3,13 @@
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use std::arch::asm;
 
-/// To the nearest, denormals kept, exceptions masked.
+/// The standard control word: rounding to the nearest, denormals kept, exceptions masked.
 #[cfg(target_arch = "x86_64")]
 const STANDARD: u64 = 0x1f80;
 #[cfg(not(target_arch = "x86_64"))]
 const STANDARD: u64 = 0;
 
-/// The bits that say so; others note what happened.
+/// The bits that control arithmetic; the others note what happened.
 #[cfg(target_arch = "x86_64")]
 const CONTROL: u64 = 0xffc0;
 #[cfg(not(target_arch = "x86_64"))]
@@ -21,6 +21,7 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
+    /// Sets the standard environment; what was there before comes back when the value is dropped.
     pub fn standard() -> Self {
         let before = read();
         if before & CONTROL != STANDARD {
@@ -29,7 +30,7 @@ impl Environment {
         Self { before }
     }
 
-    /// The standard environment on this thread, for good.
+    /// Sets the standard environment on this thread for good.
     pub fn keep() {
         std::mem::forget(Self::standard());
     }

@@ -33,7 +33,7 @@ pub(crate) struct Parts {
 }
 
 impl<'a> Parameters<'a> {
-    /// Those of a model.
+    /// Takes the parameters of a model.
     ///
     /// # Errors
     /// As [`Model::check`].
@@ -57,7 +57,7 @@ impl<'a> Parameters<'a> {
         }
     }
 
-    /// The layers with integer inputs, by node.
+    /// Returns how the inputs of the integer layers are rounded, by node.
     pub(super) fn formats(&self) -> BTreeMap<String, LayerFormat> {
         let format = |weight, activation: Option<ActivationFormat>, signed| {
             activation.map(|activation| LayerFormat { weight, activation, signed })
@@ -76,7 +76,7 @@ impl<'a> Parameters<'a> {
         }
     }
 
-    /// A layer's codes, `None` if it is in floats.
+    /// Takes a layer's codes, or `None` if it is in floats.
     pub(super) fn layer(&mut self, name: &str) -> Result<Option<QuantizedLayer>, Error> {
         match self {
             Self::Model(model) => Ok(model.layers.remove(name)),
@@ -85,7 +85,7 @@ impl<'a> Parameters<'a> {
         }
     }
 
-    /// A float parameter.
+    /// Takes a parameter in floats.
     pub(super) fn floats(&mut self, name: &str) -> Result<Vec<f32>, Error> {
         match self {
             Self::Model(model) => Ok(model.weights.remove(name).map(Tensor::into_data).unwrap_or_default()),

@@ -6,7 +6,7 @@ use graph::{Graph, Node, Op, Shape};
 use super::fuse::{Fused, Fusion, Kind, Post, Role, copy, fuse};
 use crate::float::{Source, View};
 
-/// Most attempts at placing values before every concatenation is copied.
+/// The most attempts at placing values before every concatenation is copied.
 const ROUNDS: usize = 64;
 
 /// A float buffer before slots are assigned: `[H, W, stride]`, alive from step `first` to `last`.
@@ -16,7 +16,7 @@ pub(crate) struct FloatBuffer {
     pub stride: usize,
     pub first: usize,
     pub last: usize,
-    /// The concatenation it was made for.
+    /// The concatenation that the buffer was made for.
     owner: Option<usize>,
 }
 
@@ -24,14 +24,14 @@ pub(crate) struct FloatBuffer {
 #[derive(Debug)]
 pub(crate) struct Placement {
     pub steps: Vec<Fused>,
-    /// How many of them are the body's.
+    /// The number of steps that are the body's.
     pub body: usize,
     /// For each step with integer input, the step that makes it.
     pub emitter: Vec<Option<usize>>,
     pub buffers: Vec<FloatBuffer>,
-    /// Values that the head, or the caller, takes from the body, and where they begin in a row.
+    /// The values that the head, or the caller, takes from the body, and where they begin in a row.
     pub crossing: Vec<(usize, usize)>,
-    /// Floats of a row.
+    /// The number of floats of a row.
     pub row: usize,
     place: BTreeMap<usize, (usize, usize)>,
     fusion: Fusion,
@@ -52,7 +52,7 @@ impl Placement {
         Self::attempt(graph, integer, &all).expect("only concatenations that are not copied conflict")
     }
 
-    /// Places values, or gives concatenations that must be copied.
+    /// Places values, or returns the concatenations that must be copied.
     fn attempt(graph: &Graph, integer: &dyn Fn(&Node) -> bool, copied: &BTreeSet<usize>) -> Result<Self, Vec<usize>> {
         let nodes = graph.nodes();
         let mut fusion = fuse(graph, copied, integer);
@@ -148,7 +148,7 @@ impl Placement {
         self.buffers.len() - 1
     }
 
-    /// Nodes that a step reads as floats.
+    /// Returns the nodes that a step reads as floats.
     fn float_reads(&self, step: usize, reads_integers: &dyn Fn(&Fused) -> bool) -> Vec<usize> {
         let s = &self.steps[step];
         let inputs = if reads_integers(s) { &[][..] } else { &s.inputs };
@@ -253,13 +253,13 @@ impl Placement {
         Ok(())
     }
 
-    /// Where a step stores its value as floats.
+    /// Returns where a step stores its value as floats, if anybody reads it so.
     pub fn dest(&self, graph: &Graph, step: usize) -> Option<View> {
         let s = &self.steps[step];
         (!s.silent && self.place.contains_key(&s.value)).then(|| self.view(graph, s.value, s.head))
     }
 
-    /// Where the value of a node lies for a reader in the body or the head; slots are buffers still.
+    /// Returns where the value of a node lies for a reader in the body or the head; slots are buffers still.
     pub fn view(&self, graph: &Graph, node: usize, head: bool) -> View {
         let shape = graph.nodes()[node].shape;
         let (mut node, mut start) = (node, 0);
@@ -282,7 +282,7 @@ impl Placement {
     }
 }
 
-/// Which slot each of some lifetimes `(first, last, size)` gets, and the size of every slot. Two that overlap, or where
+/// Returns which slot each of some lifetimes `(first, last, size)` gets, and the size of every slot. Two that overlap, or where
 /// one ends at the step at which the other begins, never share one.
 pub(crate) fn assign<const N: usize>(lives: &[(usize, usize, [usize; N])]) -> (Vec<usize>, Vec<[usize; N]>) {
     let mut order: Vec<usize> = (0..lives.len()).collect();

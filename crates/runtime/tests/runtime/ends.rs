@@ -108,7 +108,7 @@ fn appends() -> Vec<(&'static str, Append)> {
     ]
 }
 
-/// Begins a graph.
+/// A function that begins a graph.
 type Start = fn() -> (Builder, NodeId);
 
 /// What stands before the last operations: an image, features, pooled features, a vector, the middle of a head.
@@ -143,7 +143,7 @@ fn bases() -> Vec<(&'static str, Start)> {
     ]
 }
 
-/// Whether the engine gives the interpreter's bits: functions with transcendentals are only near it, and a rounding behind
+/// How near the engine is to the interpreter: functions with transcendentals are only near it, and a rounding behind
 /// them may go the other way.
 fn exactness(graph: &Graph) -> Exactness {
     let near = graph.nodes().iter().position(|node| {
@@ -173,7 +173,7 @@ fn model(graph: Graph, policy: &Policy) -> Model {
     if quantizable { float.quantize(policy).unwrap() } else { float }
 }
 
-/// All kernels, and one and three threads, against the interpreter; gives whether it had a finite result.
+/// Checks all kernels with one and three threads against the interpreter; returns whether that had a finite result.
 pub fn check(model: &Model, input: &[f32], name: &str) -> bool {
     let one = model.graph().input().elements();
     let expected: Result<Vec<Vec<f32>>, String> = input.chunks(one).map(|image| plain::try_run(model, image)).collect();

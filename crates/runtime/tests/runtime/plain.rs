@@ -4,12 +4,12 @@ use blockfloat::{ActivationSpec, ConvParams, conv2d, quantize_activations};
 use graph::{Activation, Conv2d, Node, Op, Pool2d, Shape};
 use model::Model;
 
-/// The output of the last node for one image `[C, H, W]`.
+/// Returns the output of the last node for one image `[C, H, W]`.
 pub fn run(model: &Model, image: &[f32]) -> Vec<f32> {
     try_run(model, image).unwrap_or_else(|node| panic!("`{node}` is not finite"))
 }
 
-/// [`run`], or the first node whose value is not finite.
+/// Returns what [`run`] does, or the first node whose value is not finite.
 pub fn try_run(model: &Model, image: &[f32]) -> Result<Vec<f32>, String> {
     let nodes = model.graph().nodes();
     let mut values: Vec<Vec<f32>> = vec![];

@@ -24,13 +24,13 @@ pub struct Problem {
     seed: u64,
 }
 
-/// Values in [-1, 1).
+/// Makes values in [-1, 1).
 fn noise(seed: u64, n: usize) -> Vec<f32> {
     let mut random = SplitMix64::new(seed);
     (0..n).map(|_| 2.0 * random.next_f32() - 1.0).collect()
 }
 
-/// `x * 2^exponent`, kept finite.
+/// Returns `x * 2^exponent`, kept finite.
 fn times(x: f32, exponent: i32) -> f32 {
     (f64::from(x) * f64::from(exponent).exp2()).clamp(f32::MIN.into(), f32::MAX.into()) as f32
 }
@@ -50,7 +50,7 @@ impl Problem {
         if self.two_level { weights.to_two_level() } else { weights }
     }
 
-    /// `[C, H, W]`: blocks of zeros and blocks of very different sizes among them.
+    /// Makes the input `[C, H, W]`: blocks of zeros and blocks of very different sizes among them.
     fn image(&self) -> Vec<f32> {
         let mut x = noise(self.seed + 2, self.input.elements());
         let sizes = noise(self.seed + 3, x.len() / 5 + 1);
@@ -65,7 +65,7 @@ impl Problem {
         self.conv.bias.then(|| noise(self.seed + 4, self.conv.out_channels))
     }
 
-    /// What the reference gives, `[Co, H, W]`, if all of it is finite.
+    /// Returns what the reference gives, `[Co, H, W]`, if all of it is finite.
     fn reference(&self) -> Option<Vec<f32>> {
         let mut x = self.image();
         if !self.signed {
@@ -99,7 +99,7 @@ impl Problem {
         model
     }
 
-    /// Every kernel against the reference; whether that is finite.
+    /// Checks every kernel against the reference; returns whether that is finite.
     fn check(&self) -> bool {
         let expected = self.reference();
         let image = self.image();
@@ -130,7 +130,7 @@ fn block(n: usize) -> BlockSize {
 }
 
 prop_compose! {
-    /// Channels of a group, groups, outputs of a group.
+    /// Makes channels of a group, groups, and outputs of a group.
     fn channels()(
         kind in 0..4u8, many in 1..80usize, some in 1..12usize, groups in 2..5usize, out in 1..70usize, deep in 1..40usize,
     ) -> (usize, usize, usize) {
@@ -143,7 +143,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// Mostly none; else up to where sums leave the range of floats, at either end.
+    /// Makes mostly zeros, else exponents up to where sums leave the range of floats, at either end.
     fn exponents()(some: bool, input in -150..130i32, weight in -150..130i32, near in 100..130i32) -> [i32; 2] {
         if some { [input, if input % 2 == 0 { weight } else { near - input }] } else { [0, 0] }
     }
