@@ -39,7 +39,7 @@ impl Place {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("configs/imagenet")).unwrap();
         std::fs::create_dir_all(folder.path().join("datasets")).unwrap();
-        files::save(&tiny(), folder.path().join("tiny.safetensors"), &SaveOptions::default()).unwrap();
+        files::save(tiny(), folder.path().join("tiny.safetensors"), &SaveOptions::default()).unwrap();
         Self { folder }
     }
 

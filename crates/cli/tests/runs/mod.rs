@@ -74,7 +74,7 @@ fn a_resume_notices_what_changed() {
     other.tensor_mut("conv1.weight").unwrap().data_mut()[0] += 0.25;
     files::save(&other, place.path("tiny.safetensors"), &SaveOptions::default()).unwrap();
     refused("teacher: the network or its weights changed");
-    files::save(&tiny(), place.path("tiny.safetensors"), &SaveOptions::default()).unwrap();
+    files::save(tiny(), place.path("tiny.safetensors"), &SaveOptions::default()).unwrap();
     let again = place.json(&resume);
     assert_eq!(again["adapted"], finished["adapted"]);
 }
