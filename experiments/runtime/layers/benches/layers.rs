@@ -1,5 +1,6 @@
 //! Single layers of well-known networks at W4A8: time of the layer's step alone, rounding for the next layer included.
-//! One element is one multiply-accumulate, so that `Gelem/s` reads as GMAC/s. `DSCONV_KERNEL` picks the kernel.
+//! One element is one multiply-accumulate, so that `Gelem/s` reads as GMAC/s. Every kernel of this CPU runs but the
+//! scalar one, which is not for speed; `cargo bench ... -- avx2` picks those whose name it has.
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -57,14 +58,16 @@ fn model([cin, cout, kernel, stride, groups]: [usize; 5], side: usize, block: Op
         }
     }
     let info = Info { preprocess: Preprocess::imagenet(), classes: vec![], source: "a bench".into() };
-    Model { graph, weights, layers, info }
+    Model::new(graph, weights, layers, info).expect("a model whose parts fit")
 }
 
 fn layers(c: &mut Criterion) {
     for (name, sizes, side) in LAYERS {
         let mut group = c.benchmark_group(name);
-        for (scheme, block) in [("B=64", Some(64)), ("B=128", Some(128)), ("two-level", None)] {
-            let model = runtime::Model::new(model(sizes, side, block)).expect("a model");
+        let schemes = [("B=64", Some(64)), ("B=128", Some(128)), ("two-level", None)];
+        let kernels = runtime::kernels().into_iter().filter(|&kernel| kernel != runtime::KernelName::Scalar);
+        for (kernel, (scheme, block)) in kernels.flat_map(|kernel| schemes.map(|scheme| (kernel, scheme))) {
+            let model = runtime::Model::with_kernel(model(sizes, side, block), Some(kernel)).expect("a model");
             let mut session = model.session(1).expect("a session");
             let image: Vec<f32> = (0..sizes[0] * side * side).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
             let step = |session: &mut runtime::Session| {
@@ -72,7 +75,7 @@ fn layers(c: &mut Criterion) {
                 steps.into_iter().find(|s| s.name == "layer").expect("the layer's step")
             };
             group.throughput(Throughput::Elements(step(&mut session).macs));
-            group.bench_function(scheme, |b| {
+            group.bench_function(format!("{kernel} {scheme}"), |b| {
                 b.iter_custom(|runs| (0..runs).map(|_| Duration::from_secs_f64(step(&mut session).seconds)).sum());
             });
         }
