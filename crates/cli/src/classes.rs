@@ -31,7 +31,7 @@ impl GivenClasses {
         match given {
             None => Ok(Self::Nothing),
             Some(path) if path == Path::new(FOLDERS) && !path.is_file() => Ok(Self::Folders),
-            Some(path) => ClassNames::read(path).map(Self::Names).map_err(|error| Error::from(error).as_usage()),
+            Some(path) => ClassNames::read(path).map(Self::Names).map_err(|error| Error::from(error).into_usage()),
         }
     }
 

@@ -35,7 +35,7 @@ impl Error {
 
     /// The command was wrongly used: its arguments or its config file are at fault.
     pub fn usage(message: impl fmt::Display) -> Self {
-        Self::failed(message).as_usage()
+        Self::failed(message).into_usage()
     }
 
     /// The user stopped the command with Ctrl-C.
@@ -44,7 +44,7 @@ impl Error {
     }
 
     /// The same error as one of wrong usage.
-    pub fn as_usage(self) -> Self {
+    pub fn into_usage(self) -> Self {
         Self { ending: Ending::Usage, ..self }
     }
 
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn a_library_error_keeps_its_hint_as_data() {
         let missing = || ImageError::NotFound { spec: "x".into(), known: "cifar10, embedded".into() };
-        for error in [Error::from(missing()), Error::from(distill::Error::Images(missing())).as_usage()] {
+        for error in [Error::from(missing()), Error::from(distill::Error::Images(missing())).into_usage()] {
             assert_eq!(error.message(), "no images at `x`: it is no file or folder, and no data set has that name");
             assert_eq!(error.advice(), Some("data sets are cifar10, embedded"));
         }

@@ -1,7 +1,7 @@
 //! `.dsc`: one quantized network, ready to run in integers, in one file that can be memory-mapped.
 //!
 //! Batch normalisation is folded, codes are packed, every layer says how its input is rounded and whether it can be
-//! negative, and classes and preprocessing come along: a file needs nothing beside it. [`write`] makes the bytes,
+//! negative, and classes and preprocessing come along: a file needs nothing beside it. [`write()`] makes the bytes,
 //! [`File::parse`] checks all structure and checksums without decoding a layer, [`File::layer`] decodes one.
 //!
 //! ```
