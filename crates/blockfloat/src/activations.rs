@@ -306,7 +306,7 @@ mod tests {
                 for signed in [true, false] {
                     let x = one_pixel(&[f32::MAX, 1e38], format(bits, 2, scale), signed);
                     let value = x.dequantize()[0];
-                    // Saturated at 2^126 in the worst case, a signed 2-bit mantissa.
+                    // In the worst case, a signed 2-bit mantissa, the value saturates at 2^126.
                     assert!(value.is_finite() && value >= two_to(126), "{bits} {scale} {signed}: {value}");
                 }
             }

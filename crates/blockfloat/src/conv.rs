@@ -317,7 +317,7 @@ mod tests {
         params: ConvParams,
     }
 
-    /// Every kind of convolution: dense, grouped, depthwise, strided, padded, dilated, with ragged blocks.
+    /// Makes convolutions of every kind: dense, grouped, depthwise, strided, padded, dilated, with ragged blocks.
     fn problems() -> impl Strategy<Value = Problem> {
         let sides = (1..4usize, 1..4usize, 0..6usize, 0..6usize);
         let params = ((1..3usize, 1..3usize), (0..3usize, 0..3usize), (1..3usize, 1..3usize));
@@ -347,7 +347,7 @@ mod tests {
         )
     }
 
-    /// The textbook convolution in f64, and the sum of the magnitudes of its terms.
+    /// Returns the textbook convolution in f64, and the sum of the magnitudes of its terms.
     fn plain(problem: &Problem, x: &[f32], w: &[f32]) -> Vec<(f64, f64)> {
         let ([n, c, h, wd], [co, cg, kh, kw]) = (problem.x_shape, problem.w_shape);
         let ConvParams { stride, padding, dilation, groups } = problem.params;

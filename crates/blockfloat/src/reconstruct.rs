@@ -222,7 +222,7 @@ mod tests {
         assert!(run(&[1.0, 2.0], &[1.0, 0.0, 1.0], &[1.0, 2.0]).is_err());
         assert!(run(&[1.0, 2.0], &[1.0, 0.0, 0.0, 1.0], &[1.0]).is_err());
         assert!(run(&[1.0, f32::NAN], &[1.0, 0.0, 0.0, 1.0], &[1.0, 2.0]).is_err());
-        // Inputs that were no numbers leave what the rule finds.
+        // Where sums of inputs are NaN, the result of the rule stays.
         let plain = QuantizedWeights::quantize(&[1.0, 2.0], [1, 2, 1, 1], format).unwrap();
         assert_eq!(run(&[1.0, 2.0], &[f32::NAN; 4], &[f32::NAN; 2]).unwrap(), plain);
     }
@@ -240,7 +240,7 @@ mod tests {
             let plain = QuantizedWeights::quantize(weights, shape, format(bits, block)).unwrap();
             let found = reconstruct(weights, shape, format(bits, block), &gram, &cross).unwrap();
             let [before, after] = [&plain, &found].map(|q| output_error(&gram, k, weights, &q.dequantize()));
-            // f32 sums of about a hundred terms of order 1 stand behind both.
+            // Both are made of f32 sums of about a hundred terms of order 1.
             prop_assert!(after <= before * 1.0001 + 1e-3, "{after} {before}");
         }
     }

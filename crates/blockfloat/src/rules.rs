@@ -215,7 +215,7 @@ mod tests {
         (quantizer.codes, alpha)
     }
 
-    /// Weights of every magnitude f32 has, most of them ordinary.
+    /// Makes weights of every magnitude of f32, most of them ordinary.
     fn blocks() -> impl Strategy<Value = Vec<f32>> {
         let ordinary = prop::collection::vec(-1.0..1.0f32, 1..80);
         let any_finite = prop::collection::vec(any::<f32>().prop_filter("finite", |w| w.is_finite()), 1..20);
@@ -306,7 +306,7 @@ mod tests {
         assert!(squared_error(&w, &q, alpha) > 0.1);
     }
 
-    /// `KL(softmax(w) || softmax(alpha q))`.
+    /// Returns `KL(softmax(w) || softmax(alpha q))`.
     fn divergence(w: &[f32], q: &[i8], alpha: f32) -> f64 {
         let log_softmax = |v: Vec<f64>| {
             let max = v.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -318,7 +318,7 @@ mod tests {
         p.iter().zip(r).map(|(p, r)| p.exp() * (p - r)).sum()
     }
 
-    /// The derivative of the divergence: `E[q]` under `softmax(alpha q)` minus under `softmax(w)`.
+    /// Returns the derivative of the divergence: `E[q]` under `softmax(alpha q)` minus that under `softmax(w)`.
     fn gradient(w: &[f32], q: &[i8], alpha: f64) -> f64 {
         let mean = |v: &dyn Fn(usize) -> f64| {
             let weights: Vec<f64> = (0..w.len()).map(|i| v(i).exp()).collect();

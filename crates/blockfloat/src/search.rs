@@ -169,7 +169,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::SplitMix64;
 
-    /// Roughly normal weights: each is the sum of 12 uniform numbers, less its mean.
+    /// Makes roughly normal weights: each is the sum of 12 uniform numbers, less its mean.
     pub(crate) fn normal(seed: u64, len: usize) -> Vec<f32> {
         let mut random = SplitMix64::new(seed);
         (0..len).map(|_| (0..12).map(|_| random.next_f32()).sum::<f32>() - 6.0).collect()

@@ -206,7 +206,7 @@ pub(crate) mod tests {
         WeightFormat { bits: Bits::new(bits).unwrap(), block: BlockSize::new(block).unwrap(), rule }
     }
 
-    /// Shapes small enough for plain loops, blocks that divide them and blocks that do not.
+    /// Makes tensors small enough for plain loops, with blocks that divide their channels and blocks that do not.
     pub(crate) fn tensors() -> impl Strategy<Value = (Vec<f32>, [usize; 4], BlockSize)> {
         let shape = (1..4usize, 1..12usize, 1..4usize, 1..3usize);
         let block =

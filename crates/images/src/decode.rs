@@ -211,7 +211,7 @@ mod tests {
         Fit { resize: Some(Resize::Shorter(side)), ..Fit::none() }
     }
 
-    /// The first channel of a centre crop.
+    /// Returns the first channel of a centre crop.
     fn cropped(size: [usize; 2], crop: [usize; 2]) -> Vec<u8> {
         let image = Fit { crop: Some(crop), ..Fit::none() }.apply(ramp(size)).unwrap();
         assert_eq!(image.size, crop);
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(Fit::none().apply(ramp([3, 4])), Ok(ramp([3, 4])));
     }
 
-    /// A file of that format whose header says that it is of another size.
+    /// Makes a file of a format whose header claims another size.
     fn bomb(format: ImageFormat, width: u32, height: u32) -> Vec<u8> {
         let mut file = Cursor::new(Vec::new());
         image::RgbImage::new(8, 8).write_to(&mut file, format).unwrap();
@@ -325,7 +325,7 @@ mod tests {
             decode_bytes(&bomb(ImageFormat::Png, 60_000, 60_000)).unwrap_err(),
             "60000x60000 pixels: 67108864 are read at most"
         );
-        // As large as may be: the data that is missing is missed.
+        // The largest allowed size is accepted, and then the data is missing.
         assert!(decode_bytes(&bomb(ImageFormat::Png, 8_192, 8_192)).is_err());
     }
 
@@ -338,7 +338,7 @@ mod tests {
         }
     }
 
-    /// Every made image, cut off and with bytes changed: an error or an image, no panic.
+    /// Every golden image is cut off and has bytes changed. The result is an error or an image, and no panic.
     #[test]
     fn damaged_files_do_not_panic() {
         let folder = tempfile::tempdir().unwrap();
@@ -348,7 +348,7 @@ mod tests {
             let path = entry.unwrap().path();
             let bytes = std::fs::read(&path).unwrap();
             if path.file_stem().unwrap() == "animated" {
-                // What follows its first frame is not missed.
+                // Only the first frame is needed.
                 continue;
             }
             let jpeg = bytes.starts_with(&[0xFF, 0xD8]);

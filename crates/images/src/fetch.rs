@@ -337,14 +337,14 @@ mod tests {
     use std::net::TcpListener;
     use std::sync::{Arc, Mutex};
 
-    /// What the server does with one request.
+    /// The behaviour of the server for one request.
     #[derive(Clone, Copy)]
     enum Answer {
-        /// Honours a range; hangs up after this many bytes of the body.
+        /// The server honours a range and hangs up after this many bytes of the body.
         Ranges {
             bytes: usize,
         },
-        /// Ignores a range.
+        /// The server ignores a range.
         Whole,
         Status(u16),
     }
@@ -533,7 +533,7 @@ mod tests {
             assert!(error.to_string().contains(&format!("{got} bytes, expected {bytes}")), "{error}");
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         }
-        // A part that is too long is no beginning.
+        // A part that is longer than the file is not continued.
         let server = serve(content(), vec![Answer::Whole]);
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("file.bin.part"), vec![0; 200_001]).unwrap();
@@ -559,7 +559,7 @@ mod tests {
         for url in ["http://127.0.0.1:8000/x", "http://localhost/x", "http://[::1]:1/x"] {
             assert!(is_local(url), "{url}");
         }
-        // A redirection to elsewhere is not followed.
+        // A redirection is not followed.
         let server = serve(content(), vec![Answer::Status(302)]);
         let error = Download::new(&server.url, None).result.unwrap_err();
         assert!(error.to_string().ends_with("the server answered 302"), "{error}");

@@ -136,7 +136,7 @@ mod tests {
     struct Tree(tempfile::TempDir);
 
     impl Tree {
-        /// Three images of each of two classes.
+        /// Makes a folder with three images of each of two classes.
         fn new() -> Self {
             let tree = Self(tempfile::tempdir().unwrap());
             for (class, grey) in [("cat", 10), ("dog", 100)] {
@@ -156,7 +156,7 @@ mod tests {
             image::RgbImage::from_pixel(4, 4, image::Rgb([grey; 3])).save(self.path(name)).unwrap();
         }
 
-        /// With `memory` 0 its files are decoded as they are used.
+        /// Opens the folder. With `memory` 0 files are decoded when they are used.
         fn open(&self, memory: usize) -> Result<Unlabelled, ImageError> {
             let options = OpenOptions { memory, ..OpenOptions::default() };
             open_unlabelled(self.0.path().to_str().unwrap(), &Preprocess::imagenet_statistics(), &options)

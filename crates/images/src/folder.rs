@@ -324,13 +324,13 @@ mod tests {
         Preprocess::bytes(graph::ChannelOrder::Rgb)
     }
 
-    /// The grey value of each image.
+    /// Returns the grey value of each image.
     fn greys(set: &Unlabelled) -> Vec<f32> {
         let all: Vec<usize> = (0..set.len()).collect();
         set.batch(&all).unwrap().pixels.iter().step_by(3).copied().collect()
     }
 
-    /// Nothing fits into memory: decoded when used.
+    /// Returns options with which images are decoded when they are used, since none fits into memory.
     fn lazily() -> OpenOptions {
         OpenOptions { memory: 0, ..OpenOptions::default() }
     }
@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(greys(&tree.unlabelled(&lazily()).unwrap()), [1.0, 3.0, 2.0]);
     }
 
-    /// The labels of the folders' images as outputs of a network, and what was assumed; or the error.
+    /// Returns the labels of the images as outputs of a network, and the notes, or the error's message.
     fn matched(tree: &Tree, count: usize, classes: Classes) -> Result<(Vec<usize>, Vec<String>), String> {
         let matched = tree.labelled().unwrap().for_network(count, classes).map_err(|error| error.to_string())?;
         Ok((matched.set.labels().to_vec(), matched.notes))
@@ -378,7 +378,7 @@ mod tests {
         assert!(error.contains("is called `C`, `b`"), "{error}");
         let error = matched(&tree, 4, Classes::Given(&names(&["b", "c"]))).unwrap_err();
         assert!(error.starts_with("class names: there are 2, the network has 4 classes"), "{error}");
-        // Somebody who knows.
+        // Names that a user gives are taken without doubt.
         let given = names(&["b", "c", "a"]);
         assert_eq!(matched(&tree, 3, Classes::Given(&given)).unwrap().0, [1, 0]);
         assert_eq!(matched(&tree, 3, Classes::InOrder).unwrap().0, [0, 2]);
@@ -453,7 +453,7 @@ mod tests {
             let (labels, notes) = matched(&tree, 3, Classes::OfNetwork(&none)).unwrap();
             assert_eq!(labels, [2, 0]);
             assert!(notes[0].ends_with("labels.txt gives the order of the classes"), "{notes:?}");
-            // The network knows better.
+            // The order of the network's own names comes first.
             let own = names(&["cat", "dog"]);
             assert_eq!(matched(&tree, 2, Classes::OfNetwork(&own)).unwrap().0, [0, 1]);
         }

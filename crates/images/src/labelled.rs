@@ -141,7 +141,7 @@ mod tests {
     use super::*;
     use crate::set::Memory;
 
-    /// Five images of one pixel: 0, 10, 20, 30, 40.
+    /// Makes a set of five images of one pixel: 0, 10, 20, 30, 40.
     fn five(preprocess: &Preprocess) -> Labelled {
         let pixels = (0..5).flat_map(|i| [i * 10; 3]).collect();
         let images = Unlabelled::from_memory("five".to_owned(), Arc::new(Memory::new(3, [1, 1], pixels)), preprocess);

@@ -63,7 +63,7 @@ pub(crate) fn unpack_tar_gz(archive: &Path, folder: &Path, most: u64) -> Result<
 mod tests {
     use super::*;
 
-    /// A `.tar.gz` of entries `(path, kind, content or link target)`, without the writer's own checks.
+    /// Makes a `.tar.gz` of entries `(path, kind, content or link target)`, without the checks of the writer.
     fn tar_gz(entries: &[(&str, tar::EntryType, &str)]) -> Vec<u8> {
         let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
         for &(path, kind, content) in entries {

@@ -1,4 +1,4 @@
-//! Against PIL and torchvision: the images of `golden/make.py`, and photographs of ../shared/data where that is.
+//! Compares the images of `golden/make.py`, and photographs of ../shared/data where that is, with PIL and torchvision.
 
 use std::path::{Path, PathBuf};
 
@@ -41,7 +41,7 @@ fn read<T: for<'a> Deserialize<'a>>(name: &str) -> Vec<T> {
     serde_json::from_str::<Golden<T>>(&text).unwrap().cases
 }
 
-/// Height, width and planar bytes of what this crate makes of a file.
+/// Returns the height, width and planar bytes that this crate decodes from a file.
 fn preprocessed(
     path: &Path,
     resize: Option<Resize>,

@@ -241,7 +241,7 @@ mod tests {
             assert!(scale.is_normal() && zero == 0, "{min} {max}");
             assert!(f64::from(scale) * 127.0 >= f64::from(max.max(-min).max(0.0)) * 0.999_999);
         }
-        // Known to be positive: no code is spent below zero.
+        // For values that are known to be non-negative, no code is below zero.
         let range = Range { min: -1e-3, max: 2.0 };
         assert_eq!(Grid::new(range, true, ActivationCodes::Unsigned).zero, 0);
     }
@@ -275,7 +275,7 @@ mod tests {
         for (o, (weight, shift)) in [(2.0, 1.0), (-0.5, 3.0), (0.0, -7.0)].into_iter().enumerate() {
             let scale = f64::from(scales[o]);
             assert!((f64::from(codes[o]) * scale - weight).abs() < 1e-6);
-            // Half a step of the bias.
+            // The bias is within half a step.
             let found = f64::from(bias.as_ref().unwrap()[o]) * scale * 0.25;
             assert!((found - shift).abs() <= 0.126 * scale, "{found}");
         }

@@ -9,7 +9,8 @@ use super::*;
 use crate::proto::{DataType, GraphProto, NodeProto, TensorProto};
 use crate::{ImportOptions, import};
 
-/// Ragged blocks, groups, a residual and a fully connected layer; nodes named like the file's input and output.
+/// Makes a model with ragged blocks, groups, a residual sum and a fully connected layer, and with nodes that have the names of the
+/// file's input and output.
 fn float() -> Model {
     let mut b = Builder::new("small", Shape::new(3, 8, 8));
     let x = b.conv("conv1", Conv2d::new(3, 10, 3).padding(1), b.input());
@@ -42,7 +43,7 @@ fn int8(model: &Model, codes: ActivationCodes) -> Profile {
     Profile::Int8 { ranges: nodes.into_iter().map(range).collect(), codes }
 }
 
-/// The file read back.
+/// Exports a model and reads the file.
 fn graph_of(model: &Model, profile: &Profile) -> (ModelProto, GraphProto) {
     let file = ModelProto::decode(&*export(model, profile).unwrap()).unwrap();
     let graph = file.graph.clone().unwrap();
@@ -63,7 +64,7 @@ fn constant<'a>(graph: &'a GraphProto, name: &str) -> &'a TensorProto {
     graph.initializer.iter().find(|tensor| tensor.name == name).unwrap_or_else(|| panic!("no constant `{name}`"))
 }
 
-/// The numbers of a constant, as a reader of ONNX finds them.
+/// Returns the numbers of a constant.
 fn numbers(tensor: &TensorProto) -> Vec<f32> {
     let count = tensor.dims.iter().product::<i64>() as usize;
     let bytes = &tensor.raw_data;
@@ -84,7 +85,7 @@ fn numbers(tensor: &TensorProto) -> Vec<f32> {
     values
 }
 
-/// What `DequantizeLinear` with `axis` 1, `Cast` and `Concat` make of the constants behind `value`: dims and numbers.
+/// Computes `value` from constants by `DequantizeLinear` with `axis` 1, `Cast` and `Concat`, and returns its dims and numbers.
 fn computed(graph: &GraphProto, value: &str) -> (Vec<usize>, Vec<f32>) {
     let dims = |tensor: &TensorProto| tensor.dims.iter().map(|&d| d as usize).collect::<Vec<_>>();
     let Some(node) = graph.node.iter().find(|node| node.output[0] == value) else {

@@ -197,7 +197,7 @@ mod tests {
             "[",
             "[[\"a\"]]",
         ] {
-            // The key is there, which is said.
+            // The key is there, and has no names.
             assert_eq!(read("names", value), Some(vec![]), "{value}");
         }
         assert_eq!(read("stride", "32"), None);

@@ -1,4 +1,4 @@
-//! What is refused, in which words, and that no file does harm.
+//! Tests of refused files and their messages, and of files that could do harm.
 use std::path::Path;
 
 use graph::{Activation, Op};
@@ -49,7 +49,7 @@ fn ints(name: &str, values: &[i64]) -> AttributeProto {
     }
 }
 
-/// `x [1, 4, 8, 8]` through `nodes`, then pooled to `y [1, 4]`; the nodes' last value is `out`.
+/// Makes a model of `x [1, 4, 8, 8]`, `nodes`, and a pooling to `y [1, 4]`. The last value of the nodes is `out`.
 fn model(nodes: Vec<NodeProto>, initializer: Vec<TensorProto>) -> ModelProto {
     let mut node_list = nodes;
     node_list.push(node("/pool", "GlobalAveragePool", &["out"], "pooled"));
@@ -171,7 +171,7 @@ fn refusals_of_the_whole() {
     assert!(import(b"", &ImportOptions::default()).is_err());
 }
 
-/// What an engine would compute in another way than a first look suggests.
+/// These networks are refused because an engine computes them differently from what they seem to say.
 #[test]
 fn refusals_of_what_would_be_wrong() {
     let vector = |name: &str| floats(name, &[4], vec![1.0; 4]);
@@ -208,7 +208,7 @@ fn refusals_of_what_would_be_wrong() {
         int64_data: values.to_vec(),
         ..TensorProto::default()
     };
-    // An image is no gate, nor is a row.
+    // Neither an image nor a row is a gate.
     for target in [&[1, 4, 8, 16][..], &[2, 4, 8, 8], &[1, 1, 4, 8, 8]] {
         assert!(one("e", "Expand", &["x", "s"], vec![int64("s", target)]).contains("(op Expand): an expansion of"));
     }
@@ -223,7 +223,7 @@ fn refusals_of_what_would_be_wrong() {
         let varied = (0..count).map(|i| i as f32 + 1.0).collect();
         assert!(one("a", op, &["x", "c"], vec![floats("c", dims, varied)]).starts_with("node 'a'"), "{op} {dims:?}");
     }
-    // As many features as images: a bias for each image.
+    // There are as many features as images, so that the bias could be one for each image.
     let mut gemm = model(vec![node("r", "Relu", &["x"], "out")], vec![floats("w", &[4, 5], vec![1.0; 20])]);
     let graph = gemm.graph.as_mut().unwrap();
     graph.input[0] = value("x", &[5, 4, 8, 8]);
@@ -307,7 +307,7 @@ fn refusals_of_functions_and_orders() {
     let with = |nodes: Vec<NodeProto>, functions: Vec<FunctionProto>| ModelProto { functions, ..model(nodes, vec![]) };
     let itself = with(vec![call("F", &["x"], "out")], vec![function("F", vec![call("F", &["in"], "out")])]);
     assert!(refused(&itself).ends_with("its function 'F' calls itself, or others too deep"));
-    // 2^30 nodes.
+    // These functions would make 2^30 nodes.
     let double = |to: &str| vec![call(to, &["in"], "t"), call(to, &["t"], "out")];
     let names: Vec<String> = (0..30).map(|i| format!("F{i}")).collect();
     let mut functions: Vec<FunctionProto> = (1..30).map(|i| function(&names[i], double(&names[i - 1]))).collect();
@@ -360,7 +360,7 @@ fn bytes_are_moved_and_not_computed_with() {
     assert!(bytes(vec![node("i", "Identity", &["x"], "out")]).is_err());
 }
 
-/// Small files that ask for much.
+/// Small files that ask for much memory are refused.
 #[test]
 fn a_file_cannot_ask_for_more_than_it_holds() {
     let int64 = |name: &str, values: &[i64]| TensorProto {
@@ -385,7 +385,7 @@ fn a_file_cannot_ask_for_more_than_it_holds() {
     }
     assert_eq!(refused(&same), "node 'c' (op Conv): makes more numbers than the file's size justifies");
 
-    // Channels that double at every node, and a border as wide as memory.
+    // Channels double at every node, and a border is as wide as memory.
     let axis = || AttributeProto { name: "axis".into(), r#type: 2, i: Some(1), ..AttributeProto::default() };
     let doubled = |i: usize| NodeProto {
         attribute: vec![axis()],
@@ -425,7 +425,7 @@ fn every_prefix_and_every_flipped_byte_is_answered() {
     }
 }
 
-/// Inputs that fuzzing found, or might have: see `fuzz/`.
+/// Inputs that fuzzing found do no harm: see `fuzz/`.
 #[test]
 fn kept_files_are_answered() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile");
@@ -447,7 +447,7 @@ fn patterns_become_one_operation() {
         });
         (op, imported.graph.nodes().len())
     };
-    // The image, a factor of 5 or 8, the function, flattening.
+    // The nodes are the image, a factor of 5 or 8, the function, and flattening.
     for name in ["hard_swish_of_div", "hard_swish_of_gate", "hard_swish_of_mul", "hard_swish_of_hard_sigmoid"] {
         assert_eq!(function(name), (Some(Activation::HardSwish), 4), "{name}");
     }
@@ -462,20 +462,20 @@ fn patterns_become_one_operation() {
         let imported = import(&bytes, &ImportOptions::default()).unwrap();
         imported.graph.nodes().iter().map(|node| node.op.clone()).collect::<Vec<_>>()
     };
-    // The image, the layer with all the rest in it, flattening.
+    // The nodes are the image, the layer with everything else in it, and flattening.
     for name in ["pad_conv", "pad_attribute", "batch_norm_decomposed", "pad_avg", "gather_channels"] {
         assert_eq!(ops(name).len(), 3, "{name}");
     }
     assert!(matches!(ops("lrn_of_pytorch")[..], [_, Op::Lrn { size: 3, .. }, _]));
     assert!(matches!(ops("shuffle_by_shape")[..], [_, Op::Shuffle { groups: 2 }, Op::Conv2d(_), _]));
-    // Borders that differ are the pool's own.
+    // Borders that differ become those of the pool.
     assert!(matches!(&ops("max_of_relu_pads_differ")[..], [_, _, Op::MaxPool2d(pool), _] if pool.end.is_some()));
-    // The image, the layer, flattening: no channel moves.
+    // The nodes are the image, the layer and flattening, so that no channel is moved.
     for name in ["bgr_slice_conv", "bgr_gather_normalise_conv", "bgr_split_concat"] {
         assert!(!ops(name).iter().any(|op| matches!(op, Op::Slice { .. } | Op::Concat)), "{name}");
     }
     assert!(ops("gather_shuffle").contains(&Op::Shuffle { groups: 2 }));
-    // A gate is as large as its channels.
+    // A gate is not expanded.
     let expands =
         |name: &str| ops(name).iter().any(|op| matches!(op, Op::AdaptiveAvgPool2d { output } if *output != [1, 1]));
     assert!(!expands("squeeze_excite_expanded") && expands("expand_before_conv"));

@@ -1,4 +1,4 @@
-//! Files written by torch.save and safetensors (`tests/golden/checkpoints.py`), broken files, and real networks.
+//! Tests with files written by torch.save and safetensors (`tests/golden/checkpoints.py`), broken files, and real networks.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use zoo::{Config, Stem};
 
 use crate::plain;
 
-/// `Tiny` of make.py.
+/// Builds the network `Tiny` of make.py.
 fn tiny() -> Graph {
     let mut b = Builder::new("tiny", Shape::new(3, 8, 8));
     let x = b.conv("conv1", Conv2d::new(3, 4, 3), b.input());
@@ -33,7 +33,7 @@ fn golden(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/checkpoints").join(file)
 }
 
-/// All golden files that PyTorch or NumPy reads the formula's weights from.
+/// The golden files that all hold the formula's weights.
 const EXACT: [&str; 46] = [
     "arrays.npz",
     "arrays.pth",
@@ -330,7 +330,7 @@ fn names_of_others_are_understood() {
     assert_eq!(checkpoint.load(&graph).unwrap().weights, expected);
 }
 
-/// Damages of good files, a seed each: never a panic, never more memory than the file is worth.
+/// Good files are damaged at random. None may cause a panic or use more memory than its size justifies.
 #[test]
 fn damaged_files_never_panic() {
     let rounds: u64 = std::env::var("DSCONV_FUZZ").ok().and_then(|count| count.parse().ok()).unwrap_or(3_000);
@@ -486,7 +486,7 @@ fn write(folder: &tempfile::TempDir, weights: &Weights) -> PathBuf {
     path
 }
 
-/// Number of the first 300 images of `cifar10/test_batch.bin` that PyTorch classifies right with each file.
+/// The number of the first 300 images of `cifar10/test_batch.bin` that PyTorch classifies right with each file.
 const REAL: [(&str, &str, usize); 2] =
     [("resnet20", "resnet20_cifar10.th", 234), ("resnet56", "resnet56_cifar10.th", 244)];
 
@@ -515,7 +515,7 @@ fn real_cifar_networks_load_and_classify() {
     }
 }
 
-/// Three planes of 32x32 pixels to `[1, 3, 32, 32]`.
+/// Normalises three planes of 32x32 pixels to `[1, 3, 32, 32]`.
 fn normalise(pixels: &[u8], preprocess: &Preprocess) -> Tensor {
     let value = |(i, &pixel): (usize, &u8)| {
         let c = i / (32 * 32);

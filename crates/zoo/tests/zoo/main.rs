@@ -1,4 +1,4 @@
-//! The zoo against torchvision: names, shapes, sizes, logits and files.
+//! Compares the zoo with torchvision: names, shapes, sizes, logits and files.
 mod checkpoints;
 mod parameters;
 mod parity;

@@ -1,4 +1,4 @@
-//! Names, shapes and sizes against torchvision's.
+//! Compares names, shapes and sizes with torchvision's.
 
 use serde::Deserialize;
 use zoo::{Config, Stem, variants};
@@ -81,7 +81,7 @@ fn table_is_consistent() {
     }
 }
 
-/// Trained elements: running statistics are not counted.
+/// Counts the trained elements, without running statistics.
 fn elements(graph: &graph::Graph) -> usize {
     let trained = |p: &graph::Param| !matches!(p.role, graph::Role::Mean | graph::Role::Variance);
     graph.params().iter().filter(|p| trained(p)).map(|p| p.shape.iter().product::<usize>()).sum()

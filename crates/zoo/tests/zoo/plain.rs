@@ -1,9 +1,9 @@
-//! The reference executor: every operation as plain loops in f32, nothing shared with any other engine.
-//! Shapes: N images, C channels, H rows, W columns, row-major.
+//! The reference executor, which runs every operation as plain loops in f32 and shares nothing with any other engine.
+//! N is images, C channels, H rows, W columns; tensors are row-major.
 
 use graph::{Conv2d, Graph, Node, Op, Pool2d, Shape, Tensor, Weights};
 
-/// Outputs of all nodes, by position, each `[N, C, H, W]`.
+/// Returns the outputs of all nodes, by position, each `[N, C, H, W]`.
 pub fn run(graph: &Graph, weights: &Weights, image: &Tensor) -> Vec<Vec<f32>> {
     let batch = image.shape()[0];
     let mut values: Vec<Vec<f32>> = Vec::new();
@@ -22,7 +22,7 @@ pub fn run(graph: &Graph, weights: &Weights, image: &Tensor) -> Vec<Vec<f32>> {
     values
 }
 
-/// One image of a batch, `[C, H, W]`.
+/// Returns one image of a batch, `[C, H, W]`.
 #[derive(Clone, Copy)]
 struct Image<'a> {
     shape: Shape,
@@ -120,12 +120,13 @@ fn conv2d(conv: &Conv2d, x: Image, out: Shape, weight: &[f32], bias: Option<&[f3
     y
 }
 
-/// Position in the input of a padded position.
+/// Returns the position in the input of a position in the padded input.
 fn inside(padded: usize, padding: usize, size: usize) -> Option<usize> {
     padded.checked_sub(padding).filter(|&at| at < size)
 }
 
-/// `reduce` sees the pixels of a window and its size, in which padding counts but not what rounding up adds.
+/// Pools with `reduce`, which takes the pixels of a window and its size. Padding counts in the size, rows and columns that are
+/// added by rounding up do not.
 fn pool2d(pool: &Pool2d, x: Image, out: Shape, reduce: impl Fn(&[f32], usize) -> f32) -> Vec<f32> {
     let mut y = Vec::with_capacity(out.elements());
     let end = |axis: usize, start: usize, size: usize| (start + pool.kernel[axis]).min(size + 2 * pool.padding[axis]);
@@ -152,7 +153,7 @@ fn pool2d(pool: &Pool2d, x: Image, out: Shape, reduce: impl Fn(&[f32], usize) ->
     y
 }
 
-/// Window `i` of `n` over `size` pixels: `floor(i * size / n)` to `ceil((i + 1) * size / n)`.
+/// Returns window `i` of `n` over `size` pixels: `floor(i * size / n)` to `ceil((i + 1) * size / n)`.
 fn adaptive([rows, columns]: [usize; 2], x: Image) -> Vec<f32> {
     let window = |i: usize, n: usize, size: usize| i * size / n..((i + 1) * size).div_ceil(n);
     let mut y = Vec::new();
