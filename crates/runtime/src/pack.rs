@@ -106,7 +106,6 @@ pub(crate) struct Fields {
     pub group_scales: usize,
     pub depthwise: bool,
     /// The largest magnitude of a weight.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX2 has two ways to multiply"))]
     pub largest: u8,
 }
 

@@ -6,8 +6,10 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::avx512::{self, Avx512Vnni, Tile};
+use super::avx512::Avx512Vnni;
+use super::end::End;
 use super::lanes::Lanes;
+use super::tile::unpack;
 use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, SLACK, STRIP, Task};
 use crate::layout::LANES;
 
@@ -76,7 +78,7 @@ impl Kernel for Amx {
             if pays(call) && fits(call, unpacked) {
                 conv(&mut Hardware, call, unpacked, out, stride)
             } else {
-                avx512::conv(call, unpacked, out, stride)
+                self.0.conv(call, unpacked, out, stride)
             }
         }
     }
@@ -280,13 +282,11 @@ unsafe fn conv<T: Tiles>(
         if w.nibbles {
             let bytes = w.unpacked_bytes();
             for p in 0..if pair { 2 } else { 1 } {
-                // SAFETY: a panel has whole lines; two unpacked ones and a line fit.
-                unsafe { avx512::unpack(call, panel + p, unpacked[p * bytes..].as_mut_ptr()) };
+                unpack(w, panel + p, &mut unpacked[p * bytes..]);
             }
             (weights, next) = (unpacked.as_ptr(), bytes);
         }
-        let tile = Tile { call, panel, first: 0, weights, next, out: out.as_mut_ptr(), stride, ahead: &[] };
-        let block = Block { tile, steps };
+        let block = Block { call, panel, weights, next, out: out.as_mut_ptr(), stride, steps };
         for spots in spots[..count].chunks(2) {
             // SAFETY: `call` was checked; spots, panels and chunks lie in it.
             noted = unsafe {
@@ -308,8 +308,13 @@ unsafe fn conv<T: Tiles>(
 
 /// One or two panels of a checked call.
 struct Block<'a> {
-    /// The panels, with weights in bytes.
-    tile: Tile<'a>,
+    call: &'a ConvCall<'a>,
+    panel: usize,
+    /// The panel's weights, in bytes, and the distance of the next one's.
+    weights: *const u8,
+    next: usize,
+    out: *mut f32,
+    stride: usize,
     /// Steps of a chunk.
     steps: usize,
 }
@@ -325,8 +330,7 @@ impl Block<'_> {
         scratch: &mut Scratch,
         mut noted: __m512,
     ) -> __m512 {
-        let Self { tile, steps } = *self;
-        let Tile { call, panel, mut weights, next, .. } = tile;
+        let Self { call, panel, mut weights, next, out, stride, steps } = *self;
         let w = call.weights;
         let group = w.panels[panel].group;
         let (bytes, floats) = (call.layout.bytes, call.layout.scales);
@@ -461,14 +465,17 @@ impl Block<'_> {
                 }
             }
             each!(add_before);
-            for r in 0..R {
-                let tile = Tile { first: spots[r].first, ..tile };
-                for p in 0..P {
-                    let end = tile.end(p);
-                    for i in 0..spots[r].count {
-                        let row = spots[r].row(call, i) * LANES;
-                        let sum = _mm512_loadu_ps(sums[2 * r + p].as_ptr().add(row));
-                        noted = end.store(i, sum, noted);
+            for p in 0..P {
+                let end = End::<__m512, 1>::new(call, panel + p, out, stride);
+                for r in 0..R {
+                    let Spot { first, count, .. } = spots[r];
+                    let sum = |i: usize| [_mm512_loadu_ps(sums[2 * r + p].as_ptr().add(spots[r].row(call, i) * LANES))];
+                    let fours = count / 4 * 4;
+                    for i in (0..fours).step_by(4) {
+                        noted = end.store(first + i, [sum(i), sum(i + 1), sum(i + 2), sum(i + 3)], noted);
+                    }
+                    for i in fours..count {
+                        noted = end.store(first + i, [sum(i)], noted);
                     }
                 }
             }

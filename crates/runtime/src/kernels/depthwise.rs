@@ -18,7 +18,8 @@ use std::ops::{Range, RangeInclusive};
 
 use blockfloat::ActivationScale;
 
-use super::lanes::{Lanes, end};
+use super::end::End;
+use super::lanes::Lanes;
 use super::scalar::Rule;
 use super::{ConvCall, QuantizeCall, STRIP, scalar};
 use crate::layout::{BORDER, LANES, Layout, RAW};
@@ -28,9 +29,9 @@ use crate::pack::Packed;
 /// Magnitudes of elements that are rounded to values.
 const ORDINARY: RangeInclusive<f32> = 1.0 / (1u64 << 48) as f32..=(1u64 << 62) as f32;
 
-/// Computes the outputs of a checked call, `R` pixels at a time; whether all were finite before their limits.
+/// Computes the outputs of a checked call, up to `most` pixels at a time; whether all were finite before their limits.
 #[inline(always)]
-pub(super) fn conv<V: Lanes, const R: usize>(call: &ConvCall<'_>, out: &mut [f32], stride: usize) -> bool {
+pub(super) fn conv<V: Lanes>(call: &ConvCall<'_>, most: usize, out: &mut [f32], stride: usize) -> bool {
     let w = call.weights;
     if sees_raw(call) {
         return plain(call, call.panels.clone(), out, stride);
@@ -39,7 +40,6 @@ pub(super) fn conv<V: Lanes, const R: usize>(call: &ConvCall<'_>, out: &mut [f32
     for (start, &pixel) in starts.iter_mut().zip(call.pixels) {
         *start = pixel as usize * call.layout.scales;
     }
-    let count = call.pixels.len();
     let mut finite = true;
     // SAFETY: the CPU has the instructions, by the caller.
     let mut noted = unsafe { V::splat(0.0) };
@@ -48,21 +48,11 @@ pub(super) fn conv<V: Lanes, const R: usize>(call: &ConvCall<'_>, out: &mut [f32
             finite &= plain(call, panel..panel + 1, out, stride);
             continue;
         }
-        let mut first = 0;
-        while first < count {
-            let tile = Tile { call, panel, first, starts: &starts, out: out.as_mut_ptr(), stride };
-            // SAFETY: `call` was checked; the tile lies in it.
-            (first, noted) = unsafe {
-                match (w.factors.is_empty(), count - first) {
-                    (true, rest) if rest >= R => tile.run::<V, R, false>(noted),
-                    (true, 4..) => tile.run::<V, 4, false>(noted),
-                    (true, _) => tile.run::<V, 1, false>(noted),
-                    (false, rest) if rest >= R => tile.run::<V, R, true>(noted),
-                    (false, 4..) => tile.run::<V, 4, true>(noted),
-                    (false, _) => tile.run::<V, 1, true>(noted),
-                }
-            };
-        }
+        // SAFETY: as above; `call` was checked, and tiles lie in it.
+        noted = unsafe {
+            let tile = Tile { call, panel, starts: &starts, end: End::new(call, panel, out.as_mut_ptr(), stride) };
+            if w.factors.is_empty() { tile.all::<false>(most, noted) } else { tile.all::<true>(most, noted) }
+        };
     }
     // SAFETY: as above.
     finite && unsafe { noted.finite() }
@@ -106,27 +96,43 @@ pub(super) fn tap(layout: &Layout, w: &Packed, at: usize, byte: u8, x: &[f32], s
     }
 }
 
-/// Some pixels and a panel of a checked call.
-#[derive(Clone, Copy)]
-struct Tile<'a> {
+/// A panel of a checked call.
+struct Tile<'a, V> {
     call: &'a ConvCall<'a>,
     panel: usize,
-    first: usize,
     /// Where each pixel's values begin.
     starts: &'a [usize; STRIP],
-    out: *mut f32,
-    stride: usize,
+    end: End<V, 1>,
 }
 
-impl Tile<'_> {
+impl<V: Lanes> Tile<'_, V> {
+    /// Computes all pixels; gives `noted` with their outputs.
+    #[inline(always)]
+    unsafe fn all<const TWO: bool>(self, most: usize, mut noted: V) -> V {
+        let count = self.call.pixels.len();
+        let mut first = 0;
+        while first < count {
+            // SAFETY: of the caller.
+            (first, noted) = unsafe {
+                match most.min(count - first) {
+                    8.. => self.run::<8, TWO>(first, noted),
+                    4.. => self.run::<4, TWO>(first, noted),
+                    2.. => self.run::<2, TWO>(first, noted),
+                    _ => self.run::<1, TWO>(first, noted),
+                }
+            };
+        }
+        noted
+    }
+
     /// Computes `R` pixels; gives the next one, and `noted` with their outputs.
     #[inline(always)]
-    unsafe fn run<V: Lanes, const R: usize, const TWO: bool>(self, noted: V) -> (usize, V) {
-        let Tile { call, panel, first, starts, .. } = self;
+    unsafe fn run<const R: usize, const TWO: bool>(&self, first: usize, noted: V) -> (usize, V) {
+        let Self { call, panel, starts, .. } = *self;
         let (w, floats) = (call.weights, call.layout.scales);
         // SAFETY: `ConvCall::check` held for every pixel and tap; rows of values have whole panels.
         unsafe {
-            let mut sum = [V::splat(0.0); R];
+            let mut sum = [[V::splat(0.0)]; R];
             let mut rows = [std::ptr::null::<f32>(); R];
             for r in 0..R {
                 rows[r] = call.scales.as_ptr().add(*starts.get_unchecked(first + r));
@@ -139,19 +145,19 @@ impl Tile<'_> {
                 let f = if TWO { V::load(factor) } else { q };
                 for r in 0..R {
                     let value = V::load(rows[r].add(at));
-                    sum[r] = q.mul_add::<false>(if TWO { f.mul(value) } else { value }, sum[r]);
+                    sum[r][0] = q.mul_add::<false>(if TWO { f.mul(value) } else { value }, sum[r][0]);
                 }
                 last = last.add(LANES);
                 factor = factor.wrapping_add(LANES);
             }
-            (first + R, end(call, panel, first, self.out, self.stride, sum, noted))
+            (first + R, self.end.store(first, sum, noted))
         }
     }
 }
 
-/// Rounds the rows of a checked call to values; `FUSED` where the CPU multiplies and adds in one instruction.
+/// Rounds the rows of a checked call to values; `fused` where the CPU multiplies and adds in one instruction.
 #[inline(always)]
-pub(super) fn quantize<const FUSED: bool>(call: &QuantizeCall<'_>, bytes: &mut [u8], values: &mut [f32]) {
+pub(super) fn quantize(fused: bool, call: &QuantizeCall<'_>, bytes: &mut [u8], values: &mut [f32]) {
     let layout = call.layout;
     let rule = Rule::new(layout);
     let ordinary = match (rule.kind, layout.signed) {
@@ -159,7 +165,7 @@ pub(super) fn quantize<const FUSED: bool>(call: &QuantizeCall<'_>, bytes: &mut [
         (ActivationScale::Pow2, true) => rows(call, values, |x| pow2::<true>(&rule, x)),
         (ActivationScale::Float, _) => {
             let (hi, inv) = (rule.hi as f32, 1.0 / rule.hi as f32);
-            rows(call, values, |x| divide::<FUSED>(x, hi, inv))
+            rows(call, values, |x| divide(fused, x, hi, inv))
         }
     };
     if !ordinary {
@@ -178,25 +184,22 @@ fn rows(call: &QuantizeCall<'_>, values: &mut [f32], round: impl Fn(f32) -> f32)
     // none is expected has the largest bits of all.
     let keep = if layout.signed { i32::MAX as u32 } else { u32::MAX };
     let (mut largest, mut smallest) = ([0u32; LANES], [u32::MAX; LANES]);
-    let mut note = |lane: usize, x: f32| {
-        let bits = x.to_bits() & keep;
-        largest[lane] = largest[lane].max(bits);
-        smallest[lane] = smallest[lane].min(bits.wrapping_sub(1));
-    };
     for (i, &pixel) in call.pixels.iter().enumerate() {
-        let x = &call.x.data[i * call.x.stride..][..layout.channels];
-        let values = &mut values[pixel as usize * layout.scales..][..layout.scales];
-        let (chunks, rest) = x.as_chunks::<LANES>();
-        let (whole, last) = values.split_at_mut(chunks.len() * LANES);
-        for (x, values) in chunks.iter().zip(whole.as_chunks_mut::<LANES>().0) {
+        let (whole, rest) = call.x.pixel(i, layout.channels).as_chunks::<LANES>();
+        // Rows of values are whole vectors: after the last element they have zeros, which are noted as nothing.
+        let values = values[pixel as usize * layout.scales..][..layout.scales].as_chunks_mut::<LANES>().0;
+        let mut last = [0.0; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        for (c, values) in values.iter_mut().enumerate() {
+            let x = *whole.get(c).unwrap_or(&last);
+            let mut rounded = [0.0; LANES];
             for lane in 0..LANES {
-                note(lane, x[lane]);
-                values[lane] = round(x[lane]);
+                let bits = x[lane].to_bits() & keep;
+                largest[lane] = largest[lane].max(bits);
+                smallest[lane] = smallest[lane].min(bits.wrapping_sub(1));
+                rounded[lane] = round(x[lane]);
             }
-        }
-        for (lane, (&x, value)) in rest.iter().zip(last).enumerate() {
-            note(lane, x);
-            *value = round(x);
+            *values = rounded;
         }
     }
     let largest = largest.into_iter().fold(0, u32::max);
@@ -220,8 +223,8 @@ fn pow2<const SIGNED: bool>(rule: &Rule, x: f32) -> f32 {
 
 /// `x / hi`, correctly rounded, of an element in [`ORDINARY`], or of 0; `inv` is `1 / hi`.
 #[inline(always)]
-fn divide<const FUSED: bool>(x: f32, hi: f32, inv: f32) -> f32 {
-    if !FUSED {
+fn divide(fused: bool, x: f32, hi: f32, inv: f32) -> f32 {
+    if !fused {
         return x / hi;
     }
     // Markstein's: the quotient is at most an ulp wrong, its remainder is exact, and one more step rounds it correctly.

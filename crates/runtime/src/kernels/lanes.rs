@@ -1,11 +1,11 @@
-//! Sixteen floats in an instruction set's registers, and what ends their sums.
-use super::{ConvCall, Residual, limit};
+//! Sixteen floats, and sixteen integers, in an instruction set's registers.
 use crate::layout::LANES;
 use crate::math;
-use crate::pack::Panel;
 
-/// Sixteen outputs in an instruction set's registers. Its functions are for where the CPU has the instructions.
+/// Some floats in registers. Its functions may be called only where the CPU has the instructions.
 pub(super) trait Lanes: Copy {
+    /// How many floats there are.
+    const WIDTH: usize;
     unsafe fn load(at: *const f32) -> Self;
     unsafe fn store(self, at: *mut f32);
     unsafe fn splat(x: f32) -> Self;
@@ -13,21 +13,192 @@ pub(super) trait Lanes: Copy {
     unsafe fn mul(self, y: Self) -> Self;
     /// `self * y + z`, rounded once; unless `ANY`, no result is a rounded denormal.
     unsafe fn mul_add<const ANY: bool>(self, y: Self, z: Self) -> Self;
-    /// [`limit`].
-    unsafe fn limit(self, lo: Self, hi: Self) -> Self;
+    /// The lower half of [`limit`](crate::math::limit).
+    unsafe fn at_least(self, lo: Self) -> Self;
+    /// The upper half of [`limit`](crate::math::limit).
+    unsafe fn at_most(self, hi: Self) -> Self;
     /// `self + 0 * y`: a NaN where `y` is not finite, or where one was before.
     unsafe fn note(self, y: Self) -> Self;
+
     /// Whether all that was noted, from zeros on, was finite.
     #[inline(always)]
     unsafe fn finite(self) -> bool {
         let mut sums = [0.0; LANES];
-        // SAFETY: of the caller; sixteen floats are stored.
+        // SAFETY: of the caller; there is room for all floats.
         unsafe { self.store(sums.as_mut_ptr()) };
         sums.iter().all(|&sum| sum == 0.0)
+    }
+
+    /// The first `lanes` floats; zeros follow.
+    #[inline(always)]
+    unsafe fn load_lanes(at: *const f32, lanes: usize) -> Self {
+        let mut all = [0.0; LANES];
+        // SAFETY: of the caller; there is room for all floats.
+        unsafe {
+            at.copy_to_nonoverlapping(all.as_mut_ptr(), lanes);
+            Self::load(all.as_ptr())
+        }
+    }
+
+    /// Stores the first `lanes` floats only.
+    #[inline(always)]
+    unsafe fn store_lanes(self, at: *mut f32, lanes: usize) {
+        let mut all = [0.0; LANES];
+        // SAFETY: of the caller; there is room for all floats.
+        unsafe {
+            self.store(all.as_mut_ptr());
+            at.copy_from_nonoverlapping(all.as_ptr(), lanes);
+        }
+    }
+
+    /// Zeros from lane `lanes` on.
+    #[inline(always)]
+    unsafe fn first_lanes(self, lanes: usize) -> Self {
+        let mut all = [0.0; LANES];
+        // SAFETY: of the caller; there is room for all floats.
+        unsafe {
+            self.store(all.as_mut_ptr());
+            all[lanes..].fill(0.0);
+            Self::load(all.as_ptr())
+        }
+    }
+}
+
+/// Floats whose largest magnitudes are found in registers. Its functions may be called only where the CPU has the
+/// instructions.
+pub(super) trait Magnitudes: Lanes {
+    /// The larger of `self`, which is not negative, and the magnitude of `x`, which is finite.
+    unsafe fn abs_max(self, x: Self) -> Self;
+    /// Stores four floats: the largest ones in lanes 0, 4, 8 ..., 1, 5, 9 ... and so on. None of them is negative.
+    unsafe fn quarter(self, to: *mut f32);
+}
+
+/// Some 32-bit integers in registers, as many as [`Sums::Floats`] has floats. Its functions may be called only where the
+/// CPU has the instructions.
+pub(super) trait Sums: Copy {
+    type Floats: Lanes;
+    unsafe fn zero() -> Self;
+    unsafe fn load(at: *const i32) -> Self;
+    unsafe fn plus(self, y: Self) -> Self;
+    unsafe fn times(self, y: Self) -> Self;
+    /// Each of them as a float.
+    unsafe fn floats(self) -> Self::Floats;
+}
+
+/// Two halves of a wider vector.
+#[derive(Clone, Copy)]
+pub(super) struct Pair<V>(pub V, pub V);
+
+#[cfg(not(target_arch = "x86_64"))]
+impl<V> Pair<Pair<V>> {
+    /// A quarter of a wider vector.
+    #[inline(always)]
+    pub fn quarter_mut(&mut self, i: usize) -> &mut V {
+        match i {
+            0 => &mut self.0.0,
+            1 => &mut self.0.1,
+            2 => &mut self.1.0,
+            _ => &mut self.1.1,
+        }
+    }
+}
+
+impl<V: Lanes> Lanes for Pair<V> {
+    const WIDTH: usize = 2 * V::WIDTH;
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(V::load(at), V::load(at.add(V::WIDTH))) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, at: *mut f32) {
+        // SAFETY: of the caller.
+        unsafe {
+            self.0.store(at);
+            self.1.store(at.add(V::WIDTH));
+        }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(V::splat(x), V::splat(x)) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(self.0.add(y.0), self.1.add(y.1)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(self.0.mul(y.0), self.1.mul(y.1)) }
+    }
+    #[inline(always)]
+    unsafe fn mul_add<const ANY: bool>(self, y: Self, z: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(self.0.mul_add::<ANY>(y.0, z.0), self.1.mul_add::<ANY>(y.1, z.1)) }
+    }
+    #[inline(always)]
+    unsafe fn at_least(self, lo: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(self.0.at_least(lo.0), self.1.at_least(lo.1)) }
+    }
+    #[inline(always)]
+    unsafe fn at_most(self, hi: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(self.0.at_most(hi.0), self.1.at_most(hi.1)) }
+    }
+    #[inline(always)]
+    unsafe fn note(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(self.0.note(y.0), self.1.note(y.1)) }
+    }
+}
+
+impl<V: Magnitudes> Magnitudes for Pair<V> {
+    #[inline(always)]
+    unsafe fn abs_max(self, x: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(self.0.abs_max(x.0), self.1.abs_max(x.1)) }
+    }
+    #[inline(always)]
+    unsafe fn quarter(self, to: *mut f32) {
+        // SAFETY: of the caller.
+        unsafe { self.0.at_least(self.1).quarter(to) }
+    }
+}
+
+impl<S: Sums> Sums for Pair<S> {
+    type Floats = Pair<S::Floats>;
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(S::zero(), S::zero()) }
+    }
+    #[inline(always)]
+    unsafe fn load(at: *const i32) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(S::load(at), S::load(at.add(S::Floats::WIDTH))) }
+    }
+    #[inline(always)]
+    unsafe fn plus(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(self.0.plus(y.0), self.1.plus(y.1)) }
+    }
+    #[inline(always)]
+    unsafe fn times(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(self.0.times(y.0), self.1.times(y.1)) }
+    }
+    #[inline(always)]
+    unsafe fn floats(self) -> Self::Floats {
+        // SAFETY: of the caller.
+        unsafe { Pair(self.0.floats(), self.1.floats()) }
     }
 }
 
 impl Lanes for [f32; LANES] {
+    const WIDTH: usize = LANES;
     #[inline(always)]
     unsafe fn load(at: *const f32) -> Self {
         // SAFETY: of the caller.
@@ -55,102 +226,15 @@ impl Lanes for [f32; LANES] {
         std::array::from_fn(|l| math::mul_add(self[l], y[l], z[l]))
     }
     #[inline(always)]
-    unsafe fn limit(self, lo: Self, hi: Self) -> Self {
-        std::array::from_fn(|l| limit(self[l], lo[l], hi[l]))
+    unsafe fn at_least(self, lo: Self) -> Self {
+        std::array::from_fn(|l| if self[l] > lo[l] { self[l] } else { lo[l] })
+    }
+    #[inline(always)]
+    unsafe fn at_most(self, hi: Self) -> Self {
+        std::array::from_fn(|l| if self[l] < hi[l] { self[l] } else { hi[l] })
     }
     #[inline(always)]
     unsafe fn note(self, y: Self) -> Self {
         std::array::from_fn(|l| self[l] + 0.0 * y[l])
-    }
-}
-
-/// Ends the sums of outputs `first ..` of a checked call, by a panel: channel scales, bias, residual and limits; then the
-/// rows are stored. Gives `noted` with what the outputs were before the limits.
-#[inline(always)]
-pub(super) unsafe fn end<V: Lanes, const R: usize>(
-    call: &ConvCall<'_>,
-    panel: usize,
-    first: usize,
-    out: *mut f32,
-    stride: usize,
-    mut y: [V; R],
-    mut noted: V,
-) -> V {
-    let w = call.weights;
-    // SAFETY: `ConvCall::check` held for every output, panel and residual row; where a panel has fewer than 16 lanes, only
-    // these are read and written.
-    unsafe {
-        let Panel { first: channel, lanes, .. } = *w.panels.get_unchecked(panel);
-        let scale = (!w.channel.is_empty()).then(|| V::load(w.channel.as_ptr().add(panel * LANES)));
-        let bias = (!w.bias.is_empty()).then(|| V::load(w.bias.as_ptr().add(panel * LANES)));
-        for r in 0..R {
-            y[r] = match (scale, bias) {
-                (Some(scale), Some(bias)) => y[r].mul_add::<true>(scale, bias),
-                (Some(scale), None) => y[r].mul(scale),
-                (None, Some(bias)) => y[r].add(bias),
-                (None, None) => y[r],
-            };
-        }
-        let row = |r: usize| out.add((first + r) * stride + channel);
-        match call.residual {
-            Residual::Rows(rows) => {
-                let residual = rows.data.as_ptr().add(first * rows.stride + channel);
-                for r in 0..R {
-                    y[r] = y[r].add(load_lanes(residual.add(r * rows.stride), lanes));
-                }
-            }
-            Residual::Output => {
-                for r in 0..R {
-                    y[r] = y[r].add(load_lanes(row(r), lanes));
-                }
-            }
-            Residual::None => {}
-        }
-        for r in 0..R {
-            // Lanes without an output hold anything.
-            noted = noted.note(if lanes == LANES { y[r] } else { first_lanes(y[r], lanes) });
-        }
-        if let Some((lo, hi)) = call.clamp {
-            let (lo, hi) = (V::splat(lo), V::splat(hi));
-            for r in 0..R {
-                y[r] = y[r].limit(lo, hi);
-            }
-        }
-        for r in 0..R {
-            if lanes == LANES {
-                y[r].store(row(r));
-            } else {
-                let mut whole = [0.0; LANES];
-                y[r].store(whole.as_mut_ptr());
-                row(r).copy_from_nonoverlapping(whole.as_ptr(), lanes);
-            }
-        }
-    }
-    noted
-}
-
-/// Zeros from lane `lanes` on.
-#[inline(always)]
-unsafe fn first_lanes<V: Lanes>(x: V, lanes: usize) -> V {
-    let mut all = [0.0; LANES];
-    // SAFETY: sixteen floats are stored, and as many loaded.
-    unsafe {
-        x.store(all.as_mut_ptr());
-        all[lanes..].fill(0.0);
-        V::load(all.as_ptr())
-    }
-}
-
-/// The first `lanes` of sixteen floats.
-#[inline(always)]
-unsafe fn load_lanes<V: Lanes>(at: *const f32, lanes: usize) -> V {
-    // SAFETY: of the caller.
-    unsafe {
-        if lanes == LANES {
-            return V::load(at);
-        }
-        let mut x = [0.0; LANES];
-        at.copy_to_nonoverlapping(x.as_mut_ptr(), lanes);
-        V::load(x.as_ptr())
     }
 }

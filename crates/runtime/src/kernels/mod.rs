@@ -21,13 +21,20 @@ mod call;
 mod cases;
 mod ceiling;
 mod depthwise;
+#[cfg(target_arch = "x86_64")]
+mod dots;
+mod end;
 mod environment;
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_endian = "little")))]
+mod instructions;
 mod kernel;
 mod lanes;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
+mod round;
 mod scalar;
 mod table;
+mod tile;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
 #[cfg(target_arch = "x86_64")]
@@ -40,5 +47,4 @@ pub(crate) use kernel::{Kernel, Task, Wants};
 pub(crate) use table::{AnyKernel, select};
 pub use table::{KernelName, kernels};
 
-use crate::math::limit;
 use call::PLANES;

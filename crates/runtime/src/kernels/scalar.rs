@@ -18,7 +18,7 @@ impl Kernel for Scalar {
     fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) -> bool {
         call.check(out, stride);
         if call.weights.depthwise {
-            return depthwise::conv::<[f32; LANES], 1>(call, out, stride);
+            return depthwise::conv::<[f32; LANES]>(call, 1, out, stride);
         }
         conv(call, out, stride)
     }
@@ -26,7 +26,7 @@ impl Kernel for Scalar {
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
         call.check(codes, scales);
         if call.layout.depthwise {
-            return depthwise::quantize::<false>(call, codes, scales);
+            return depthwise::quantize(false, call, codes, scales);
         }
         quantize(call, codes, scales);
     }
@@ -162,9 +162,30 @@ impl Rule {
                 (f32::from_bits(exponent << 23), f32::from_bits((254 - exponent) << 23))
             }
             ActivationScale::Float => {
-                let scale = max.min(two_to(127)) / self.hi as f32;
-                let scale = scale.max(two_to(-126)).min(two_to(126));
+                let scale = math::limit(max, 0.0, two_to(127)) / self.hi as f32;
+                let scale = math::limit(scale, two_to(-126), two_to(126));
                 (scale, 1.0 / scale)
+            }
+        }
+    }
+
+    /// [`Rule::scale`] of each of some magnitudes.
+    #[inline(always)]
+    pub fn scale_all(&self, max: impl Iterator<Item = f32>, scales: &mut [f32], inverses: &mut [f32]) {
+        let each = max.zip(scales).zip(inverses);
+        // Two loops without a condition in them.
+        match self.kind {
+            ActivationScale::Pow2 => {
+                let rule = Self { kind: ActivationScale::Pow2, ..*self };
+                for ((max, scale), inverse) in each {
+                    (*scale, *inverse) = rule.scale(max);
+                }
+            }
+            ActivationScale::Float => {
+                let rule = Self { kind: ActivationScale::Float, ..*self };
+                for ((max, scale), inverse) in each {
+                    (*scale, *inverse) = rule.scale(max);
+                }
             }
         }
     }
@@ -172,7 +193,7 @@ impl Rule {
     /// The byte of one element. Limits first: the integer is the same, and it stays where adding `1.5 * 2^23` rounds.
     #[inline(always)]
     pub fn code(&self, x: f32, inv: f32) -> u8 {
-        let t = (x * inv).max(self.lo as f32).min(self.hi as f32) + 12_582_912.0;
+        let t = math::limit(x * inv, self.lo as f32, self.hi as f32) + 12_582_912.0;
         (t.to_bits() as i32 + self.offset) as u8
     }
 }
@@ -180,39 +201,27 @@ impl Rule {
 /// Quantization, plain loops.
 #[inline(always)]
 pub(super) fn quantize(call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
-    let largest = |x: &[f32]| x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
-    quantize_with(call, codes, scales, largest, |rule, x, inv, codes| {
+    let layout = call.layout;
+    let rule = Rule::new(layout);
+    let round = |x: &[f32], inv: f32, codes: &mut [u8]| {
         for (code, &x) in codes.iter_mut().zip(x) {
             *code = rule.code(x, inv);
         }
-    });
-}
-
-/// [`quantize`] with functions for the largest magnitude of a block and for its codes.
-#[inline(always)]
-pub(super) fn quantize_with(
-    call: &QuantizeCall<'_>,
-    codes: &mut [u8],
-    scales: &mut [f32],
-    largest: impl Fn(&[f32]) -> f32,
-    round: impl Fn(&Rule, &[f32], f32, &mut [u8]),
-) {
-    let layout = call.layout;
-    let rule = Rule::new(layout);
+    };
     for (i, &pixel) in call.pixels.iter().enumerate() {
-        let x = &call.x.data[i * call.x.stride..][..layout.channels];
+        let x = call.x.pixel(i, layout.channels);
         let codes = &mut codes[pixel as usize * layout.bytes..][..layout.bytes];
         let scales = &mut scales[pixel as usize * layout.scales..][..layout.scales];
         let mut pieces = layout.pieces.iter().peekable();
         for (block, scale) in layout.blocks.iter().zip(scales) {
-            let (s, inv) = rule.scale(largest(&x[block.clone()]));
+            let (s, inv) = rule.scale(x[block.clone()].iter().fold(0.0f32, |max, x| max.max(x.abs())));
             *scale = s;
             if layout.pieces.is_empty() {
-                round(&rule, &x[block.clone()], inv, &mut codes[block.clone()]);
+                round(&x[block.clone()], inv, &mut codes[block.clone()]);
             }
             while let Some(piece) = pieces.next_if(|p| p.channels.end <= block.end) {
                 let x = &x[piece.channels.clone()];
-                round(&rule, x, inv, &mut codes[piece.at..][..x.len()]);
+                round(x, inv, &mut codes[piece.at..][..x.len()]);
             }
         }
     }
@@ -224,15 +233,14 @@ pub(super) fn quantize_planes(call: &PlanesCall<'_>, codes: &mut [u8], scales: &
     let (layout, count) = (call.layout, call.pixels.len());
     let rule = Rule::new(layout);
     let plane = |c: usize| &call.image[c * call.area + call.first..][..count];
-    let (mut scale, mut inv) = ([0.0f32; STRIP], [0.0f32; STRIP]);
+    let mut max = [0.0f32; STRIP];
     for c in 0..layout.channels {
-        for (max, x) in scale[..count].iter_mut().zip(plane(c)) {
+        for (max, x) in max[..count].iter_mut().zip(plane(c)) {
             *max = if x.abs() > *max { x.abs() } else { *max };
         }
     }
-    for (scale, inv) in scale[..count].iter_mut().zip(&mut inv) {
-        (*scale, *inv) = rule.scale(*scale);
-    }
+    let (mut scale, mut inv) = ([0.0f32; STRIP], [0.0f32; STRIP]);
+    rule.scale_all(max[..count].iter().copied(), &mut scale, &mut inv);
     // A pixel's codes are the bytes of a word, the first channel's the lowest.
     let mut words = [0u32; STRIP];
     for c in 0..layout.channels {

@@ -20,9 +20,9 @@ macro_rules! rows {
             /// NEON with dot products, of 64-bit Arm.
             neondot, NeonDot: neon::NeonDot, if all(target_arch = "aarch64", target_endian = "little");
             /// AVX2 and FMA.
-            avx2, Avx2: ymm::avx2::Avx2, if target_arch = "x86_64";
+            avx2, Avx2: ymm::Avx2, if target_arch = "x86_64";
             /// AVX-VNNI: 256-bit integer dot products.
-            avxvnni, AvxVnni: ymm::avxvnni::AvxVnni, if target_arch = "x86_64";
+            avxvnni, AvxVnni: ymm::AvxVnni, if target_arch = "x86_64";
             /// AVX-512 F, BW, VL and VNNI.
             avx512vnni, Avx512Vnni: avx512::Avx512Vnni, if target_arch = "x86_64";
             /// AMX-int8 with AVX-512: tiles of 16 pixels by 16 outputs; Linux only.

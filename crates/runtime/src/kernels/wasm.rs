@@ -10,213 +10,70 @@
 //! The whole engine is compiled with or without these instructions: there is nothing to detect at run time.
 use std::arch::wasm32::*;
 
-use super::lanes::{Lanes, end};
-use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, Task, depthwise, scalar};
+use super::Task;
+use super::lanes::{Lanes, Magnitudes, Pair, Sums};
+use super::round::Rounds;
+use super::scalar::Rule;
+use super::tile::{Form, Isa, Run};
 use crate::layout::LANES;
-
-/// Pixels of a tile.
-const MR: usize = 2;
-/// Floats of a vector.
-const WIDTH: usize = 4;
-/// Vectors of a panel.
-const VECTORS: usize = LANES / WIDTH;
 
 /// The kernel of WebAssembly with SIMD.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Simd128;
 
-impl Kernel for Simd128 {
+impl Isa for Simd128 {
+    type Floats = Pair<Pair<v128>>;
+    type Sums = Pair<Pair<v128>>;
+    const ROWS: usize = 2;
+    const DEPTHWISE_ROWS: usize = 2;
+
     fn new() -> Option<Self> {
         Some(Self)
     }
 
-    fn conv(&self, call: &ConvCall<'_>, _: &mut [u8], out: &mut [f32], stride: usize) -> bool {
-        call.check(out, stride);
-        let w = call.weights;
-        if w.depthwise {
-            return depthwise::conv::<Panel16, MR>(call, out, stride);
-        }
-        let mut noted = [f32x4_splat(0.0); VECTORS];
-        for panel in call.panels.clone() {
-            let mut first = 0;
-            while first < call.pixels.len() {
-                let pair = call.pixels.len() - first >= MR;
-                let tile = Tile { call, panel, first, out: out.as_mut_ptr(), stride };
-                // SAFETY: `check` bounds every access; the tile lies in the call.
-                noted = unsafe {
-                    match (w.two_level(), w.nibbles, pair) {
-                        (false, false, true) => tile.dense::<2, false, false>(noted),
-                        (false, false, false) => tile.dense::<1, false, false>(noted),
-                        (false, true, true) => tile.dense::<2, false, true>(noted),
-                        (false, true, false) => tile.dense::<1, false, true>(noted),
-                        (true, false, true) => tile.dense::<2, true, false>(noted),
-                        (true, false, false) => tile.dense::<1, true, false>(noted),
-                        (true, true, true) => tile.dense::<2, true, true>(noted),
-                        (true, true, false) => tile.dense::<1, true, true>(noted),
-                    }
-                };
-                first += if pair { MR } else { 1 };
-            }
-        }
-        // SAFETY: the engine was compiled for these instructions.
-        unsafe { noted.finite() }
-    }
-
-    fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
-        call.check(codes, scales);
-        if call.layout.depthwise {
-            return depthwise::quantize::<false>(call, codes, scales);
-        }
-        scalar::quantize_with(call, codes, scales, largest, round);
-    }
-
-    fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
-        scalar::quantize_planes(call, codes, scales);
-    }
-
-    fn run<T: Task>(&self, task: T) -> T::Output {
+    #[inline(never)]
+    unsafe fn vectorize<T: Task>(task: T) -> T::Output {
         task.run()
     }
-}
 
-/// Some pixels and a panel of a checked call.
-#[derive(Clone, Copy)]
-struct Tile<'a> {
-    call: &'a ConvCall<'a>,
-    panel: usize,
-    first: usize,
-    out: *mut f32,
-    stride: usize,
-}
-
-/// Vectors of 16 outputs.
-type Panel16 = [v128; VECTORS];
-
-impl Lanes for Panel16 {
     #[inline(always)]
-    unsafe fn load(at: *const f32) -> Self {
+    unsafe fn multiply<F: Form, const R: usize, const P: usize>(sums: &mut [[Self::Sums; P]; R], run: &Run<R>) {
+        let (mut at, mut weights) = (run.at, run.weights);
+        let steps = if F::ONE { 1 } else { run.steps };
         // SAFETY: of the caller.
-        unsafe { std::array::from_fn(|v| v128_load(at.add(v * WIDTH).cast())) }
-    }
-    #[inline(always)]
-    unsafe fn store(self, at: *mut f32) {
-        for v in 0..VECTORS {
-            // SAFETY: of the caller.
-            unsafe { v128_store(at.add(v * WIDTH).cast(), self[v]) };
-        }
-    }
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        [f32x4_splat(x); VECTORS]
-    }
-    #[inline(always)]
-    unsafe fn add(self, y: Self) -> Self {
-        std::array::from_fn(|v| f32x4_add(self[v], y[v]))
-    }
-    #[inline(always)]
-    unsafe fn mul(self, y: Self) -> Self {
-        std::array::from_fn(|v| f32x4_mul(self[v], y[v]))
-    }
-    #[inline(always)]
-    unsafe fn mul_add<const ANY: bool>(self, y: Self, z: Self) -> Self {
-        std::array::from_fn(|v| mul_add::<ANY>(self[v], y[v], z[v]))
-    }
-    #[inline(always)]
-    unsafe fn limit(self, lo: Self, hi: Self) -> Self {
-        // As `limit` chooses for NaNs and zeros: `pmax(a, b)` is `a < b ? b : a`.
-        std::array::from_fn(|v| f32x4_pmin(hi[v], f32x4_pmax(lo[v], self[v])))
-    }
-    #[inline(always)]
-    unsafe fn note(self, y: Self) -> Self {
-        std::array::from_fn(|v| f32x4_add(self[v], f32x4_mul(y[v], f32x4_splat(0.0))))
-    }
-}
-
-impl Tile<'_> {
-    /// Integer sums of each segment, then one multiply-add in floats for each output.
-    unsafe fn dense<const R: usize, const TWO: bool, const NIBBLES: bool>(self, noted: Panel16) -> Panel16 {
-        let Tile { call, panel, first, .. } = self;
-        let w = call.weights;
-        let group = w.panels[panel].group;
-        let (bytes, floats) = (call.layout.bytes, call.layout.scales);
-        let scale_stride = w.taps * w.segments.len() * LANES;
-        let zero = i32x4_splat(0);
-        // SAFETY: `ConvCall::check` held for every pixel, tap, panel and segment; after an odd number of steps of 4-bit
-        // weights, codes behind the segment are multiplied by weights of 0, and `SLACK` bytes follow the last pixel.
         unsafe {
-            let mut codes = [std::ptr::null::<u8>(); R];
-            let mut scales = [std::ptr::null::<f32>(); R];
-            for r in 0..R {
-                let pixel = *call.pixels.get_unchecked(first + r) as usize;
-                codes[r] = call.codes.as_ptr().add(pixel * bytes + group * w.group_bytes);
-                scales[r] = call.scales.as_ptr().add(pixel * floats + group * w.group_scales);
-            }
-            let mut weights = w.weights.as_ptr().add(panel * w.panel_bytes);
-            let mut alpha = w.alpha.as_ptr().wrapping_add(panel * scale_stride);
-            let mut start = w.start.as_ptr().wrapping_add(panel * scale_stride);
-            let mut sum: [Panel16; R] = [[f32x4_splat(0.0); VECTORS]; R];
-            for &tap in call.taps {
-                let mut at = tap as usize * bytes;
-                let scale_at = tap as usize * floats;
-                for segment in &w.segments {
-                    let mut dot: [Panel16; R] = [[zero; VECTORS]; R];
-                    if !w.start.is_empty() {
-                        for v in 0..VECTORS {
-                            let s = v128_load(start.add(v * WIDTH).cast());
-                            for r in 0..R {
-                                dot[r][v] = s;
-                            }
-                        }
+            for _ in 0..if F::NIBBLES { steps.div_ceil(2) } else { steps } {
+                // Codes of a step, and of the next one in the high halves of nibbles.
+                let zero = i32x4_splat(0);
+                let (mut a, mut b) = ([[zero; 2]; R], [[zero; 2]; R]);
+                for r in 0..R {
+                    a[r] = pairs(run.codes[r].add(at));
+                    if F::NIBBLES {
+                        b[r] = pairs(run.codes[r].add(at + 4));
                     }
-                    if NIBBLES {
-                        for line in 0..segment.steps.div_ceil(2) {
-                            // Codes of the low halves, and of the high ones.
-                            let mut a = [[zero; 2]; R];
-                            let mut b = [[zero; 2]; R];
-                            for r in 0..R {
-                                a[r] = pairs(codes[r].add(at + line * 8));
-                                b[r] = pairs(codes[r].add(at + line * 8 + 4));
-                            }
-                            for v in 0..VECTORS {
-                                let q = v128_load(weights.add(v * 16).cast());
-                                let low = [i16x8_shr(i16x8_shl(q, 12), 12), i16x8_shr(i16x8_shl(q, 4), 12)];
-                                let high = [i16x8_shr(i16x8_shl(q, 8), 12), i16x8_shr(q, 12)];
-                                for r in 0..R {
-                                    dot[r][v] = multiply(multiply(dot[r][v], low, a[r]), high, b[r]);
-                                }
-                            }
-                            weights = weights.add(64);
-                        }
-                        at += segment.steps * 4;
-                    } else {
-                        for _ in 0..segment.steps {
-                            let mut a = [[zero; 2]; R];
-                            for r in 0..R {
-                                a[r] = pairs(codes[r].add(at));
-                            }
-                            for v in 0..VECTORS {
-                                let q = v128_load(weights.add(v * 16).cast());
-                                let q = [i16x8_shr(i16x8_shl(q, 8), 8), i16x8_shr(q, 8)];
-                                for r in 0..R {
-                                    dot[r][v] = multiply(dot[r][v], q, a[r]);
-                                }
-                            }
-                            weights = weights.add(64);
-                            at += 4;
-                        }
-                    }
-                    for r in 0..R {
-                        let s = f32x4_splat(*scales[r].add(scale_at + segment.scale));
-                        for v in 0..VECTORS {
-                            let factor = if TWO { s } else { f32x4_mul(v128_load(alpha.add(v * WIDTH).cast()), s) };
-                            sum[r][v] = accumulate(sum[r][v], factor, f32x4_convert_i32x4(dot[r][v]));
-                        }
-                    }
-                    alpha = alpha.wrapping_add(LANES);
-                    start = start.wrapping_add(LANES);
                 }
+                for p in 0..P {
+                    for v in 0..4 {
+                        let q = v128_load(weights.add(p * run.next + v * 16).cast());
+                        if F::NIBBLES {
+                            let low = [i16x8_shr(i16x8_shl(q, 12), 12), i16x8_shr(i16x8_shl(q, 4), 12)];
+                            let high = [i16x8_shr(i16x8_shl(q, 8), 12), i16x8_shr(q, 12)];
+                            for r in 0..R {
+                                let sum = sums[r][p].quarter_mut(v);
+                                *sum = multiply(multiply(*sum, low, a[r]), high, b[r]);
+                            }
+                        } else {
+                            let q = [i16x8_shr(i16x8_shl(q, 8), 8), i16x8_shr(q, 8)];
+                            for r in 0..R {
+                                let sum = sums[r][p].quarter_mut(v);
+                                *sum = multiply(*sum, q, a[r]);
+                            }
+                        }
+                    }
+                }
+                weights = weights.add(64);
+                at += if F::NIBBLES { 8 } else { 4 };
             }
-            end(call, panel, first, self.out, self.stride, sum, noted)
         }
     }
 }
@@ -235,14 +92,8 @@ fn multiply(sum: v128, q: [v128; 2], a: [v128; 2]) -> v128 {
     i32x4_add(sum, i32x4_add(i32x4_dot_i16x8(q[0], a[0]), i32x4_dot_i16x8(q[1], a[1])))
 }
 
-/// `factor * dot + sum`, rounded once, of integers `dot`: a denormal result is exact, since all three are multiples of
-/// the smallest denormal.
-#[inline(always)]
-fn accumulate(sum: v128, factor: v128, dot: v128) -> v128 {
-    mul_add::<false>(factor, dot, sum)
-}
-
-/// `x * y + z` of four floats, rounded once. Unless `ANY`, no result may be a rounded denormal.
+/// `x * y + z` of four floats, rounded once. Unless `ANY`, no result may be a rounded denormal: of an integer `y`, such as
+/// a dot product, it is exact, since all three are multiples of the smallest denormal.
 #[inline(always)]
 fn mul_add<const ANY: bool>(x: v128, y: v128, z: v128) -> v128 {
     let high = |v: v128| f64x2_promote_low_f32x4(i64x2_shuffle::<1, 1>(v, v));
@@ -274,38 +125,131 @@ fn to_odd(p: v128, z: v128, sum: v128) -> v128 {
     i64x2_add(sum, v128_and(one, v128_and(inexact, even)))
 }
 
-/// Largest magnitude.
-fn largest(x: &[f32]) -> f32 {
-    let (vectors, rest) = x.as_chunks::<WIDTH>();
-    let mut max = f32x4_splat(0.0);
-    for x in vectors {
-        // `pmax(a, b)` is `a < b ? b : a`: NaNs are left out.
-        max = f32x4_pmax(max, f32x4_abs(f32x4(x[0], x[1], x[2], x[3])));
-    }
-    let max = f32x4_pmax(max, i64x2_shuffle::<1, 0>(max, max));
-    let max = f32x4_extract_lane::<0>(max).max(f32x4_extract_lane::<1>(max));
-    rest.iter().fold(max, |max, x| max.max(x.abs()))
+/// Limits and offset of four codes.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    lo: v128,
+    hi: v128,
+    offset: v128,
 }
 
-/// The codes of a block: [`scalar::Rule::code`] of each element.
-fn round(rule: &scalar::Rule, x: &[f32], inv: f32, codes: &mut [u8]) {
-    let (vectors, rest) = x.as_chunks::<LANES>();
-    let (bytes, last) = codes.split_at_mut(vectors.len() * LANES);
-    let (lo, hi) = (f32x4_splat(rule.lo as f32), f32x4_splat(rule.hi as f32));
-    let (splat, offset) = (f32x4_splat(inv), i32x4_splat(rule.offset));
-    for (x, bytes) in vectors.iter().zip(bytes.as_chunks_mut::<LANES>().0) {
-        let part = |i: usize| {
-            let x = f32x4(x[i], x[i + 1], x[i + 2], x[i + 3]);
-            let t = f32x4_pmin(hi, f32x4_pmax(lo, f32x4_mul(x, splat)));
-            i32x4_add(i32x4_trunc_sat_f32x4(f32x4_nearest(t)), offset)
-        };
-        let low = i16x8_narrow_i32x4(part(0), part(4));
-        let high = i16x8_narrow_i32x4(part(8), part(12));
-        let all = u8x16_narrow_i16x8(low, high);
-        // SAFETY: 16 bytes are written to 16.
-        unsafe { v128_store(bytes.as_mut_ptr().cast(), all) };
+impl Rounds for Simd128 {
+    const FUSED: bool = false;
+    type Limits = Limits;
+
+    #[inline(always)]
+    unsafe fn limits(rule: &Rule) -> Limits {
+        let [lo, hi] = [f32x4_splat(rule.lo as f32), f32x4_splat(rule.hi as f32)];
+        Limits { lo, hi, offset: i32x4_splat(rule.offset) }
     }
-    for (code, &x) in last.iter_mut().zip(rest) {
-        *code = rule.code(x, inv);
+
+    #[inline(always)]
+    unsafe fn codes(limits: &Limits, x: [Self::Floats; 4], to: *mut u8, n: usize) {
+        for i in 0..n.div_ceil(LANES) {
+            let Pair(Pair(a, b), Pair(c, d)) = x[i];
+            let low = i16x8_narrow_i32x4(limits.four(a), limits.four(b));
+            let high = i16x8_narrow_i32x4(limits.four(c), limits.four(d));
+            let codes = u8x16_narrow_i16x8(low, high);
+            // SAFETY: of the caller.
+            unsafe {
+                let to = to.add(i * LANES);
+                if n >= (i + 1) * LANES {
+                    v128_store(to.cast(), codes);
+                } else {
+                    let mut bytes = [0u8; LANES];
+                    v128_store(bytes.as_mut_ptr().cast(), codes);
+                    to.copy_from_nonoverlapping(bytes.as_ptr(), n - i * LANES);
+                }
+            }
+        }
+    }
+}
+
+impl Limits {
+    /// The codes of four floats.
+    #[inline(always)]
+    fn four(&self, x: v128) -> v128 {
+        let x = f32x4_pmin(self.hi, f32x4_pmax(self.lo, x));
+        i32x4_add(i32x4_trunc_sat_f32x4(f32x4_nearest(x)), self.offset)
+    }
+}
+
+// `pmax(a, b)` is `a < b ? b : a`, as `limit` chooses for NaNs and zeros.
+impl Lanes for v128 {
+    const WIDTH: usize = 4;
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> Self {
+        // SAFETY: of the caller.
+        unsafe { v128_load(at.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, at: *mut f32) {
+        // SAFETY: of the caller.
+        unsafe { v128_store(at.cast(), self) }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        f32x4_splat(x)
+    }
+    #[inline(always)]
+    unsafe fn add(self, y: Self) -> Self {
+        f32x4_add(self, y)
+    }
+    #[inline(always)]
+    unsafe fn mul(self, y: Self) -> Self {
+        f32x4_mul(self, y)
+    }
+    #[inline(always)]
+    unsafe fn mul_add<const ANY: bool>(self, y: Self, z: Self) -> Self {
+        mul_add::<ANY>(self, y, z)
+    }
+    #[inline(always)]
+    unsafe fn at_least(self, lo: Self) -> Self {
+        f32x4_pmax(lo, self)
+    }
+    #[inline(always)]
+    unsafe fn at_most(self, hi: Self) -> Self {
+        f32x4_pmin(hi, self)
+    }
+    #[inline(always)]
+    unsafe fn note(self, y: Self) -> Self {
+        f32x4_add(self, f32x4_mul(y, f32x4_splat(0.0)))
+    }
+}
+
+impl Magnitudes for v128 {
+    #[inline(always)]
+    unsafe fn abs_max(self, x: Self) -> Self {
+        f32x4_pmax(self, f32x4_abs(x))
+    }
+    #[inline(always)]
+    unsafe fn quarter(self, to: *mut f32) {
+        // SAFETY: of the caller.
+        unsafe { v128_store(to.cast(), self) }
+    }
+}
+
+impl Sums for v128 {
+    type Floats = v128;
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        i32x4_splat(0)
+    }
+    #[inline(always)]
+    unsafe fn load(at: *const i32) -> Self {
+        // SAFETY: of the caller.
+        unsafe { v128_load(at.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn plus(self, y: Self) -> Self {
+        i32x4_add(self, y)
+    }
+    #[inline(always)]
+    unsafe fn times(self, y: Self) -> Self {
+        i32x4_mul(self, y)
+    }
+    #[inline(always)]
+    unsafe fn floats(self) -> v128 {
+        f32x4_convert_i32x4(self)
     }
 }

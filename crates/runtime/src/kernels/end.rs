@@ -1,0 +1,154 @@
+//! What ends the sums of outputs, for every instruction set: channel scales, bias, residual and limits.
+use super::lanes::Lanes;
+use super::{ConvCall, Residual};
+use crate::layout::LANES;
+use crate::pack::Panel;
+
+/// What ends the sums of `P` panels of a checked call, and where their rows go.
+pub(super) struct End<V, const P: usize> {
+    /// Channel scales, of two-level weights.
+    scale: Option<[V; P]>,
+    bias: [V; P],
+    /// The residual of output 0, or null.
+    residual: *const f32,
+    residual_stride: usize,
+    limits: Option<(V, V)>,
+    /// Whether the upper limit is finite.
+    capped: bool,
+    /// Output 0's row.
+    out: *mut f32,
+    stride: usize,
+    /// Lanes that are outputs: all but in the last panel of a group.
+    lanes: [usize; P],
+}
+
+impl<V: Lanes, const P: usize> End<V, P> {
+    /// For the panels from `panel` on. The rows of `out` are `stride` floats apart.
+    #[inline(always)]
+    pub unsafe fn new(call: &ConvCall<'_>, panel: usize, out: *mut f32, stride: usize) -> Self {
+        let w = call.weights;
+        // SAFETY: `ConvCall::check` held for every output, panel and residual row.
+        unsafe {
+            let first = w.panels.get_unchecked(panel).first;
+            let mut lanes = [LANES; P];
+            // Adding -0 changes nothing, not even a zero's sign.
+            let mut bias = [V::splat(-0.0); P];
+            let mut scale = bias;
+            for p in 0..P {
+                let Panel { lanes: some, .. } = *w.panels.get_unchecked(panel + p);
+                lanes[p] = some;
+                if !w.bias.is_empty() {
+                    bias[p] = V::load(w.bias.as_ptr().add((panel + p) * LANES));
+                }
+                if w.two_level() {
+                    scale[p] = V::load(w.channel.as_ptr().add((panel + p) * LANES));
+                }
+            }
+            let (residual, residual_stride) = match call.residual {
+                Residual::Rows(rows) => (rows.data.as_ptr().add(first), rows.stride),
+                Residual::Output => (out.add(first).cast_const(), stride),
+                Residual::None => (std::ptr::null(), 0),
+            };
+            Self {
+                scale: w.two_level().then_some(scale),
+                bias,
+                residual,
+                residual_stride,
+                limits: call.clamp.map(|(lo, hi)| (V::splat(lo), V::splat(hi))),
+                capped: call.clamp.is_some_and(|(_, hi)| hi < f32::INFINITY),
+                out: out.add(first),
+                stride,
+                lanes,
+            }
+        }
+    }
+
+    /// Ends and stores the sums of `R` outputs from `first` on; gives `noted` with what they were before the limits.
+    #[inline(always)]
+    pub unsafe fn store<const R: usize>(&self, first: usize, sums: [[V; P]; R], noted: V) -> V {
+        // SAFETY: of the caller.
+        unsafe {
+            if self.lanes == [LANES; P] {
+                self.store_some::<R, true>(first, sums, noted)
+            } else {
+                self.store_some::<R, false>(first, sums, noted)
+            }
+        }
+    }
+
+    /// One thing after the other for all outputs: the next tile's multiplications wait for the last.
+    #[inline(always)]
+    unsafe fn store_some<const R: usize, const WHOLE: bool>(
+        &self,
+        first: usize,
+        mut y: [[V; P]; R],
+        mut noted: V,
+    ) -> V {
+        // SAFETY: of the caller: `ConvCall::check` held for every output and residual row; where a panel has fewer than
+        // 16 lanes, only these are read and written.
+        unsafe {
+            if let Some(scale) = &self.scale {
+                for r in 0..R {
+                    for p in 0..P {
+                        y[r][p] = y[r][p].mul_add::<true>(scale[p], self.bias[p]);
+                    }
+                }
+            } else {
+                for r in 0..R {
+                    for p in 0..P {
+                        y[r][p] = y[r][p].add(self.bias[p]);
+                    }
+                }
+            }
+            if !self.residual.is_null() {
+                let mut row = self.residual.add(first * self.residual_stride);
+                for r in 0..R {
+                    for p in 0..P {
+                        let at = row.add(p * LANES);
+                        let x = if WHOLE { V::load(at) } else { V::load_lanes(at, self.lanes[p]) };
+                        y[r][p] = y[r][p].add(x);
+                    }
+                    row = row.wrapping_add(self.residual_stride);
+                }
+            }
+            // A chain for each panel: one for all would take as long as a short tile.
+            let mut chains = [V::splat(0.0); P];
+            for r in 0..R {
+                for p in 0..P {
+                    // Lanes without an output hold anything.
+                    chains[p] = chains[p].note(if WHOLE { y[r][p] } else { y[r][p].first_lanes(self.lanes[p]) });
+                }
+            }
+            for p in 0..P {
+                noted = noted.add(chains[p]);
+            }
+            if let Some((lo, hi)) = self.limits {
+                for r in 0..R {
+                    for p in 0..P {
+                        y[r][p] = y[r][p].at_least(lo);
+                    }
+                }
+                if self.capped {
+                    for r in 0..R {
+                        for p in 0..P {
+                            y[r][p] = y[r][p].at_most(hi);
+                        }
+                    }
+                }
+            }
+            let mut row = self.out.add(first * self.stride);
+            for r in 0..R {
+                for p in 0..P {
+                    let at = row.add(p * LANES);
+                    if WHOLE {
+                        y[r][p].store(at);
+                    } else {
+                        y[r][p].store_lanes(at, self.lanes[p]);
+                    }
+                }
+                row = row.wrapping_add(self.stride);
+            }
+        }
+        noted
+    }
+}

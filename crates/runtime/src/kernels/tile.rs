@@ -1,0 +1,400 @@
+//! Dense convolutions, for every instruction set: the sums of some pixels by one or two panels in registers, and the loops
+//! over pixels and panels around them.
+use std::marker::PhantomData;
+
+use super::end::End;
+use super::lanes::{Lanes, Sums};
+use super::{ConvCall, STRIP, Task, Wants, depthwise};
+use crate::layout::LANES;
+use crate::pack::{Packed, Segment};
+
+/// An instruction set. Its functions may be called only where the CPU has the instructions, and all but `vectorize` are
+/// `#[inline(always)]`, so that they are compiled for what calls them.
+pub(super) trait Isa: Copy + Send + Sync {
+    /// Sixteen floats.
+    type Floats: Lanes;
+    /// Sixteen integers.
+    type Sums: Sums<Floats = Self::Floats>;
+    /// [`Kernel::WANTS`](super::Kernel::WANTS).
+    const WANTS: Wants = Wants::USUAL;
+    /// Most pixels of a tile.
+    const ROWS: usize;
+    /// Most pixels of a tile that unpacks its weights.
+    const NIBBLE_ROWS: usize = Self::ROWS;
+    /// Pixels of a tile by two panels where `ROWS` leave one over: a tile of one takes about as long as one of many.
+    const MORE_ROWS: usize = Self::ROWS;
+    /// Most panels of a tile.
+    const PANELS: usize = 1;
+    /// Pixels from which on 4-bit weights are unpacked once, not in each tile.
+    const UNPACKED_FROM: usize = usize::MAX;
+    /// Pixels of a depthwise tile.
+    const DEPTHWISE_ROWS: usize = 4;
+
+    /// `None` where the CPU lacks an instruction.
+    fn new() -> Option<Self>;
+
+    /// Runs a task that was compiled for this instruction set.
+    unsafe fn vectorize<T: Task>(task: T) -> T::Output;
+
+    /// Adds the dot products of a segment to the sums of `R` pixels by `P` panels.
+    unsafe fn multiply<F: Form, const R: usize, const P: usize>(sums: &mut [[Self::Sums; P]; R], run: &Run<R>);
+}
+
+/// What the weights of a tile are like, known when it is compiled.
+pub(super) trait Form {
+    /// Two-level scales: a channel's, applied last.
+    const TWO: bool = false;
+    /// Two-level scales whose factors are apart from the weights.
+    const LEVELS: bool = false;
+    /// Weights are in nibbles.
+    const NIBBLES: bool = false;
+    /// Each tap is one segment of one step, as up to four channels of an image are, and inputs are signed.
+    const ONE: bool = false;
+    /// Whether inputs are signed, where that is known.
+    const SIGNED: Option<bool> = None;
+}
+
+/// A byte a weight.
+pub(super) struct Bytes<const TWO: bool, const SIGNED: bool>;
+/// Two weights a byte.
+pub(super) struct Nibbles;
+/// A byte a weight, and up to four channels of signed inputs.
+pub(super) struct Stem<const TWO: bool>;
+/// A byte a weight, to be multiplied by a factor.
+pub(super) struct Levels;
+
+impl<const TWO: bool, const SIGNED: bool> Form for Bytes<TWO, SIGNED> {
+    const TWO: bool = TWO;
+    const SIGNED: Option<bool> = Some(SIGNED);
+}
+impl Form for Nibbles {
+    const NIBBLES: bool = true;
+}
+impl<const TWO: bool> Form for Stem<TWO> {
+    const TWO: bool = TWO;
+    const ONE: bool = true;
+    const SIGNED: Option<bool> = Some(true);
+}
+impl Form for Levels {
+    const TWO: bool = true;
+    const LEVELS: bool = true;
+}
+
+/// The codes and weights of a segment, at one tap.
+pub(super) struct Run<const R: usize> {
+    /// Each pixel's codes; the segment's begin at byte `at`.
+    pub codes: [*const u8; R],
+    pub at: usize,
+    /// The panel's weights, a line a step, or a line for two; those of the next panel are `next` bytes behind.
+    pub weights: *const u8,
+    pub next: usize,
+    pub steps: usize,
+    /// What may be asked for meanwhile, `ahead_step` bytes a step.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX-512 asks for memory"))]
+    pub ahead: *const u8,
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX-512 asks for memory"))]
+    pub ahead_step: usize,
+    /// How many steps' sums of two products fit 16 bits, see [`fitting`].
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX2 adds in 16 bits"))]
+    pub fitting: usize,
+}
+
+/// How many steps' products fit sums of 16 bits, which add two of them a step.
+fn fitting(call: &ConvCall<'_>) -> usize {
+    let largest = call.layout.range.1 + i32::from(call.layout.zero());
+    usize::try_from(32767 / (2 * largest * i32::from(call.weights.largest).max(1))).unwrap_or(0)
+}
+
+/// Bytes of weights that stay in a near cache.
+const NEAR: usize = 32 * 1024;
+
+/// Where the pixels of a call lie: the first byte of their codes, and the first of their scales.
+struct Spots {
+    codes: [usize; STRIP],
+    scales: [usize; STRIP],
+}
+
+impl Spots {
+    fn new(call: &ConvCall<'_>) -> Self {
+        let mut spots = Self { codes: [0; STRIP], scales: [0; STRIP] };
+        for (i, &pixel) in call.pixels.iter().enumerate() {
+            spots.codes[i] = pixel as usize * call.layout.bytes;
+            spots.scales[i] = pixel as usize * call.layout.scales;
+        }
+        spots
+    }
+}
+
+/// The outputs of a checked call.
+pub(super) struct Conv<'a, I> {
+    pub call: &'a ConvCall<'a>,
+    pub unpacked: &'a mut [u8],
+    pub out: &'a mut [f32],
+    pub stride: usize,
+    pub isa: PhantomData<I>,
+}
+
+impl<I: Isa> Task for Conv<'_, I> {
+    /// Whether all outputs were finite before their limits.
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        let Self { call, unpacked, out, stride, .. } = self;
+        let w = call.weights;
+        if w.depthwise {
+            return depthwise::conv::<I::Floats>(call, I::DEPTHWISE_ROWS, out, stride);
+        }
+        let (spots, fitting, count) = (Spots::new(call), fitting(call), call.pixels.len());
+        let stem = w.segments.len() == 1 && w.segments[0].steps == 1 && !w.start.is_empty();
+        // Few pixels unpack weights in registers; many share what is unpacked once.
+        let bytes = w.unpacked_bytes();
+        let few = count < I::UNPACKED_FROM || unpacked.len() < I::PANELS * bytes + 64;
+        let in_registers = w.nibbles && !w.two_level() && few;
+        // SAFETY: this is compiled for, and runs on, CPUs with the instructions.
+        let mut noted = unsafe { I::Floats::splat(0.0) };
+        let mut panel = call.panels.start;
+        while panel < call.panels.end {
+            // Two panels at once where they read the same channels.
+            let pair =
+                I::PANELS > 1 && panel + 1 < call.panels.end && w.panels[panel].group == w.panels[panel + 1].group;
+            let panels = if pair { 2 } else { 1 };
+            let (mut weights, mut next) = (w.weights[panel * w.panel_bytes..].as_ptr(), w.panel_bytes);
+            if w.nibbles && !in_registers {
+                for p in 0..panels {
+                    unpack(w, panel + p, &mut unpacked[p * bytes..]);
+                }
+                (weights, next) = (unpacked.as_ptr(), bytes);
+            }
+            let more = pair && !stem && !in_registers && count % I::ROWS == 1 && count.is_multiple_of(I::MORE_ROWS);
+            let most = if in_registers {
+                I::NIBBLE_ROWS
+            } else if more {
+                I::MORE_ROWS
+            } else {
+                I::ROWS
+            };
+            // The next panels' weights, if there are any, and they come from far.
+            let (next_panel, last) = (panel + panels, (panel + 2 * panels).min(call.panels.end));
+            let ahead = match next_panel < last && w.weights.len() > NEAR {
+                true => &w.weights[next_panel * w.panel_bytes..last * w.panel_bytes],
+                false => &w.weights[..0],
+            };
+            let mut first = 0;
+            while first < count {
+                let rows = (count - first).min(most);
+                let tiles = (count - first) / rows;
+                let out = out.as_mut_ptr();
+                let tile =
+                    Tile { call, panel, first, tiles, weights, next, ahead, spots: &spots, fitting, out, stride };
+                noted = match w.two_level() {
+                    true if I::WANTS.factors_apart && !w.levels.is_empty() => tile.run::<I, Levels>(rows, pair, noted),
+                    false if in_registers => tile.run::<I, Nibbles>(rows, pair, noted),
+                    true if stem => tile.run::<I, Stem<true>>(rows, pair, noted),
+                    false if stem => tile.run::<I, Stem<false>>(rows, pair, noted),
+                    true if w.start.is_empty() => tile.run::<I, Bytes<true, false>>(rows, pair, noted),
+                    true => tile.run::<I, Bytes<true, true>>(rows, pair, noted),
+                    false if w.start.is_empty() => tile.run::<I, Bytes<false, false>>(rows, pair, noted),
+                    false => tile.run::<I, Bytes<false, true>>(rows, pair, noted),
+                };
+                first += rows * tiles;
+            }
+            panel += panels;
+        }
+        // SAFETY: as above.
+        unsafe { noted.finite() }
+    }
+}
+
+/// Writes a panel's nibbles as bytes; a line more than they take may be written.
+#[inline(always)]
+pub(super) fn unpack(w: &Packed, panel: usize, to: &mut [u8]) {
+    let mut from = w.weights[panel * w.panel_bytes..].as_chunks::<64>().0.iter();
+    let mut at = 0;
+    for _ in 0..w.taps {
+        for segment in &w.segments {
+            let lines = segment.steps.div_ceil(2);
+            for (packed, to) in to[at..]
+                .as_chunks_mut::<128>()
+                .0
+                .iter_mut()
+                .take(lines)
+                .zip(from.by_ref())
+                .map(|(to, packed)| (packed, to))
+            {
+                // Not in place: the compiler needs to know that no line overlaps another.
+                let (packed, mut bytes) = (*packed, [0; 128]);
+                for i in 0..64 {
+                    // From four bits of two's complement to eight.
+                    bytes[i] = ((packed[i] & 15) ^ 8).wrapping_sub(8);
+                    bytes[64 + i] = ((packed[i] >> 4) ^ 8).wrapping_sub(8);
+                }
+                *to = bytes;
+            }
+            at += 64 * segment.steps;
+        }
+    }
+}
+
+/// Pixels from `first` on, in `tiles` tiles, and one or two panels from `panel` on, of a checked call.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    call: &'a ConvCall<'a>,
+    panel: usize,
+    first: usize,
+    tiles: usize,
+    /// The panel's weights, and the distance of the next one's.
+    weights: *const u8,
+    next: usize,
+    /// What is read next, and asked for meanwhile.
+    ahead: &'a [u8],
+    spots: &'a Spots,
+    fitting: usize,
+    out: *mut f32,
+    stride: usize,
+}
+
+impl<'a> Tile<'a> {
+    /// Computes tiles of `rows` pixels, by two panels where `pair`; gives `noted` with their outputs.
+    #[inline(always)]
+    fn run<I: Isa, F: Form>(self, rows: usize, pair: bool, noted: I::Floats) -> I::Floats {
+        match rows {
+            7 if I::MORE_ROWS >= 7 => self.sized::<I, F, 7>(pair, noted),
+            6 if I::ROWS >= 6 => self.sized::<I, F, 6>(pair, noted),
+            5 if I::ROWS >= 5 => self.sized::<I, F, 5>(pair, noted),
+            4 if I::ROWS >= 4 => self.sized::<I, F, 4>(pair, noted),
+            3 if I::ROWS >= 3 => self.sized::<I, F, 3>(pair, noted),
+            2 => self.sized::<I, F, 2>(pair, noted),
+            _ => self.sized::<I, F, 1>(pair, noted),
+        }
+    }
+
+    #[inline(always)]
+    fn sized<I: Isa, F: Form, const R: usize>(self, pair: bool, noted: I::Floats) -> I::Floats {
+        // SAFETY: only tasks that run on CPUs with the instructions make tiles.
+        unsafe {
+            if I::PANELS > 1 && pair {
+                I::vectorize(Tiles::<I, F, R, 2> { tile: self, noted, form: PhantomData })
+            } else {
+                I::vectorize(Tiles::<I, F, R, 1> { tile: self, noted, form: PhantomData })
+            }
+        }
+    }
+}
+
+/// Tiles of `R` pixels by `P` panels.
+struct Tiles<'a, I: Isa, F, const R: usize, const P: usize> {
+    tile: Tile<'a>,
+    noted: I::Floats,
+    form: PhantomData<F>,
+}
+
+impl<I: Isa, F: Form, const R: usize, const P: usize> Task for Tiles<'_, I, F, R, P> {
+    type Output = I::Floats;
+
+    /// Integer sums of a segment and float sums of all, both in registers. What stands between two tiles is kept short: the
+    /// next one's multiplications wait behind it.
+    #[inline(always)]
+    fn run(self) -> I::Floats {
+        let Self { tile: Tile { call, panel, tiles, next, spots, fitting, out, stride, .. }, mut noted, .. } = self;
+        let w = call.weights;
+        let group = w.panels[panel].group;
+        let (bytes, floats) = (call.layout.bytes, call.layout.scales);
+        let (taps, segments): (&[u32], &[Segment]) = (call.taps, &w.segments);
+        let next_scales = w.taps * segments.len() * LANES;
+        let signed = F::SIGNED.unwrap_or(!w.start.is_empty());
+        // SAFETY: the CPU has the instructions, or there would be no tile. `ConvCall::check` held for every pixel, tap, panel,
+        // segment, output and residual row. After an odd number of steps in nibbles a segment's last codes are multiplied
+        // by weights of 0, and `SLACK` bytes follow the last pixel.
+        unsafe {
+            let all_codes = call.codes.as_ptr().add(group * w.group_bytes);
+            let all_scales = call.scales.as_ptr().add(group * w.group_scales);
+            let all_alpha = w.alpha.as_ptr().wrapping_add(panel * next_scales);
+            let all_start = w.start.as_ptr().wrapping_add(panel * next_scales);
+            let all_levels = w.levels.as_ptr().wrapping_add(panel * next_scales);
+            let end = End::<I::Floats, P>::new(call, panel, out, stride);
+            let ahead_range = self.tile.ahead.as_ptr_range();
+            let mut ahead = ahead_range.start;
+            for tile in 0..tiles {
+                let first = self.tile.first + tile * R;
+                let ahead_step = if ahead < ahead_range.end { 32 } else { 0 };
+                let scale_at = spots.scales.as_ptr().add(first);
+                let mut codes = [all_codes; R];
+                for r in 0..R {
+                    codes[r] = all_codes.add(*spots.codes.as_ptr().add(first + r));
+                }
+                let mut sums = [[I::Floats::splat(0.0); P]; R];
+                // Integer sums of the segments before that share a scale.
+                let mut weighted = [[I::Sums::zero(); P]; R];
+                let (mut weights, mut alpha, mut start, mut levels) =
+                    (self.tile.weights, all_alpha, all_start, all_levels);
+                for &tap in taps {
+                    let mut at = tap as usize * bytes;
+                    let scales = all_scales.add(tap as usize * floats);
+                    for i in 0..if F::ONE { 1 } else { segments.len() } {
+                        let Segment { steps, scale, last } = match F::ONE {
+                            true => Segment { steps: 1, scale: 0, last: true },
+                            false => *segments.get_unchecked(i),
+                        };
+                        let mut dots = [[I::Sums::zero(); P]; R];
+                        if signed {
+                            for p in 0..P {
+                                let start = I::Sums::load(start.add(p * next_scales));
+                                for r in 0..R {
+                                    dots[r][p] = start;
+                                }
+                            }
+                        }
+                        if !F::ONE {
+                            let run = Run { codes, at, weights, next, steps, ahead, ahead_step, fitting };
+                            I::multiply::<F, R, P>(&mut dots, &run);
+                        }
+                        if F::LEVELS {
+                            for p in 0..P {
+                                let level = I::Sums::load(levels.add(p * next_scales));
+                                for r in 0..R {
+                                    weighted[r][p] = weighted[r][p].plus(dots[r][p].times(level));
+                                }
+                            }
+                            levels = levels.wrapping_add(LANES);
+                            if last {
+                                dots = weighted;
+                                weighted = [[I::Sums::zero(); P]; R];
+                            }
+                        }
+                        if last || !F::LEVELS {
+                            let mut factors = [I::Floats::splat(0.0); P];
+                            if !F::TWO {
+                                for p in 0..P {
+                                    factors[p] = I::Floats::load(alpha.add(p * next_scales));
+                                }
+                            }
+                            for r in 0..R {
+                                if F::ONE {
+                                    // Pixel by pixel: its integer sums are used at once.
+                                    let codes = [codes[r]];
+                                    let run = Run { codes, at, weights, next, steps, ahead, ahead_step, fitting };
+                                    let mut dot = [dots[r]];
+                                    I::multiply::<F, 1, P>(&mut dot, &run);
+                                    dots[r] = dot[0];
+                                }
+                                let s = I::Floats::splat(*scales.add(*scale_at.add(r) + scale));
+                                for p in 0..P {
+                                    let factor = if F::TWO { s } else { factors[p].mul(s) };
+                                    sums[r][p] = factor.mul_add::<false>(dots[r][p].floats(), sums[r][p]);
+                                }
+                            }
+                        }
+                        at += 4 * steps;
+                        weights = weights.add(64 * if F::NIBBLES { steps.div_ceil(2) } else { steps });
+                        ahead = ahead.wrapping_add(ahead_step * steps);
+                        alpha = alpha.wrapping_add(LANES);
+                        start = start.wrapping_add(LANES);
+                    }
+                }
+                noted = end.store(first, sums, noted);
+            }
+        }
+        noted
+    }
+}
