@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 use super::avx512::Avx512Vnni;
 use super::end::End;
 use super::lanes::Lanes;
-use super::tile::unpack;
+use super::tile::{Isa, unpack};
 use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, SLACK, STRIP, Task};
 use crate::layout::LANES;
 
@@ -73,13 +73,10 @@ impl Kernel for Amx {
 
     fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool {
         call.check(out, stride);
-        // SAFETY: the CPU has the instructions, or there would be no `self`; `check` bounds every access.
-        unsafe {
-            if pays(call) && fits(call, unpacked) {
-                conv(&mut Hardware, call, unpacked, out, stride)
-            } else {
-                self.0.conv(call, unpacked, out, stride)
-            }
+        if pays(call) && fits(call, unpacked) {
+            self.0.run(Conv { tiles: &mut Hardware, call, unpacked, out, stride })
+        } else {
+            self.0.conv(call, unpacked, out, stride)
         }
     }
 
@@ -245,65 +242,74 @@ struct Scratch {
 }
 
 /// The outputs of a checked call that [`fits`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-unsafe fn conv<T: Tiles>(
-    tiles: &mut T,
-    call: &ConvCall<'_>,
-    unpacked: &mut [u8],
-    out: &mut [f32],
+struct Conv<'a, T> {
+    tiles: &'a mut T,
+    call: &'a ConvCall<'a>,
+    unpacked: &'a mut [u8],
+    out: &'a mut [f32],
     stride: usize,
-) -> bool {
-    let w = call.weights;
-    let mut spots = [Spot::default(); SPOTS];
-    let (mut first, mut count) = (0, 0);
-    while first < call.pixels.len() {
-        spots[count] = Spot::new(call, first);
-        first += spots[count].count;
-        count += 1;
-    }
-    // Chunks of the longest segment, as even as can be: 28 steps are 14 and 14.
-    let longest = w.segments.iter().map(|s| s.steps).max().unwrap_or(1);
-    let steps = longest.div_ceil(longest.div_ceil(ROWS));
-    let mut scratch = Scratch {
-        dots: [[[0; _]; _]; _],
-        sums: [[0.0; _]; _],
-        codes: [[0; _]; _],
-        weights: [[0; _]; _],
-        scales: [[[0.0; _]; _]; _],
-    };
-    // SAFETY: the configuration is valid; the tiles are released below.
-    unsafe { tiles.configure(&config(steps)) };
-    let mut noted = _mm512_setzero_ps();
-    let mut panel = call.panels.start;
-    while panel < call.panels.end {
-        // Two panels at once where they read the same channels.
-        let pair = panel + 1 < call.panels.end && w.panels[panel].group == w.panels[panel + 1].group;
-        let (mut weights, mut next) = (w.weights[panel * w.panel_bytes..].as_ptr(), w.panel_bytes);
-        if w.nibbles {
-            let bytes = w.unpacked_bytes();
-            for p in 0..if pair { 2 } else { 1 } {
-                unpack(w, panel + p, &mut unpacked[p * bytes..]);
-            }
-            (weights, next) = (unpacked.as_ptr(), bytes);
+}
+
+impl<T: Tiles> Task for Conv<'_, T> {
+    /// Whether all outputs were finite before their limits.
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        let Self { tiles, call, unpacked, out, stride } = self;
+        let w = call.weights;
+        let mut spots = [Spot::default(); SPOTS];
+        let (mut first, mut count) = (0, 0);
+        while first < call.pixels.len() {
+            spots[count] = Spot::new(call, first);
+            first += spots[count].count;
+            count += 1;
         }
-        let block = Block { call, panel, weights, next, out: out.as_mut_ptr(), stride, steps };
-        for spots in spots[..count].chunks(2) {
-            // SAFETY: `call` was checked; spots, panels and chunks lie in it.
-            noted = unsafe {
-                match (spots.len(), pair) {
-                    (2, true) => block.run::<T, 2, 2>(tiles, spots, &mut scratch, noted),
-                    (_, true) => block.run::<T, 1, 2>(tiles, spots, &mut scratch, noted),
-                    (2, false) => block.run::<T, 2, 1>(tiles, spots, &mut scratch, noted),
-                    (_, false) => block.run::<T, 1, 1>(tiles, spots, &mut scratch, noted),
+        // Chunks of the longest segment, as even as can be: 28 steps are 14 and 14.
+        let longest = w.segments.iter().map(|s| s.steps).max().unwrap_or(1);
+        let steps = longest.div_ceil(longest.div_ceil(ROWS));
+        let mut scratch = Scratch {
+            dots: [[[0; _]; _]; _],
+            sums: [[0.0; _]; _],
+            codes: [[0; _]; _],
+            weights: [[0; _]; _],
+            scales: [[[0.0; _]; _]; _],
+        };
+        // SAFETY: the configuration is valid; the tiles are released below.
+        unsafe { tiles.configure(&config(steps)) };
+        // SAFETY: tasks like this one run only where the CPU has AVX-512.
+        let mut noted = unsafe { __m512::splat(0.0) };
+        let mut panel = call.panels.start;
+        while panel < call.panels.end {
+            // Two panels at once where they read the same channels.
+            let pair = panel + 1 < call.panels.end && w.panels[panel].group == w.panels[panel + 1].group;
+            let (mut weights, mut next) = (w.weights[panel * w.panel_bytes..].as_ptr(), w.panel_bytes);
+            if w.nibbles {
+                let bytes = w.unpacked_bytes();
+                for p in 0..if pair { 2 } else { 1 } {
+                    unpack(w, panel + p, &mut unpacked[p * bytes..]);
                 }
-            };
+                (weights, next) = (unpacked.as_ptr(), bytes);
+            }
+            let block = Block { call, panel, weights, next, out: out.as_mut_ptr(), stride, steps };
+            for spots in spots[..count].chunks(2) {
+                // SAFETY: `call` was checked; spots, panels and chunks lie in it.
+                noted = unsafe {
+                    match (spots.len(), pair) {
+                        (2, true) => block.run::<T, 2, 2>(tiles, spots, &mut scratch, noted),
+                        (_, true) => block.run::<T, 1, 2>(tiles, spots, &mut scratch, noted),
+                        (2, false) => block.run::<T, 2, 1>(tiles, spots, &mut scratch, noted),
+                        (_, false) => block.run::<T, 1, 1>(tiles, spots, &mut scratch, noted),
+                    }
+                };
+            }
+            panel += if pair { 2 } else { 1 };
         }
-        panel += if pair { 2 } else { 1 };
+        // SAFETY: they were configured.
+        unsafe { tiles.release() };
+        // SAFETY: as above.
+        unsafe { noted.finite() }
     }
-    // SAFETY: they were configured.
-    unsafe { tiles.release() };
-    // SAFETY: this function's features have the instructions.
-    unsafe { noted.finite() }
 }
 
 /// One or two panels of a checked call.
@@ -321,16 +327,34 @@ struct Block<'a> {
 
 impl Block<'_> {
     /// Computes `R` tiles of pixels by `P` panels; gives `noted` with their outputs.
-    #[inline(never)]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
     unsafe fn run<T: Tiles, const R: usize, const P: usize>(
         &self,
         tiles: &mut T,
         spots: &[Spot],
         scratch: &mut Scratch,
-        mut noted: __m512,
+        noted: __m512,
     ) -> __m512 {
-        let Self { call, panel, mut weights, next, out, stride, steps } = *self;
+        // SAFETY: of the caller.
+        unsafe { Avx512Vnni::vectorize(Part::<T, R, P> { block: self, tiles, spots, scratch, noted }) }
+    }
+}
+
+/// `R` tiles of pixels by `P` panels.
+struct Part<'a, T, const R: usize, const P: usize> {
+    block: &'a Block<'a>,
+    tiles: &'a mut T,
+    spots: &'a [Spot],
+    scratch: &'a mut Scratch,
+    noted: __m512,
+}
+
+impl<T: Tiles, const R: usize, const P: usize> Task for Part<'_, T, R, P> {
+    type Output = __m512;
+
+    #[inline(always)]
+    fn run(self) -> __m512 {
+        let Self { block, tiles, spots, scratch, mut noted } = self;
+        let Block { call, panel, mut weights, next, out, stride, steps } = *block;
         let w = call.weights;
         let group = w.panels[panel].group;
         let (bytes, floats) = (call.layout.bytes, call.layout.scales);
@@ -485,8 +509,7 @@ impl Block<'_> {
 }
 
 /// Copies some lines of weights to a chunk; zeros follow.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+#[inline(always)]
 unsafe fn copy_lines(from: *const u8, lines: usize, to: &mut [u8; ROWS * LINE]) {
     for i in 0..ROWS {
         // SAFETY: of the caller; a chunk has 16 lines.
@@ -498,8 +521,7 @@ unsafe fn copy_lines(from: *const u8, lines: usize, to: &mut [u8; ROWS * LINE]) 
 }
 
 /// Adds a segment's integer sums, scaled, to the float sums. Row `i`'s scale is `scales[i * distance]`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+#[inline(always)]
 unsafe fn add<const TWO: bool>(
     dots: &[i32; ROWS * LANES],
     sums: &mut [f32; ROWS * LANES],
@@ -684,13 +706,15 @@ mod tests {
                 found.fill(f32::NAN);
             };
             assert!(fits(&call, &unpacked));
-            // SAFETY: the CPU has the vector instructions, by the caller; the reference checked the call.
-            assert!(unsafe { conv(&mut plain, &call, &mut unpacked, &mut found, outputs) });
+            // The reference checked the call.
+            let vectors = Avx512Vnni::new().unwrap();
+            let (unpacked, stride) = (&mut unpacked[..], outputs);
+            let call = &call;
+            assert!(vectors.run(Conv { tiles: &mut plain, call, unpacked: &mut *unpacked, out: &mut found, stride }));
             same(&mut found, "plain");
             assert!(plain.dots > 0 && !plain.configured);
             if Amx::new().is_some() {
-                // SAFETY: as above, and the CPU has tiles.
-                assert!(unsafe { conv(&mut Hardware, &call, &mut unpacked, &mut found, outputs) });
+                assert!(vectors.run(Conv { tiles: &mut Hardware, call, unpacked, out: &mut found, stride }));
                 same(&mut found, "hardware");
             }
         }

@@ -28,7 +28,7 @@ impl Isa for Avx512Vnni {
     const UNPACKED_FROM: usize = 2 * Self::ROWS;
     const DEPTHWISE_ROWS: usize = 8;
 
-    fn new() -> Option<Self> {
+    fn detect() -> Option<Self> {
         has_avx512().then_some(Self(()))
     }
 

@@ -29,7 +29,7 @@ impl<I: Rounds> Kernel for I {
     const WANTS: Wants = I::WANTS;
 
     fn new() -> Option<Self> {
-        I::new()
+        I::detect()
     }
 
     fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool {

@@ -29,7 +29,7 @@ impl Isa for NeonDot {
     const WANTS: Wants = Wants { signed_codes: true, ..Wants::USUAL };
     const ROWS: usize = 4;
 
-    fn new() -> Option<Self> {
+    fn detect() -> Option<Self> {
         has_neon_dot().then_some(Self(()))
     }
 

@@ -31,7 +31,7 @@ pub(super) trait Isa: Copy + Send + Sync {
     const DEPTHWISE_ROWS: usize = 4;
 
     /// `None` where the CPU lacks an instruction.
-    fn new() -> Option<Self>;
+    fn detect() -> Option<Self>;
 
     /// Runs a task that was compiled for this instruction set.
     unsafe fn vectorize<T: Task>(task: T) -> T::Output;

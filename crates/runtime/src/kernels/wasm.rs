@@ -27,7 +27,7 @@ impl Isa for Simd128 {
     const ROWS: usize = 2;
     const DEPTHWISE_ROWS: usize = 2;
 
-    fn new() -> Option<Self> {
+    fn detect() -> Option<Self> {
         Some(Self)
     }
 

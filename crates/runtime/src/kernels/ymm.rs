@@ -38,7 +38,7 @@ impl<const VNNI: bool> Isa for Ymm<VNNI> {
     const NIBBLE_ROWS: usize = 4;
     const UNPACKED_FROM: usize = 8;
 
-    fn new() -> Option<Self> {
+    fn detect() -> Option<Self> {
         (if VNNI { has_avxvnni() } else { has_avx2() }).then_some(Self(()))
     }
 
