@@ -47,9 +47,9 @@ pub fn reconstruct(
     let found = codes.par_chunks_mut(k.max(1)).zip(scales.par_chunks_mut(layout.filter_scales.max(1)));
     filters.zip(found).for_each(|((weights, cross), (codes, scales))| {
         let filter = Filter { layout: &layout, gram, cross, lo, hi };
-        let rounded = filter.descend(State::of(codes, scales, None, &layout));
-        let compensated = filter.descend(State::of(codes, scales, Some(weights), &layout));
-        let mut best = filter.error(&State::of(codes, scales, None, &layout).values);
+        let rounded = filter.descend(FilterState::of(codes, scales, None, &layout));
+        let compensated = filter.descend(FilterState::of(codes, scales, Some(weights), &layout));
+        let mut best = filter.error(&FilterState::of(codes, scales, None, &layout).values);
         // A candidate that is not finite compares as not better.
         for state in [rounded, compensated] {
             let error = filter.error(&state.values);
@@ -64,13 +64,13 @@ pub fn reconstruct(
 }
 
 /// The codes and scales of one filter, and the values that the descent has reached.
-struct State {
+struct FilterState {
     codes: Vec<i8>,
     scales: Vec<f32>,
     values: Vec<f32>,
 }
 
-impl State {
+impl FilterState {
     /// Starts from `values`, or from `alpha * q` where there are none.
     fn of(codes: &[i8], scales: &[f32], values: Option<&[f32]>, layout: &Layout) -> Self {
         let mut state = Self { codes: codes.to_vec(), scales: scales.to_vec(), values: vec![0.0; codes.len()] };
@@ -115,13 +115,13 @@ impl Filter<'_> {
     }
 
     /// Descends until no code changes, at most [`SWEEPS`] rounds.
-    fn descend(&self, mut state: State) -> State {
+    fn descend(&self, mut state: FilterState) -> FilterState {
         let mut seen = vec![0.0f32; self.cross.len()];
         for _ in 0..SWEEPS {
             // The gradient is computed anew in every round, so that rounding errors of its updates do not add up.
             let mut gradient = self.gradient(&state.values);
             let mut changed = false;
-            let State { codes, scales, values } = &mut state;
+            let FilterState { codes, scales, values } = &mut state;
             self.layout.for_each_block(|s, block| {
                 for i in block.clone() {
                     let curvature = self.row(i)[i];

@@ -152,7 +152,7 @@ impl QuantizedWeights {
         let inputs = weights.par_chunks(layout.filter).zip(self.scales.par_chunks(layout.filter_scales));
         let outputs = codes.par_chunks_mut(layout.filter).zip(factors.par_chunks_mut(layout.filter_scales));
         inputs.zip(outputs).zip(&mut channel).for_each_init(
-            || Fit::new(bits),
+            || TwoLevelFit::new(bits),
             |fit, (((weights, alphas), (codes, factors)), s)| {
                 *s = fit.filter(&layout, weights, alphas, factors);
                 let mut buffer = Vec::new();
@@ -184,7 +184,7 @@ fn range(bits: Bits, k: i32) -> (i32, i32) {
 }
 
 /// The fit of one filter, with the scratch space of one thread.
-struct Fit {
+struct TwoLevelFit {
     bits: Bits,
     /// The filter's weights block by block, times a power of two, each block padded with zeros to whole lanes.
     unit: Vec<f32>,
@@ -205,7 +205,7 @@ struct Trial {
     next: f64,
 }
 
-impl Fit {
+impl TwoLevelFit {
     fn new(bits: Bits) -> Self {
         Self { bits, unit: vec![], ends: vec![], alphas: vec![], factors: vec![] }
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::ImageError;
-use crate::set::Memory;
+use crate::set::DecodedImages;
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
@@ -14,14 +14,14 @@ pub(crate) const CIFAR10: [&str; 10] =
 
 /// The layout of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Layout {
+enum RecordLayout {
     /// A record of CIFAR-10 has one label byte.
     Ten,
     /// A record of CIFAR-100 has a coarse and a fine label byte.
     Hundred,
 }
 
-impl Layout {
+impl RecordLayout {
     fn label_bytes(self) -> usize {
         match self {
             Self::Ten => 1,
@@ -52,12 +52,12 @@ impl Layout {
 }
 
 /// Reads the images of one or more files, in order, without their labels.
-pub(crate) fn images(paths: &[PathBuf]) -> Result<Memory, ImageError> {
+pub(crate) fn images(paths: &[PathBuf]) -> Result<DecodedImages, ImageError> {
     Ok(read(paths, |_, _, _| Ok(()))?.0)
 }
 
 /// Reads the images and the (fine) labels of one or more files, and the names of the classes where they are known.
-pub(crate) fn labelled(paths: &[PathBuf]) -> Result<(Memory, Vec<usize>, Vec<String>), ImageError> {
+pub(crate) fn labelled(paths: &[PathBuf]) -> Result<(DecodedImages, Vec<usize>, Vec<String>), ImageError> {
     let mut labels = Vec::new();
     let (memory, layout) = read(paths, |layout, record, label_bytes| {
         let label = usize::from(label_bytes[label_bytes.len() - 1]);
@@ -67,20 +67,20 @@ pub(crate) fn labelled(paths: &[PathBuf]) -> Result<(Memory, Vec<usize>, Vec<Str
         labels.push(label);
         Ok(())
     })?;
-    let names: &[&str] = if layout == Layout::Ten { &CIFAR10 } else { &[] };
+    let names: &[&str] = if layout == RecordLayout::Ten { &CIFAR10 } else { &[] };
     Ok((memory, labels, names.iter().map(|&name| name.to_owned()).collect()))
 }
 
 fn read(
     paths: &[PathBuf],
-    mut label: impl FnMut(Layout, usize, &[u8]) -> Result<(), String>,
-) -> Result<(Memory, Layout), ImageError> {
+    mut label: impl FnMut(RecordLayout, usize, &[u8]) -> Result<(), String>,
+) -> Result<(DecodedImages, RecordLayout), ImageError> {
     let mut pixels = Vec::new();
     let mut found = None;
     for path in paths {
         let bytes = std::fs::read(path).map_err(|source| ImageError::Io { path: path.clone(), source })?;
         let fail = |reason: String| ImageError::Cifar { path: path.clone(), reason };
-        let layout = Layout::of(path, bytes.len()).ok_or_else(|| {
+        let layout = RecordLayout::of(path, bytes.len()).ok_or_else(|| {
             fail(format!(
                 "{} bytes are no whole number of CIFAR records (CIFAR-10: {}, CIFAR-100: {} bytes each)",
                 bytes.len(),
@@ -98,7 +98,7 @@ fn read(
             pixels.extend((0..PLANE).flat_map(|p| [planes[p], planes[PLANE + p], planes[2 * PLANE + p]]));
         }
     }
-    Ok((Memory::new(3, [SIDE, SIDE], pixels), found.expect("at least one file")))
+    Ok((DecodedImages::new(3, [SIDE, SIDE], pixels), found.expect("at least one file")))
 }
 
 #[cfg(test)]

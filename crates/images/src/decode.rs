@@ -145,8 +145,8 @@ impl Fit {
         let image = if self.grey && image.channels == 3 { to_grey(&image) } else { image };
         let size = self.resized(image.size);
         let crop = self.crop.unwrap_or(size);
-        let window = std::array::from_fn(|axis| Window::new(size[axis], crop[axis]));
-        let image = resize(image, size, window.map(|w: Window| w.source..w.source + w.count), MOST_PIXELS)?;
+        let window = std::array::from_fn(|axis| CropWindow::new(size[axis], crop[axis]));
+        let image = resize(image, size, window.map(|w: CropWindow| w.source..w.source + w.count), MOST_PIXELS)?;
         Ok(if image.size == crop { image } else { pad(&image, crop, window.map(|w| w.target)) })
     }
 
@@ -182,13 +182,13 @@ fn pad(image: &Picture, size: [usize; 2], at: [usize; 2]) -> Picture {
 /// One axis of torchvision's centre crop: `count` pixels from `source` on go to `target`. A smaller image is padded first.
 /// Half of an odd difference rounds to the even number.
 #[derive(Clone, Copy)]
-struct Window {
+struct CropWindow {
     source: usize,
     target: usize,
     count: usize,
 }
 
-impl Window {
+impl CropWindow {
     fn new(length: usize, side: usize) -> Self {
         if length < side {
             return Self { source: 0, target: (side - length) / 2, count: length };

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::set::Content;
+use crate::set::ImageContent;
 use crate::{Labelled, Unlabelled};
 
 /// The limit of bytes of all files of a set up to which they are read whole, which takes seconds.
@@ -34,14 +34,14 @@ impl Unlabelled {
     /// the size and some of the bytes are hashed. A file that cannot be read counts as one with another content.
     pub fn fingerprint(&self) -> Fingerprint {
         let bytes = |index| match self.content(index) {
-            Content::Pixels(_) => 0,
-            Content::File(path) => path.metadata().map_or(0, |file| file.len()),
+            ImageContent::Pixels(_) => 0,
+            ImageContent::File(path) => path.metadata().map_or(0, |file| file.len()),
         };
         let whole = (0..self.len()).into_par_iter().map(bytes).sum::<u64>() <= READ_WHOLE;
         let images = (0..self.len()).into_par_iter().map(|index| {
             let digest = match self.content(index) {
-                Content::Pixels(pixels) => Ok(Sha256::new().chain_update(pixels)),
-                Content::File(path) => digest(path, whole),
+                ImageContent::Pixels(pixels) => Ok(Sha256::new().chain_update(pixels)),
+                ImageContent::File(path) => digest(path, whole),
             };
             let content = digest.map_or_else(|_| "unreadable".to_owned(), short);
             (self.image_name(index), content)

@@ -11,7 +11,7 @@ use crate::classes::{Folders, Labels};
 use crate::decode::{Fit, decode};
 use crate::labelled::Labelled;
 use crate::names::{ClassNames, Found, from_lines, read_text};
-use crate::set::{Files, Memory, Unlabelled, spread};
+use crate::set::{DecodedImages, Files, Unlabelled, spread};
 use crate::walk::{Tree, walk};
 use crate::{ImageError, OpenOptions, Skipped};
 
@@ -166,7 +166,7 @@ impl Opening<'_> {
                 return Err(too_many(skipped));
             }
         }
-        let memory = Arc::new(Memory::new(channels, size, pixels));
+        let memory = Arc::new(DecodedImages::new(channels, size, pixels));
         let images = Unlabelled::from_fitted(name, memory, preprocess).with_notes(skipped, notes, resized);
         Ok(Opened { images: images.with_names(root, kept.iter().map(|&i| &paths[i])), kept })
     }

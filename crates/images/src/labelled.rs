@@ -139,12 +139,13 @@ mod tests {
     use graph::{ChannelOrder, Preprocess, Resize};
 
     use super::*;
-    use crate::set::Memory;
+    use crate::set::DecodedImages;
 
     /// Makes a set of five images of one pixel: 0, 10, 20, 30, 40.
     fn five(preprocess: &Preprocess) -> Labelled {
         let pixels = (0..5).flat_map(|i| [i * 10; 3]).collect();
-        let images = Unlabelled::from_memory("five".to_owned(), Arc::new(Memory::new(3, [1, 1], pixels)), preprocess);
+        let images =
+            Unlabelled::from_memory("five".to_owned(), Arc::new(DecodedImages::new(3, [1, 1], pixels)), preprocess);
         Labelled::new(images, Arc::from([0, 1, 2, 3, 4]), Arc::from([]), Labels::Outputs)
     }
 
@@ -164,7 +165,7 @@ mod tests {
     #[test]
     fn mean_and_std_follow_the_networks_channel_order() {
         let preprocess = Preprocess { order: ChannelOrder::Bgr, mean: vec![1.0, 2.0, 3.0], ..bytes_as_they_are() };
-        let memory = Arc::new(Memory::new(3, [1, 1], vec![10, 20, 30]));
+        let memory = Arc::new(DecodedImages::new(3, [1, 1], vec![10, 20, 30]));
         let set = Unlabelled::from_memory("one".to_owned(), memory, &preprocess);
         // blue 30 - 1, green 20 - 2, red 10 - 3
         assert_eq!(set.batch(&[0]).unwrap().pixels, [29.0, 18.0, 7.0]);
@@ -219,7 +220,7 @@ mod tests {
 
     #[test]
     fn images_in_memory_are_resized_even_where_the_crop_has_their_size() {
-        let memory = Arc::new(Memory::new(3, [1, 2], vec![0, 0, 0, 100, 100, 100]));
+        let memory = Arc::new(DecodedImages::new(3, [1, 2], vec![0, 0, 0, 100, 100, 100]));
         let preprocess = Preprocess { resize: Some(Resize::Exact([1, 4])), crop: Some([1, 2]), ..bytes_as_they_are() };
         let set = Unlabelled::from_memory("two".to_owned(), memory, &preprocess);
         // 0, 25, 75, 100 in the middle.
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn grey_networks_take_one_channel() {
-        let memory = Arc::new(Memory::new(3, [1, 2], vec![255, 0, 0, 7, 7, 7]));
+        let memory = Arc::new(DecodedImages::new(3, [1, 2], vec![255, 0, 0, 7, 7, 7]));
         let set = Unlabelled::from_memory("two".to_owned(), memory, &Preprocess::bytes(ChannelOrder::Grey));
         assert_eq!(set.shape(), [1, 1, 2]);
         assert_eq!(set.batch(&[0]).unwrap().pixels, [76.0, 7.0]);

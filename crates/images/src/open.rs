@@ -54,15 +54,15 @@ impl OpenOptions {
 pub fn open_labelled(spec: &str, preprocess: &Preprocess, options: &OpenOptions) -> Result<Labelled, ImageError> {
     preprocess.check().map_err(ImageError::Preprocess)?;
     let set = match resolve(spec, options, options.split.unwrap_or(Split::Eval))? {
-        Place::Embedded(Split::Adapt) => {
+        ImageSource::Embedded(Split::Adapt) => {
             return Err(ImageError::NoLabels {
                 name: "embedded/adapt".to_owned(),
                 hint: "the splits `train` and `eval` have labels".to_owned(),
             });
         }
-        Place::Embedded(split) => embedded_as(split, preprocess),
-        Place::Folder(path) => return folder::labelled(&path, preprocess, options),
-        Place::Cifar { name, paths } => {
+        ImageSource::Embedded(split) => embedded_as(split, preprocess),
+        ImageSource::Folder(path) => return folder::labelled(&path, preprocess, options),
+        ImageSource::Cifar { name, paths } => {
             let (memory, labels, classes) = cifar::labelled(&paths)?;
             let images = Unlabelled::from_memory(name, Arc::new(memory), preprocess);
             Labelled::new(images, labels.into(), classes.into(), Labels::Known)
@@ -82,9 +82,11 @@ pub fn open_labelled(spec: &str, preprocess: &Preprocess, options: &OpenOptions)
 pub fn open_unlabelled(spec: &str, preprocess: &Preprocess, options: &OpenOptions) -> Result<Unlabelled, ImageError> {
     preprocess.check().map_err(ImageError::Preprocess)?;
     let set = match resolve(spec, options, options.split.unwrap_or(Split::Adapt))? {
-        Place::Embedded(split) => embedded_unlabelled_as(split, preprocess),
-        Place::Folder(path) => return folder::unlabelled(&path, preprocess, options),
-        Place::Cifar { name, paths } => Unlabelled::from_memory(name, Arc::new(cifar::images(&paths)?), preprocess),
+        ImageSource::Embedded(split) => embedded_unlabelled_as(split, preprocess),
+        ImageSource::Folder(path) => return folder::unlabelled(&path, preprocess, options),
+        ImageSource::Cifar { name, paths } => {
+            Unlabelled::from_memory(name, Arc::new(cifar::images(&paths)?), preprocess)
+        }
     };
     Ok(match options.limit {
         Some(limit) => set.take(limit),
@@ -102,34 +104,35 @@ pub fn open_files(paths: &[PathBuf], preprocess: &Preprocess, options: &OpenOpti
 }
 
 /// The images that a spec names.
-enum Place {
+enum ImageSource {
     Embedded(Split),
     Folder(PathBuf),
     Cifar { name: String, paths: Vec<PathBuf> },
 }
 
 /// Finds the images of a spec. The name of a data set comes before a path: the folder is `./cifar10`.
-fn resolve(spec: &str, options: &OpenOptions, split: Split) -> Result<Place, ImageError> {
+fn resolve(spec: &str, options: &OpenOptions, split: Split) -> Result<ImageSource, ImageError> {
     if let Some(manifest) = Manifest::find(spec, &options.datasets)? {
         let name = manifest.name.clone();
         return Ok(match manifest.kind {
-            DatasetFormat::Embedded => Place::Embedded(split),
-            DatasetFormat::Cifar => {
-                Place::Cifar { paths: manifest.files_of(split, &options.datasets)?, name: format!("{name}/{split}") }
-            }
+            DatasetFormat::Embedded => ImageSource::Embedded(split),
+            DatasetFormat::Cifar => ImageSource::Cifar {
+                paths: manifest.files_of(split, &options.datasets)?,
+                name: format!("{name}/{split}"),
+            },
             DatasetFormat::Folder => {
                 let mut paths = manifest.files_of(split, &options.datasets)?;
-                Place::Folder(paths.swap_remove(0))
+                ImageSource::Folder(paths.swap_remove(0))
             }
         });
     }
     let path = Path::new(spec);
     if path.is_dir() {
-        return Ok(Place::Folder(path.to_owned()));
+        return Ok(ImageSource::Folder(path.to_owned()));
     }
     if path.is_file() {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        return Ok(Place::Cifar { name, paths: vec![path.to_owned()] });
+        return Ok(ImageSource::Cifar { name, paths: vec![path.to_owned()] });
     }
     Err(ImageError::NotFound { spec: spec.to_owned(), known: dataset_names(&options.datasets).join(", ") })
 }

@@ -57,14 +57,14 @@ pub struct Skipped {
 }
 
 /// Decoded images of one size, as interleaved bytes.
-pub(crate) struct Memory {
+pub(crate) struct DecodedImages {
     channels: usize,
     /// The height and width.
     size: [usize; 2],
     pixels: Vec<u8>,
 }
 
-impl Memory {
+impl DecodedImages {
     pub(crate) fn new(channels: usize, size: [usize; 2], pixels: Vec<u8>) -> Self {
         assert_eq!(pixels.len() % (channels * size[0] * size[1]), 0, "whole images of {channels}, {size:?}");
         Self { channels, size, pixels }
@@ -118,7 +118,7 @@ struct Store {
 }
 
 /// The content of an image.
-pub(crate) enum Content<'a> {
+pub(crate) enum ImageContent<'a> {
     /// The image is decoded to these bytes.
     Pixels(&'a [u8]),
     /// The image is in a file that is decoded when it is used.
@@ -127,7 +127,7 @@ pub(crate) enum Content<'a> {
 
 /// The place of a store's images.
 enum Backing {
-    Memory(Arc<Memory>),
+    Memory(Arc<DecodedImages>),
     Files(Files),
 }
 
@@ -149,14 +149,14 @@ impl Files {
 
 impl Unlabelled {
     /// Makes a set of decoded images, which are fitted to the network's size when they are used.
-    pub(crate) fn from_memory(name: String, memory: Arc<Memory>, preprocess: &Preprocess) -> Self {
+    pub(crate) fn from_memory(name: String, memory: Arc<DecodedImages>, preprocess: &Preprocess) -> Self {
         let fit = Fit::new(preprocess);
         let size = fit.output(memory.size);
         Self::new(name, Backing::Memory(memory), size, fit, preprocess)
     }
 
     /// Makes a set of decoded images that are fitted already.
-    pub(crate) fn from_fitted(name: String, memory: Arc<Memory>, preprocess: &Preprocess) -> Self {
+    pub(crate) fn from_fitted(name: String, memory: Arc<DecodedImages>, preprocess: &Preprocess) -> Self {
         let size = memory.size;
         Self::new(name, Backing::Memory(memory), size, Fit::none(), preprocess)
     }
@@ -223,10 +223,10 @@ impl Unlabelled {
     }
 
     /// Returns the content of an image.
-    pub(crate) fn content(&self, index: usize) -> Content<'_> {
+    pub(crate) fn content(&self, index: usize) -> ImageContent<'_> {
         match (&self.store.backing, self.members[index]) {
-            (Backing::Memory(memory), member) => Content::Pixels(memory.image(member)),
-            (Backing::Files(files), member) => Content::File(&files.paths[member]),
+            (Backing::Memory(memory), member) => ImageContent::Pixels(memory.image(member)),
+            (Backing::Files(files), member) => ImageContent::File(&files.paths[member]),
         }
     }
 

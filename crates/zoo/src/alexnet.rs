@@ -10,10 +10,10 @@
 
 use graph::{Builder, Conv2d, Op, Pool2d};
 
-use crate::config::Settings;
+use crate::config::NetworkSettings;
 use crate::variants::Stem;
 
-pub(crate) fn build(b: &mut Builder, s: &Settings) {
+pub(crate) fn build(b: &mut Builder, s: &NetworkSettings) {
     let w = s.width;
     let (conv1, map, hidden) = match s.stem {
         Stem::ImageNet => (Conv2d::new(b.channels(b.input()), w.of(64), 11).stride(4).padding(2), 6, w.of(4096)),

@@ -126,7 +126,7 @@ const MAX_INPUT: usize = 1 << 13;
 
 /// The checked settings that the builder of a family takes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Settings {
+pub(crate) struct NetworkSettings {
     pub(crate) classes: usize,
     pub(crate) width: Width,
     pub(crate) stem: Stem,
@@ -172,7 +172,7 @@ pub fn build(config: &Config) -> Result<Graph, ZooError> {
         return Err(ZooError::TransformChannels);
     }
 
-    let settings = Settings { classes, width: Width(width), stem, transform_input: config.transform_input };
+    let settings = NetworkSettings { classes, width: Width(width), stem, transform_input: config.transform_input };
     let mut b = Builder::new(name(), Shape::new(channels, input, input));
     match &variant.arch {
         Arch::AlexNet => alexnet::build(&mut b, &settings),

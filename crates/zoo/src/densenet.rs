@@ -17,7 +17,7 @@
 
 use graph::{Builder, Conv2d, NodeId, Op, Pool2d};
 
-use crate::config::Settings;
+use crate::config::NetworkSettings;
 use crate::variants::Stem;
 
 const EPS: f64 = 1e-5;
@@ -47,7 +47,7 @@ pub(crate) const DENSENET201: Column = Column::new(32, 64, &[6, 12, 48, 32]);
 pub(crate) const DENSENET100_BC: Column = Column { cifar: true, ..Column::new(12, 24, &[16, 16, 16]) };
 pub(crate) const EMBEDDED: Column = Column::new(16, 32, &[3, 6, 12]);
 
-pub(crate) fn build(b: &mut Builder, column: &Column, s: &Settings) {
+pub(crate) fn build(b: &mut Builder, column: &Column, s: &NetworkSettings) {
     let (growth, first) = (s.width.of(column.growth), s.width.of(column.first));
 
     let mut x = b.input();

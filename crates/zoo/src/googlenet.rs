@@ -12,7 +12,7 @@
 
 use graph::{Builder, Conv2d, NodeId, Op, Pool2d, Tensor, Weights};
 
-use crate::config::Settings;
+use crate::config::NetworkSettings;
 use crate::variants::Stem;
 
 const EPS: f64 = 1e-3;
@@ -38,7 +38,7 @@ const INCEPTION_5: [(&str, Inception); 2] =
 /// [`crate::checkpoint::load`] adds them.
 pub const TRANSFORM_INPUT: &str = "transform_input";
 
-pub(crate) fn build(b: &mut Builder, s: &Settings) {
+pub(crate) fn build(b: &mut Builder, s: &NetworkSettings) {
     let w = s.width;
     let small = s.stem == Stem::Small;
 

@@ -16,7 +16,7 @@
 
 use graph::{Builder, Conv2d, NodeId, Op, Pool2d};
 
-use crate::config::Settings;
+use crate::config::NetworkSettings;
 use crate::variants::Stem;
 
 const EPS: f64 = 1e-5;
@@ -43,7 +43,7 @@ pub(crate) const RESNET50: Column = Column { block: Block::Bottleneck, blocks: [
 pub(crate) const RESNET101: Column = Column { block: Block::Bottleneck, blocks: [3, 4, 23, 3] };
 pub(crate) const RESNET152: Column = Column { block: Block::Bottleneck, blocks: [3, 8, 36, 3] };
 
-pub(crate) fn build(b: &mut Builder, column: &Column, s: &Settings) {
+pub(crate) fn build(b: &mut Builder, column: &Column, s: &NetworkSettings) {
     let planes = s.width.of(64);
     let mut x = b.input();
     match s.stem {

@@ -14,7 +14,7 @@
 
 use graph::{Builder, Conv2d, NodeId, Op};
 
-use crate::config::Settings;
+use crate::config::NetworkSettings;
 
 const EPS: f64 = 1e-5;
 
@@ -24,7 +24,7 @@ pub(crate) const RESNET32: usize = 5;
 pub(crate) const RESNET44: usize = 7;
 pub(crate) const RESNET56: usize = 9;
 
-pub(crate) fn build(b: &mut Builder, n: usize, s: &Settings) {
+pub(crate) fn build(b: &mut Builder, n: usize, s: &NetworkSettings) {
     let x = b.conv("conv1", Conv2d::new(b.channels(b.input()), s.width.of(16), 3).padding(1), b.input());
     let x = b.batch_norm("bn1", EPS, x);
     let mut x = b.relu("relu", x);

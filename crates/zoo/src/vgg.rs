@@ -14,7 +14,7 @@
 
 use graph::{Builder, Conv2d, Op, Pool2d};
 
-use crate::config::Settings;
+use crate::config::NetworkSettings;
 use crate::variants::Stem;
 
 /// The output channels of the five stages.
@@ -39,7 +39,7 @@ pub(crate) const B: Column = Column { convs: [2, 2, 2, 2, 2], batch_norm: false 
 pub(crate) const D: Column = Column { convs: [2, 2, 3, 3, 3], batch_norm: false };
 pub(crate) const E: Column = Column { convs: [2, 2, 4, 4, 4], batch_norm: false };
 
-pub(crate) fn build(b: &mut Builder, column: &Column, s: &Settings) {
+pub(crate) fn build(b: &mut Builder, column: &Column, s: &NetworkSettings) {
     let (pools, map, hidden) = match s.stem {
         Stem::ImageNet => (5, 7, s.width.of(4096)),
         Stem::Small | Stem::Cifar => (4, 2, s.width.of(2048)),

@@ -17,13 +17,13 @@ pub use glyph::CLASSES;
 use render::SIDE;
 
 use crate::labelled::Labelled;
-use crate::set::{Memory, Split, Unlabelled};
+use crate::set::{DecodedImages, Split, Unlabelled};
 
 const IMAGE: usize = 3 * SIDE * SIDE;
 
 /// The images and labels of one split, which are drawn once a process.
 struct Drawn {
-    memory: Arc<Memory>,
+    memory: Arc<DecodedImages>,
     labels: Arc<[usize]>,
 }
 
@@ -40,7 +40,7 @@ fn drawn(split: Split) -> &'static Drawn {
             render::render(label(seed, index), &mut Random::new(seed, index as u64), out);
         });
         let labels = (0..count).map(|index| label(seed, index)).collect();
-        Drawn { memory: Arc::new(Memory::new(3, [SIDE, SIDE], pixels)), labels }
+        Drawn { memory: Arc::new(DecodedImages::new(3, [SIDE, SIDE], pixels)), labels }
     })
 }
 

@@ -124,7 +124,7 @@ fn translate(model: &Model, profile: &Profile) -> Result<ModelProto, ExportError
         folded = Model::float(graph.into_graph(), weights, model.info().clone())?;
         &folded
     };
-    let mut network = network::Network::new(model, profile)?;
+    let mut network = network::Translation::new(model, profile)?;
     network.run()?;
 
     let (ir_version, version) = match profile {

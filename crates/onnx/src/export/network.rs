@@ -25,7 +25,7 @@ struct NodeOutput {
 }
 
 /// A graph under translation; `model` has its batch normalisation folded.
-pub(super) struct Network<'a> {
+pub(super) struct Translation<'a> {
     model: &'a Model,
     profile: &'a Profile,
     grids: Vec<Option<Grid>>,
@@ -35,7 +35,7 @@ pub(super) struct Network<'a> {
     pub(super) functions: BTreeSet<BlockFloatFunction>,
 }
 
-impl<'a> Network<'a> {
+impl<'a> Translation<'a> {
     pub(super) fn new(model: &'a Model, profile: &'a Profile) -> Result<Self, ExportError> {
         let grids = match profile {
             Profile::Int8 { ranges, codes } => grids(model.graph(), ranges, *codes)?,

@@ -31,7 +31,7 @@ pub enum ActivationCodes {
 
 /// The rounding of a node's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Point {
+pub(super) enum RoundingPoint {
     /// The output is not rounded.
     Open,
     /// The output is rounded to a grid of its own.
@@ -41,7 +41,7 @@ pub(super) enum Point {
 }
 
 /// Returns the rounding of every node of a graph with folded batch normalisation.
-pub(super) fn points(graph: &Graph) -> Vec<Point> {
+pub(super) fn points(graph: &Graph) -> Vec<RoundingPoint> {
     let nodes = graph.nodes();
     let uses = graph.uses();
     // The only reader of a node.
@@ -57,7 +57,7 @@ pub(super) fn points(graph: &Graph) -> Vec<Point> {
         let through = |r: usize| last[r] && (moves(&nodes[r].op) || nodes[r].op == Op::Softmax);
         last[i] = i + 1 == nodes.len() || (reader[i].is_some_and(through) && !matches!(nodes[i].op, Op::Conv2d(_)));
     }
-    let mut points: Vec<Point> = Vec::with_capacity(nodes.len());
+    let mut points: Vec<RoundingPoint> = Vec::with_capacity(nodes.len());
     for (i, node) in nodes.iter().enumerate() {
         let rectified = reader[i].is_some_and(|r| rectifies(&nodes[r].op))
             && matches!(
@@ -65,15 +65,15 @@ pub(super) fn points(graph: &Graph) -> Vec<Point> {
                 Op::Conv2d(_) | Op::Linear { .. } | Op::Affine { .. } | Op::BatchNorm2d { .. } | Op::Add | Op::Mul
             );
         points.push(if last[i] || rectified {
-            Point::Open
+            RoundingPoint::Open
         } else if moves(&node.op) {
             match points[node.inputs[0].index()] {
-                Point::Own => Point::Same(node.inputs[0]),
-                Point::Same(id) => Point::Same(id),
-                Point::Open => Point::Own,
+                RoundingPoint::Own => RoundingPoint::Same(node.inputs[0]),
+                RoundingPoint::Same(id) => RoundingPoint::Same(id),
+                RoundingPoint::Open => RoundingPoint::Own,
             }
         } else {
-            Point::Own
+            RoundingPoint::Own
         });
     }
     points
@@ -82,7 +82,8 @@ pub(super) fn points(graph: &Graph) -> Vec<Point> {
 /// Returns the nodes whose ranges [`super::Profile::Int8`] needs, in the order of the graph. Its batch normalisation must be
 /// folded.
 pub fn observed(graph: &Graph) -> Vec<NodeId> {
-    let own = |(i, point): (usize, Point)| (point == Point::Own).then(|| graph.find(&graph.nodes()[i].name));
+    let own =
+        |(i, point): (usize, RoundingPoint)| (point == RoundingPoint::Own).then(|| graph.find(&graph.nodes()[i].name));
     points(graph).into_iter().enumerate().filter_map(own).flatten().collect()
 }
 
@@ -205,9 +206,9 @@ pub(super) fn grids(graph: &Graph, ranges: &Ranges, codes: ActivationCodes) -> R
     let mut grids: Vec<Option<Grid>> = Vec::new();
     for (i, (node, point)) in graph.nodes().iter().zip(points(graph)).enumerate() {
         grids.push(match point {
-            Point::Open => None,
-            Point::Same(id) => grids[id.index()],
-            Point::Own => {
+            RoundingPoint::Open => None,
+            RoundingPoint::Same(id) => grids[id.index()],
+            RoundingPoint::Own => {
                 let range = ranges.get(&node.name).filter(|r| r.min.is_finite() && r.max.is_finite());
                 let range = range.ok_or_else(|| ExportError::Range { node: node.name.clone() })?;
                 Some(Grid::new(*range, non_negative[i], codes))

@@ -38,7 +38,7 @@ struct Literal<'a>(&'a str);
 
 /// A key or value of a list or dictionary.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Scalar {
+enum LiteralItem {
     Text(String),
     Number(usize),
 }
@@ -63,14 +63,13 @@ impl Literal<'_> {
                 }
                 // The pair is as in `{0: 'cat'}`, `{"0": "cat"}` or `{"cat": 0}`.
                 match (first, self.item()?) {
-                    (Scalar::Number(index), Scalar::Text(name)) | (Scalar::Text(name), Scalar::Number(index)) => {
-                        (index, name)
-                    }
-                    (Scalar::Text(index), Scalar::Text(name)) => (index.parse().ok()?, name),
-                    (Scalar::Number(_), Scalar::Number(_)) => return None,
+                    (LiteralItem::Number(index), LiteralItem::Text(name))
+                    | (LiteralItem::Text(name), LiteralItem::Number(index)) => (index, name),
+                    (LiteralItem::Text(index), LiteralItem::Text(name)) => (index.parse().ok()?, name),
+                    (LiteralItem::Number(_), LiteralItem::Number(_)) => return None,
                 }
             } else {
-                let Scalar::Text(name) = first else { return None };
+                let LiteralItem::Text(name) = first else { return None };
                 (named.len(), name)
             };
             named.push(pair);
@@ -104,20 +103,20 @@ impl Literal<'_> {
         }
     }
 
-    fn item(&mut self) -> Option<Scalar> {
+    fn item(&mut self) -> Option<LiteralItem> {
         self.0 = self.0.trim_start();
         let first = self.0.chars().next()?;
         if !matches!(first, '"' | '\'') {
             let end = self.0.find(|c: char| !c.is_ascii_digit()).unwrap_or(self.0.len());
             let (number, rest) = self.0.split_at(end);
             self.0 = rest;
-            return number.parse().ok().map(Scalar::Number);
+            return number.parse().ok().map(LiteralItem::Number);
         }
         self.next();
         let mut text = String::new();
         loop {
             match self.next()? {
-                c if c == first => return Some(Scalar::Text(text)),
+                c if c == first => return Some(LiteralItem::Text(text)),
                 '\\' => text.push(match self.next()? {
                     'n' => '\n',
                     't' => '\t',

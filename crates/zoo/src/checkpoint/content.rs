@@ -43,7 +43,7 @@ pub(super) struct TensorEntry {
 
 /// The content of a checkpoint.
 #[derive(Debug, Default)]
-pub(super) struct Content {
+pub(super) struct CheckpointContent {
     pub(super) entries: Vec<TensorEntry>,
     /// The settings of layers, which whole pickled modules hold.
     pub(super) layers: Vec<ModuleSettings>,
@@ -55,7 +55,7 @@ pub(super) struct Content {
     pub(super) groups: usize,
 }
 
-impl Content {
+impl CheckpointContent {
     /// Opens a file of any kind, which its first bytes tell.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ impl Content {
             [] => refused("an empty file", "copy or download it again"),
             [b'P', b'K', 3 | 5, ..] => Self::zip(source),
             _ if is_safetensors => Self::safetensors(source),
-            [0x80, 1..=5, ..] => walk::content(&torch::File::pickles(source)?),
+            [0x80, 1..=5, ..] => walk::content(&torch::TorchFile::pickles(source)?),
             _ if head.get(257..262) == Some(b"ustar") || head.starts_with(b"storages\0") => {
                 walk::content(&tar::open(source)?)
             }
@@ -86,9 +86,9 @@ impl Content {
 
     fn zip(source: &ByteSource) -> Result<Self> {
         let entries = zip::entries(source)?;
-        let arrays = |entry: &zip::Entry| entry.name.ends_with(".npy");
+        let arrays = |entry: &zip::ZipEntry| entry.name.ends_with(".npy");
         if entries.is_empty() || !entries.iter().all(arrays) {
-            return walk::content(&torch::File::zip(source, entries)?);
+            return walk::content(&torch::TorchFile::zip(source, entries)?);
         }
         let mut content = Self { groups: 1, ..Self::default() };
         for entry in entries {
@@ -183,7 +183,7 @@ fn metadata(header: &[u8]) -> std::result::Result<Metadata, SafeTensorError> {
 }
 
 /// Reads an array that `numpy.save` wrote.
-fn npy(source: &ByteSource, entry: &zip::Entry) -> Result<Stored> {
+fn npy(source: &ByteSource, entry: &zip::ZipEntry) -> Result<Stored> {
     let bad = || Fault::Broken(format!("`{}` in it is no array of NumPy", entry.name));
     let mut cursor = source.cursor(entry.data.clone());
     if cursor.array::<6>()? != *b"\x93NUMPY" {
@@ -215,7 +215,7 @@ fn npy(source: &ByteSource, entry: &zip::Entry) -> Result<Stored> {
 }
 
 /// Says what a file is that is no checkpoint.
-fn other(head: &[u8], extension: &str) -> Result<Content> {
+fn other(head: &[u8], extension: &str) -> Result<CheckpointContent> {
     let begins = |with: &[u8]| head.starts_with(with);
     let text = String::from_utf8_lossy(head).trim_start().to_lowercase();
     let export = "export the network as an ONNX file, and name that";

@@ -21,7 +21,7 @@ const ALIASES: [(&str, &str); 1] = [(".downsample.", ".shortcut.")];
 
 /// The tensors that were found for a graph.
 #[derive(Debug)]
-pub(super) struct Fit<'a> {
+pub(super) struct FoundTensors<'a> {
     /// The tensors by the graph's names.
     pub(super) tensors: BTreeMap<String, &'a Named>,
     /// The prefix of the names in the file.
@@ -36,7 +36,7 @@ pub(super) struct Fit<'a> {
     pub(super) differences: WeightsError,
 }
 
-impl Fit<'_> {
+impl FoundTensors<'_> {
     /// Returns whether names and shapes are those of the graph.
     pub(super) fn fits(&self) -> bool {
         let WeightsError { missing, unexpected, wrong_shape, .. } = &self.differences;
@@ -81,7 +81,7 @@ impl<'a> Index<'a> {
     }
 
     /// Finds the parameters of a graph, all of them or as many as the file has.
-    pub(super) fn fit(&self, graph: &Graph) -> Fit<'a> {
+    pub(super) fn fit(&self, graph: &Graph) -> FoundTensors<'a> {
         let wanted = Wanted::of(graph);
         let mut prefixes = self.prefixes(&wanted);
         // The best prefix comes first; of equals, those of averaged copies come last.
@@ -141,8 +141,8 @@ impl<'a> Index<'a> {
     }
 
     /// Compares the tensors under a prefix with those that are wanted. `copies` are prefixes of further copies.
-    fn under(&self, prefix: &str, copies: &[String], wanted: &Wanted, graph: &Graph) -> Fit<'a> {
-        let mut fit = Fit {
+    fn under(&self, prefix: &str, copies: &[String], wanted: &Wanted, graph: &Graph) -> FoundTensors<'a> {
+        let mut fit = FoundTensors {
             tensors: BTreeMap::new(),
             prefix: prefix.to_owned(),
             notes: vec![],
@@ -228,7 +228,13 @@ impl<'a> Index<'a> {
 
     /// Sorts the unused tensors into those that a user hears of, those that inference never needs, and those of another
     /// network.
-    fn rest(&self, fit: &mut Fit, (prefix, copies): (&str, &[String]), wanted: &Wanted, used: &BTreeSet<usize>) {
+    fn rest(
+        &self,
+        fit: &mut FoundTensors,
+        (prefix, copies): (&str, &[String]),
+        wanted: &Wanted,
+        used: &BTreeSet<usize>,
+    ) {
         let groups: BTreeSet<usize> = used.iter().map(|&at| self.names[at].group).collect();
         let own: BTreeSet<&str> = wanted.body.iter().filter_map(|(name, _)| name.split('.').next()).collect();
         let is_googlenet = own.contains("inception3a");
@@ -267,7 +273,7 @@ impl<'a> Index<'a> {
     }
 
     /// Says which of several copies was taken, unless all hold the same tensors.
-    fn choice(&self, fit: &Fit, copies: &[String], wanted: &Wanted, graph: &Graph) -> Option<String> {
+    fn choice(&self, fit: &FoundTensors, copies: &[String], wanted: &Wanted, graph: &Graph) -> Option<String> {
         let others: Vec<String> = copies
             .iter()
             .map(|prefix| self.under(prefix, &[], wanted, graph))

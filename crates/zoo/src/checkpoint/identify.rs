@@ -1,7 +1,7 @@
 //! Finds the network of the zoo to which a checkpoint belongs, by the names and shapes of its parameters.
 use graph::{Graph, WeightsError};
 
-use super::fit::{Fit, Index};
+use super::fit::{FoundTensors, Index};
 use crate::config::{Config, build};
 use crate::googlenet::TRANSFORM_INPUT;
 use crate::variants::{Stem, Variant, variants};
@@ -93,7 +93,7 @@ fn try_variant(
     let whole = Config { stem: Some(stem), width: Some(1.0), input: plain.input.or(side), ..plain.clone() };
     let template = build(&whole).map_err(|_| None)?;
     let fit = index.fit(&template);
-    let near = |fit: Fit, part: f64| (part >= 0.5).then_some(Nearest { differences: fit.differences });
+    let near = |fit: FoundTensors, part: f64| (part >= 0.5).then_some(Nearest { differences: fit.differences });
     let (first, shape) = first_param(&template);
     let part = fit.tensors.len() as f64 / template.params().len().max(1) as f64;
     let Some(stored) = fit.tensors.get(&first).map(|named| named.tensor.shape.clone()) else {

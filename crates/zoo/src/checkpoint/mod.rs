@@ -34,9 +34,9 @@ use std::path::{Path, PathBuf};
 
 use graph::{Graph, Tensor, Weights, WeightsError};
 
-use self::content::Content;
+use self::content::CheckpointContent;
 use self::fault::Fault;
-use self::fit::{Fit, Index, some};
+use self::fit::{FoundTensors, Index, some};
 use self::identify::Nearest;
 use self::module::ModuleSettings;
 use self::names::Named;
@@ -217,8 +217,9 @@ impl Checkpoint {
     /// [`CheckpointError`] says what the file is instead, or where it is broken.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
-        let opened = ByteSource::open(path).map_err(Fault::from).and_then(|source| Content::open(path, &source));
-        let Content { entries, layers, classes, bytes, .. } = opened.map_err(|fault| fault.at(path))?;
+        let opened =
+            ByteSource::open(path).map_err(Fault::from).and_then(|source| CheckpointContent::open(path, &source));
+        let CheckpointContent { entries, layers, classes, bytes, .. } = opened.map_err(|fault| fault.at(path))?;
         Ok(Self { path: path.to_owned(), names: names::plain(entries), layers, classes, bytes })
     }
 
@@ -264,7 +265,7 @@ impl Checkpoint {
         self.classes.iter().find(|names| names.len() == count).map(Vec::as_slice)
     }
 
-    fn weights(&self, graph: &Graph, fit: &Fit) -> Result<Weights, CheckpointError> {
+    fn weights(&self, graph: &Graph, fit: &FoundTensors) -> Result<Weights, CheckpointError> {
         let elements = fit.tensors.values().fold(0, |sum: u64, named| sum.saturating_add(named.tensor.elements()));
         // Every element takes at least a byte of the file, but for a few that are expanded from one.
         if elements > self.bytes.saturating_add(1 << 20) {

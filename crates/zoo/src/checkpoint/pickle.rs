@@ -17,11 +17,11 @@ const LONG_TEXT: u64 = 1 << 16;
 /// # Errors
 /// An instruction does not exist or takes more from the stack than there is, or there are too many steps or objects.
 pub(super) fn read(cursor: &mut Cursor, arena: &mut Arena) -> Result<Id> {
-    Machine { cursor, arena, stack: vec![], marks: vec![], memo: HashMap::new() }.run()
+    StackMachine { cursor, arena, stack: vec![], marks: vec![], memo: HashMap::new() }.run()
 }
 
 /// The stack machine.
-struct Machine<'a> {
+struct StackMachine<'a> {
     cursor: &'a mut Cursor,
     arena: &'a mut Arena,
     stack: Vec<Id>,
@@ -30,7 +30,7 @@ struct Machine<'a> {
     memo: HashMap<u32, Id>,
 }
 
-impl Machine<'_> {
+impl StackMachine<'_> {
     /// Runs the program and returns its result. Comments give the names of instructions in Python's `pickletools`.
     fn run(mut self) -> Result<Id> {
         loop {

@@ -13,7 +13,7 @@ use super::torch::{self, damaged, element_of, next_storage};
 ///
 /// # Errors
 /// The archive holds something else, or is broken.
-pub(super) fn open(source: &ByteSource) -> Result<torch::File> {
+pub(super) fn open(source: &ByteSource) -> Result<torch::TorchFile> {
     let parts = entries(source)?;
     let part = |name: &str| match parts.iter().find(|(entry, _)| entry.trim_start_matches("./") == name) {
         Some((_, range)) => Ok(source.cursor(range.clone())),
@@ -54,7 +54,7 @@ pub(super) fn open(source: &ByteSource) -> Result<torch::File> {
         tensors.insert(key, Stored::strided(storage.clone(), element.clone(), offset, shape, strides)?);
     }
     let root = pickle::read(&mut part("pickle")?, &mut arena)?;
-    let mut file = torch::File::new(source, arena, root, HashMap::new());
+    let mut file = torch::TorchFile::new(source, arena, root, HashMap::new());
     file.tensors = tensors;
     Ok(file)
 }

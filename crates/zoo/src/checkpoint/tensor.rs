@@ -83,7 +83,7 @@ pub(super) struct Storage {
     pub(super) source: ByteSource,
     pub(super) bytes: Range<u64>,
     /// The entry of a zip archive whose bytes these are.
-    pub(super) entry: Option<Rc<zip::Entry>>,
+    pub(super) entry: Option<Rc<zip::ZipEntry>>,
     /// Whether the bytes are the code points of UTF-8 text, as Python writes them in old protocols.
     pub(super) latin1: bool,
 }
@@ -114,11 +114,11 @@ impl Storage {
 pub(super) struct Stored {
     /// The shape.
     pub(super) shape: Vec<usize>,
-    data: Data,
+    data: StoredData,
 }
 
 #[derive(Debug, Clone)]
-enum Data {
+enum StoredData {
     /// The elements lie in a storage, by an offset and strides in elements.
     Strided { storage: Storage, element: Element, offset: u64, strides: Vec<u64> },
     /// The values are not in the file or are not numbers, as the text says.
@@ -169,7 +169,7 @@ impl Stored {
             (Some(end), Some(_)) if end <= has && shape.len() == strides.len() => {}
             _ => return broken(format!("a tensor of shape {shape:?} lies outside of its {has} bytes")),
         }
-        Ok(Self { shape, data: Data::Strided { storage, element, offset, strides } })
+        Ok(Self { shape, data: StoredData::Strided { storage, element, offset, strides } })
     }
 
     /// Makes a row-major tensor that fills a storage from its beginning.
@@ -183,23 +183,23 @@ impl Stored {
 
     /// Makes a tensor whose values cannot be read, for the reason given.
     pub(super) fn unreadable(shape: Vec<usize>, what: impl Into<String>) -> Self {
-        Self { shape, data: Data::Unreadable(what.into()) }
+        Self { shape, data: StoredData::Unreadable(what.into()) }
     }
 
     /// Makes a weight of `torch.nn.utils.prune`: a weight times its mask.
     pub(super) fn pruned(weight: Self, mask: Self) -> Self {
-        Self { shape: weight.shape.clone(), data: Data::Pruned(Rc::new([weight, mask])) }
+        Self { shape: weight.shape.clone(), data: StoredData::Pruned(Rc::new([weight, mask])) }
     }
 
     /// Makes a weight of `torch.nn.utils.weight_norm`: `v`, scaled to the length `g`.
     pub(super) fn weight_norm(g: Self, v: Self) -> Self {
-        Self { shape: v.shape.clone(), data: Data::WeightNorm(Rc::new([g, v])) }
+        Self { shape: v.shape.clone(), data: StoredData::WeightNorm(Rc::new([g, v])) }
     }
 
     /// Makes a weight of `torch.nn.utils.spectral_norm`: the weight divided by its largest singular value, whose vectors are
     /// `u` and `v`.
     pub(super) fn spectral_norm(weight: Self, u: Self, v: Self) -> Self {
-        Self { shape: weight.shape.clone(), data: Data::SpectralNorm(Rc::new([weight, u, v])) }
+        Self { shape: weight.shape.clone(), data: StoredData::SpectralNorm(Rc::new([weight, u, v])) }
     }
 
     /// Returns the number of elements.
@@ -211,8 +211,8 @@ impl Stored {
     pub(super) fn is_same(&self, other: &Self) -> bool {
         match (&self.data, &other.data) {
             (
-                Data::Strided { storage: a, offset, strides, .. },
-                Data::Strided { storage: b, offset: other_offset, strides: other_strides, .. },
+                StoredData::Strided { storage: a, offset, strides, .. },
+                StoredData::Strided { storage: b, offset: other_offset, strides: other_strides, .. },
             ) => a.bytes == b.bytes && offset == other_offset && strides == other_strides && self.shape == other.shape,
             _ => false,
         }
@@ -221,17 +221,17 @@ impl Stored {
     /// Reads the values, row-major.
     pub(super) fn values(&self) -> std::result::Result<Vec<f32>, ValueError> {
         match &self.data {
-            Data::Strided { element: Element::U8, .. } => Err(ValueError::NotFloat("u8".into())),
-            Data::Strided { .. } => self.numbers(),
-            Data::Unreadable(what) => Err(ValueError::NotFloat(what.clone())),
-            Data::Pruned(parts) => {
+            StoredData::Strided { element: Element::U8, .. } => Err(ValueError::NotFloat("u8".into())),
+            StoredData::Strided { .. } => self.numbers(),
+            StoredData::Unreadable(what) => Err(ValueError::NotFloat(what.clone())),
+            StoredData::Pruned(parts) => {
                 let [weight, mask] = &**parts;
                 let (mut values, mask) = (weight.values()?, mask.numbers()?);
                 same_len(&values, &mask)?;
                 values.iter_mut().zip(mask).for_each(|(value, mask)| *value *= mask);
                 Ok(values)
             }
-            Data::WeightNorm(parts) => {
+            StoredData::WeightNorm(parts) => {
                 let [g, v] = &**parts;
                 let (lengths, mut values) = (g.values()?, v.values()?);
                 let Some([outer, count, inner]) = axis(&g.shape, &v.shape) else {
@@ -247,7 +247,7 @@ impl Stored {
                 }
                 Ok(values)
             }
-            Data::SpectralNorm(parts) => {
+            StoredData::SpectralNorm(parts) => {
                 let [weight, u, v] = &**parts;
                 let (mut values, u, v) = (weight.values()?, u.values()?, v.values()?);
                 if u.len().checked_mul(v.len()) != Some(values.len()) {
@@ -264,7 +264,7 @@ impl Stored {
 
     /// Reads the elements of any type that holds numbers, a mask's too.
     fn numbers(&self) -> std::result::Result<Vec<f32>, ValueError> {
-        let Data::Strided { storage, element, offset, strides } = &self.data else { return self.values() };
+        let StoredData::Strided { storage, element, offset, strides } = &self.data else { return self.values() };
         if let Element::Other(name, _) = element {
             return Err(ValueError::NotFloat(name.clone()));
         }

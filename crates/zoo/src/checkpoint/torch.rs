@@ -17,7 +17,7 @@ const MAX_WRAPPING: usize = 8;
 
 /// The objects of a file that `torch.save` wrote, and the storages of their tensors.
 #[derive(Debug)]
-pub(super) struct File {
+pub(super) struct TorchFile {
     /// All objects.
     pub(super) arena: Arena,
     /// The object that was saved.
@@ -32,7 +32,7 @@ pub(super) struct File {
     nested: HashMap<u64, (Storage, Element)>,
 }
 
-impl File {
+impl TorchFile {
     pub(super) fn new(source: &ByteSource, arena: Arena, root: Id, storages: HashMap<String, Storage>) -> Self {
         let source = source.clone();
         Self { arena, root, scripted: false, source, storages, tensors: HashMap::new(), nested: HashMap::new() }
@@ -42,7 +42,7 @@ impl File {
     ///
     /// # Errors
     /// The archive holds something else, or is broken.
-    pub(super) fn zip(source: &ByteSource, entries: Vec<zip::Entry>) -> Result<Self> {
+    pub(super) fn zip(source: &ByteSource, entries: Vec<zip::ZipEntry>) -> Result<Self> {
         let prefix = entries.iter().find_map(|entry| {
             let prefix = entry.name.strip_suffix("data.pkl")?;
             // An entry whose name only ends alike is a tensor.
@@ -182,7 +182,7 @@ impl File {
     fn storage(&self, id: Id) -> Result<(Storage, Element)> {
         let arena = &self.arena;
         if let Object::Persistent(key) = arena.get(id)
-            && let Some(place) = Place::of(arena, *key)
+            && let Some(place) = StoragePlace::of(arena, *key)
         {
             let Some(whole) = self.storages.get(place.key) else {
                 return broken(format!("its storage `{}` is missing: it was cut off", place.key));
@@ -271,7 +271,7 @@ fn nested(source: &ByteSource, arena: &mut Arena) -> Result<HashMap<u64, (Storag
         if !is_magic(source, &inner, first)? {
             return broken("a tensor in it is stored in an unknown way");
         }
-        let file = File::stream(&mut cursor, inner)?;
+        let file = TorchFile::stream(&mut cursor, inner)?;
         storages.insert(range.start, file.storage(file.root)?);
         arena.resume(&file.arena);
     }
@@ -295,14 +295,14 @@ fn stored_within(arena: &Arena, object: &Object) -> Option<Range<u64>> {
 
 /// The place of a storage: `('storage', torch.FloatStorage, key, location, count)`, before PyTorch 1.6 followed by `None`
 /// or by the part of another storage that it is.
-struct Place<'a> {
+struct StoragePlace<'a> {
     class: Id,
     key: &'a str,
     /// The first element and the number of elements, if it is a part.
     view: Option<(u64, u64)>,
 }
 
-impl<'a> Place<'a> {
+impl<'a> StoragePlace<'a> {
     fn of(arena: &'a Arena, id: Id) -> Option<Self> {
         let parts = arena.sequence(id)?;
         if arena.text(*parts.first()?)? != "storage" {
@@ -346,7 +346,9 @@ fn stream_storages(cursor: &mut Cursor, arena: &Arena, keys: Id) -> Result<HashM
         .objects()
         .iter()
         .filter_map(|object| match object {
-            Object::Persistent(id) => Place::of(arena, *id).map(|place| (place.key, element_of(arena, place.class))),
+            Object::Persistent(id) => {
+                StoragePlace::of(arena, *id).map(|place| (place.key, element_of(arena, place.class)))
+            }
             _ => None,
         })
         .collect();
@@ -371,7 +373,7 @@ pub(super) fn damaged() -> Fault {
 }
 
 /// Says what an archive holds that `torch.save` did not write.
-fn other_archive<T>(entries: &[zip::Entry]) -> Result<T> {
+fn other_archive<T>(entries: &[zip::ZipEntry]) -> Result<T> {
     let has = |part: &str| entries.iter().any(|entry| entry.name.contains(part));
     if has("archive_format") || has("serialized_exported_program") || has("data/weights/") || has("models/") {
         return refused(

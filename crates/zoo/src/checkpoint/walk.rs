@@ -1,7 +1,7 @@
 //! Collects tensors and class names from the objects that a pickle makes.
 use std::collections::{BTreeMap, HashSet};
 
-use super::content::{CLASS_KEYS, Content, TensorEntry};
+use super::content::{CLASS_KEYS, CheckpointContent, TensorEntry};
 use super::fault::{Result, broken, refused};
 use super::module::ModuleSettings;
 use super::object::{Arena, Id, Instance, Object};
@@ -20,8 +20,8 @@ const MAX_LIST: usize = 256;
 ///
 /// # Errors
 /// A tensor lies outside of its storage, or there are no tensors.
-pub(super) fn content(file: &torch::File) -> Result<Content> {
-    let mut walk = Walk { file, content: Content::default(), seen: HashSet::new() };
+pub(super) fn content(file: &torch::TorchFile) -> Result<CheckpointContent> {
+    let mut walk = Walk { file, content: CheckpointContent::default(), seen: HashSet::new() };
     walk.visit(file.root, "", None, 0)?;
     let content = walk.content;
     if content.entries.is_empty() {
@@ -36,8 +36,8 @@ pub(super) fn content(file: &torch::File) -> Result<Content> {
 
 /// A walk over the objects from the root.
 struct Walk<'a> {
-    file: &'a torch::File,
-    content: Content,
+    file: &'a torch::TorchFile,
+    content: CheckpointContent,
     /// The objects that were visited; one that two keys share is found under the first.
     seen: HashSet<Id>,
 }

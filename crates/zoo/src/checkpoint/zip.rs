@@ -15,7 +15,7 @@ const MAX_DIRECTORY: u64 = 1 << 26;
 
 /// An entry of the archive.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct ZipEntry {
     /// The name, with folders.
     pub(super) name: String,
     /// The range of its bytes.
@@ -27,7 +27,7 @@ pub(super) struct Entry {
     packed: Option<&'static str>,
 }
 
-impl Entry {
+impl ZipEntry {
     /// Compares the bytes with their checksum, once.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 ///
 /// # Errors
 /// There is no directory, as in a file that was cut off, or an entry does not lie in the file.
-pub(super) fn entries(source: &ByteSource) -> Result<Vec<Entry>> {
+pub(super) fn entries(source: &ByteSource) -> Result<Vec<ZipEntry>> {
     let tail_at = source.len().saturating_sub(END + MAX_COMMENT);
     let tail = source.read(tail_at..source.len())?;
     let is_end = |&at: &usize| {
@@ -115,7 +115,7 @@ fn directory_64(source: &ByteSource, end: u64) -> Result<Option<(Range<u64>, u64
 }
 
 /// Reads one record of the directory and the position of the next, or `None` where there is no record.
-fn entry(source: &ByteSource, bytes: &[u8], at: usize) -> Result<Option<(Entry, usize)>> {
+fn entry(source: &ByteSource, bytes: &[u8], at: usize) -> Result<Option<(ZipEntry, usize)>> {
     let Some(record) = bytes.get(at..).filter(|record| record.len() >= 46 && record.starts_with(b"PK\x01\x02")) else {
         return Ok(None);
     };
@@ -151,7 +151,7 @@ fn entry(source: &ByteSource, bytes: &[u8], at: usize) -> Result<Option<(Entry, 
     let Some(end) = start.checked_add(stored).filter(|&end| end <= source.len()) else {
         return broken(format!("its entry `{name}` ends behind the end of the file: it was cut off"));
     };
-    let entry = Entry { name, data: start..end, crc: long(16) as u32, checked: Cell::new(false), packed };
+    let entry = ZipEntry { name, data: start..end, crc: long(16) as u32, checked: Cell::new(false), packed };
     Ok(Some((entry, at + 46 + name_bytes.len() + extra + comment)))
 }
 
