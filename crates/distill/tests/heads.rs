@@ -62,7 +62,7 @@ fn teacher(outputs: usize, last: Option<Op>) -> Model {
     if outputs == 1 {
         // The decision falls in the middle of the images.
         let bias = -mean_logit(&model);
-        model.tensor_mut("fc.bias").unwrap().data_mut()[0] += bias;
+        model.values_mut("fc.bias").unwrap()[0] += bias;
     }
     model
 }

@@ -8,7 +8,7 @@ use blockfloat::QuantizedWeights;
 use burn::module::{Content, Module, ModuleDisplay, Param, RunningState};
 use burn::nn::{BatchNormConfig, DropoutConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor, TensorData};
-use graph::{Folded, Graph, NodeId, Op, Weights};
+use graph::{Folded, Graph, NodeId, Op, Role, Weights};
 use model::policy::Plan;
 use model::{Info, Model, ModelError, QuantizedLayer};
 
@@ -133,8 +133,8 @@ impl Network {
         let mut slots = vec![None; graph.nodes().len()];
         for (slot, node) in slots.iter_mut().zip(graph.nodes()) {
             let name = &node.name;
-            let vector = |suffix: &str| {
-                let data = weights[format!("{name}.{suffix}").as_str()].data().to_vec();
+            let vector = |role: Role| {
+                let data = weights[role.name(name).as_str()].data().to_vec();
                 let length = data.len();
                 Tensor::<1>::from_data(TensorData::new(data, [length]), device)
             };
@@ -158,17 +158,17 @@ impl Network {
                     // burn wants one above 0; this is 0 as a 32-bit float.
                     let eps = eps.max(f64::MIN_POSITIVE);
                     let mut norm = BatchNormConfig::new(*channels).with_epsilon(eps).init(device);
-                    norm.gamma = Param::from_tensor(vector("weight"));
-                    norm.beta = Param::from_tensor(vector("bias"));
-                    norm.running_mean = RunningState::new(vector("running_mean").inner());
-                    norm.running_var = RunningState::new(vector("running_var").inner());
+                    norm.gamma = Param::from_tensor(vector(Role::Gamma));
+                    norm.beta = Param::from_tensor(vector(Role::Bias));
+                    norm.running_mean = RunningState::new(vector(Role::Mean).inner());
+                    norm.running_var = RunningState::new(vector(Role::Variance).inner());
                     Layer::BatchNorm(norm)
                 }
                 Op::Affine { .. } => Layer::Affine(Affine {
-                    weight: Param::from_tensor(vector("weight")),
-                    bias: Param::from_tensor(vector("bias")),
+                    weight: Param::from_tensor(vector(Role::Gamma)),
+                    bias: Param::from_tensor(vector(Role::Bias)),
                 }),
-                Op::PRelu { .. } => Layer::PRelu(PRelu { weight: Param::from_tensor(vector("weight")) }),
+                Op::PRelu { .. } => Layer::PRelu(PRelu { weight: Param::from_tensor(vector(Role::Slope)) }),
                 Op::Dropout { p } => Layer::Dropout(DropoutConfig::new(*p).init()),
                 _ => continue,
             };
@@ -262,9 +262,9 @@ impl Network {
             if let Layer::Ds(conv) = layer {
                 let value = host(conv.weight());
                 let shape = graph_weight_shape(&self.graph, name);
-                weights.insert(format!("{name}.weight"), graph::Tensor::new(shape, value));
+                weights.insert(Role::Weight.name(name), graph::Tensor::new(shape, value));
                 if let Some(bias) = &conv.bias {
-                    insert(&mut weights, name, "bias", bias.val());
+                    insert(&mut weights, name, Role::Bias, bias.val());
                 }
             } else {
                 self.insert_floats(&mut weights, name, layer);
@@ -287,7 +287,7 @@ impl Network {
                 let codes = conv.codes().map_err(|source| ModelError::Numbers { layer: name.into(), source })?;
                 layers.insert(name.to_owned(), QuantizedLayer { codes, activation, signed });
                 if let Some(bias) = &conv.bias {
-                    insert(&mut weights, name, "bias", bias.val());
+                    insert(&mut weights, name, Role::Bias, bias.val());
                 }
             } else {
                 self.insert_floats(&mut weights, name, layer);
@@ -305,22 +305,22 @@ impl Network {
         match layer {
             Layer::Float(conv) => {
                 let shape = graph_weight_shape(&self.graph, name);
-                weights.insert(format!("{name}.weight"), graph::Tensor::new(shape, host(conv.weight.val())));
+                weights.insert(Role::Weight.name(name), graph::Tensor::new(shape, host(conv.weight.val())));
                 if let Some(bias) = &conv.bias {
-                    insert(weights, name, "bias", bias.val());
+                    insert(weights, name, Role::Bias, bias.val());
                 }
             }
             Layer::BatchNorm(norm) => {
-                insert(weights, name, "weight", norm.gamma.val());
-                insert(weights, name, "bias", norm.beta.val());
-                insert(weights, name, "running_mean", norm.running_mean.value_sync());
-                insert(weights, name, "running_var", norm.running_var.value_sync());
+                insert(weights, name, Role::Gamma, norm.gamma.val());
+                insert(weights, name, Role::Bias, norm.beta.val());
+                insert(weights, name, Role::Mean, norm.running_mean.value_sync());
+                insert(weights, name, Role::Variance, norm.running_var.value_sync());
             }
             Layer::Affine(affine) => {
-                insert(weights, name, "weight", affine.weight.val());
-                insert(weights, name, "bias", affine.bias.val());
+                insert(weights, name, Role::Gamma, affine.weight.val());
+                insert(weights, name, Role::Bias, affine.bias.val());
             }
-            Layer::PRelu(layer) => insert(weights, name, "weight", layer.weight.val()),
+            Layer::PRelu(layer) => insert(weights, name, Role::Slope, layer.weight.val()),
             Layer::Dropout(_) | Layer::Ds(_) => {}
         }
     }
@@ -360,7 +360,7 @@ fn bias(weights: &Weights, node: &str, device: &Device) -> Option<Tensor<1>> {
     Some(Tensor::from_data(TensorData::new(bias.data().to_vec(), [bias.data().len()]), device))
 }
 
-fn insert(weights: &mut Weights, node: &str, suffix: &str, value: Tensor<1>) {
+fn insert(weights: &mut Weights, node: &str, role: Role, value: Tensor<1>) {
     let data = host(value);
-    weights.insert(format!("{node}.{suffix}"), graph::Tensor::new([data.len()], data));
+    weights.insert(role.name(node), graph::Tensor::new([data.len()], data));
 }

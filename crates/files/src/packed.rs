@@ -1,6 +1,6 @@
 //! Packed safetensors: a model as one safetensors file, laid out as the crate's documentation says.
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read;
 use std::path::Path;
 
@@ -154,10 +154,10 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Model, FileError> {
         Ok((info.shape.clone(), float.decode(bytes)))
     };
 
+    let coded: BTreeSet<String> = layers.keys().map(|name| Role::Weight.name(name)).collect();
     let mut weights = Weights::default();
     for param in graph.params() {
-        let coded = param.name.strip_suffix(".weight").is_some_and(|node| layers.contains_key(node));
-        if !coded {
+        if !coded.contains(&param.name) {
             let (shape, values) = read_floats(&param.name)?;
             weights.insert(param.name, Tensor::new(shape, values));
         }
@@ -369,7 +369,7 @@ mod tests {
         assert_eq!(load(&path).unwrap(), fixture::quantized());
         // A model that cannot be saved leaves the file and no other.
         let mut broken = fixture::quantized();
-        broken.tensor_mut("fc.bias").unwrap().data_mut()[0] = f32::NAN;
+        broken.values_mut("fc.bias").unwrap()[0] = f32::NAN;
         save(&broken, &path, &F32).unwrap_err();
         assert_eq!(load(&path).unwrap(), fixture::quantized());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -401,7 +401,7 @@ mod tests {
         model.info_mut().preprocess.mean[1] = f32::NAN;
         assert!(matches!(to_bytes(&model, &F32), Err(FileError::Header(_))));
         let mut model = fixture::float();
-        model.tensor_mut("fc.bias").unwrap().data_mut()[2] = f32::NAN;
+        model.values_mut("fc.bias").unwrap()[2] = f32::NAN;
         let error = to_bytes(&model, &F32).unwrap_err().to_string();
         assert_eq!(error, "tensor `fc.bias`: element 2 is NaN or infinite");
     }

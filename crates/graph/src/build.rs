@@ -62,13 +62,17 @@ pub enum Role {
 impl Role {
     /// The name of the parameter that has this role in a node, as in a PyTorch state dict: `<node>.weight` and so on.
     pub fn name(self, node: &str) -> String {
-        let suffix = match self {
+        format!("{node}.{}", self.suffix())
+    }
+
+    /// Returns the last part of the parameter's name: `weight`, `bias`, `running_mean` or `running_var`.
+    pub fn suffix(self) -> &'static str {
+        match self {
             Self::Weight | Self::Gamma | Self::Slope => "weight",
             Self::Bias => "bias",
             Self::Mean => "running_mean",
             Self::Variance => "running_var",
-        };
-        format!("{node}.{suffix}")
+        }
     }
 }
 
@@ -186,33 +190,33 @@ impl Graph {
     pub fn params(&self) -> Vec<Param> {
         let mut params = Vec::new();
         for node in &self.nodes {
-            let mut push = |suffix: &str, shape: Vec<usize>, role| {
-                params.push(Param { name: format!("{}.{suffix}", node.name), shape, role });
+            let mut push = |role: Role, shape: Vec<usize>| {
+                params.push(Param { name: role.name(&node.name), shape, role });
             };
             match &node.op {
                 Op::Conv2d(conv) => {
-                    push("weight", conv.weight_shape().to_vec(), Role::Weight);
+                    push(Role::Weight, conv.weight_shape().to_vec());
                     if conv.bias {
-                        push("bias", vec![conv.out_channels], Role::Bias);
+                        push(Role::Bias, vec![conv.out_channels]);
                     }
                 }
                 Op::Linear { in_features, out_features, bias } => {
-                    push("weight", vec![*out_features, *in_features], Role::Weight);
+                    push(Role::Weight, vec![*out_features, *in_features]);
                     if *bias {
-                        push("bias", vec![*out_features], Role::Bias);
+                        push(Role::Bias, vec![*out_features]);
                     }
                 }
                 Op::BatchNorm2d { channels, .. } => {
-                    push("weight", vec![*channels], Role::Gamma);
-                    push("bias", vec![*channels], Role::Bias);
-                    push("running_mean", vec![*channels], Role::Mean);
-                    push("running_var", vec![*channels], Role::Variance);
+                    push(Role::Gamma, vec![*channels]);
+                    push(Role::Bias, vec![*channels]);
+                    push(Role::Mean, vec![*channels]);
+                    push(Role::Variance, vec![*channels]);
                 }
                 Op::Affine { channels } => {
-                    push("weight", vec![*channels], Role::Gamma);
-                    push("bias", vec![*channels], Role::Bias);
+                    push(Role::Gamma, vec![*channels]);
+                    push(Role::Bias, vec![*channels]);
                 }
-                Op::PRelu { channels } => push("weight", vec![*channels], Role::Slope),
+                Op::PRelu { channels } => push(Role::Slope, vec![*channels]),
                 _ => {}
             }
         }

@@ -202,8 +202,8 @@ mod tests {
 
     /// gamma, beta, mean, var of the node `name`.
     fn insert_norm(weights: &mut Weights, name: &str, [gamma, beta, mean, var]: [&[f32]; 4]) {
-        for (suffix, values) in [("weight", gamma), ("bias", beta), ("running_mean", mean), ("running_var", var)] {
-            weights.insert(format!("{name}.{suffix}"), tensor(values));
+        for (role, values) in [(Role::Gamma, gamma), (Role::Bias, beta), (Role::Mean, mean), (Role::Variance, var)] {
+            weights.insert(role.name(name), tensor(values));
         }
     }
 

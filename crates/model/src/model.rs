@@ -120,9 +120,9 @@ impl Model {
         &self.weights
     }
 
-    /// A float parameter, to change its values.
-    pub fn tensor_mut(&mut self, name: &str) -> Option<&mut Tensor> {
-        self.weights.get_mut(name)
+    /// Returns the values of a float parameter, row-major, to change them; `None` if there is no parameter of this name.
+    pub fn values_mut(&mut self, name: &str) -> Option<&mut [f32]> {
+        self.weights.get_mut(name).map(Tensor::data_mut)
     }
 
     /// The quantized layers, by node name.
@@ -214,14 +214,14 @@ impl Model {
             let layer = QuantizedLayer { codes, activation: plan.activation, signed: plan.signed };
             layers.insert(name.clone(), layer);
         }
+        let coded: BTreeSet<String> = layers.keys().map(|name| Role::Weight.name(name)).collect();
         for (name, tensor) in folded.weights().iter() {
-            let coded = name.strip_suffix(".weight").is_some_and(|node| layers.contains_key(node));
-            if !coded {
+            if !coded.contains(name) {
                 weights.insert(name, tensor.clone());
             }
         }
         check_finite(&weights)?;
-        Ok(Self { graph, weights, layers, info })
+        Self::new(graph, weights, layers, info)
     }
 
     /// Whether any layer is in integers.

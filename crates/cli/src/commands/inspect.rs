@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use blockfloat::{ActivationFormat, packed_len};
-use graph::{Head, Outputs, Preprocess, Resize, Weights};
+use graph::{Head, Outputs, Preprocess, Resize, Role, Weights};
 use model::{Float, Model, QuantizedLayer};
 use serde::Serialize;
 
@@ -116,7 +116,7 @@ fn original(source: &ModelSpec, model: &Model, printer: &Printer) -> Result<Weig
     let (graph, weights) = opened.model.fold()?.into_parts();
     let shapes: BTreeMap<_, _> = graph.params().into_iter().map(|param| (param.name, param.shape)).collect();
     let missing = model.layers().iter().find(|(name, layer)| {
-        let shape = shapes.get(&format!("{name}.weight"));
+        let shape = shapes.get(&Role::Weight.name(name));
         shape.is_none_or(|shape| shape.iter().product::<usize>() != layer.codes.codes().len())
     });
     match missing {

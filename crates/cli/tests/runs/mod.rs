@@ -71,7 +71,7 @@ fn a_resume_notices_what_changed() {
     std::fs::write(image(3), original).unwrap();
 
     let mut other = tiny().clone();
-    other.tensor_mut("conv1.weight").unwrap().data_mut()[0] += 0.25;
+    other.values_mut("conv1.weight").unwrap()[0] += 0.25;
     files::save(&other, place.path("tiny.safetensors"), &SaveOptions::default()).unwrap();
     refused("teacher: the network or its weights changed");
     files::save(tiny(), place.path("tiny.safetensors"), &SaveOptions::default()).unwrap();

@@ -71,8 +71,8 @@ fn batch_statistics_are_the_students_own() {
     let folder = tempfile::tempdir().unwrap();
     let mut moved = teacher();
     // Statistics of other images than those to adapt to.
-    moved.tensor_mut("bn1.running_mean").unwrap().data_mut().fill(1.0);
-    moved.tensor_mut("bn1.running_var").unwrap().data_mut().fill(9.0);
+    moved.values_mut("bn1.running_mean").unwrap().fill(1.0);
+    moved.values_mut("bn1.running_var").unwrap().fill(9.0);
     let largest_mean = |batch_norm: distill::BatchNormPolicy| {
         // Fitting layers would give them the teacher's means again.
         let config = AdaptConfig { steps: 1, batch_norm, fit_images: 0, ..settings() };

@@ -70,7 +70,7 @@ fn a_run_is_not_resumed_with_other_images_or_weights() {
         fs::rename(moved, measured.file(2)).unwrap();
 
         let mut other = teacher();
-        other.tensor_mut("conv2.weight").unwrap().data_mut()[3] += 1e-3;
+        other.values_mut("conv2.weight").unwrap()[3] += 1e-3;
         assert_eq!(refused(&other), "teacher: the network or its weights changed");
         let mut other = teacher();
         other.info_mut().classes = vec!["a".into()];
@@ -142,8 +142,8 @@ fn outputs_that_are_not_finite_are_no_score() {
     let root = tempfile::tempdir().unwrap();
     let mut broken = teacher();
     // Beyond F32 for most images.
-    broken.tensor_mut("conv1.weight").unwrap().data_mut().iter_mut().for_each(|w| *w *= 1e30);
-    broken.tensor_mut("fc.weight").unwrap().data_mut().iter_mut().for_each(|w| *w *= 1e30);
+    broken.values_mut("conv1.weight").unwrap().iter_mut().for_each(|w| *w *= 1e30);
+    broken.values_mut("fc.weight").unwrap().iter_mut().for_each(|w| *w *= 1e30);
     let folder = RunFolder::open(root.path(), false).unwrap();
     let config = DistillConfig { adapt: settings(), ..DistillConfig::default() };
     let eval = Eval::Labelled(eval());

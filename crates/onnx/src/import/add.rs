@@ -1,5 +1,5 @@
 //! Adds nodes to the graph that is made.
-use graph::{Op, Shape, Tensor};
+use graph::{Op, Role, Shape, Tensor};
 
 use super::constant::{Constant, Data};
 use super::error::Result;
@@ -15,7 +15,7 @@ impl Lowering<'_> {
         &mut self,
         kind: LoweredOp,
         inputs: Vec<usize>,
-        params: Vec<(&'static str, Tensor)>,
+        params: Vec<(Role, Tensor)>,
         shape: Option<Shape>,
     ) -> Result<usize> {
         let name = self.wanted.clone();
@@ -28,7 +28,7 @@ impl Lowering<'_> {
         name: &str,
         kind: LoweredOp,
         inputs: Vec<usize>,
-        params: Vec<(&'static str, Tensor)>,
+        params: Vec<(Role, Tensor)>,
         shape: Option<Shape>,
     ) -> Result<usize> {
         let shapes: Vec<Shape> = inputs.iter().map(|&input| self.nodes[input].shape).collect();
@@ -57,8 +57,8 @@ impl Lowering<'_> {
             Some(0) => return Err(format!("its value {shape} is empty").into()),
             _ => return Err(format!("its value {shape} is too large").into()),
         }
-        if let Some((suffix, _)) = params.iter().find(|(_, tensor)| tensor.data().iter().any(|v| !v.is_finite())) {
-            return Err(format!("its {suffix} has values that are NaN or infinite").into());
+        if let Some((role, _)) = params.iter().find(|(_, tensor)| tensor.data().iter().any(|v| !v.is_finite())) {
+            return Err(format!("its {} has values that are NaN or infinite", role.suffix()).into());
         }
         let name = name.to_owned();
         self.nodes.push(Lowered { name, kind, inputs, params, shape, origin: self.origin.clone(), bytes });
@@ -130,8 +130,10 @@ impl Lowering<'_> {
             &[value] => vec![value; channels],
             values => values.to_vec(),
         };
-        let params =
-            vec![("weight", Tensor::new([channels], spread(weight))), ("bias", Tensor::new([channels], spread(bias)))];
+        let params = vec![
+            (Role::Gamma, Tensor::new([channels], spread(weight))),
+            (Role::Bias, Tensor::new([channels], spread(bias))),
+        ];
         self.add(LoweredOp::Op(Op::Affine { channels }), vec![input], params, None)
     }
 

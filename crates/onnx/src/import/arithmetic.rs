@@ -1,7 +1,7 @@
 //! Lowers functions of one number, sums and products.
 use std::rc::Rc;
 
-use graph::{Activation, Op, Shape, Tensor};
+use graph::{Activation, Op, Role, Shape, Tensor};
 
 use super::constant::Constant;
 use super::error::{Refusal, Result};
@@ -120,7 +120,7 @@ impl<'a> Lowering<'a> {
         if let Some(path) = slope.name.strip_suffix(".weight") {
             path.clone_into(&mut self.wanted);
         }
-        let params = vec![("weight", Tensor::new([channels], slopes))];
+        let params = vec![(Role::Slope, Tensor::new([channels], slopes))];
         let node = self.add(LoweredOp::Op(Op::PRelu { channels }), vec![x.node], params, None)?;
         Ok(self.over(&x, node))
     }

@@ -1,5 +1,5 @@
 //! Lowers convolutions, linear layers, normalisations and softmax.
-use graph::{Conv2d, Op, Shape, Tensor};
+use graph::{Conv2d, Op, Role, Shape, Tensor};
 
 use super::constant::Data;
 use super::error::{Refusal, Result};
@@ -120,9 +120,9 @@ impl<'a> Lowering<'a> {
         };
         self.use_parameter_name(&weight.name);
         let values = self.floats(&weight, weight.data.len(), "weight")?;
-        let mut params = vec![("weight", Tensor::new(weight.dims.clone(), values))];
+        let mut params = vec![(Role::Weight, Tensor::new(weight.dims.clone(), values))];
         if let Some(bias) = bias {
-            params.push(("bias", Tensor::new([out_channels], self.floats(&bias, out_channels, "bias")?)));
+            params.push((Role::Bias, Tensor::new([out_channels], self.floats(&bias, out_channels, "bias")?)));
         }
         let mut from = input;
         if !window.is_symmetric() {
@@ -219,10 +219,10 @@ impl<'a> Lowering<'a> {
         } else {
             self.nchw(&x)?
         };
-        let mut params = vec![("weight", Tensor::new([out_features, in_features], weight))];
+        let mut params = vec![(Role::Weight, Tensor::new([out_features, in_features], weight))];
         let op = Op::Linear { in_features, out_features, bias: bias.is_some() };
         if let Some(bias) = bias {
-            params.push(("bias", Tensor::new([out_features], bias)));
+            params.push((Role::Bias, Tensor::new([out_features], bias)));
         }
         let node = self.add(LoweredOp::Op(op), vec![input], params, None)?;
         let features = self.features(node);
@@ -241,12 +241,12 @@ impl<'a> Lowering<'a> {
         let channels = self.nodes[input].shape.channels;
         let eps = node.decimal("epsilon", 1e-5)?;
         let mut params = Vec::new();
-        for (index, suffix) in [(1, "weight"), (2, "bias"), (3, "running_mean"), (4, "running_var")] {
+        for (index, role) in [(1, Role::Gamma), (2, Role::Bias), (3, Role::Mean), (4, Role::Variance)] {
             let values = self.constant(node, index)?.ok_or_else(|| format!("lacks input {index}"))?;
             if index == 1 {
                 self.use_parameter_name(&values.name);
             }
-            params.push((suffix, Tensor::new([channels], self.floats(&values, channels, suffix)?)));
+            params.push((role, Tensor::new([channels], self.floats(&values, channels, role.suffix())?)));
         }
         let node = self.add(LoweredOp::Op(Op::BatchNorm2d { channels, eps }), vec![input], params, None)?;
         Ok(View { node, ..view })

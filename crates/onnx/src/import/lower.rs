@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::rc::Rc;
 
-use graph::{Op, Shape, Tensor};
+use graph::{Op, Role, Shape, Tensor};
 
 use super::ImportError;
 use super::constant::{self, Constant};
@@ -46,8 +46,8 @@ pub(super) struct Lowered {
     pub kind: LoweredOp,
     /// The positions of earlier nodes.
     pub inputs: Vec<usize>,
-    /// The parameters, by the last part of their names.
-    pub params: Vec<(&'static str, Tensor)>,
+    /// The parameters, by their roles.
+    pub params: Vec<(Role, Tensor)>,
     pub shape: Shape,
     /// The title and the operator of the node of the file.
     pub origin: (String, String),
@@ -66,10 +66,10 @@ impl Lowered {
     /// Returns the values of a parameter.
     ///
     /// # Panics
-    /// Panics if the node has no parameter of this name.
-    pub fn param(&self, name: &str) -> &[f32] {
-        let found = self.params.iter().find(|(suffix, _)| *suffix == name);
-        found.unwrap_or_else(|| panic!("no parameter `{name}`")).1.data()
+    /// Panics if the node has no parameter of this role.
+    pub fn param(&self, role: Role) -> &[f32] {
+        let found = self.params.iter().find(|(other, _)| *other == role);
+        found.unwrap_or_else(|| panic!("no parameter `{}`", role.suffix())).1.data()
     }
 }
 

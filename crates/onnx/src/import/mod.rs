@@ -275,11 +275,11 @@ fn assemble(name: String, input: Shape, nodes: Vec<Lowered>) -> Result<(Graph, W
             LoweredOp::LogSoftmax | LoweredOp::ArgMax => return Err(refuse("only the last node can be one")),
             LoweredOp::Float | LoweredOp::Pick(_) => unreachable!("the rewriter leaves none"),
         };
-        for (suffix, tensor) in params {
+        for (role, tensor) in params {
             if tensor.data().iter().any(|v| !v.is_finite()) {
                 return Err(refuse("its parameters overflow"));
             }
-            weights.insert(format!("{name}.{suffix}"), tensor);
+            weights.insert(role.name(&name), tensor);
         }
         parts.push((name, operation, inputs));
     }

@@ -1,5 +1,5 @@
 //! Rewrites several nodes of the file that are one operation of the graph.
-use graph::{Activation, Op, Shape, Tensor};
+use graph::{Activation, Op, Role, Shape, Tensor};
 
 use super::lower::{Lowered, LoweredOp};
 use super::picked::slices;
@@ -72,11 +72,11 @@ impl Rewriter {
     /// Returns `weight` and `bias` of an affine node that treats all channels alike.
     fn uniform(&self, i: usize) -> Option<(f64, f64)> {
         let Op::Affine { .. } = self.op(i)? else { return None };
-        let one = |name: &str| {
-            let values = self.nodes[i].param(name);
+        let one = |role: Role| {
+            let values = self.nodes[i].param(role);
             values.iter().all(|v| *v == values[0]).then(|| super::node::decimal(values[0]))
         };
-        Some((one("weight")?, one("bias")?))
+        Some((one(Role::Gamma)?, one(Role::Bias)?))
     }
 
     /// Replaces node `i` by an operation that reads `input` alone.
@@ -265,8 +265,8 @@ impl Rewriter {
     fn affine(&mut self, i: usize) {
         let Some(Op::Affine { .. }) = self.op(i) else { return };
         let before = self.input(i);
-        let weight = self.nodes[i].param("weight").to_vec();
-        let bias = self.nodes[i].param("bias").to_vec();
+        let weight = self.nodes[i].param(Role::Gamma).to_vec();
+        let bias = self.nodes[i].param(Role::Bias).to_vec();
         if weight.iter().all(|&w| w == 1.0) && bias.iter().all(|&b| b == 0.0) && before > 0 {
             self.remove(i);
             return;
@@ -287,9 +287,9 @@ impl Rewriter {
             _ => return,
         };
         let params = &mut self.nodes[before].params;
-        for (suffix, tensor) in params.iter_mut() {
+        for (role, tensor) in params.iter_mut() {
             let rows = tensor.data().len() / weight.len();
-            let is_bias = *suffix == "bias";
+            let is_bias = *role == Role::Bias;
             for (o, row) in tensor.data_mut().chunks_exact_mut(rows.max(1)).enumerate() {
                 for value in row {
                     let shift = if is_bias { f64::from(bias[o]) } else { 0.0 };
@@ -297,8 +297,8 @@ impl Rewriter {
                 }
             }
         }
-        if is_layer && params.iter().all(|(suffix, _)| *suffix != "bias") {
-            params.push(("bias", Tensor::new([bias.len()], bias)));
+        if is_layer && params.iter().all(|(role, _)| *role != Role::Bias) {
+            params.push((Role::Bias, Tensor::new([bias.len()], bias)));
         }
         self.remove(i);
     }

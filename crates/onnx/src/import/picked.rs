@@ -1,6 +1,6 @@
 //! Moves channels in another order, as from RGB to BGR, into the weights of the layer after them, or makes slices that are
 //! joined.
-use graph::{Op, Shape, Tensor};
+use graph::{Op, Role, Shape, Tensor};
 
 use super::lower::{Lowered, LoweredOp};
 use super::pattern::Rewriter;
@@ -52,8 +52,8 @@ impl Rewriter {
         }
         match self.op(i).cloned() {
             Some(Op::Conv2d(graph::Conv2d { groups: 1, .. }) | Op::Linear { .. }) => {
-                for (suffix, tensor) in &mut self.nodes[i].params {
-                    if *suffix == "weight" {
+                for (role, tensor) in &mut self.nodes[i].params {
+                    if *role == Role::Weight {
                         *tensor = permuted(tensor, 1, &places);
                     }
                 }

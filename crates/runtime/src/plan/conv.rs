@@ -1,6 +1,6 @@
 //! Convolutions and linear layers: their weights packed, in integers or floats, and what they do on the way.
 use blockfloat::{BlockSize, QuantizedWeights};
-use graph::{Conv2d, Node, Op};
+use graph::{Conv2d, Node, Op, Role};
 
 use super::draft::Draft;
 use super::parameters::Parameters;
@@ -23,7 +23,7 @@ impl Draft<'_> {
         parameters: &mut Parameters<'_>,
         posts: &mut Vec<PostOp>,
     ) -> Result<StepOp, Error> {
-        let bias = if conv.bias { Some(parameters.floats(&format!("{}.bias", node.name))?) } else { None };
+        let bias = if conv.bias { Some(parameters.floats(&node.name, Role::Bias)?) } else { None };
         let layer = parameters.layer(&node.name)?;
         let refuse = |why: &str| Error::Layer { layer: node.name.clone(), why: why.into() };
         let packed = match &self.forms.inputs[i] {
@@ -40,7 +40,7 @@ impl Draft<'_> {
         let Some(input) = self.forms.inputs[i].clone() else {
             let weight = match layer {
                 Some(layer) => layer.codes.dequantize(),
-                None => parameters.floats(&format!("{}.weight", node.name))?,
+                None => parameters.floats(&node.name, Role::Weight)?,
             };
             let x = self.view(self.placement.steps[i].inputs[0], self.placement.steps[i].head);
             return Ok(StepOp::Float(FloatOp::Conv(Box::new(FloatConv::new(conv, &weight, bias)), x)));

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use blockfloat::{ActivationFormat, BlockSize};
-use graph::{Graph, Tensor, Weights};
+use graph::{Graph, Role, Tensor, Weights};
 use model::dsc::File;
 use model::{Info, Model, QuantizedLayer};
 
@@ -85,11 +85,12 @@ impl<'a> Parameters<'a> {
         }
     }
 
-    /// Takes a parameter in floats.
-    pub(super) fn floats(&mut self, name: &str) -> Result<Vec<f32>, Error> {
+    /// Takes a node's float parameter of this role.
+    pub(super) fn floats(&mut self, node: &str, role: Role) -> Result<Vec<f32>, Error> {
+        let name = role.name(node);
         match self {
-            Self::Model(model) => Ok(model.weights.remove(name).map(Tensor::into_data).unwrap_or_default()),
-            Self::File(file) => Ok(file.floats(name)?.into_data()),
+            Self::Model(model) => Ok(model.weights.remove(&name).map(Tensor::into_data).unwrap_or_default()),
+            Self::File(file) => Ok(file.floats(&name)?.into_data()),
         }
     }
 }

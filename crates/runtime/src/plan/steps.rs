@@ -1,5 +1,5 @@
 //! Steps, one by one: what each computes, and what follows on it.
-use graph::{Conv2d, Node, Op};
+use graph::{Conv2d, Node, Op, Role};
 
 use super::draft::Draft;
 use super::fuse::{Kind, Post};
@@ -46,10 +46,10 @@ impl Draft<'_> {
                 Post::Clamp(lo, hi) => PostOp::Clamp(*lo, *hi),
                 Post::Function(f) => PostOp::Function(*f),
                 Post::Affine(affine) => {
-                    let mut param = |role: &str| parameters.floats(&format!("{}.{role}", node(*affine).name));
-                    PostOp::Affine(param("weight")?, param("bias")?)
+                    let mut param = |role| parameters.floats(&node(*affine).name, role);
+                    PostOp::Affine(param(Role::Gamma)?, param(Role::Bias)?)
                 }
-                Post::PRelu(slopes) => PostOp::PRelu(parameters.floats(&format!("{}.weight", node(*slopes).name))?),
+                Post::PRelu(slopes) => PostOp::PRelu(parameters.floats(&node(*slopes).name, Role::Slope)?),
             })
         };
         fused.posts.iter().map(post).collect()
@@ -108,8 +108,9 @@ impl Draft<'_> {
 
 /// Returns a batch normalisation: `(x - mean) / sqrt(variance + eps) * gamma + beta` of each channel.
 fn normalization(name: &str, channels: usize, eps: f64, parameters: &mut Parameters<'_>) -> Result<PostOp, Error> {
-    let mut param = |role: &str| parameters.floats(&format!("{name}.{role}"));
-    let (gamma, beta, mean, var) = (param("weight")?, param("bias")?, param("running_mean")?, param("running_var")?);
+    let mut param = |role| parameters.floats(name, role);
+    let (gamma, beta) = (param(Role::Gamma)?, param(Role::Bias)?);
+    let (mean, var) = (param(Role::Mean)?, param(Role::Variance)?);
     let scale: Vec<f64> = (0..channels).map(|c| f64::from(gamma[c]) / (f64::from(var[c]) + eps).sqrt()).collect();
     let shift = (0..channels).map(|c| (f64::from(beta[c]) - f64::from(mean[c]) * scale[c]) as f32).collect();
     Ok(PostOp::Affine(scale.iter().map(|&s| s as f32).collect(), shift))

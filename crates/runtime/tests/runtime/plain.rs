@@ -1,7 +1,7 @@
 //! The plain interpreter: nodes one by one, integer layers by [`blockfloat::conv2d`], everything else as plain loops over
 //! `[C, H, W]`, nothing shared with the engine.
 use blockfloat::{ActivationSpec, ConvParams, conv2d, quantize_activations};
-use graph::{Activation, Conv2d, Node, Op, Pool2d, Shape};
+use graph::{Activation, Conv2d, Node, Op, Pool2d, Role, Shape};
 use model::Model;
 
 /// Returns the output of the last node for one image `[C, H, W]`.
@@ -31,7 +31,7 @@ pub fn try_run(model: &Model, image: &[f32]) -> Result<Vec<f32>, String> {
 }
 
 fn one(model: &Model, node: &Node, inputs: &[(Shape, &[f32])]) -> Vec<f32> {
-    let param = |role: &str| model.weights().get(&format!("{}.{role}", node.name)).map(graph::Tensor::data);
+    let param = |role| model.weights().of(&node.name).get(role).map(graph::Tensor::data);
     let (shape, x) = inputs[0];
     let area = shape.height * shape.width;
     let map = |f: &dyn Fn(f32) -> f32| x.iter().map(|&x| f(x)).collect::<Vec<_>>();
@@ -41,7 +41,7 @@ fn one(model: &Model, node: &Node, inputs: &[(Shape, &[f32])]) -> Vec<f32> {
             convolve(model, node, &Conv2d::new(*in_features, *out_features, 1), shape, x)
         }
         Op::Affine { .. } => {
-            let (w, b) = (param("weight").unwrap(), param("bias").unwrap());
+            let (w, b) = (param(Role::Gamma).unwrap(), param(Role::Bias).unwrap());
             x.iter().enumerate().map(|(i, x)| x * w[i / area] + b[i / area]).collect()
         }
         Op::Relu => map(&|x| if x > 0.0 { x } else { 0.0 }),

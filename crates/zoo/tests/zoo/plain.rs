@@ -1,7 +1,7 @@
 //! The reference executor, which runs every operation as plain loops in f32 and shares nothing with any other engine.
 //! N is images, C channels, H rows, W columns; tensors are row-major.
 
-use graph::{Conv2d, Graph, Node, Op, Pool2d, Shape, Tensor, Weights};
+use graph::{Conv2d, Graph, Node, Op, Pool2d, Role, Shape, Tensor, Weights};
 
 /// Returns the outputs of all nodes, by position, each `[N, C, H, W]`.
 pub fn run(graph: &Graph, weights: &Weights, image: &Tensor) -> Vec<Vec<f32>> {
@@ -45,26 +45,26 @@ impl Image<'_> {
 }
 
 fn one(node: &Node, weights: &Weights, inputs: &[Image]) -> Vec<f32> {
-    let param = |role: &str| weights[format!("{}.{role}", node.name).as_str()].data();
+    let param = |role: Role| weights[role.name(&node.name).as_str()].data();
     let x = inputs[0];
     match &node.op {
         Op::Input => unreachable!("the input has no inputs"),
-        Op::Conv2d(conv) => conv2d(conv, x, node.shape, param("weight"), conv.bias.then(|| param("bias"))),
+        Op::Conv2d(conv) => conv2d(conv, x, node.shape, param(Role::Weight), conv.bias.then(|| param(Role::Bias))),
         Op::Linear { in_features, bias, .. } => {
-            let rows = param("weight").chunks(*in_features);
+            let rows = param(Role::Weight).chunks(*in_features);
             let mut y: Vec<f32> = rows.map(|row| row.iter().zip(x.data).map(|(w, x)| w * x).sum()).collect();
             if *bias {
-                y.iter_mut().zip(param("bias")).for_each(|(y, b)| *y += b);
+                y.iter_mut().zip(param(Role::Bias)).for_each(|(y, b)| *y += b);
             }
             y
         }
         Op::BatchNorm2d { eps, .. } => {
             let (gamma, beta, mean, var) =
-                (param("weight"), param("bias"), param("running_mean"), param("running_var"));
+                (param(Role::Gamma), param(Role::Bias), param(Role::Mean), param(Role::Variance));
             x.map(|c, x| (x - mean[c]) / (var[c] + *eps as f32).sqrt() * gamma[c] + beta[c])
         }
         Op::Affine { .. } => {
-            let (weight, bias) = (param("weight"), param("bias"));
+            let (weight, bias) = (param(Role::Gamma), param(Role::Bias));
             x.map(|c, x| x * weight[c] + bias[c])
         }
         Op::Relu => x.map(|_, x| x.max(0.0)),
