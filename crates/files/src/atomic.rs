@@ -1,16 +1,17 @@
-//! Files that are whole or not there.
+//! Writes files whole or not at all.
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// What the names of unfinished files begin and end with.
+/// The beginning and the end of the names of unfinished files.
 const UNFINISHED: [&str; 2] = [".dsconv-", ".tmp"];
 
-/// Writes a file whole or not at all: under a temporary name in the same folder, forced to the disk, then renamed. A reader
-/// finds the old file or the new one, whatever happens in between. Who may read it is what the umask says.
+/// Writes a file whole or not at all: it is written under a temporary name in the same folder, forced to the disk, then
+/// renamed. A reader finds the old file or the new one, whatever happens in between. The file has the permissions of any new
+/// file, by the umask.
 ///
 /// # Errors
-/// The file system's.
+/// Any error of the file system.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let [prefix, suffix] = UNFINISHED;
@@ -22,15 +23,16 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
-    // The rename itself lies in the folder; not every system can force one to the disk.
+    // The folder is forced to the disk for the new name; not every system can do that.
     let _ = File::open(folder).and_then(|folder| folder.sync_all());
     Ok(())
 }
 
-/// Removes what a [`write_atomic`] that was killed left in `folder`. Nobody may be writing there meanwhile.
+/// Removes the unfinished files that processes killed during [`write_atomic`] left in `folder`. No process may be writing
+/// there meanwhile.
 ///
 /// # Errors
-/// The file system's.
+/// Any error of the file system.
 pub fn remove_unfinished(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -41,7 +43,7 @@ pub fn remove_unfinished(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a file's name is one that [`write_atomic`] gives until the file is whole.
+/// Tells whether a file's name is one that [`write_atomic`] gives a file until it is whole.
 pub fn is_unfinished(path: &Path) -> bool {
     let [prefix, suffix] = UNFINISHED;
     let name = path.file_name().and_then(|name| name.to_str());

@@ -13,15 +13,15 @@ pub enum FileError {
     /// The file system refused to read or write.
     #[error("`{}`: {source}", path.display())]
     Io {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the file system.
         source: std::io::Error,
     },
     /// The content of a file is not a model.
     #[error("`{}`: {source}", path.display())]
     File {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// What is wrong with its content.
         source: Box<FileError>,

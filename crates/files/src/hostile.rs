@@ -1,4 +1,4 @@
-//! Files that were cut, damaged or forged: an error that says what is wrong, never a panic.
+//! Files that were cut, damaged or forged give an error that says what is wrong, never a panic.
 use serde_json::{Value, json};
 
 use model::{SaveOptions, fixture};
@@ -10,7 +10,7 @@ fn bytes() -> Vec<u8> {
     to_bytes(&fixture::quantized(), &SaveOptions::EXACT).unwrap()
 }
 
-/// The outer header and the tensor data of a file.
+/// Splits a file into its outer header and its tensor data.
 fn split(bytes: &[u8]) -> (Value, Vec<u8>) {
     let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     (serde_json::from_slice(&bytes[8..8 + len]).unwrap(), bytes[8 + len..].to_vec())
@@ -21,14 +21,14 @@ fn join(header: &Value, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 
-/// What reading says after a change to the outer header and the data.
+/// Returns the error of reading a file after a change to its outer header and data.
 fn forge(change: impl FnOnce(&mut Value, &mut Vec<u8>)) -> String {
     let (mut header, mut data) = split(&bytes());
     change(&mut header, &mut data);
     from_bytes(&join(&header, &data)).expect_err("a forged file was read").to_string()
 }
 
-/// What reading says after a change to the `dsconv` metadata.
+/// Returns the error of reading a file after a change to its `dsconv` metadata.
 fn forge_inner(change: impl FnOnce(&mut Value)) -> String {
     forge(|header, _| {
         let mut inner: Value = serde_json::from_str(header["__metadata__"]["dsconv"].as_str().unwrap()).unwrap();
@@ -37,7 +37,7 @@ fn forge_inner(change: impl FnOnce(&mut Value)) -> String {
     })
 }
 
-/// Position of a node in the graph of the fixture's header.
+/// Returns the position of a node in the graph of the fixture's header.
 fn node(inner: &mut Value, name: &str) -> usize {
     inner["graph"]["nodes"].as_array().unwrap().iter().position(|n| n["name"] == name).unwrap()
 }
@@ -65,8 +65,7 @@ fn a_damaged_byte_never_panics() {
         for flip in [0x01, 0x02, 0x10, 0x20, 0x80, 0xff] {
             let mut damaged = bytes.clone();
             damaged[i] ^= flip;
-            // A digit of a mean or a letter of a class may change unnoticed; what is read is a valid model all the
-            // same.
+            // A digit of a mean or a letter of a class may change unnoticed; the model that is read is still valid.
             if let Ok(model) = from_bytes(&damaged) {
                 to_bytes(&model, &SaveOptions::EXACT).unwrap_or_else(|error| panic!("byte {i} ^ {flip}: {error}"));
             }

@@ -24,7 +24,7 @@
 //! | key | value |
 //! |---|---|
 //! | `format`, `version` | `"dsconv-model"`, `1`; a reader refuses others |
-//! | `layout` | this section in short, for whoever finds the file alone |
+//! | `layout` | this section in short, for readers who have only the file |
 //! | `info` | [`Info`](model::Info): `preprocess`, `classes`, `source` |
 //! | `layers` | the quantized layers: node name to `shape`, `bits`, `block`, `scales`, `activation`, `signed` |
 //! | `graph` | [`Graph`](graph::Graph): `name` and `nodes`; a node's `inputs` are positions of earlier nodes |
@@ -46,7 +46,7 @@
 //! `activation` is `null`, or `bits` `m`, `block` and `scale`: at run time every `block` consecutive input channels of
 //! a group at one pixel (the last ones may be fewer) become integers times one scale, rounded half to even. With
 //! `L = 2^(m-1) - 1` they lie in `-L ..= L` if `signed`, else, with `L = 2^m - 1`, in `0 ..= L`. The scale is `max|x| / L`
-//! where `scale` is `"float"`, and the power of two that [`blockfloat`] documents where it is `"pow2"`.
+//! where `scale` is `"float"`, and the power of two that [`blockfloat`] describes where it is `"pow2"`.
 //!
 //! All other tensors are parameters under their own names, F32 or F16. F16 holds a tensor only if its largest magnitude
 //! is a normal F16 (`2^-14 ..= 65504`, or all is zero), so that nothing overflows and no value is off by more than
@@ -76,7 +76,7 @@ pub use state_dict::state_dict;
 /// Reads a file that [`save`] or [`save_dsc`] wrote.
 ///
 /// # Errors
-/// [`FileError::Io`], or [`FileError::File`] with what [`from_bytes`] says.
+/// [`FileError::Io`], or [`FileError::File`] with the error of [`from_bytes`].
 pub fn load(path: impl AsRef<Path>) -> Result<Model, FileError> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(|source| FileError::Io { path: path.into(), source })?;

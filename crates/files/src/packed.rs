@@ -22,7 +22,7 @@ const KEY: &str = "dsconv";
 /// The longest header of a safetensors file that its format allows.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// Written into every file, so that a reader can be written from the file alone.
+/// The description of the layout that every file has, so that a reader can be written from the file alone.
 const LAYOUT: &str = "A quantized layer has the tensors `<node>.codes` and `<node>.scales` in place of \
     `<node>.weight`. With shape = [Co, Cg, Kh, Kw] (output channels, input channels of one group, kernel), bits = b and \
     block = B (\"pixel\": B = Cg), the codes are Co*Cg*Kh*Kw two's complement integers of b bits in row-major order: \
@@ -36,7 +36,7 @@ const LAYOUT: &str = "A quantized layer has the tensors `<node>.codes` and `<nod
     largest if signed, else 0 to largest; scale \"float\" is max|x| / largest, \"pow2\" the power of two from the \
     exponent of max|x|. All other tensors are parameters under their PyTorch names.";
 
-/// The JSON under [`KEY`].
+/// The JSON of the metadata entry [`KEY`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header<'a> {
@@ -74,7 +74,8 @@ struct Version {
 /// Tells whether a safetensors file holds a model that [`save`](crate::save) wrote, by its header alone.
 ///
 /// # Errors
-/// The system's; a header that is none.
+/// Any error of the file system; [`InvalidData`](std::io::ErrorKind::InvalidData) or
+/// [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof) if the file has no safetensors header.
 pub fn is_packed(path: impl AsRef<Path>) -> std::io::Result<bool> {
     #[derive(Deserialize)]
     struct Outer {
@@ -90,7 +91,7 @@ pub fn is_packed(path: impl AsRef<Path>) -> std::io::Result<bool> {
     Ok(outer.metadata.contains_key(KEY))
 }
 
-/// Gives the model as the bytes of a packed safetensors file. Equal models give equal bytes.
+/// Writes a model as the bytes of a packed safetensors file. Equal models give equal bytes.
 ///
 /// # Errors
 /// As [`Model::check`]; [`FileError::Header`] where the header cannot hold a number, such as a NaN mean.
@@ -122,8 +123,8 @@ pub fn to_bytes(model: &Model, options: &SaveOptions) -> Result<Vec<u8>, FileErr
     Ok(serialize(views, Some(HashMap::from([(KEY.into(), header(model)?)])))?)
 }
 
-/// Reads the bytes of a packed safetensors file. Nothing is taken on trust: every tensor must be one that the header asks
-/// for, of the right shape and type, with finite values and codes that fit.
+/// Reads the bytes of a packed safetensors file and checks all of it: every tensor must be one that the header asks for, of
+/// the right shape and type, with finite values and codes that fit.
 ///
 /// # Errors
 /// [`FileError`] says what is wrong, and where.
@@ -213,7 +214,7 @@ fn header(model: &Model) -> Result<String, FileError> {
         graph: Cow::Borrowed(model.graph()),
     };
     let text = serde_json::to_string(&header)?;
-    // JSON has no NaN or infinity: a header that does not read back is not written.
+    // JSON has no NaN or infinity: a header that cannot be read again is refused here.
     serde_json::from_str::<Header>(&text)?;
     Ok(text)
 }
@@ -290,7 +291,7 @@ mod tests {
     const SCALES_F16: SaveOptions = SaveOptions { floats: Float::F32, scale_precision: Float::F16 };
     const F16: SaveOptions = SaveOptions { floats: Float::F16, scale_precision: Float::F16 };
 
-    /// Loading gives what was saved, rounded as promised, and saves as the same bytes again.
+    /// Checks that loading a saved model gives the rounded model, and that this saves as the same bytes.
     fn assert_round_trip(model: &Model, options: &SaveOptions) {
         let bytes = to_bytes(&model, options).unwrap();
         let read = from_bytes(&bytes).unwrap();
@@ -332,7 +333,7 @@ mod tests {
         }
         assert_eq!(model.to_two_level().unwrap(), model);
         assert_eq!(model.scale_precision(), Float::F16);
-        // Of the fixture, see `sizes_are_counted_by_hand`: 137 factors, 10 + 4 + 4 + 3 channels.
+        // The fixture has 137 factors and 10 + 4 + 4 + 3 channels: see `sizes_are_counted_by_hand` in `model`.
         let float = fixture::quantized().storage_bytes(&F32);
         assert_eq!(model.storage_bytes(&F32), float - 4 * 137 + 137 + 4 * 21);
     }
@@ -350,7 +351,7 @@ mod tests {
             let bytes = to_bytes(&model, &SCALES_F16).unwrap();
             let (_, tensors) = SafeTensors::read_metadata(&bytes).unwrap();
             let dtype = |name: &str| tensors.info(name).unwrap().dtype;
-            // Filters of fc that are small beside its first one may round, those of conv1 are all small.
+            // Filters of fc that are small compared with its first one may round; those of conv1 are all too small.
             let fc = if factor > 1.0 { Dtype::F32 } else { Dtype::F16 };
             assert_eq!(
                 [dtype("fc.scales"), dtype("conv1.scales"), dtype("grouped.scales")],
@@ -406,7 +407,7 @@ mod tests {
         assert_eq!(error, "tensor `fc.bias`: element 2 is NaN or infinite");
     }
 
-    /// The documented layout, read without this crate's code: weights of a 4-bit layer straight from the bytes.
+    /// Reads the weights of a 4-bit layer straight from the bytes, without this crate's code, by the documented layout.
     #[test]
     fn the_layout_is_as_documented() {
         let model = fixture::float().quantize(&fixture::policy(4, 2)).unwrap();

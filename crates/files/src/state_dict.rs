@@ -1,4 +1,4 @@
-//! Back to PyTorch: dequantized weights under the names of the network before batch normalisation was folded.
+//! PyTorch state dicts: dequantized weights under the names of the network before its batch normalisation was folded.
 use std::collections::HashMap;
 
 use safetensors::tensor::{Dtype, TensorView, serialize};
@@ -8,17 +8,17 @@ use model::{Float, Model, ModelError};
 
 use crate::FileError;
 
-/// The model as a PyTorch state dict in a safetensors file, all floats in F32, that a module with the parameters of
-/// `original` loads with `load_state_dict(strict=True)`.
+/// Writes a model as a PyTorch state dict, as the bytes of a safetensors file with all floats in F32. A module with the
+/// parameters of `original` loads it with `load_state_dict(strict=True)`.
 ///
-/// `original` is the graph before its batch normalisations were folded; the model's own graph gives the names as they are.
-/// A folded normalisation comes back as one that does what is left of it: `running_mean = 0`, `running_var = 1`,
-/// `weight = sqrt(1 + eps)`, so that the scale is 1, and the folded bias for `bias`. Where the layer itself has a bias, that
-/// is 0. One that became an [`Op::Affine`] has `weight * sqrt(1 + eps)` in the same way. Every normalisation has
-/// `num_batches_tracked`, 0, an I64 without dimensions.
+/// `original` is the graph before its batch normalisations were folded, or the model's own graph. A folded normalisation
+/// comes back as one that only adds the bias of its folded layer: `running_mean = 0`, `running_var = 1`,
+/// `weight = sqrt(1 + eps)`, so that its scale is 1. If the layer had a bias in `original`, that is 0. A normalisation that
+/// became an [`Op::Affine`] has its `weight * sqrt(1 + eps)` and its `bias`. Every normalisation has `num_batches_tracked`,
+/// a 0 of type I64 without dimensions.
 ///
 /// # Errors
-/// [`ModelError::Layer`] where `original`, folded, is not the model's graph; as [`Model::check`].
+/// As [`Model::check`]; [`ModelError::Layer`] if `original`, folded, is not the model's graph.
 pub fn state_dict(model: &Model, original: &Graph) -> Result<Vec<u8>, FileError> {
     model.check()?;
     let (weights, tracked) = unfold(model, original)?;
@@ -33,11 +33,11 @@ pub fn state_dict(model: &Model, original: &Graph) -> Result<Vec<u8>, FileError>
         .chain(tracked)
         .map(|(name, dtype, shape, data)| Ok((name, TensorView::new(dtype, shape, data)?)))
         .collect::<Result<Vec<_>, FileError>>()?;
-    // What PyTorch's own writer says of itself.
+    // PyTorch's own writer adds this entry.
     Ok(serialize(views, Some(HashMap::from([("format".into(), "pt".into())])))?)
 }
 
-/// Weights under the names of `original`, and the names of the counters of its normalisations.
+/// Returns the weights under the names of `original`, and the names of `num_batches_tracked` of its normalisations.
 fn unfold(model: &Model, original: &Graph) -> Result<(Weights, Vec<String>), ModelError> {
     let mut dense = model.dequantized();
     let folded = original.fold();
@@ -53,7 +53,7 @@ fn unfold(model: &Model, original: &Graph) -> Result<(Weights, Vec<String>), Mod
         tracked.push(format!("{}.num_batches_tracked", node.name));
         if model.graph().find(&node.name).is_some_and(|id| matches!(model.graph().node(id).op, Op::BatchNorm2d { .. }))
         {
-            // Never folded: its parameters are the model's.
+            // This normalisation is not folded: its parameters are the model's.
             continue;
         }
         let unit = (1.0 + eps).sqrt();

@@ -11,7 +11,7 @@ use crate::op::{Conv2d, Op, Pool2d, Shape};
 pub struct NodeId(pub(crate) usize);
 
 impl NodeId {
-    /// Position in [`Graph::nodes`].
+    /// Returns the node's position in [`Graph::nodes`].
     pub fn index(self) -> usize {
         self.0
     }
@@ -20,19 +20,22 @@ impl NodeId {
 /// One operation with its name and its inputs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Node {
-    /// Unique; the path of its parameters.
+    /// The node's name, unique in its graph. Its parameters are called `<name>.weight` and so on.
     pub name: String,
-    /// What it computes.
+    /// The operation that the node computes.
     pub op: Op,
-    /// Where its inputs come from, all earlier nodes.
+    /// The nodes whose outputs it reads, all of them earlier ones.
     pub inputs: Vec<NodeId>,
-    /// Shape of its output, without the batch.
+    /// The shape of its output, without the batch.
     pub shape: Shape,
 }
 
 impl Node {
-    /// The shape of a layer's weight as that of a convolution, `[out, in of one group, kernel height, kernel width]`. A
-    /// linear layer is a convolution of kernel 1x1. `None` for nodes that are neither.
+    /// Returns the shape of a layer's weight, `[out, in of one group, kernel height, kernel width]`; a linear layer is a
+    /// convolution of kernel 1x1. `None` for nodes that are neither.
+    ///
+    /// # Panics
+    /// If the node is a convolution of 0 groups, which no node of a [`Graph`] is.
     pub fn weight_shape(&self) -> Option<[usize; 4]> {
         match &self.op {
             Op::Conv2d(conv) => Some(conv.weight_shape()),
@@ -42,25 +45,25 @@ impl Node {
     }
 }
 
-/// What a parameter is for.
+/// What a node uses a parameter for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// A convolution's or linear layer's weight.
+    /// The weight of a convolution or linear layer.
     Weight,
-    /// Scale of a normalisation or an affine node.
+    /// The scale of each channel in a batch normalisation or an affine node.
     Gamma,
-    /// A bias or shift.
+    /// The number that is added to each channel.
     Bias,
-    /// Running mean of a batch normalisation.
+    /// The running mean of a batch normalisation.
     Mean,
-    /// Running variance of a batch normalisation.
+    /// The running variance of a batch normalisation.
     Variance,
-    /// Slopes of a [`Op::PRelu`].
+    /// The slopes of an [`Op::PRelu`] for negative inputs.
     Slope,
 }
 
 impl Role {
-    /// The name of the parameter that has this role in a node, as in a PyTorch state dict: `<node>.weight` and so on.
+    /// Returns the name of the parameter that has this role in a node, as in a PyTorch state dict: `<node>.weight` and so on.
     pub fn name(self, node: &str) -> String {
         format!("{node}.{}", self.suffix())
     }
@@ -79,15 +82,15 @@ impl Role {
 /// A parameter that a graph needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Param {
-    /// `<node>.weight` and so on.
+    /// The parameter's name: `<node>.weight` and so on, see [`Role::name`].
     pub name: String,
-    /// Its shape, PyTorch's.
+    /// The shape that it has in PyTorch.
     pub shape: Vec<usize>,
-    /// What it is for.
+    /// What the node uses it for.
     pub role: Role,
 }
 
-/// A network as a value. Nodes stand in topological order; the last one is the output.
+/// A network as a value: named nodes in topological order, the last of which is the output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Graph {
     name: String,
@@ -100,82 +103,85 @@ pub enum GraphError {
     /// Two nodes share a name.
     #[error("two nodes are named `{name}`")]
     DuplicateName {
-        /// The name.
+        /// The name that they share.
         name: String,
     },
     /// A node's inputs do not fit its operation.
     #[error("node `{node}`: {why}")]
     Shape {
-        /// The node.
+        /// The node's name.
         node: String,
-        /// What does not fit.
+        /// What does not fit, in words.
         why: String,
     },
-    /// A graph with no nodes beyond its input, or without one.
+    /// The graph has no input, more than one, or no node beyond it.
     #[error("a graph needs one input node, first, and at least one more")]
     Empty,
-    /// More nodes than a graph may have.
+    /// The graph has more than [`MAX_NODES`] nodes.
     #[error("a graph has at most {most} nodes, this one has {found}", most = MAX_NODES)]
     Nodes {
-        /// How many there are.
+        /// The number of nodes.
         found: usize,
     },
-    /// A network that costs more than its [`Budget`](crate::Budget).
+    /// The network costs more than its [`Budget`](crate::Budget) allows.
     #[error(
         "node `{node}`: the network takes {takes} {what} for an image, one with {parameters} parameters may take {most}"
     )]
     Budget {
-        /// Where most of it is taken.
+        /// The name of the node that costs most.
         node: String,
-        /// Of what.
+        /// What the network takes too much of: `operations` or `bytes of values`.
         what: &'static str,
-        /// What it takes.
+        /// How much of it the network takes for one image.
         takes: u64,
-        /// What it may take.
+        /// How much of it the network may take.
         most: u64,
-        /// Parameters of the network.
+        /// The number of parameters, which the budget follows from.
         parameters: u64,
     },
-    /// A node that no path leads from to the output.
+    /// No path leads from a node to the output.
     #[error("node `{node}` is not used")]
     Unused {
-        /// The node.
+        /// The node's name.
         node: String,
     },
 }
 
 impl Graph {
-    /// Its name, the zoo's or the file's.
+    /// Returns the network's name, as the model zoo or the file gave it.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// All nodes in topological order; node 0 is the input, the last one the output.
+    /// Returns all nodes in topological order; the first is the input, the last the output.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// One node.
+    /// Returns a node of this graph.
+    ///
+    /// # Panics
+    /// If `id` belongs to a larger graph.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0]
     }
 
-    /// Looks a node up by name.
+    /// Finds a node by its name.
     pub fn find(&self, name: &str) -> Option<NodeId> {
         self.nodes.iter().position(|n| n.name == name).map(NodeId)
     }
 
-    /// Shape of the image it expects.
+    /// Returns the shape of the input image.
     pub fn input(&self) -> Shape {
         self.nodes[0].shape
     }
 
-    /// Shape of its output.
+    /// Returns the shape of the output.
     pub fn output(&self) -> Shape {
         self.nodes[self.nodes.len() - 1].shape
     }
 
-    /// Number of consumers of every node.
+    /// Counts, for every node, how often others read its output.
     pub fn uses(&self) -> Vec<usize> {
         let mut uses = vec![0; self.nodes.len()];
         for node in &self.nodes {
@@ -186,7 +192,7 @@ impl Graph {
         uses
     }
 
-    /// Every parameter, in node order.
+    /// Lists every parameter that the graph needs, in the order of its nodes.
     pub fn params(&self) -> Vec<Param> {
         let mut params = Vec::new();
         for node in &self.nodes {
@@ -223,7 +229,7 @@ impl Graph {
         params
     }
 
-    /// Multiply-accumulates of one image, convolutions and linear layers.
+    /// Counts the multiply-accumulates of the convolutions and linear layers for one image.
     pub fn macs(&self) -> u64 {
         self.nodes
             .iter()
@@ -240,7 +246,7 @@ impl Graph {
             .fold(0, u64::saturating_add)
     }
 
-    /// Rebuilds a graph from parts, checking names, order and shapes.
+    /// Builds a graph from its nodes and checks names, order and shapes.
     ///
     /// `nodes` are `(name, op, inputs)`; the first must be [`Op::Input`].
     ///
@@ -294,8 +300,8 @@ impl<'de> Deserialize<'de> for Graph {
     }
 }
 
-/// Builds a [`Graph`] node by node. Errors are kept and reported by [`Builder::finish`], so that an architecture reads
-/// like the paper's figure.
+/// Builds a [`Graph`] node by node. The first error is kept until [`Builder::finish`] returns it, so that code that builds
+/// an architecture reads like the figure in its paper.
 #[derive(Debug)]
 pub struct Builder {
     name: String,
@@ -304,28 +310,34 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Starts with the input node, named `input`.
+    /// Starts a graph with its input node, which is named `input`.
     pub fn new(name: impl Into<String>, input: Shape) -> Self {
         let first = Node { name: "input".into(), op: Op::Input, inputs: vec![], shape: input };
         Self { name: name.into(), nodes: vec![first], error: None }
     }
 
-    /// The input node.
+    /// Returns the input node.
     pub fn input(&self) -> NodeId {
         NodeId(0)
     }
 
-    /// Shape of a node's output.
+    /// Returns the shape of a node's output.
+    ///
+    /// # Panics
+    /// If this builder has no such node.
     pub fn shape(&self, id: NodeId) -> Shape {
         self.nodes[id.0].shape
     }
 
-    /// Channels of a node's output.
+    /// Returns the number of channels of a node's output.
+    ///
+    /// # Panics
+    /// If this builder has no such node.
     pub fn channels(&self, id: NodeId) -> usize {
         self.shape(id).channels
     }
 
-    /// Adds a node.
+    /// Adds a node and returns it. If its inputs do not fit the operation, [`Builder::finish`] says so.
     pub fn push(&mut self, name: impl Into<String>, op: Op, inputs: Vec<NodeId>) -> NodeId {
         let name = name.into();
         let shape = self.infer(&op, &inputs).unwrap_or_else(|why| {
@@ -349,6 +361,9 @@ impl Builder {
     }
 
     /// Adds a batch normalisation over all channels of `x`.
+    ///
+    /// # Panics
+    /// If this builder has no node `x`.
     pub fn batch_norm(&mut self, name: impl Into<String>, eps: f64, x: NodeId) -> NodeId {
         let channels = self.channels(x);
         self.push(name, Op::BatchNorm2d { channels, eps }, vec![x])
@@ -365,15 +380,18 @@ impl Builder {
     }
 
     /// Adds a fully connected layer with bias on all features of `x`.
+    ///
+    /// # Panics
+    /// If this builder has no node `x`.
     pub fn linear(&mut self, name: impl Into<String>, out_features: usize, x: NodeId) -> NodeId {
         let in_features = self.channels(x);
         self.push(name, Op::Linear { in_features, out_features, bias: true }, vec![x])
     }
 
-    /// Checks the whole and returns the graph.
+    /// Checks the whole graph and returns it.
     ///
     /// # Errors
-    /// The first [`GraphError`] met while building; [`GraphError::Budget`] for a network that asks for too much.
+    /// The first [`GraphError`] of all nodes in their order; [`GraphError::Budget`] for a network that costs too much.
     pub fn finish(self) -> Result<Graph, GraphError> {
         if let Some(error) = self.error {
             return Err(error);
@@ -402,7 +420,7 @@ impl Builder {
     }
 }
 
-/// A value must have elements, and no more of them than memory can address as f32.
+/// Checks that a value has elements, and no more of them than memory can address as f32.
 fn check_size(shape: Shape) -> Result<(), String> {
     let elements = shape.channels.checked_mul(shape.height).and_then(|n| n.checked_mul(shape.width));
     match elements {
@@ -412,4 +430,5 @@ fn check_size(shape: Shape) -> Result<(), String> {
     }
 }
 
+/// The most elements of a value: what memory can address as f32.
 const MAX_ELEMENTS: usize = isize::MAX as usize / size_of::<f32>();

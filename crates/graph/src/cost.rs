@@ -1,41 +1,42 @@
-//! What a network costs to run, and the most that one may cost: a small file cannot ask for memory or hours.
+//! What a network costs to run, and the most that it may cost: a small file cannot ask for all memory or for hours.
 use crate::build::{Graph, GraphError, Node};
 use crate::op::{Activation, Conv2d, Op, Shape};
 
-/// Outputs of a vector.
+/// The number of outputs that kernels compute together, in one vector.
 const LANES: usize = 16;
 
-/// Most nodes of a graph.
+/// The most nodes that a graph may have.
 pub const MAX_NODES: usize = 16_384;
 
-/// What running a network on one image takes, as far as its graph tells. Sums that leave a `u64` stay at its end.
+/// What running a network on one image takes, estimated from its graph. A sum that does not fit a `u64` is `u64::MAX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
-    /// Numbers in its weights, biases and normalisations.
+    /// The number of parameters: weights, biases and those of normalisations.
     pub parameters: u64,
-    /// Bytes of the values that are alive at a time, in F32, with the borders that padding adds.
+    /// The most bytes of values that are alive at the same time, in F32, with the borders that padding adds.
     pub bytes: u64,
-    /// Multiply-accumulates of convolutions and linear layers and elements under the windows of a pooling, in whole vectors
-    /// of 16 outputs and 4 inputs; and some for each element that another node makes: 2, or as many as a function takes.
+    /// The number of operations: multiply-accumulates of convolutions and linear layers, with outputs rounded up to
+    /// multiples of 16 and inputs to multiples of 4; elements in the windows of poolings; and for each element that another
+    /// node computes 2, or more where it computes a function such as `exp`.
     pub operations: u64,
 }
 
-/// The most that a network may cost. [`Builder::finish`](crate::Builder::finish) refuses one that costs more, whatever
-/// it comes from, so that nothing is planned or allocated for it.
+/// The most that a network may cost. [`Builder::finish`](crate::Builder::finish) refuses a network that costs more before
+/// anything is planned or allocated for it.
 ///
-/// Both figures grow with the parameters, since these must be there before they can be used: a network of 60 million may run
-/// on images of 4096x4096 (ResNet-152: 1.3 GB, 3.9 * 10^12 multiply-accumulates), a file of a kilobyte may ask for half a
-/// gibibyte and some seconds.
+/// Both limits grow with the number of parameters, since a file must hold these: a network of 60 million may run on images
+/// of 4096x4096 (ResNet-152: 1.3 GB, 3.9 * 10^12 multiply-accumulates), while a file of a kilobyte can take half a gibibyte
+/// and some seconds at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// For [`Cost::bytes`]: 512 MiB, and 64 for each parameter.
+    /// The limit of [`Cost::bytes`]: 512 MiB, and 64 bytes for each parameter.
     pub bytes: u64,
-    /// For [`Cost::operations`]: 2^33, and 2^16 for each parameter.
+    /// The limit of [`Cost::operations`]: 2^33, and 2^16 for each parameter.
     pub operations: u64,
 }
 
 impl Budget {
-    /// Of a network with so many parameters.
+    /// Returns the budget of a network with this number of parameters.
     pub fn of(parameters: u64) -> Self {
         Self {
             bytes: parameters.saturating_mul(64).saturating_add(512 << 20),
@@ -45,21 +46,21 @@ impl Budget {
 }
 
 impl Graph {
-    /// What running it on one image takes.
+    /// Estimates what running the network on one image takes.
     pub fn cost(&self) -> Cost {
         let operations = self.operations().into_iter().fold(0, u64::saturating_add);
         Cost { parameters: self.parameters(), bytes: self.peak().0, operations }
     }
 
-    /// How many of `most` images may run at the same time: as many as a budget twice this network's has memory for, at
-    /// least one.
+    /// Returns how many images may run at the same time, 1 to `most`: as many as fit in twice the memory of this network's
+    /// [`Budget`].
     pub fn at_once(&self, most: usize) -> usize {
         let Cost { parameters, bytes, .. } = self.cost();
         let room = Budget::of(parameters).bytes.saturating_mul(2) / bytes.max(1);
         usize::try_from(room).unwrap_or(usize::MAX).clamp(1, most.max(1))
     }
 
-    /// [`Cost::operations`] of each node.
+    /// Counts the operations of each node; their sum is [`Cost::operations`].
     pub fn operations(&self) -> Vec<u64> {
         self.nodes().iter().map(|node| operations(self, node)).collect()
     }
@@ -68,14 +69,14 @@ impl Graph {
         self.params().iter().map(|param| product(&param.shape)).fold(0, u64::saturating_add)
     }
 
-    /// The most bytes alive at a time, and the node that is computed then.
+    /// Returns the most bytes that are alive at the same time, and the position of the node that is computed then.
     fn peak(&self) -> (u64, usize) {
         let nodes = self.nodes();
         let mut last = vec![0; nodes.len()];
         for (i, node) in nodes.iter().enumerate() {
             node.inputs.iter().for_each(|id| last[id.index()] = i);
         }
-        // Their sum fits: 2^14 nodes of less than 2^64.
+        // A u128 holds the sum: there are at most 2^14 nodes of less than 2^64 bytes.
         let bytes = |shape: Shape| u128::from(elements(shape).saturating_mul(4));
         let (mut alive, mut peak) = (0, (0, 0));
         for (i, node) in nodes.iter().enumerate() {
@@ -95,7 +96,7 @@ impl Graph {
         (u64::try_from(peak.0).unwrap_or(u64::MAX), peak.1)
     }
 
-    /// Refuses a network that is over its budget.
+    /// Checks that the network keeps within its budget.
     pub(crate) fn check_budget(&self) -> Result<(), GraphError> {
         let parameters = self.parameters();
         let budget = Budget::of(parameters);
@@ -125,7 +126,7 @@ fn elements(shape: Shape) -> u64 {
     product(&[shape.channels, shape.height, shape.width])
 }
 
-/// Whether a value can be computed where its input lies.
+/// Tells whether an operation can write its output over its input.
 fn in_place(op: &Op) -> bool {
     use Op::{Activation, Affine, BatchNorm2d, Dropout, Flatten, PRelu, Relu, Slice, Softmax};
     matches!(
@@ -141,7 +142,7 @@ fn in_place(op: &Op) -> bool {
     )
 }
 
-/// Bytes of an input of this shape with the border that an operation puts around it; 0 where it puts none.
+/// Returns the bytes of an input of shape `x` with the border that an operation puts around it; 0 where it puts none.
 fn border(op: &Op, x: Shape) -> u128 {
     let Shape { channels, height, width } = x;
     let around = |[y, x]: [usize; 2]| {
@@ -160,13 +161,13 @@ fn border(op: &Op, x: Shape) -> u128 {
     u128::from(elements.saturating_mul(4))
 }
 
-/// See [`Cost::operations`].
+/// Counts the operations of a node: see [`Cost::operations`].
 fn operations(graph: &Graph, node: &Node) -> u64 {
     let Shape { channels, height, width } = node.shape;
     let Some(input) = node.inputs.first().map(|id| graph.node(*id).shape) else { return 0 };
     let whole = |n: usize, vector: usize| n.div_ceil(vector).saturating_mul(vector);
     let window = |[rows, columns]: [usize; 2]| product(&[whole(channels, LANES), rows, columns]);
-    // Of a pixel.
+    // The operations for one output pixel.
     let each = match &node.op {
         Op::Conv2d(Conv2d { groups, kernel: [rows, columns], .. }) => {
             let (outputs, inputs) = (channels / groups, input.channels / groups);

@@ -1,13 +1,13 @@
-//! Batch normalisation becomes part of the layers before it.
+//! Folding: batch normalisation becomes part of the layer before it.
 use std::ops::Deref;
 
 use crate::build::{Graph, NodeId, Role};
 use crate::op::Op;
 use crate::weights::{Tensor, Weights, WeightsError};
 
-/// A graph without batch normalisation and dropout: what is quantized, simulated as a student and deployed.
+/// A graph without batch normalisation and dropout. Such graphs are quantized, simulated and deployed.
 ///
-/// It reads like the [`Graph`] that it is; [`Graph::fold`] makes it.
+/// It dereferences to [`Graph`]; [`Graph::fold`] makes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FoldedGraph(Graph);
 
@@ -19,12 +19,12 @@ impl Deref for FoldedGraph {
 }
 
 impl FoldedGraph {
-    /// The graph itself.
+    /// Returns the graph itself.
     pub fn into_graph(self) -> Graph {
         self.0
     }
 
-    /// The graph without a softmax or sigmoid at its end, so that its outputs are logits; see [`Graph::without_head`].
+    /// Removes a softmax or sigmoid at the end, so that the outputs are logits; see [`Graph::without_head`].
     pub fn without_head(self) -> Self {
         Self(self.0.without_head().unwrap_or(self.0))
     }
@@ -40,15 +40,14 @@ pub struct Folded {
 impl Folded {
     /// Folds a network.
     ///
-    /// A [`Op::BatchNorm2d`] that is the only consumer of a convolution or linear layer is folded into it,
+    /// An [`Op::BatchNorm2d`] that alone reads the output of a convolution or linear layer becomes part of that layer:
     ///
-    /// `weight'[o] = weight[o] * k[o]`, `bias'[o] = (bias[o] - mean[o]) * k[o] + beta[o]`, `k = gamma / sqrt(var + eps)`:
+    /// `weight'[o] = weight[o] * k[o]`, `bias'[o] = (bias[o] - mean[o]) * k[o] + beta[o]`, `k = gamma / sqrt(var + eps)`.
     ///
-    /// the layer keeps its name and gains a bias, the normalisation disappears. Any other one becomes an [`Op::Affine`]
-    /// under its own name with `weight = k`, `bias = beta - mean * k` (DenseNet normalises before its convolutions).
-    /// [`Op::Dropout`], the identity at inference, is removed. All of it is computed in f64 and rounded once. The value of
-    /// the output node stays; parameters that no longer belong to a node are dropped. Folding a folded network changes
-    /// nothing.
+    /// The layer keeps its name and gains a bias; the normalisation is removed. Any other normalisation becomes an
+    /// [`Op::Affine`] of the same name with `weight = k`, `bias = beta - mean * k` (DenseNet normalises before its
+    /// convolutions). [`Op::Dropout`], the identity at inference, is removed. All of this is computed in f64 and rounded
+    /// once. The network computes what it did before; folding it again changes nothing.
     ///
     /// # Errors
     /// [`WeightsError`] where the weights are not exactly those that the graph needs.
@@ -62,48 +61,48 @@ impl Folded {
         Ok(Self { graph, weights })
     }
 
-    /// The network.
+    /// Returns the folded graph.
     pub fn graph(&self) -> &FoldedGraph {
         &self.graph
     }
 
-    /// All parameters of the network.
+    /// Returns all parameters of the folded graph.
     pub fn weights(&self) -> &Weights {
         &self.weights
     }
 
-    /// The network without a softmax or sigmoid at its end, which has no parameters.
+    /// Removes a softmax or sigmoid at the end, so that the outputs are logits; see [`Graph::without_head`].
     pub fn without_head(self) -> Self {
         Self { graph: self.graph.without_head(), weights: self.weights }
     }
 
-    /// The network and its parameters.
+    /// Returns the folded graph and its parameters.
     pub fn into_parts(self) -> (FoldedGraph, Weights) {
         (self.graph, self.weights)
     }
 }
 
 impl Graph {
-    /// The graph that [`Folded::new`] makes of this one, without its weights.
+    /// Returns the graph that [`Folded::new`] makes of this one.
     pub fn fold(&self) -> FoldedGraph {
         plan(self).0
     }
 }
 
-/// A batch normalisation that goes.
+/// A batch normalisation that is folded.
 struct Norm {
     name: String,
     channels: usize,
     eps: f64,
-    /// The layer that it becomes part of; `None` where it becomes an [`Op::Affine`].
+    /// The name of the layer that it becomes part of; `None` where it becomes an [`Op::Affine`].
     layer: Option<String>,
 }
 
-/// The graph after folding, and the normalisations that went, in the graph's order.
+/// Returns the graph after folding, and the normalisations that were folded, in the graph's order.
 fn plan(graph: &Graph) -> (FoldedGraph, Vec<Norm>) {
     let nodes = graph.nodes();
     let mut norms = Vec::new();
-    // Where the value of each old node is now, as an index into `kept`, and who else reads it.
+    // For each old node, the index in `kept` of the node that has its value now; for each kept node, how many read it.
     let mut place: Vec<usize> = Vec::with_capacity(nodes.len());
     let mut readers: Vec<usize> = Vec::new();
     let mut kept: Vec<(String, Op, Vec<usize>)> = Vec::new();
@@ -113,7 +112,7 @@ fn plan(graph: &Graph) -> (FoldedGraph, Vec<Norm>) {
         let inputs: Vec<usize> = node.inputs.iter().map(|id| place[id.index()]).collect();
         let is_output = i + 1 == nodes.len();
         let keep = match &node.op {
-            // A graph has a node beyond its input, so a lone dropout stays.
+            // A graph has at least one node beyond its input, so a dropout that would be the only one stays.
             Op::Dropout { .. } if !(is_output && inputs[0] == 0) => None,
             &Op::BatchNorm2d { channels, eps } => {
                 let (layer, op, _) = &mut kept[inputs[0]];
@@ -155,7 +154,8 @@ fn plan(graph: &Graph) -> (FoldedGraph, Vec<Norm>) {
 }
 
 impl Norm {
-    /// Replaces the normalisation's parameters by what is left of them. The weights are those that its graph needs.
+    /// Removes the normalisation's parameters and changes those of its layer, or adds those of its affine node. `weights`
+    /// must be those that the graph needs.
     fn apply(&self, weights: &mut Weights) {
         let mut take = |role: Role| {
             let tensor = weights.remove(&role.name(&self.name));
@@ -200,7 +200,7 @@ mod tests {
         Tensor::new([values.len()], values.to_vec())
     }
 
-    /// gamma, beta, mean, var of the node `name`.
+    /// Inserts gamma, beta, mean and variance of the node `name`.
     fn insert_norm(weights: &mut Weights, name: &str, [gamma, beta, mean, var]: [&[f32]; 4]) {
         for (role, values) in [(Role::Gamma, gamma), (Role::Bias, beta), (Role::Mean, mean), (Role::Variance, var)] {
             weights.insert(role.name(name), tensor(values));

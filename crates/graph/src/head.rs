@@ -1,50 +1,51 @@
 use crate::build::{Graph, Node};
 use crate::op::{Activation, Op};
 
-/// What the outputs of a classifier say.
+/// What the outputs of a classifier are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outputs {
-    /// Logits: one class is right, and softmax makes probabilities of them.
+    /// Logits: one class is right, and a softmax turns them into probabilities.
     Logits,
-    /// Probabilities of classes of which one is right: the network ends in a softmax.
+    /// Probabilities of classes, one of which is right: the network ends in a softmax.
     Softmax,
-    /// A probability of its own for each output: the network ends in a sigmoid.
+    /// Independent probabilities, one for each output: the network ends in a sigmoid.
     Sigmoid,
-    /// What is computed from a softmax or sigmoid, such as a mean of two or a percentage: larger is likelier, and no more is
-    /// known.
+    /// Values computed from a softmax or sigmoid, such as the mean of two or a percentage: a larger value means a likelier
+    /// class, and no more is known.
     Values,
 }
 
-/// How a network's outputs are read as classes: see [`Graph::head`].
+/// How a network's outputs are read as classes; [`Graph::head`] finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// What they say.
+    /// What the outputs are.
     pub outputs: Outputs,
-    /// How many there are.
+    /// The number of outputs.
     pub count: usize,
 }
 
 impl Head {
-    /// Number of classes: the outputs, or two where one output tells the second class from the first.
+    /// Returns the number of classes: the number of outputs, or 2 if a single output decides between two classes.
     pub fn classes(self) -> usize {
         self.count + usize::from(self.is_binary())
     }
 
-    /// Whether one output decides between two classes: it speaks for class 1, and class 0 has the rest.
+    /// Tells whether a single output decides between two classes: it is the probability or logit of class 1.
     pub fn is_binary(self) -> bool {
         self.count == 1 && self.outputs != Outputs::Values
     }
 
-    /// Whether several classes can be right at the same time.
+    /// Tells whether several classes can be right at the same time.
     pub fn is_multi_label(self) -> bool {
         self.outputs == Outputs::Sigmoid && self.count > 1
     }
 
-    /// The probability of each class, from one image's outputs; the outputs themselves where they are [`Outputs::Values`]. A
-    /// single output without a sigmoid is read as the logit of class 1, as PyTorch's `BCEWithLogitsLoss` trains it.
+    /// Returns the probability of each class from one image's outputs; the outputs themselves if they are
+    /// [`Outputs::Values`]. A single output without a sigmoid is read as the logit of class 1, as PyTorch's
+    /// `BCEWithLogitsLoss` trains it.
     ///
     /// # Panics
-    /// Unless there are as many outputs as the network has.
+    /// If there are not [`count`](Self::count) outputs.
     pub fn probabilities(self, outputs: &[f32]) -> Vec<f64> {
         assert_eq!(outputs.len(), self.count, "one value an output");
         if let (&[output], true) = (outputs, self.is_binary()) {
@@ -64,7 +65,7 @@ impl Head {
 }
 
 impl Graph {
-    /// The last node whose operation changes values.
+    /// Returns the last node whose operation changes values.
     fn last(&self) -> &Node {
         let mut node = &self.nodes()[self.nodes().len() - 1];
         while let (Op::Flatten | Op::Dropout { .. }, &[input]) = (&node.op, node.inputs.as_slice()) {
@@ -73,23 +74,23 @@ impl Graph {
         node
     }
 
-    /// The network without the softmax or sigmoid that its outputs come from, and what follows it: as many outputs, before
-    /// they become probabilities. Its parameters are the same. `None` where outputs are logits already, where more than that is
-    /// computed of them, and where nothing would be left.
+    /// Returns the network without a softmax or sigmoid at its end, so that its outputs are logits. Its parameters are the
+    /// same. `None` if the outputs are logits already, if something else is computed after the softmax or sigmoid, or if
+    /// nothing would be left.
     pub fn without_head(&self) -> Option<Self> {
         let last = self.last();
         let &[input] = last.inputs.as_slice() else { return None };
         if !matches!(self.head().outputs, Outputs::Softmax | Outputs::Sigmoid) || input.index() == 0 {
             return None;
         }
-        // The nodes after it lead nowhere but to it.
+        // All nodes after `input` lead to the one that is removed.
         let nodes = &self.nodes()[..=input.index()];
         let nodes = nodes.iter().map(|node| (node.name.clone(), node.op.clone(), node.inputs.clone()));
         Some(Self::from_nodes(self.name(), self.input(), nodes).expect("a part of a graph that was checked"))
     }
 
-    /// How its outputs are read as classes: by the last operation that changes values, and by what comes after the last layer
-    /// with weights.
+    /// Finds how the outputs are read as classes, from the last operation that changes values and from what comes after the
+    /// last layer with weights.
     pub fn head(&self) -> Head {
         let outputs = match probabilities(&self.last().op) {
             Some(outputs) => outputs,
@@ -99,7 +100,7 @@ impl Graph {
         Head { outputs, count: self.output().elements() }
     }
 
-    /// Whether a softmax or sigmoid, with no convolution or linear layer after it, has a part in the outputs.
+    /// Tells whether the outputs depend on a softmax or sigmoid that no convolution or linear layer comes after.
     fn ends_after_probabilities(&self) -> bool {
         let mut reached = vec![false; self.nodes().len()];
         *reached.last_mut().expect("a graph has nodes") = true;
@@ -116,7 +117,7 @@ impl Graph {
     }
 }
 
-/// What an operation's values are, if they are probabilities.
+/// Tells what an operation's values are, if they are probabilities.
 fn probabilities(op: &Op) -> Option<Outputs> {
     match op {
         Op::Softmax => Some(Outputs::Softmax),

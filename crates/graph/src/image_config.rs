@@ -2,13 +2,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::preprocess::{ChannelOrder, Preprocess, Resize};
 
-/// A size, or none: an image keeps what it has.
+/// A size of an image, or `none`, which keeps the size that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a number, [height, width], or \"none\"")]
 pub enum Said {
-    /// One number or `[H, W]`.
+    /// A size: one number or `[H, W]`.
     Size(Resize),
-    /// `"none"`.
+    /// No size, written `"none"`.
     Not(Not),
 }
 
@@ -16,12 +16,12 @@ pub enum Said {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Not {
-    /// `none`.
+    /// The word itself.
     None,
 }
 
 impl Said {
-    /// `none`.
+    /// The value that is written `"none"`.
     pub const NONE: Self = Self::Not(Not::None);
 
     fn size(self) -> Option<Resize> {
@@ -32,36 +32,37 @@ impl Said {
     }
 }
 
-/// What somebody says of a network's input where its file does not say it, or is wrong. What is left out stays as it is.
+/// Settings of a network's input, for a network whose file lacks them or has wrong ones. A field that is `None` changes
+/// nothing.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct ImageConfig {
-    /// Height and width of the network's input, one number where it is square: for a network that leaves them open.
+    /// The height and width of the input, one number if it is square, for a network that leaves them open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input: Option<Resize>,
-    /// What images are resized to: a number is the shorter side.
+    /// The size that images are resized to; a single number is that of the shorter side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resize: Option<Said>,
-    /// Height and width of the centre crop, one number where it is square.
+    /// The height and width of the centre crop, one number if it is square.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crop: Option<Said>,
-    /// Order of the channels.
+    /// The order of the channels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<ChannelOrder>,
-    /// What pixels of 0..255 are divided by first.
+    /// The number that pixels, 0 to 255, are divided by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub divide: Option<f32>,
-    /// Subtracted after that: a value for each channel, or one for all.
+    /// The mean that is then subtracted: one value for each channel, or one for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean: Option<Vec<f32>>,
-    /// Divides after that: a value for each channel, or one for all.
+    /// The standard deviation that values are then divided by: one for each channel, or one for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub std: Option<Vec<f32>>,
 }
 
 impl Serialize for ImageConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // The derived function, which `remote` makes one of the type's own.
+        // Because of `remote`, this is the derived function, not a recursion.
         Self::serialize(self, serializer)
     }
 }
@@ -75,8 +76,10 @@ impl<'de> Deserialize<'de> for ImageConfig {
 }
 
 impl ImageConfig {
+    /// Checks the values that are wrong for every network.
+    ///
     /// # Errors
-    /// What fits no network.
+    /// A text that names the field.
     fn check(&self) -> Result<(), String> {
         let said = |said: Option<Said>| said.and_then(Said::size);
         let sizes = [("input", self.input), ("resize", said(self.resize)), ("crop", said(self.crop))];
@@ -102,25 +105,27 @@ impl ImageConfig {
         Ok(())
     }
 
-    /// Whether nothing is said.
+    /// Tells whether all fields are `None`.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether anything is said of pixel values.
+    /// Tells whether a field is set that changes pixel values.
     pub fn says_values(&self) -> bool {
         self.mean.is_some() || self.std.is_some() || self.order.is_some() || self.divide.is_some()
     }
 
-    /// Height and width of the input.
+    /// Returns the height and width of the input.
     pub fn input(&self) -> Option<[usize; 2]> {
         self.input.map(both)
     }
 
-    /// Changes what is said, for a network of `channels`. One of a single channel takes grey images.
+    /// Applies the settings to the preprocessing of a network whose input has `channels` channels. A network of one channel
+    /// takes grey images.
     ///
     /// # Errors
-    /// An order, a mean or a deviation that does not fit the number of channels; what [`Preprocess::check`] refuses.
+    /// A text that says which order, mean or deviation does not fit the number of channels, or what
+    /// [`Preprocess::check`] refuses.
     pub fn apply(&self, preprocess: &mut Preprocess, channels: usize) -> Result<(), String> {
         if channels == 1 && preprocess.channels() != 1 {
             let Preprocess { order, mean, std, .. } = Preprocess::grey();
@@ -151,7 +156,7 @@ impl ImageConfig {
     }
 }
 
-/// One number stands for height and width.
+/// Returns height and width; one number stands for both.
 fn both(size: Resize) -> [usize; 2] {
     match size {
         Resize::Shorter(side) => [side; 2],

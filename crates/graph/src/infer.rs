@@ -1,16 +1,16 @@
 use crate::op::{Activation, Op, Shape};
 
-/// Whether a number is finite in F32, which networks compute in.
+/// Tells whether a number is finite in F32, which networks compute in.
 fn is_single(value: f64) -> bool {
     (value as f32).is_finite()
 }
 
 impl Op {
-    /// Shape of the value it computes of values of these shapes, or why they do not fit. All arithmetic on sizes is
-    /// checked: they can come from a file.
+    /// Returns the shape of the output for inputs of these shapes. Arithmetic on sizes is checked, since they can come from a
+    /// file.
     ///
     /// # Errors
-    /// A text that goes on from the node's name.
+    /// A text that says why the inputs do not fit; it continues a sentence that begins with the node's name.
     pub fn output(&self, inputs: &[Shape]) -> Result<Shape, String> {
         let arity_fits = match self {
             Op::Input => return Err("only the first node can be the input".into()),
@@ -113,7 +113,7 @@ impl Op {
                 }) {
                     return Err("needs stride and kernel >= 1 and padding <= kernel / 2".into());
                 }
-                // Every window sees a part of the input.
+                // Every window must cover a part of the input.
                 if (0..2).any(|a| p.padding[a].max(p.padding_after()[a]) >= p.kernel[a]) {
                     return Err("needs padding < kernel".into());
                 }

@@ -1,8 +1,8 @@
 //! A convolutional network as a value: nodes, edges, weights, and passes over them.
 //!
-//! A [`Graph`] is a value: named nodes in topological order, each with an [`Op`] and its inputs. Builders make it,
-//! everything else (simulation, integer engine, exporters) only reads it. Names are torchvision's module paths
-//! (`layer1.0.conv1`), so a node's parameters are `<node>.weight`, `<node>.bias` and so on, as in a PyTorch state dict.
+//! A [`Graph`] consists of named nodes in topological order, each with an [`Op`] and its inputs. A [`Builder`] makes it;
+//! simulation, integer engine and exporters only read it. Names are torchvision's module paths (`layer1.0.conv1`), so a
+//! node's parameters are `<node>.weight`, `<node>.bias` and so on, as in a PyTorch state dict.
 //!
 //! Every value between nodes has the shape `[N, C, H, W]`; after [`Op::Flatten`] it is `[N, C*H*W, 1, 1]`.
 //!

@@ -1,10 +1,11 @@
-//! Which values of a graph are never negative.
+//! Finds the values of a graph that are never negative.
 use crate::build::Graph;
 use crate::op::{Activation, Op};
 
 impl Graph {
-    /// For every node, in the order of [`Graph::nodes`], whether its output is known never to be negative: a ReLU, or
-    /// pooling, flattening, dropout, concatenation, sum or zero-padded shortcut of such values only.
+    /// Tells for every node, in the order of [`Graph::nodes`], whether its output is known never to be negative: that of a
+    /// ReLU is, and so is what pooling, flattening, dropout, concatenation, sum or zero-padded shortcut makes of such values
+    /// alone.
     ///
     /// The quantizer then spends no bit of an activation on a sign.
     pub fn non_negative(&self) -> Vec<bool> {
@@ -14,7 +15,7 @@ impl Graph {
                 Op::Relu | Op::Softmax => true,
                 Op::Activation(Activation::Clip { min, .. }) => min.is_some_and(|min| min >= 0.0),
                 Op::Activation(Activation::Sigmoid | Activation::HardSigmoid { .. } | Activation::Softplus) => true,
-                // Of a non-negative input these are non-negative too.
+                // These are not negative where their input is not.
                 Op::Activation(
                     Activation::HardSwish
                     | Activation::Silu

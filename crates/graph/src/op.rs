@@ -3,21 +3,24 @@ use serde::{Deserialize, Serialize};
 /// The shape of a value without its batch: `[C, H, W]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
-    /// Channels.
+    /// The number of channels.
     pub channels: usize,
-    /// Rows.
+    /// The number of rows.
     pub height: usize,
-    /// Columns.
+    /// The number of columns.
     pub width: usize,
 }
 
 impl Shape {
-    /// `[channels, height, width]`.
+    /// Makes the shape `[channels, height, width]`.
     pub fn new(channels: usize, height: usize, width: usize) -> Self {
         Self { channels, height, width }
     }
 
-    /// Number of elements.
+    /// Returns the number of elements, which [`Builder::finish`](crate::Builder::finish) checks to fit memory.
+    ///
+    /// # Panics
+    /// If the number overflows, where overflow checks are on.
     pub fn elements(&self) -> usize {
         self.channels * self.height * self.width
     }
@@ -29,29 +32,30 @@ impl std::fmt::Display for Shape {
     }
 }
 
-/// Geometry of a 2-D convolution; weight `[out_channels, in_channels / groups, kh, kw]`, optional bias `[out_channels]`.
+/// The geometry of a 2-D convolution with a weight `[out_channels, in_channels / groups, kh, kw]` and, if it has one, a bias
+/// `[out_channels]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conv2d {
-    /// Input channels.
+    /// The number of input channels.
     pub in_channels: usize,
-    /// Output channels.
+    /// The number of output channels.
     pub out_channels: usize,
-    /// `[kh, kw]`.
+    /// The size of the kernel, `[kh, kw]`.
     pub kernel: [usize; 2],
-    /// `[vertical, horizontal]`.
+    /// The distance of neighbouring windows, `[vertical, horizontal]`.
     pub stride: [usize; 2],
-    /// Zeros added on both sides, `[vertical, horizontal]`.
+    /// The number of zeros added on both sides, `[vertical, horizontal]`.
     pub padding: [usize; 2],
-    /// `[vertical, horizontal]`.
+    /// The distance of neighbouring kernel elements, `[vertical, horizontal]`.
     pub dilation: [usize; 2],
-    /// Groups; divides both channel counts.
+    /// The number of groups, which divides both channel counts.
     pub groups: usize,
-    /// Whether there is a bias.
+    /// Whether the convolution has a bias.
     pub bias: bool,
 }
 
 impl Conv2d {
-    /// A square kernel, stride 1, no padding, one group, no bias.
+    /// Makes a convolution with a square kernel, stride 1, no padding, one group and no bias.
     pub fn new(in_channels: usize, out_channels: usize, kernel: usize) -> Self {
         Self {
             in_channels,
@@ -65,13 +69,13 @@ impl Conv2d {
         }
     }
 
-    /// Sets the stride.
+    /// Sets the stride of both axes.
     pub fn stride(mut self, stride: usize) -> Self {
         self.stride = [stride; 2];
         self
     }
 
-    /// Sets the padding.
+    /// Sets the padding of both axes.
     pub fn padding(mut self, padding: usize) -> Self {
         self.padding = [padding; 2];
         self
@@ -83,27 +87,32 @@ impl Conv2d {
         self
     }
 
-    /// `[out_channels, in_channels / groups, kh, kw]`.
+    /// Returns the shape of the weight, `[out_channels, in_channels / groups, kh, kw]`.
+    ///
+    /// # Panics
+    /// If there are 0 groups.
     pub fn weight_shape(&self) -> [usize; 4] {
         [self.out_channels, self.in_channels / self.groups, self.kernel[0], self.kernel[1]]
     }
 }
 
-/// Window of a pooling layer.
+/// The windows of a pooling layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool2d {
-    /// `[kh, kw]`.
+    /// The size of a window, `[kh, kw]`.
     pub kernel: [usize; 2],
-    /// `[vertical, horizontal]`.
+    /// The distance of neighbouring windows, `[vertical, horizontal]`.
     pub stride: [usize; 2],
-    /// `[vertical, horizontal]`, both sides, or before the input where there is `end`.
+    /// The padding of both sides, `[vertical, horizontal]`; if `end` is set, of the top and left alone.
     pub padding: [usize; 2],
-    /// `[vertical, horizontal]` after the input, where that differs or is more than half the window.
+    /// The padding of the bottom and right, `[vertical, horizontal]`, if it differs or if a padding is more than half the
+    /// window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<[usize; 2]>,
-    /// Round the output size up, as PyTorch's `ceil_mode` (a window must start inside the input or its left padding).
+    /// Whether the output size is rounded up, as by PyTorch's `ceil_mode` (a window must start inside the input or its left
+    /// padding).
     pub ceil_mode: bool,
-    /// Whether an average counts padded zeros, as PyTorch does unless told otherwise; a maximum never sees them.
+    /// Whether an average counts padded zeros, as PyTorch's does by default; a maximum ignores them.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub count_include_pad: bool,
 }
@@ -113,7 +122,7 @@ fn yes() -> bool {
 }
 
 impl Pool2d {
-    /// A square window without padding.
+    /// Makes square windows without padding.
     pub fn new(kernel: usize, stride: usize) -> Self {
         Self {
             kernel: [kernel; 2],
@@ -125,30 +134,34 @@ impl Pool2d {
         }
     }
 
-    /// Padding after the input, `[vertical, horizontal]`.
+    /// Returns the padding of the bottom and right, `[vertical, horizontal]`.
     pub fn padding_after(&self) -> [usize; 2] {
         self.end.unwrap_or(self.padding)
     }
 
-    /// Sets the padding.
+    /// Sets the padding of both axes.
     pub fn padding(mut self, padding: usize) -> Self {
         self.padding = [padding; 2];
         self
     }
 
-    /// Rounds the output size up.
+    /// Makes the output size round up.
     pub fn ceil_mode(mut self) -> Self {
         self.ceil_mode = true;
         self
     }
 
-    /// Output length along one axis (0 vertical, 1 horizontal), PyTorch's rule; `None` where the window does not fit.
+    /// Returns the output length along one axis (0 vertical, 1 horizontal) by PyTorch's rule; `None` if the window does not
+    /// fit.
+    ///
+    /// # Panics
+    /// If the axis is above 1 or its stride is 0.
     pub fn output(&self, axis: usize, input: usize) -> Option<usize> {
         let (k, s, p) = (self.kernel[axis], self.stride[axis], self.padding[axis]);
         let padded = p.checked_add(self.padding_after()[axis])?.checked_add(input)?;
         let free = padded.checked_sub(k)?;
         let mut out = if self.ceil_mode { free.div_ceil(s) } else { free / s }.checked_add(1)?;
-        // The division rounded up: a product that overflows starts a window beyond any input.
+        // A product that overflows is the start of a window beyond any input.
         if self.ceil_mode && (out - 1).checked_mul(s).is_none_or(|start| start >= input + p) {
             out -= 1;
         }
@@ -160,25 +173,25 @@ impl Pool2d {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "function", rename_all = "snake_case")]
 pub enum Activation {
-    /// `min(max(x, min), max)`; a bound that is `None` does not limit. ReLU6 is 0 to 6.
+    /// `min(max(x, min), max)`; a bound that is `None` does not limit. ReLU6 has the bounds 0 and 6.
     Clip {
-        /// Smallest value.
+        /// The smallest value.
         min: Option<f64>,
-        /// Largest value, not below `min`.
+        /// The largest value, not below `min`.
         max: Option<f64>,
     },
     /// `x` where it is positive, else `slope * x`.
     LeakyRelu {
-        /// Of the negative side.
+        /// The slope for negative inputs.
         slope: f64,
     },
     /// `1 / (1 + exp(-x))`.
     Sigmoid,
     /// `min(max(alpha x + beta, 0), 1)`.
     HardSigmoid {
-        /// Slope; PyTorch's is 1/6.
+        /// The slope; PyTorch's is 1/6.
         alpha: f64,
-        /// Value at 0; PyTorch's is 1/2.
+        /// The value at 0; PyTorch's is 1/2.
         beta: f64,
     },
     /// `x * min(max(x + 3, 0), 6) / 6`.
@@ -189,115 +202,117 @@ pub enum Activation {
     Tanh,
     /// `x` where it is positive, else `alpha (exp(x) - 1)`.
     Elu {
-        /// Of the negative side.
+        /// The factor for negative inputs.
         alpha: f64,
     },
     /// `ln(1 + exp(x))`.
     Softplus,
 }
 
-/// What a node computes. Parameters live in [`crate::Weights`] under `<node name>.<role>`.
+/// The operation of a node. Its parameters are in [`Weights`](crate::Weights), under the names that
+/// [`Role::name`](crate::Role::name) gives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Op {
-    /// The image, `[N, C, H, W]`; exactly one, always node 0.
+    /// The image, `[N, C, H, W]`. A graph has exactly one, its first node.
     Input,
-    /// Convolution: `weight [Co, Ci/G, kh, kw]`, `bias [Co]`.
+    /// A convolution with `weight [Co, Ci/G, kh, kw]` and, if it has one, `bias [Co]`.
     Conv2d(Conv2d),
-    /// Fully connected on `[N, in, 1, 1]`: `weight [out, in]`, `bias [out]`.
+    /// A fully connected layer on `[N, in, 1, 1]` with `weight [out, in]` and, if it has one, `bias [out]`.
     Linear {
-        /// Input features.
+        /// The number of input features.
         in_features: usize,
-        /// Output features.
+        /// The number of output features.
         out_features: usize,
-        /// Whether there is a bias.
+        /// Whether the layer has a bias.
         bias: bool,
     },
-    /// Batch normalisation: `weight`, `bias`, `running_mean`, `running_var`, each `[C]`.
+    /// A batch normalisation with `weight`, `bias`, `running_mean` and `running_var`, each `[C]`.
     BatchNorm2d {
-        /// Channels.
+        /// The number of channels.
         channels: usize,
-        /// Added to the variance.
+        /// The number that is added to the variance.
         eps: f64,
     },
     /// `y = x * weight[c] + bias[c]`: a batch normalisation with its statistics folded in.
     Affine {
-        /// Channels.
+        /// The number of channels.
         channels: usize,
     },
     /// `max(x, 0)`.
     Relu,
     /// `x` where it is positive, else `x * weight[c]`: a leaky ReLU with a slope for each channel (He et al. 2015).
     PRelu {
-        /// Channels.
+        /// The number of channels.
         channels: usize,
     },
-    /// Another function, element by element.
+    /// Another function of each element.
     Activation(Activation),
-    /// Largest value of each window.
+    /// The largest value of each window.
     MaxPool2d(Pool2d),
-    /// Mean of each window.
+    /// The mean of each window.
     AvgPool2d(Pool2d),
-    /// Mean over `output` roughly equal windows; `[1, 1]` is global average pooling.
+    /// The means of roughly equal windows, as many as the output has pixels; `[1, 1]` is global average pooling.
     AdaptiveAvgPool2d {
-        /// `[rows, columns]`.
+        /// The size of the output, `[rows, columns]`.
         output: [usize; 2],
     },
-    /// Sum of two values of one shape.
+    /// The sum of two values of the same shape.
     Add,
-    /// The larger of two values of one shape.
+    /// The larger element of two values of the same shape.
     Max,
-    /// Product of two values: of one shape, or the second `[C, 1, 1]`, a gate for each channel (squeeze and excitation).
+    /// The product of two values of the same shape, or of a value and a gate `[C, 1, 1]` for each channel (squeeze and
+    /// excitation).
     Mul,
-    /// Concatenation along channels.
+    /// The concatenation of values along channels.
     Concat,
-    /// Channels `start .. start + channels`.
+    /// The channels `start .. start + channels` of a value.
     Slice {
-        /// First channel.
+        /// The first channel.
         start: usize,
-        /// How many.
+        /// The number of channels.
         channels: usize,
     },
-    /// Channel shuffle (ShuffleNet): `[groups, C / groups]` transposed.
+    /// The channel shuffle of ShuffleNet: channels as `[groups, C / groups]` are transposed.
     Shuffle {
-        /// Divides the channels.
+        /// The number of groups, which divides the number of channels.
         groups: usize,
     },
-    /// A constant border.
+    /// A value with a constant border around it.
     Pad2d {
-        /// Rows and columns added: `[top, left, bottom, right]`.
+        /// The rows and columns added: `[top, left, bottom, right]`.
         sides: [usize; 4],
-        /// What they hold, finite.
+        /// The value of the border, finite.
         value: f64,
     },
     /// Local response normalisation across channels (AlexNet, 2012):
     /// `y = x / (k + alpha / size * sum(x^2))^beta`, the sum over channels `c - (size-1)/2 ..= c + size/2`.
     Lrn {
-        /// Channels in a sum.
+        /// The number of channels in a sum.
         size: usize,
-        /// Of the sum.
+        /// The factor of the sum.
         alpha: f64,
-        /// Exponent.
+        /// The exponent.
         beta: f64,
-        /// Added.
+        /// The number that is added to the sum.
         k: f64,
     },
-    /// Softmax across channels.
+    /// A softmax across channels.
     Softmax,
-    /// `[N, C, H, W]` to `[N, C*H*W, 1, 1]`.
+    /// A value `[N, C, H, W]` as `[N, C*H*W, 1, 1]`.
     Flatten,
-    /// Identity at inference; drops with this probability while a teacher is trained.
+    /// The identity at inference; while a teacher is trained, each element is set to 0 with this probability.
     Dropout {
-        /// Probability of dropping.
+        /// The probability.
         p: f64,
     },
-    /// Option A shortcut of He et al. 4.2: every `stride`-th pixel, channels padded with zeros.
+    /// The shortcut "option A" of He et al. 2015, section 4.2: every `stride`-th pixel, with channels of zeros added.
     PadShortcut {
-        /// Keep pixels 0, stride, 2 stride, ...
+        /// The distance of the pixels that are kept: 0, `stride`, `2 * stride`, ...
         stride: usize,
-        /// Zero channels put before.
+        /// The number of channels of zeros before the others.
         before: usize,
-        /// Zero channels put after.
+        /// The number of channels of zeros after the others.
         after: usize,
     },
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::op::Shape;
 
-/// Order of an image's channels as the network was trained.
+/// The order of an image's channels that the network was trained with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChannelOrder {
@@ -13,15 +13,15 @@ pub enum ChannelOrder {
     Rgb,
     /// Blue, green, red (Caffe).
     Bgr,
-    /// One channel, the luma of BT.601 that Pillow's `convert("L")` gives:
-    /// `(19595 R + 38470 G + 7471 B + 32768) / 65536`, rounded down, of the decoded image before it is resized, as
-    /// torchvision's `Grayscale` before `Resize` has it.
+    /// One channel, the luma of BT.601 as Pillow's `convert("L")` computes it,
+    /// `(19595 R + 38470 G + 7471 B + 32768) / 65536` rounded down, from the decoded image before it is resized, as
+    /// torchvision's `Grayscale` before `Resize` does.
     #[serde(alias = "gray")]
     Grey,
 }
 
 impl ChannelOrder {
-    /// Number of channels.
+    /// Returns the number of channels.
     pub fn channels(self) -> usize {
         match self {
             Self::Rgb | Self::Bgr => 3,
@@ -40,40 +40,40 @@ impl fmt::Display for ChannelOrder {
     }
 }
 
-/// What an image is resized to: bilinear with antialias, as torchvision's `Resize` on PIL images. A number or `[H, W]` in
-/// files.
+/// The size that an image is resized to, bilinear with antialias, as torchvision's `Resize` does with PIL images. Files have
+/// a number or `[H, W]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a number or [height, width]")]
 pub enum Resize {
-    /// The shorter side becomes this, the longer one keeps the proportions (`Resize(n)`).
+    /// The size of the shorter side; the longer one keeps the proportions (`Resize(n)`).
     Shorter(usize),
-    /// Height and width become these, whatever the proportions were (`Resize((h, w))`).
+    /// Height and width, whatever the proportions were (`Resize((h, w))`).
     Exact([usize; 2]),
 }
 
-/// From a decoded image to the network's input: resize, centre crop, scale, normalise.
+/// How a decoded image becomes the network's input: it is resized, cropped at the centre and normalised.
 ///
-/// Value of channel `c`: `(pixel / divide - mean[c]) / std[c]`, `pixel` in 0..=255; `mean` and `std` are in the order of
-/// `order`.
+/// A `pixel` of channel `c`, 0 to 255, becomes `(pixel / divide - mean[c]) / std[c]`. The channels of `mean` and `std` are in
+/// the order that `order` says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, remote = "Self")]
 pub struct Preprocess {
-    /// What it is resized to; `None` keeps the size.
+    /// The size that images are resized to; `None` keeps their size.
     #[serde(default)]
     pub resize: Option<Resize>,
-    /// Height and width of the centre crop, which is the network's input; `None` keeps the size. One number in files where
-    /// the two are equal.
+    /// The height and width of the centre crop, which is the network's input; `None` keeps the size. Files have one number
+    /// where the two are equal.
     #[serde(default, with = "side")]
     pub crop: Option<[usize; 2]>,
-    /// Channel order.
+    /// The order of the channels.
     #[serde(default)]
     pub order: ChannelOrder,
-    /// 255 for networks trained on 0..1, 1 for Caffe's 0..255.
+    /// The number that pixels are divided by: 255 for networks trained on 0 to 1, 1 for Caffe's 0 to 255.
     #[serde(default = "two_five_five")]
     pub divide: f32,
-    /// Subtracted, one a channel.
+    /// The mean of each channel, which is subtracted.
     pub mean: Vec<f32>,
-    /// Divided by, one a channel.
+    /// The standard deviation of each channel, which values are divided by.
     pub std: Vec<f32>,
 }
 
@@ -81,7 +81,7 @@ fn two_five_five() -> f32 {
     255.0
 }
 
-/// `[H, W]`, one number where the two are equal.
+/// Reads and writes a size `[H, W]`, as one number where the two are equal.
 mod side {
     use super::{Deserialize, Deserializer, Resize, Serialize, Serializer};
 
@@ -100,7 +100,7 @@ mod side {
 
 impl Serialize for Preprocess {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // The derived function, which `remote` makes one of the type's own.
+        // Because of `remote`, this is the derived function, not a recursion.
         Self::serialize(self, serializer)
     }
 }
@@ -114,15 +114,16 @@ impl<'de> Deserialize<'de> for Preprocess {
 }
 
 impl Preprocess {
-    /// Longest side of a network's input.
+    /// The longest side that an image may be resized or cropped to.
     pub const MAX_SIDE: usize = 4096;
 
-    /// torchvision's for ImageNet: shorter side 256, centre crop 224, ImageNet mean and standard deviation.
+    /// Returns torchvision's preprocessing for ImageNet: shorter side 256, centre crop 224, ImageNet's mean and standard
+    /// deviation.
     pub fn imagenet() -> Self {
         Self { resize: Some(Resize::Shorter(256)), crop: Some([224; 2]), ..Self::imagenet_statistics() }
     }
 
-    /// ImageNet mean and standard deviation, size kept (CIFAR-10 networks and the embedded set).
+    /// Returns ImageNet's mean and standard deviation without a size (for CIFAR-10 networks and the embedded images).
     pub fn imagenet_statistics() -> Self {
         Self {
             resize: None,
@@ -134,27 +135,28 @@ impl Preprocess {
         }
     }
 
-    /// One channel of -1..1, size kept: torchvision's `Grayscale` and `Normalize(0.5, 0.5)`.
+    /// Returns the preprocessing to one channel of -1 to 1 without a size: torchvision's `Grayscale` and
+    /// `Normalize(0.5, 0.5)`.
     pub fn grey() -> Self {
         Self { order: ChannelOrder::Grey, mean: vec![0.5], std: vec![0.5], ..Self::imagenet_statistics() }
     }
 
-    /// Bytes as they are, 0 to 255, size kept.
+    /// Returns the preprocessing that keeps pixels as they are, 0 to 255, without a size.
     pub fn bytes(order: ChannelOrder) -> Self {
         let channels = order.channels();
         Self { resize: None, crop: None, order, divide: 1.0, mean: vec![0.0; channels], std: vec![1.0; channels] }
     }
 
-    /// Channels of the network's input.
+    /// Returns the number of channels of the network's input.
     pub fn channels(&self) -> usize {
         self.order.channels()
     }
 
-    /// Whether it can be used.
+    /// Checks that images can be preprocessed.
     ///
     /// # Errors
-    /// Another number of means or deviations than there are channels; a divisor that is 0, a value that is not finite; a
-    /// size that is 0 or above [`Self::MAX_SIDE`].
+    /// A text that names what is wrong: a number of means or deviations that is not that of channels, a divisor of 0, a
+    /// value that is not finite, or a size that is 0 or above [`Self::MAX_SIDE`].
     pub fn check(&self) -> Result<(), String> {
         let usable = |value: f32| value.is_finite() && value != 0.0;
         let channels = self.channels();
@@ -182,8 +184,8 @@ impl Preprocess {
         }
     }
 
-    /// What makes the network's input of every image: sizes that are not said are filled in. A square input is what
-    /// torchvision's `Resize` and `CenterCrop` of its side make, any other one what `Resize((h, w))` makes.
+    /// Fills in the sizes that are `None` so that every image becomes an input of this shape: a square input as torchvision's
+    /// `Resize` and `CenterCrop` to its side make it, any other one as `Resize((h, w))` makes it.
     pub fn fitted(&self, input: Shape) -> Self {
         let size = [input.height, input.width];
         let (resize, crop) = match (self.resize, self.crop) {
@@ -195,10 +197,10 @@ impl Preprocess {
         Self { resize, crop, ..self.clone() }
     }
 
-    /// The part of it that changes values, with a table for each channel.
+    /// Returns the part that changes values, as a table for each channel.
     ///
     /// # Panics
-    /// Unless there is a mean and a deviation for each channel: see [`check`](Self::check).
+    /// If there is not one mean and one deviation for each channel, which [`check`](Self::check) would tell.
     pub fn normaliser(&self) -> Normaliser {
         assert_eq!([self.mean.len(), self.std.len()], [self.channels(); 2], "one mean and deviation a channel");
         let value = |c: usize, byte: usize| (byte as f32 / self.divide - self.mean[c]) / self.std[c];
@@ -207,25 +209,25 @@ impl Preprocess {
     }
 }
 
-/// From decoded pixels of the network's size to its input: `(pixel / divide - mean[c]) / std[c]` in that order of rounding,
-/// as torchvision's `ToTensor` and `Normalize` do.
+/// Turns pixels of an image of the network's size into its input: `(pixel / divide - mean[c]) / std[c]`, rounded after each
+/// operation, as torchvision's `ToTensor` and `Normalize` do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Normaliser {
-    /// `[channel of the network][byte]` to the normalised value.
+    /// The normalised value of each `[channel of the network][byte]`.
     values: Vec<[f32; 256]>,
     order: ChannelOrder,
 }
 
 impl Normaliser {
-    /// Channels of an image.
+    /// Returns the number of channels of an image.
     pub fn channels(&self) -> usize {
         self.values.len()
     }
 
-    /// `[H, W, C]` bytes, red, green, blue or grey, to `[C, H, W]` in the network's channel order.
+    /// Turns bytes `[H, W, C]`, red, green, blue or grey, into values `[C, H, W]` in the network's channel order.
     ///
     /// # Panics
-    /// Unless `out` is as long as `pixels`.
+    /// If `out` is not as long as `pixels`.
     pub fn apply(&self, pixels: &[u8], out: &mut [f32]) {
         assert_eq!(pixels.len(), out.len(), "a value for each byte");
         let channels = self.channels();

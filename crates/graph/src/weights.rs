@@ -13,7 +13,7 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A tensor of this shape.
+    /// Makes a tensor of this shape from its elements, row-major.
     ///
     /// # Panics
     /// If `data` does not have the shape's number of elements.
@@ -23,32 +23,32 @@ impl Tensor {
         Self { shape, data }
     }
 
-    /// Its shape.
+    /// Returns the shape.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Its elements, row-major.
+    /// Returns the elements, row-major.
     pub fn data(&self) -> &[f32] {
         &self.data
     }
 
-    /// Its elements, row-major.
+    /// Returns the elements, row-major, to change them.
     pub fn data_mut(&mut self) -> &mut [f32] {
         &mut self.data
     }
 
-    /// Takes the elements.
+    /// Returns the elements, row-major, without a copy.
     pub fn into_data(self) -> Vec<f32> {
         self.data
     }
 }
 
-/// Parameters by name, as in a PyTorch state dict, in the order of their names.
+/// The parameters of a network by name, as in a PyTorch state dict, in the order of their names.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Weights(BTreeMap<String, Tensor>);
 
-/// The parameters of one node: what [`Weights::of`] gives.
+/// The parameters of one node; [`Weights::of`] makes it.
 #[derive(Debug, Clone, Copy)]
 pub struct NodeWeights<'a, 'n> {
     weights: &'a Weights,
@@ -56,12 +56,12 @@ pub struct NodeWeights<'a, 'n> {
 }
 
 impl<'a> NodeWeights<'a, '_> {
-    /// The node's parameter of this role, if it has one.
+    /// Returns the node's parameter of this role, if it has one.
     pub fn get(self, role: Role) -> Option<&'a Tensor> {
         self.weights.get(&role.name(self.node))
     }
 
-    /// The node's `weight`: filters of a layer, scales of a normalisation, or slopes.
+    /// Returns the node's `weight`: the filters of a layer, the scales of a normalisation, or slopes.
     ///
     /// # Panics
     /// If the node has none. Weights that [`Weights::check`] accepted have one for every node whose operation needs it.
@@ -69,22 +69,22 @@ impl<'a> NodeWeights<'a, '_> {
         self.get(Role::Weight).unwrap_or_else(|| panic!("node `{}` has no weight", self.node))
     }
 
-    /// The node's `bias`, if it has one.
+    /// Returns the node's `bias`, if it has one.
     pub fn bias(self) -> Option<&'a Tensor> {
         self.get(Role::Bias)
     }
 }
 
-/// Why weights do not fit a graph. Shown are the first differences of each kind, all with `{:#}`.
+/// Why weights do not fit a graph. `{}` prints the first differences of each kind, `{:#}` all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightsError {
     /// The graph's name.
     pub graph: String,
-    /// Parameters the graph needs and the weights lack.
+    /// The names of parameters that the graph needs and the weights lack.
     pub missing: Vec<String>,
-    /// Tensors the graph does not know.
+    /// The names of tensors that the graph does not need.
     pub unexpected: Vec<String>,
-    /// `(name, expected shape, found shape)`.
+    /// The tensors of another shape, as `(name, expected shape, found shape)`.
     pub wrong_shape: Vec<(String, Vec<usize>, Vec<usize>)>,
 }
 
@@ -111,11 +111,14 @@ impl std::fmt::Display for WeightsError {
     }
 }
 
-/// Differences of a kind that are shown.
+/// The number of differences of a kind that `{}` prints.
 const SHOWN: usize = 5;
 
 impl WeightsError {
-    /// Compares the tensors that a graph needs with those that were found, names and shapes.
+    /// Compares names and shapes of the tensors that a graph needs with those that were found.
+    ///
+    /// # Errors
+    /// [`WeightsError`] with every difference.
     pub fn compare(
         graph: &str,
         expected: &BTreeMap<String, Vec<usize>>,
@@ -136,7 +139,7 @@ impl WeightsError {
     }
 }
 
-/// The tensor of this name; panics if there is none.
+/// Indexing by name panics if there is no tensor of this name; [`Weights::get`] returns an option.
 impl Index<&str> for Weights {
     type Output = Tensor;
     fn index(&self, name: &str) -> &Tensor {
@@ -165,17 +168,17 @@ impl IntoIterator for Weights {
 }
 
 impl Weights {
-    /// The parameters of a node.
+    /// Returns the parameters of a node.
     pub fn of<'n>(&self, node: &'n str) -> NodeWeights<'_, 'n> {
         NodeWeights { weights: self, node }
     }
 
-    /// The tensor of this name, if there is one.
+    /// Returns the tensor of this name, if there is one.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.0.get(name)
     }
 
-    /// The tensor of this name, if there is one, to change its elements.
+    /// Returns the tensor of this name, if there is one, to change it.
     pub fn get_mut(&mut self, name: &str) -> Option<&mut Tensor> {
         self.0.get_mut(name)
     }
@@ -185,27 +188,27 @@ impl Weights {
         self.0.insert(name.into(), tensor);
     }
 
-    /// Takes a tensor out, if there is one of this name.
+    /// Removes the tensor of this name and returns it, if there is one.
     pub fn remove(&mut self, name: &str) -> Option<Tensor> {
         self.0.remove(name)
     }
 
-    /// All names and tensors, in the order of the names.
+    /// Lists all names and tensors, in the order of the names.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
         self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
-    /// All tensors, in the order of their names.
+    /// Lists all tensors, in the order of their names.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = &Tensor> {
         self.0.values()
     }
 
-    /// All tensors, in the order of their names, to change their elements.
+    /// Lists all tensors, in the order of their names, to change them.
     pub fn tensors_mut(&mut self) -> impl ExactSizeIterator<Item = &mut Tensor> {
         self.0.values_mut()
     }
 
-    /// Compares names and shapes with what the graph needs.
+    /// Checks that names and shapes are those that the graph needs.
     ///
     /// # Errors
     /// [`WeightsError`] lists every difference.
@@ -213,15 +216,22 @@ impl Weights {
         self.check_except(graph, |_| false)
     }
 
-    /// Like [`Weights::check`], not asking for the parameters for which `elsewhere` holds (codes stored apart).
+    /// Checks as [`Weights::check`] does, but without the parameters for whose names `elsewhere` is true, such as weights
+    /// that are stored as codes.
+    ///
+    /// # Errors
+    /// [`WeightsError`] lists every difference.
     pub fn check_except(&self, graph: &Graph, elsewhere: impl Fn(&str) -> bool) -> Result<(), WeightsError> {
         let expected = graph.params().into_iter().filter(|p| !elsewhere(&p.name)).map(|p| (p.name, p.shape)).collect();
         let found = self.0.iter().map(|(name, tensor)| (name.as_str(), tensor.shape())).collect();
         WeightsError::compare(graph.name(), &expected, &found)
     }
 
-    /// Random weights for training from scratch: He et al. 2015 (fan out, normal) for convolutions, uniform
-    /// `1/sqrt(fan in)` for linear layers, identity for normalisations. The same seed gives the same weights anywhere.
+    /// Draws random weights for training from scratch: normal by He et al. 2015 (fan out) for convolutions, uniform within
+    /// `1/sqrt(fan in)` for linear layers; normalisations are the identity. Equal seeds give equal weights on every machine.
+    ///
+    /// # Panics
+    /// If the weights do not fit memory.
     pub fn init(graph: &Graph, seed: u64) -> Self {
         let mut rng = Random(SplitMix64::new(seed));
         let mut weights = Self::default();
@@ -238,7 +248,7 @@ impl Weights {
                 }
                 (Role::Gamma | Role::Variance, _) => vec![1.0; n],
                 (Role::Bias | Role::Mean, _) => vec![0.0; n],
-                // PyTorch's.
+                // PyTorch starts with this slope too.
                 (Role::Slope, _) => vec![0.25; n],
             };
             weights.insert(param.name, Tensor::new(param.shape, data));
@@ -247,7 +257,7 @@ impl Weights {
     }
 }
 
-/// Random draws of a layer's first weights.
+/// The random numbers that weights are drawn with.
 struct Random(SplitMix64);
 
 impl Random {

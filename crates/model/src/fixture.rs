@@ -5,7 +5,8 @@ use graph::{Builder, ChannelOrder, Conv2d, Graph, Op, Preprocess, Shape, Weights
 
 use crate::{Info, Model, Policy};
 
-/// Ragged blocks, a grouped and a depthwise convolution, a normalisation that folds, one that does not, a linear layer.
+/// Makes a network with ragged blocks, a grouped and a depthwise convolution, a normalisation that is folded, one that
+/// becomes affine, and a linear layer.
 pub fn graph() -> Graph {
     let mut b = Builder::new("tiny", Shape::new(3, 5, 5));
     let x = b.conv("conv1", Conv2d::new(3, 10, 3).padding(1), b.input());

@@ -1,8 +1,8 @@
 //! A network with its parameters, in floats or with layers in integers.
 //!
 //! A [`Model`] is a graph with its parameters. A [`Policy`] says what each layer is quantized to, [`Policy::resolve`] makes
-//! a [`Plan`] of it for one graph, and [`Model::quantize`] does it. [`dsc`] is the file format that the integer engine
-//! runs; the crate `files` writes and reads models as packed safetensors and as PyTorch state dicts.
+//! a [`Plan`] of it for one graph, and [`Model::quantize`] follows the plan. [`dsc`] is the file format that the integer
+//! engine runs; the crate `files` writes models as packed safetensors and as PyTorch state dicts.
 //!
 //! ```
 //! use graph::{Builder, Conv2d, Preprocess, Shape, Weights};
@@ -17,7 +17,7 @@
 //! let info = Info { preprocess: Preprocess::imagenet(), classes: vec![], source: "an example".into() };
 //!
 //! let quantized = Model::float(graph, weights, info)?.quantize(&Policy::default())?;
-//! assert!(quantized.graph.find("bn").is_none(), "folded into the convolution");
+//! assert!(quantized.graph().find("bn").is_none(), "folded into the convolution");
 //! let bytes = dsc::write(&quantized, &dsc::Options::EXACT)?;
 //! assert_eq!(dsc::File::parse(&bytes)?.to_model()?, quantized);
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -7,34 +7,35 @@ use serde::{Deserialize, Serialize};
 use crate::policy::{Plan, Policy, PolicyError, check_blocks};
 use crate::precision::{Float, SaveOptions};
 
-/// A layer in integers.
+/// A quantized layer: its weight as integer codes with scales, and how its input is rounded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedLayer {
-    /// Its weight; a linear layer's has the shape `[out, in, 1, 1]`.
+    /// The weight; that of a linear layer has the shape `[out, in, 1, 1]`.
     pub codes: QuantizedWeights,
-    /// What its input is rounded to; `None` keeps it in floats.
+    /// The format that the input is rounded to; `None` keeps the input in floats.
     pub activation: Option<ActivationFormat>,
-    /// Whether its input can be negative.
+    /// Whether the input can be negative.
     pub signed: bool,
 }
 
-/// What a user of a network must know beside it.
+/// What a user of a network must know beside its graph and parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Info {
-    /// From an image to the network's input.
+    /// How an image becomes the network's input.
     pub preprocess: Preprocess,
-    /// What each output stands for; empty where unknown.
+    /// The name of the class that each output stands for; empty if unknown.
     pub classes: Vec<String>,
-    /// Where the network came from, free text.
+    /// Where the network came from, as free text.
     pub source: String,
 }
 
-/// A network with its parameters, in floats or with some layers in integers. See [`crate`] for its file.
+/// A network with its parameters, in floats or with some layers quantized. Parameters and layers always fit the graph;
+/// [`Model::check`] tells whether all values are finite.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
     pub(crate) graph: Graph,
-    /// The parameters of the graph but the weights of `layers`.
+    /// All parameters of the graph except the weights of `layers`.
     pub(crate) weights: Weights,
     pub(crate) layers: BTreeMap<String, QuantizedLayer>,
     pub(crate) info: Info,
@@ -44,61 +45,61 @@ pub struct Model {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// A `.dsc` file with something wrong in it, or a model that such a file cannot hold.
+    /// A `.dsc` file is not valid, or cannot hold the model.
     #[error(transparent)]
     Dsc(#[from] crate::dsc::DscError),
     /// Tensors are missing, unexpected or of a wrong shape.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// A NaN or an infinity.
+    /// A float parameter has a NaN or an infinity.
     #[error("tensor `{tensor}`: element {index} is NaN or infinite")]
     NonFinite {
-        /// The tensor.
+        /// The parameter's name.
         tensor: String,
-        /// Position of the first one, row-major.
+        /// The position of the first such element, row-major.
         index: usize,
     },
-    /// A layer's numbers were refused, when quantizing or when reading codes.
+    /// A layer's weight cannot be quantized, or its codes or scales are not valid.
     #[error("layer `{layer}`: {source}")]
     Numbers {
-        /// The layer.
+        /// The name of the layer's node.
         layer: String,
-        /// What is wrong with them.
+        /// What is wrong with the numbers.
         source: blockfloat::Error,
     },
-    /// A quantized layer that does not fit the graph.
+    /// A quantized layer does not fit the graph.
     #[error("layer `{layer}`: {why}")]
     Layer {
-        /// The layer.
+        /// The name of the layer's node.
         layer: String,
-        /// What does not fit.
+        /// What does not fit, in words.
         why: String,
     },
     /// The policy does not fit the graph.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// Only a model in floats can be quantized.
+    /// The model is quantized already; only one in floats can be quantized.
     #[error("`{graph}` is quantized already: quantize the float model it came from")]
     AlreadyQuantized {
-        /// The graph.
+        /// The name of the graph.
         graph: String,
     },
 }
 
 impl Model {
-    /// A network in floats.
+    /// Makes a model in floats.
     ///
     /// # Errors
-    /// [`WeightsError`] where the weights are not exactly those that the graph needs.
+    /// [`WeightsError`] if the weights are not exactly those that the graph needs.
     pub fn float(graph: Graph, weights: Weights, info: Info) -> Result<Self, WeightsError> {
         weights.check(&graph)?;
         Ok(Self { graph, weights, layers: BTreeMap::new(), info })
     }
 
-    /// A network with some layers in integers: `layers` by node name, `weights` all other parameters of the graph.
+    /// Makes a model with quantized layers, by node name; `weights` are all other parameters of the graph.
     ///
     /// # Errors
-    /// [`ModelError`] where weights or layers do not fit the graph.
+    /// [`ModelError`] if weights or layers do not fit the graph.
     pub fn new(
         graph: Graph,
         weights: Weights,
@@ -110,12 +111,12 @@ impl Model {
         Ok(model)
     }
 
-    /// The network.
+    /// Returns the network's graph.
     pub fn graph(&self) -> &Graph {
         &self.graph
     }
 
-    /// All float parameters: those of the graph but the weights of the quantized layers.
+    /// Returns all float parameters: those of the graph except the weights of the quantized layers.
     pub fn weights(&self) -> &Weights {
         &self.weights
     }
@@ -125,32 +126,32 @@ impl Model {
         self.weights.get_mut(name).map(Tensor::data_mut)
     }
 
-    /// The quantized layers, by node name.
+    /// Returns the quantized layers, by node name.
     pub fn layers(&self) -> &BTreeMap<String, QuantizedLayer> {
         &self.layers
     }
 
-    /// The same network with its quantized layers changed.
+    /// Changes the quantized layers; `change` gets the name and the layer of each.
     ///
     /// # Errors
-    /// [`ModelError`] where a changed layer does not fit the graph.
+    /// [`ModelError`] if a changed layer does not fit the graph.
     pub fn map_layers(mut self, mut change: impl FnMut(&str, &mut QuantizedLayer)) -> Result<Self, ModelError> {
         self.layers.iter_mut().for_each(|(name, layer)| change(name, layer));
         self.check_fit()?;
         Ok(self)
     }
 
-    /// What goes with the network: preprocessing, class names, where it came from.
+    /// Returns the preprocessing, the names of the classes and where the network came from.
     pub fn info(&self) -> &Info {
         &self.info
     }
 
-    /// What goes with the network, to change it.
+    /// Returns the preprocessing, the names of the classes and where the network came from, to change them.
     pub fn info_mut(&mut self) -> &mut Info {
         &mut self.info
     }
 
-    /// The same network without a softmax or sigmoid at its end, which has no parameters: its outputs are logits.
+    /// Removes a softmax or sigmoid at the end, so that the outputs are logits; see [`Graph::without_head`].
     pub fn without_head(mut self) -> Self {
         if let Some(graph) = self.graph.without_head() {
             self.graph = graph;
@@ -158,18 +159,20 @@ impl Model {
         self
     }
 
-    /// The graph, the float parameters, the quantized layers and what goes with them.
+    /// Returns the graph, the float parameters, the quantized layers and the [`Info`], without a copy.
     pub fn into_parts(self) -> (Graph, Weights, BTreeMap<String, QuantizedLayer>, Info) {
         (self.graph, self.weights, self.layers, self.info)
     }
 
-    /// How images become its input: sizes that its preprocessing does not say follow the input's.
+    /// Returns how images become the network's input; sizes that [`Info::preprocess`] leaves open follow from the input's
+    /// shape.
     pub fn preprocess(&self) -> Preprocess {
         self.info.preprocess.fitted(self.graph.input())
     }
 
-    /// Quantizes a float model: folds batch normalisation ([`Folded`]), plans by the policy ([`Policy::resolve`]) and
-    /// rounds the planned layers. Layers that are skipped, biases and affine parameters stay in [`Model::weights`].
+    /// Quantizes a float model: folds batch normalisation ([`Model::fold`]), plans by the policy ([`Policy::resolve`]) and
+    /// rounds the weights of the planned layers ([`Model::rounded`]). Layers that are skipped, biases and affine parameters
+    /// stay in [`Model::weights`].
     ///
     /// # Errors
     /// As [`Model::fold`] and [`Model::rounded`]; [`ModelError::Policy`].
@@ -179,10 +182,10 @@ impl Model {
         Self::rounded(&folded, &plan, self.info.clone())
     }
 
-    /// The float network with its batch normalisation folded, without a copy of its weights.
+    /// Folds the batch normalisation of a float model, without a copy of its weights.
     ///
     /// # Errors
-    /// [`ModelError::AlreadyQuantized`].
+    /// [`ModelError::AlreadyQuantized`]; [`ModelError::Weights`] if the weights do not fit the graph.
     pub fn fold(self) -> Result<Folded, ModelError> {
         if self.is_quantized() {
             return Err(ModelError::AlreadyQuantized { graph: self.graph.name().into() });
@@ -190,12 +193,11 @@ impl Model {
         Ok(Folded::new(&self.graph, self.weights)?)
     }
 
-    /// Rounds the planned layers of a folded network to integers.
+    /// Rounds the weights of the planned layers of a folded network to integers.
     ///
     /// # Errors
-    /// [`ModelError::Layer`] for a planned layer that the network does not have; [`ModelError::Numbers`] or
-    /// [`ModelError::NonFinite`] naming the layer or tensor with a NaN or infinity, also one that a negative variance
-    /// made.
+    /// [`ModelError::Numbers`] or [`ModelError::NonFinite`] with the layer or parameter that has a NaN or an infinity, which
+    /// a negative variance also makes; [`ModelError::Layer`] or [`ModelError::Policy`] if the plan is for another graph.
     pub fn rounded(folded: &Folded, plan: &Plan, info: Info) -> Result<Self, ModelError> {
         let (graph, mut weights) = ((**folded.graph()).clone(), Weights::default());
         let mut layers = BTreeMap::new();
@@ -224,16 +226,16 @@ impl Model {
         Self::new(graph, weights, layers, info)
     }
 
-    /// Whether any layer is in integers.
+    /// Tells whether any layer is quantized.
     pub fn is_quantized(&self) -> bool {
         !self.layers.is_empty()
     }
 
-    /// The same network with two-level scales in every quantized layer, fitted to the weights that the layer stands for
-    /// now ([`QuantizedWeights::to_two_level`]).
+    /// Returns the model with two-level scales in every quantized layer, fitted to the layer's present weights
+    /// ([`QuantizedWeights::to_two_level`]).
     ///
     /// # Errors
-    /// [`ModelError::Policy`] where a layer's activation blocks are too long for the integer sums of two-level scales.
+    /// [`ModelError::Policy`] if a layer's activation blocks are too long for the integer sums of two-level scales.
     pub fn to_two_level(&self) -> Result<Self, ModelError> {
         let mut model = self.clone();
         for (name, layer) in &mut model.layers {
@@ -245,7 +247,7 @@ impl Model {
         Ok(model)
     }
 
-    /// All parameters as floats, under the names the graph gives them.
+    /// Returns all parameters of the graph in floats; weights of quantized layers are codes times scales.
     pub fn dequantized(&self) -> Weights {
         let mut weights = self.weights.clone();
         for (name, layer) in &self.layers {
@@ -257,8 +259,8 @@ impl Model {
         weights
     }
 
-    /// Rounds all values to what a file written with these options stores, so that what is evaluated is what is
-    /// stored.
+    /// Rounds all float parameters and scales as a file written with these options stores them, so that the model that is
+    /// evaluated is the one that is stored.
     pub fn round(&mut self, options: &SaveOptions) {
         for tensor in self.weights.tensors_mut() {
             options.floats.round(tensor.data_mut());
@@ -281,13 +283,13 @@ impl Model {
         }
     }
 
-    /// [`Model::round`] of the block scales to F16; other floats stay.
+    /// Rounds the block scales to F16 ([`Model::round`]); other floats stay as they are.
     pub fn round_scales_f16(&mut self) {
         self.round(&SaveOptions { scale_precision: Float::F16, ..SaveOptions::EXACT });
     }
 
-    /// The narrowest type that stores every float block scale as it is: F16 after [`Model::round_scales_f16`], or after
-    /// loading a file with F16 scales, unless a layer needs F32. F16 for a model without quantized layers.
+    /// Returns the smallest type that stores every float block scale exactly: F16 after [`Model::round_scales_f16`], or after
+    /// loading a file with F16 scales, unless a layer needs F32; also F16 for a model without quantized layers.
     pub fn scale_precision(&self) -> Float {
         if self.layers.values().all(|layer| layer.codes.two_level().is_some() || Float::F16.holds(layer.codes.scales()))
         {
@@ -297,7 +299,7 @@ impl Model {
         }
     }
 
-    /// Bytes of all tensors as a file written with these options stores them, without the file's header.
+    /// Returns the bytes of all tensors in a packed safetensors file written with these options, without the file's header.
     pub fn storage_bytes(&self, options: &SaveOptions) -> u64 {
         let floats = |values: &[f32], asked: Float| (values.len() * asked.for_values(values).bytes()) as u64;
         let weights = self.weights.tensors().map(|tensor| floats(tensor.data(), options.floats));
@@ -311,16 +313,16 @@ impl Model {
         weights.chain(layers).sum()
     }
 
-    /// Bytes of the graph's parameters as F32: what [`Model::storage_bytes`] is compared with.
+    /// Returns the bytes of all parameters of the graph in F32, to compare [`Model::storage_bytes`] with.
     pub fn fp32_bytes(&self) -> u64 {
         self.graph.params().iter().map(|p| 4 * p.shape.iter().product::<usize>() as u64).sum()
     }
 
-    /// Checks that weights and layers fit the graph and that all floats are finite: what reading a file promises and writing one
-    /// asks for.
+    /// Checks that weights and layers fit the graph and that all floats are finite. Every model read from a file passes, and
+    /// only a model that passes is written.
     ///
     /// # Errors
-    /// [`ModelError`] with the place.
+    /// [`ModelError`] with the layer or parameter at fault.
     pub fn check(&self) -> Result<(), ModelError> {
         self.check_fit()?;
         for (name, layer) in &self.layers {
@@ -332,7 +334,7 @@ impl Model {
         check_finite(&self.weights)
     }
 
-    /// [`Model::check`] of all but the values.
+    /// Checks that weights and layers fit the graph, but not their values.
     fn check_fit(&self) -> Result<(), ModelError> {
         let non_negative = self.graph.non_negative();
         let mut coded = BTreeSet::new();
@@ -357,12 +359,12 @@ impl Model {
     }
 }
 
-/// Bytes of two-level scales: an F32 a channel, a byte a block.
+/// Returns the bytes of two-level scales: 4 for each channel, 1 for each block.
 fn storage_of(two_level: &TwoLevel) -> u64 {
     (4 * two_level.channel().len() + two_level.factors().len()) as u64
 }
 
-/// The convolution or linear layer of this name.
+/// Finds the convolution or linear layer of this name.
 pub(crate) fn find_layer<'a>(graph: &'a Graph, name: &str) -> Result<&'a Node, ModelError> {
     let node = graph.find(name).map(|id| graph.node(id)).filter(|node| node.weight_shape().is_some());
     node.ok_or_else(|| ModelError::Layer {

@@ -1,21 +1,22 @@
-//! Layer patterns: `*` stands for any characters, `?` for one, everything else for itself.
+//! Patterns of layer names: `*` stands for any characters, `?` for one, everything else for itself.
 
-/// Whether `name` is one that `pattern` stands for.
+/// Tells whether `pattern` stands for `name`.
 pub fn matches(pattern: &str, name: &str) -> bool {
     distance(pattern, name) == 0
 }
 
-/// The names closest to `pattern`, best first, at most three; ties keep the order of `names`.
+/// Returns the names closest to `pattern`, at most three, closest first; ties keep the order of `names`.
 pub(crate) fn nearest<'a>(pattern: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut ranked: Vec<(usize, &str)> = names.into_iter().map(|name| (distance(pattern, name), name)).collect();
     ranked.sort_by_key(|(distance, _)| *distance);
     ranked.into_iter().take(3).map(|(_, name)| name.to_owned()).collect()
 }
 
-/// Characters to insert, delete or replace until `pattern` stands for `name` (Levenshtein, with free wildcards).
+/// Counts the characters to insert, delete or replace until `pattern` stands for `name` (the Levenshtein distance, with free
+/// wildcards).
 fn distance(pattern: &str, name: &str) -> usize {
     let name: Vec<char> = name.chars().collect();
-    // row[j]: distance of the pattern read so far to the first j characters of the name.
+    // row[j] is the distance of the pattern read so far to the first j characters of the name.
     let mut row: Vec<usize> = (0..=name.len()).collect();
     for p in pattern.chars() {
         let mut diagonal = row[0];

@@ -1,4 +1,4 @@
-//! Which layer is quantized to what: a [`Policy`] as people write it, and the [`Plan`] that follows for one graph.
+//! Which layer is quantized to which format: a [`Policy`] as people write it, and the [`Plan`] that it gives for one graph.
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -11,16 +11,16 @@ use graph::{FoldedGraph, Node, Op};
 
 use crate::pattern;
 
-/// The numbers of one layer.
+/// The formats of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerFormat {
-    /// Its weight.
+    /// The format of the weight.
     pub weight: WeightFormat,
-    /// Its input; `None` keeps it in floats.
+    /// The format of the input; `None` keeps the input in floats.
     pub activation: Option<ActivationFormat>,
 }
 
-/// The formats of a whole network: one default, and rules for some layers.
+/// The formats of a whole network: a default, and rules for some layers.
 ///
 /// In TOML, with the defaults written out and two rules:
 ///
@@ -35,7 +35,7 @@ pub struct LayerFormat {
 /// [[rules]]
 /// layers = "conv1"            # `*` any characters, `?` one
 /// bits = 8
-/// activation = { bits = 8 }   # the rest of the table stays
+/// activation = { bits = 8 }   # block and scale stay as above
 ///
 /// [[rules]]
 /// layers = "*.downsample.0"
@@ -46,9 +46,9 @@ pub struct LayerFormat {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
-    /// Bits of a weight code.
+    /// The bits of a weight code.
     pub bits: Bits,
-    /// Channels of a filter that share a scale.
+    /// The number of a filter's channels that share a scale.
     pub block: BlockSize,
     /// How weight codes and scales are found.
     pub rule: ScaleRule,
@@ -59,27 +59,27 @@ pub struct Policy {
     /// The format of layer inputs; `None`, written `false`, keeps them in floats. A table may leave fields out.
     #[serde(with = "activation")]
     pub activation: Option<ActivationFormat>,
-    /// Exceptions.
+    /// Exceptions for some layers, in the order in which they apply.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
 }
 
-/// What differs for the layers of a pattern; fields that are `None` change nothing.
+/// Changes for the layers of a pattern; fields that are `None` change nothing.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Node names it is for: `*` stands for any characters, `?` for one.
+    /// The pattern of the layers' names: `*` stands for any characters, `?` for one.
     pub layers: String,
-    /// Bits of a weight code.
+    /// The bits of a weight code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bits: Option<Bits>,
-    /// Channels of a filter that share a scale.
+    /// The number of a filter's channels that share a scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<BlockSize>,
     /// How weight codes and scales are found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<ScaleRule>,
-    /// The input's format.
+    /// The format of the input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation: Option<ActivationRule>,
     /// `true` keeps the layer in floats, `false` quantizes it after all.
@@ -87,12 +87,12 @@ pub struct Rule {
     pub skip: Option<bool>,
 }
 
-/// What a [`Rule`] does to a layer's input.
+/// What a [`Rule`] changes in the format of a layer's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ActivationRule {
-    /// Keeps it in floats; written `false`.
+    /// The input stays in floats; written `false`.
     Off,
-    /// Changes some fields of its format. Where it was in floats, the others are the default's.
+    /// Some fields of the format change. If the input was in floats, the other fields are those of the default format.
     Change(ActivationChange),
 }
 
@@ -100,10 +100,10 @@ pub enum ActivationRule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ActivationChange {
-    /// Bits of a mantissa.
+    /// The bits of a mantissa.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bits: Option<Bits>,
-    /// Channels of a pixel that share a scale.
+    /// The number of a pixel's channels that share a scale.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block: Option<BlockSize>,
     /// The kind of scale.
@@ -114,13 +114,13 @@ pub struct ActivationChange {
 /// How one layer is quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerPlan {
-    /// Its weight.
+    /// The format of the weight.
     pub weight: WeightFormat,
-    /// How its scales are stored.
+    /// How the weight's scales are stored.
     pub scales: ScaleFormat,
-    /// Its input; `None` keeps it in floats.
+    /// The format of the input; `None` keeps the input in floats.
     pub activation: Option<ActivationFormat>,
-    /// Whether its input can be negative.
+    /// Whether the input can be negative.
     pub signed: bool,
 }
 
@@ -129,12 +129,12 @@ pub struct LayerPlan {
 pub struct Plan(BTreeMap<String, LayerPlan>);
 
 impl Plan {
-    /// The planned layers, by node name.
+    /// Returns the planned layers, by node name.
     pub fn layers(&self) -> &BTreeMap<String, LayerPlan> {
         &self.0
     }
 
-    /// How a layer is quantized; `None` where it stays in floats.
+    /// Returns how a layer is quantized; `None` if it stays in floats.
     pub fn get(&self, node: &str) -> Option<&LayerPlan> {
         self.0.get(node)
     }
@@ -143,43 +143,43 @@ impl Plan {
 /// Why a policy does not fit a graph.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
-    /// A rule for layers that the graph does not have.
+    /// A rule is for layers that the graph does not have.
     #[error("no layer of `{graph}` is named `{pattern}`{}", hint(nearest))]
     NoLayer {
-        /// The graph.
+        /// The name of the graph.
         graph: String,
         /// The rule's pattern.
         pattern: String,
         /// The names closest to it, best first.
         nearest: Vec<String>,
     },
-    /// A rule without anything to change.
+    /// A rule changes nothing.
     #[error("the rule for `{pattern}` changes nothing: set `bits`, `block`, `rule`, `activation` or `skip`")]
     EmptyRule {
         /// The rule's pattern.
         pattern: String,
     },
-    /// Blocks of weights that lie in more than one block of activations.
+    /// A block of weights lies in more than one block of activations.
     #[error(
         "layer `{layer}`: its activation blocks of {activation} channels do not hold whole weight blocks of {weight}; \
          make `activation.block` a multiple of `block`, or \"pixel\""
     )]
     Blocks {
-        /// The layer.
+        /// The name of the layer's node.
         layer: String,
-        /// Channels of a weight block.
+        /// The number of channels of a weight block.
         weight: usize,
-        /// Channels of an activation block.
+        /// The number of channels of an activation block.
         activation: usize,
     },
-    /// Blocks so long that their integer sum could overflow 32 bits.
+    /// A block is so long that its integer sum could overflow 32 bits.
     #[error(
         "layer `{layer}`: a block of {block} channels at these bits can overflow a 32-bit sum; make `block` smaller"
     )]
     BlockTooLong {
-        /// The layer.
+        /// The name of the layer's node.
         layer: String,
-        /// Channels of a weight block; with two-level scales, of an activation block.
+        /// The number of channels of a weight block, or, with two-level scales, of an activation block.
         block: usize,
     },
 }
@@ -203,7 +203,8 @@ fn block_of_32() -> BlockSize {
     BlockSize::new(32).expect("32 is not 0")
 }
 
-/// 4-bit weights and activations in blocks of 32 channels, the `mse` rule, float activation scales, linear layers too.
+/// The default is 4-bit weights and activations in blocks of 32 channels, the `mse` rule and float scales, for convolutions
+/// and linear layers.
 impl Default for Policy {
     fn default() -> Self {
         Self {
@@ -219,7 +220,7 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// The format of a layer that no rule is for.
+    /// Returns the formats of a layer that no rule is for.
     pub fn format(&self) -> LayerFormat {
         LayerFormat {
             weight: WeightFormat { bits: self.bits, block: self.block, rule: self.rule },
@@ -227,11 +228,11 @@ impl Policy {
         }
     }
 
-    /// Plans every [`Op::Conv2d`] and [`Op::Linear`] of a folded graph. A layer's input counts as signed unless
-    /// [`graph::Graph::non_negative`] knows better.
+    /// Plans every [`Op::Conv2d`] and [`Op::Linear`] of a folded graph. A layer's input is signed unless
+    /// [`graph::Graph::non_negative`] finds that it is never negative.
     ///
     /// # Errors
-    /// [`PolicyError`] for a rule that is for no layer or changes nothing, and for blocks that do not fit a layer.
+    /// [`PolicyError`] if a rule is for no layer or changes nothing, or if blocks do not fit a layer.
     pub fn resolve(&self, graph: &FoldedGraph) -> Result<Plan, PolicyError> {
         let layers: Vec<&Node> =
             graph.nodes().iter().filter(|n| matches!(n.op, Op::Conv2d(_) | Op::Linear { .. })).collect();
@@ -299,9 +300,9 @@ impl ActivationChange {
     }
 }
 
-/// The runtime's two conditions on a layer with integer activations: a weight block lies in one activation block, and
-/// its dot product, at most `B * 2^(b-1) * (2^m - 1)`, in an i32. With two-level scales the sum over an activation block
-/// must fit too, at most `127 * (2^m - 1)` a channel.
+/// Checks the engine's two conditions on a layer with integer activations: a weight block lies in one activation block, and an
+/// i32 holds the block's dot product, at most `B * 2^(b-1) * (2^m - 1)`. With two-level scales an i32 must hold the sum over
+/// an activation block, at most `127 * (2^m - 1)` for each channel.
 pub(crate) fn check_blocks(
     node: &Node,
     bits: Bits,
@@ -329,7 +330,7 @@ pub(crate) fn check_blocks(
     Ok(())
 }
 
-/// `W4 block 32 mse, A4 block 32 float` or `W4 block 32 mse, A float`.
+/// A plan prints as `W4 block 32 mse, A4 block 32 float` or `W4 block 32 mse, A float`.
 impl fmt::Display for LayerPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let WeightFormat { bits, block, rule } = self.weight;
@@ -373,7 +374,7 @@ impl<'de> Deserialize<'de> for ActivationRule {
     }
 }
 
-/// [`Policy::activation`] in a file: `false` or a table over the defaults.
+/// Reads and writes [`Policy::activation`] as `false` or as a table, whose absent fields have the defaults.
 mod activation {
     use super::{
         ActivationFormat, ActivationRule, Deserialize, Deserializer, Serialize, Serializer, default_activation,
@@ -401,7 +402,7 @@ mod tests {
     use super::*;
     use graph::{Builder, Conv2d, Graph, Shape};
 
-    /// conv1 (signed input), layer1.0.conv1 and layer1.0.conv2 (grouped) after a ReLU, fc after flattening.
+    /// Makes a network of conv1 (signed input), layer1.0.conv1 and layer1.0.conv2 (grouped) after a ReLU, fc after flattening.
     fn network() -> Graph {
         let mut b = Builder::new("tiny", Shape::new(3, 2, 2));
         let x = b.conv("conv1", Conv2d::new(3, 96, 1), b.input());

@@ -15,7 +15,7 @@ pub enum Float {
 }
 
 impl Float {
-    /// Bytes of a value.
+    /// Returns the bytes of a value.
     pub const fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -23,32 +23,32 @@ impl Float {
         }
     }
 
-    /// What a tensor is stored in where this type is asked for.
+    /// Returns the type that a tensor is stored in if this type is asked for.
     ///
-    /// F16 is kept only where the tensor's largest magnitude is a normal F16, `2^-14 ..= 65504`, or every value is
-    /// zero. So nothing overflows, and no value is off by more than `2^-11` of the largest; others are stored in F32.
-    /// Rounding keeps the largest magnitude in that range, so a tensor that was read is stored the same way again.
+    /// F16 is kept only if the tensor's largest magnitude is a normal F16, `2^-14 ..= 65504`, or if all values are 0; other
+    /// tensors are stored in F32. So nothing overflows, and no value is off by more than `2^-11` of the largest. Rounding
+    /// keeps the largest magnitude in that range, so a tensor that was read is stored the same way again.
     pub fn for_values(self, values: &[f32]) -> Self {
         let largest = values.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
         let normal = f16::MIN_POSITIVE.to_f32()..=f16::MAX.to_f32();
         if self == Self::F16 && (largest == 0.0 || normal.contains(&largest)) { Self::F16 } else { Self::F32 }
     }
 
-    /// Whether these values, rounded to this type already, are stored in it as they are.
+    /// Tells whether storing these values in this type changes none of them.
     pub fn holds(self, values: &[f32]) -> bool {
         let mut rounded = values.to_vec();
         self.round(&mut rounded);
         self.for_values(values) == self && rounded == values
     }
 
-    /// The values after being stored in this type and read again.
+    /// Rounds values as storing them in this type does.
     pub fn round(self, values: &mut [f32]) {
         if self.for_values(values) == Self::F16 {
             values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32());
         }
     }
 
-    /// Little-endian.
+    /// Returns the bytes of values of this type, little-endian.
     pub fn encode(self, values: &[f32]) -> Vec<u8> {
         match self {
             Self::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
@@ -56,7 +56,7 @@ impl Float {
         }
     }
 
-    /// The inverse of [`Float::encode`], whole values only.
+    /// Returns the values of little-endian bytes; the bytes of an incomplete value at the end are ignored.
     pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
         match self {
             Self::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
@@ -74,8 +74,8 @@ impl fmt::Display for Float {
     }
 }
 
-/// How a file stores floats. Where [`Float::F16`] is asked for, a tensor that it cannot hold (its
-/// largest magnitude is above 65504 or below `2^-14`, and not zero) is stored in F32.
+/// The types that a file stores floats in. Where [`Float::F16`] is asked for, a tensor that it cannot hold is stored in F32:
+/// see [`Float::for_values`].
 ///
 /// The default rounds block scales to F16; [`SaveOptions::EXACT`] rounds nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,12 +83,12 @@ impl fmt::Display for Float {
 pub struct SaveOptions {
     /// The type of weights, biases and affine parameters that are not codes.
     pub floats: Float,
-    /// The type of block scales. (Two-level scales are F32 factors and small integers whatever it says.)
+    /// The type of block scales. Two-level scales are F32 and 8-bit integers in any case.
     pub scale_precision: Float,
 }
 
 impl SaveOptions {
-    /// Every float is stored as it is.
+    /// The options that store every float as it is.
     pub const EXACT: Self = Self { floats: Float::F32, scale_precision: Float::F32 };
 }
 

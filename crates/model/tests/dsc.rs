@@ -1,4 +1,4 @@
-//! `.dsc` files as others see them: forged ones, with the memory that they cost, and a reader in another language.
+//! Forged `.dsc` files and the memory that reading them takes, and a reader in another language.
 #![allow(missing_docs)]
 
 use std::process::Command;
@@ -15,10 +15,10 @@ use forge::{Part, join, model, seal, seeds, split};
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Memory is counted for the whole process: one test at a time.
+/// Memory is counted for the whole process, so tests that count it run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Reads all of a file: what it says, and the most memory it took, in bytes beyond what was there.
+/// Reads a whole file; returns the result, and the most bytes of memory that reading added.
 fn read(bytes: &[u8]) -> (Result<Model, DscError>, usize) {
     let before = MEMORY.current_usage();
     MEMORY.reset_peak_usage();
@@ -26,7 +26,7 @@ fn read(bytes: &[u8]) -> (Result<Model, DscError>, usize) {
     (result, MEMORY.peak_usage().saturating_sub(before))
 }
 
-/// Text of the metadata changed, checksums repaired.
+/// Replaces text of the metadata and repairs the checksums.
 fn with_text(seed: &[u8], from: &str, to: &str) -> Vec<u8> {
     let mut parts = split(seed).unwrap();
     let text = String::from_utf8(parts[0].2.clone()).unwrap();
@@ -41,7 +41,7 @@ fn with_parts(seed: &[u8], change: impl FnOnce(&mut Vec<Part>)) -> Vec<u8> {
     join(&parts)
 }
 
-/// Bytes changed, checksums repaired.
+/// Changes bytes and repairs the checksums.
 fn with_bytes(seed: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
     let mut file = seed.to_vec();
     file[at..at + bytes.len()].copy_from_slice(bytes);
@@ -49,13 +49,13 @@ fn with_bytes(seed: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
     file
 }
 
-/// Names, files, and what is said of them.
+/// Returns hostile files with their names and the errors they give.
 fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let [float, half, two_level, _] = seeds().try_into().unwrap();
     let u32s = |n: u32| n.to_le_bytes().to_vec();
     let u64s = |n: u64| n.to_le_bytes().to_vec();
     let huge = 1u64 << 62;
-    // The table: metadata, conv1, grouped, fc, floats; and logits in `half`.
+    // The sections are metadata, conv1, grouped, fc, floats, and in `half` also logits.
     let start = |file: &[u8], section: usize| {
         let at = 64 + 32 * section + 8;
         u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize
@@ -267,7 +267,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     files
 }
 
-/// A chain of 20,000 more ReLUs at the end.
+/// Adds a chain of 20,000 ReLUs at the end of the graph.
 fn many_nodes(seed: &[u8]) -> Vec<u8> {
     let text = String::from_utf8(split(seed).unwrap()[0].2.clone()).unwrap();
     let nodes = text.matches("\"inputs\"").count();
@@ -295,7 +295,7 @@ fn hostile_files_are_refused_in_the_memory_they_justify() {
         };
         println!("{name:<32} {:>10} {peak:>12}  {said}", bytes.len());
         assert!(said.contains(expected), "{name}: {said}");
-        // What the documentation promises, and a little for messages and buffers.
+        // The documentation promises 32 bytes for each byte; messages and buffers take a little more.
         assert!(peak <= 32 * bytes.len() + 16_384, "{name}: {peak} bytes for a file of {}", bytes.len());
     }
 }
@@ -313,7 +313,7 @@ fn every_damaged_byte_and_every_cut_is_refused() {
     }
 }
 
-/// The page alone is enough to write a reader: one in Python, standard library only, decodes every tensor to the same bits.
+/// A reader in Python with the standard library alone, written from the format's page, decodes every tensor to the same bits.
 #[test]
 fn a_reader_written_from_the_page_agrees() {
     let _alone = ALONE.lock();
@@ -342,6 +342,6 @@ fn a_reader_written_from_the_page_agrees() {
         lines.sort();
         assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), lines.join("\n"), "seed {i}");
     }
-    // Two-level weights are what a reader computes from them, and not those of float scales.
+    // The weights of two-level scales differ from those of float scales.
     assert_ne!(model(true).dequantized(), model(false).dequantized());
 }

@@ -17,12 +17,12 @@ fuzz_target!(|data: &[u8]| {
         let _ = file.layer(&layer.node);
     }
     let Ok(model) = file.to_model() else { return };
-    // What is read is a valid model, and survives being written again.
+    // The model is valid, and reading it again from a new file gives the same model.
     model.check().expect("a model that was read is valid");
     let options = dsc::Options { floats: SaveOptions::EXACT, pair: file.pair().cloned() };
     let again = dsc::write(&model, &options).expect("a model that was read can be written");
     assert!(dsc::File::parse(&again).unwrap().to_model().unwrap() == model);
-    // Where nothing is in half precision, it is written as it was.
+    // A file without half precision is written as the same bytes.
     let half = |stored: dsc::StoredScales| stored == dsc::StoredScales::F16;
     if !file.layers().iter().any(|layer| half(layer.scales)) && !data.windows(5).any(|w| w == b"\"f16\"") {
         assert!(again == data);
@@ -42,7 +42,7 @@ fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
         parts = forge::split(&seeds[random.below(seeds.len())]).expect("a seed");
     }
     let mut bytes = match random.below(16) {
-        // Bytes anywhere, header and table included.
+        // Any bytes change below, header and table included.
         0..3 => data[..size].to_vec(),
         3 => {
             let (i, j) = (random.below(parts.len()), random.below(parts.len()));
@@ -77,7 +77,7 @@ fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     if random.below(16) < 3 {
         len = fuzzer_mutate(data, len, max_size);
     }
-    // Most files have right checksums, or nothing else would be read.
+    // Most files get right checksums, or the checks after them would not be reached.
     if random.below(20) > 0 {
         forge::seal(&mut data[..len]);
     }
@@ -100,19 +100,19 @@ fn mutate_text(text: &mut Vec<u8>, random: &mut Random) {
     let at = random.below(text.len());
     match random.below(8) {
         0..4 => {
-            // The next number.
+            // The next number is replaced.
             let Some(start) = text[at..].iter().position(u8::is_ascii_digit).map(|i| at + i) else { return };
             let end = text[start..].iter().position(|b| !b.is_ascii_digit()).map_or(text.len(), |i| start + i);
             text.splice(start..end, NUMBERS[random.below(NUMBERS.len())].bytes());
         }
         4 => {
-            // The next value after a colon.
+            // The next value after a colon is replaced.
             let Some(start) = text[at..].iter().position(|&b| b == b':').map(|i| at + i + 1) else { return };
             let end = text[start..].iter().position(|b| b",}]".contains(b)).map_or(text.len(), |i| start + i);
             text.splice(start..end, WORDS[random.below(WORDS.len())].bytes());
         }
         5 => {
-            // A piece between commas doubled, removed or moved.
+            // A piece between commas is doubled, removed or moved.
             let end = text[at..].iter().position(|&b| b == b',').map_or(text.len(), |i| at + i);
             let piece: Vec<u8> = text[at..end].to_vec();
             let to = random.below(text.len());

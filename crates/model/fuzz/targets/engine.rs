@@ -1,12 +1,13 @@
-//! Runs what a reader accepted.
+//! Runs the models that the reader accepted.
 use model::Model;
 use model::dsc::Pair;
 use runtime::KernelName;
 
-/// Networks that cost more are planned and get their buffers, and are not run: a millisecond or so.
+/// The most operations of a network that is run, about a millisecond; others are planned and get their buffers only.
 const OPERATIONS: u64 = 1 << 20;
 
-/// The plain kernel, that of AVX2 and the fastest give the same bits, or the same error, for ordinary and huge inputs.
+/// Checks that the plain kernel, the AVX2 kernel and the fastest one give the same bits, or the same error, for ordinary and
+/// huge inputs.
 pub fn check(model: &Model) {
     let plain = answers(model, Some(KernelName::Scalar));
     for kernel in [Some(KernelName::Avx2).filter(|name| runtime::kernels().contains(name)), None] {
@@ -18,7 +19,7 @@ pub fn check(model: &Model) {
 fn answers(model: &Model, kernel: Option<KernelName>) -> Result<Vec<Result<Vec<u32>, String>>, String> {
     let engine = runtime::Model::with_kernel(model.clone(), kernel).map_err(|error| error.to_string())?;
     let mut session = engine.session(1).map_err(|error| error.to_string())?;
-    if model.graph.cost().operations > OPERATIONS {
+    if model.graph().cost().operations > OPERATIONS {
         return Ok(vec![]);
     }
     let input = Pair::input(1, engine.input());

@@ -9,11 +9,11 @@ pub enum Section {
     Table,
     /// The metadata.
     Metadata,
-    /// A layer's codes and scales, by its number; its node's name where it is known.
+    /// The codes and scales of a layer: its number, and its node's name, empty while it is not known.
     Layer(usize, String),
     /// The floats.
     Floats,
-    /// The logits of the stored pair.
+    /// The logits of the stored [`Pair`](super::Pair).
     Logits,
     /// The zeros between sections.
     Padding,
@@ -38,9 +38,9 @@ impl fmt::Display for Section {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{section}, byte {offset}: {reason}")]
 pub struct DscError {
-    /// The section.
+    /// The section with the fault.
     pub section: Section,
-    /// Position in the file of the first byte at fault, or of the section.
+    /// The position in the file of the first byte at fault, or of the section.
     pub offset: u64,
     /// What is wrong.
     pub reason: Reason,
@@ -50,77 +50,77 @@ pub struct DscError {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
-    /// Not this format.
+    /// The file is of another format.
     #[error("not a .dsc file")]
     Magic,
-    /// Another version.
+    /// The file has another version of the format.
     #[error("version {0}: this reads version {version}", version = super::VERSION)]
     Version(u32),
-    /// A file cut short, or with bytes after its end.
+    /// The file is cut short, or goes on after its end.
     #[error("the file has {found} bytes, {expected} are due")]
     Length {
-        /// What the file says or needs.
+        /// The number of bytes that the file says or needs.
         expected: u64,
-        /// What there is.
+        /// The number of bytes that it has.
         found: u64,
     },
-    /// More of something than a file may have.
+    /// The file has more of something than is allowed.
     #[error("{found} {what}: at most {most} are allowed")]
     TooMany {
-        /// Of what.
+        /// What there are too many of.
         what: &'static str,
-        /// How many.
+        /// The number of them.
         found: u64,
-        /// The cap.
+        /// The number that is allowed.
         most: u64,
     },
-    /// A byte that must be 0.
+    /// A byte that must be 0 is not.
     #[error("a byte that must be 0 is not")]
     NotZero,
-    /// A checksum.
+    /// A checksum is not that of the bytes.
     #[error("checksum {found:#010x}, its bytes have {expected:#010x}: the file is damaged")]
     Checksum {
-        /// Of the bytes.
+        /// The checksum of the bytes.
         expected: u32,
-        /// Of the file.
+        /// The checksum in the file.
         found: u32,
     },
-    /// A section that must not be here: wrong kind, position, place or length.
+    /// A section has another kind, position, offset or length than it must have here.
     #[error("{what} is {found}, {expected} is due")]
     Table {
-        /// Which field.
+        /// The name of the field.
         what: &'static str,
-        /// What is due.
+        /// The value that it must have.
         expected: u64,
-        /// What is there.
+        /// The value that it has.
         found: u64,
     },
-    /// Metadata that do not parse or fit.
+    /// The metadata do not parse, or do not fit together.
     #[error("{0}")]
     Metadata(String),
-    /// Metadata that this format's writer would write otherwise.
+    /// The metadata are not as [`write()`](super::write()) writes them.
     #[error("the metadata are not in their canonical form")]
     NotCanonical,
-    /// Numbers of a layer.
+    /// A layer's codes or scales are not valid.
     #[error("{0}")]
     Numbers(blockfloat::Error),
-    /// A NaN or an infinity among the floats.
+    /// A tensor has a NaN or an infinity.
     #[error("`{tensor}` has a NaN or an infinity")]
     NonFinite {
-        /// The tensor.
+        /// The tensor's name.
         tensor: String,
     },
-    /// An engine that gives other logits for the stored input.
+    /// An engine computed other logits for the stored input than the file has.
     #[error("logit {index} is {found} where {stored} is stored, for the input of the stored pair")]
     Logits {
-        /// The first one that differs.
+        /// The position of the first logit that differs.
         index: usize,
-        /// As stored.
+        /// The logit in the file.
         stored: f32,
-        /// As found.
+        /// The logit that the engine computed.
         found: f32,
     },
-    /// A layer or tensor that was asked for and is not in the file.
+    /// The file does not have the layer or tensor that was asked for.
     #[error("there is no `{0}`")]
     Absent(String),
 }

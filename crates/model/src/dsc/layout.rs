@@ -1,21 +1,21 @@
-//! Header, section table and padding.
+//! Header, section table and padding of a file.
 use std::ops::Range;
 
 use super::error::{DscError, Reason, Section};
 use graph::MAX_NODES;
 
-/// The first 8 bytes of a file.
+/// The first 8 bytes of every file.
 pub const MAGIC: [u8; 8] = *b"\x89DSC\r\n\x1a\n";
-/// The version that is written and read.
+/// The version of the format that is written and read.
 pub const VERSION: u32 = 1;
 
 pub(super) const HEADER: usize = 64;
 pub(super) const ENTRY: usize = 32;
 const ALIGN: usize = 64;
-/// Position of the whole file's checksum.
+/// The position of the whole file's checksum.
 const CHECKSUM: usize = 24;
 pub(super) const MAX_METADATA: usize = 4 << 20;
-/// One a node at most, and metadata, floats, logits.
+/// The most sections of a file: a layer for each node, metadata, floats and logits.
 const MAX_SECTIONS: usize = MAX_NODES + 3;
 
 pub(super) const METADATA: u32 = 1;
@@ -23,7 +23,7 @@ pub(super) const LAYER: u32 = 2;
 pub(super) const FLOATS: u32 = 3;
 pub(super) const LOGITS: u32 = 4;
 
-/// A section as the table has it, its place checked.
+/// An entry of the section table, with a place that was checked.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub kind: u32,
@@ -50,7 +50,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
 }
 
-/// Position of the first byte of `range` that is not 0.
+/// Returns the position of the first byte of `range` that is not 0.
 pub(super) fn not_zero(bytes: &[u8], range: Range<usize>) -> Option<usize> {
     bytes[range.clone()].iter().position(|&b| b != 0).map(|i| range.start + i)
 }
@@ -63,7 +63,8 @@ fn checksum(bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Checks header, table, padding and all checksums: the sections lie one after the other without holes or overlaps.
+/// Checks header, table, padding and all checksums, and returns the sections, which lie one after the other without holes or
+/// overlaps.
 pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Entry>, DscError> {
     let refuse = |section, offset, reason| Err(DscError::new(section, offset, reason));
     if bytes.len() < MAGIC.len() || bytes[..MAGIC.len()] != MAGIC {
@@ -95,7 +96,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Entry>, DscError> {
     }
 
     let mut entries = Vec::with_capacity(count);
-    // What lies between the end of one thing and the start of the next.
+    // The end of what was read so far; the next section starts at the first multiple of 64 after it.
     let mut end = table;
     for i in 0..count {
         let at = HEADER + i * ENTRY;
@@ -139,7 +140,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Entry>, DscError> {
     Ok(entries)
 }
 
-/// A file of these sections: kind, position among its kind, bytes.
+/// Writes a file of these sections, each given by its kind, its position among those of its kind and its bytes.
 pub(super) fn assemble(sections: &[(u32, u32, Vec<u8>)]) -> Vec<u8> {
     let table = HEADER + sections.len() * ENTRY;
     let total = sections.iter().fold(table, |end, (_, _, data)| end.next_multiple_of(ALIGN) + data.len());

@@ -1,4 +1,4 @@
-//! The metadata: what the other sections hold, and that it fits together.
+//! The metadata: a description of the other sections, which is checked to fit together.
 use std::borrow::Cow;
 use std::fmt;
 
@@ -10,15 +10,15 @@ use crate::model::{Info, Model, QuantizedLayer};
 use crate::policy::check_blocks;
 use crate::precision::{Float, SaveOptions};
 
-/// How a layer's scales are stored.
+/// How a layer's scales are stored in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoredScales {
-    /// A binary32 a block.
+    /// Each block has a binary32.
     F32,
-    /// A binary16 a block.
+    /// Each block has a binary16.
     F16,
-    /// A binary32 an output channel, an 8-bit integer a block.
+    /// Each output channel has a binary32 and each block an 8-bit integer; a scale is their product.
     TwoLevel,
 }
 
@@ -32,48 +32,54 @@ impl fmt::Display for StoredScales {
     }
 }
 
-/// What the metadata say of a quantized layer.
+/// The description of a quantized layer in a file's metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerInfo {
-    /// Its name in the graph.
+    /// The name of its node in the graph.
     pub node: String,
-    /// `[Co, Ci/G, Kh, Kw]`; a linear layer is `[out, in, 1, 1]`.
+    /// The shape of its weight, `[Co, Ci/G, Kh, Kw]`; that of a linear layer is `[out, in, 1, 1]`.
     pub shape: [usize; 4],
-    /// Bits of a code.
+    /// The bits of a code.
     pub bits: Bits,
-    /// Channels that share a scale.
+    /// The number of input channels that share a scale.
     pub block: BlockSize,
-    /// How scales are stored.
+    /// How its scales are stored.
     pub scales: StoredScales,
-    /// What its input is rounded to; `None` keeps it in floats.
+    /// The format that its input is rounded to; `None` keeps the input in floats.
     pub activation: Option<ActivationFormat>,
     /// Whether its input can be negative.
     pub signed: bool,
 }
 
 impl LayerInfo {
-    /// Codes of the layer. Its shape is the graph's, whose sizes are checked to fit memory.
+    /// Returns the number of codes. That of a layer in a [`File`](super::File) fits memory.
+    ///
+    /// # Panics
+    /// If the number overflows, where overflow checks are on.
     pub fn weights(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Blocks of the layer.
+    /// Returns the number of blocks.
+    ///
+    /// # Panics
+    /// If the number overflows, where overflow checks are on.
     pub fn blocks(&self) -> usize {
         self.shape[0] * self.block.count(self.shape[1]) * self.shape[2] * self.shape[3]
     }
 
-    /// Bytes of its codes, the zeros after them not counted.
+    /// Returns the number of bytes of its codes, without the zeros after them.
     pub(super) fn codes_len(&self) -> usize {
         packed_len(self.weights(), self.bits)
     }
 
-    /// Start of its scales in its section.
+    /// Returns the position of its scales in its section.
     pub(super) fn scales_start(&self) -> usize {
         self.codes_len().next_multiple_of(4)
     }
 
-    /// Length of its section.
+    /// Returns the length of its section.
     pub(super) fn section_len(&self) -> usize {
         let scales = match self.scales {
             StoredScales::F32 => 4 * self.blocks(),
@@ -84,7 +90,7 @@ impl LayerInfo {
     }
 }
 
-/// What the metadata say of a float tensor.
+/// The description of a float tensor in a file's metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FloatInfo {
@@ -94,7 +100,7 @@ pub(super) struct FloatInfo {
     pub float: Float,
 }
 
-/// The metadata section.
+/// The metadata, as their JSON has them.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Meta<'a> {
@@ -106,7 +112,7 @@ pub(super) struct Meta<'a> {
 }
 
 impl<'a> Meta<'a> {
-    /// Of a model that was checked.
+    /// Describes a model, which must have passed [`Model::check`].
     pub fn of(model: &'a Model, options: &SaveOptions, pair: Option<u64>) -> Self {
         let stored = |codes: &QuantizedWeights| match codes.two_level() {
             Some(_) => StoredScales::TwoLevel,
@@ -135,7 +141,7 @@ impl<'a> Meta<'a> {
         Self { info: Cow::Borrowed(model.info()), layers, floats, pair, graph: Cow::Borrowed(model.graph()) }
     }
 
-    /// Checks that layers and floats are those that the graph needs, and that no size leaves memory.
+    /// Checks that layers and floats are those that the graph needs, and that all sizes fit memory.
     pub fn check(&self) -> Result<(), String> {
         let nodes = self.graph.nodes();
         if self.layers.is_empty() {
@@ -194,7 +200,7 @@ impl<'a> Meta<'a> {
     }
 }
 
-/// The number of elements, where they and their bytes in F32 can be counted.
+/// Returns the number of elements if memory can hold them in F32.
 fn fits_memory(shape: &[usize]) -> Option<usize> {
     let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
     (count <= isize::MAX as usize / 16).then_some(count)

@@ -1,8 +1,8 @@
 //! `.dsc`: one quantized network, ready to run in integers, in one file that can be memory-mapped.
 //!
 //! Batch normalisation is folded, codes are packed, every layer says how its input is rounded and whether it can be
-//! negative, and classes and preprocessing come along: a file needs nothing beside it. [`write()`] makes the bytes,
-//! [`File::parse`] checks all structure and checksums without decoding a layer, [`File::layer`] decodes one.
+//! negative, and the names of classes and the preprocessing are included: a file needs nothing beside it. [`write()`] makes
+//! the bytes, [`File::parse`] checks all structure and checksums without decoding a layer, [`File::layer`] decodes one.
 //!
 //! ```
 //! use graph::{Builder, Conv2d, Preprocess, Shape, Weights};
@@ -17,7 +17,7 @@
 //!
 //! let bytes = dsc::write(&model, &dsc::Options::EXACT)?;
 //! let file = dsc::File::parse(&bytes)?;
-//! assert_eq!(file.layer("conv")?, model.layers["conv"]);
+//! assert_eq!(file.layer("conv")?, model.layers()["conv"]);
 //! assert_eq!(file.to_model()?, model);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -59,7 +59,7 @@
 //! | `info` | [`Info`](crate::Info): `preprocess`, `classes`, `source` |
 //! | `layers` | for each layer section: `node` (its name in the graph), `shape` `[Co, Cg, Kh, Kw]`, `bits`, `block` (a number, or `"pixel"`), `scales` (`"f32"`, `"f16"` or `"two_level"`), `activation` (`null`, or `bits`, `block`, `scale`), `signed` |
 //! | `floats` | for each tensor of the floats section: `name`, `shape`, `type` (`"f32"` or `"f16"`) |
-//! | `pair` | `null`, or the seed of the input whose logits are stored |
+//! | `pair` | `null`, or the seed that [`Pair::input`] makes the input of the stored logits from |
 //! | `graph` | [`Graph`](graph::Graph): `name`, `nodes`; a node has `name`, `op`, `inputs` (positions of earlier nodes), `shape` `[channels, height, width]` by name; at most 16,384 nodes, none of them a batch normalisation |
 //!
 //! Layers are in the order of the graph's nodes; at least one. Floats are all other parameters of the graph in its order:
@@ -76,7 +76,7 @@
 //! - `"f32"`, `"f16"`: `S` scales `[Co, ceil(Cg / B), Kh, Kw]`;
 //!   `"two_level"`: `Co` f32 `s[o]`, then `S` i8 `k`, never -128, `|k * code| <= 127`; a scale is `s[o] * k` rounded to f32.
 //!
-//! `weight[o, c, y, x] = scale[o, c / B, y, x] * code[o, c, y, x]`. How the input is rounded is said in [`crate`].
+//! `weight[o, c, y, x] = scale[o, c / B, y, x] * code[o, c, y, x]`. [`crate`] says how the input is rounded.
 //!
 //! ## Floats
 //! The tensors one after the other, row-major, each starting at a multiple of 4 from the section's start, zeros between.
@@ -85,9 +85,10 @@
 //! The network's output for the input that [`Pair::input`] makes of the seed, f32.
 //!
 //! # What reading promises
-//! Every refusal is a [`DscError`] with section, offset and reason. No byte of the file is free: all follow from the model
-//! and from the type chosen for each tensor. Nothing is allocated on a size's word alone: at most 32 bytes for each
-//! byte of metadata, and 8 for each other byte, of the layers that are decoded.
+//! A file that is refused gives a [`DscError`] with section, offset and reason. Every byte of a file follows from the model
+//! and from the type chosen for each tensor; a file with any other byte is refused. A size in a file does not decide how much
+//! memory is allocated: reading takes at most 32 bytes for each byte of metadata and 8 for each byte of the layers that are
+//! decoded.
 mod error;
 mod layout;
 mod meta;

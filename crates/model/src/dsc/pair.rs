@@ -1,22 +1,26 @@
 use blockfloat::SplitMix64;
 use graph::Shape;
 
-/// An input that can be made anywhere, and the logits that the network gives for it: what an engine is checked with.
+/// A seed, from which every language makes the same input, and the network's logits for that input. Engines are checked with
+/// it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pair {
-    /// Of the input.
+    /// The seed of the input.
     pub seed: u64,
-    /// The network's output.
+    /// The logits that the network has for it.
     pub logits: Vec<f32>,
 }
 
 impl Pair {
-    /// The input `[C, H, W]` of a seed: `x[i] = (byte[i] - 128) / 64`, with `byte[8 j ..= 8 j + 7]` the little-endian
-    /// bytes of the `j`-th number (from 0) that splitmix64 gives for the seed. Every value is an exact f32 of at most 8
-    /// bits, so that no language or machine makes another one.
+    /// Makes the input `[C, H, W]` of a seed: `x[i] = (byte[i] - 128) / 64`, where `byte[8 j ..= 8 j + 7]` are the
+    /// little-endian bytes of the `j`-th number (from 0) of splitmix64 with this seed. Every value is an f32 of at most 8
+    /// significant bits, so that all languages and machines make the same.
     ///
     /// splitmix64: `state = seed + (j + 1) * 0x9e3779b97f4a7c15`; `z = (state ^ state >> 30) * 0xbf58476d1ce4e5b9`;
     /// `z = (z ^ z >> 27) * 0x94d049bb133111eb`; the number is `z ^ z >> 31`; all modulo `2^64`.
+    ///
+    /// # Panics
+    /// If the input does not fit memory.
     pub fn input(seed: u64, shape: Shape) -> Vec<f32> {
         let mut input = Vec::with_capacity(shape.elements().next_multiple_of(8));
         let mut random = SplitMix64::new(seed);

@@ -12,31 +12,31 @@ use crate::precision::Float;
 use graph::Graph;
 use graph::{Tensor, Weights};
 
-/// A file whose structure and checksums are known to be right. Layers are decoded when they are asked for.
+/// A `.dsc` file whose structure and checksums were found right. Layers are decoded one by one, on demand.
 #[derive(Debug)]
 pub struct File<'a> {
     bytes: &'a [u8],
     graph: Graph,
     info: Info,
     layers: Vec<LayerInfo>,
-    /// Section of each layer.
+    /// The place of each layer's section in the file.
     ranges: Vec<Range<usize>>,
     layer_index: HashMap<String, usize>,
     floats: HashMap<String, (FloatInfo, Range<usize>)>,
     pair: Option<Pair>,
-    /// Start of the logits.
+    /// The position of the logits in the file.
     pair_at: usize,
 }
 
 impl<'a> File<'a> {
-    /// Checks header, table, checksums and metadata: afterwards only the numbers of layers and floats can be wrong.
+    /// Checks header, table, checksums and metadata. Afterwards only the values of layers and floats can be wrong.
     ///
     /// # Errors
     /// [`DscError`] with section, offset and reason.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, DscError> {
         let entries = layout::parse(bytes)?;
         let metadata = entries.first().map_or(0..0, |entry| entry.range.clone());
-        // The metadata say which sections there must be, so the first is looked at on its own.
+        // The metadata say which sections there must be, so their own section is checked first.
         expect(&entries, 0, METADATA, 0, metadata.len())?;
         let refuse = |reason| DscError::new(Section::Metadata, metadata.start, reason);
         if metadata.len() > MAX_METADATA {
@@ -104,36 +104,39 @@ impl<'a> File<'a> {
         Ok(Self { bytes, graph, info, layers, ranges, layer_index, floats, pair, pair_at })
     }
 
-    /// The network.
+    /// Returns the network's graph.
     pub fn graph(&self) -> &Graph {
         &self.graph
     }
 
-    /// Preprocessing and classes.
+    /// Returns the preprocessing, the names of the classes and where the network came from.
     pub fn info(&self) -> &Info {
         &self.info
     }
 
-    /// The quantized layers, in the order of the graph's nodes.
+    /// Lists the quantized layers, in the order of the graph's nodes.
     pub fn layers(&self) -> &[LayerInfo] {
         &self.layers
     }
 
-    /// Bytes of a layer's section, by its position in [`File::layers`].
+    /// Returns the bytes of a layer's section, by the layer's position in [`File::layers`].
+    ///
+    /// # Panics
+    /// If there is no layer at this position.
     pub fn layer_bytes(&self, index: usize) -> usize {
         self.ranges[index].len()
     }
 
-    /// The stored input and output.
+    /// Returns the stored input and its logits, if the file has them.
     pub fn pair(&self) -> Option<&Pair> {
         self.pair.as_ref()
     }
 
-    /// Compares an engine's logits for the input of [`File::pair`] with the stored ones, bit by bit: engines of this
-    /// arithmetic give the same on every machine. Without a pair there is nothing to compare.
+    /// Compares an engine's logits for the input of [`File::pair`] with the stored ones, bit by bit: the arithmetic gives the
+    /// same bits on every machine. For a file without a pair every answer is right.
     ///
     /// # Errors
-    /// [`Reason::Logits`] with the place of the first one that differs, [`Reason::Length`] where there are more or fewer.
+    /// [`Reason::Logits`] with the first logit that differs; [`Reason::Length`] if there are more or fewer of them.
     pub fn check_logits(&self, found: &[f32]) -> Result<(), DscError> {
         let Some(Pair { logits, .. }) = &self.pair else { return Ok(()) };
         let refuse = |index: usize, reason| Err(DscError::new(Section::Logits, self.pair_at + 4 * index, reason));
@@ -147,10 +150,10 @@ impl<'a> File<'a> {
         }
     }
 
-    /// Decodes a layer.
+    /// Decodes a quantized layer, by its node's name.
     ///
     /// # Errors
-    /// [`DscError`]: no such layer; codes or scales that are not valid.
+    /// [`DscError`] if there is no such layer, or if its codes or scales are not valid.
     pub fn layer(&self, name: &str) -> Result<QuantizedLayer, DscError> {
         let absent = || DscError::new(Section::Metadata, HEADER, Reason::Absent(name.into()));
         let index = *self.layer_index.get(name).ok_or_else(absent)?;
@@ -191,7 +194,7 @@ impl<'a> File<'a> {
     /// Decodes a float parameter, such as a layer's `<node>.bias`.
     ///
     /// # Errors
-    /// [`DscError`]: no such tensor; a NaN or infinity.
+    /// [`DscError`] if there is no such tensor, or if it has a NaN or an infinity.
     pub fn floats(&self, name: &str) -> Result<Tensor, DscError> {
         let absent = || DscError::new(Section::Metadata, HEADER, Reason::Absent(name.into()));
         let (info, range) = self.floats.get(name).ok_or_else(absent)?;
@@ -200,7 +203,7 @@ impl<'a> File<'a> {
         Ok(Tensor::new(info.shape.clone(), values))
     }
 
-    /// Decodes everything.
+    /// Decodes the whole model.
     ///
     /// # Errors
     /// As [`File::layer`] and [`File::floats`].
@@ -217,7 +220,7 @@ impl<'a> File<'a> {
     }
 }
 
-/// The section at position `at` of the table, which must be this one.
+/// Returns the place of the section at position `at` of the table, after checking its kind, position and length.
 fn expect(entries: &[Entry], at: usize, kind: u32, index: usize, len: usize) -> Result<Range<usize>, DscError> {
     let place = HEADER + at * ENTRY;
     let table = |field: usize, what, expected: u64, found: u64| {

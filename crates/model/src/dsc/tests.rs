@@ -13,7 +13,7 @@ fn model() -> Model {
     fixture::quantized()
 }
 
-/// A `.dsc` file that is read back is the model as the same options round it.
+/// Writes a model, and checks that reading the file gives the model as the same options round it.
 fn assert_round_trip(model: &Model, options: &Options) {
     let bytes = write(model, options).unwrap();
     let mut rounded = model.clone();
@@ -70,7 +70,7 @@ fn grey_and_oblong_preprocessing_is_kept() {
         assert_eq!(read.info(), model.info());
         assert_eq!(write(&read, &Options::EXACT).unwrap(), bytes);
     }
-    // As files have always had it.
+    // Existing files have it in this form.
     let text = String::from_utf8_lossy(&write(&model, &Options::EXACT).unwrap()).into_owned();
     assert!(text.contains(r#""preprocess":{"resize":256,"crop":224,"order":"rgb","divide":255.0,"mean":[0.485,"#));
 }
@@ -126,7 +126,7 @@ fn what_a_file_cannot_hold_is_not_written() {
 
 #[test]
 fn a_large_network_keeps_its_tail_exact() {
-    // More than one node with floats only, and a linear layer that stays in floats.
+    // More than one node has floats only, and a linear layer stays in floats.
     let rule = crate::policy::Rule { layers: "fc".into(), skip: Some(true), ..Default::default() };
     let policy = crate::Policy { rules: vec![rule], ..fixture::policy(5, 2) };
     let model = fixture::float().quantize(&policy).unwrap();

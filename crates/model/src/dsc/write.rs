@@ -7,25 +7,25 @@ use super::pair::Pair;
 use crate::model::{Model, ModelError};
 use crate::precision::{Float, SaveOptions};
 
-/// How [`write()`] writes a model.
+/// How [`write()`] stores a model.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Options {
-    /// How floats are stored.
+    /// The types that floats are stored in.
     pub floats: SaveOptions,
-    /// An input and its logits, stored so that engines can be checked.
+    /// An input and its logits that are stored with the network, so that engines can be checked.
     pub pair: Option<Pair>,
 }
 
 impl Options {
-    /// Every float is stored as it is, and no input is stored.
+    /// The options that store every float as it is, and no pair.
     pub const EXACT: Self = Self { floats: SaveOptions::EXACT, pair: None };
 }
 
-/// The model as a `.dsc` file. Equal models with equal options give equal bytes.
+/// Writes a model as the bytes of a `.dsc` file. Equal models with equal options give equal bytes.
 ///
 /// # Errors
-/// As [`Model::check`]; [`ModelError::Dsc`] for what a file cannot hold: no quantized layer, a batch normalisation that
-/// is not folded, too many nodes or too long metadata, logits that are not finite or not the network's outputs.
+/// As [`Model::check`]; [`ModelError::Dsc`] if a file cannot hold the model: no layer is quantized, a batch normalisation is
+/// not folded, there are too many nodes or too long metadata, or logits are not finite or not as many as outputs.
 pub fn write(model: &Model, options: &Options) -> Result<Vec<u8>, ModelError> {
     model.check()?;
     let refuse = |section, reason| ModelError::Dsc(DscError::new(section, HEADER, reason));
@@ -33,7 +33,7 @@ pub fn write(model: &Model, options: &Options) -> Result<Vec<u8>, ModelError> {
     meta.check().map_err(|why| refuse(Section::Metadata, Reason::Metadata(why)))?;
     let no_json = |error: serde_json::Error| refuse(Section::Metadata, Reason::Metadata(error.to_string()));
     let text = serde_json::to_vec(&meta).map_err(no_json)?;
-    // JSON has no NaN or infinity: metadata that do not read back are not written.
+    // JSON has no NaN or infinity: metadata that cannot be read again are refused here.
     serde_json::from_slice::<Meta>(&text).map_err(no_json)?;
     if text.len() > MAX_METADATA {
         let (found, most) = (text.len() as u64, MAX_METADATA as u64);

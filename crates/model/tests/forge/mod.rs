@@ -1,10 +1,10 @@
-//! Forges `.dsc` files: changes parts and repairs what gives a change away, so that a reader's deeper checks are reached.
+//! Forges `.dsc` files: changes sections and repairs offsets and checksums, so that a reader's later checks are reached.
 #![allow(dead_code, missing_docs)]
 
 use graph::{Builder, Conv2d, Op, Preprocess, Shape, Weights};
 use model::{Float, Info, Model, Policy, SaveOptions, dsc};
 
-/// Kind, position among its kind, bytes.
+/// A section: its kind, its position among those of its kind, and its bytes.
 pub type Part = (u32, u32, Vec<u8>);
 
 const HEADER: usize = 64;
@@ -18,7 +18,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
 }
 
-/// The sections of a file, as far as its table leads into it.
+/// Returns the sections of a file; `None` if its table leads out of it.
 pub fn split(bytes: &[u8]) -> Option<Vec<Part>> {
     let count = u32_at(bytes, 12)?.min(64) as usize;
     let part = |i: usize| {
@@ -30,7 +30,7 @@ pub fn split(bytes: &[u8]) -> Option<Vec<Part>> {
     (0..count).map(part).collect()
 }
 
-/// A file of these sections with right offsets and checksums.
+/// Writes a file of these sections with right offsets and checksums.
 pub fn join(parts: &[Part]) -> Vec<u8> {
     let mut bytes = vec![0; HEADER + parts.len() * ENTRY];
     bytes[..8].copy_from_slice(&dsc::MAGIC);
@@ -72,8 +72,8 @@ pub fn seal(bytes: &mut [u8]) {
     }
 }
 
-/// A small quantized network with most of what a file can hold: groups, ragged blocks, a normalisation that stays, a layer
-/// in floats, gates and concatenation.
+/// Makes a small quantized network with most of what a file can hold: groups, ragged blocks, a normalisation that becomes
+/// affine, a layer in floats, gates and concatenation.
 pub fn model(two_level: bool) -> Model {
     let mut b = Builder::new("tiny", Shape::new(3, 6, 6));
     let x = b.conv("conv1", Conv2d::new(3, 8, 3).padding(1), b.input());
@@ -101,7 +101,7 @@ pub fn model(two_level: bool) -> Model {
     if two_level { model.to_two_level().expect("small blocks") } else { model }
 }
 
-/// Valid files of all kinds.
+/// Makes valid files with all types of floats and scales.
 pub fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for two_level in [false, true] {
