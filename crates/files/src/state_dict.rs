@@ -64,13 +64,13 @@ fn unfold(model: &Model, original: &Graph) -> Result<(Weights, Vec<String>), Mod
                 (gamma, dense.remove(&name(Role::Bias)).expect("an affine node has both"))
             }
             None => {
-                // The layer before it has its bias.
+                // The layer before it has its bias. Of several normalisations in a row the first one gets it.
                 let mut layer = original.node(node.inputs[0]);
-                while matches!(layer.op, Op::Dropout { .. }) {
+                while matches!(layer.op, Op::Dropout { .. } | Op::BatchNorm2d { .. }) {
                     layer = original.node(layer.inputs[0]);
                 }
                 let bias_name = Role::Bias.name(&layer.name);
-                let beta = dense.remove(&bias_name).expect("a folded layer has a bias");
+                let beta = dense.remove(&bias_name).unwrap_or_else(|| vector(vec![0.0; channels]));
                 if matches!(&layer.op, Op::Conv2d(conv) if conv.bias)
                     || matches!(layer.op, Op::Linear { bias: true, .. })
                 {
@@ -109,6 +109,28 @@ mod tests {
             let close = tensor.data().iter().zip(again[name].data()).all(|(a, b)| (a - b).abs() <= 2e-7 * a.abs());
             assert!(close, "{name}");
         }
+    }
+
+    #[test]
+    fn normalisations_in_a_row_come_back_as_one_and_identities() {
+        let mut b = graph::Builder::new("row", graph::Shape::new(2, 3, 3));
+        let x = b.conv("conv", graph::Conv2d::new(2, 4, 1), b.input());
+        let x = b.batch_norm("bn1", 1e-5, x);
+        let x = b.push("drop", Op::Dropout { p: 0.5 }, vec![x]);
+        b.batch_norm("bn2", 0.25, x);
+        let original = b.finish().unwrap();
+        let mut weights = Weights::init(&original, 3);
+        weights.get_mut("bn1.bias").unwrap().data_mut().fill(0.5);
+        weights.get_mut("bn2.running_mean").unwrap().data_mut().fill(-2.0);
+        let (graph, weights) = graph::Folded::new(&original, weights).unwrap().into_parts();
+        let info = model::Info { classes: vec![], ..fixture::info() };
+        let model = Model::float(graph.into_graph(), weights, info).unwrap();
+
+        let (again, _) = unfold(&model, &original).unwrap();
+        assert_eq!(again["bn1.bias"], model.weights()["conv.bias"]);
+        assert_eq!(again["bn2.bias"].data(), [0.0; 4]);
+        // sqrt(1 + 0.25), so that the scale is 1.
+        assert_eq!(again["bn2.weight"].data(), [1.25f32.sqrt(); 4]);
     }
 
     #[test]

@@ -257,12 +257,22 @@ impl Graph {
         input: Shape,
         nodes: impl IntoIterator<Item = (String, Op, Vec<NodeId>)>,
     ) -> Result<Self, GraphError> {
-        let mut builder: Option<Builder> = None;
-        let name = name.into();
+        Builder::of_nodes(name.into(), input, nodes)?.finish()
+    }
+}
+
+impl Builder {
+    /// Starts a graph with all of these nodes: see [`Graph::from_nodes`].
+    pub(crate) fn of_nodes(
+        name: String,
+        input: Shape,
+        nodes: impl IntoIterator<Item = (String, Op, Vec<NodeId>)>,
+    ) -> Result<Self, GraphError> {
+        let mut builder: Option<Self> = None;
         for (node, op, inputs) in nodes {
             match (&mut builder, &op) {
                 (None, Op::Input) => {
-                    let mut first = Builder::new(name.clone(), input);
+                    let mut first = Self::new(name.clone(), input);
                     first.nodes[0].name = node;
                     builder = Some(first);
                 }
@@ -272,7 +282,7 @@ impl Graph {
                 _ => return Err(GraphError::Empty),
             }
         }
-        builder.ok_or(GraphError::Empty)?.finish()
+        builder.ok_or(GraphError::Empty)
     }
 }
 
@@ -393,6 +403,13 @@ impl Builder {
     /// # Errors
     /// The first [`GraphError`] of all nodes in their order; [`GraphError::Budget`] for a network that costs too much.
     pub fn finish(self) -> Result<Graph, GraphError> {
+        let graph = self.finish_at_any_cost()?;
+        graph.check_budget()?;
+        Ok(graph)
+    }
+
+    /// Checks all but the budget and returns the graph.
+    pub(crate) fn finish_at_any_cost(self) -> Result<Graph, GraphError> {
         if let Some(error) = self.error {
             return Err(error);
         }
@@ -415,7 +432,7 @@ impl Builder {
         let uses = graph.uses();
         match uses[..uses.len() - 1].iter().position(|&n| n == 0) {
             Some(i) => Err(GraphError::Unused { node: graph.nodes[i].name.clone() }),
-            None => graph.check_budget().map(|()| graph),
+            None => Ok(graph),
         }
     }
 }

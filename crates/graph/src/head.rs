@@ -1,4 +1,4 @@
-use crate::build::{Graph, Node};
+use crate::build::{Builder, Graph, Node};
 use crate::op::{Activation, Op};
 
 /// What the outputs of a classifier are.
@@ -86,7 +86,9 @@ impl Graph {
         // All nodes after `input` lead to the one that is removed.
         let nodes = &self.nodes()[..=input.index()];
         let nodes = nodes.iter().map(|node| (node.name.clone(), node.op.clone(), node.inputs.clone()));
-        Some(Self::from_nodes(self.name(), self.input(), nodes).expect("a part of a graph that was checked"))
+        // A folded graph may be over its budget: see `Graph::fold`.
+        let graph = Builder::of_nodes(self.name().into(), self.input(), nodes).and_then(Builder::finish_at_any_cost);
+        Some(graph.expect("a part of a graph that was checked"))
     }
 
     /// Finds how the outputs are read as classes, from the last operation that changes values and from what comes after the
@@ -129,7 +131,7 @@ fn probabilities(op: &Op) -> Option<Outputs> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Builder, Shape};
+    use crate::Shape;
 
     fn head(classes: usize, last: Option<Op>) -> Head {
         let mut b = Builder::new("n", Shape::new(3, 2, 2));

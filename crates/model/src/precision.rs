@@ -34,7 +34,7 @@ impl Float {
         if self == Self::F16 && (largest == 0.0 || normal.contains(&largest)) { Self::F16 } else { Self::F32 }
     }
 
-    /// Tells whether storing these values in this type changes none of them.
+    /// Tells whether this type is the one that stores these values ([`Float::for_values`]) and changes none of them.
     pub fn holds(self, values: &[f32]) -> bool {
         let mut rounded = values.to_vec();
         self.round(&mut rounded);
