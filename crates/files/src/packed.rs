@@ -293,7 +293,7 @@ mod tests {
 
     /// Checks that loading a saved model gives the rounded model, and that this saves as the same bytes.
     fn assert_round_trip(model: &Model, options: &SaveOptions) {
-        let bytes = to_bytes(&model, options).unwrap();
+        let bytes = to_bytes(model, options).unwrap();
         let read = from_bytes(&bytes).unwrap();
         let mut rounded = model.clone();
         rounded.round(options);
