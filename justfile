@@ -10,15 +10,15 @@ default:
 
 # Quantize a network, win its accuracy back on unlabelled images, export it
 distill CONFIG *ARGS:
-    @cargo run --release -p cli --features '{{ features }}' -- distill "$@"
+    @cargo run --release -p dsconv-cli --features '{{ features }}' -- distill "$@"
 
 # Train a float network with labels
 train CONFIG *ARGS:
-    @cargo run --release -p cli --features '{{ features }}' -- train "$@"
+    @cargo run --release -p dsconv-cli --features '{{ features }}' -- train "$@"
 
 # Any other command, such as `just dsconv models`
 dsconv *ARGS:
-    @cargo run --release -p cli --features '{{ features }}' -- "$@"
+    @cargo run --release -p dsconv-cli --features '{{ features }}' -- "$@"
 
 # Run all tests
 test *ARGS:
@@ -26,9 +26,9 @@ test *ARGS:
 
 # Run the tests of `--device ndarray` and `--device wgpu`; for wgpu without a GPU, `just setup --wgpu` first
 test-devices *ARGS:
-    cargo test --release -p cli -p dsconv --features cli/ndarray,cli/wgpu device "$@" -- --nocapture
+    cargo test --release -p dsconv-cli -p dsconv-burn --features dsconv-cli/ndarray,dsconv-cli/wgpu device "$@" -- --nocapture
 
-# What CI runs, cheapest first: formatting, lints, tests
+# The first of what CI runs: formatting, lints, tests
 check:
     cargo fmt --all --check
     cargo clippy --release --workspace --all-targets -- -D warnings

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 data=$1
 python=${DSCONV_PYTHON:-python3}
-dsconv=${DSCONV:-cargo run --release -q -p cli --}
+dsconv=${DSCONV:-cargo run --release -q -p dsconv-cli --}
 out=experiments/runs/onnx
 mkdir -p "$out"
 

@@ -6,7 +6,7 @@ Networks are torchvision's with seeded random weights (speed does not depend on 
 QDQ (U8 activations, S8 weights per channel) by ONNX Runtime's own tool, for OpenVINO by NNCF, and to `.dsc` by `dsconv`. Every engine gets one
 burst of runs in turn, round after round; the table has the median over rounds of each burst's fastest run, in
 milliseconds, and ratios to ONNX Runtime. Needs torch, torchvision, onnx, onnxruntime, openvino, nncf and numpy, and a
-built `dsconv` and `libdsconv_c.so` (`cargo build --release -p cli -p capi`).
+built `dsconv` and `libdsconv_c.so` (`cargo build --release -p dsconv-cli -p dsconv-capi`).
 """
 
 import argparse

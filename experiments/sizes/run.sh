@@ -3,4 +3,4 @@
 # bash experiments/sizes/run.sh [NETWORK...]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-cargo run --release -p zoo --example sizes -- "$@"
+cargo run --release -p dsconv-zoo --example sizes -- "$@"

@@ -1,6 +1,6 @@
 /* Classifies a raw picture: height x width x 3 bytes, red, green, blue, of the network's input size.
  *
- *     cargo build --release -p capi
+ *     cargo build --release -p dsconv-capi
  *     cc -Icrates/capi/include crates/capi/examples/classify.c -Ltarget/release -ldsconv_c -o classify
  *     LD_LIBRARY_PATH=target/release ./classify network.dsc picture.rgb
  */

@@ -101,7 +101,7 @@ fn ndarray() -> Result<Device> {
 #[allow(dead_code, reason = "not used where everything is compiled in")]
 fn not_compiled(feature: &str) -> Error {
     Error::usage(format!("this dsconv was built without `{feature}`")).hint(format!(
-        "build it in: `cargo run --release -p cli --features {feature} -- ...`, or `just features={feature} ...`"
+        "build it in: `cargo run --release -p dsconv-cli --features {feature} -- ...`, or `just features={feature} ...`"
     ))
 }
 

@@ -1,7 +1,7 @@
 //! A teacher on the embedded set, and its 4-bit student, from nothing:
 //!
 //! ```text
-//! cargo run --release -p distill --example embedded -- alexnet-embedded experiments/runs/example
+//! cargo run --release -p dsconv-distill --example embedded -- alexnet-embedded experiments/runs/example
 //! ```
 //! Stopped, it goes on where it was when it is started again.
 use std::path::PathBuf;

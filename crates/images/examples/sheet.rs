@@ -1,6 +1,6 @@
 //! Draws a sheet of images of the embedded set, and dumps its bytes for other tools.
 //!
-//! `cargo run --release -p images --example sheet -- sheet.png [dump-folder]`
+//! `cargo run --release -p dsconv-images --example sheet -- sheet.png [dump-folder]`
 //!
 //! The sheet has a row for each class. The dump is `<split>_images.bin` (interleaved RGB) and `<split>_labels.bin` (a byte
 //! each).

@@ -14,7 +14,7 @@ fn a_device_that_is_not_built_in_names_its_feature() {
         place.run(&["eval", "tiny.safetensors", "--device", feature]).refuses(
             2,
             &format!(
-                "error: this dsconv was built without `{feature}`\n\nhint: build it in: `cargo run --release -p cli --features {feature} -- ...`, \
+                "error: this dsconv was built without `{feature}`\n\nhint: build it in: `cargo run --release -p dsconv-cli --features {feature} -- ...`, \
                  or `just features={feature} ...`"
             ),
         );
