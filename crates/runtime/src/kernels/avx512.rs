@@ -6,7 +6,7 @@ use super::dots::{self, Dots};
 use super::instructions::instructions;
 use super::lanes::{Lanes, Magnitudes, Sums};
 use super::round::Rounds;
-use super::scalar::Rule;
+use super::rule::Rule;
 use super::tile::{Form, Isa, Run};
 
 /// The kernel of CPUs with AVX-512 F, BW, DQ, VL and VNNI.

@@ -20,11 +20,10 @@ use blockfloat::ActivationScale;
 
 use super::end::End;
 use super::lanes::Lanes;
-use super::scalar::Rule;
-use super::{ConvCall, QuantizeCall, STRIP, scalar};
-use crate::layout::{BORDER, LANES, Layout, RAW};
+use super::rule::Rule;
+use super::{ConvCall, QuantizeCall, STRIP, plain};
+use crate::layout::{LANES, RAW};
 use crate::math;
-use crate::pack::Packed;
 
 /// Magnitudes of elements that are rounded to values.
 const ORDINARY: RangeInclusive<f32> = 1.0 / (1u64 << 48) as f32..=(1u64 << 62) as f32;
@@ -69,31 +68,7 @@ fn sees_raw(call: &ConvCall<'_>) -> bool {
 #[cold]
 #[inline(never)]
 fn plain(call: &ConvCall<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) -> bool {
-    scalar::conv(&ConvCall { panels, ..*call }, out, stride)
-}
-
-/// One tap of sixteen channels as the contract writes it.
-pub(super) fn tap(layout: &Layout, w: &Packed, at: usize, byte: u8, x: &[f32], sum: &mut [f32; LANES]) {
-    if byte == BORDER {
-        return;
-    }
-    let rule = Rule::new(layout);
-    for (lane, (&x, sum)) in x.iter().zip(sum).enumerate() {
-        let (a, s) = match rule.kind {
-            // What was rounded before rounds to itself.
-            ActivationScale::Float if byte != RAW => {
-                (if x == 0.0 { 0.0 } else { (rule.hi as f32).copysign(x) }, x.abs())
-            }
-            _ => {
-                let (s, inv) = rule.scale(x.abs());
-                (f32::from(i16::from(rule.code(x, inv)) - rule.offset as i16), s)
-            }
-        };
-        let dot = f32::from(w.weights[at + lane] as i8) * a;
-        let factor = if w.two_level() { s } else { w.alpha[at + lane] * s };
-        // An integer 0 has no sign.
-        *sum = math::mul_add(factor, dot + 0.0, *sum);
-    }
+    plain::conv(&ConvCall { panels, ..*call }, out, stride)
 }
 
 /// A panel of a checked call.

@@ -1,8 +1,4 @@
 //! The trait of kernels, and what they want of the planner.
-use std::marker::PhantomData;
-
-use super::round::{Quantize, QuantizePlanes, Rounds};
-use super::tile::Conv;
 use super::{ConvCall, PlanesCall, QuantizeCall};
 
 /// An instruction set's loops. A value can be made only where the CPU has the instructions.
@@ -23,33 +19,6 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]);
     /// Runs a task in code that is compiled for the kernel's instructions.
     fn run<T: Task>(&self, task: T) -> T::Output;
-}
-
-impl<I: Rounds> Kernel for I {
-    const WANTS: Wants = I::WANTS;
-
-    fn new() -> Option<Self> {
-        I::detect()
-    }
-
-    fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool {
-        call.check(out, stride);
-        self.run(Conv::<I> { call, unpacked, out, stride, isa: PhantomData })
-    }
-
-    fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
-        call.check(codes, scales);
-        self.run(Quantize::<I> { call, codes, scales, isa: PhantomData });
-    }
-
-    fn quantize_planes(&self, call: &PlanesCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
-        self.run(QuantizePlanes { call, codes, scales });
-    }
-
-    fn run<T: Task>(&self, task: T) -> T::Output {
-        // SAFETY: the CPU has the instructions, or there would be no `self`.
-        unsafe { I::vectorize(task) }
-    }
 }
 
 /// Plain code that is compiled for each kernel's instructions: [`Task::run`] and what it calls are `#[inline(always)]`.

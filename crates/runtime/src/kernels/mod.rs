@@ -31,10 +31,13 @@ mod kernel;
 mod lanes;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
+mod plain;
 mod round;
+mod rule;
 mod scalar;
 mod table;
 mod tile;
+mod vector;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
 #[cfg(target_arch = "x86_64")]

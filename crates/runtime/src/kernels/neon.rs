@@ -12,7 +12,7 @@ use std::arch::asm;
 use super::instructions::instructions;
 use super::lanes::{Lanes, Magnitudes, Pair, Sums};
 use super::round::Rounds;
-use super::scalar::Rule;
+use super::rule::Rule;
 use super::tile::{Form, Isa, Run};
 use super::{Task, Wants};
 use crate::layout::LANES;

@@ -2,9 +2,9 @@
 use std::marker::PhantomData;
 
 use super::lanes::{Lanes, Magnitudes};
-use super::scalar::{self, Rule};
+use super::rule::Rule;
 use super::tile::Isa;
-use super::{PlanesCall, QuantizeCall, Task, depthwise};
+use super::{PlanesCall, QuantizeCall, Task, depthwise, plain};
 use crate::layout::{LANES, Layout, Piece};
 
 /// Most blocks whose scales are found at a time.
@@ -45,7 +45,7 @@ impl<I: Rounds> Task for Quantize<'_, I> {
             return depthwise::quantize(I::FUSED, call, codes, scales);
         }
         if layout.blocks.len() > BLOCKS {
-            return scalar::quantize(call, codes, scales);
+            return plain::quantize(call, codes, scales);
         }
         let rule = Rule::new(layout);
         // SAFETY: this is compiled for, and runs on, CPUs with the instructions; `QuantizeCall::check` held.
@@ -71,7 +71,7 @@ impl Task for QuantizePlanes<'_> {
 
     #[inline(always)]
     fn run(self) {
-        scalar::quantize_planes(self.call, self.codes, self.scales);
+        plain::quantize_planes(self.call, self.codes, self.scales);
     }
 }
 

@@ -13,7 +13,7 @@ use std::arch::wasm32::*;
 use super::Task;
 use super::lanes::{Lanes, Magnitudes, Pair, Sums};
 use super::round::Rounds;
-use super::scalar::Rule;
+use super::rule::Rule;
 use super::tile::{Form, Isa, Run};
 use crate::layout::LANES;
 

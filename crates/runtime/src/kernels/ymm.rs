@@ -13,7 +13,7 @@ use super::dots::{self, Dots};
 use super::instructions::instructions;
 use super::lanes::{Lanes, Magnitudes, Pair, Sums};
 use super::round::Rounds;
-use super::scalar::Rule;
+use super::rule::Rule;
 use super::tile::{Form, Isa, Run};
 use super::{Task, Wants};
 
