@@ -13,7 +13,7 @@ use crate::checkpoint::best_epoch;
 use crate::evaluate::{Logits, check_fits, predict};
 use crate::fit_layers::{Fit, reestimated};
 use crate::folder::RunFolder;
-use crate::harness::{Batches, Course, Harness, Log, Steps};
+use crate::harness::{Batches, Course, Harness, Log, Steps, Trainee};
 use crate::imitate::{Imitate, batches_to_learn, batches_to_measure};
 use crate::journal::Point;
 use crate::loss::Loss;
@@ -138,18 +138,9 @@ impl Adaptation<'_> {
         // What the teacher says to images that never change need be asked once.
         let cached = config.augment.is_none() && taps.is_empty();
         let logits = if cached { Some(known("teacher on the images to adapt to", &images)?) } else { None };
-        let student = if config.fit_images > 0 {
-            let fit = Fit {
-                teacher: &teacher,
-                weights: start.student.weights(),
-                images: &images,
-                workers: &workers,
-                context,
-            };
-            fit.fitted(start.network, config.fit_images, folder)?
-        } else {
-            start.network
-        };
+        let weights = start.student.weights();
+        let fit = Fit { teacher: &teacher, weights, images: &images, workers: &workers, context };
+        let student = fit.fitted(start.network, config.fit_images, folder)?;
 
         let log = Log {
             path: folder.file(RunFolder::LOSS),
@@ -177,7 +168,16 @@ impl Adaptation<'_> {
             Err(error) => return Err(error),
         };
         harness.write_log()?;
+        self.adapted(&harness, trainee, diverged_at)
+    }
 
+    /// The best of the students that the harness has kept.
+    fn adapted(
+        &self,
+        harness: &Harness<'_>,
+        trainee: Trainee<Imitate>,
+        diverged_at: Option<usize>,
+    ) -> Result<Adapted, Error> {
         let points = harness.journal().points.clone();
         let best = best_epoch(&harness.journal(), points.len() - 1);
         let network = harness.network(trainee, best)?;

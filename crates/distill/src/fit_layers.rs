@@ -47,9 +47,12 @@ pub(crate) struct Fit<'a> {
 }
 
 impl Fit<'_> {
-    /// The student, which runs on an autodiff device, with layers fitted to the teacher's on the first `count` images. It is
-    /// found in the folder where an earlier start of this run got so far.
+    /// The student, which runs on an autodiff device, with layers fitted to the teacher's on the first `count` images, or as it
+    /// is for none. It is found in the folder where an earlier start of this run got so far.
     pub(crate) fn fitted(&self, mut student: Network, count: usize, folder: &RunFolder) -> Result<Network, Error> {
+        if count == 0 {
+            return Ok(student);
+        }
         let path = folder.file(RunFolder::CHECKPOINTS).join("fitted.bpk");
         if path.exists() {
             return Ok(student.load_record(checkpoint::load_record(&path)?));
