@@ -10,12 +10,13 @@ use model::{Model, ModelError, Policy, pattern};
 use serde::Serialize;
 
 use crate::checkpoint::best_epoch;
-use crate::evaluate::{Logits, check_fits, predict};
+use crate::evaluate::{check_fits, predict};
 use crate::fit_layers::{Fit, reestimated};
 use crate::folder::RunFolder;
 use crate::harness::{Batches, Course, Harness, Log, Steps, Trainee};
 use crate::imitate::{Imitate, batches_to_learn, batches_to_measure};
 use crate::journal::Point;
+use crate::logits::Logits;
 use crate::loss::Loss;
 use crate::origin::{Origin, claim};
 use crate::random::{Order, Random};

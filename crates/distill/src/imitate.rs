@@ -9,9 +9,9 @@ use graph::NodeId;
 use images::{Batch, ImageError, Unlabelled};
 
 use crate::adapt::Adaptation;
-use crate::evaluate::Logits;
 use crate::harness::{Examples, Task};
 use crate::loader::{Loader, tensor};
+use crate::logits::Logits;
 use crate::loss::Loss;
 use crate::random::{Order, Random};
 

@@ -4,14 +4,14 @@
 //! - [`adapt`] takes a teacher, a quantization policy and [`images::Unlabelled`] images, and returns the student that
 //!   agrees with the teacher best on images held out. It cannot see a label: none of its arguments holds one. Each layer
 //!   is fitted to the teacher's by least squares, then the network is trained as a whole.
-//! - [`evaluate`] measures accuracy, agreement and the logits' signal-to-noise ratio.
+//! - [`evaluate`] runs networks on images; [`Logits`] has their accuracy, agreement and signal-to-noise ratio.
 //! - [`calibrate()`] finds the ranges of a network's values.
 //! - [`run`] measures, quantizes, adapts, stores and measures again, with the settings of a [`DistillConfig`], in a
 //!   [`RunFolder`].
 //!
-//! A run that was killed at any moment and resumed ends with the same weights, to the bit, as one that was not. Every batch is a pure function of the seed and the step number, and checkpoints are
-//! complete or not there. What a run is made from (settings, weights, images, labels) is noted when it begins, and it
-//! is not resumed from anything else.
+//! A run that was killed at any moment and resumed ends with the same weights, to the bit, as one that was not. Every
+//! batch is a pure function of the seed and the step number, and checkpoints are complete or not there. What a run is
+//! made from (settings, weights, images, labels) is noted when it begins, and it is not resumed from anything else.
 //!
 //! That holds on CPUs with the same vector instructions, with any number of cores. Training adds floats in an order that
 //! the width of the CPU's vectors decides, so an adapted network, and its figures, differ between AVX2 and AVX-512: by about
@@ -32,6 +32,7 @@ mod imitate;
 mod journal;
 mod least_squares;
 mod loader;
+mod logits;
 mod loss;
 mod optimize;
 mod origin;
@@ -48,9 +49,9 @@ pub use adapt::{Adaptation, Adapted, adapt};
 pub use augment::Augment;
 pub use calibrate::{Calibration, calibrate};
 pub use error::Error;
-pub use evaluate::{Logits, Scores};
 pub use folder::RunFolder;
 pub use journal::Point;
+pub use logits::{Logits, Scores};
 pub use optimize::Optimizer;
 pub use progress::{Context, Progress};
 pub use report::{Chosen, Divergence, Measured, Report};

@@ -3,7 +3,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::{log_sigmoid, log_softmax};
 use graph::{Activation, Graph, Op};
 
-use crate::evaluate::Logits;
+use crate::logits::Logits;
 
 /// The divergence of two networks' logits, by what logits decide: which class of several is the right one, or a yes or no
 /// each.

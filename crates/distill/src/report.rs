@@ -1,8 +1,8 @@
 //! The results of a run.
 use serde::{Deserialize, Serialize};
 
-use crate::evaluate::Scores;
 use crate::journal::Point;
+use crate::logits::Scores;
 
 /// The student that a run exports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -10,9 +10,10 @@ use model::Model;
 use serde::{Deserialize, Serialize};
 
 use crate::adapt::{Adaptation, bare};
-use crate::evaluate::{Logits, Scores, check_fits, check_labels, predict};
+use crate::evaluate::{check_fits, check_labels, predict};
 use crate::folder::RunFolder;
 use crate::journal::Point;
+use crate::logits::{Logits, Scores};
 use crate::loss::Loss;
 use crate::origin::{Origin, claim, claim_text};
 use crate::report::{Chosen, Divergence, Measured, Report};
