@@ -349,7 +349,8 @@ mod tests {
 
     /// Returns the labels of the images as outputs of a network, and the notes, or the error's message.
     fn matched(tree: &Tree, count: usize, classes: Classes) -> Result<(Vec<usize>, Vec<String>), String> {
-        let matched = tree.labelled().unwrap().for_network(count, classes).map_err(|error| error.to_string())?;
+        let matched = tree.labelled().unwrap().for_network(count, classes);
+        let matched = matched.map_err(|error| format!("{error}\n{}", error.hint().unwrap_or_default()))?;
         Ok((matched.set.labels().to_vec(), matched.notes))
     }
 
