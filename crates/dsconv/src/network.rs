@@ -40,10 +40,7 @@ impl ModuleDisplay for Network {
 }
 
 impl Network {
-    /// Runs a model as it is: in floats, or with exactly its codes and scales.
-    ///
-    /// # Panics
-    /// If the model's weights do not fit its graph, which [`Model`]'s constructors rule out.
+    /// Makes a network that computes a model as it is: in floats, or with exactly its codes and scales.
     pub fn new(model: &Model, device: &Device) -> Self {
         Self::build(model.graph(), model.weights(), device, |node, geometry| {
             let layer = model.layers().get(node)?;
@@ -63,7 +60,7 @@ impl Network {
         })
     }
 
-    /// A float network to be trained: on an autodiff device its batch normalisations use and update batch statistics,
+    /// Makes a float network to be trained: on an autodiff device its batch normalisations use and update batch statistics,
     /// and its dropouts drop.
     ///
     /// # Panics
@@ -72,7 +69,7 @@ impl Network {
         Self::build(graph, weights, device, |_, _| None)
     }
 
-    /// A quantized student of a folded float network. Its shadow weights are copies of the teacher's, which stays
+    /// Makes a quantized student of a folded float network. Its shadow weights are copies of the teacher's, which stays
     /// untouched.
     ///
     /// # Errors
@@ -86,11 +83,11 @@ impl Network {
         Self::student_with_batch_norm(teacher.graph(), teacher.weights(), plan, scale_update, device)
     }
 
-    /// [`Network::student`] of a network that keeps its batch normalisation, to find out what statistics it has behind
+    /// Makes a quantized student of a network that keeps its batch normalisation, to find out what statistics it has behind
     /// quantized layers. The plan is that of the folded graph.
     ///
     /// # Errors
-    /// As [`Network::student`].
+    /// [`ModelError::Numbers`] for a NaN or infinite weight, with the layer's name.
     ///
     /// # Panics
     /// If `weights` do not fit `graph` (see [`Weights::check`]).
@@ -273,11 +270,11 @@ impl Network {
         weights
     }
 
-    /// The student as a model: codes and scales of every quantized layer, everything else in floats.
+    /// Makes a model of the student: codes and scales of every quantized layer, everything else in floats.
     ///
     /// # Errors
-    /// [`ModelError::Numbers`] with the layer's name where training made a weight or a scale NaN or infinite;
-    /// [`ModelError::Layer`] where codes do not fit the graph, as after a record of another network was loaded.
+    /// [`ModelError::Numbers`] with the layer's name where training made a weight or a scale NaN or infinite, and other
+    /// [`ModelError`]s where parameters do not fit the graph, as after a record of another network was loaded.
     pub fn to_model(&self, info: Info) -> Result<Model, ModelError> {
         let mut weights = Weights::default();
         let mut layers = BTreeMap::new();

@@ -24,9 +24,9 @@ use survey::Survey;
 ///
 /// The module keeps its type and its code. Each of these weights becomes codes with one trained scale for every block of
 /// input channels, `alpha * q`; the gradient passes the rounding unchanged. The weight's parameter then holds the shadow
-/// weight in steps of its codes, as the `latent` of a [`DsConv2d`](crate::DsConv2d) does, and the parameters `dsconv.scales`
-/// and `dsconv.gain` below its path hold the scales; only the gains are trained. [`shadow_weights`] names the former to
-/// optimizers, [`codes`] gives codes and scales out, and [`Module::materialize`] makes floats of them.
+/// weight in steps of its codes, as the `latent` of a [`DsConv2d`](crate::DsConv2d) does, and [`shadow_weights`] names it to
+/// optimizers. The parameters `dsconv.scales` and `dsconv.gain` below its path hold the scales; only the gains are trained,
+/// unless they are frozen. [`codes`] gives codes and scales out, and [`Module::materialize`] makes floats of them.
 ///
 /// Other layers keep their floats: transposed and deformable convolutions, and layers with weights of their own. So do the
 /// inputs of layers, which a parameter does not see: a forward pass rounds them where it calls
@@ -109,7 +109,8 @@ pub fn shadow_weights<M: Module>(module: &M) -> ParamGroup {
 /// Makes a model, which files hold and the integer engine runs, of a module that [`quantize`] made.
 ///
 /// `graph` says how the module computes. Its nodes have the paths of the module's fields as names, `blocks.0.conv1` for
-/// example. `activation` is what the module's forward pass rounds the inputs of quantized layers to with
+/// example. Quantized layers are those that [`quantize`] made: a [`DsConv2d`](crate::DsConv2d) gives its codes out itself.
+/// `activation` is what the module's forward pass rounds the inputs of quantized layers to with
 /// [`block_float`](crate::block_float), or `None` where it leaves them in floats.
 ///
 /// # Errors

@@ -157,13 +157,15 @@ fn shadow_weights_and_scales_train_and_stay_codes() {
 }
 
 #[test]
-fn a_frozen_weight_keeps_its_scales() {
+fn a_frozen_weight_keeps_its_scales_and_scales_can_be_frozen_alone() {
     let net = Net::new(&Device::flex().autodiff()).freeze_group(ParamGroup::from_predicate("blocks"));
     let net = quantize(net, format(4, 4), &ParamGroup::all()).unwrap();
-    let loss = net.blocks[0].weight.val().sum() + net.head.weight.val().sum();
-    let gradients = GradientsParams::from_grads(loss.backward(), &net);
-    // Weight and gain of the head.
-    assert_eq!(gradients.len(), 2);
+    let trained = |net: &Net| {
+        let loss = net.blocks[0].weight.val().sum() + net.head.weight.val().sum();
+        GradientsParams::from_grads(loss.backward(), net).len()
+    };
+    assert_eq!(trained(&net), 2, "weight and gain of the head");
+    assert_eq!(trained(&net.freeze_group(ParamGroup::from_predicate("gain"))), 1, "the weight alone");
 }
 
 #[test]
