@@ -25,6 +25,7 @@ mod printer;
 mod progress;
 mod recipe;
 mod runs;
+mod scores;
 mod slips;
 mod table;
 mod usage;

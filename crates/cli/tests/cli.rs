@@ -265,6 +265,17 @@ fn colour_is_for_terminals() {
     assert!(place.run(&["models", "vgg", "--color", "always"]).out.contains('\x1b'));
     let ran: Ran = place.command(&["eval", "nothing", "--color", "never"]).output().unwrap().into();
     assert!(!ran.err.contains('\x1b'));
+    // `--color` comes before the environment, and no colour before colour.
+    let coloured = |variables: &[(&str, &str)], args: &[&str]| {
+        let ran: Ran = place.command(args).envs(variables.iter().copied()).output().unwrap().into();
+        (ran.out + &ran.err).contains('\x1b')
+    };
+    for args in [&["models", "vgg"][..], &["eval", "nothing"]] {
+        assert!(coloured(&[("CLICOLOR_FORCE", "1")], args), "{args:?}");
+        assert!(!coloured(&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], args), "{args:?}");
+        assert!(!coloured(&[("CLICOLOR_FORCE", "1")], &[args, &["--color", "never"]].concat()), "{args:?}");
+        assert!(coloured(&[("NO_COLOR", "1")], &[args, &["--color", "always"]].concat()), "{args:?}");
+    }
 }
 
 #[test]

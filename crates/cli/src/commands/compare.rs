@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::printer::{Printer, lossy};
-use crate::table::{NOTHING, Table, bytes, percent};
-use crate::{names, places, runs};
+use crate::table::{NOTHING, Table, percent};
+use crate::{names, places, runs, scores};
 
 /// The results of a run.
 #[derive(Debug, Serialize)]
@@ -26,22 +26,18 @@ pub fn run(given: &[PathBuf], printer: &Printer) -> Result<()> {
     let runs = if given.is_empty() { finished()? } else { named(given)? };
     let rows = runs.iter().map(|run| read(run)).collect::<Result<Vec<_>>>()?;
     printer.result(&rows, |printer| {
-        let head = ["run", "FP32", "quantized", "adapted", "gap", "top-5", "agreement", "SQNR dB", "size", "ratio"];
-        let mut table = Table::new(head);
+        let first = ["run", "FP32", "quantized", "adapted", "gap"];
+        let mut table = Table::new(first.into_iter().chain(scores::HEADINGS));
         for Run { run, report: Report { fp32, quantized, adapted, .. } } in &rows {
             let gap = adapted.scores.top1.zip(fp32.scores.top1).map(|(adapted, fp32)| adapted - fp32);
-            table.row([
+            let first = [
                 runs::run_name(run),
                 percent(fp32.scores.top1),
                 percent(quantized.scores.top1),
                 percent(adapted.scores.top1),
                 gap.map_or(NOTHING.to_owned(), |gap| format!("{gap:+.2}")),
-                percent(adapted.scores.top5),
-                format!("{:.2}", adapted.scores.agreement),
-                adapted.scores.sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}")),
-                bytes(adapted.bytes),
-                format!("{:.1}x", fp32.bytes as f64 / adapted.bytes as f64),
-            ]);
+            ];
+            table.row(first.into_iter().chain(scores::cells(adapted, fp32)));
         }
         printer.table(&table);
     });

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use distill::{Chosen, Distillation, Eval, Measured, Report, RunFolder};
+use distill::{Chosen, Distillation, Eval, Report, RunFolder};
 use images::Unlabelled;
 use model::SaveOptions;
 use serde::Serialize;
@@ -14,8 +14,8 @@ use crate::output::Written;
 use crate::printer::{Printer, lossy};
 use crate::recipe::{DistillInputs, DistillRecipe, run_error};
 use crate::runs::RunOptions;
-use crate::table::{NOTHING, Table, bytes, percent};
-use crate::{classes, deploy, device, progress};
+use crate::table::{Table, percent};
+use crate::{classes, deploy, device, progress, scores};
 
 /// The file of the exported student for the integer engine, in the run folder.
 const DEPLOYED: &str = "model.dsc";
@@ -83,7 +83,7 @@ pub fn run(options: &RunOptions, printer: &Printer) -> Result<()> {
         path: run.join(RunFolder::MODEL),
         bytes: chosen.bytes,
         fp32_bytes: report.fp32.bytes,
-        ratio: ratio(&report.fp32, chosen),
+        ratio: scores::ratio(chosen, &report.fp32),
         seconds: start.elapsed().as_secs_f64(),
     };
     let deployed = deploy(&run, &recipe.export, start, printer)?;
@@ -101,24 +101,12 @@ fn deploy(run: &Path, export: &SaveOptions, start: Instant, printer: &Printer) -
     Ok(Written::new(path, data.len() as u64, model.fp32_bytes(), start))
 }
 
-fn ratio(fp32: &Measured, network: &Measured) -> f64 {
-    fp32.bytes as f64 / network.bytes as f64
-}
-
 fn show(outcome: &Outcome, printer: &Printer) {
     let Report { fp32, quantized, adapted, .. } = &outcome.report;
-    let mut table = Table::new([&outcome.model, "top-1", "top-5", "agreement", "SQNR dB", "size", "ratio"]);
+    let mut table = Table::new([&*outcome.model, "top-1"].into_iter().chain(scores::HEADINGS));
     for (what, network) in [("FP32", fp32), ("quantized", quantized), ("adapted", adapted)] {
-        let scores = &network.scores;
-        table.row([
-            what.to_owned(),
-            percent(scores.top1),
-            percent(scores.top5),
-            format!("{:.2}", scores.agreement),
-            scores.sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}")),
-            bytes(network.bytes),
-            format!("{:.1}x", ratio(fp32, network)),
-        ]);
+        let first = [what.to_owned(), percent(network.scores.top1)];
+        table.row(first.into_iter().chain(scores::cells(network, fp32)));
     }
     printer.table(&table);
     printer.line("");
