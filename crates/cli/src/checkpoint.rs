@@ -3,7 +3,7 @@ use std::path::Path;
 
 use graph::ImageConfig;
 use model::{Info, Model};
-use zoo::checkpoint::{Checkpoint, CheckpointError, describe};
+use zoo::checkpoint::{Assumption, Checkpoint, CheckpointError, describe};
 
 use crate::error::{Error, Result};
 use crate::printer::Printer;
@@ -37,7 +37,7 @@ pub fn open(path: &Path, given: &zoo::Config, quietly: bool, printer: &Printer) 
     } else if config.width != given.width || config.classes != given.classes {
         printer.talk(format!("{shown} is {}", describe(&config)));
     }
-    say_assumed(assumed, graph.input().channels, named, quietly, printer);
+    say_assumed(&assumed, graph.input().channels, named, quietly, printer);
     loaded.notes.iter().for_each(|note| printer.talk(format!("{shown}: {note}")));
     loaded.choice.iter().for_each(|choice| printer.warn(format!("{shown}: {choice}")));
     loaded.details.iter().for_each(|detail| printer.detail(format!("{shown}: {detail}")));
@@ -50,18 +50,24 @@ pub fn open(path: &Path, given: &zoo::Config, quietly: bool, printer: &Printer) 
 }
 
 /// Says what was assumed because the parameters do not tell it.
-fn say_assumed(mut assumed: Vec<String>, channels: usize, named: bool, quietly: bool, printer: &Printer) {
-    if named {
+fn say_assumed(assumed: &[Assumption], channels: usize, named: bool, quietly: bool, printer: &Printer) {
+    let in_words = |assumption: &Assumption| match assumption {
+        Assumption::CifarStem => {
+            Some("its first convolution is 3x3: of stride 1 and without pooling (--stem cifar)".to_owned())
+        }
         // Images are those of the network that was named.
-        assumed.retain(|what| !what.starts_with("images"));
-    } else if !quietly {
+        Assumption::ImageSide(side) => (!named).then(|| format!("images of {side}x{side} (--input)")),
+        _ => None,
+    };
+    let mut told: Vec<String> = assumed.iter().filter_map(in_words).collect();
+    if !named && !quietly {
         let values = match channels {
             1 => "a mean and deviation of 0.5 of grey in 0..1",
             _ => "ImageNet's mean and deviation of RGB in 0..1",
         };
-        assumed.push(format!("{values} (--mean, --std, --order, --divide)"));
+        told.push(format!("{values} (--mean, --std, --order, --divide)"));
     }
-    if !assumed.is_empty() {
-        printer.talk(format!("assumed: {}", assumed.join("; ")));
+    if !told.is_empty() {
+        printer.talk(format!("assumed: {}", told.join("; ")));
     }
 }

@@ -11,8 +11,18 @@ use crate::variants::{Stem, Variant, variants};
 pub struct Identified {
     /// The settings of the network.
     pub config: Config,
-    /// The assumptions about what the parameters do not tell, each as a phrase for a message.
-    pub assumed: Vec<String>,
+    /// The assumptions about what the parameters do not tell.
+    pub assumed: Vec<Assumption>,
+}
+
+/// A property of a network that its parameters do not tell, and that is assumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Assumption {
+    /// The first convolution, of 3x3, has stride 1, and no pooling follows it: the stem is [`Stem::Cifar`].
+    CifarStem,
+    /// Images are squares with sides of so many pixels.
+    ImageSide(usize),
 }
 
 /// The network with the nearest names, where none fits.
@@ -68,14 +78,14 @@ fn rank(config: &Config, variant: &Variant) -> usize {
 }
 
 /// Says what is assumed because shapes do not tell it.
-fn assumed(config: &Config, given: &Config) -> Vec<String> {
+fn assumed(config: &Config, given: &Config) -> Vec<Assumption> {
     let mut assumed = Vec::new();
     if config.stem == Some(Stem::Cifar) && given.stem.is_none() {
-        assumed.push("its first convolution is 3x3: of stride 1 and without pooling (--stem cifar)".to_owned());
+        assumed.push(Assumption::CifarStem);
     }
     if given.input.is_none() {
         let side = config.input.or_else(|| crate::variant(&config.name).ok().map(|variant| variant.input));
-        assumed.extend(side.map(|side| format!("images of {side}x{side} (--input)")));
+        assumed.extend(side.map(Assumption::ImageSide));
     }
     assumed
 }

@@ -45,7 +45,7 @@ use self::tensor::ValueError;
 use crate::config::Config;
 use crate::googlenet;
 
-pub use self::identify::Identified;
+pub use self::identify::{Assumption, Identified};
 
 /// The reason why a checkpoint cannot be loaded. [`CheckpointError::hint`] says what the user can do about it.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use graph::{Builder, Conv2d, Graph, Op, Preprocess, Shape, Tensor, Weights};
-use zoo::checkpoint::{Checkpoint, CheckpointError, load};
+use zoo::checkpoint::{Assumption, Checkpoint, CheckpointError, load};
 use zoo::testing::formula_weights;
 use zoo::{Config, Stem};
 
@@ -279,7 +279,7 @@ fn the_network_is_found_by_its_parameters() {
     let checkpoint = Checkpoint::open(&path).unwrap();
     assert_eq!(checkpoint.identify(&given).unwrap().config, config);
     let assumed = checkpoint.identify(&Config::default()).unwrap().assumed;
-    assert_eq!(assumed[0], "its first convolution is 3x3: of stride 1 and without pooling (--stem cifar)");
+    assert_eq!(assumed, [Assumption::CifarStem, Assumption::ImageSide(32)]);
 }
 
 #[test]
