@@ -160,7 +160,7 @@ const DISTILL: &[Key] = &[
     key(
         "adapt.scale_update",
         Allowed::OneOf(&["trained", "fixed", "recomputed"]),
-        "how block scales change: trained, kept, or found anew at each step",
+        "whether block scales are trained, kept or found anew",
     ),
     key("adapt.batch_norm", Allowed::OneOf(&["fold", "reestimate"]), "what happens to batch normalisation"),
     key("adapt.augment.shift", Allowed::From(0), "shifts images by up to this many pixels"),
