@@ -14,7 +14,7 @@ use crate::evaluate::{check_fits, predict};
 use crate::fit_layers::{Fit, reestimated};
 use crate::folder::RunFolder;
 use crate::harness::{Batches, Course, Harness, Log, Steps, Trainee};
-use crate::imitate::{Imitate, batches_to_learn, batches_to_measure};
+use crate::imitate::{Imitate, Lessons, batches_to_measure};
 use crate::journal::Point;
 use crate::logits::Logits;
 use crate::loss::Loss;
@@ -161,7 +161,8 @@ impl Adaptation<'_> {
         if harness.done() == 0 {
             harness.journal().points = vec![finite(harness.before(&trainee, measure.as_ref())?, graph)?];
         }
-        let learn = Arc::new(batches_to_learn(&images, logits, order.clone(), self, harness.done()));
+        let lessons = Lessons { set: &images, logits, order: order.clone(), config, seed: self.seed };
+        let learn = Arc::new(lessons.batches(harness.done()));
         let trained = harness.fit(trainee.clone(), self.course(&order), Batches { learn, measure });
         let diverged_at = match trained {
             Ok(()) => None,

@@ -8,12 +8,12 @@ use dsconv::Network;
 use graph::NodeId;
 use images::{Batch, ImageError, Unlabelled};
 
-use crate::adapt::Adaptation;
 use crate::harness::{Examples, Task};
 use crate::loader::{Loader, tensor};
 use crate::logits::Logits;
 use crate::loss::Loss;
 use crate::random::{Order, Random};
+use crate::settings::AdaptConfig;
 
 /// Images, and the teacher's logits for them where they are known already.
 pub(crate) struct TaughtImages {
@@ -55,23 +55,29 @@ fn rows(set: &Unlabelled, logits: &Logits, batch: &Batch) -> Result<(usize, Vec<
     Ok((logits.head().count, rows))
 }
 
-/// The batches from epoch `done` on; `logits` are the teacher's for all images, where images do not change.
-pub(crate) fn batches_to_learn(
-    set: &Unlabelled,
-    logits: Option<Logits>,
-    order: Order,
-    job: &Adaptation<'_>,
-    done: usize,
-) -> Loader<Raw, TaughtImages> {
-    let (set, augment, seed) = (set.clone(), job.config.augment, job.seed);
-    let batches = job.config.checkpoint_every;
-    Loader::new(done, batches, batches * order.batch(), place, move |step| {
-        let mut images = set.batch_of_some(&order.indices(step))?;
-        augment.apply(&mut images, |i| Random::new(seed, &[4, step as u64, i as u64]));
-        let known = logits.as_ref().map(|logits| rows(&set, logits, &images)).transpose()?;
-        Ok((images, known))
-    })
-    .ending(job.config.steps)
+/// The images that a student learns from, and in which order.
+pub(crate) struct Lessons<'a> {
+    pub(crate) set: &'a Unlabelled,
+    /// The teacher's logits for all images, where images do not change.
+    pub(crate) logits: Option<Logits>,
+    pub(crate) order: Order,
+    pub(crate) config: &'a AdaptConfig,
+    pub(crate) seed: u64,
+}
+
+impl Lessons<'_> {
+    /// Returns the batches from epoch `done` on.
+    pub(crate) fn batches(self, done: usize) -> Loader<Raw, TaughtImages> {
+        let Self { set, logits, order, config, seed } = self;
+        let (set, augment, batches) = (set.clone(), config.augment, config.checkpoint_every);
+        Loader::new(done, batches, batches * order.batch(), place, move |step| {
+            let mut images = set.batch_of_some(&order.indices(step))?;
+            augment.apply(&mut images, |i| Random::new(seed, &[4, step as u64, i as u64]));
+            let known = logits.as_ref().map(|logits| rows(&set, logits, &images)).transpose()?;
+            Ok((images, known))
+        })
+        .ending(config.steps)
+    }
 }
 
 /// All images of a set in their order, with the teacher's logits.

@@ -4,7 +4,7 @@ use graph::WeightsError;
 use model::ModelError;
 use model::dsc::DscError;
 
-use crate::packed::{FORMAT, VERSION};
+use crate::version::{FORMAT, VERSION};
 
 /// Why a model cannot be read from a file or written to one.
 #[derive(Debug, thiserror::Error)]

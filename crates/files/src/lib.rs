@@ -64,6 +64,7 @@ mod error;
 mod hostile;
 pub mod packed;
 mod state_dict;
+mod version;
 
 use std::path::Path;
 

@@ -13,10 +13,9 @@ use serde::{Deserialize, Serialize};
 use graph::{Graph, Role, Tensor, Weights, WeightsError};
 use model::{Float, Info, Model, ModelError, QuantizedLayer, SaveOptions};
 
-use crate::FileError;
+use crate::error::FileError;
+use crate::version::{FORMAT, VERSION};
 
-pub(crate) const FORMAT: &str = "dsconv-model";
-pub(crate) const VERSION: u64 = 1;
 /// The metadata entry that holds the [`Header`].
 const KEY: &str = "dsconv";
 /// The longest header of a safetensors file that its format allows.

@@ -2,8 +2,10 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cost::MAX_NODES;
 use crate::op::{Conv2d, Op, Pool2d, Shape};
+
+/// The most nodes that a graph may have.
+pub const MAX_NODES: usize = 16_384;
 
 /// A node of one [`Graph`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

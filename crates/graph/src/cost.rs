@@ -5,9 +5,6 @@ use crate::op::{Activation, Conv2d, Op, Shape};
 /// The number of outputs that kernels compute together, in one vector.
 const LANES: usize = 16;
 
-/// The most nodes that a graph may have.
-pub const MAX_NODES: usize = 16_384;
-
 /// What running a network on one image takes, estimated from its graph. A sum that does not fit a `u64` is `u64::MAX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
@@ -194,6 +191,7 @@ fn operations(graph: &Graph, node: &Node) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::build::MAX_NODES;
     use crate::{Builder, Pool2d};
 
     fn error(b: Builder) -> String {

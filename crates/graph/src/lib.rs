@@ -34,8 +34,8 @@ mod op;
 mod preprocess;
 mod weights;
 
-pub use build::{Builder, Graph, GraphError, Node, NodeId, Param, Role};
-pub use cost::{Budget, Cost, MAX_NODES};
+pub use build::{Builder, Graph, GraphError, MAX_NODES, Node, NodeId, Param, Role};
+pub use cost::{Budget, Cost};
 pub use fold::{Folded, FoldedGraph};
 pub use head::{Head, Outputs};
 pub use image_config::{ImageConfig, Not, Said};

@@ -54,7 +54,7 @@ pub enum Reason {
     #[error("not a .dsc file")]
     Magic,
     /// The file has another version of the format.
-    #[error("version {0}: this reads version {version}", version = super::VERSION)]
+    #[error("version {0}: this reads version {version}", version = super::version::VERSION)]
     Version(u32),
     /// The file is cut short, or goes on after its end.
     #[error("the file has {found} bytes, {expected} are due")]

@@ -1,13 +1,10 @@
 //! Header, section table and padding of a file.
 use std::ops::Range;
 
-use super::error::{DscError, Reason, Section};
 use graph::MAX_NODES;
 
-/// The first 8 bytes of every file.
-pub const MAGIC: [u8; 8] = *b"\x89DSC\r\n\x1a\n";
-/// The version of the format that is written and read.
-pub const VERSION: u32 = 1;
+use super::error::{DscError, Reason, Section};
+use super::version::{MAGIC, VERSION};
 
 pub(super) const HEADER: usize = 64;
 pub(super) const ENTRY: usize = 32;

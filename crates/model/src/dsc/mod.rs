@@ -94,13 +94,14 @@ mod layout;
 mod meta;
 mod pair;
 mod read;
+mod version;
 mod write;
 
 pub use error::{DscError, Reason, Section};
-pub use layout::{MAGIC, VERSION};
 pub use meta::{LayerInfo, StoredScales};
 pub use pair::Pair;
 pub use read::File;
+pub use version::{MAGIC, VERSION};
 pub use write::{Options, write};
 
 #[cfg(test)]
