@@ -183,7 +183,23 @@ fn operations(graph: &Graph, node: &Node) -> u64 {
         | Op::Activation(
             Activation::Sigmoid | Activation::Silu | Activation::Tanh | Activation::Elu { .. } | Activation::Softplus,
         ) => product(&[channels, 64]),
-        _ => product(&[channels, 2]),
+        Op::Activation(Activation::Clip { .. } | Activation::LeakyRelu { .. } | Activation::HardSigmoid { .. })
+        | Op::Activation(Activation::HardSwish)
+        | Op::Input
+        | Op::BatchNorm2d { .. }
+        | Op::Affine { .. }
+        | Op::Relu
+        | Op::PRelu { .. }
+        | Op::Add
+        | Op::Max
+        | Op::Mul
+        | Op::Concat
+        | Op::Slice { .. }
+        | Op::Shuffle { .. }
+        | Op::Pad2d { .. }
+        | Op::Flatten
+        | Op::Dropout { .. }
+        | Op::PadShortcut { .. } => product(&[channels, 2]),
     };
     each.saturating_mul(product(&[height, width]))
 }

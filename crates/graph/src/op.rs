@@ -211,6 +211,10 @@ pub enum Activation {
 
 /// The operation of a node. Its parameters are in [`Weights`](crate::Weights), under the names that
 /// [`Role::name`](crate::Role::name) gives.
+///
+/// A new operation or [`Activation`] does not compile until shape inference, signs, cost, the burn simulation, the engine
+/// and the ONNX exporter know it. Nothing asks for the rest: the ONNX importer (`onnx/src/import/arithmetic.rs` and
+/// `pattern.rs`), and the networks with every operation that the tests of `runtime` and `cli` build.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Op {

@@ -6,7 +6,8 @@ use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, Task, Wants};
 use crate::Error;
 use crate::pack::Packed;
 
-/// Gives the kernels to a macro, slowest first. A new kernel is one row here, and its file.
+/// Gives the kernels to a macro, slowest first. A new kernel is one row here, its file, and its
+/// `mod` line in `kernels/mod.rs`.
 ///
 /// Each row has the kernel's documentation, its name in `DSCONV_KERNEL`, its [`KernelName`], its type, and where it is
 /// compiled.
@@ -23,7 +24,7 @@ macro_rules! rows {
             avx2, Avx2: ymm::Avx2, if target_arch = "x86_64";
             /// AVX-VNNI: 256-bit integer dot products.
             avxvnni, AvxVnni: ymm::AvxVnni, if target_arch = "x86_64";
-            /// AVX-512 F, BW, VL and VNNI.
+            /// AVX-512 F, BW, DQ, VL and VNNI.
             avx512vnni, Avx512Vnni: avx512::Avx512Vnni, if target_arch = "x86_64";
             /// AMX-int8 with AVX-512: tiles of 16 pixels by 16 outputs; Linux only.
             amx, Amx: amx::Amx, if target_arch = "x86_64";
