@@ -64,9 +64,12 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// Packs a model that was read as a whole for the engine.
-fn pack(model: model::Model) -> Result<Model, String> {
-    Model::new(model).map_err(text)
+/// Loads a model's bytes into the engine, `.dsc` or packed safetensors. A `.dsc` file is packed layer by layer.
+fn load(bytes: &[u8]) -> Result<Model, String> {
+    if bytes.starts_with(&model::dsc::MAGIC) {
+        return Model::from_bytes(bytes).map_err(text);
+    }
+    Model::new(files::from_bytes(bytes).map_err(text)?).map_err(text)
 }
 
 fn boxed(model: Result<Model, String>) -> Result<*mut CModel, String> {
@@ -94,8 +97,8 @@ pub unsafe extern "C" fn dsconv_model_load(path: *const c_char) -> *mut CModel {
         // SAFETY: not null, and a C string by this function's contract.
         let path = unsafe { CStr::from_ptr(path) };
         let path = path.to_str().map_err(|_| "path is not UTF-8")?;
-        let is_packed = matches!(files::packed::is_packed(path), Ok(true));
-        boxed(if is_packed { files::load(path).map_err(text).and_then(pack) } else { Model::load(path).map_err(text) })
+        let bytes = std::fs::read(path).map_err(|error| format!("`{path}`: {error}"))?;
+        boxed(load(&bytes).map_err(|error| format!("`{path}`: {error}")))
     })
 }
 
@@ -111,12 +114,7 @@ pub unsafe extern "C" fn dsconv_model_from_bytes(data: *const c_void, size: usiz
         }
         // SAFETY: not null, and `size` bytes by this function's contract.
         let bytes = unsafe { slice::from_raw_parts(data.cast::<u8>(), size) };
-        let is_dsc = bytes.starts_with(&model::dsc::MAGIC);
-        boxed(if is_dsc {
-            Model::from_bytes(bytes).map_err(text)
-        } else {
-            files::from_bytes(bytes).map_err(text).and_then(pack)
-        })
+        boxed(load(bytes))
     })
 }
 

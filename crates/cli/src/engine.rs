@@ -25,16 +25,19 @@ pub fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Loads the engine from a model's file, `.dsc` or packed safetensors. A `.dsc` file is packed layer by layer.
+/// Loads a model's file into the engine, `.dsc` or packed safetensors. A `.dsc` file is packed layer by layer.
 ///
 /// # Errors
-/// The file cannot be read; the engine cannot run its network.
+/// The file cannot be read, is no model, or is one that the engine does not run.
 pub fn load(path: &Path) -> Result<runtime::Model> {
-    Ok(match files::packed::is_packed(path) {
-        Ok(true) => runtime::Model::new(files::load(path)?)
-            .map_err(|e| Error::failed(e).at(format_args!("`{}`", path.display())))?,
-        _ => runtime::Model::load(path)?,
-    })
+    let at = |error: &dyn std::fmt::Display| Error::failed(format!("`{}`: {error}", path.display()));
+    let bytes = std::fs::read(path).map_err(|error| at(&error))?;
+    if bytes.starts_with(&model::dsc::MAGIC) {
+        return runtime::Model::from_bytes(&bytes).map_err(|error| at(&error));
+    }
+    let model = files::from_bytes(&bytes).map_err(|error| at(&error))?;
+    drop(bytes);
+    runtime::Model::new(model).map_err(|error| at(&error))
 }
 
 /// Computes the logits of a quantized model for a set of images.

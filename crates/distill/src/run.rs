@@ -249,7 +249,7 @@ fn measure_before(
     // Folded, as the student's teacher is.
     let folded = teacher.clone().fold()?;
     let plan = job.config.quantize.resolve(folded.graph())?;
-    files::save(&Model::rounded(&folded, &plan, teacher.info().clone())?, &quantized, &job.config.export)?;
+    files::save(&Model::quantize_folded(&folded, &plan, teacher.info().clone())?, &quantized, &job.config.export)?;
     let student = Network::new(&files::load(&quantized)?, &context.device);
     let original = Network::trainable(folded.graph(), folded.weights(), &context.device);
     let [logits, found] = predict("measure teacher and quantized", &[&original, &student], images, context)?

@@ -171,15 +171,15 @@ impl Model {
     }
 
     /// Quantizes a float model: folds batch normalisation ([`Model::fold`]), plans by the policy ([`Policy::resolve`]) and
-    /// rounds the weights of the planned layers ([`Model::rounded`]). Layers that are skipped, biases and affine parameters
+    /// rounds the weights of the planned layers ([`Model::quantize_folded`]). Layers that are skipped, biases and affine parameters
     /// stay in [`Model::weights`].
     ///
     /// # Errors
-    /// As [`Model::fold`] and [`Model::rounded`]; [`ModelError::Policy`].
+    /// As [`Model::fold`] and [`Model::quantize_folded`]; [`ModelError::Policy`].
     pub fn quantize(&self, policy: &Policy) -> Result<Self, ModelError> {
         let folded = self.clone().fold()?;
         let plan = policy.resolve(folded.graph())?;
-        Self::rounded(&folded, &plan, self.info.clone())
+        Self::quantize_folded(&folded, &plan, self.info.clone())
     }
 
     /// Folds the batch normalisation of a float model, without a copy of its weights.
@@ -198,7 +198,7 @@ impl Model {
     /// # Errors
     /// [`ModelError::Numbers`] or [`ModelError::NonFinite`] with the layer or parameter that has a NaN or an infinity, which
     /// a negative variance also makes; [`ModelError::Layer`] or [`ModelError::Policy`] if the plan is for another graph.
-    pub fn rounded(folded: &Folded, plan: &Plan, info: Info) -> Result<Self, ModelError> {
+    pub fn quantize_folded(folded: &Folded, plan: &Plan, info: Info) -> Result<Self, ModelError> {
         let (graph, mut weights) = ((**folded.graph()).clone(), Weights::default());
         let mut layers = BTreeMap::new();
         for name in plan.layers().keys() {

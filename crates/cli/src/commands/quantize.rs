@@ -116,7 +116,7 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
         return Err(Error::usage("every layer is skipped: nothing is left to quantize"));
     }
     printer.detail(format!("quantizing {} to {}", opened.name, formats(&plan)));
-    let mut quantized = Model::rounded(&folded, &plan, info)?;
+    let mut quantized = Model::quantize_folded(&folded, &plan, info)?;
     quantized.round(&stored);
     let layers = measure(&folded, &quantized, &plan);
     drop(folded);
