@@ -1,8 +1,8 @@
 """What one core does beside 12 integer dot products of 512 bits: cycles added by other instructions, per instruction.
 
 `python experiments/runtime/ports.py` needs a C compiler and a CPU with AVX-512 VNNI. A cycle is half the time of one
-`vpdpbusd` in a loop of independent ones, of which two run in a cycle. Kernels of `crates/runtime/src/kernels/avx512.rs` are built
-by this table.
+`vpdpbusd` in a loop of independent ones, of which two run in a cycle. The tiles of `crates/runtime/src/kernels/tile.rs` are
+shaped by this table.
 """
 import pathlib
 import subprocess

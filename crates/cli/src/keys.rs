@@ -43,7 +43,7 @@ pub enum Allowed {
 }
 
 impl Allowed {
-    /// Tells it in words.
+    /// Returns the allowed values in words.
     pub fn text(self) -> String {
         match self {
             Self::From(least) => format!("{least} and more"),

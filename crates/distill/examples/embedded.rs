@@ -1,9 +1,9 @@
-//! A teacher on the embedded set, and its 4-bit student, from nothing:
+//! Trains a teacher on the embedded set and adapts its 4-bit student:
 //!
 //! ```text
 //! cargo run --release -p dsconv-distill --example embedded -- alexnet-embedded experiments/runs/example
 //! ```
-//! Stopped, it goes on where it was when it is started again.
+//! Started again after it was stopped, it goes on where it was.
 use std::path::PathBuf;
 
 use distill::{Context, DistillConfig, Distillation, Eval, Optimizer, RunFolder, TrainConfig, Training};

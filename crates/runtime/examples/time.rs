@@ -1,4 +1,4 @@
-//! Times a model file, `time FILE`, or a zoo network with formula weights, `time NAME [SCHEME]`, SCHEME `float64`,
+//! Times a `.dsc` file, `time FILE`, or a zoo network with formula weights, `time NAME [SCHEME]`, SCHEME `float64`,
 //! `float32`, `float128`, `pixel` or `two`.
 //! Prints milliseconds of CPU time, one line a run for each line on standard input.
 use std::io::{BufRead, Write};

@@ -6,7 +6,7 @@ use blockfloat::{ActivationScale, BlockSize};
 use crate::buffer::Buffer;
 use crate::layout::{LANES, Layout, OFFSET};
 
-/// Bytes of a step of a panel's weights.
+/// The number of bytes of a step of a panel's weights.
 const LINE: usize = 4 * LANES;
 
 /// A run of weights and activations that share their scales at one tap.

@@ -52,7 +52,7 @@ pub fn list(printer: &Printer) {
 /// Lists the keys of a command's config whose names contain `part`.
 ///
 /// # Errors
-/// There are none.
+/// No key has `part` in its name.
 pub fn list_keys(kind: ConfigKind, part: &str, printer: &Printer) -> Result<()> {
     let mut rows = keys::rows(kind)?;
     let all: Vec<&str> = rows.iter().map(|row| row.key).collect();

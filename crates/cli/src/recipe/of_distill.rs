@@ -32,7 +32,7 @@ pub struct DistillRecipe {
     /// A file of the names of the teacher's classes, in the order of its outputs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<PathBuf>,
-    /// The seed of [`DistillConfig::seed`].
+    /// The seed, see [`DistillConfig::seed`].
     pub seed: u64,
     /// The device to compute on.
     pub device: String,

@@ -7,7 +7,8 @@ use super::pair::Pair;
 use crate::model::{Model, ModelError};
 use crate::precision::{Float, SaveOptions};
 
-/// How [`write()`] stores a model.
+/// How [`write()`] stores a model. The default rounds block scales to F16 and stores no pair; [`Options::EXACT`] rounds
+/// nothing.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Options {
     /// The types that floats are stored in.

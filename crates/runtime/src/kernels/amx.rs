@@ -13,21 +13,21 @@ use super::tile::{Isa, unpack};
 use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, SLACK, STRIP, Task};
 use crate::layout::LANES;
 
-/// Rows of a tile: pixels, or steps.
+/// The number of rows of a tile: pixels, or steps.
 const ROWS: usize = 16;
-/// Bytes of a tile's row.
+/// The number of bytes of a tile's row.
 const LINE: usize = 64;
-/// Fewest pixels of a tile that is loaded from where they lie, where others could fill it: gaps between them take less
+/// The fewest pixels of a tile that is loaded from where they lie, where others could fill it: gaps between them take less
 /// time than copies.
 const DENSE: usize = 12;
-/// Most tiles of a strip's pixels.
+/// The most tiles that the pixels of a strip take.
 const SPOTS: usize = STRIP.div_ceil(DENSE) + 1;
 
 /// The kernel of CPUs with AMX-INT8 and what [`Avx512Vnni`] needs, where the system lets this process use it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Amx(Avx512Vnni);
 
-/// Whether the CPU has AMX-TILE and AMX-INT8, with tiles of the size used here, and the system saves their state.
+/// Tells whether the CPU has AMX-TILE and AMX-INT8, with tiles of the size used here, and the system saves their state.
 fn cpu_has_tiles() -> bool {
     #[target_feature(enable = "xsave")]
     fn enabled() -> u64 {
@@ -93,13 +93,13 @@ impl Kernel for Amx {
     }
 }
 
-/// Whether tiles are faster than vectors: a tile takes its time however few pixels and steps it has.
+/// Tells whether tiles are faster than vectors: a tile takes its time however few pixels and steps it has.
 fn pays(call: &ConvCall<'_>) -> bool {
     let segments = &call.weights.segments;
     call.pixels.len() >= ROWS / 2 && segments.iter().map(|s| s.steps).sum::<usize>() >= ROWS / 2 * segments.len()
 }
 
-/// Whether [`conv`] can run: not depthwise, and with room for weights as bytes.
+/// Tells whether [`Conv`] can run the call: it is not depthwise, and there is room for its weights as bytes.
 fn fits(call: &ConvCall<'_>, unpacked: &[u8]) -> bool {
     let w = call.weights;
     !w.depthwise && (!w.nibbles || unpacked.len() >= 2 * w.unpacked_bytes() + LINE)
@@ -172,7 +172,7 @@ impl Tiles for Hardware {
     }
 }
 
-/// Shapes of the registers for chunks of `steps`: 0 to 3 for sums, pixels by panels, 4 and 5 for codes, 6 and 7 for
+/// Returns the shapes of the registers for chunks of `steps`: 0 to 3 for sums, pixels by panels, 4 and 5 for codes, 6 and 7 for
 /// weights.
 fn config(steps: usize) -> [u8; 64] {
     let mut config = [0; 64];
@@ -186,20 +186,20 @@ fn config(steps: usize) -> [u8; 64] {
     config
 }
 
-/// Outputs whose pixels fill a tile.
+/// Some outputs whose pixels fill a tile.
 #[derive(Debug, Clone, Copy, Default)]
 struct Spot {
-    /// First output, and how many.
+    /// The first output, and how many there are.
     first: usize,
     count: usize,
-    /// Pixels from row to row; 0 where codes and scales are copied, row by row.
+    /// The number of pixels from row to row; 0 where codes and scales are copied, row by row.
     distance: usize,
-    /// Rows up to the last output's.
+    /// The number of rows up to that of the last output.
     rows: usize,
 }
 
 impl Spot {
-    /// Output `first` and those after it, as many as a tile holds.
+    /// Takes output `first` and those after it, as many as a tile holds.
     fn new(call: &ConvCall<'_>, first: usize) -> Self {
         let pixels = &call.pixels[first..call.pixels.len().min(first + ROWS)];
         let distance = pixels.get(1).map_or(1, |next| next.saturating_sub(pixels[0])) as usize;
@@ -220,24 +220,24 @@ impl Spot {
         }
     }
 
-    /// The row of output `first + i`.
+    /// Returns the row of output `first + i`.
     fn row(&self, call: &ConvCall<'_>, i: usize) -> usize {
         let pixel = |i: usize| call.pixels[self.first + i] as usize;
         (pixel(i) - pixel(0)).checked_div(self.distance).unwrap_or(i)
     }
 }
 
-/// What does not stay in registers; all of it in the first-level cache.
+/// Memory for what does not stay in registers; all of it stays in the first-level cache.
 #[repr(C, align(64))]
 struct Scratch {
-    /// Integer sums of this segment and the one before: `[2, 4 tiles, 16, 16]`.
+    /// The integer sums of this segment and the one before: `[2, 4 tiles, 16, 16]`.
     dots: [[[i32; ROWS * LANES]; 4]; 2],
-    /// Float sums: `[4 tiles, 16, 16]`.
+    /// The float sums, `[4 tiles, 16, 16]`.
     sums: [[f32; ROWS * LANES]; 4],
-    /// Codes and weights of a chunk that cannot be loaded from where they lie.
+    /// The codes and weights of a chunk that cannot be loaded from where they lie.
     codes: [[u8; ROWS * LINE]; 2],
     weights: [[u8; ROWS * LINE]; 2],
-    /// Scales of this segment and the one before.
+    /// The scales of this segment and the one before.
     scales: [[[f32; ROWS]; 2]; 2],
 }
 
@@ -321,12 +321,12 @@ struct Block<'a> {
     next: usize,
     out: *mut f32,
     stride: usize,
-    /// Steps of a chunk.
+    /// The number of steps of a chunk.
     steps: usize,
 }
 
 impl Block<'_> {
-    /// Computes `R` tiles of pixels by `P` panels; gives `noted` with their outputs.
+    /// Computes `R` tiles of pixels by `P` panels; returns `noted` with their outputs.
     unsafe fn run<T: Tiles, const R: usize, const P: usize>(
         &self,
         tiles: &mut T,
@@ -508,7 +508,7 @@ impl<T: Tiles, const R: usize, const P: usize> Task for Part<'_, T, R, P> {
     }
 }
 
-/// Copies some lines of weights to a chunk; zeros follow.
+/// Copies some lines of weights to a chunk and fills it up with zeros.
 #[inline(always)]
 unsafe fn copy_lines(from: *const u8, lines: usize, to: &mut [u8; ROWS * LINE]) {
     for i in 0..ROWS {

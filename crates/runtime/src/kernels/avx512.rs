@@ -93,7 +93,7 @@ impl Dots for Avx512Vnni {
     }
 }
 
-/// Limits and offset of 64 codes.
+/// The limits and the offset of 64 codes.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     signed: bool,
@@ -140,7 +140,7 @@ impl Rounds for Avx512Vnni {
     }
 }
 
-/// The lowest `lanes` of 16.
+/// Returns the mask of the lowest `lanes` of 16.
 #[inline(always)]
 fn mask(lanes: usize) -> __mmask16 {
     if lanes >= 16 { 0xffff } else { (1 << lanes) - 1 }

@@ -8,8 +8,8 @@ use crate::buffer::Buffer;
 use crate::layout::{LayerInput, Layout};
 use crate::pack::{Integers, Packed, Packing, Scale};
 
-/// Measures the multiply-accumulates a second of a kernel on one thread, all data in the nearest cache: 48 pixels of 256 channels by 32
-/// outputs, 8 KiB of 4-bit weights in bytes, one scale.
+/// Measures the multiply-accumulates a second of a kernel on one thread, all data in the nearest cache: 48 pixels of 256
+/// channels by 32 outputs, 8 KiB of 4-bit weights in bytes, one scale.
 pub(crate) fn ceiling(kernel: &AnyKernel) -> f64 {
     let (channels, outputs, count) = (256, 32, 48);
     let format = ActivationFormat { bits: Bits::MAX, block: BlockSize::PIXEL, scale: ActivationScale::Float };

@@ -25,10 +25,11 @@ use super::{ConvCall, QuantizeCall, STRIP, plain};
 use crate::layout::{LANES, RAW};
 use crate::math;
 
-/// Magnitudes of elements that are rounded to values.
+/// The magnitudes of elements that are rounded to values.
 const ORDINARY: RangeInclusive<f32> = 1.0 / (1u64 << 48) as f32..=(1u64 << 62) as f32;
 
-/// Computes the outputs of a checked call, up to `most` pixels at a time; whether all were finite before their limits.
+/// Computes the outputs of a checked call, up to `most` pixels at a time; returns whether all were finite before their
+/// limits.
 #[inline(always)]
 pub(super) fn conv<V: Lanes>(call: &ConvCall<'_>, most: usize, out: &mut [f32], stride: usize) -> bool {
     let w = call.weights;
@@ -57,7 +58,7 @@ pub(super) fn conv<V: Lanes>(call: &ConvCall<'_>, most: usize, out: &mut [f32], 
     finite && unsafe { noted.finite() }
 }
 
-/// Whether a pixel that the call may read holds elements as they came.
+/// Tells whether a pixel that the call may read holds elements as they came.
 #[inline(always)]
 fn sees_raw(call: &ConvCall<'_>) -> bool {
     let (Some(&first), Some(&last)) = (call.pixels.iter().min(), call.pixels.iter().max()) else { return false };
@@ -81,7 +82,7 @@ struct Tile<'a, V> {
 }
 
 impl<V: Lanes> Tile<'_, V> {
-    /// Computes all pixels; gives `noted` with their outputs.
+    /// Computes all pixels; returns `noted` with their outputs.
     #[inline(always)]
     unsafe fn all<const TWO: bool>(self, most: usize, mut noted: V) -> V {
         let count = self.call.pixels.len();
@@ -100,7 +101,7 @@ impl<V: Lanes> Tile<'_, V> {
         noted
     }
 
-    /// Computes `R` pixels; gives the next one, and `noted` with their outputs.
+    /// Computes `R` pixels; returns the next one, and `noted` with their outputs.
     #[inline(always)]
     unsafe fn run<const R: usize, const TWO: bool>(&self, first: usize, noted: V) -> (usize, V) {
         let Self { call, panel, starts, .. } = *self;
@@ -151,7 +152,7 @@ pub(super) fn quantize(fused: bool, call: &QuantizeCall<'_>, bytes: &mut [u8], v
     }
 }
 
-/// Writes `round` of each element; whether all elements are 0 or in [`ORDINARY`].
+/// Writes `round` of each element; returns whether all elements are 0 or in [`ORDINARY`].
 #[inline(always)]
 fn rows(call: &QuantizeCall<'_>, values: &mut [f32], round: impl Fn(f32) -> f32) -> bool {
     let layout = call.layout;
@@ -182,7 +183,7 @@ fn rows(call: &QuantizeCall<'_>, values: &mut [f32], round: impl Fn(f32) -> f32)
     largest <= ORDINARY.end().to_bits() && smallest >= ORDINARY.start().to_bits() - 1
 }
 
-/// `a * s` of an element in [`ORDINARY`], or of 0.
+/// Returns `a * s` of an element in [`ORDINARY`], or of 0.
 #[inline(always)]
 fn pow2<const SIGNED: bool>(rule: &Rule, x: f32) -> f32 {
     let exponent = x.to_bits() & 0x7f80_0000;
@@ -196,7 +197,7 @@ fn pow2<const SIGNED: bool>(rule: &Rule, x: f32) -> f32 {
     if SIGNED && value < -most { -most } else { value }
 }
 
-/// `x / hi`, correctly rounded, of an element in [`ORDINARY`], or of 0; `inv` is `1 / hi`.
+/// Returns `x / hi`, correctly rounded, of an element in [`ORDINARY`], or of 0; `inv` is `1 / hi`.
 #[inline(always)]
 fn divide(fused: bool, x: f32, hi: f32, inv: f32) -> f32 {
     if !fused {

@@ -6,7 +6,7 @@ use crate::pack::Panel;
 
 /// What ends the sums of `P` panels of a checked call, and where their rows go.
 pub(super) struct End<V, const P: usize> {
-    /// Channel scales, of two-level weights.
+    /// The channel scales of two-level weights.
     scale: Option<[V; P]>,
     bias: [V; P],
     /// The residual of output 0, or null.
@@ -15,15 +15,15 @@ pub(super) struct End<V, const P: usize> {
     limits: Option<(V, V)>,
     /// Whether the upper limit is finite.
     capped: bool,
-    /// Output 0's row.
+    /// The row of output 0.
     out: *mut f32,
     stride: usize,
-    /// Lanes that are outputs: all but in the last panel of a group.
+    /// The number of lanes that are outputs: all of them, but in the last panel of a group.
     lanes: [usize; P],
 }
 
 impl<V: Lanes, const P: usize> End<V, P> {
-    /// For the panels from `panel` on. The rows of `out` are `stride` floats apart.
+    /// Takes what ends the sums of the panels from `panel` on. The rows of `out` are `stride` floats apart.
     #[inline(always)]
     pub unsafe fn new(call: &ConvCall<'_>, panel: usize, out: *mut f32, stride: usize) -> Self {
         let w = call.weights;
@@ -63,7 +63,7 @@ impl<V: Lanes, const P: usize> End<V, P> {
         }
     }
 
-    /// Ends and stores the sums of `R` outputs from `first` on; gives `noted` with what they were before the limits.
+    /// Ends and stores the sums of `R` outputs from `first` on; returns `noted` with what they were before the limits.
     #[inline(always)]
     pub unsafe fn store<const R: usize>(&self, first: usize, sums: [[V; P]; R], noted: V) -> V {
         // SAFETY: of the caller.
@@ -76,7 +76,7 @@ impl<V: Lanes, const P: usize> End<V, P> {
         }
     }
 
-    /// One thing after the other for all outputs: the next tile's multiplications wait for the last.
+    /// Does one thing after the other for all outputs: the next tile's multiplications wait for the last.
     #[inline(always)]
     unsafe fn store_some<const R: usize, const WHOLE: bool>(
         &self,

@@ -37,23 +37,24 @@ pub(crate) struct Wants {
     pub factors_apart: bool,
     /// Whether it multiplies signed codes, see [`Packing::signed_codes`](crate::pack::Packing::signed_codes).
     pub signed_codes: bool,
-    /// Weights of a layer from which on those of at most four bits are packed two a byte: they come from far, and are
-    /// unpacked on their way, or for a strip of pixels. Linear layers' always are.
+    /// The number of weights of a layer from which on they are packed two a byte, if they have at most four bits: they come
+    /// from far, and are unpacked on their way, or for a strip of pixels. Those of linear layers always are.
     pub nibbles_from: usize,
-    /// Strips have a multiple of this many pixels: whole tiles.
+    /// The pixels of a strip are a multiple of this number: whole tiles.
     pub tile: usize,
-    /// Fewest pixels of a strip.
+    /// The fewest pixels of a strip.
     pub fewest: usize,
-    /// Bytes of a strip's floats, which stay in the second-level cache until they are rounded.
+    /// The number of bytes of a strip's floats, which stay in the second-level cache until they are rounded.
     pub strip: usize,
-    /// [`Wants::strip`] of layers with more than [`Wants::large`] bytes of weights, which are read once for many pixels.
+    /// The value of [`Wants::strip`] for layers with more than [`Wants::large`] bytes of weights, which are read once for
+    /// many pixels.
     pub long_strip: usize,
-    /// Bytes of weights beyond which a layer's strips are long.
+    /// The number of bytes of weights beyond which a layer's strips are long.
     pub large: usize,
 }
 
 impl Wants {
-    /// The wishes of most kernels.
+    /// What most kernels want.
     pub const USUAL: Self = Self {
         factors_apart: false,
         signed_codes: false,

@@ -11,16 +11,16 @@ pub(super) trait Lanes: Copy {
     unsafe fn splat(x: f32) -> Self;
     unsafe fn add(self, y: Self) -> Self;
     unsafe fn mul(self, y: Self) -> Self;
-    /// `self * y + z`, rounded once; unless `ANY`, no result is a rounded denormal.
+    /// Returns `self * y + z`, rounded once; unless `ANY`, no result is a rounded denormal.
     unsafe fn mul_add<const ANY: bool>(self, y: Self, z: Self) -> Self;
-    /// The lower half of [`limit`](crate::math::limit).
+    /// Computes the lower half of [`limit`](crate::math::limit).
     unsafe fn at_least(self, lo: Self) -> Self;
-    /// The upper half of [`limit`](crate::math::limit).
+    /// Computes the upper half of [`limit`](crate::math::limit).
     unsafe fn at_most(self, hi: Self) -> Self;
-    /// `self + 0 * y`: a NaN where `y` is not finite, or where one was before.
+    /// Returns `self + 0 * y`: a NaN where `y` is not finite, or where one was before.
     unsafe fn note(self, y: Self) -> Self;
 
-    /// Whether all that was noted, from zeros on, was finite.
+    /// Tells whether all that was noted, from zeros on, was finite.
     #[inline(always)]
     unsafe fn finite(self) -> bool {
         let mut sums = [0.0; LANES];
@@ -29,7 +29,7 @@ pub(super) trait Lanes: Copy {
         sums.iter().all(|&sum| sum == 0.0)
     }
 
-    /// The first `lanes` floats; zeros follow.
+    /// Loads the first `lanes` floats; zeros follow.
     #[inline(always)]
     unsafe fn load_lanes(at: *const f32, lanes: usize) -> Self {
         let mut all = [0.0; LANES];
@@ -51,7 +51,7 @@ pub(super) trait Lanes: Copy {
         }
     }
 
-    /// Zeros from lane `lanes` on.
+    /// Returns zeros from lane `lanes` on, and `self` before.
     #[inline(always)]
     unsafe fn first_lanes(self, lanes: usize) -> Self {
         let mut all = [0.0; LANES];
@@ -67,7 +67,7 @@ pub(super) trait Lanes: Copy {
 /// Floats whose largest magnitudes are found in registers. Its functions may be called only where the CPU has the
 /// instructions.
 pub(super) trait Magnitudes: Lanes {
-    /// The larger of `self`, which is not negative, and the magnitude of `x`, which is finite.
+    /// Returns the larger of `self`, which is not negative, and the magnitude of `x`, which is finite.
     unsafe fn abs_max(self, x: Self) -> Self;
     /// Stores four floats: the largest ones in lanes 0, 4, 8 ..., 1, 5, 9 ... and so on. None of them is negative.
     unsafe fn quarter(self, to: *mut f32);
@@ -81,7 +81,7 @@ pub(super) trait Sums: Copy {
     unsafe fn load(at: *const i32) -> Self;
     unsafe fn plus(self, y: Self) -> Self;
     unsafe fn times(self, y: Self) -> Self;
-    /// Each of them as a float.
+    /// Converts each of them to a float.
     unsafe fn floats(self) -> Self::Floats;
 }
 
@@ -91,7 +91,7 @@ pub(super) struct Pair<V>(pub V, pub V);
 
 #[cfg(not(target_arch = "x86_64"))]
 impl<V> Pair<Pair<V>> {
-    /// A quarter of a wider vector.
+    /// Returns a quarter of a wider vector.
     #[inline(always)]
     pub fn quarter_mut(&mut self, i: usize) -> &mut V {
         match i {

@@ -93,14 +93,14 @@ impl Isa for NeonDot {
     }
 }
 
-/// `code - 128` as signed bytes.
+/// Returns `code - 128` as signed bytes.
 #[inline(always)]
 unsafe fn flip(codes: uint8x16_t) -> int8x16_t {
     // SAFETY: of the caller.
     unsafe { vreinterpretq_s8_u8(veorq_u8(codes, vdupq_n_u8(0x80))) }
 }
 
-/// 64 bytes: four inputs of 16 outputs.
+/// Loads 64 bytes: the weights of four inputs and 16 outputs.
 #[inline(always)]
 unsafe fn load(weights: *const i8) -> [int8x16_t; 4] {
     // SAFETY: of the caller.
@@ -133,7 +133,7 @@ unsafe fn step<const LANE: usize, const R: usize, const P: usize>(
     }
 }
 
-/// Limits and offset of four codes.
+/// The limits and the offset of four codes.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     lo: float32x4_t,
@@ -176,7 +176,7 @@ impl Rounds for NeonDot {
 }
 
 impl Limits {
-    /// The codes of four floats.
+    /// Returns the codes of four floats.
     #[inline(always)]
     unsafe fn four(&self, x: float32x4_t) -> uint16x4_t {
         // SAFETY: of the caller.

@@ -1,4 +1,4 @@
-//! From floats to codes and scales, for every instruction set.
+//! Rounds floats to codes and scales, for every instruction set.
 use std::marker::PhantomData;
 
 use super::lanes::{Lanes, Magnitudes};
@@ -7,18 +7,18 @@ use super::tile::Isa;
 use super::{PlanesCall, QuantizeCall, Task, depthwise, plain};
 use crate::layout::{LANES, Layout, Piece};
 
-/// Most blocks whose scales are found at a time.
+/// The most blocks whose scales are found at a time.
 const BLOCKS: usize = 512;
-/// Codes that are made at a time.
+/// The number of codes that are made at a time.
 const LINE: usize = 64;
-/// Floats that are read twice and stay in the nearest cache meanwhile.
+/// The number of floats that are read twice and stay in the nearest cache meanwhile.
 const NEAR: usize = 4096;
 
 /// An instruction set that rounds. Its functions may be called only where the CPU has the instructions.
 pub(super) trait Rounds: Isa<Floats: Magnitudes> {
     /// Whether it multiplies and adds in one instruction.
     const FUSED: bool = true;
-    /// A [`Rule`]'s limits and offset.
+    /// The limits and the offset of a [`Rule`].
     type Limits: Copy;
     unsafe fn limits(rule: &Rule) -> Self::Limits;
     /// Stores the codes of the first `n` of 64 floats, which were multiplied by the reciprocals of their scales: the nearest
@@ -75,16 +75,16 @@ impl Task for QuantizePlanes<'_> {
     }
 }
 
-/// A layer's [`Rule`].
+/// How a layer's inputs are rounded, with the limits in registers.
 struct Rounding<I: Rounds> {
     rule: Rule,
     limits: I::Limits,
 }
 
-/// Consecutive blocks of the same length: floats, and where their codes and scales go.
+/// Consecutive blocks of the same length: where their floats are, and where their codes and scales go.
 struct Blocks {
     count: usize,
-    /// Channels of a block: a number of lines, or a half or a quarter of one.
+    /// The number of channels of a block: a number of lines, or a half or a quarter of one.
     length: usize,
     x: *const f32,
     codes: *mut u8,
@@ -92,7 +92,7 @@ struct Blocks {
 }
 
 impl Blocks {
-    /// The length of all blocks of a layout without gaps, if they are rounded as one array.
+    /// Returns the length of all blocks of a layout without gaps, if they are rounded as one array.
     fn fits(layout: &Layout) -> Option<usize> {
         let length = layout.blocks[0].len();
         let lines = length.is_multiple_of(LINE) || length == LINE / 2 || length == LINE / 4;
@@ -100,7 +100,7 @@ impl Blocks {
     }
 }
 
-/// The largest of four magnitudes.
+/// Returns the largest of four magnitudes.
 #[inline(always)]
 fn largest_of(&[a, b, c, d]: &[f32; 4]) -> f32 {
     let larger = |a: f32, b: f32| if a > b { a } else { b };
@@ -108,7 +108,7 @@ fn largest_of(&[a, b, c, d]: &[f32; 4]) -> f32 {
 }
 
 impl<I: Rounds> Rounding<I> {
-    /// Rows with blocks of any length, some at a time: what is largest in each block, then the scales, then the codes.
+    /// Rounds rows with blocks of any length, some at a time: what is largest in each block, then the scales, then the codes.
     #[inline(always)]
     unsafe fn rows(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
         let QuantizeCall { layout, x, pixels } = *call;
@@ -148,7 +148,8 @@ impl<I: Rounds> Rounding<I> {
         }
     }
 
-    /// Rows with blocks of one `length`. Pixels that follow each other, without a gap in their rows, are one array of blocks.
+    /// Rounds rows with blocks of one `length`. Pixels that follow each other, without a gap in their rows, are one array of
+    /// blocks.
     #[inline(always)]
     unsafe fn runs(&self, call: &QuantizeCall<'_>, length: usize, codes: &mut [u8], scales: &mut [f32]) {
         let QuantizeCall { layout, x, pixels } = *call;
@@ -181,7 +182,7 @@ impl<I: Rounds> Rounding<I> {
         }
     }
 
-    /// Blocks of which `PARTS` are in a line, or of a number of lines.
+    /// Rounds blocks of which `PARTS` are in a line, or of a number of lines.
     #[inline(always)]
     unsafe fn lines<const PARTS: usize>(&self, run: &Blocks) {
         let Blocks { length, x, codes, scales, .. } = *run;
@@ -245,7 +246,7 @@ impl<I: Rounds> Rounding<I> {
         }
     }
 
-    /// 64 floats.
+    /// Loads 64 floats.
     #[inline(always)]
     unsafe fn line(x: *const f32) -> [I::Floats; 4] {
         // SAFETY: of the caller.
@@ -259,7 +260,7 @@ impl<I: Rounds> Rounding<I> {
         }
     }
 
-    /// The largest magnitude of each sixteenth of `n` floats.
+    /// Finds the largest magnitude of each sixteenth of `n` floats.
     #[inline(always)]
     unsafe fn largest(x: *const f32, n: usize) -> I::Floats {
         // SAFETY: of the caller.
@@ -282,7 +283,7 @@ impl<I: Rounds> Rounding<I> {
         }
     }
 
-    /// The codes of `n` floats.
+    /// Makes the codes of `n` floats.
     #[inline(always)]
     unsafe fn round(&self, x: *const f32, inverse: I::Floats, codes: *mut u8, n: usize) {
         let mut c = 0;

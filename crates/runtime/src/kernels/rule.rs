@@ -10,13 +10,13 @@ pub(super) struct Rule {
     pub kind: ActivationScale,
     pub lo: i32,
     pub hi: i32,
-    /// From the exponent of the maximum to that of a `pow2` scale.
+    /// The difference of the exponent of the maximum and that of a `pow2` scale.
     pub shift: i32,
-    /// Added to a mantissa.
+    /// What is added to a mantissa to make a code.
     pub offset: i32,
 }
 
-/// `2^e` for a normal exponent.
+/// Returns `2^e` for a normal exponent.
 pub(super) const fn two_to(e: i32) -> f32 {
     f32::from_bits(((e + 127) as u32) << 23)
 }
@@ -28,7 +28,7 @@ impl Rule {
         Self { kind: layout.scale, lo, hi, shift, offset: if layout.signed { OFFSET } else { 0 } }
     }
 
-    /// The scale and its reciprocal.
+    /// Returns the scale and its reciprocal.
     #[inline(always)]
     pub fn scale(&self, max: f32) -> (f32, f32) {
         match self.kind {
@@ -44,7 +44,7 @@ impl Rule {
         }
     }
 
-    /// [`Rule::scale`] of each of some magnitudes.
+    /// Writes [`Rule::scale`] of each of some magnitudes.
     #[inline(always)]
     pub fn scale_all(&self, max: impl Iterator<Item = f32>, scales: &mut [f32], inverses: &mut [f32]) {
         let each = max.zip(scales).zip(inverses);
@@ -65,7 +65,8 @@ impl Rule {
         }
     }
 
-    /// The byte of one element. Limits first: the integer is the same, and it stays where adding `1.5 * 2^23` rounds.
+    /// Returns the byte of one element. It is limited first: the integer is the same, and it stays where adding `1.5 * 2^23`
+    /// rounds.
     #[inline(always)]
     pub fn code(&self, x: f32, inv: f32) -> u8 {
         let t = math::limit(x * inv, self.lo as f32, self.hi as f32) + 12_582_912.0;

@@ -17,20 +17,21 @@ pub(super) trait Isa: Copy + Send + Sync {
     type Sums: Sums<Floats = Self::Floats>;
     /// [`Kernel::WANTS`](super::Kernel::WANTS).
     const WANTS: Wants = Wants::USUAL;
-    /// Most pixels of a tile.
+    /// The most pixels of a tile.
     const ROWS: usize;
-    /// Most pixels of a tile that unpacks its weights.
+    /// The most pixels of a tile that unpacks its weights.
     const NIBBLE_ROWS: usize = Self::ROWS;
-    /// Pixels of a tile by two panels where `ROWS` leave one over: a tile of one takes about as long as one of many.
+    /// The number of pixels of a tile by two panels where `ROWS` leave one over: a tile of one takes about as long as one of
+    /// many.
     const MORE_ROWS: usize = Self::ROWS;
-    /// Most panels of a tile.
+    /// The most panels of a tile.
     const PANELS: usize = 1;
-    /// Pixels from which on 4-bit weights are unpacked once, not in each tile.
+    /// The number of pixels from which on 4-bit weights are unpacked once, not in each tile.
     const UNPACKED_FROM: usize = usize::MAX;
-    /// Pixels of a depthwise tile.
+    /// The most pixels of a depthwise tile.
     const DEPTHWISE_ROWS: usize = 4;
 
-    /// `None` where the CPU lacks an instruction.
+    /// Makes the value, or `None` where the CPU lacks an instruction.
     fn detect() -> Option<Self>;
 
     /// Runs a task that was compiled for this instruction set.
@@ -94,18 +95,18 @@ pub(super) struct Run<const R: usize> {
     pub ahead: *const u8,
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX-512 asks for memory"))]
     pub ahead_step: usize,
-    /// How many steps' sums of two products fit 16 bits, see [`fitting`].
+    /// The number of steps whose sums of two products fit 16 bits, see [`fitting`].
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX2 adds in 16 bits"))]
     pub fitting: usize,
 }
 
-/// How many steps' products fit sums of 16 bits, which add two of them a step.
+/// Returns the number of steps whose products fit sums of 16 bits, which add two of them a step.
 fn fitting(call: &ConvCall<'_>) -> usize {
     let largest = call.layout.range.1 + i32::from(call.layout.zero());
     usize::try_from(32767 / (2 * largest * i32::from(call.weights.largest).max(1))).unwrap_or(0)
 }
 
-/// Bytes of weights that stay in a near cache.
+/// The number of bytes of weights that stay in a near cache.
 const NEAR: usize = 32 * 1024;
 
 /// Where the pixels of a call lie: the first byte of their codes, and the first of their scales.
@@ -255,7 +256,7 @@ struct Tile<'a> {
 }
 
 impl<'a> Tile<'a> {
-    /// Computes tiles of `rows` pixels, by two panels where `pair`; gives `noted` with their outputs.
+    /// Computes tiles of `rows` pixels, by two panels where `pair`; returns `noted` with their outputs.
     #[inline(always)]
     fn run<I: Isa, F: Form>(self, rows: usize, pair: bool, noted: I::Floats) -> I::Floats {
         match rows {

@@ -15,7 +15,7 @@ pub(super) struct Forms {
     pub layouts: Vec<Layout>,
     /// What each step emits.
     pub emits: Vec<Vec<CodesView>>,
-    /// For each step with integer input, where it lies.
+    /// The place of each step's integer input, where it has one.
     pub inputs: Vec<Option<CodesView>>,
     /// The integer slots of the body and of the head.
     pub sizes: [Vec<CodeSize>; 2],

@@ -1,4 +1,4 @@
-//! From a graph's nodes to steps: what is computed together.
+//! Makes steps of a graph's nodes, which are computed together.
 use std::collections::BTreeSet;
 
 use graph::{Activation, Graph, Node, NodeId, Op};
@@ -23,7 +23,7 @@ pub(crate) enum Post {
 pub(crate) enum Kind {
     /// The node's own operation.
     Node,
-    /// Its input as it is, to be rounded for other consumers.
+    /// The step gives its input as it is, to be rounded for other consumers.
     Copy,
 }
 
@@ -48,9 +48,9 @@ pub(crate) struct Fused {
 /// What a node is in the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Part of a step; its value is stored if it is the step's last node.
+    /// The node is part of a step; its value is stored if it is the step's last node.
     Step(usize),
-    /// Its inputs' values seen in another way: a concatenation, a slice, an identity.
+    /// The node's value is that of its inputs, seen in another way: a concatenation, a slice, an identity.
     Alias,
 }
 

@@ -1,4 +1,4 @@
-//! From a quantized network to steps with packed weights and buffers.
+//! Makes steps with packed weights and buffers of a quantized network.
 //!
 //! 1. [`fuse`]: a convolution with what follows it element by element, a residual sum included, is one step.
 //! 2. [`place`]: where each value lies. Parts of a concatenation are written where the whole is; buffers whose lives do

@@ -26,7 +26,7 @@ pub(crate) struct Placement {
     pub steps: Vec<Fused>,
     /// The number of steps that are the body's.
     pub body: usize,
-    /// For each step with integer input, the step that makes it.
+    /// The step that makes each step's integer input, where it has one.
     pub emitter: Vec<Option<usize>>,
     pub buffers: Vec<FloatBuffer>,
     /// The values that the head, or the caller, takes from the body, and where they begin in a row.

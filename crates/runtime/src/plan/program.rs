@@ -27,7 +27,8 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Makes a program of steps and slots of these sizes. Where `whole`, an image is run at a time, and a strip is no longer than that.
+    /// Makes a program of steps and slots of these sizes. Where `whole`, one image is run at a time, and a strip is no longer
+    /// than the image.
     pub fn new(steps: Vec<Step>, floats: Vec<usize>, codes: Vec<CodeSize>, whole: bool) -> Self {
         let strip = |s: &Step| if whole { s.strip.min(s.shape.height * s.shape.width) } else { s.strip };
         let scratch = steps.iter().filter(|s| s.dest.is_none()).map(|s| strip(s) * s.shape.channels).max();
