@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(imported.weights.check(&imported.graph).is_ok());
         let shape = imported.graph.output();
         assert_eq!((shape.height, shape.width), (1, 1));
-        let floats: usize = imported.weights.0.values().map(|tensor| tensor.data().len()).sum();
+        let floats: usize = imported.weights.tensors().map(|tensor| tensor.data().len()).sum();
         assert!(floats <= 2 * bytes.len() + (1 << 20));
         if floats < 1 << 16 && imported.graph.nodes().iter().any(|n| matches!(n.op, Op::Conv2d(_) | Op::Linear { .. })) {
             let info = Info { preprocess: Preprocess::imagenet(), classes: vec![], source: "a fuzzer".into() };
