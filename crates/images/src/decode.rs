@@ -102,7 +102,7 @@ fn to_rgb(image: DynamicImage) -> Vec<u8> {
 }
 
 /// Converts to grey as Pillow's `convert("L")` does.
-fn to_grey(rgb: &Picture) -> Picture {
+pub(crate) fn to_grey(rgb: &Picture) -> Picture {
     let luma = |[r, g, b]: [u8; 3]| {
         let [r, g, b] = [r, g, b].map(u32::from);
         ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16) as u8

@@ -1,5 +1,5 @@
-//! Image sets with and without labels: they are decoded, resized and normalised to the input of a network. A set drawn by
-//! this crate needs no files.
+//! Image sets with and without labels: they are decoded, resized and normalised to the input of a network. [`embedded`] and
+//! [`generated`] sets are drawn by this crate and need no files.
 //!
 //! Distilling a student and adapting it take [`Unlabelled`] images, which hold no labels. [`Labelled`] images are for
 //! evaluation and supervised training.
@@ -41,6 +41,7 @@ mod error;
 mod fetch;
 mod fingerprint;
 mod folder;
+mod generated;
 mod labelled;
 mod manifest;
 mod names;
@@ -56,6 +57,7 @@ pub use embedded::{CLASSES as EMBEDDED_CLASSES, embedded, embedded_preprocess, e
 pub use error::ImageError;
 pub use fetch::{Expected, FetchError, Progress, fetch};
 pub use fingerprint::Fingerprint;
+pub use generated::generated;
 pub use labelled::{Labelled, LabelledBatch};
 pub use manifest::{Archive, DatasetFormat, Manifest, dataset_names};
 pub use names::ClassNames;
