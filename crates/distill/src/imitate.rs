@@ -12,6 +12,7 @@ use crate::harness::{Examples, Task};
 use crate::loader::{Loader, tensor};
 use crate::logits::Logits;
 use crate::loss::Loss;
+use crate::optimize::total;
 use crate::random::{Order, Random};
 use crate::settings::AdaptConfig;
 
@@ -134,10 +135,4 @@ impl Task for Imitate {
 fn error((t, s): (Tensor<4>, Tensor<4>)) -> Tensor<1> {
     let energy = total(t.clone().square()).add_scalar(f32::MIN_POSITIVE);
     total((s - Tensor::from_inner(t)).square()) / Tensor::from_inner(energy)
-}
-
-/// The sum over all elements, over the last dimension first: burn adds millions at once in an order that differs from
-/// call to call.
-fn total(x: Tensor<4>) -> Tensor<1> {
-    x.sum_dim(3).sum()
 }
