@@ -8,7 +8,7 @@ use std::sync::{Arc, MutexGuard};
 use burn::data::dataloader::DataLoader;
 use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
 use burn::module::Module;
-use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{
@@ -49,9 +49,6 @@ pub(crate) trait Task: Clone + Debug + Send + Sync + 'static {
     /// What a batch holds.
     type Examples: Examples;
 
-    /// Prepares a step of training on a whole batch, before it is cut into parts.
-    fn begin(&self, _: &Self::Examples) {}
-
     /// Runs the network in training and returns each image's loss, numbers for its classes `[N, classes]` and target class.
     fn learn(&self, network: &Network, examples: Self::Examples) -> ClassificationOutput;
 
@@ -79,19 +76,45 @@ pub(crate) struct Trainee<T: Task> {
     session: Session,
 }
 
+impl<T: Task> Trainee<T> {
+    /// The gradients and the output of a part of a batch, whose loss is weighed by its share of the images.
+    fn learn(&self, (part, share): (T::Examples, f64)) -> (GradientsParams, ClassificationOutput) {
+        let output = self.task.learn(&self.network, part);
+        let loss = output.loss.clone().mean().mul_scalar(share);
+        (GradientsParams::from_grads(loss.backward(), self), detached(output))
+    }
+
+    /// Adds up gradients and output of a batch from those of its parts, each of which runs through a copy of its own.
+    fn learn_parts(&self, parts: Vec<(T::Examples, f64)>) -> (GradientsParams, ClassificationOutput) {
+        // A copy's gradients are of leaves of its own; the ids stay those of this module.
+        let copy = |part: (T::Examples, f64)| {
+            let fork = self.clone().fork(&part.0.images().device());
+            (Self { network: fork.network.with_own_statistics(), ..fork }, part)
+        };
+        let results = self.steps.workers.run(parts.into_iter().map(copy).collect(), |(copy, part): (Self, _)| {
+            let (grads, output) = copy.learn(part);
+            (copy.network, grads, output)
+        });
+        let mut sum = GradientsAccumulator::<Self>::new();
+        let (mut networks, mut outputs) = (Vec::new(), Vec::new());
+        for (network, grads, output) in results {
+            sum.accumulate(self, grads);
+            networks.push(network);
+            outputs.push(output);
+        }
+        self.network.average_statistics(&networks);
+        (sum.grads(), join(outputs))
+    }
+}
+
 impl<T: Task> TrainStep for Trainee<T> {
     type Input = T::Examples;
     type Output = ClassificationOutput;
 
     fn step(&self, batch: T::Examples) -> TrainOutput<ClassificationOutput> {
-        self.task.begin(&batch);
         let workers = &self.steps.workers;
-        let device = batch.images().device();
-        let (grads, item) = workers.train_step(self, &device, parts(&batch, workers), |module, part, share| {
-            let output = module.task.learn(&module.network, part);
-            let loss = output.loss.clone().mean().mul_scalar(share);
-            (GradientsParams::from_grads(loss.backward(), module), detached(output))
-        });
+        let mut parts = parts(&batch, workers);
+        let (grads, item) = if parts.len() == 1 { self.learn(parts.remove(0)) } else { self.learn_parts(parts) };
         self.session.record(item.loss.clone().mean().into_scalar());
         TrainOutput { grads, item }
     }

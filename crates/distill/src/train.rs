@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
 use burn::train::ClassificationOutput;
 use dsconv::Network;
-use graph::{Graph, Op, Outputs, Preprocess, Weights};
+use graph::{Graph, Outputs, Preprocess, Weights};
 use images::{Labelled, LabelledBatch};
 use model::{Info, Model};
 
@@ -120,10 +120,8 @@ pub fn train(job: &Training<'_>, folder: &RunFolder, context: &Context) -> Resul
         Some(weights) => Network::trainable(graph, weights, &device),
         None => Network::trainable(graph, &Weights::init(graph, config.seed), &device),
     };
-    // Dropout draws from one generator, so only one thread may.
-    let drops = graph.nodes().iter().any(|node| matches!(node.op, Op::Dropout { p } if p > 0.0));
-    let parts = if drops { 1 } else { PARTS.min(order.batch() / LEAST) };
-    let steps = Steps { workers: Workers::new(&context.device, parts)?, clip: config.clip };
+    let workers = Workers::new(&context.device, PARTS.min(order.batch() / LEAST))?;
+    let steps = Steps { workers, clip: config.clip };
     let task = Classify { loss: Loss::of(graph), smoothing: config.label_smoothing, seed: config.seed };
     let trainee = harness.trainee(network, task, steps);
     let course = Course {
@@ -146,9 +144,12 @@ pub fn train(job: &Training<'_>, folder: &RunFolder, context: &Context) -> Resul
     Ok(Trained { model, top1: accuracy(1), top5: accuracy(5) })
 }
 
-/// Images with their labels, and the number of the step.
+/// Images with their labels.
 struct LabelledImages {
+    /// The number of the step.
     step: usize,
+    /// The number of the first image in the batch of the step.
+    first: usize,
     images: Tensor<4>,
     labels: Tensor<1, Int>,
 }
@@ -161,7 +162,7 @@ impl Examples for LabelledImages {
     fn narrow(&self, range: Range<usize>) -> Self {
         let images = self.images.clone().narrow(0, range.start, range.len());
         let labels = self.labels.clone().narrow(0, range.start, range.len());
-        Self { step: self.step, images, labels }
+        Self { step: self.step, first: self.first + range.start, images, labels }
     }
 }
 
@@ -171,7 +172,7 @@ fn place((step, batch): Raw, device: &Device) -> LabelledImages {
     let labels: Vec<i64> = batch.labels.iter().map(|&label| label as i64).collect();
     let count = labels.len();
     let labels = Tensor::from_data(TensorData::new(labels, [count]), device);
-    LabelledImages { step, images: tensor(batch.images, device), labels }
+    LabelledImages { step, first: 0, images: tensor(batch.images, device), labels }
 }
 
 fn batches_to_learn(set: &Labelled, order: Order, config: &TrainConfig, done: usize) -> Loader<Raw, LabelledImages> {
@@ -198,10 +199,10 @@ struct Classify {
 }
 
 impl Classify {
-    /// The loss of each image, `(1 - e) * -log p[label] + e * mean over classes of -log p`, where `e` is the smoothing.
-    fn run(&self, network: &Network, examples: LabelledImages, smoothing: f64) -> ClassificationOutput {
-        let LabelledImages { images, labels, .. } = examples;
-        let logits = self.loss.ranks(network.forward(images));
+    /// The loss of each image, `(1 - e) * -log p[label] + e * mean over classes of -log p`, where `e` is the smoothing and `p` the
+    /// softmax of the `outputs`.
+    fn run(&self, outputs: Tensor<2>, labels: Tensor<1, Int>, smoothing: f64) -> ClassificationOutput {
+        let logits = self.loss.ranks(outputs);
         let log_p = log_softmax(logits.clone(), 1);
         let own = log_p.clone().gather(1, labels.clone().unsqueeze_dim(1));
         let loss = if smoothing > 0.0 {
@@ -216,16 +217,14 @@ impl Classify {
 impl Task for Classify {
     type Examples = LabelledImages;
 
-    /// Seeds dropout, so that what it draws depends on the step alone.
-    fn begin(&self, batch: &LabelledImages) {
-        batch.images.device().seed(Random::new(self.seed, &[2, batch.step as u64]).next());
-    }
-
+    /// What dropouts drop depends on the step and the part of its batch alone.
     fn learn(&self, network: &Network, part: LabelledImages) -> ClassificationOutput {
-        self.run(network, part, self.smoothing)
+        let LabelledImages { step, first, images, labels } = part;
+        let seed = Random::new(self.seed, &[2, step as u64, first as u64]).next();
+        self.run(network.forward_with_dropout(images, seed), labels, self.smoothing)
     }
 
     fn measure(&self, network: &Network, part: LabelledImages) -> ClassificationOutput {
-        self.run(network, part, 0.0)
+        self.run(network.forward(part.images), part.labels, 0.0)
     }
 }

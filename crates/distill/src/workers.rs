@@ -8,8 +8,6 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use burn::backend::DispatchDevice;
-use burn::module::Module;
-use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
 use burn::train::ClassificationOutput;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
@@ -75,35 +73,6 @@ impl Workers {
         });
         results.sort_by_key(|&(i, _)| i);
         results.into_iter().map(|(_, result)| result).collect()
-    }
-
-    /// Adds up gradients and output of a training step from those of its parts. `step` gets a copy of the module, the part, and the
-    /// part's share of the images, by which it weighs its loss.
-    pub(crate) fn train_step<M, I>(
-        &self,
-        module: &M,
-        device: &Device,
-        items: Vec<(I, f64)>,
-        step: impl Fn(&M, I, f64) -> (GradientsParams, ClassificationOutput) + Sync,
-    ) -> (GradientsParams, ClassificationOutput)
-    where
-        M: Module,
-        I: Send,
-    {
-        if items.len() == 1 {
-            let (item, share) = items.into_iter().next().expect("one item");
-            return step(module, item, share);
-        }
-        // Each worker's gradients are of leaves of its own; the ids stay those of `module`.
-        let items = items.into_iter().map(|item| (module.clone().fork(device), item)).collect();
-        let results = self.run(items, |(module, (item, share)): (M, (I, f64))| step(&module, item, share));
-        let mut sum = GradientsAccumulator::<M>::new();
-        let mut outputs = Vec::new();
-        for (grads, output) in results {
-            sum.accumulate(module, grads);
-            outputs.push(output);
-        }
-        (sum.grads(), join(outputs))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use blockfloat::QuantizedWeights;
 use burn::module::{Content, Module, ModuleDisplay, Param, RunningState};
-use burn::nn::{BatchNormConfig, DropoutConfig, PaddingConfig2d};
+use burn::nn::{BatchNormConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor, TensorData};
 use graph::{Folded, Graph, NodeId, Op, Role, Weights};
 use model::policy::Plan;
@@ -60,8 +60,8 @@ impl Network {
         })
     }
 
-    /// Makes a float network to be trained: on an autodiff device its batch normalisations use and update batch statistics,
-    /// and its dropouts drop.
+    /// Makes a float network to be trained: on an autodiff device its batch normalisations use and update batch statistics.
+    /// Its dropouts drop in [`Network::forward_with_dropout`].
     ///
     /// # Panics
     /// If `weights` do not fit `graph` (see [`Weights::check`]).
@@ -166,7 +166,6 @@ impl Network {
                     bias: Param::from_tensor(vector(Role::Bias)),
                 }),
                 Op::PRelu { .. } => Layer::PRelu(PRelu { weight: Param::from_tensor(vector(Role::Slope)) }),
-                Op::Dropout { p } => Layer::Dropout(DropoutConfig::new(*p).init()),
                 _ => continue,
             };
             *slot = Some(layers.len());
@@ -185,8 +184,21 @@ impl Network {
         self.forward_taps(x, &[]).0
     }
 
+    /// Computes the logits `[N, classes]` of images `[N, C, H, W]` in training: each dropout of the graph zeroes values with its
+    /// probability and scales the others, which all other passes leave as they are.
+    ///
+    /// What is dropped depends on `seed`, the node and the shape alone, and on no generator that others draw from.
+    pub fn forward_with_dropout(&self, x: Tensor<4>, seed: u64) -> Tensor<2> {
+        self.run(x, &[], Some(seed)).0
+    }
+
     /// Computes the logits, and gives the outputs of the `taps` in their order beside them, each `[N, C, H, W]`.
     pub fn forward_taps(&self, x: Tensor<4>, taps: &[NodeId]) -> (Tensor<2>, Vec<Tensor<4>>) {
+        self.run(x, taps, None)
+    }
+
+    /// Computes logits and taps; dropouts drop where there is a seed.
+    fn run(&self, x: Tensor<4>, taps: &[NodeId], seed: Option<u64>) -> (Tensor<2>, Vec<Tensor<4>>) {
         let nodes = self.graph.nodes();
         let mut uses = self.graph.uses();
         uses[nodes.len() - 1] += 1;
@@ -203,7 +215,11 @@ impl Network {
                 if uses[at] == 0 { values[at].take() } else { values[at].clone() }.expect("nodes are in order")
             };
             let inputs: Vec<_> = node.inputs.iter().map(|&id| take(id)).collect();
-            values[i] = Some(self.forward_node(i, inputs));
+            let y = self.forward_node(i, inputs);
+            values[i] = Some(match (&node.op, seed) {
+                (Op::Dropout { p }, Some(seed)) => ops::dropout(y, *p, seed, i),
+                _ => y,
+            });
         }
         let tapped = taps.iter().map(|tap| values[tap.index()].clone().expect("taps are kept")).collect();
         let output = values.pop().flatten().expect("the last node is the output");
@@ -221,6 +237,38 @@ impl Network {
                 layer.forward(x)
             }
             None => ops::forward(&self.graph.nodes()[index].op, inputs),
+        }
+    }
+
+    /// A copy whose batch normalisations keep running statistics of their own, where those of a clone are the network's too.
+    ///
+    /// burn keeps what a pass finds by the thread that it ran on, so what passes at the same time make of shared statistics
+    /// depends on which thread took which.
+    pub fn with_own_statistics(&self) -> Self {
+        let mut copy = self.clone();
+        for layer in &mut copy.layers {
+            if let Layer::BatchNorm(norm) = layer {
+                // `valid` takes up all that was found, and makes a state that is not shared.
+                norm.running_mean = norm.running_mean.valid();
+                norm.running_var = norm.running_var.valid();
+            }
+        }
+        copy
+    }
+
+    /// Sets the running statistics of its batch normalisations to the means of those of `copies`, added in their order.
+    ///
+    /// # Panics
+    /// If there is no copy, or one is of another graph.
+    pub fn average_statistics(&self, copies: &[Self]) {
+        for (index, layer) in self.layers.iter().enumerate() {
+            for (which, own) in layer.statistics().into_iter().enumerate() {
+                let found = copies.iter().map(|copy| copy.layers[index].statistics()[which].valid().value());
+                let sum = found.reduce(|sum, value| sum + value).expect("there is a copy");
+                own.update(sum.div_scalar(copies.len() as f64));
+                // Takes the update up now, so that no pass on another thread does.
+                own.value_sync();
+            }
         }
     }
 
@@ -318,7 +366,7 @@ impl Network {
                 insert(weights, name, Role::Bias, affine.bias.val());
             }
             Layer::PRelu(layer) => insert(weights, name, Role::Slope, layer.weight.val()),
-            Layer::Dropout(_) | Layer::Ds(_) => {}
+            Layer::Ds(_) => {}
         }
     }
 }

@@ -43,3 +43,18 @@ fn a_resumed_training_ends_with_the_same_bits_and_learns() {
     assert!(mean(&losses[8..]) < mean(&losses[..4]) - 0.01, "{losses:?}");
     assert_eq!(resumed.model.info().classes.len(), 16);
 }
+
+#[test]
+fn trainings_beside_each_other_end_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let train = &|i: usize| run_train(&folder.path().join(i.to_string()), false, &Context::default()).unwrap().model;
+    let alone = train(0);
+    // With dropout and batch statistics, on more threads than most machines have cores.
+    let others: Vec<Model> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (1..=4).map(|i| scope.spawn(move || train(i))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for other in others {
+        assert_eq!(other.weights(), alone.weights());
+    }
+}

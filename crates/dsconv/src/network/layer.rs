@@ -1,7 +1,7 @@
 //! Layers are the operations of a graph that have parameters or state.
 
-use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param};
-use burn::nn::{BatchNorm, Dropout};
+use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param, RunningState};
+use burn::nn::BatchNorm;
 use burn::tensor::{Tensor, activation};
 
 use crate::conv2d::DsConv2d;
@@ -47,7 +47,6 @@ pub enum Layer {
     BatchNorm(BatchNorm),
     Affine(Affine),
     PRelu(PRelu),
-    Dropout(Dropout),
 }
 
 fn one_line() -> Option<DisplaySettings> {
@@ -92,13 +91,20 @@ impl ModuleDisplay for Layer {
             Self::BatchNorm(layer) => content.add_single(layer),
             Self::Affine(layer) => content.add_single(layer),
             Self::PRelu(layer) => content.add_single(layer),
-            Self::Dropout(layer) => content.add_single(layer),
         };
         content.optional()
     }
 }
 
 impl Layer {
+    /// The running mean and variance `[C]` of a batch normalisation; other layers have none.
+    pub fn statistics(&self) -> Vec<&RunningState<Tensor<1>>> {
+        match self {
+            Self::BatchNorm(norm) => vec![&norm.running_mean, &norm.running_var],
+            _ => Vec::new(),
+        }
+    }
+
     /// Computes the output `[N, C', H', W']` for an input `[N, C, H, W]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let by_channel = |values: &Param<Tensor<1>>| {
@@ -115,7 +121,6 @@ impl Layer {
                 let negative = x.clone().clamp_max(0.0) * by_channel(&layer.weight);
                 activation::relu(x) + negative
             }
-            Self::Dropout(dropout) => dropout.forward(x),
         }
     }
 }

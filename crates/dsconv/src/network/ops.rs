@@ -1,8 +1,9 @@
 //! This module computes the operations of a graph that have no parameters.
 
+use blockfloat::SplitMix64;
 use burn::tensor::module::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
 use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions, PadMode};
-use burn::tensor::{Tensor, activation};
+use burn::tensor::{Tensor, TensorData, activation};
 use graph::{Activation, Op, Pool2d};
 
 /// Computes the output of an operation from its inputs, each `[N, C, H, W]`.
@@ -70,11 +71,26 @@ pub fn forward(op: &Op, inputs: Vec<Tensor<4>>) -> Tensor<4> {
         | Op::Linear { .. }
         | Op::BatchNorm2d { .. }
         | Op::Affine { .. }
-        | Op::PRelu { .. }
-        | Op::Dropout { .. } => {
-            unreachable!("a layer computes it")
-        }
+        | Op::PRelu { .. } => unreachable!("a layer computes it"),
+        // Only in training is it another function: `dropout`.
+        Op::Dropout { .. } => x(),
     }
+}
+
+/// Zeroes each value with probability `p` and multiplies the others by `1 / (1 - p)` (Srivastava et al., "Dropout", JMLR 2014).
+///
+/// Which ones is a pure function of the shape, `seed` and the `node`'s number: burn's own dropout draws from one generator for
+/// all threads of a process, where trainings beside each other take numbers from each other.
+pub fn dropout(x: Tensor<4>, p: f64, seed: u64, node: usize) -> Tensor<4> {
+    if p == 0.0 {
+        return x;
+    }
+    let mut random = SplitMix64::new(SplitMix64::mix(seed) ^ SplitMix64::mix(node as u64));
+    let (keep, factor) = ((1.0 - p) as f32, (1.0 / (1.0 - p)) as f32);
+    let factors: Vec<f32> =
+        (0..x.shape().num_elements()).map(|_| if random.next_f32() < keep { factor } else { 0.0 }).collect();
+    let factors = Tensor::from_data(TensorData::new(factors, x.shape()), &x.device());
+    x * factors
 }
 
 /// The zeros before and after the input of a pooling, along height and width.

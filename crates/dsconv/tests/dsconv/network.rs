@@ -179,3 +179,51 @@ fn a_network_displays_a_line_for_each_layer() {
     assert_eq!(text.lines().count(), 2 + quantized.layers().len() + 2, "{text}");
     assert!(text.contains("  head: DsConv2d {ch_in: 8, ch_out: 5, kernel_size: [1, 1]"), "{text}");
 }
+
+#[test]
+fn dropout_is_a_function_of_its_seed_and_drops_in_training_alone() {
+    let mut b = Builder::new("drops", Shape::new(4, 16, 16));
+    let x = b.push("first", graph::Op::Dropout { p: 0.25 }, vec![b.input()]);
+    let x = b.push("second", graph::Op::Dropout { p: 0.5 }, vec![x]);
+    b.push("flatten", graph::Op::Flatten, vec![x]);
+    let network = Network::trainable(&b.finish().unwrap(), &Weights::default(), &Device::flex().autodiff());
+    let ones = || Tensor::<4>::ones([8, 4, 16, 16], &Device::flex().autodiff());
+    let host = |x: Tensor<2>| x.inner().into_data().try_to_vec::<f32>().unwrap();
+    let drop = |seed| host(network.forward_with_dropout(ones(), seed));
+    let dropped = drop(7);
+    // Another draws from burn's generator, which is one for all threads.
+    Tensor::<1>::random([3], burn::tensor::Distribution::Default, &Device::flex());
+    assert_eq!(drop(7), dropped);
+    assert_ne!(drop(8), dropped);
+    assert_eq!(host(network.forward(ones())), [1.0; 8192]);
+    // What both keep is 3/8 of all, times 1 / (3/4 * 1/2).
+    let kept = dropped.iter().filter(|&&v| v != 0.0).count();
+    assert!(dropped.iter().all(|v| *v == 0.0 || (v - 8.0 / 3.0).abs() < 1e-6));
+    assert!((kept as f32 / 8192.0 - 0.375).abs() < 0.03, "{kept}");
+}
+
+#[test]
+fn statistics_are_averages_of_copies_whichever_thread_they_run_on() {
+    let device = Device::flex().autodiff();
+    let mut b = Builder::new("norm", Shape::new(1, 2, 2));
+    b.batch_norm("bn", 1e-5, b.input());
+    let graph = b.finish().unwrap();
+    let network = Network::trainable(&graph, &Weights::init(&graph, 0), &device);
+    let mean = |network: &Network| network.to_weights()["bn.running_mean"].data()[0];
+    let constant = |value: f32| Tensor::<4>::ones([2, 1, 2, 2], &device).mul_scalar(value);
+
+    for _ in 0..2 {
+        let copies = [network.with_own_statistics(), network.with_own_statistics()];
+        let before = mean(&network);
+        // All on one thread, which burn would take for two steps.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                [10.0, 30.0].into_iter().zip(copies.clone()).for_each(|(x, copy)| drop(copy.forward(constant(x))))
+            });
+        });
+        assert_eq!(mean(&network), before);
+        network.average_statistics(&copies);
+        // A tenth of each new mean, as burn has it: (10 + 30) / 2 * 0.1 + before * 0.9.
+        assert!((mean(&network) - (2.0 + 0.9 * before)).abs() < 1e-5, "{}", mean(&network));
+    }
+}
