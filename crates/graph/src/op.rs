@@ -209,6 +209,26 @@ pub enum Activation {
     Softplus,
 }
 
+impl Activation {
+    /// One of each function, in the order of their declaration, for tests that must not forget one.
+    #[doc(hidden)]
+    pub fn examples() -> Vec<Self> {
+        // Each names the one after it: a function that is added and left out here does not compile.
+        let next = |function: &Self| match function {
+            Self::Clip { .. } => Some(Self::LeakyRelu { slope: 0.1 }),
+            Self::LeakyRelu { .. } => Some(Self::Sigmoid),
+            Self::Sigmoid => Some(Self::HardSigmoid { alpha: 0.2, beta: 0.5 }),
+            Self::HardSigmoid { .. } => Some(Self::HardSwish),
+            Self::HardSwish => Some(Self::Silu),
+            Self::Silu => Some(Self::Tanh),
+            Self::Tanh => Some(Self::Elu { alpha: 0.7 }),
+            Self::Elu { .. } => Some(Self::Softplus),
+            Self::Softplus => None,
+        };
+        std::iter::successors(Some(Self::Clip { min: Some(-0.5), max: Some(0.5) }), next).collect()
+    }
+}
+
 /// The operation of a node. Its parameters are in [`Weights`](crate::Weights), under the names that
 /// [`Role::name`](crate::Role::name) gives.
 ///

@@ -181,7 +181,11 @@ fn every_operation() -> Model {
     let mut b = Builder::new("every", Shape::new(3, 19, 17));
     let conv = |from: usize, to: usize| Conv2d::new(from, to, 3).padding(1).bias();
     let x = b.conv("stem", conv(3, 12).stride(2), b.input());
-    let x = b.push("hard_swish", Op::Activation(Activation::HardSwish), vec![x]);
+    let functions = Activation::examples().into_iter().enumerate();
+    let functions = functions.map(|(i, function)| b.push(format!("function{i}"), Op::Activation(function), vec![x]));
+    let functions = functions.collect();
+    let x = b.push("functions", Op::Concat, functions);
+    let x = b.conv("mixed", Conv2d::new(b.channels(x), 12, 1), x);
     let x = b.push("lrn", Op::Lrn { size: 5, alpha: 0.3, beta: 0.75, k: 1.5 }, vec![x]);
     let x = b.push("pad", Op::Pad2d { sides: [1, 0, 2, 1], value: 0.25 }, vec![x]);
     let grouped = Conv2d { groups: 3, dilation: [1, 2], ..Conv2d::new(12, 15, 3) };
@@ -208,8 +212,6 @@ fn every_operation() -> Model {
     let high = b.push("high", Op::Slice { start: 6, channels: 9 }, vec![x]);
     let low = b.push("low_sigmoid", Op::Activation(Activation::Sigmoid), vec![low]);
     let low = b.push("low_slopes", Op::PRelu { channels: 6 }, vec![low]);
-    let low = b.push("low_tanh", Op::Activation(Activation::Tanh), vec![low]);
-    let high = b.push("high_elu", Op::Activation(Activation::Elu { alpha: 0.5 }), vec![high]);
     let soft = b.push("high_softplus", Op::Activation(Activation::Softplus), vec![high]);
     let high = b.push("high_larger", Op::Max, vec![high, soft]);
     let high = b.push("high_cap", Op::Activation(Activation::Clip { min: None, max: Some(2.0) }), vec![high]);

@@ -10,10 +10,7 @@ use crate::plain;
 
 /// Appends an operation to a node, where it fits.
 type Append = fn(&mut Builder, &str, NodeId) -> Option<NodeId>;
-
-fn activation(b: &mut Builder, name: &str, function: Activation, x: NodeId) -> NodeId {
-    b.push(name, Op::Activation(function), vec![x])
-}
+type Operation = (String, Box<dyn Fn(&mut Builder, &str, NodeId) -> Option<NodeId>>);
 
 fn slice(b: &mut Builder, name: &str, x: NodeId, start: usize, channels: usize) -> NodeId {
     b.push(name, Op::Slice { start, channels }, vec![x])
@@ -24,8 +21,8 @@ fn global(b: &mut Builder, name: &str, x: NodeId) -> NodeId {
 }
 
 /// Every operation, and the ways it meets views of a value.
-fn appends() -> Vec<(&'static str, Append)> {
-    vec![
+fn appends() -> Vec<Operation> {
+    let others: Vec<(&str, Append)> = vec![
         ("conv", |b, n, x| Some(b.conv(n, Conv2d::new(b.channels(x), 9, 3).padding(1).bias(), x))),
         ("pointwise", |b, n, x| Some(b.conv(n, Conv2d::new(b.channels(x), 20, 1), x))),
         ("strided", |b, n, x| Some(b.conv(n, Conv2d::new(b.channels(x), 17, 3).padding(1).stride(2), x))),
@@ -49,12 +46,7 @@ fn appends() -> Vec<(&'static str, Append)> {
         }),
         ("affine", |b, n, x| Some(b.push(n, Op::Affine { channels: b.channels(x) }, vec![x]))),
         ("relu", |b, n, x| Some(b.relu(n, x))),
-        ("clip", |b, n, x| Some(activation(b, n, Activation::Clip { min: Some(-0.5), max: Some(0.5) }, x))),
-        ("leaky", |b, n, x| Some(activation(b, n, Activation::LeakyRelu { slope: 0.1 }, x))),
-        ("hard_sigmoid", |b, n, x| Some(activation(b, n, Activation::HardSigmoid { alpha: 0.2, beta: 0.5 }, x))),
-        ("hard_swish", |b, n, x| Some(activation(b, n, Activation::HardSwish, x))),
-        ("sigmoid", |b, n, x| Some(activation(b, n, Activation::Sigmoid, x))),
-        ("silu", |b, n, x| Some(activation(b, n, Activation::Silu, x))),
+        ("prelu", |b, n, x| Some(b.push(n, Op::PRelu { channels: b.channels(x) }, vec![x]))),
         ("softmax", |b, n, x| Some(b.push(n, Op::Softmax, vec![x]))),
         ("lrn", |b, n, x| Some(b.push(n, Op::Lrn { size: 5, alpha: 0.5, beta: 0.75, k: 2.0 }, vec![x]))),
         ("max_pool", |b, n, x| Some(b.max_pool(n, Pool2d::new(2, 2).padding(1).ceil_mode(), x))),
@@ -62,6 +54,10 @@ fn appends() -> Vec<(&'static str, Append)> {
         ("global", |b, n, x| Some(global(b, n, x))),
         ("adaptive", |b, n, x| Some(b.push(n, Op::AdaptiveAvgPool2d { output: [2, 3] }, vec![x]))),
         ("add_itself", |b, n, x| Some(b.push(n, Op::Add, vec![x, x]))),
+        ("max_relu", |b, n, x| {
+            let y = b.relu(format!("{n}.relu"), x);
+            Some(b.push(n, Op::Max, vec![x, y]))
+        }),
         ("add_relu", |b, n, x| {
             let y = b.relu(format!("{n}.relu"), x);
             Some(b.push(n, Op::Add, vec![x, y]))
@@ -105,7 +101,12 @@ fn appends() -> Vec<(&'static str, Append)> {
         ("pad_shortcut", |b, n, x| Some(b.push(n, Op::PadShortcut { stride: 2, before: 1, after: 2 }, vec![x]))),
         ("flatten", |b, n, x| Some(b.push(n, Op::Flatten, vec![x]))),
         ("dropout", |b, n, x| Some(b.push(n, Op::Dropout { p: 0.5 }, vec![x]))),
-    ]
+    ];
+    let activation = |function: Activation| -> Operation {
+        (format!("{function:?}"), Box::new(move |b, n, x| Some(b.push(n, Op::Activation(function), vec![x]))))
+    };
+    let others = others.into_iter().map(|(name, append)| -> Operation { (name.to_owned(), Box::new(append)) });
+    others.chain(Activation::examples().into_iter().map(activation)).collect()
 }
 
 /// A function that begins a graph.
@@ -147,8 +148,8 @@ fn bases() -> Vec<(&'static str, Start)> {
 /// them may go the other way.
 fn exactness(graph: &Graph) -> Exactness {
     let near = graph.nodes().iter().position(|node| {
-        use Activation::{Sigmoid, Silu};
-        matches!(node.op, Op::Softmax | Op::Lrn { .. } | Op::Activation(Sigmoid | Silu))
+        use Activation::{Elu, Sigmoid, Silu, Softplus, Tanh};
+        matches!(node.op, Op::Softmax | Op::Lrn { .. } | Op::Activation(Sigmoid | Silu | Tanh | Elu { .. } | Softplus))
     });
     let rounds = |from: usize| graph.nodes()[from..].iter().any(|n| matches!(n.op, Op::Conv2d(_) | Op::Linear { .. }));
     match near {
@@ -218,7 +219,8 @@ fn a_network_may_end_in_any_two_operations() {
     let (mut checked, mut graphs) = (0, 0);
     for (base, start) in bases() {
         for (first_name, first) in appends() {
-            for (second_name, second) in appends().into_iter().map(|(name, f)| (name, Some(f))).chain([("", None)]) {
+            let seconds = appends().into_iter().map(|(name, append)| (name, Some(append)));
+            for (second_name, second) in seconds.chain([(String::new(), None)]) {
                 if crate::quick() && second.is_some() {
                     continue;
                 }

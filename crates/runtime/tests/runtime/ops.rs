@@ -111,13 +111,12 @@ fn residuals_and_concatenations_that_alias_are_kept_apart() {
 fn functions_with_transcendentals_are_near_the_interpreter() {
     let mut b = Builder::new("functions", Shape::new(12, 5, 5));
     let x = b.push("lrn", Op::Lrn { size: 5, alpha: 0.5, beta: 0.75, k: 2.0 }, vec![b.input()]);
-    let x = b.push("silu", Op::Activation(Activation::Silu), vec![x]);
+    let functions = Activation::examples().into_iter().enumerate();
+    let functions =
+        functions.map(|(i, function)| b.push(format!("function{i}"), Op::Activation(function), vec![x])).collect();
+    let x = b.push("functions", Op::Concat, functions);
     let x = b.push("lrn2", Op::Lrn { size: 4, alpha: 0.5, beta: 0.6, k: 1.0 }, vec![x]);
-    let x = b.push("sigmoid", Op::Activation(Activation::Sigmoid), vec![x]);
-    let x = b.conv("conv", Conv2d::new(12, 9, 1), x);
-    let x = b.push("tanh", Op::Activation(Activation::Tanh), vec![x]);
-    let x = b.push("elu", Op::Activation(Activation::Elu { alpha: 0.7 }), vec![x]);
-    let x = b.push("softplus", Op::Activation(Activation::Softplus), vec![x]);
+    let x = b.conv("conv", Conv2d::new(b.channels(x), 9, 1), x);
     b.push("softmax", Op::Softmax, vec![x]);
     let graph = b.finish().unwrap();
     let weights = formula_weights(&graph);

@@ -225,6 +225,7 @@ fn apply(function: Activation, x: f32) -> f32 {
                 alpha as f32 * f64::from(x).exp_m1() as f32
             }
         }
-        Activation::Softplus => f64::from(x).exp().ln_1p() as f32,
+        // The exponential of a large input is infinite, its logarithm is the input.
+        Activation::Softplus => (f64::from(x.max(0.0)) + f64::from(-x.abs()).exp().ln_1p()) as f32,
     }
 }
