@@ -234,8 +234,7 @@ impl Policy {
     /// # Errors
     /// [`PolicyError`] if a rule is for no layer or changes nothing, or if blocks do not fit a layer.
     pub fn resolve(&self, graph: &FoldedGraph) -> Result<Plan, PolicyError> {
-        let layers: Vec<&Node> =
-            graph.nodes().iter().filter(|n| matches!(n.op, Op::Conv2d(_) | Op::Linear { .. })).collect();
+        let layers: Vec<&Node> = graph.nodes().iter().filter(|node| node.weight_shape().is_some()).collect();
         for rule in &self.rules {
             if !layers.iter().any(|node| pattern::matches(&rule.layers, &node.name)) {
                 return Err(PolicyError::NoLayer {

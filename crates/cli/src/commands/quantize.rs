@@ -214,8 +214,7 @@ fn measure(folded: &Folded, quantized: &Model, plan: &Plan) -> BTreeMap<String, 
 
 /// Returns the names of the convolutions and linear layers that are in floats.
 pub fn float_layers(model: &Model) -> Vec<String> {
-    let layers =
-        model.graph().nodes().iter().filter(|node| matches!(node.op, graph::Op::Conv2d(_) | graph::Op::Linear { .. }));
+    let layers = model.graph().nodes().iter().filter(|node| node.weight_shape().is_some());
     layers.filter(|node| !model.layers().contains_key(&node.name)).map(|node| node.name.clone()).collect()
 }
 

@@ -166,7 +166,7 @@ fn metadata(model: &Model, profile: &Profile) -> Vec<StringStringEntryProto> {
 fn format(model: &Model, profile: &Profile) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for node in model.graph().nodes() {
-        if !matches!(node.op, graph::Op::Conv2d(_) | graph::Op::Linear { .. }) {
+        if node.weight_shape().is_none() {
             continue;
         }
         let name = match (model.layers().get(&node.name), profile) {
