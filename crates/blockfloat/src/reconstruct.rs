@@ -2,7 +2,7 @@
 use rayon::prelude::*;
 
 use crate::error::check_len;
-use crate::weights::Layout;
+use crate::weights::BlockLayout;
 use crate::{Error, QuantizedWeights, WeightFormat, round};
 
 /// The limit of rounds of the descent; most filters reach a fixed point earlier.
@@ -37,7 +37,7 @@ pub fn reconstruct(
     cross: &[f32],
 ) -> Result<QuantizedWeights, Error> {
     let start = QuantizedWeights::quantize(weights, shape, format)?;
-    let layout = Layout::new(shape, format.block);
+    let layout = BlockLayout::new(shape, format.block);
     let k = layout.filter;
     check_len("gram", k * k, gram.len())?;
     check_len("cross", weights.len(), cross.len())?;
@@ -72,7 +72,7 @@ struct FilterState {
 
 impl FilterState {
     /// Starts from `values`, or from `alpha * q` where there are none.
-    fn of(codes: &[i8], scales: &[f32], values: Option<&[f32]>, layout: &Layout) -> Self {
+    fn of(codes: &[i8], scales: &[f32], values: Option<&[f32]>, layout: &BlockLayout) -> Self {
         let mut state = Self { codes: codes.to_vec(), scales: scales.to_vec(), values: vec![0.0; codes.len()] };
         match values {
             Some(values) => state.values.copy_from_slice(values),
@@ -86,7 +86,7 @@ impl FilterState {
 
 /// The objective of one filter.
 struct Filter<'a> {
-    layout: &'a Layout,
+    layout: &'a BlockLayout,
     gram: &'a [f32],
     cross: &'a [f32],
     lo: f32,

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use crate::error::{check_finite, check_len, elements};
 use crate::rules::balance;
 use crate::search::{LANES, pad};
-use crate::weights::{Layout, check_codes};
+use crate::weights::{BlockLayout, check_codes};
 use crate::{Bits, BlockSize, Error, QuantizedWeights, ScaleRule, round};
 
 /// The largest magnitude of `k q`.
@@ -76,7 +76,7 @@ impl QuantizedWeights {
     ) -> Result<Self, Error> {
         check_len("codes", elements(shape)?, codes.len())?;
         check_len("channel scales", shape[0], two_level.channel.len())?;
-        let layout = Layout::new(shape, block);
+        let layout = BlockLayout::new(shape, block);
         check_len("factors", layout.scales(), two_level.factors.len())?;
         check_codes(&codes, bits)?;
         let scales = two_level.scales();
@@ -107,7 +107,7 @@ impl QuantizedWeights {
     /// Returns `k q` for every weight, or nothing without two-level scales.
     fn products(&self) -> Vec<i32> {
         let Some(TwoLevel { factors, .. }) = &self.two_level else { return Vec::new() };
-        let layout = Layout::new(self.shape, self.block);
+        let layout = BlockLayout::new(self.shape, self.block);
         let mut products = vec![0; self.codes.len()];
         let filters = self.codes.chunks(layout.filter).zip(products.chunks_mut(layout.filter));
         for ((codes, products), factors) in filters.zip(factors.chunks(layout.filter_scales)) {
@@ -145,7 +145,7 @@ impl QuantizedWeights {
 
     fn fit(&self, weights: &[f32], rule: ScaleRule) -> Self {
         let Self { shape, bits, block, .. } = *self;
-        let layout = Layout::new(shape, block);
+        let layout = BlockLayout::new(shape, block);
         let mut codes = vec![0; weights.len()];
         let mut factors = vec![0; self.scales.len()];
         let mut channel = vec![0.0; shape[0]];
@@ -211,7 +211,7 @@ impl TwoLevelFit {
     }
 
     /// Fits one filter: fills `factors` and returns `s`.
-    fn filter(&mut self, layout: &Layout, weights: &[f32], alphas: &[f32], factors: &mut [i8]) -> f32 {
+    fn filter(&mut self, layout: &BlockLayout, weights: &[f32], alphas: &[f32], factors: &mut [i8]) -> f32 {
         let max = weights.iter().fold(0.0f32, |m, w| m.max(w.abs()));
         if max == 0.0 {
             factors.fill(0);

@@ -31,7 +31,7 @@ impl QuantizedWeights {
         let WeightFormat { bits, block, rule } = format;
         check_len("weights", elements(shape)?, weights.len())?;
         check_finite(weights)?;
-        let layout = Layout::new(shape, block);
+        let layout = BlockLayout::new(shape, block);
         let mut codes = vec![0; weights.len()];
         let mut scales = vec![0.0; layout.scales()];
         let filters = weights.par_chunks(layout.filter).zip(codes.par_chunks_mut(layout.filter));
@@ -63,7 +63,7 @@ impl QuantizedWeights {
         scales: Vec<f32>,
     ) -> Result<Self, Error> {
         check_len("codes", elements(shape)?, codes.len())?;
-        check_scales(&scales, Layout::new(shape, block).scales())?;
+        check_scales(&scales, BlockLayout::new(shape, block).scales())?;
         check_codes(&codes, bits)?;
         Ok(Self { shape, bits, block, codes, scales, two_level: None })
     }
@@ -101,7 +101,7 @@ impl QuantizedWeights {
 
     /// Returns `alpha * q` for every weight, `[Co, Ci/G, Kh, Kw]`.
     pub fn dequantize(&self) -> Vec<f32> {
-        let layout = Layout::new(self.shape, self.block);
+        let layout = BlockLayout::new(self.shape, self.block);
         let mut values = vec![0.0; self.codes.len()];
         let filters = self.codes.chunks(layout.filter).zip(values.chunks_mut(layout.filter));
         for ((codes, values), scales) in filters.zip(self.scales.chunks(layout.filter_scales)) {
@@ -129,7 +129,7 @@ impl QuantizedWeights {
                 (levels.scales(), Some(levels))
             }
             None => {
-                let filters = self.scales.chunks(Layout::new(self.shape, self.block).filter_scales).zip(factors);
+                let filters = self.scales.chunks(BlockLayout::new(self.shape, self.block).filter_scales).zip(factors);
                 (filters.flat_map(|(scales, factor)| scales.iter().map(move |alpha| alpha * factor)).collect(), None)
             }
         };
@@ -157,7 +157,7 @@ fn check_scales(scales: &[f32], expected: usize) -> Result<(), Error> {
 
 /// The positions of blocks in a weight tensor.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Layout {
+pub(crate) struct BlockLayout {
     filters: usize,
     channels: usize,
     block: BlockSize,
@@ -169,7 +169,7 @@ pub(crate) struct Layout {
     pub filter_scales: usize,
 }
 
-impl Layout {
+impl BlockLayout {
     pub fn new([filters, channels, kh, kw]: [usize; 4], block: BlockSize) -> Self {
         let taps = kh * kw;
         let (filter, filter_scales) = (channels * taps, block.count(channels) * taps);
@@ -219,7 +219,7 @@ pub(crate) mod tests {
 
     /// Calls `f(weights, codes, alpha)` for every block of all filters.
     fn for_each_block(weights: &[f32], q: &QuantizedWeights, mut f: impl FnMut(&[f32], &[i8], f32)) {
-        let layout = Layout::new(q.shape, q.block);
+        let layout = BlockLayout::new(q.shape, q.block);
         let filters = weights.chunks(layout.filter).zip(q.codes.chunks(layout.filter));
         for ((weights, codes), scales) in filters.zip(q.scales.chunks(layout.filter_scales)) {
             layout.for_each_block(|scale, block| {

@@ -5,7 +5,7 @@ use std::mem::take;
 use graph::{Budget, Cost, Graph};
 
 use super::forms::Forms;
-use super::parameters::LayerFormat;
+use super::parameters::InputFormat;
 use super::place::{Placement, assign};
 use super::program::{Part, Program};
 use super::step::{EMITS, Step};
@@ -33,7 +33,7 @@ impl<'a> Draft<'a> {
     pub fn new(
         graph: &'a Graph,
         placement: &'a Placement,
-        formats: &BTreeMap<String, LayerFormat>,
+        formats: &BTreeMap<String, InputFormat>,
         kernel: &'a AnyKernel,
         room: u64,
     ) -> Self {

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use graph::{Graph, Op};
 
-use super::parameters::LayerFormat;
+use super::parameters::InputFormat;
 use super::place::{Placement, assign};
 use super::program::CodeSize;
 use super::step::CodesView;
@@ -23,7 +23,7 @@ pub(super) struct Forms {
 
 impl Forms {
     /// Decides which step rounds the input of each integer layer, and into which slot.
-    pub fn new(graph: &Graph, placement: &Placement, formats: &BTreeMap<String, LayerFormat>) -> Self {
+    pub fn new(graph: &Graph, placement: &Placement, formats: &BTreeMap<String, InputFormat>) -> Self {
         let n = placement.steps.len();
         let mut forms =
             Self { layouts: vec![], emits: vec![vec![]; n], inputs: vec![None; n], sizes: [vec![], vec![]] };
@@ -54,12 +54,12 @@ impl Forms {
     }
 
     /// Returns the number of a layer's layout, which is added if it is new.
-    fn layout(&mut self, channels: usize, op: &Op, format: &LayerFormat) -> usize {
+    fn layout(&mut self, channels: usize, op: &Op, format: &InputFormat) -> usize {
         let (groups, depthwise) = match op {
             Op::Conv2d(c) => (c.groups, c.groups == c.in_channels && c.groups == c.out_channels && c.groups > 1),
             _ => (1, false),
         };
-        let &LayerFormat { weight: weight_block, activation, signed } = format;
+        let &InputFormat { weight: weight_block, activation, signed } = format;
         let layout = Layout::new(LayerInput { channels, groups, weight_block, format: activation, signed, depthwise });
         self.layouts.iter().position(|l| *l == layout).unwrap_or_else(|| {
             self.layouts.push(layout);

@@ -47,7 +47,7 @@ pub(crate) struct Fused {
 
 /// What a node is in the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum NodeRole {
     /// The node is part of a step; its value is stored if it is the step's last node.
     Step(usize),
     /// The node's value is that of its inputs, seen in another way: a concatenation, a slice, an identity.
@@ -57,7 +57,7 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) struct Fusion {
     pub steps: Vec<Fused>,
-    pub roles: Vec<Role>,
+    pub roles: Vec<NodeRole>,
     /// Nodes of which the whole batch is computed at once: the end of the network, where all is 1x1.
     pub head: Vec<bool>,
 }
@@ -69,9 +69,9 @@ pub(crate) fn fuse(graph: &Graph, copied: &BTreeSet<usize>, integer: impl Fn(&No
         let role = if let Some(post) = post(i, &node.op) {
             fuser.follow(i, post)
         } else if let Some(step) = fuser.add_to(i) {
-            Role::Step(step)
+            NodeRole::Step(step)
         } else if fuser.is_view(i, copied) {
-            Role::Alias
+            NodeRole::Alias
         } else {
             fuser.begin(i)
         };
@@ -102,7 +102,7 @@ struct Fuser<'a, F> {
     uses: Vec<usize>,
     integer: F,
     steps: Vec<Fused>,
-    roles: Vec<Role>,
+    roles: Vec<NodeRole>,
     head: Vec<bool>,
 }
 
@@ -114,7 +114,7 @@ impl<F: Fn(&Node) -> bool> Fuser<'_, F> {
     /// Returns the step that gives `input`, if nobody but node `i` reads that.
     fn open(&self, input: usize, i: usize) -> Option<usize> {
         match self.roles[input] {
-            Role::Step(step)
+            NodeRole::Step(step)
                 if self.steps[step].value == input && self.uses[input] == 1 && self.head[input] == self.head[i] =>
             {
                 Some(step)
@@ -130,7 +130,7 @@ impl<F: Fn(&Node) -> bool> Fuser<'_, F> {
     }
 
     /// Lets node `i` be done by the step that makes its input, or by one that copies it.
-    fn follow(&mut self, i: usize, post: Post) -> Role {
+    fn follow(&mut self, i: usize, post: Post) -> NodeRole {
         let input = self.graph.nodes()[i].inputs[0].index();
         let step = self.open(input, i).unwrap_or_else(|| {
             self.steps.push(copy(input, i, self.head[i]));
@@ -138,7 +138,7 @@ impl<F: Fn(&Node) -> bool> Fuser<'_, F> {
         });
         self.steps[step].posts.push(post);
         self.steps[step].value = i;
-        Role::Step(step)
+        NodeRole::Step(step)
     }
 
     /// Returns the convolution that node `i`, a sum, is done by: the later operand's step adds the earlier value. Where that is a
@@ -174,10 +174,10 @@ impl<F: Fn(&Node) -> bool> Fuser<'_, F> {
     }
 
     /// Begins a step with node `i`.
-    fn begin(&mut self, i: usize) -> Role {
+    fn begin(&mut self, i: usize) -> NodeRole {
         let inputs = self.inputs(i);
         self.steps.push(Fused { root: i, kind: Kind::Node, inputs, ..copy(i, i, self.head[i]) });
-        Role::Step(self.steps.len() - 1)
+        NodeRole::Step(self.steps.len() - 1)
     }
 }
 
@@ -197,13 +197,15 @@ pub(crate) fn copy(input: usize, value: usize, head: bool) -> Fused {
 }
 
 /// Tells whether the value of `node` is complete before `step` begins.
-fn before(node: usize, step: usize, roles: &[Role], graph: &Graph) -> bool {
+fn before(node: usize, step: usize, roles: &[NodeRole], graph: &Graph) -> bool {
     let mut nodes = vec![node];
     let mut seen = BTreeSet::new();
     while let Some(node) = nodes.pop() {
         match roles[node] {
-            Role::Step(s) if s >= step => return false,
-            Role::Alias if seen.insert(node) => nodes.extend(graph.nodes()[node].inputs.iter().map(|id| id.index())),
+            NodeRole::Step(s) if s >= step => return false,
+            NodeRole::Alias if seen.insert(node) => {
+                nodes.extend(graph.nodes()[node].inputs.iter().map(|id| id.index()))
+            }
             _ => {}
         }
     }

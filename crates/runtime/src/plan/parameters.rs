@@ -10,7 +10,7 @@ use crate::Error;
 
 /// How a layer's input is rounded.
 #[derive(Debug, Clone)]
-pub(super) struct LayerFormat {
+pub(super) struct InputFormat {
     pub weight: BlockSize,
     pub activation: ActivationFormat,
     pub signed: bool,
@@ -58,9 +58,9 @@ impl<'a> Parameters<'a> {
     }
 
     /// Returns how the inputs of the integer layers are rounded, by node.
-    pub(super) fn formats(&self) -> BTreeMap<String, LayerFormat> {
+    pub(super) fn formats(&self) -> BTreeMap<String, InputFormat> {
         let format = |weight, activation: Option<ActivationFormat>, signed| {
-            activation.map(|activation| LayerFormat { weight, activation, signed })
+            activation.map(|activation| InputFormat { weight, activation, signed })
         };
         match self {
             Self::Model(model) => model

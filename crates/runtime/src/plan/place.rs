@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use graph::{Graph, Node, Op, Shape};
 
-use super::fuse::{Fused, Fusion, Kind, Post, Role, copy, fuse};
+use super::fuse::{Fused, Fusion, Kind, NodeRole, Post, copy, fuse};
 use crate::float::{Source, View};
 
 /// The most attempts at placing values before every concatenation is copied.
@@ -68,7 +68,7 @@ impl Placement {
                 let from = reads_integers(step).then(|| {
                     let input = step.inputs[0];
                     match fusion.roles[input] {
-                        Role::Step(s) if fusion.steps[s].head == part => moved[s],
+                        NodeRole::Step(s) if fusion.steps[s].head == part => moved[s],
                         _ => *roundings.entry((input, part)).or_insert_with(|| {
                             steps.push(Fused { silent: true, ..copy(input, input, part) });
                             emitter.push(None);
@@ -86,7 +86,7 @@ impl Placement {
             step.host = step.host.map(|s| moved[s]);
         }
         for role in &mut fusion.roles {
-            if let Role::Step(s) = role {
+            if let NodeRole::Step(s) = role {
                 *s = moved[*s];
             }
         }
@@ -105,15 +105,15 @@ impl Placement {
     fn join(&mut self, graph: &Graph) -> Result<(), Vec<usize>> {
         let mut failed = Vec::new();
         for (i, node) in graph.nodes().iter().enumerate().rev() {
-            if node.op != Op::Concat || self.fusion.roles[i] != Role::Alias {
+            if node.op != Op::Concat || self.fusion.roles[i] != NodeRole::Alias {
                 continue;
             }
             let mut parts = BTreeSet::new();
             let joins = node.inputs.iter().all(|id| {
                 let input = id.index();
                 let own = match self.fusion.roles[input] {
-                    Role::Step(s) => self.steps[s].value == input,
-                    Role::Alias => graph.node(*id).op == Op::Concat,
+                    NodeRole::Step(s) => self.steps[s].value == input,
+                    NodeRole::Alias => graph.node(*id).op == Op::Concat,
                 };
                 own && !self.place.contains_key(&input) && parts.insert(input)
             });
@@ -201,13 +201,13 @@ impl Placement {
                 continue;
             }
             match self.fusion.roles[node] {
-                Role::Alias => {
+                NodeRole::Alias => {
                     if let Some(&(buffer, _)) = self.place.get(&node) {
                         self.buffers[buffer].last = self.buffers[buffer].last.max(step);
                     }
                     nodes.extend(graph.nodes()[node].inputs.iter().rev().map(|id| id.index()));
                 }
-                Role::Step(made) => {
+                NodeRole::Step(made) => {
                     let buffer = match self.place.get(&node) {
                         Some(&(buffer, _)) => buffer,
                         None => {
