@@ -118,8 +118,9 @@ pub(crate) fn claim_text(folder: &RunFolder, file: &str, settings: &str, origin:
 }
 
 fn other_settings(old: &str, new: &str, file: &Path) -> Option<String> {
-    if let Some((_, new)) = old.lines().zip(new.lines()).find(|(old, new)| old != new) {
-        return Some(format!("its settings: `{new}` differs"));
+    if let Some((old, new)) = old.lines().zip(new.lines()).find(|(old, new)| old != new) {
+        // Both: an earlier version may have had another name for the key.
+        return Some(format!("its settings: `{new}` differs from its `{old}`"));
     }
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     (old.lines().count() != new.lines().count()).then(|| format!("its settings: `{name}` differs"))
@@ -145,6 +146,16 @@ mod tests {
         let difference = of(4).difference(&of(8)).unwrap();
         assert_eq!(difference, "images to adapt to: 4 new, first image 250");
         assert_eq!(of(4).difference(&Origin::default()).unwrap(), "it was made from more");
+    }
+
+    #[test]
+    fn settings_that_differ_are_told_in_both_versions() {
+        let differ =
+            |old: &str| other_settings(old, "steps = 2\nscale_update = \"fixed\"\n", Path::new("runs/adapt.toml"));
+        assert_eq!(differ("steps = 2\nscale_update = \"fixed\"\n"), None);
+        let renamed = differ("steps = 2\nscales = \"fixed\"\n").unwrap();
+        assert_eq!(renamed, "its settings: `scale_update = \"fixed\"` differs from its `scales = \"fixed\"`");
+        assert_eq!(differ("steps = 2\n").unwrap(), "its settings: `adapt.toml` differs");
     }
 
     #[test]

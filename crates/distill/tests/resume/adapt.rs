@@ -139,7 +139,10 @@ fn a_folder_is_not_overwritten_and_not_resumed_with_other_settings() {
     assert!(matches!(again, Error::RunExists { .. }), "{again}");
     let other = AdaptConfig { temperature: 3.0, ..config };
     let error = run_adapt(folder.path(), &other, true, &Context::default()).unwrap_err();
-    assert!(error.to_string().contains("its settings: `temperature = 3.0` differs"), "{error}");
+    assert!(
+        error.to_string().contains("its settings: `temperature = 3.0` differs from its `temperature = "),
+        "{error}"
+    );
 }
 
 #[test]
