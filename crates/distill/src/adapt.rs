@@ -244,7 +244,7 @@ fn finite(before: Point, graph: &Graph) -> Result<Point, Error> {
         return Ok(before);
     }
     let name = graph.name();
-    Err(Error::Training(format!("`{name}`, quantized, gives NaN or infinite outputs for images held out")))
+    Err(Error::training(format!("`{name}`, quantized, gives NaN or infinite outputs for images held out")))
 }
 
 /// The float network as it is adapted and compared: batch normalisation folded into the layers before it, and no softmax or

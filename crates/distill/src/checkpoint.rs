@@ -91,7 +91,12 @@ pub(crate) struct Part {
 impl<R: Checkpoint> Checkpointer<R> for Part {
     fn save(&self, epoch: usize, record: R) -> Result<(), CheckpointerError> {
         let bytes = record.checkpoint_into_bytes().map_err(CheckpointerError::Record)?;
-        self.set.save(epoch, self.name, &bytes).map_err(|e| CheckpointerError::Unknown(e.to_string()))
+        self.set.save(epoch, self.name, &bytes).map_err(|error| {
+            let text = error.to_string();
+            // burn hands on the text alone.
+            self.set.session.fail(error);
+            CheckpointerError::Unknown(text)
+        })
     }
 
     /// Old checkpoints go when a newer one is complete, not when burn says so.

@@ -105,9 +105,9 @@ pub enum Error {
         /// The reason that was given.
         reason: Option<String>,
     },
-    /// burn's training loop failed.
+    /// The training loop failed, by an error of burn or of what it called, or for the reason that the source says.
     #[error("training failed: {0}")]
-    Training(String),
+    Training(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {
@@ -115,6 +115,11 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Images(error) => error.hint(),
+            Self::Training(error) => {
+                let first: &(dyn std::error::Error + 'static) = error.as_ref();
+                let mut sources = std::iter::successors(Some(first), |error| error.source());
+                sources.find_map(|error| error.downcast_ref::<images::ImageError>()?.hint())
+            }
             _ => None,
         }
     }
@@ -128,7 +133,29 @@ impl Error {
         Self::File { path: path.to_owned(), why: why.to_string() }
     }
 
+    pub(crate) fn training(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Training(why.into())
+    }
+
     pub(crate) fn config(setting: &str, why: impl Into<String>) -> Self {
         Self::Config { setting: setting.into(), why: why.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_went_through_burn_keeps_its_hint() {
+        use burn::data::dataset::DatasetError;
+        use burn::train::TrainingError;
+        let image =
+            || images::open_unlabelled("embedded/no", &images::embedded_preprocess(), &Default::default()).unwrap_err();
+        let hint = image().hint();
+        assert!(hint.is_some());
+        let through: TrainingError = DatasetError::new(image()).into();
+        assert_eq!(Error::training(std::sync::Arc::new(through)).hint(), hint);
+        assert_eq!(Error::training("a reason").hint(), None);
     }
 }

@@ -254,7 +254,7 @@ impl<'a> Harness<'a> {
             return Err(error);
         }
         if let Some(error) = result.error {
-            return Err(Error::Training(error.to_string()));
+            return Err(Error::training(error));
         }
         context.check()
     }
@@ -280,7 +280,7 @@ impl<'a> Harness<'a> {
         let batches = measure.to_device(&self.context.device);
         let (mut losses, mut right) = (Vec::new(), 0);
         for batch in batches.iter() {
-            let output = InferenceStep::step(&trainee, batch.map_err(|error| Error::Training(error.to_string()))?);
+            let output = InferenceStep::step(&trainee, batch.map_err(Error::training)?);
             let named = output.output.argmax(1).flatten::<1>(0, 1).equal(output.targets).int().sum();
             right += named.into_scalar::<i64>();
             losses.extend(host(output.loss));

@@ -154,7 +154,7 @@ impl CheckpointingStrategy for Session {
     fn checkpointing(&mut self, epoch: usize, store: &EventStoreClient) -> Vec<CheckpointingAction> {
         let find = |name: &str| store.find_metric(name, epoch, Aggregate::Mean, &Split::Valid).map(|v| v as f32);
         let (Some(loss), Some(accuracy)) = (find("Loss"), find("Accuracy")) else {
-            self.fail(Error::Training(format!("epoch {epoch} measured nothing")));
+            self.fail(Error::training(format!("epoch {epoch} measured nothing")));
             return Vec::new();
         };
         let step = self.journal().losses.len();

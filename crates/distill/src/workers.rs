@@ -29,7 +29,7 @@ impl Workers {
     /// [`Error::Training`] where the system has no more threads.
     pub(crate) fn new(device: &Device, parts: usize) -> Result<Self, Error> {
         let parts = if is_cpu(device) { parts.max(1) } else { 1 };
-        Self::on_cores(cores(), parts).map_err(|e| Error::Training(e.to_string()))
+        Self::on_cores(cores(), parts).map_err(Error::training)
     }
 
     fn on_cores(cores: usize, parts: usize) -> Result<Self, ThreadPoolBuildError> {
