@@ -5,6 +5,8 @@
 //!   agrees with the teacher best on images held out. It cannot see a label: none of its arguments holds one. Each layer
 //!   is fitted to the teacher's by least squares, then the network is trained as a whole.
 //! - [`evaluate`] runs networks on images; [`Logits`] has their accuracy, agreement and signal-to-noise ratio.
+//! - [`Fidelity`] says how far a quantized network is from the float one, on images without labels.
+//! - [`sensitivity()`] finds what the quantization of each layer alone does to the outputs, [`allocate()`] chooses formats by it.
 //! - [`calibrate()`] finds the ranges of a network's values.
 //! - [`run`] measures, quantizes, adapts, stores and measures again, with the settings of a [`DistillConfig`], in a
 //!   [`RunFolder`].
@@ -20,11 +22,13 @@
 #![forbid(unsafe_code)]
 
 mod adapt;
+mod allocate;
 mod augment;
 mod calibrate;
 mod checkpoint;
 mod error;
 pub mod evaluate;
+mod fidelity;
 mod fit_layers;
 mod folder;
 mod harness;
@@ -40,15 +44,18 @@ mod progress;
 mod random;
 mod report;
 mod run;
+mod sensitivity;
 mod settings;
 mod train;
 mod workers;
 mod write;
 
 pub use adapt::{Adaptation, Adapted, adapt};
+pub use allocate::{Choice, allocate};
 pub use augment::Augment;
 pub use calibrate::{Calibration, calibrate};
 pub use error::Error;
+pub use fidelity::Fidelity;
 pub use folder::RunFolder;
 pub use journal::Point;
 pub use logits::{Logits, Scores};
@@ -56,6 +63,7 @@ pub use optimize::Optimizer;
 pub use progress::{Context, Progress};
 pub use report::{Chosen, Divergence, Measured, Report};
 pub use run::{Distillation, Eval, run};
+pub use sensitivity::{Candidates, Method, Part, Sensitivity, sensitivity};
 pub use settings::{AdaptConfig, BatchNormPolicy, DistillConfig, TrainConfig};
 pub use train::{Trained, Training, train};
 

@@ -154,21 +154,44 @@ impl Logits {
     /// # Panics
     /// If the two have other numbers of outputs.
     pub fn sqnr_db(&self, teacher: &Self) -> Option<f64> {
-        let alike = self.head.outputs == teacher.head.outputs;
-        let centred = alike && self.head.outputs != Outputs::Sigmoid && !self.head.is_binary();
-        let of = |head: Head, row: &[f32]| {
-            let row = if alike { row.iter().map(|&v| f64::from(v)).collect() } else { head.probabilities(row) };
-            let mean = if centred { row.iter().sum::<f64>() / row.len() as f64 } else { 0.0 };
-            row.into_iter().map(move |v| v - mean)
-        };
         let (mut signal, mut noise) = (0.0, 0.0);
-        for (s, t) in self.beside(teacher) {
-            for (s, t) in of(self.head, s).zip(of(teacher.head, t)) {
+        for (s, t) in self.compared(teacher) {
+            for (s, t) in s.into_iter().zip(t) {
                 signal += t * t;
                 noise += (t - s) * (t - s);
             }
         }
         (noise != 0.0).then(|| 10.0 * (signal / noise).log10())
+    }
+
+    /// Pairs each image's outputs with a teacher's as [`sqnr_db`](Self::sqnr_db) compares them.
+    fn compared<'a>(&'a self, teacher: &'a Self) -> impl Iterator<Item = (Vec<f64>, Vec<f64>)> + 'a {
+        let alike = self.head.outputs == teacher.head.outputs;
+        let of = move |head: Head, row: &[f32]| match alike {
+            true => comparable(head, row),
+            false => head.probabilities(row),
+        };
+        self.beside(teacher).map(move |(s, t)| (of(self.head, s), of(teacher.head, t)))
+    }
+
+    /// The sum of the squares of all differences from a teacher's outputs, as [`sqnr_db`](Self::sqnr_db) takes them.
+    pub(crate) fn noise(&self, teacher: &Self) -> f64 {
+        self.compared(teacher).flat_map(|(s, t)| s.into_iter().zip(t)).map(|(s, t)| (t - s) * (t - s)).sum()
+    }
+
+    /// The sum of the squares of what tells images apart: of the outputs as [`sqnr_db`](Self::sqnr_db) takes them, without their
+    /// mean over the images. It is scaled to be that of a mean over all images there could be, `n / (n - 1)`; a single image
+    /// keeps its mean.
+    pub(crate) fn contrast(&self) -> f64 {
+        let rows: Vec<Vec<f64>> = (0..self.len()).map(|row| comparable(self.head, self.row(row))).collect();
+        let count = rows.len() as f64;
+        let mean = |output: usize| match rows.len() {
+            1 => 0.0,
+            _ => rows.iter().map(|row| row[output]).sum::<f64>() / count,
+        };
+        let means: Vec<f64> = (0..self.head.count).map(mean).collect();
+        let squares = rows.iter().flat_map(|row| row.iter().zip(&means)).map(|(v, mean)| (v - mean) * (v - mean));
+        squares.sum::<f64>() * if rows.len() > 1 { count / (count - 1.0) } else { 1.0 }
     }
 
     /// The largest difference from another network's logits for each image, relative to the largest of those.
@@ -201,6 +224,13 @@ impl Logits {
             sqnr_db: self.sqnr_db(teacher),
         }
     }
+}
+
+/// The outputs of an image as they are compared: without their mean where one class is right.
+fn comparable(head: Head, row: &[f32]) -> Vec<f64> {
+    let centred = head.outputs != Outputs::Sigmoid && !head.is_binary();
+    let mean = if centred { row.iter().map(|&v| f64::from(v)).sum::<f64>() / row.len() as f64 } else { 0.0 };
+    row.iter().map(|&v| f64::from(v) - mean).collect()
 }
 
 /// Numbers for the classes, of which the largest is the class that is named: the outputs, or, for a single output, the

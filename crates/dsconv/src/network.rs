@@ -280,6 +280,24 @@ impl Network {
         }
     }
 
+    /// Makes a quantized layer that can stand for the float convolution or linear layer of the graph's node number `index`: with
+    /// these codes for its weights, and its bias and geometry. `None` if that node is no such layer.
+    ///
+    /// # Panics
+    /// If the codes have another shape than the layer's weight.
+    pub fn quantized_twin(
+        &self,
+        index: usize,
+        codes: &QuantizedWeights,
+        quantization: QuantizationConfig,
+    ) -> Option<DsConv2d> {
+        let Layer::Float(conv) = &self.layers[self.slots[index]?] else { return None };
+        assert_eq!(codes.shape(), conv.weight.dims(), "codes of node {index}");
+        let bias = conv.bias.as_ref().map(|bias| bias.val());
+        let parts = Parts { codes, weight: None, bias, geometry: conv.geometry.clone(), quantization };
+        Some(DsConv2d::new(parts, &conv.weight.device()))
+    }
+
     /// Gives the quantized layer of the graph's node number `index` other codes, whose values become its shadow weight, and
     /// another bias `[Co]` if it has one.
     ///

@@ -451,6 +451,12 @@ mod tests {
         // Scales: 90 + 8 + 36 + 3 = 137. Floats: 10 + 20 + 4 + 3 = 37.
         assert_eq!(model.storage_bytes(&options(Float::F32)), 129 + 4 * 137 + 4 * 37);
         assert_eq!(model.storage_bytes(&options(Float::F16)), 129 + 2 * 137 + 4 * 37);
+        // The plan knows what its layers take.
+        let plan = fixture::policy(3, 4).resolve(fixture::float().fold().unwrap().graph()).unwrap();
+        let planned =
+            |float| plan.layers().iter().map(|(n, l)| l.bytes(model.layers[n].codes.shape(), float)).sum::<u64>();
+        assert_eq!(planned(Float::F16), 129 + 2 * 137);
+        assert_eq!(planned(Float::F32), 129 + 4 * 137);
         // Unfolded: normalisations of 4 * 10 each, no bias of conv1.
         let float = fixture::float();
         assert_eq!(float.fp32_bytes(), 4 * (375 - 10 - 20 + 80));

@@ -2,7 +2,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule, WeightFormat};
+use blockfloat::{
+    ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule, WeightFormat, packed_len,
+};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use graph::{FoldedGraph, Node, Op};
 
 use crate::pattern;
+use crate::precision::Float;
 
 /// The formats of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -327,6 +330,19 @@ pub(crate) fn check_blocks(
         return Err(PolicyError::BlockTooLong { layer: node.name.clone(), block: len });
     }
     Ok(())
+}
+
+impl LayerPlan {
+    /// Returns the bytes that a weight of this shape, `[Co, Ci/G, Kh, Kw]`, takes in this format with float scales of
+    /// `scale_precision`: its codes and scales, without the file's header.
+    pub fn bytes(&self, [co, cg, kh, kw]: [usize; 4], scale_precision: Float) -> u64 {
+        let blocks = co * cg.div_ceil(self.weight.block.len_in(cg)) * kh * kw;
+        let scales = match self.scales {
+            ScaleFormat::Float => scale_precision.bytes() * blocks,
+            ScaleFormat::TwoLevel => 4 * co + blocks,
+        };
+        (packed_len(co * cg * kh * kw, self.weight.bits) + scales) as u64
+    }
 }
 
 /// A plan prints as `W4 block 32 mse, A4 block 32 float` or `W4 block 32 mse, A float`.
