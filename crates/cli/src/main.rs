@@ -20,15 +20,18 @@ mod keys;
 mod models;
 mod names;
 mod output;
+mod pictures;
 mod places;
 mod printer;
 mod progress;
 mod recipe;
+mod rules;
 mod runs;
 mod scores;
 mod slips;
 mod table;
 mod usage;
+mod verdict;
 
 use std::process::ExitCode;
 
@@ -36,8 +39,8 @@ use clap::Parser;
 
 use args::{Cli, Command, ConfigCommand, DataCommand};
 use commands::{
-    bench, compare, config as configs, data, distill, doctor, eval, export, inspect, models as networks, predict,
-    quantize, train, verify,
+    analyze, bench, compare, config as configs, data, distill, doctor, eval, export, inspect, models as networks,
+    predict, quantize, train, verify,
 };
 use error::Result;
 use printer::{Manner, Printer};
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
 /// The command cannot give its result.
 fn run(command: Command, printer: &Printer) -> Result<()> {
     match command {
+        Command::Analyze(args) => analyze::run(&args.into(), printer),
         Command::Bench(args) => bench::run(&args.into(), printer),
         Command::Compare(args) => compare::run(&args.runs, printer),
         Command::Config(args) => match args.command {

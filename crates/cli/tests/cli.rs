@@ -1,5 +1,6 @@
 //! The built `dsconv`, driven as a user drives it.
 
+mod analysis;
 mod configs;
 mod devices;
 mod distillation;
@@ -106,8 +107,8 @@ fn help_names_every_command() {
     let ran = place.run(&["--help"]);
     assert_eq!(ran.code, Some(0));
     for command in [
-        "distill", "compare", "quantize", "eval", "predict", "export", "inspect", "verify", "bench", "train", "models",
-        "data", "doctor",
+        "distill", "compare", "quantize", "analyze", "eval", "predict", "export", "inspect", "verify", "bench",
+        "train", "models", "data", "doctor",
     ] {
         assert!(ran.out.lines().any(|line| line.trim_start().starts_with(command)), "{command}\n{}", ran.out);
         let help = place.run(&[command, "--help"]);

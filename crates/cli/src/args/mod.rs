@@ -1,4 +1,5 @@
 //! What can be typed, as plain values for [`crate::commands`], which does it.
+mod analyze;
 mod bench;
 mod compare;
 mod config;
@@ -22,6 +23,7 @@ use clap::{ColorChoice, Parser, Subcommand};
 
 use crate::printer::Manner;
 
+pub use analyze::Analyze;
 pub use bench::Bench;
 pub use compare::Compare;
 pub use config::{Config, ConfigCommand};
@@ -93,6 +95,8 @@ pub enum Command {
     Compare(Compare),
     /// Quantize a network without any data
     Quantize(Quantize),
+    /// Find the layers that lose most when they are quantized, and choose formats by it
+    Analyze(Analyze),
     /// Measure a model's accuracy
     Eval(Eval),
     /// Classify images

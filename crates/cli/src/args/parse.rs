@@ -1,3 +1,4 @@
+use blockfloat::Bits;
 use clap::builder::{RangedU64ValueParser, TypedValueParser};
 
 use crate::runs::Existing;
@@ -19,4 +20,9 @@ pub fn existing(resume: bool, force: bool) -> Existing {
         (false, true) => Existing::Replace,
         (false, false) => Existing::Keep,
     }
+}
+
+/// Reads a number of bits.
+pub fn bits(text: &str) -> Result<Bits, String> {
+    text.trim().parse::<u8>().ok().and_then(|bits| Bits::new(bits).ok()).ok_or_else(|| "from 2 to 8".to_owned())
 }

@@ -1,11 +1,14 @@
+use std::path::PathBuf;
+
 use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule};
 use model::Policy;
-use model::policy::Rule;
+use model::policy::{ActivationChange, ActivationRule, Rule};
 
 use crate::commands::quantize::QuantizeOptions;
 use crate::output::Target;
 
 use super::model::ModelArgs;
+use super::parse::bits;
 use super::target::TargetArgs;
 
 /// The arguments of `dsconv quantize`.
@@ -35,6 +38,16 @@ pub struct Quantize {
     /// Keep the inputs of layers in floats
     #[arg(long, help_heading = "Numbers", conflicts_with_all = ["activation_bits", "activation_block", "activation_scale"])]
     pub weights_only: bool,
+    /// Bits of these layers' weights and inputs, or `float`: a name, `*` and `?` stand for any letters; the last of several
+    /// counts
+    #[arg(long, value_name = "LAYERS=BITS", help_heading = "Numbers", value_parser = layer)]
+    pub layer: Vec<Rule>,
+    /// Rules for layers, as `dsconv analyze --budget` writes them; --layer and --skip come after them
+    #[arg(long, value_name = "FILE", help_heading = "Numbers", conflicts_with = "weights_only")]
+    pub rule_file: Option<PathBuf>,
+    /// Keep the layers that matter most at 8 bits, for at most 3 % of the size
+    #[arg(long, help_heading = "Numbers", conflicts_with = "rule_file")]
+    pub keep_worst: bool,
     /// Keep these layers in floats: a name, `*` and `?` stand for any letters
     #[arg(long, value_name = "LAYERS", help_heading = "Numbers")]
     pub skip: Vec<String>,
@@ -51,6 +64,12 @@ impl From<Quantize> for QuantizeOptions {
         let block = args.activation_block.unwrap_or(args.block);
         let activation = ActivationFormat { bits: args.activation_bits, block, scale: args.activation_scale };
         let target = Target::from(args.target);
+        // Where all inputs stay in floats, those of a layer do.
+        let layers = args.layer.into_iter().map(|rule| match args.weights_only {
+            true => Rule { activation: None, ..rule },
+            false => rule,
+        });
+        let skipped = args.skip.into_iter().map(|layers| Rule { layers, skip: Some(true), ..Rule::default() });
         let policy = Policy {
             bits: args.bits,
             block: args.block,
@@ -58,12 +77,22 @@ impl From<Quantize> for QuantizeOptions {
             scales: if target.is_two_level() { ScaleFormat::TwoLevel } else { ScaleFormat::Float },
             linear: !args.convolutions_only,
             activation: (!args.weights_only).then_some(activation),
-            rules: args.skip.into_iter().map(|layers| Rule { layers, skip: Some(true), ..Rule::default() }).collect(),
+            rules: layers.chain(skipped).collect(),
         };
-        Self { model: args.model.into(), policy, target }
+        Self { model: args.model.into(), policy, rule_file: args.rule_file, keep_worst: args.keep_worst, target }
     }
 }
 
-fn bits(text: &str) -> Result<Bits, String> {
-    text.parse::<u8>().ok().and_then(|bits| Bits::new(bits).ok()).ok_or_else(|| "from 2 to 8".to_owned())
+/// Reads `LAYERS=BITS`, for weights and inputs, or `LAYERS=float`.
+fn layer(text: &str) -> Result<Rule, String> {
+    let wanted = || "a pattern of layers and their bits, as conv1=8, or conv1=float".to_owned();
+    // A name may hold `=`, bits do not.
+    let (layers, said) = text.rsplit_once('=').filter(|(layers, _)| !layers.is_empty()).ok_or_else(wanted)?;
+    let rule = Rule { layers: layers.to_owned(), ..Rule::default() };
+    if said == "float" {
+        return Ok(Rule { skip: Some(true), ..rule });
+    }
+    let bits = bits(said).map_err(|why| format!("`{said}`: bits are {why}, or `float`"))?;
+    let activation = ActivationRule::Change(ActivationChange { bits: Some(bits), ..ActivationChange::default() });
+    Ok(Rule { bits: Some(bits), activation: Some(activation), skip: Some(false), ..rule })
 }

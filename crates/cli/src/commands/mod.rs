@@ -1,4 +1,5 @@
 //! What the commands do, one module each. They take plain values, so that one can call another.
+pub mod analyze;
 pub mod bench;
 pub mod compare;
 pub mod config;

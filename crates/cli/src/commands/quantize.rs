@@ -1,18 +1,22 @@
 //! `dsconv quantize`: a model is quantized without any data.
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use blockfloat::BlockSize;
+use distill::Context;
 use graph::{Folded, Weights};
 use model::{Float, Model, Plan, Policy, QuantizedLayer};
 use serde::Serialize;
 
+use crate::device::DeviceName;
 use crate::error::{Error, Result};
-use crate::models::ModelSpec;
+use crate::models::{ModelSpec, OpenedModel};
 use crate::output::{Ending, Output, Target, Written, check_file};
 use crate::printer::Printer;
 use crate::table::{NOTHING, Table, count};
-use crate::{deploy, models};
+use crate::verdict::{Reference, Verdict};
+use crate::{deploy, device, models, pictures, progress, rules, verdict};
 
 /// The result of `dsconv quantize`.
 #[derive(Debug, Serialize)]
@@ -20,6 +24,11 @@ struct Outcome {
     #[serde(flatten)]
     written: Written,
     weight_sqnr: WeightSqnr,
+    /// How far it is from the float network; `None` where that could not be found out.
+    verdict: Option<Verdict>,
+    /// The layers that are kept at 8 bits because they matter most.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kept: Vec<String>,
     layers: BTreeMap<String, LayerLoss>,
     /// The convolutions and linear layers that stay in floats.
     float_layers: Vec<String>,
@@ -93,6 +102,10 @@ pub struct QuantizeOptions {
     pub model: ModelSpec,
     /// The formats of its layers.
     pub policy: Policy,
+    /// A file of rules, which come before those of the policy.
+    pub rule_file: Option<PathBuf>,
+    /// Whether the layers that matter most are kept at 8 bits.
+    pub keep_worst: bool,
     /// The file to write.
     pub target: Target,
 }
@@ -103,22 +116,33 @@ pub struct QuantizeOptions {
 /// The model cannot be opened or is quantized already; the policy does not fit it; the file cannot be written.
 pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
     let start = Instant::now();
-    let QuantizeOptions { model: spec, policy, target } = options;
+    let QuantizeOptions { model: spec, target, .. } = options;
     let ending = ending(options)?;
+    let mut policy = policy(options, printer)?;
     let opened = models::open(spec, printer)?;
-    let default = format!("{}_{}.safetensors", opened.name, scheme(policy));
+    let default = format!("{}_{}.safetensors", opened.name, scheme(&policy));
     let output = Output::new(target, &default, &spec.files())?;
     let stored = target.options(Float::F16);
     let info = opened.model.info().clone();
+    let mut context = None;
+    let kept = match options.keep_worst {
+        true => keep_worst(&opened, &mut policy, context.insert(cpu(printer)?), printer)?,
+        false => Vec::new(),
+    };
+    let name = opened.name;
     let folded = opened.model.fold().map_err(Error::usage)?;
     let plan = policy.resolve(folded.graph()).map_err(Error::usage)?;
     if plan.layers().is_empty() {
         return Err(Error::usage("every layer is skipped: nothing is left to quantize"));
     }
-    printer.detail(format!("quantizing {} to {}", opened.name, formats(&plan)));
+    printer.detail(format!("quantizing {name} to {}", formats(&plan)));
     let mut quantized = Model::quantize_folded(&folded, &plan, info)?;
     quantized.round(&stored);
     let layers = measure(&folded, &quantized, &plan);
+    // From here on the user's Ctrl-C is heard between two steps.
+    let context = context.map_or_else(|| cpu(printer), Ok)?;
+    let pictures = pictures::open(None, verdict::COUNT, verdict::SEED, &quantized, printer)?;
+    let reference = verdict::known(Reference::new(&folded, pictures, &context), printer)?;
     drop(folded);
     let written = match ending {
         Ending::Dsc => output.save_bytes(&deploy::bytes(&quantized, &stored, printer)?, &quantized, start)?,
@@ -127,14 +151,46 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
 
     let weight_sqnr = WeightSqnr::of(layers.iter().map(|(name, layer)| (name.as_str(), layer.sqnr_db)));
     let float_layers = float_layers(&quantized);
-    let outcome = Outcome { written, weight_sqnr, layers, float_layers };
+    let verdict =
+        reference.map(|reference| verdict::known(reference.verdict(&quantized, &context), printer)).transpose()?;
+    let outcome = Outcome { written, weight_sqnr, verdict: verdict.flatten(), kept, layers, float_layers };
     printer.result(&outcome, |printer| show(&outcome, printer));
+    outcome.verdict.iter().for_each(|verdict| verdict.warn(printer));
     let (model, file) = (&spec.name, outcome.written.path.display());
     printer.talk(format!(
         "how accurate it is, only images tell: `dsconv eval {file} --data DATA --against {model}`; `dsconv distill` wins \
          accuracy back"
     ));
     Ok(())
+}
+
+/// Returns the policy, with the rules of a file before its own.
+///
+/// # Errors
+/// The file cannot be read.
+fn policy(QuantizeOptions { policy, rule_file, .. }: &QuantizeOptions, printer: &Printer) -> Result<Policy> {
+    let mut rules = rule_file.as_ref().map(|path| rules::read(path, printer)).transpose()?.unwrap_or_default();
+    rules.extend_from_slice(&policy.rules);
+    Ok(Policy { rules, ..policy.clone() })
+}
+
+/// The surroundings of work on the CPU that Ctrl-C stops.
+fn cpu(printer: &Printer) -> Result<Context> {
+    progress::context(device::open(DeviceName::Cpu)?, printer)
+}
+
+/// Puts rules before those of the policy that keep the layers that matter most at 8 bits, and returns the names of these layers.
+///
+/// # Errors
+/// The policy does not fit the network; the user interrupts it.
+fn keep_worst(opened: &OpenedModel, policy: &mut Policy, context: &Context, printer: &Printer) -> Result<Vec<String>> {
+    let model = opened.model.clone().without_head();
+    let pictures = pictures::open(None, rules::PICTURES, rules::SEED, &model, printer)?;
+    let network = model.fold().map_err(Error::usage)?;
+    let kept = rules::keep_worst(&network, policy, &pictures, context)?;
+    let names = kept.iter().map(|rule| rule.layers.clone()).collect();
+    policy.rules.splice(0..0, kept);
+    Ok(names)
 }
 
 /// Returns the format to write.
@@ -170,7 +226,13 @@ fn show(outcome: &Outcome, printer: &Printer) {
     let weights: usize = outcome.layers.values().map(|layer| layer.weights).sum();
     let layers = outcome.layers.len();
     printer.line(format!("{layers} layers, {} weights quantized", count(weights as u64)));
+    if !outcome.kept.is_empty() {
+        printer.line(format!("kept at 8 bits: {}", outcome.kept.join(", ")));
+    }
     printer.line(&outcome.weight_sqnr);
+    if let Some(verdict) = &outcome.verdict {
+        printer.line(verdict);
+    }
     if !outcome.float_layers.is_empty() {
         printer.line(format!(
             "{} layers stay in floats: {}",

@@ -1,0 +1,446 @@
+//! `dsconv analyze`: what the quantization of each layer alone does to a network, and formats chosen by it.
+mod bars;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleRule, packed_len};
+use distill::{Candidates, Fidelity, Method, Part, Sensitivity, allocate, sensitivity};
+use graph::Folded;
+use model::{Float, LayerPlan, Plan, Policy};
+use serde::Serialize;
+
+use crate::device::DeviceName;
+use crate::error::{Error, Result};
+use crate::models::{self, ModelSpec};
+use crate::output::check_file;
+use crate::printer::{Printer, lossy};
+use crate::table::{NOTHING, Table, bytes, count};
+use crate::{device, pictures, progress, rules};
+
+/// The seed of the pictures that are drawn.
+const SEED: u64 = 0x616e_616c;
+
+/// The model to analyze, and how.
+#[derive(Debug, Clone)]
+pub struct AnalyzeOptions {
+    /// The model.
+    pub model: ModelSpec,
+    /// The images; `None` for pictures that are drawn.
+    pub images: Option<String>,
+    /// The most images.
+    pub count: usize,
+    /// Whether the change of the outputs is estimated.
+    pub proxy: bool,
+    /// The picture to write.
+    pub svg: Option<PathBuf>,
+    /// The limit within which formats are chosen.
+    pub budget: Option<Budget>,
+    /// The file of rules to write.
+    pub output: Option<PathBuf>,
+    /// Whether files that are there are replaced.
+    pub force: bool,
+    /// The formats to try.
+    pub formats: Formats,
+    /// The device to compute on.
+    pub device: Option<DeviceName>,
+}
+
+/// The formats to try.
+#[derive(Debug, Clone)]
+pub struct Formats {
+    /// The bits of a weight; empty for the usual ones.
+    pub bits: Vec<Bits>,
+    /// The channels that share a scale.
+    pub block: BlockSize,
+    /// How codes and scales are found.
+    pub rule: ScaleRule,
+    /// The least bits of an input, which has as many as the weight otherwise.
+    pub least_activation_bits: Bits,
+    /// The input channels that share a scale.
+    pub activation_block: BlockSize,
+    /// The scale of an input.
+    pub activation_scale: ActivationScale,
+}
+
+impl Formats {
+    /// Returns the bits of a weight to try, in ascending order.
+    fn bits(&self, for_budget: bool) -> Vec<Bits> {
+        let usual: &[u8] = if for_budget { &[2, 3, 4, 5, 6, 8] } else { &[4, 8] };
+        let mut bits = match self.bits.as_slice() {
+            [] => usual.iter().map(|&bits| Bits::new(bits).expect("from 2 to 8")).collect(),
+            said => said.to_vec(),
+        };
+        bits.sort();
+        bits.dedup();
+        bits
+    }
+
+    fn policy(&self, bits: Bits) -> Policy {
+        let activation = ActivationFormat {
+            bits: bits.max(self.least_activation_bits),
+            block: self.activation_block,
+            scale: self.activation_scale,
+        };
+        Policy { bits, block: self.block, rule: self.rule, activation: Some(activation), ..Policy::default() }
+    }
+}
+
+/// A limit within which formats are chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Budget {
+    /// The mean number of bits of a weight's code, over the weights of all layers. Scales are not counted, so that all layers at
+    /// 4 bits are just within 4.
+    Bits(f64),
+    /// The bytes of all parameters.
+    Bytes(u64),
+}
+
+impl FromStr for Budget {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(at);
+        let number = number.trim().parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
+        let unit = match unit {
+            "bits" | "bit" => return number.map(Self::Bits).ok_or_else(|| "a number above 0 before `bits`".to_owned()),
+            "B" => 1.0,
+            "kB" => 1e3,
+            "MB" => 1e6,
+            "GB" => 1e9,
+            _ => return Err("bits of a weight, as 4.2bits, or a size in kB, MB or GB, as 6MB".to_owned()),
+        };
+        number
+            .map(|number| Self::Bytes((number * unit) as u64))
+            .ok_or_else(|| "a number above 0 before the unit".to_owned())
+    }
+}
+
+/// Writes `4.2bits` or `6.00 MB`.
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bits(bits) => write!(f, "{bits}bits"),
+            Self::Bytes(size) => f.write_str(&bytes(*size)),
+        }
+    }
+}
+
+/// The result of `dsconv analyze`.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    model: String,
+    /// The name of the images, and how many there are.
+    images: String,
+    count: usize,
+    /// Whether the noise was estimated.
+    estimated: bool,
+    /// The layers, worst first.
+    layers: Vec<LayerOutcome>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allocation: Option<Allocation>,
+}
+
+/// What the quantization of one layer alone does.
+#[derive(Debug, Serialize)]
+struct LayerOutcome {
+    layer: String,
+    weights: usize,
+    /// What each format does.
+    formats: Vec<FormatOutcome>,
+}
+
+impl LayerOutcome {
+    /// The noise by which layers are sorted: the most that any of its formats makes.
+    fn worst(&self) -> f64 {
+        self.formats.iter().map(|format| format.noise).fold(0.0, f64::max)
+    }
+}
+
+/// What one format of a layer does.
+#[derive(Debug, Serialize)]
+struct FormatOutcome {
+    /// The bits of a weight.
+    bits: Bits,
+    activation_bits: Bits,
+    part: Part,
+    /// The power of the change of the logits over that of what tells images apart in them.
+    noise: f64,
+    sqnr_db: Option<f64>,
+    /// The mean divergence of probabilities, in nats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    divergence: Option<f64>,
+    /// The percentage of images that keep their class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agreement: Option<f64>,
+}
+
+impl FormatOutcome {
+    /// Writes `W4`, `A4` or `W4A4`.
+    fn name(&self) -> String {
+        heading(self.bits, self.activation_bits, self.part)
+    }
+}
+
+fn heading(bits: Bits, activation_bits: Bits, part: Part) -> String {
+    match part {
+        Part::Weights => format!("W{bits}"),
+        Part::Activations => format!("A{activation_bits}"),
+        Part::Both => format!("W{bits}A{activation_bits}"),
+    }
+}
+
+/// Formats that were chosen within a budget.
+#[derive(Debug, Serialize)]
+struct Allocation {
+    budget: String,
+    #[serde(serialize_with = "lossy")]
+    rules: PathBuf,
+    /// The mean bits of a weight's code.
+    mean_bits: f64,
+    /// The bytes of all parameters.
+    bytes: u64,
+    /// The sum of the noises of all layers, and its SQNR in dB.
+    predicted_noise: f64,
+    predicted_sqnr_db: Option<f64>,
+    /// The number of layers at each number of bits.
+    layers_at_bits: std::collections::BTreeMap<u8, usize>,
+}
+
+/// Finds what the quantization of each layer alone does to a network.
+///
+/// # Errors
+/// The model or the images cannot be opened, or do not fit each other; the budget cannot be met; a file cannot be written; the user
+/// interrupts it.
+pub fn run(options: &AnalyzeOptions, printer: &Printer) -> Result<()> {
+    let AnalyzeOptions { model: spec, formats, budget, .. } = options;
+    let device = device::open(options.device.unwrap_or(DeviceName::Cpu))?;
+    let opened = models::open(spec, printer)?;
+    let rule_file = budget.map(|budget| {
+        let name = format!("{}_{}.toml", opened.name, budget.to_string().replace(' ', ""));
+        options.output.clone().unwrap_or_else(|| name.into())
+    });
+    for file in [&options.svg, &rule_file].into_iter().flatten() {
+        check_file(file, options.force, &spec.files())?;
+    }
+    // What is compared are logits.
+    let model = opened.model.without_head();
+    let images = pictures::open(options.images.as_deref(), options.count, SEED, &model, printer)?;
+    let folded = model.fold().map_err(Error::usage)?;
+    let bits = formats.bits(budget.is_some());
+    let plans = bits.iter().map(|&bits| formats.policy(bits).resolve(folded.graph()).map_err(Error::usage));
+    let plans = plans.collect::<Result<Vec<Plan>>>()?;
+    if plans.iter().all(|plan| plan.layers().is_empty()) {
+        return Err(Error::usage(format!("`{}` has no convolution or linear layer", opened.name)));
+    }
+    if let Some(budget) = budget {
+        budget.check(&folded, &plans)?;
+    }
+
+    let context = progress::context(device, printer)?;
+    let parts: &[Part] = if budget.is_some() { &[Part::Both] } else { &Part::ALL };
+    let candidates = Candidates { network: &folded, plans: &plans, parts, images: &images };
+    let method = if options.proxy { Method::FirstOrder } else { Method::Exact };
+    let found = sensitivity(&candidates, method, &context).map_err(|error| match error {
+        distill::Error::Interrupted { .. } => Error::interrupted("stopped"),
+        error => error.into(),
+    })?;
+    let allocation = match (budget, &rule_file) {
+        (Some(budget), Some(path)) => Some(choose(*budget, path, &folded, &plans, &found, options)?),
+        _ => None,
+    };
+    let layers = layers(&folded, &plans, &found);
+    if let Some(path) = &options.svg {
+        write(path, &bars::draw(&opened.name, &layers))?;
+    }
+    let outcome = Outcome {
+        model: opened.name,
+        images: images.name().to_owned(),
+        count: images.len(),
+        estimated: options.proxy,
+        layers,
+        allocation,
+    };
+    printer.result(&outcome, |printer| show(&outcome, printer));
+    if let Some(path) = &options.svg {
+        printer.talk(format!("wrote {}", path.display()));
+    }
+    Ok(())
+}
+
+fn write(path: &std::path::Path, text: &str) -> Result<()> {
+    files::write_atomic(path, text.as_bytes()).map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))
+}
+
+/// Puts the results of each layer together, worst layer first.
+fn layers(network: &Folded, plans: &[Plan], found: &[Sensitivity]) -> Vec<LayerOutcome> {
+    let mut layers: Vec<LayerOutcome> = Vec::new();
+    for Sensitivity { layer, plan, part, noise, fidelity } in found {
+        let formats = plans[*plan].get(layer).expect("a layer of the plan");
+        if layers.last().is_none_or(|last| last.layer != *layer) {
+            let graph = network.graph();
+            let shape = graph.find(layer).and_then(|id| graph.node(id).weight_shape()).expect("a layer of the network");
+            layers.push(LayerOutcome { layer: layer.clone(), weights: shape.iter().product(), formats: Vec::new() });
+        }
+        let agreement = |f: &Fidelity| 100.0 * f.same as f64 / f.images.max(1) as f64;
+        layers.last_mut().expect("one was just pushed").formats.push(FormatOutcome {
+            bits: formats.weight.bits,
+            activation_bits: formats.activation.map_or(Bits::MAX, |activation| activation.bits),
+            part: *part,
+            noise: *noise,
+            sqnr_db: (*noise > 0.0).then(|| -10.0 * noise.log10()),
+            divergence: fidelity.as_ref().map(|f| f.divergence),
+            agreement: fidelity.as_ref().map(agreement),
+        });
+    }
+    layers.sort_by(|a, b| b.worst().total_cmp(&a.worst()));
+    layers
+}
+
+fn show(outcome: &Outcome, printer: &Printer) {
+    let first = outcome.layers.first().map_or(&[][..], |layer| &layer.formats);
+    let names: Vec<String> = first.iter().map(FormatOutcome::name).collect();
+    let last = if outcome.estimated { None } else { first.last().map(|_| "same class %") };
+    let head = ["layer", "weights"].into_iter().chain(names.iter().map(String::as_str)).chain(last);
+    let mut table = Table::new(head);
+    for layer in &outcome.layers {
+        let decibels = layer.formats.iter().map(|f| f.sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}")));
+        // That of the worst format.
+        let worst = layer.formats.iter().max_by(|a, b| a.noise.total_cmp(&b.noise)).and_then(|f| f.agreement);
+        let worst = worst.map(|percent| format!("{percent:.0}"));
+        table.row([layer.layer.clone(), count(layer.weights as u64)].into_iter().chain(decibels).chain(worst));
+    }
+    printer.table(&table);
+    printer.line("");
+    let how = if outcome.estimated { "estimated " } else { "" };
+    printer.line(format!(
+        "{how}SQNR of the logits in dB with one layer alone quantized, worst layer first; on {}",
+        pictures::described(outcome.count, &outcome.images)
+    ));
+    if let Some(found) = &outcome.allocation {
+        let at = found.layers_at_bits.iter().map(|(bits, layers)| format!("{layers} at {bits}")).collect::<Vec<_>>();
+        let predicted = found.predicted_sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}"));
+        printer.line(format!(
+            "budget {}: {:.2} bits a weight, {}, predicted {predicted} dB; layers: {}",
+            found.budget,
+            found.mean_bits,
+            bytes(found.bytes),
+            at.join(", ")
+        ));
+        printer.line(format!("wrote {}: `dsconv quantize MODEL --rule-file` takes it", found.rules.display()));
+    }
+}
+
+impl Budget {
+    /// What a layer takes of the budget.
+    fn takes(self, plan: &LayerPlan, shape: [usize; 4]) -> u64 {
+        match self {
+            Self::Bits(_) => packed_len(shape.iter().product(), plan.weight.bits) as u64,
+            Self::Bytes(_) => plan.bytes(shape, Float::F16),
+        }
+    }
+
+    /// The bytes that layers may take, by [`takes`](Self::takes).
+    fn of_layers(self, network: &Folded, plans: &[Plan]) -> Option<u64> {
+        match self {
+            // Codes are padded to whole bytes, layer by layer.
+            Self::Bits(bits) => {
+                let layers = plans[0].layers().len() as u64;
+                Some((bits / 8.0 * weights(network, &plans[0]) as f64) as u64 + layers)
+            }
+            Self::Bytes(size) => size.checked_sub(rules::float_bytes(network, &plans[0])),
+        }
+    }
+
+    /// Checks that the smallest formats keep within the budget.
+    ///
+    /// # Errors
+    /// They do not.
+    fn check(self, network: &Folded, plans: &[Plan]) -> Result<()> {
+        let graph = network.graph();
+        let least = |name: &String| {
+            let shape = graph.find(name).and_then(|id| graph.node(id).weight_shape()).expect("a layer of the network");
+            plans.iter().filter_map(|plan| Some(self.takes(plan.get(name)?, shape))).min().unwrap_or(0)
+        };
+        let least: u64 = plans[0].layers().keys().map(least).sum();
+        if self.of_layers(network, plans).is_some_and(|most| least <= most) {
+            return Ok(());
+        }
+        let needed = match self {
+            Self::Bits(_) => format!("{:.2} bits", 8.0 * least as f64 / weights(network, &plans[0]) as f64),
+            Self::Bytes(_) => bytes(least + rules::float_bytes(network, &plans[0])),
+        };
+        Err(Error::usage(format!("a budget of {self} cannot be met: the smallest formats take {needed}"))
+            .hint("`--bits` says which numbers of bits are tried, `--block` how many scales there are"))
+    }
+}
+
+/// The number of weights of the planned layers.
+fn weights(network: &Folded, plan: &Plan) -> usize {
+    let weights = |name: &String| network.weights().of(name).weight().data().len();
+    plan.layers().keys().map(weights).sum()
+}
+
+/// Chooses formats within a budget, and writes them as rules.
+fn choose(
+    budget: Budget,
+    path: &std::path::Path,
+    network: &Folded,
+    plans: &[Plan],
+    found: &[Sensitivity],
+    options: &AnalyzeOptions,
+) -> Result<Allocation> {
+    let choices = rules::choices(network, plans, found, |plan, shape| budget.takes(plan, shape));
+    let most = budget.of_layers(network, plans).unwrap_or(0);
+    let picked = allocate(&choices.layers, most).ok_or_else(|| Error::usage("the budget cannot be met"))?;
+    let graph = network.graph();
+    let (mut rules, mut codes, mut size, mut noise) = (Vec::new(), 0, rules::float_bytes(network, &plans[0]), 0.0);
+    let mut layers_at_bits = std::collections::BTreeMap::new();
+    for ((name, choices), picked) in choices.names.iter().zip(&choices.layers).zip(picked) {
+        let plan = plans[picked].get(name).expect("a layer of the plan");
+        let shape = graph.find(name).and_then(|id| graph.node(id).weight_shape()).expect("a layer of the network");
+        rules.push(rules::of_layer(name, plan, &Policy::default()));
+        codes += usize::from(plan.weight.bits.get()) * shape.iter().product::<usize>();
+        size += plan.bytes(shape, Float::F16);
+        noise += choices[picked].noise;
+        *layers_at_bits.entry(plan.weight.bits.get()).or_insert(0) += 1;
+    }
+    let predicted_sqnr_db = (noise > 0.0).then(|| -10.0 * noise.log10());
+    let mean_bits = codes as f64 / weights(network, &plans[0]) as f64;
+    let remark = format!(
+        "The formats of each layer for a budget of {budget}: {mean_bits:.2} bits a weight, {}.\n\
+         `dsconv analyze {} --budget` wrote it; `dsconv quantize {} --rule-file {}` takes it, and it is a config of `dsconv distill`.",
+        bytes(size),
+        options.model.name,
+        options.model.name,
+        path.display()
+    );
+    write(path, &rules::to_toml(&remark, &options.model.name, &rules)?)?;
+    Ok(Allocation {
+        budget: budget.to_string(),
+        rules: path.to_owned(),
+        mean_bits,
+        bytes: size,
+        predicted_noise: noise,
+        predicted_sqnr_db,
+        layers_at_bits,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_have_units() {
+        let read = |text: &str| text.parse::<Budget>();
+        assert_eq!(read("4.2bits"), Ok(Budget::Bits(4.2)));
+        assert_eq!(read("6MB"), Ok(Budget::Bytes(6_000_000)));
+        assert_eq!(read("1.5 kB"), Ok(Budget::Bytes(1500)));
+        for wrong in ["6", "6mb", "bits", "-1bits", "12ms", "0MB", "infbits", ""] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!([Budget::Bits(4.2).to_string(), Budget::Bytes(6_000_000).to_string()], ["4.2bits", "6.00 MB"]);
+    }
+}

@@ -1,0 +1,192 @@
+//! Rules for layers: those of a file, and those that keep the worst layers at 8 bits.
+use std::fmt::Write as _;
+use std::path::Path;
+
+use blockfloat::Bits;
+use distill::{Candidates, Choice, Context, Method, Part, Sensitivity, allocate, sensitivity};
+use graph::Folded;
+use images::Unlabelled;
+use model::policy::{ActivationChange, ActivationRule, Rule};
+use model::{Float, LayerPlan, Plan, Policy};
+use serde::Deserialize;
+
+use crate::config::{ConfigFile, ConfigKind};
+use crate::error::{Error, Result};
+use crate::printer::Printer;
+
+/// The pictures on which the layers are compared, and their seed.
+pub const PICTURES: usize = 16;
+pub const SEED: u64 = 0x6b65_6570;
+/// The part of the size that 8-bit layers may add.
+const KEEP_WORST: f64 = 0.03;
+
+/// A file of rules, which is also a config of `dsconv distill`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleFile {
+    /// The model that the rules were made for, which is read by `dsconv distill` alone.
+    #[serde(default, rename = "model")]
+    _model: Option<String>,
+    quantize: Quantize,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Quantize {
+    rules: Vec<Rule>,
+}
+
+/// Reads the `[[quantize.rules]]` of a file. Anything else in it but `model` is refused, since it would be without effect.
+///
+/// # Errors
+/// The file cannot be read, or holds something else.
+pub fn read(path: &Path, printer: &Printer) -> Result<Vec<Rule>> {
+    if !path.is_file() {
+        return Err(Error::usage(format!("--rule-file `{}`: there is no such file", path.display())));
+    }
+    let file = ConfigFile::open(&path.to_string_lossy(), ConfigKind::Distill, &[], printer)?;
+    let RuleFile { quantize, .. } = file.parse()?;
+    match quantize.rules.is_empty() {
+        true => Err(Error::usage(format!("--rule-file `{}`: it has no rules", path.display()))),
+        false => Ok(quantize.rules),
+    }
+}
+
+/// Makes a rule that gives one layer the formats of a plan, where they differ from those of `policy`.
+pub fn of_layer(name: &str, plan: &LayerPlan, policy: &Policy) -> Rule {
+    let differs = |same: bool| !same;
+    let activation = plan.activation.map(|format| {
+        let usual = policy.activation;
+        ActivationRule::Change(ActivationChange {
+            bits: Some(format.bits),
+            block: differs(usual.is_some_and(|usual| usual.block == format.block)).then_some(format.block),
+            scale: differs(usual.is_some_and(|usual| usual.scale == format.scale)).then_some(format.scale),
+        })
+    });
+    Rule {
+        layers: name.to_owned(),
+        bits: Some(plan.weight.bits),
+        block: differs(plan.weight.block == policy.block).then_some(plan.weight.block),
+        rule: differs(plan.weight.rule == policy.rule).then_some(plan.weight.rule),
+        activation: Some(activation.unwrap_or(ActivationRule::Off)),
+        skip: None,
+    }
+}
+
+/// Writes rules as a file that [`read`] reads and `dsconv distill` runs; `remark` is put before them as a comment.
+///
+/// # Errors
+/// A value cannot be written, which none of a rule's is.
+pub fn to_toml(remark: &str, model: &str, rules: &[Rule]) -> Result<String> {
+    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let mut text: String = remark.lines().map(|line| format!("# {line}\n")).collect();
+    let _ = writeln!(text, "model = {}", quoted(model));
+    for rule in rules {
+        text += "\n[[quantize.rules]]\n";
+        let table = toml::Table::try_from(rule)?;
+        for key in ["layers", "bits", "block", "rule", "activation", "skip"] {
+            if let Some(value) = table.get(key) {
+                // A table stays in its line: `activation = { bits = 4 }`.
+                let _ = writeln!(text, "{key} = {value}");
+            }
+        }
+    }
+    Ok(text)
+}
+
+/// Finds the layers that are worth 8 bits: those that take most of the predicted noise away for at most 3 % of the model's size.
+///
+/// The noise of a layer alone is estimated to first order; that of several is taken for their sum.
+///
+/// # Errors
+/// The policy does not fit the network; the images cannot be read; the user interrupts it.
+pub fn keep_worst(network: &Folded, policy: &Policy, images: &Unlabelled, context: &Context) -> Result<Vec<Rule>> {
+    let eight = Bits::MAX;
+    let raised = Rule { activation: policy.activation.map(|_| change(eight)), ..bits_of("*", eight) };
+    // What stays in floats stays so: `skip` of other rules is not touched.
+    let raised = Policy { rules: policy.rules.iter().cloned().chain([raised]).collect(), ..policy.clone() };
+    let graph = network.graph();
+    let plans = [policy.resolve(graph).map_err(Error::usage)?, raised.resolve(graph).map_err(Error::usage)?];
+    let candidates = Candidates { network, plans: &plans, parts: &[Part::Both], images };
+    let found = sensitivity(&candidates, Method::FirstOrder, context).map_err(|error| match error {
+        distill::Error::Interrupted { .. } => Error::interrupted("stopped"),
+        error => error.into(),
+    })?;
+    let choices = choices(network, &plans, &found, |plan, shape| plan.bytes(shape, Float::F16));
+    let base: u64 = choices.layers.iter().map(|choices| choices[0].bytes).sum();
+    let floats = float_bytes(network, &plans[0]);
+    let extra = (KEEP_WORST * (base + floats) as f64) as u64;
+    let picked = allocate(&choices.layers, base + extra).unwrap_or_default();
+    let raised = choices.names.iter().zip(picked).filter(|(_, picked)| *picked == 1);
+    Ok(raised
+        .map(|(name, _)| Rule { activation: policy.activation.map(|_| change(eight)), ..bits_of(name, eight) })
+        .collect())
+}
+
+fn bits_of(layers: &str, bits: Bits) -> Rule {
+    Rule { layers: layers.to_owned(), bits: Some(bits), ..Rule::default() }
+}
+
+fn change(bits: Bits) -> ActivationRule {
+    ActivationRule::Change(ActivationChange { bits: Some(bits), ..ActivationChange::default() })
+}
+
+/// The formats that each layer can have, for [`allocate`].
+pub struct Choices {
+    /// The names of the layers, in the graph's order.
+    pub names: Vec<String>,
+    /// A choice for each plan.
+    pub layers: Vec<Vec<Choice>>,
+}
+
+/// Puts what each format of a layer takes, by `bytes`, beside what it does to the outputs.
+pub fn choices(
+    network: &Folded,
+    plans: &[Plan],
+    found: &[Sensitivity],
+    bytes: impl Fn(&LayerPlan, [usize; 4]) -> u64,
+) -> Choices {
+    let mut choices = Choices { names: Vec::new(), layers: Vec::new() };
+    for Sensitivity { layer, plan, noise, .. } in found.iter().filter(|found| found.part == Part::Both) {
+        let graph = network.graph();
+        let shape = graph.find(layer).and_then(|id| graph.node(id).weight_shape()).expect("a layer of the network");
+        let formats = plans[*plan].get(layer).expect("a layer of the plan");
+        if choices.names.last() != Some(layer) {
+            choices.names.push(layer.clone());
+            choices.layers.push(Vec::new());
+        }
+        let last = choices.layers.last_mut().expect("one was just pushed");
+        last.push(Choice { bytes: bytes(formats, shape), noise: *noise });
+    }
+    choices
+}
+
+/// The bytes of the parameters that have no codes, in F32.
+pub fn float_bytes(network: &Folded, plan: &Plan) -> u64 {
+    let coded: Vec<String> = plan.layers().keys().map(|name| graph::Role::Weight.name(name)).collect();
+    let floats = network.weights().iter().filter(|(name, _)| !coded.iter().any(|coded| coded == name));
+    floats.map(|(_, tensor)| 4 * tensor.data().len() as u64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_read_as_they_are_written() {
+        let policy = Policy::default();
+        let rule = Rule {
+            layers: "a \"quoted\" name".into(),
+            bits: Some(Bits::MAX),
+            activation: Some(change(Bits::MAX)),
+            ..Rule::default()
+        };
+        let text =
+            to_toml("two\nlines", "net.onnx", &[rule.clone(), Rule { layers: "b".into(), ..rule.clone() }]).unwrap();
+        assert!(text.starts_with("# two\n# lines\nmodel = \"net.onnx\"\n\n[[quantize.rules]]\n"), "{text}");
+        assert!(text.contains("activation = { bits = 8 }\n"), "{text}");
+        let read: RuleFile = toml::from_str(&text).unwrap();
+        assert_eq!(read.quantize.rules, [rule.clone(), Rule { layers: "b".into(), ..rule }]);
+        assert_eq!(policy.rules, []);
+    }
+}
