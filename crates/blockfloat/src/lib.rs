@@ -54,7 +54,6 @@ mod conv;
 mod error;
 mod pack;
 mod random;
-mod reconstruct;
 mod round;
 mod rules;
 mod search;
@@ -68,7 +67,7 @@ pub use conv::{ConvParams, conv2d};
 pub use error::Error;
 pub use pack::{pack, packed_len, unpack};
 pub use random::SplitMix64;
-pub use reconstruct::reconstruct;
+pub use rules::BlockQuantizer;
 
 pub use two_level::TwoLevel;
 pub use types::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule, WeightFormat};

@@ -4,22 +4,29 @@ use std::ops::RangeInclusive;
 use crate::search::Search;
 use crate::{Bits, ScaleRule, round};
 
-/// A scale rule with the scratch space of one thread.
-pub(crate) struct Quantizer {
+/// A scale rule on single blocks, with the scratch space of one thread, for methods that choose codes themselves.
+/// [`QuantizedWeights::quantize`](crate::QuantizedWeights::quantize) does this to every block of a weight.
+pub struct BlockQuantizer {
     bits: Bits,
     rule: ScaleRule,
     search: Search,
-    /// The codes of the block that was quantized last.
-    pub codes: Vec<i8>,
+    codes: Vec<i8>,
 }
 
-impl Quantizer {
+impl BlockQuantizer {
+    /// Makes a quantizer for codes of these bits.
     pub fn new(bits: Bits, rule: ScaleRule) -> Self {
         Self { bits, rule, search: Search::new(bits), codes: Vec::new() }
     }
 
-    /// Quantizes a block of finite weights: returns its scale and leaves its codes in `self.codes`.
-    pub fn block(&mut self, w: &[f32]) -> f32 {
+    /// Returns the codes of the block that was quantized last.
+    pub fn codes(&self) -> &[i8] {
+        &self.codes
+    }
+
+    /// Quantizes a block of finite weights and returns its scale, which is 0 for a block of zeros. Where a weight is NaN or
+    /// infinite, scale and codes have no meaning.
+    pub fn quantize(&mut self, w: &[f32]) -> f32 {
         self.codes.clear();
         self.codes.resize(w.len(), 0);
         let p = extreme(w);
@@ -210,8 +217,8 @@ mod tests {
     use super::*;
 
     fn quantize(w: &[f32], bits: u8, rule: ScaleRule) -> (Vec<i8>, f32) {
-        let mut quantizer = Quantizer::new(Bits::new(bits).unwrap(), rule);
-        let alpha = quantizer.block(w);
+        let mut quantizer = BlockQuantizer::new(Bits::new(bits).unwrap(), rule);
+        let alpha = quantizer.quantize(w);
         (quantizer.codes, alpha)
     }
 

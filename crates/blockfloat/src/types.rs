@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
 
-use crate::Error;
+use crate::{Error, round};
 
 /// A number of bits from 2 to 8: `b` of a weight code, `m` of an activation mantissa.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -41,6 +41,13 @@ impl Bits {
     /// Returns the largest two's complement integer of this width, `2^(bits-1) - 1`.
     pub const fn signed_max(self) -> i32 {
         (1 << (self.0 - 1)) - 1
+    }
+
+    /// Returns the code of a weight in a block of this scale, `clamp(round_half_even(weight / scale))`: 0 where the scale is 0.
+    /// The code of a NaN has no meaning.
+    #[inline]
+    pub fn round(self, weight: f32, scale: f32) -> i8 {
+        round::round_to_i8(round::over(weight, scale), self.signed_min() as f32, self.signed_max() as f32)
     }
 
     /// Returns the largest unsigned integer of this width, `2^bits - 1`.

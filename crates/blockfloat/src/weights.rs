@@ -2,7 +2,7 @@
 use rayon::prelude::*;
 
 use crate::error::{check_finite, check_len, elements};
-use crate::rules::Quantizer;
+use crate::rules::BlockQuantizer;
 use crate::{Bits, BlockSize, Error, TwoLevel, WeightFormat};
 
 /// The weights of a convolution: codes `q` of `b` bits and a signed scale `alpha` for each block, `w ~ alpha * q`
@@ -36,13 +36,13 @@ impl QuantizedWeights {
         let mut scales = vec![0.0; layout.scales()];
         let filters = weights.par_chunks(layout.filter).zip(codes.par_chunks_mut(layout.filter));
         filters.zip(scales.par_chunks_mut(layout.filter_scales)).for_each_init(
-            || (Quantizer::new(bits, rule), Vec::new()),
+            || (BlockQuantizer::new(bits, rule), Vec::new()),
             |(quantizer, buffer), ((weights, codes), scales)| {
                 layout.for_each_block(|scale, block| {
                     buffer.clear();
                     buffer.extend(block.clone().map(|i| weights[i]));
-                    scales[scale] = quantizer.block(buffer);
-                    block.zip(&quantizer.codes).for_each(|(i, &q)| codes[i] = q);
+                    scales[scale] = quantizer.quantize(buffer);
+                    block.zip(quantizer.codes()).for_each(|(i, &q)| codes[i] = q);
                 });
             },
         );

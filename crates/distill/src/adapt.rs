@@ -2,16 +2,18 @@
 use std::sync::Arc;
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::module::Module;
 use burn::module::ParamGroup;
 use dsconv::Network;
 use graph::{Folded, Graph, NodeId};
 use images::Unlabelled;
+use model::policy::Plan;
 use model::{Model, ModelError, Policy, pattern};
 use serde::Serialize;
 
-use crate::checkpoint::best_epoch;
+use crate::checkpoint::{self, best_epoch};
 use crate::evaluate::{check_fits, predict};
-use crate::fit_layers::{Fit, reestimated};
+use crate::fit::LayerFit;
 use crate::folder::RunFolder;
 use crate::harness::{Batches, Course, Harness, Log, Steps, Trainee};
 use crate::imitate::{Imitate, Lessons, batches_to_measure};
@@ -20,9 +22,10 @@ use crate::logits::Logits;
 use crate::loss::Loss;
 use crate::origin::{Origin, claim};
 use crate::random::{Order, Random};
+use crate::reestimate::reestimated;
 use crate::settings::{AdaptConfig, BatchNormPolicy};
 use crate::workers::Workers;
-use crate::{Context, Error};
+use crate::{Context, Error, write};
 
 /// The least images of a part of a batch: a part costs a pass over all weights.
 const LEAST: usize = 8;
@@ -139,9 +142,14 @@ impl Adaptation<'_> {
         // What the teacher says to images that never change need be asked once.
         let cached = config.augment.is_none() && taps.is_empty();
         let logits = if cached { Some(known("teacher on the images to adapt to", &images)?) } else { None };
-        let weights = start.student.weights();
-        let fit = Fit { teacher: &teacher, weights, images: &images, workers: &workers, context };
-        let student = fit.fitted(start.network, config.fit_images, folder)?;
+        let fit = LayerFit {
+            teacher: &start.teacher,
+            weights: start.student.weights(),
+            plan: &start.plan,
+            images: &images.take(config.fit_images),
+            seed: self.seed,
+        };
+        let student = fitted(&fit, start.network, folder, context)?;
 
         let log = Log {
             path: folder.file(RunFolder::LOSS),
@@ -202,7 +210,7 @@ impl Adaptation<'_> {
         };
         let device = context.device.clone().autodiff();
         let network = Network::student(&student, &plan, config.scale_update, &device)?;
-        Ok(Start { teacher, student, network })
+        Ok(Start { teacher, student, plan, network })
     }
 
     fn course(&self, order: &Order) -> Course {
@@ -220,12 +228,34 @@ impl Adaptation<'_> {
     }
 }
 
+/// Fits the layers of `student`, which runs on an autodiff device; without images it stays as it is. The fit is found in the
+/// folder where an earlier start of this run got so far.
+fn fitted(fit: &LayerFit<'_>, mut student: Network, folder: &RunFolder, context: &Context) -> Result<Network, Error> {
+    if fit.images.is_empty() {
+        return Ok(student);
+    }
+    let path = folder.file(RunFolder::CHECKPOINTS).join("fitted.bpk");
+    if path.exists() {
+        return Ok(student.load_record(checkpoint::load_record(&path)?));
+    }
+    let fitted = fit.run(context)?;
+    for (index, node) in fit.teacher.graph().nodes().iter().enumerate() {
+        if let Some(found) = fitted.found(&node.name) {
+            student.requantize(index, &found.codes, found.bias.clone());
+        }
+    }
+    let record = student.clone().into_record().into_bytes().map_err(|e| Error::file(&path, e))?;
+    write::write(&path, &record)?;
+    Ok(student)
+}
+
 /// What an adaptation begins with.
 struct Start {
     /// The teacher as [`bare`] makes it.
     teacher: Folded,
     /// What the student is quantized from, of the same graph.
     student: Folded,
+    plan: Plan,
     /// The student, on the autodiff device.
     network: Network,
 }

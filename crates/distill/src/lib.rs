@@ -19,7 +19,6 @@
 //! the width of the CPU's vectors decides, so an adapted network, and its figures, differ between AVX2 and AVX-512: by about
 //! a quarter of a percent for the embedded networks. A network that is quantized without data, and the logits that
 //! the integer engine computes, are the same everywhere.
-#![forbid(unsafe_code)]
 
 mod adapt;
 mod allocate;
@@ -29,12 +28,11 @@ mod checkpoint;
 mod error;
 pub mod evaluate;
 mod fidelity;
-mod fit_layers;
+mod fit;
 mod folder;
 mod harness;
 mod imitate;
 mod journal;
-mod least_squares;
 mod loader;
 mod logits;
 mod loss;
@@ -42,6 +40,7 @@ mod optimize;
 mod origin;
 mod progress;
 mod random;
+mod reestimate;
 mod report;
 mod run;
 mod sensitivity;
@@ -56,6 +55,7 @@ pub use augment::Augment;
 pub use calibrate::{Calibration, calibrate};
 pub use error::Error;
 pub use fidelity::Fidelity;
+pub use fit::{Fitted, FittedLayer, LayerFit};
 pub use folder::RunFolder;
 pub use journal::Point;
 pub use logits::{Logits, Scores};

@@ -98,7 +98,7 @@ pub use conv2d::{DsConv2d, DsConv2dConfig};
 pub use error::Error;
 pub use linear::{DsLinear, DsLinearConfig};
 pub use module::{codes, export, quantize, shadow_weights};
-pub use network::Network;
+pub use network::{Network, Step};
 pub use quantization::{QuantizationConfig, ScaleUpdate};
 
 /// Compiles and runs the README's Rust code.

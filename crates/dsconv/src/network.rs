@@ -8,7 +8,7 @@ use blockfloat::QuantizedWeights;
 use burn::module::{Content, Module, ModuleDisplay, Param, RunningState};
 use burn::nn::{BatchNormConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor, TensorData};
-use graph::{Folded, Graph, NodeId, Op, Role, Weights};
+use graph::{Folded, Graph, Node, NodeId, Op, Role, Weights};
 use model::policy::Plan;
 use model::{Info, Model, ModelError, QuantizedLayer};
 
@@ -129,47 +129,14 @@ impl Network {
         let mut layers = Vec::new();
         let mut slots = vec![None; graph.nodes().len()];
         for (slot, node) in slots.iter_mut().zip(graph.nodes()) {
-            let name = &node.name;
-            let vector = |role: Role| {
-                let data = weights[role.name(name).as_str()].data().to_vec();
-                let length = data.len();
-                Tensor::<1>::from_data(TensorData::new(data, [length]), device)
-            };
             let layer = match &node.op {
-                Op::Conv2d(_) | Op::Linear { .. } => {
-                    let geometry = geometry(&node.op);
-                    match quantized(name, geometry.clone()) {
-                        Some(layer) => Layer::Ds(layer),
-                        None => {
-                            let weight = weights.of(name).weight();
-                            let data = TensorData::new(weight.data().to_vec(), shape4(weight.shape()));
-                            Layer::Float(FloatConv {
-                                weight: Param::from_tensor(Tensor::from_data(data, device)),
-                                bias: bias(weights, name, device).map(Param::from_tensor),
-                                geometry,
-                            })
-                        }
-                    }
-                }
-                Op::BatchNorm2d { channels, eps } => {
-                    // burn wants one above 0; this is 0 as a 32-bit float.
-                    let eps = eps.max(f64::MIN_POSITIVE);
-                    let mut norm = BatchNormConfig::new(*channels).with_epsilon(eps).init(device);
-                    norm.gamma = Param::from_tensor(vector(Role::Gamma));
-                    norm.beta = Param::from_tensor(vector(Role::Bias));
-                    norm.running_mean = RunningState::new(vector(Role::Mean).inner());
-                    norm.running_var = RunningState::new(vector(Role::Variance).inner());
-                    Layer::BatchNorm(norm)
-                }
-                Op::Affine { .. } => Layer::Affine(Affine {
-                    weight: Param::from_tensor(vector(Role::Gamma)),
-                    bias: Param::from_tensor(vector(Role::Bias)),
-                }),
-                Op::PRelu { .. } => Layer::PRelu(PRelu { weight: Param::from_tensor(vector(Role::Slope)) }),
-                _ => continue,
+                Op::Conv2d(_) | Op::Linear { .. } => quantized(&node.name, geometry(&node.op)).map(Layer::Ds),
+                _ => None,
             };
-            *slot = Some(layers.len());
-            layers.push(layer);
+            if let Some(layer) = layer.or_else(|| float_layer(node, weights, device)) {
+                *slot = Some(layers.len());
+                layers.push(layer);
+            }
         }
         Self { layers, slots, graph: Arc::new(graph.clone()) }
     }
@@ -385,6 +352,89 @@ impl Network {
             }
             Layer::PRelu(layer) => insert(weights, name, Role::Slope, layer.weight.val()),
             Layer::Ds(_) => {}
+        }
+    }
+}
+
+/// Makes the layer of a node in floats; `None` for a node without parameters or state.
+fn float_layer(node: &Node, weights: &Weights, device: &Device) -> Option<Layer> {
+    let name = &node.name;
+    let vector = |role: Role| {
+        let data = weights[role.name(name).as_str()].data().to_vec();
+        let length = data.len();
+        Tensor::<1>::from_data(TensorData::new(data, [length]), device)
+    };
+    Some(match &node.op {
+        Op::Conv2d(_) | Op::Linear { .. } => {
+            let weight = weights.of(name).weight().data().to_vec();
+            float_conv(node, weight, bias(weights, name, device), device)
+        }
+        Op::BatchNorm2d { channels, eps } => {
+            // burn wants one above 0; this is 0 as a 32-bit float.
+            let eps = eps.max(f64::MIN_POSITIVE);
+            let mut norm = BatchNormConfig::new(*channels).with_epsilon(eps).init(device);
+            norm.gamma = Param::from_tensor(vector(Role::Gamma));
+            norm.beta = Param::from_tensor(vector(Role::Bias));
+            norm.running_mean = RunningState::new(vector(Role::Mean).inner());
+            norm.running_var = RunningState::new(vector(Role::Variance).inner());
+            Layer::BatchNorm(norm)
+        }
+        Op::Affine { .. } => Layer::Affine(Affine {
+            weight: Param::from_tensor(vector(Role::Gamma)),
+            bias: Param::from_tensor(vector(Role::Bias)),
+        }),
+        Op::PRelu { .. } => Layer::PRelu(PRelu { weight: Param::from_tensor(vector(Role::Slope)) }),
+        _ => return None,
+    })
+}
+
+/// Makes a convolution or linear layer in floats.
+fn float_conv(node: &Node, weight: Vec<f32>, bias: Option<Tensor<1>>, device: &Device) -> Layer {
+    let shape = node.weight_shape().expect("a convolution or linear layer");
+    Layer::Float(FloatConv {
+        weight: Param::from_tensor(Tensor::from_data(TensorData::new(weight, shape), device)),
+        bias: bias.map(Param::from_tensor),
+        geometry: geometry(&node.op),
+    })
+}
+
+/// One node of a network, to be run alone, by those who go through a network node by node without holding all of its
+/// layers.
+#[derive(Debug)]
+pub struct Step {
+    op: Op,
+    layer: Option<Layer>,
+}
+
+impl Step {
+    /// Makes the step of a node in floats. `weights` are those of its graph.
+    ///
+    /// # Panics
+    /// If `weights` lack a parameter of the node.
+    pub fn new(node: &Node, weights: &Weights, device: &Device) -> Self {
+        Self { op: node.op.clone(), layer: float_layer(node, weights, device) }
+    }
+
+    /// Makes the step of a convolution or linear layer with this weight `[Co, Ci/G, Kh, Kw]` and bias `[Co]`.
+    ///
+    /// # Panics
+    /// If the node is neither, or the weight has another length.
+    pub fn with_weight(node: &Node, weight: Vec<f32>, bias: Option<&[f32]>, device: &Device) -> Self {
+        let bias = bias.map(|b| Tensor::from_data(TensorData::new(b.to_vec(), [b.len()]), device));
+        Self { op: node.op.clone(), layer: Some(float_conv(node, weight, bias, device)) }
+    }
+
+    /// Computes the node's output from its inputs, each `[N, C, H, W]`.
+    ///
+    /// # Panics
+    /// If the node is a graph's input, or takes another number of inputs.
+    pub fn forward(&self, inputs: Vec<Tensor<4>>) -> Tensor<4> {
+        match &self.layer {
+            Some(layer) => {
+                let [x] = <[_; 1]>::try_from(inputs).expect("a layer has one input");
+                layer.forward(x)
+            }
+            None => ops::forward(&self.op, inputs),
         }
     }
 }

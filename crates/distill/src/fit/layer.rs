@@ -1,0 +1,328 @@
+//! One layer as a least squares problem, and its solution in codes, scales and biases.
+use std::ops::Range;
+
+use blockfloat::{QuantizedWeights, WeightFormat};
+use model::ModelError;
+use rayon::prelude::*;
+
+use super::codes::{Codes, Columns, descend, feed_back, runs, span};
+use super::matrix::{Factors, Matrix, add_gram, mirror, multiply};
+use super::rows::{Group, Rows};
+use crate::{Context, Error};
+
+/// How strongly values are held to the float weights, as a part of an input's mean square. It is more where there are fewer
+/// rows than weights.
+const RIDGE: f64 = 0.2;
+/// The part of an aim that is the teacher's output; the rest is what the float layer itself gives for the student's input.
+///
+/// An output that is fitted to noisy inputs is smaller than the one wanted (regression dilution), and what each layer takes off
+/// adds up; an output that only repeats the float layer leaves the errors of earlier layers as they are. On EfficientNet-Lite0
+/// at 4 bits, the logits of images held out have 7.2 dB with 1, 7.7 dB with 0 and 9.7 dB between 0.3 and 0.5.
+const TEACHER: f32 = 0.4;
+/// The most columns that are solved at once; longer filters are solved in pieces, one after the other.
+const MOST_COLUMNS: usize = 4608;
+
+/// A layer to solve.
+pub(super) struct Task<'a> {
+    pub(super) name: &'a str,
+    /// The shape of its weight.
+    pub(super) shape: [usize; 4],
+    pub(super) groups: usize,
+    /// The weights that it is quantized from.
+    pub(super) weight: &'a [f32],
+    pub(super) bias: Option<&'a [f32]>,
+    pub(super) format: WeightFormat,
+}
+
+/// A layer's solution.
+pub(super) struct Solution {
+    pub(super) codes: QuantizedWeights,
+    pub(super) bias: Option<Vec<f32>>,
+    pub(super) power: Power,
+}
+
+/// Mean squares over output pixels, summed over filters.
+#[derive(Default)]
+pub(super) struct Power {
+    /// That of the teacher's outputs, less their means.
+    pub(super) signal: f64,
+    /// That of what is missing to them with the codes of the scale rule and the float network's bias.
+    pub(super) before: f64,
+    /// That of what is missing to them with the solution.
+    pub(super) after: f64,
+}
+
+impl Task<'_> {
+    /// Solves the layer for these rows.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`]; [`Error::Model`] where weights or rows are not finite.
+    pub(super) fn solve(&self, rows: Rows, context: &Context) -> Result<Solution, Error> {
+        let [co, cg, kh, kw] = self.shape;
+        let (columns, filters) = (Columns::new(cg, kh * kw, self.format.block), co / self.groups);
+        let solve = |(group, rows): (usize, Group)| {
+            let range = group * filters..(group + 1) * filters;
+            GroupTask { task: self, columns: &columns, range }.solve(rows, context)
+        };
+        let groups = rows.groups.into_par_iter().enumerate();
+        let found = groups.map(solve).collect::<Result<Vec<_>, _>>()?;
+        let (mut codes, mut scales, mut bias, mut power) = (Vec::new(), Vec::new(), Vec::new(), Power::default());
+        for group in found {
+            group.codes.append_to(&columns, &mut codes, &mut scales);
+            bias.extend(group.bias);
+            power.signal += group.power.signal;
+            power.before += group.power.before;
+            power.after += group.power.after;
+        }
+        let codes = QuantizedWeights::from_parts(self.shape, self.format.bits, self.format.block, codes, scales)
+            .map_err(|source| self.refused(source))?;
+        Ok(Solution { codes, bias: self.bias.map(|_| bias), power })
+    }
+
+    fn refused(&self, source: blockfloat::Error) -> Error {
+        ModelError::Numbers { layer: self.name.to_owned(), source }.into()
+    }
+}
+
+/// The filters of one group.
+struct GroupTask<'a> {
+    task: &'a Task<'a>,
+    columns: &'a Columns,
+    range: Range<usize>,
+}
+
+struct GroupSolution {
+    codes: Codes,
+    bias: Vec<f32>,
+    power: Power,
+}
+
+impl GroupTask<'_> {
+    fn solve(&self, rows: Group, context: &Context) -> Result<GroupSolution, Error> {
+        let Task { shape: [_, cg, kh, kw], format, bias, .. } = *self.task;
+        let (k, filters, blocks) = (self.columns.len(), self.range.len(), &self.columns.blocks);
+        let weight = &self.task.weight[self.range.start * k..self.range.end * k];
+        let (mut x, target) = rows.matrices(k);
+        // With a bias, which makes up for any mean, all is about differences from the means.
+        let mean = if bias.is_some() { take_means(&mut x) } else { vec![0.0; k] };
+        let shifts = |values: &Matrix| values.data().chunks_exact(k).map(|row| dot(row, &mean)).collect::<Vec<_>>();
+        // The outputs for inputs of mean 0 that have the float network's bias.
+        let offsets = |values: &Matrix| match bias {
+            Some(bias) => bias[self.range.clone()].iter().zip(shifts(values)).map(|(b, s)| b + s).collect(),
+            None => vec![0.0; filters],
+        };
+
+        let rounded = QuantizedWeights::quantize(weight, [filters, cg, kh, kw], format)
+            .map_err(|source| self.task.refused(source))?;
+        let mut codes = Codes::of(&rounded, self.columns);
+        let weights = self.columns.arrange(weight);
+        let [signal, before] = missing(&target, &outputs(&x, &codes.values), &offsets(&codes.values));
+        let mut aims = outputs(&x, &weights);
+        mix(&mut aims, &offsets(&weights), &target);
+        let offset = if bias.is_some() { means(&aims) } else { vec![0.0; filters] };
+
+        let pieces = runs(blocks, MOST_COLUMNS);
+        let mut values = weights.clone();
+        for run in &pieces {
+            let span = span(blocks, run);
+            let local: Vec<Range<usize>> =
+                blocks[run.clone()].iter().map(|b| b.start - span.start..b.end - span.start).collect();
+            let own = (pieces.len() > 1).then(|| x.copy(0..x.rows(), span.clone()));
+            let piece = Piece::new(own.as_ref().unwrap_or(&x), weights.copy(0..filters, span.clone()));
+            let cross = match &own {
+                None => piece.cross(&aims),
+                // What the other pieces give is taken from what is wanted.
+                Some(own) => {
+                    let mut left = aims.clone();
+                    multiply(left.all_mut(), 1.0, -1.0, x.view(), values.view().transposed());
+                    let present = values.copy(0..filters, span.clone());
+                    multiply(left.all_mut(), 1.0, 1.0, own.view(), present.view().transposed());
+                    piece.cross(&left)
+                }
+            };
+            let found = piece.solve(&cross, codes.piece(run, &span), &local, format, context)?;
+            codes.put(&found, run, &span);
+            values.put(&found.values, span.start);
+        }
+        let [_, after] = missing(&target, &outputs(&x, &codes.values), &offset);
+        if !(signal + before + after).is_finite() {
+            let why = "its input or its output is NaN or infinite for some of the images".to_owned();
+            return Err(ModelError::Layer { layer: self.task.name.to_owned(), why }.into());
+        }
+        let bias = offset.iter().zip(shifts(&codes.values)).map(|(offset, shift)| offset - shift).collect();
+        Ok(GroupSolution { codes, bias, power: Power { signal, before, after } })
+    }
+}
+
+/// Some columns of a least squares problem.
+struct Piece<'a> {
+    x: &'a Matrix,
+    /// The weights that the solution is held to, `[F, K]`.
+    weights: Matrix,
+    ridge: f32,
+    /// The mean products of inputs, `[K, K]`, and the ridge on their diagonal.
+    gram: Matrix,
+}
+
+impl<'a> Piece<'a> {
+    fn new(x: &'a Matrix, weights: Matrix) -> Self {
+        let (rows, k) = (x.rows() as f64, x.columns());
+        let mut gram = Matrix::zeros(k, k);
+        add_gram(&mut gram, x.view());
+        gram.data_mut().iter_mut().for_each(|g| *g /= rows as f32);
+        mirror(&mut gram);
+        let square = (0..k).map(|i| f64::from(gram.row(i)[i])).sum::<f64>() / k as f64;
+        let ridge = (RIDGE * (1.0 + k as f64 / rows) * square + 1e-12) as f32;
+        (0..k).for_each(|i| gram.data_mut()[i * k + i] += ridge);
+        Self { x, weights, ridge, gram }
+    }
+
+    /// Returns the mean products of inputs with the outputs aimed at, `[F, K]`, and the ridge's part.
+    fn cross(&self, aims: &Matrix) -> Matrix {
+        let mut cross = self.weights.clone();
+        let part = 1.0 / self.x.rows() as f32;
+        multiply(cross.all_mut(), self.ridge, part, aims.view().transposed(), self.x.view());
+        cross
+    }
+
+    /// Finds codes and scales, from two starts: those of the scale rule, and error feedback.
+    fn solve(
+        &self,
+        cross: &Matrix,
+        mut rounded: Codes,
+        blocks: &[Range<usize>],
+        format: WeightFormat,
+        context: &Context,
+    ) -> Result<Codes, Error> {
+        let mut errors = descend(&mut rounded, &self.gram, cross, blocks, format.bits, context)?;
+        // A matrix that is not positive definite holds NaN: the rule's codes stay as they are.
+        if let Some(factors) = Factors::new(self.gram.clone()) {
+            let mut free = cross.clone();
+            factors.solve(&mut free);
+            let mut fed = feed_back(&free, &factors, blocks, format, context)?;
+            drop(factors);
+            let others = descend(&mut fed, &self.gram, cross, blocks, format.bits, context)?;
+            rounded.take_better(&mut errors, &fed, &others);
+        }
+        Ok(rounded)
+    }
+}
+
+/// Makes aims of the float layer's outputs, `own + offset`, and the teacher's.
+fn mix(own: &mut Matrix, offset: &[f32], target: &Matrix) {
+    let filters = offset.len();
+    for (row, target) in own.data_mut().chunks_exact_mut(filters).zip(target.data().chunks_exact(filters)) {
+        for ((own, offset), target) in row.iter_mut().zip(offset).zip(target) {
+            *own = TEACHER * target + (1.0 - TEACHER) * (*own + offset);
+        }
+    }
+}
+
+/// Returns the mean square of the teacher's outputs less their means, and of what `outputs + offset` misses.
+fn missing(target: &Matrix, outputs: &Matrix, offset: &[f32]) -> [f64; 2] {
+    let filters = offset.len();
+    let (mut sums, mut squares, mut missed) = (vec![0.0; filters], 0.0, 0.0);
+    for (row, wanted) in outputs.data().chunks_exact(filters).zip(target.data().chunks_exact(filters)) {
+        for (((sum, &y), &offset), &wanted) in sums.iter_mut().zip(row).zip(offset).zip(wanted) {
+            let (wanted, found) = (f64::from(wanted), f64::from(y + offset));
+            *sum += wanted;
+            squares += wanted * wanted;
+            missed += (wanted - found) * (wanted - found);
+        }
+    }
+    let rows = outputs.rows() as f64;
+    let means: f64 = sums.iter().map(|sum| sum * sum / rows).sum();
+    [(squares - means) / rows, missed / rows]
+}
+
+/// Computes `x v^T`, `[R, F]`.
+fn outputs(x: &Matrix, values: &Matrix) -> Matrix {
+    let mut outputs = Matrix::zeros(x.rows(), values.rows());
+    multiply(outputs.all_mut(), 0.0, 1.0, x.view(), values.view().transposed());
+    outputs
+}
+
+/// Computes the mean of each column.
+fn means(matrix: &Matrix) -> Vec<f32> {
+    let mut sums = vec![0.0f64; matrix.columns()];
+    for row in matrix.data().chunks_exact(matrix.columns()) {
+        sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
+    }
+    sums.into_iter().map(|sum| (sum / matrix.rows() as f64) as f32).collect()
+}
+
+/// Takes the mean of each column off it, and returns the means.
+fn take_means(matrix: &mut Matrix) -> Vec<f32> {
+    let (means, columns) = (means(matrix), matrix.columns());
+    for row in matrix.data_mut().chunks_exact_mut(columns) {
+        row.iter_mut().zip(&means).for_each(|(v, mean)| *v -= mean);
+    }
+    means
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>() as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use blockfloat::{Bits, BlockSize, ScaleRule};
+
+    use super::*;
+    use crate::fit::rows::Rows;
+    use crate::random::Random;
+
+    fn uniform(count: usize, key: u64) -> Vec<f32> {
+        let mut random = Random::new(key, &[]);
+        (0..count).map(|_| random.below(2001) as f32 / 1000.0 - 1.0).collect()
+    }
+
+    /// Solves a fully connected layer on inputs that are never negative and move together.
+    fn solved(k: usize, filters: usize, rows: usize, bias: bool) -> Solution {
+        let (weight, common) = (uniform(filters * k, 1), uniform(rows, 2));
+        let input: Vec<f32> =
+            uniform(rows * k, 3).iter().enumerate().map(|(i, v)| (v + 2.0 * common[i / k]).max(0.0)).collect();
+        let offset = uniform(filters, 4);
+        let target = input.chunks_exact(k).flat_map(|x| {
+            let outputs = weight.chunks_exact(k).zip(&offset);
+            outputs.map(|(w, o)| dot(x, w) + if bias { *o } else { 0.0 }).collect::<Vec<_>>()
+        });
+        let rows = Rows::of(input.clone(), target.collect());
+        let format =
+            WeightFormat { bits: Bits::new(3).unwrap(), block: BlockSize::new(32).unwrap(), rule: ScaleRule::Mse };
+        let (name, shape) = ("fc", [filters, k, 1, 1]);
+        let task = Task { name, shape, groups: 1, weight: &weight, bias: bias.then_some(&offset), format };
+        task.solve(rows, &Context::default()).unwrap()
+    }
+
+    #[test]
+    fn a_solution_misses_a_fraction_of_what_the_rule_misses() {
+        for bias in [true, false] {
+            let Solution { power, bias: found, .. } = solved(64, 5, 512, bias);
+            assert!(power.after < 0.4 * power.before, "{} {}", power.after, power.before);
+            assert_eq!(found.is_some(), bias);
+        }
+    }
+
+    #[test]
+    fn filters_too_long_for_one_matrix_are_solved_in_pieces() {
+        let Solution { codes, power, .. } = solved(MOST_COLUMNS + 100, 2, 96, true);
+        assert_eq!(codes.shape(), [2, MOST_COLUMNS + 100, 1, 1]);
+        assert!(power.after < 0.2 * power.before, "{} {}", power.after, power.before);
+    }
+
+    #[test]
+    fn rows_that_are_not_finite_are_an_error() {
+        let task = |weight: &[f32], input: Vec<f32>| {
+            let format =
+                WeightFormat { bits: Bits::new(4).unwrap(), block: BlockSize::new(2).unwrap(), rule: ScaleRule::Mse };
+            let task = Task { name: "conv", shape: [1, 2, 1, 1], groups: 1, weight, bias: None, format };
+            task.solve(Rows::of(input, vec![1.0, 2.0]), &Context::default()).err().map(|error| error.to_string())
+        };
+        assert_eq!(task(&[1.0, 2.0], vec![1.0, 0.0, 0.0, 1.0]), None);
+        let error = task(&[1.0, 2.0], vec![1.0, f32::NAN, 0.0, 1.0]).unwrap();
+        assert!(error.contains("layer `conv`: its input or its output is NaN"), "{error}");
+        let error = task(&[1.0, f32::INFINITY], vec![1.0, 0.0, 0.0, 1.0]).unwrap();
+        assert!(error.starts_with("layer `conv`"), "{error}");
+    }
+}
