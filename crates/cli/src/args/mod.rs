@@ -93,7 +93,7 @@ pub enum Command {
     Distill(Distill),
     /// Put the results of several runs in one table
     Compare(Compare),
-    /// Quantize a network without any data
+    /// Quantize a network, without any data or with a few unlabelled images
     Quantize(Quantize),
     /// Find the layers that lose most when they are quantized, and choose formats by it
     Analyze(Analyze),

@@ -4,11 +4,12 @@ use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat
 use model::Policy;
 use model::policy::{ActivationChange, ActivationRule, Rule};
 
+use crate::commands::fitted::FitImages;
 use crate::commands::quantize::QuantizeOptions;
 use crate::output::Target;
 
 use super::model::ModelArgs;
-use super::parse::bits;
+use super::parse::{above_0, bits};
 use super::target::TargetArgs;
 
 /// The arguments of `dsconv quantize`.
@@ -54,6 +55,12 @@ pub struct Quantize {
     /// Keep fully connected layers in floats
     #[arg(long, help_heading = "Numbers")]
     pub convolutions_only: bool,
+    /// Fit every layer to the float network's on unlabelled images: a name of `dsconv data list`, a folder, or a CIFAR .bin file
+    #[arg(long, value_name = "DATA")]
+    pub images: Option<String>,
+    /// Use at most this many images, spread over the set
+    #[arg(long, value_name = "N", default_value_t = 128, requires = "images", value_parser = above_0)]
+    pub image_count: usize,
     /// Where to write and how.
     #[command(flatten)]
     pub target: TargetArgs,
@@ -79,7 +86,10 @@ impl From<Quantize> for QuantizeOptions {
             activation: (!args.weights_only).then_some(activation),
             rules: layers.chain(skipped).collect(),
         };
-        Self { model: args.model.into(), policy, rule_file: args.rule_file, keep_worst: args.keep_worst, target }
+        let count = args.image_count;
+        let images = args.images.map(|data| FitImages { data, count });
+        let (rule_file, keep_worst) = (args.rule_file, args.keep_worst);
+        Self { model: args.model.into(), policy, rule_file, keep_worst, images, target }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod distill;
 pub mod doctor;
 pub mod eval;
 pub mod export;
+pub mod fitted;
 pub mod inspect;
 pub mod models;
 pub mod predict;

@@ -1,4 +1,4 @@
-//! `dsconv quantize`: a model is quantized without any data.
+//! `dsconv quantize`: a model is quantized, without any data or with layers fitted on images.
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -9,6 +9,7 @@ use graph::{Folded, Weights};
 use model::{Float, Model, Plan, Policy, QuantizedLayer};
 use serde::Serialize;
 
+use super::fitted::{self, FitImages, FitOutcome};
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
 use crate::models::{ModelSpec, OpenedModel};
@@ -32,6 +33,9 @@ struct Outcome {
     layers: BTreeMap<String, LayerLoss>,
     /// The convolutions and linear layers that stay in floats.
     float_layers: Vec<String>,
+    /// What images were used for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fit: Option<FitOutcome>,
 }
 
 /// What a quantized layer lost.
@@ -95,7 +99,7 @@ pub fn sqnr(weights: &Weights, name: &str, layer: &QuantizedLayer) -> Option<f64
     (noise > 0.0).then(|| 10.0 * (signal / noise).log10())
 }
 
-/// The model to quantize without data, and how.
+/// The model to quantize, and how.
 #[derive(Debug, Clone)]
 pub struct QuantizeOptions {
     /// The model.
@@ -106,11 +110,13 @@ pub struct QuantizeOptions {
     pub rule_file: Option<PathBuf>,
     /// Whether the layers that matter most are kept at 8 bits.
     pub keep_worst: bool,
+    /// The images to fit layers on; without any, the scale rule alone decides.
+    pub images: Option<FitImages>,
     /// The file to write.
     pub target: Target,
 }
 
-/// Quantizes a model without data and writes it.
+/// Quantizes a model and writes it.
 ///
 /// # Errors
 /// The model cannot be opened or is quantized already; the policy does not fit it; the file cannot be written.
@@ -136,11 +142,19 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
         return Err(Error::usage("every layer is skipped: nothing is left to quantize"));
     }
     printer.detail(format!("quantizing {name} to {}", formats(&plan)));
-    let mut quantized = Model::quantize_folded(&folded, &plan, info)?;
-    quantized.round(&stored);
-    let layers = measure(&folded, &quantized, &plan);
     // From here on the user's Ctrl-C is heard between two steps.
     let context = context.map_or_else(|| cpu(printer), Ok)?;
+    let mut quantized = Model::quantize_folded(&folded, &plan, info.clone())?;
+    let fit = match &options.images {
+        Some(images) => {
+            let (fitted, outcome) = fitted::fit(images, &folded, &plan, &quantized, &context, printer)?;
+            quantized = fitted;
+            Some(outcome)
+        }
+        None => None,
+    };
+    quantized.round(&stored);
+    let layers = measure(&folded, &quantized, &plan);
     let pictures = pictures::open(None, verdict::COUNT, verdict::SEED, &quantized, printer)?;
     let reference = verdict::known(Reference::new(&folded, pictures, &context), printer)?;
     drop(folded);
@@ -153,7 +167,7 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
     let float_layers = float_layers(&quantized);
     let verdict =
         reference.map(|reference| verdict::known(reference.verdict(&quantized, &context), printer)).transpose()?;
-    let outcome = Outcome { written, weight_sqnr, verdict: verdict.flatten(), kept, layers, float_layers };
+    let outcome = Outcome { written, weight_sqnr, verdict: verdict.flatten(), kept, layers, float_layers, fit };
     printer.result(&outcome, |printer| show(&outcome, printer));
     outcome.verdict.iter().for_each(|verdict| verdict.warn(printer));
     let (model, file) = (&spec.name, outcome.written.path.display());
@@ -230,6 +244,9 @@ fn show(outcome: &Outcome, printer: &Printer) {
         printer.line(format!("kept at 8 bits: {}", outcome.kept.join(", ")));
     }
     printer.line(&outcome.weight_sqnr);
+    if let Some(fit) = &outcome.fit {
+        fitted::show(fit, printer);
+    }
     if let Some(verdict) = &outcome.verdict {
         printer.line(verdict);
     }

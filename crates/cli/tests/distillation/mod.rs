@@ -99,3 +99,30 @@ fn train_writes_a_model_and_resumes() {
     assert_eq!(again["top1"], trained["top1"]);
     assert_eq!(place.json(&["eval", "run", "--limit", "64"])["top1"], trained["top1"]);
 }
+
+#[test]
+fn quantize_fits_layers_on_images_and_says_what_that_won() {
+    let place = Place::new();
+    let args = ["quantize", "tiny.safetensors", "--bits", "2", "--images", "embedded", "--image-count", "64"];
+    let outcome = place.json(&[&args[..], &["-o", "fitted.safetensors"]].concat());
+    let fit = &outcome["fit"];
+    assert_eq!((&fit["count"], &fit["held_out"]["count"]), (&56.into(), &8.into()), "{fit}");
+    let sqnr = |of: &Value| of["sqnr_db"].as_f64().unwrap();
+    assert!(sqnr(&fit["held_out"]["after"]) > sqnr(&fit["held_out"]["before"]) + 2.0, "{fit}");
+    assert_eq!(fit["layers"].as_array().unwrap().len(), outcome["layers"].as_object().unwrap().len());
+    // Other images say the same.
+    place.json(&["quantize", "tiny.safetensors", "--bits", "2", "-o", "plain.safetensors"]);
+    let scores = |file: &str| place.json(&["eval", file, "--limit", "64", "--against", "tiny.safetensors"]);
+    assert!(sqnr(&scores("fitted.safetensors")) > sqnr(&scores("plain.safetensors")) + 2.0);
+    // The same images, the same file.
+    place.json(&[&args[..], &["-o", "again.safetensors"]].concat());
+    let bytes = |file: &str| std::fs::read(place.path(file)).unwrap();
+    assert!(bytes("fitted.safetensors") == bytes("again.safetensors"));
+
+    let few = ["quantize", "tiny.safetensors", "--images", "embedded", "--image-count", "1", "-o", "few.dsc"];
+    assert_eq!(place.json(&few)["fit"]["held_out"], Value::Null);
+    let ran = place.run(&["quantize", "tiny.safetensors", "--images", "nowhere", "-o", "no.dsc"]);
+    assert!(ran.code == Some(1) || ran.code == Some(2), "{:?}", ran.code);
+    assert!(ran.err.contains("nowhere") && !place.path("no.dsc").exists(), "{}", ran.err);
+    assert_eq!(place.run(&["quantize", "tiny.safetensors", "--image-count", "8"]).code, Some(2));
+}
