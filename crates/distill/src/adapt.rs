@@ -147,6 +147,7 @@ impl Adaptation<'_> {
             weights: start.student.weights(),
             plan: &start.plan,
             images: &images.take(config.fit_images),
+            teacher_part: LayerFit::REAL,
             seed: self.seed,
         };
         let student = fitted(&fit, start.network, folder, context)?;

@@ -55,12 +55,13 @@ pub struct Quantize {
     /// Keep fully connected layers in floats
     #[arg(long, help_heading = "Numbers")]
     pub convolutions_only: bool,
-    /// Fit every layer to the float network's on unlabelled images: a name of `dsconv data list`, a folder, or a CIFAR .bin file
-    #[arg(long, value_name = "DATA")]
-    pub images: Option<String>,
-    /// Use at most this many images, spread over the set
-    #[arg(long, value_name = "N", default_value_t = 128, requires = "images", value_parser = above_0)]
-    pub image_count: usize,
+    /// Unlabelled images on which every layer is fitted to the float network's: a name of `dsconv data list`, a folder, a CIFAR
+    /// .bin file; `drawn`: pictures that are drawn; `none`: --rule alone decides
+    #[arg(long, value_name = "DATA", default_value = "drawn")]
+    pub images: String,
+    /// Use at most this many images, spread over the set [default: 128, and 32 drawn ones]
+    #[arg(long, value_name = "N", value_parser = above_0)]
+    pub image_count: Option<usize>,
     /// Where to write and how.
     #[command(flatten)]
     pub target: TargetArgs,
@@ -86,8 +87,12 @@ impl From<Quantize> for QuantizeOptions {
             activation: (!args.weights_only).then_some(activation),
             rules: layers.chain(skipped).collect(),
         };
-        let count = args.image_count;
-        let images = args.images.map(|data| FitImages { data, count });
+        let count = |default| args.image_count.unwrap_or(default);
+        let images = match args.images.as_str() {
+            "none" => FitImages::None,
+            "drawn" => FitImages::Drawn(count(FitImages::DRAWN)),
+            _ => FitImages::Given(args.images, count(FitImages::GIVEN)),
+        };
         let (rule_file, keep_worst) = (args.rule_file, args.keep_worst);
         Self { model: args.model.into(), policy, rule_file, keep_worst, images, target }
     }

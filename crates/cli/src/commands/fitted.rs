@@ -13,16 +13,25 @@ use crate::printer::Printer;
 
 /// The most images that are held out.
 const MOST_HELD_OUT: usize = 64;
-/// The seed of which images are held out, and which pixels are looked at.
+/// The seed of which images are held out, which pixels are looked at, and of drawn pictures; the verdict draws others.
 const SEED: u64 = 0;
 
 /// The images to fit layers on.
 #[derive(Debug, Clone)]
-pub struct FitImages {
-    /// The images: a data set, a folder or files.
-    pub data: String,
-    /// The most of them that are used, spread over the set.
-    pub count: usize,
+pub enum FitImages {
+    /// None: the scale rule alone decides.
+    None,
+    /// This many pictures that are drawn.
+    Drawn(usize),
+    /// Images of a data set, a folder or files, at most so many, spread over the set.
+    Given(String, usize),
+}
+
+impl FitImages {
+    /// The number of drawn pictures where none is asked for.
+    pub const DRAWN: usize = 32;
+    /// The most given images where no number is asked for.
+    pub const GIVEN: usize = 128;
 }
 
 /// What a fit did.
@@ -44,34 +53,51 @@ struct HeldOut {
     after: Scores,
 }
 
-/// Fits the layers of a folded network on images. `plain` is the network as its scale rule alone quantizes it.
+/// Fits the layers of a folded network on images; `None` where there are none to fit on. `plain` is the network as its scale
+/// rule alone quantizes it.
 ///
 /// # Errors
 /// The images cannot be opened or do not fit the network; the user interrupts it.
 pub fn fit(
-    options: &FitImages,
+    images: &FitImages,
     folded: &Folded,
     plan: &Plan,
     plain: &Model,
     context: &Context,
     printer: &Printer,
-) -> Result<(Model, FitOutcome)> {
-    let info = plain.info();
-    let set = pictures::open(Some(&options.data), options.count, SEED, plain, printer)?;
-    let (images, held) = set.split(MOST_HELD_OUT.min(set.len() / 8), SEED);
-    let bare = folded.clone().without_head();
-    let job = LayerFit { teacher: &bare, weights: bare.weights(), plan, images: &images, seed: SEED };
-    let fitted = job.run(context)?;
-    let layers = fitted.report().to_vec();
-    let found = fitted.into_model(&job, info.clone()).map_err(Error::usage)?;
-    let (_, weights, quantized, _) = found.into_parts();
-    let fitted = Model::new((**folded.graph()).clone(), weights, quantized, info.clone()).map_err(Error::usage)?;
-    let held_out = match held.is_empty() {
-        true => None,
-        false => Some(measure(folded, plain, &fitted, &held, context)?),
+) -> Result<Option<(Model, FitOutcome)>> {
+    let fit = |images: &Unlabelled, teacher_part: f32| -> std::result::Result<_, distill::Error> {
+        let job = LayerFit { teacher: folded, weights: folded.weights(), plan, images, teacher_part, seed: SEED };
+        let fitted = job.run(context)?;
+        let layers = fitted.report().to_vec();
+        Ok((fitted.into_model(&job, plain.info().clone())?, layers))
     };
-    let outcome = FitOutcome { images: set.name().to_owned(), count: images.len(), held_out, layers };
-    Ok((fitted, outcome))
+    match images {
+        FitImages::None => Ok(None),
+        &FitImages::Drawn(count) => {
+            let set = pictures::open(None, count, SEED, plain, printer)?;
+            let (fitted, layers) = match fit(&set, LayerFit::DRAWN) {
+                Ok(found) => found,
+                Err(distill::Error::Interrupted { .. }) => return Err(Error::interrupted("stopped")),
+                Err(error) => {
+                    printer.warn(format!("layers are not fitted, the scale rule alone decides: {error}"));
+                    return Ok(None);
+                }
+            };
+            let outcome = FitOutcome { images: set.name().to_owned(), count, held_out: None, layers };
+            Ok(Some((fitted, outcome)))
+        }
+        FitImages::Given(spec, count) => {
+            let set = pictures::open(Some(spec), *count, SEED, plain, printer)?;
+            let (images, held) = set.split(MOST_HELD_OUT.min(set.len() / 8), SEED);
+            let (fitted, layers) = fit(&images, LayerFit::REAL)?;
+            let held_out = match held.is_empty() {
+                true => None,
+                false => Some(measure(folded, plain, &fitted, &held, context)?),
+            };
+            Ok(Some((fitted, FitOutcome { images: set.name().to_owned(), count: images.len(), held_out, layers })))
+        }
+    }
 }
 
 fn measure(folded: &Folded, plain: &Model, fitted: &Model, held: &Unlabelled, context: &Context) -> Result<HeldOut> {
@@ -84,7 +110,7 @@ fn measure(folded: &Folded, plain: &Model, fitted: &Model, held: &Unlabelled, co
 
 /// Says what the fit won.
 pub fn show(outcome: &FitOutcome, printer: &Printer) {
-    printer.line(format!("layers fitted on {} images of {}", outcome.count, outcome.images));
+    printer.line(format!("layers fitted on {}", pictures::described(outcome.count, &outcome.images)));
     for layer in &outcome.layers {
         printer.detail(format!(
             "{}: {:.1} -> {:.1} dB on {} pixels of {} images",
@@ -95,10 +121,7 @@ pub fn show(outcome: &FitOutcome, printer: &Printer) {
             layer.images
         ));
     }
-    let Some(HeldOut { count, before, after }) = &outcome.held_out else {
-        printer.line("fewer than 8 images: none was held out to measure what that wins");
-        return;
-    };
+    let Some(HeldOut { count, before, after }) = &outcome.held_out else { return };
     let decibels = |scores: &Scores| scores.sqnr_db.map_or("no difference".to_owned(), |db| format!("{db:.1} dB"));
     printer.line(format!(
         "{count} images held out: same class as the float network {:.1} -> {:.1} %, SQNR of the logits {} -> {}",

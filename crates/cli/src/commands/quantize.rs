@@ -110,8 +110,8 @@ pub struct QuantizeOptions {
     pub rule_file: Option<PathBuf>,
     /// Whether the layers that matter most are kept at 8 bits.
     pub keep_worst: bool,
-    /// The images to fit layers on; without any, the scale rule alone decides.
-    pub images: Option<FitImages>,
+    /// The images to fit layers on.
+    pub images: FitImages,
     /// The file to write.
     pub target: Target,
 }
@@ -145,14 +145,11 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
     // From here on the user's Ctrl-C is heard between two steps.
     let context = context.map_or_else(|| cpu(printer), Ok)?;
     let mut quantized = Model::quantize_folded(&folded, &plan, info.clone())?;
-    let fit = match &options.images {
-        Some(images) => {
-            let (fitted, outcome) = fitted::fit(images, &folded, &plan, &quantized, &context, printer)?;
-            quantized = fitted;
-            Some(outcome)
-        }
-        None => None,
-    };
+    let found = fitted::fit(&options.images, &folded, &plan, &quantized, &context, printer)?;
+    let fit = found.map(|(fitted, outcome)| {
+        quantized = fitted;
+        outcome
+    });
     quantized.round(&stored);
     let layers = measure(&folded, &quantized, &plan);
     let pictures = pictures::open(None, verdict::COUNT, verdict::SEED, &quantized, printer)?;
@@ -165,8 +162,10 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
 
     let weight_sqnr = WeightSqnr::of(layers.iter().map(|(name, layer)| (name.as_str(), layer.sqnr_db)));
     let float_layers = float_layers(&quantized);
-    let verdict =
-        reference.map(|reference| verdict::known(reference.verdict(&quantized, &context), printer)).transpose()?;
+    let is_fitted = fit.is_some() && matches!(options.images, FitImages::Drawn(_));
+    let verdict = reference
+        .map(|reference| verdict::known(reference.verdict(&quantized, is_fitted, &context), printer))
+        .transpose()?;
     let outcome = Outcome { written, weight_sqnr, verdict: verdict.flatten(), kept, layers, float_layers, fit };
     printer.result(&outcome, |printer| show(&outcome, printer));
     outcome.verdict.iter().for_each(|verdict| verdict.warn(printer));

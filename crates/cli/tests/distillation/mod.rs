@@ -111,7 +111,8 @@ fn quantize_fits_layers_on_images_and_says_what_that_won() {
     assert!(sqnr(&fit["held_out"]["after"]) > sqnr(&fit["held_out"]["before"]) + 2.0, "{fit}");
     assert_eq!(fit["layers"].as_array().unwrap().len(), outcome["layers"].as_object().unwrap().len());
     // Other images say the same.
-    place.json(&["quantize", "tiny.safetensors", "--bits", "2", "-o", "plain.safetensors"]);
+    let plain = ["quantize", "tiny.safetensors", "--bits", "2", "--images", "none", "-o", "plain.safetensors"];
+    assert_eq!(place.json(&plain)["fit"], Value::Null);
     let scores = |file: &str| place.json(&["eval", file, "--limit", "64", "--against", "tiny.safetensors"]);
     assert!(sqnr(&scores("fitted.safetensors")) > sqnr(&scores("plain.safetensors")) + 2.0);
     // The same images, the same file.
@@ -124,5 +125,22 @@ fn quantize_fits_layers_on_images_and_says_what_that_won() {
     let ran = place.run(&["quantize", "tiny.safetensors", "--images", "nowhere", "-o", "no.dsc"]);
     assert!(ran.code == Some(1) || ran.code == Some(2), "{:?}", ran.code);
     assert!(ran.err.contains("nowhere") && !place.path("no.dsc").exists(), "{}", ran.err);
-    assert_eq!(place.run(&["quantize", "tiny.safetensors", "--image-count", "8"]).code, Some(2));
+}
+
+#[test]
+fn quantize_fits_layers_on_drawn_pictures_where_there_are_no_images() {
+    let place = Place::new();
+    let sqnr = |name: &str, more: &[&str]| {
+        let outcome = place.json(&[&["quantize", "tiny.safetensors", "--bits", "2", "-o", name], more].concat());
+        let scores = place.json(&["eval", name, "--limit", "64", "--against", "tiny.safetensors"]);
+        (outcome["fit"]["count"].clone(), scores["sqnr_db"].as_f64().unwrap())
+    };
+    let (none, plain) = sqnr("plain.safetensors", &["--images", "none"]);
+    let (drawn, fitted) = sqnr("drawn.safetensors", &[]);
+    assert_eq!((&none, &drawn), (&Value::Null, &32.into()));
+    // On real images.
+    assert!(fitted > plain + 1.0, "{plain} {fitted}");
+    assert_eq!(sqnr("few.safetensors", &["--images", "drawn", "--image-count", "4"]).0, 4);
+    let ran = place.run(&["quantize", "tiny.safetensors"]);
+    assert!(ran.out.contains("layers fitted on 32 drawn pictures"), "{}", ran.out);
 }

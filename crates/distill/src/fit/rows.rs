@@ -1,4 +1,6 @@
 //! What a layer sees and what it is to give, for a sample of its output pixels.
+use std::ops::Range;
+
 use graph::Conv2d;
 
 use super::matrix::Matrix;
@@ -34,11 +36,12 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Returns inputs and wanted outputs, for filters of `k` weights.
-    pub(super) fn matrices(self, k: usize) -> (Matrix, Matrix) {
+    /// Returns the inputs, and the wanted outputs of some filters, which have `k` weights each.
+    pub(super) fn filters(&self, k: usize, filters: Range<usize>) -> (Matrix, Matrix) {
         let rows = self.input.len() / k;
-        let matrix = |data: Vec<f32>| Matrix::new(rows, data.len() / rows.max(1), data);
-        (matrix(self.input), matrix(self.target))
+        let all = self.target.len() / rows.max(1);
+        let target = self.target.chunks_exact(all.max(1)).flat_map(|row| row[filters.clone()].iter().copied());
+        (Matrix::new(rows, k, self.input.clone()), Matrix::new(rows, filters.len(), target.collect()))
     }
 }
 
@@ -152,7 +155,7 @@ mod tests {
             let rows = source.rows(each, Random::new(0, &[]));
             assert_eq!(rows.len(k), 3 * each.min(4 * 8));
             for (group, rows) in rows.groups.into_iter().enumerate() {
-                let (x, target) = rows.matrices(k);
+                let (x, target) = rows.filters(k, 0..filters);
                 for r in 0..x.rows() {
                     for o in 0..filters {
                         let filter = &weight[(group * filters + o) * k..][..k];
