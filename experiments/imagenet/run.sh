@@ -17,7 +17,7 @@ for net in squeezenet1_0 googlenet_bvlc; do
     read -r w a <<<"$format"
     # The integer engine scores a .dsc file, many times as fast as the simulation.
     file=$runs/${net}_w${w}a${a}.dsc
-    $dsconv quantize "$fp32" --bits "$w" --activation-bits "$a" -o "$file" --force
+    $dsconv quantize "$fp32" --images none --bits "$w" --activation-bits "$a" -o "$file" --force
     $dsconv eval "$file" --data "$data/imagenet/val"
   done
 done

@@ -16,7 +16,7 @@ for network in googlenet_bvlc squeezenet1_0; do
     for scheme in "8 8" "4 8" "4 4"; do
         read -r weights activations <<<"$scheme"
         name=$out/${network}_w${weights}a${activations}
-        $dsconv quantize "$source" --mean 104,117,123 --std 1,1,1 --order bgr --divide 1 \
+        $dsconv quantize "$source" --images none --mean 104,117,123 --std 1,1,1 --order bgr --divide 1 \
             --bits "$weights" --activation-bits "$activations" -o "$name.safetensors" --force
         export="$dsconv export $name.safetensors --format onnx --force"
         $export --profile int4 -o "${name}_int4.onnx"

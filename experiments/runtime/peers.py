@@ -108,7 +108,7 @@ def quantize_dsc(name, onnx, arguments, path):
         return
     weights = onnx.with_suffix(".pth")
     model = [str(onnx)] if name == "mobilenet_v2" else [name, "--weights", str(weights)]
-    subprocess.run([target() / "dsconv", "quantize", *model, *arguments, "-o", str(path)], check=True, cwd=ROOT,
+    subprocess.run([target() / "dsconv", "quantize", *model, *arguments, "--images", "none", "-o", str(path)], check=True, cwd=ROOT,
                    stdout=subprocess.DEVNULL)
 
 

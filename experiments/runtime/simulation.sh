@@ -20,7 +20,7 @@ row() { # NAME DATA MODEL...
         file=$out/$name.$bits.$scales.dsc
         options=(--bits 4 --activation-bits "$bits" --block 64)
         if [ "$scales" = two-level ]; then options+=(--scales two-level --activation-block pixel); fi
-        "$dsconv" quantize "$@" "${options[@]}" -o "$file" --force --quiet >&2
+        "$dsconv" quantize "$@" --images none "${options[@]}" -o "$file" --force --quiet >&2
         "$dsconv" eval "$file" --data "$images" --against "$file" --json --quiet |
             python3 -c 'import json, sys
 e = json.load(sys.stdin)

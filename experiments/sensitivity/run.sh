@@ -18,7 +18,7 @@ one() {
     while [ "$1" != -- ]; do model+=("$1"); shift; done
     shift
     local said
-    said=$("$dsconv" quantize "${model[@]}" "$@" -o "$out/q.dsc" --force --json 2>/dev/null)
+    said=$("$dsconv" quantize "${model[@]}" --images none "$@" -o "$out/q.dsc" --force --json 2>/dev/null)
     echo "| $network | $label | $("$dsconv" eval "$out/q.dsc" --data "$images" --json 2>/dev/null | value top1)" \
         "| $(value bytes <<<"$said") | $(value same <<<"$said") of 8 | $(value noise <<<"$said") | $(value broken <<<"$said") |"
 }

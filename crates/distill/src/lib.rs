@@ -1,6 +1,7 @@
 //! Trains teachers, adapts quantized students to them on unlabelled images, and measures both.
 //!
 //! - [`train`] trains a float network with labels: the teacher.
+//! - [`LayerFit`] quantizes a network and fits its layers to the float network's, one after the other, without training.
 //! - [`adapt`] takes a teacher, a quantization policy and [`images::Unlabelled`] images, and returns the student that
 //!   agrees with the teacher best on images held out. It cannot see a label: none of its arguments holds one. Each layer
 //!   is fitted to the teacher's by least squares, then the network is trained as a whole.
@@ -17,8 +18,8 @@
 //!
 //! That holds on CPUs with the same vector instructions, with any number of cores. Training adds floats in an order that
 //! the width of the CPU's vectors decides, so an adapted network, and its figures, differ between AVX2 and AVX-512: by about
-//! a quarter of a percent for the embedded networks. A network that is quantized without data, and the logits that
-//! the integer engine computes, are the same everywhere.
+//! a quarter of a percent for the embedded networks; so do the codes of layers that are fitted ([`LayerFit`]). A network that is
+//! quantized by a scale rule alone, and the logits that the integer engine computes, are the same everywhere.
 
 mod adapt;
 mod allocate;
