@@ -307,8 +307,8 @@ mod tests {
         let format =
             WeightFormat { bits: Bits::new(3).unwrap(), block: BlockSize::new(32).unwrap(), rule: ScaleRule::Mse };
         let (name, shape) = ("fc", [filters, k, 1, 1]);
-        let task =
-            Task { name, teacher_part: 0.4, shape, groups: 1, weight: &weight, bias: bias.then_some(&offset), format };
+        let bias = bias.then_some(&*offset);
+        let task = Task { name, teacher_part: 0.4, shape, groups: 1, most_weights, weight: &weight, bias, format };
         task.solve(rows, &Context::default()).unwrap()
     }
 
