@@ -15,6 +15,9 @@ use crate::{Context, Error};
 const RIDGE: f64 = 0.2;
 /// The most columns that are solved at once; longer filters are solved in pieces, one after the other.
 const MOST_COLUMNS: usize = 4608;
+/// The columns of such a piece for each row, and the fewest: what few rows say of many columns is soon said.
+const COLUMNS_PER_ROW: usize = 8;
+const LEAST_COLUMNS: usize = 512;
 
 /// A layer to solve.
 pub(super) struct Task<'a> {
@@ -135,7 +138,11 @@ impl GroupTask<'_> {
         mix(&mut aims, &offsets(&weights), &target, self.task.teacher_part);
         let offset = if bias.is_some() { means(&aims) } else { vec![0.0; filters] };
 
-        let pieces = runs(blocks, MOST_COLUMNS);
+        let most = match k > MOST_COLUMNS {
+            true => (COLUMNS_PER_ROW * x.rows()).clamp(LEAST_COLUMNS, MOST_COLUMNS),
+            false => MOST_COLUMNS,
+        };
+        let pieces = runs(blocks, most);
         let mut values = weights.clone();
         for run in &pieces {
             let span = span(blocks, run);
