@@ -23,8 +23,6 @@ use crate::{Context, Error};
 
 /// The columns of a panel, but for blocks that are longer.
 const PANEL: usize = 64;
-/// The most rounds of the descent.
-const SWEEPS: usize = 12;
 /// The descent ends where a round changes fewer of the codes than this part.
 const STILL: f64 = 2e-4;
 
@@ -236,7 +234,7 @@ pub(super) fn feed_back(
     Ok(codes)
 }
 
-/// Descends from `codes` until few change, at most `SWEEPS` rounds. Returns each filter's error `v^T H v - 2 c^T v`.
+/// Descends from `codes` until few change, at most `sweeps` rounds. Returns each filter's error `v^T H v - 2 c^T v`.
 ///
 /// - `gram`: `H`, `[K, K]`, both halves;
 /// - `cross`: `c` of every filter, `[F, K]`.
@@ -249,11 +247,12 @@ pub(super) fn descend(
     cross: &Matrix,
     blocks: &[Range<usize>],
     bits: Bits,
+    sweeps: usize,
     context: &Context,
 ) -> Result<Vec<f64>, Error> {
     let (filters, k) = (cross.rows(), cross.columns());
     let panels = runs(blocks, PANEL);
-    for _ in 0..SWEEPS {
+    for _ in 0..sweeps {
         let mut changes = 0;
         let mut gradient = gradient(codes, gram, cross);
         for panel in &panels {
@@ -413,7 +412,7 @@ mod tests {
             let cross = cross(&gram, &weights);
             let mut codes = Codes::of(&start, &columns);
             let before: Vec<f64> = (0..filters).map(|f| error(&gram, cross.row(f), codes.values.row(f))).collect();
-            let after = descend(&mut codes, &gram, &cross, &columns.blocks, format.bits, &context).unwrap();
+            let after = descend(&mut codes, &gram, &cross, &columns.blocks, format.bits, 12, &context).unwrap();
             for (f, (before, after)) in before.iter().zip(&after).enumerate() {
                 let slack = 1e-4 * error(&gram, cross.row(f), weights.row(f)).abs();
                 assert!(after <= &(before + slack), "{after} {before}");
@@ -498,7 +497,8 @@ mod tests {
         let cross = Matrix::new(1, 4, vec![3.0, -4.0, 0.9995, 0.9995]);
         let mut codes = Codes::of(&plain, &columns);
         let before = error(&gram, cross.row(0), codes.values.row(0));
-        let after = descend(&mut codes, &gram, &cross, &columns.blocks, format.bits, &Context::default()).unwrap()[0];
+        let after =
+            descend(&mut codes, &gram, &cross, &columns.blocks, format.bits, 12, &Context::default()).unwrap()[0];
         let least = error(&gram, cross.row(0), &weights);
         assert!(after - least < 0.01 && before - least > 0.1, "{before} {after} {least}");
     }

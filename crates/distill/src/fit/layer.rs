@@ -17,6 +17,10 @@ const RIDGE: f64 = 0.2;
 const MOST_COLUMNS: usize = 4608;
 /// The columns of such a piece for each row, and the fewest: what few rows say of many columns is soon said.
 const COLUMNS_PER_ROW: usize = 8;
+/// The most rounds of the descent from each of the two starts, for filters solved at once and for those solved in pieces: those
+/// of a fully connected layer of 100 million weights, which every image gives one row.
+const SWEEPS: [usize; 2] = [12, 12];
+const SWEEPS_IN_PIECES: [usize; 2] = [0, 2];
 const LEAST_COLUMNS: usize = 512;
 
 /// A layer to solve.
@@ -161,7 +165,8 @@ impl GroupTask<'_> {
                     piece.cross(&left)
                 }
             };
-            let found = piece.solve(&cross, codes.piece(run, &span), &local, format, context)?;
+            let sweeps = if pieces.len() > 1 { SWEEPS_IN_PIECES } else { SWEEPS };
+            let found = piece.solve(&cross, codes.piece(run, &span), &local, format, sweeps, context)?;
             codes.put(&found, run, &span);
             values.put(&found.values, span.start);
         }
@@ -208,23 +213,24 @@ impl<'a> Piece<'a> {
         cross
     }
 
-    /// Finds codes and scales, from two starts: those of the scale rule, and error feedback.
+    /// Finds codes and scales, from two starts: those of the scale rule, and error feedback. Each descends so many rounds.
     fn solve(
         &self,
         cross: &Matrix,
         mut rounded: Codes,
         blocks: &[Range<usize>],
         format: WeightFormat,
+        [from_rounded, from_fed]: [usize; 2],
         context: &Context,
     ) -> Result<Codes, Error> {
-        let mut errors = descend(&mut rounded, &self.gram, cross, blocks, format.bits, context)?;
+        let mut errors = descend(&mut rounded, &self.gram, cross, blocks, format.bits, from_rounded, context)?;
         // A matrix that is not positive definite holds NaN: the rule's codes stay as they are.
         if let Some(factors) = Factors::new(self.gram.clone()) {
             let mut free = cross.clone();
             factors.solve(&mut free);
             let mut fed = feed_back(&free, &factors, blocks, format, context)?;
             drop(factors);
-            let others = descend(&mut fed, &self.gram, cross, blocks, format.bits, context)?;
+            let others = descend(&mut fed, &self.gram, cross, blocks, format.bits, from_fed, context)?;
             rounded.take_better(&mut errors, &fed, &others);
         }
         Ok(rounded)
