@@ -94,9 +94,10 @@ pub(crate) struct Fields {
     pub ordinary: Vec<bool>,
     /// The block scales; empty where `channel` is not.
     pub alpha: Buffer<f32>,
-    /// The factors of each segment's sum, `[P, taps, S, 16]`, or nothing.
+    /// The factors of each segment's sum, `[P, taps, S, 16]`, in both 16-bit halves; or nothing.
     pub levels: Buffer<i32>,
-    /// What each sum starts from, `[P, taps, S, 16]`: it takes off what the offsets of codes add. Empty where that is 0.
+    /// What each sum starts from, `[P, taps, S, 16]`: it takes off what the offsets of codes add, times the level where there
+    /// are levels. Empty where that is 0.
     pub start: Buffer<i32>,
     /// The filters' scales `[P, 16]` of the two-level form, applied last.
     pub channel: Buffer<f32>,
@@ -105,8 +106,13 @@ pub(crate) struct Fields {
     pub group_bytes: usize,
     pub group_scales: usize,
     pub depthwise: bool,
-    /// The largest magnitude of a weight.
-    pub largest: u8,
+    /// The number of steps whose sums of two products each fit 16 bits.
+    ///
+    /// A code is at most `A`, the largest mantissa and the offset of signed ones, and never negative. A weight is at most `Q` in
+    /// magnitude. A step adds the products of two codes and two weights to a lane, at most `2 A Q`, so neither `n` steps nor
+    /// fewer of them leave 16 bits while `n 2 A Q <= 32767`. Of unsigned inputs and weights from -8 on, 8 steps of 8-bit inputs
+    /// fit, 16 of 7 bits, 32 of 6, 66 of 5, 136 of 4.
+    pub fitting: usize,
 }
 
 /// The magnitudes of a depthwise layer's scales whose products with those of ordinary inputs are normal floats.
@@ -207,7 +213,7 @@ impl Fields {
             group_bytes: layout.group_bytes(),
             group_scales: layout.group_scales(),
             depthwise: layout.depthwise,
-            largest: w.values.iter().map(|q| q.unsigned_abs()).max().unwrap_or(0),
+            fitting: fitting(w.values, layout),
             panels,
         }
     }
@@ -307,15 +313,23 @@ impl Fields {
         }
         let at = ((p * taps + tap) * places.segments.len() + segment) * LANES + lane;
         let of = (output * places.blocks.len() + block) * taps + tap;
+        let level = if let Scale::Levels(_, levels) = w.scale { i32::from(levels[of]) } else { 1 };
         match w.scale {
             Scale::Block(scales) => self.alpha[at] = scales[of],
-            Scale::Levels(_, levels) => self.levels[at] = i32::from(levels[of]),
+            Scale::Levels(..) => self.levels[at] = level << 16 | level & 0xffff,
             Scale::Channel(_) => {}
         }
         if offset != 0 {
-            self.start[at] += offset * sum;
+            self.start[at] += offset * sum * level;
         }
     }
+}
+
+/// Returns [`Fields::fitting`] of weights.
+fn fitting(weights: &[i8], layout: &Layout) -> usize {
+    let offset = if layout.signed { OFFSET } else { 0 };
+    let (code, weight) = (layout.range.1 + offset, weights.iter().map(|q| q.unsigned_abs()).max().unwrap_or(0));
+    i32::from(i16::MAX) as usize / (2 * code as usize * usize::from(weight.max(1)))
 }
 
 /// Where the weight blocks of a layer lie in a tap of a panel.

@@ -244,11 +244,6 @@ impl Sums for __m512i {
         unsafe { _mm512_add_epi32(self, y) }
     }
     #[inline(always)]
-    unsafe fn times(self, y: Self) -> Self {
-        // SAFETY: of the caller.
-        unsafe { _mm512_mullo_epi32(self, y) }
-    }
-    #[inline(always)]
     unsafe fn floats(self) -> __m512 {
         // SAFETY: of the caller.
         unsafe { _mm512_cvtepi32_ps(self) }

@@ -85,7 +85,7 @@ impl ConvCall<'_> {
             assert!(w.panel_bytes == w.taps * steps * 64 && w.weights.len() == w.panels.len() * w.panel_bytes);
             assert!(w.two_level() || w.alpha.len() == scales);
             assert!(w.start.is_empty() || w.start.len() == scales);
-            assert!(w.levels.is_empty() || w.levels.len() == scales);
+            assert!(w.levels.is_empty() || w.levels.len() == scales && w.fitting > 0);
             let codes: usize = w.segments.iter().map(|s| s.steps * 4).sum();
             let group = w.panels.iter().map(|p| p.group).max().unwrap_or(0);
             assert!(group * w.group_bytes + codes <= layout.bytes);

@@ -27,6 +27,7 @@ const USUAL: Case = Case {
     bias: false,
     added: Added::Nothing,
     clamp: None,
+    extreme: false,
     x_factor: 1.0,
     factor: 1.0,
     panels: 0..usize::MAX,
@@ -35,9 +36,15 @@ const USUAL: Case = Case {
 const DEPTHWISE: Case =
     Case { channels: 40, outputs: 40, groups: 40, kernel: [3, 3], padding: 1, block: 1, x_block: 1, ..USUAL };
 
+/// The number of steps whose sums of two products fit 16 bits, of the least weights and the largest codes.
+fn fitting(bits: u8, x_bits: u8, signed: bool) -> usize {
+    let code = if signed { 127 + (1 << (x_bits - 1)) } else { (1 << x_bits) - 1 };
+    32767 / ((2 * code) << (bits - 1))
+}
+
 /// What is tested, by name.
 mod of {
-    use super::{ActivationScale, Added, Case, DEPTHWISE, Scales, USUAL};
+    use super::{ActivationScale, Added, Case, DEPTHWISE, Scales, USUAL, fitting};
 
     pub fn one_pixel() -> Vec<Case> {
         vec![Case { size: [1, 1], ..USUAL }]
@@ -123,6 +130,43 @@ mod of {
         [false, true].map(|signed| Case { bits: 8, signed, ..USUAL }).into()
     }
 
+    /// One block of each number of weight and input bits, a step longer than the steps that fit sums of 16 bits, then more of
+    /// them with ragged ends: a sum of one step too many would not be the reference's.
+    pub fn extremes_of_each_number_of_bits() -> Vec<Case> {
+        let bits = (2..=8).flat_map(|bits| (2..=8).map(move |x_bits| (bits, x_bits)));
+        bits.flat_map(|(bits, x_bits)| [(bits, x_bits, false), (bits, x_bits, true)])
+            .flat_map(|(bits, x_bits, signed)| {
+                let fitting = fitting(bits, x_bits, signed);
+                [4 * (fitting + 1), 8 * fitting.max(1) + 1].map(|block| (bits, x_bits, signed, block))
+            })
+            .map(|(bits, x_bits, signed, block)| {
+                let size = [1, 6];
+                Case {
+                    bits,
+                    x_bits,
+                    signed,
+                    block,
+                    x_block: block,
+                    channels: block + 7,
+                    size,
+                    outputs: 17,
+                    extreme: true,
+                    ..USUAL
+                }
+            })
+            .collect()
+    }
+
+    pub fn extremes_with_factors() -> Vec<Case> {
+        let cases = extremes_of_each_number_of_bits().into_iter().filter(|case| case.bits <= 4);
+        cases.map(|case| Case { scales: Scales::Factors, x_block: 2 * case.block, ..case }).collect()
+    }
+
+    pub fn extremes_in_nibbles() -> Vec<Case> {
+        let cases = extremes_of_each_number_of_bits().into_iter().filter(|case| case.bits <= 4);
+        cases.flat_map(|case| [3, 13].map(|width| Case { nibbles: true, size: [1, width], ..case.clone() })).collect()
+    }
+
     pub fn nibbles_for_few_pixels() -> Vec<Case> {
         (1..9).map(|width| Case { nibbles: true, size: [1, width], outputs: 40, ..USUAL }).collect()
     }
@@ -143,7 +187,15 @@ mod of {
 
     pub fn stem_of_three_channels() -> Vec<Case> {
         let stem = Case { channels: 3, kernel: [7, 7], stride: 2, padding: 3, size: [15, 15], signed: true, ..USUAL };
-        [Scales::Blocks, Scales::Products].map(|scales| Case { scales, ..stem.clone() }).into()
+        [Scales::Blocks, Scales::Products, Scales::Factors].map(|scales| Case { scales, ..stem.clone() }).into()
+    }
+
+    pub fn stem_of_extremes() -> Vec<Case> {
+        let stem = stem_of_three_channels().into_iter();
+        let bits = |case: Case| {
+            [(4, 4), (4, 8), (8, 8)].map(|(bits, x_bits)| Case { bits, x_bits, extreme: true, ..case.clone() })
+        };
+        stem.flat_map(bits).filter(|case| case.bits <= 4 || case.scales != Scales::Factors).collect()
     }
 
     pub fn depthwise() -> Vec<Case> {
@@ -195,6 +247,7 @@ macro_rules! suite {
             one_pixel, no_pixel, last_pixels_of_a_strip, a_whole_strip, neighbours_and_borders, ragged_lanes, some_panels,
             ragged_blocks, groups, bias, residual_rows, residual_in_the_output, clamp, bias_residual_and_clamp, signed_input,
             power_of_two_scales, fewest_bits, two_level_products, two_level_factors, bytes_that_do_not_fit_pairs,
+            extremes_of_each_number_of_bits, extremes_with_factors, extremes_in_nibbles, stem_of_extremes,
             nibbles_for_few_pixels, nibbles_for_many_pixels, nibbles_of_an_odd_number_of_steps, nibbles_with_factors,
             stem_of_three_channels, depthwise, depthwise_of_signed_input, depthwise_two_level, depthwise_with_an_end,
             depthwise_of_extreme_input, depthwise_with_extreme_scales, sums_that_leave_the_range_of_floats
@@ -235,5 +288,18 @@ fn check(name: KernelName, cases: Vec<Case>) {
             continue;
         }
         case.check(&kernel, i as u64);
+    }
+}
+
+/// The numbers of the bound's proof, and those of the tests' own rule.
+#[test]
+fn steps_that_fit_sums_of_16_bits() {
+    let known = [(4, 8, 8), (4, 7, 16), (4, 6, 32), (4, 5, 66), (4, 4, 136), (3, 4, 273), (2, 4, 546), (8, 8, 0)];
+    for (bits, x_bits, steps) in known {
+        assert_eq!(fitting(bits, x_bits, false), steps, "W{bits}A{x_bits}");
+    }
+    let kernel = KernelName::Scalar.make().expect("plain loops run anywhere");
+    for case in of::extremes_of_each_number_of_bits() {
+        assert_eq!(case.fitting(&kernel), fitting(case.bits, case.x_bits, case.signed), "{case:?}");
     }
 }

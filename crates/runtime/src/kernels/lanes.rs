@@ -80,9 +80,21 @@ pub(super) trait Sums: Copy {
     unsafe fn zero() -> Self;
     unsafe fn load(at: *const i32) -> Self;
     unsafe fn plus(self, y: Self) -> Self;
-    unsafe fn times(self, y: Self) -> Self;
     /// Converts each of them to a float.
     unsafe fn floats(self) -> Self::Floats;
+
+    /// Adds what [`Sums::biased_floats`] takes off.
+    #[inline(always)]
+    unsafe fn biased(self) -> Self {
+        self
+    }
+
+    /// Converts sums that started from a [`Sums::biased`] one, whose magnitudes are below `2^22`.
+    #[inline(always)]
+    unsafe fn biased_floats(self) -> Self::Floats {
+        // SAFETY: of the caller.
+        unsafe { self.floats() }
+    }
 }
 
 /// Two halves of a wider vector.
@@ -186,14 +198,19 @@ impl<S: Sums> Sums for Pair<S> {
         unsafe { Self(self.0.plus(y.0), self.1.plus(y.1)) }
     }
     #[inline(always)]
-    unsafe fn times(self, y: Self) -> Self {
-        // SAFETY: of the caller.
-        unsafe { Self(self.0.times(y.0), self.1.times(y.1)) }
-    }
-    #[inline(always)]
     unsafe fn floats(self) -> Self::Floats {
         // SAFETY: of the caller.
         unsafe { Pair(self.0.floats(), self.1.floats()) }
+    }
+    #[inline(always)]
+    unsafe fn biased(self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(self.0.biased(), self.1.biased()) }
+    }
+    #[inline(always)]
+    unsafe fn biased_floats(self) -> Self::Floats {
+        // SAFETY: of the caller.
+        unsafe { Pair(self.0.biased_floats(), self.1.biased_floats()) }
     }
 }
 

@@ -268,11 +268,6 @@ impl Sums for int32x4_t {
         unsafe { vaddq_s32(self, y) }
     }
     #[inline(always)]
-    unsafe fn times(self, y: Self) -> Self {
-        // SAFETY: of the caller.
-        unsafe { vmulq_s32(self, y) }
-    }
-    #[inline(always)]
     unsafe fn floats(self) -> float32x4_t {
         // SAFETY: of the caller.
         unsafe { vcvtq_f32_s32(self) }

@@ -24,8 +24,14 @@ pub(super) trait Isa: Copy + Send + Sync {
     /// The number of pixels of a tile by two panels where `ROWS` leave one over: a tile of one takes about as long as one of
     /// many.
     const MORE_ROWS: usize = Self::ROWS;
+    /// The number of pixels of the last tile where `ROWS` leave one over, for the same reason.
+    const LAST_ROWS: usize = Self::ROWS;
+    /// The most pixels of a tile of up to four channels.
+    const STEM_ROWS: usize = Self::ROWS;
     /// The most panels of a tile.
     const PANELS: usize = 1;
+    /// Whether it adds in 16 bits, see [`fitting`](crate::pack::Fields::fitting).
+    const SATURATES: bool = false;
     /// The number of pixels from which on 4-bit weights are unpacked once, not in each tile.
     const UNPACKED_FROM: usize = usize::MAX;
     /// The most pixels of a depthwise tile.
@@ -37,7 +43,8 @@ pub(super) trait Isa: Copy + Send + Sync {
     /// Runs a task that was compiled for this instruction set.
     unsafe fn vectorize<T: Task>(task: T) -> T::Output;
 
-    /// Adds the dot products of a segment to the sums of `R` pixels by `P` panels.
+    /// Adds the dot products of a segment, each times its lane's level where `F::LEVELS`, to the sums of `R` pixels by `P`
+    /// panels.
     unsafe fn multiply<F: Form, const R: usize, const P: usize>(sums: &mut [[Self::Sums; P]; R], run: &Run<R>);
 }
 
@@ -51,6 +58,9 @@ pub(super) trait Form {
     const NIBBLES: bool = false;
     /// Each tap is one segment of one step, as up to four channels of an image are, and inputs are signed.
     const ONE: bool = false;
+    /// A step with `ONE` may not fit sums of 16 bits, where these are all that the instruction set has.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX2 adds in 16 bits"))]
+    const WIDE: bool = false;
     /// Whether inputs are signed, where that is known.
     const SIGNED: Option<bool> = None;
 }
@@ -60,7 +70,9 @@ pub(super) struct Bytes<const TWO: bool, const SIGNED: bool>;
 /// Two weights a byte.
 pub(super) struct Nibbles;
 /// A byte a weight, and up to four channels of signed inputs.
-pub(super) struct Stem<const TWO: bool>;
+pub(super) struct Stem<const TWO: bool, const WIDE: bool>;
+/// A byte a weight, to be multiplied by a factor, and up to four channels of signed inputs.
+pub(super) struct StemLevels;
 /// A byte a weight, to be multiplied by a factor.
 pub(super) struct Levels;
 
@@ -71,9 +83,16 @@ impl<const TWO: bool, const SIGNED: bool> Form for Bytes<TWO, SIGNED> {
 impl Form for Nibbles {
     const NIBBLES: bool = true;
 }
-impl<const TWO: bool> Form for Stem<TWO> {
+impl Form for StemLevels {
+    const TWO: bool = true;
+    const LEVELS: bool = true;
+    const ONE: bool = true;
+    const SIGNED: Option<bool> = Some(true);
+}
+impl<const TWO: bool, const WIDE: bool> Form for Stem<TWO, WIDE> {
     const TWO: bool = TWO;
     const ONE: bool = true;
+    const WIDE: bool = WIDE;
     const SIGNED: Option<bool> = Some(true);
 }
 impl Form for Levels {
@@ -90,20 +109,23 @@ pub(super) struct Run<const R: usize> {
     pub weights: *const u8,
     pub next: usize,
     pub steps: usize,
+    /// The levels of the panel's lanes where there are levels; those of the next panel are `next_levels` integers behind.
+    pub levels: *const i32,
+    pub next_levels: usize,
     /// What may be asked for meanwhile, `ahead_step` bytes a step.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX-512 asks for memory"))]
     pub ahead: *const u8,
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX-512 asks for memory"))]
     pub ahead_step: usize,
-    /// The number of steps whose sums of two products fit 16 bits, see [`fitting`].
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX2 adds in 16 bits"))]
+    /// The number of steps whose sums of two products fit 16 bits, see [`fitting`](crate::pack::Fields::fitting).
     pub fitting: usize,
 }
 
-/// Returns the number of steps whose products fit sums of 16 bits, which add two of them a step.
-fn fitting(call: &ConvCall<'_>) -> usize {
-    let largest = call.layout.range.1 + i32::from(call.layout.zero());
-    usize::try_from(32767 / (2 * largest * i32::from(call.weights.largest).max(1))).unwrap_or(0)
+impl<const R: usize> Run<R> {
+    /// Returns the codes and weights of pixel `r` alone.
+    #[inline(always)]
+    fn of(&self, r: usize) -> Run<1> {
+        let &Self { at, weights, next, steps, levels, next_levels, ahead, ahead_step, fitting, .. } = self;
+        Run { codes: [self.codes[r]], at, weights, next, steps, levels, next_levels, ahead, ahead_step, fitting }
+    }
 }
 
 /// The number of bytes of weights that stay in a near cache.
@@ -146,7 +168,8 @@ impl<I: Isa> Task for Conv<'_, I> {
         if w.depthwise {
             return depthwise::conv::<I::Floats>(call, I::DEPTHWISE_ROWS, out, stride);
         }
-        let (spots, fitting, count) = (Spots::new(call), fitting(call), call.pixels.len());
+        let (spots, fitting, count) = (Spots::new(call), w.fitting, call.pixels.len());
+        let wide = I::SATURATES && fitting == 0;
         let stem = w.segments.len() == 1 && w.segments[0].steps == 1 && !w.start.is_empty();
         // Few pixels unpack weights in registers; many share what is unpacked once.
         let bytes = w.unpacked_bytes();
@@ -170,6 +193,8 @@ impl<I: Isa> Task for Conv<'_, I> {
             let more = pair && !stem && !in_registers && count % I::ROWS == 1 && count.is_multiple_of(I::MORE_ROWS);
             let most = if in_registers {
                 I::NIBBLE_ROWS
+            } else if stem {
+                I::STEM_ROWS
             } else if more {
                 I::MORE_ROWS
             } else {
@@ -183,16 +208,27 @@ impl<I: Isa> Task for Conv<'_, I> {
             };
             let mut first = 0;
             while first < count {
-                let rows = (count - first).min(most);
-                let tiles = (count - first) / rows;
+                let left = count - first;
+                let one_over =
+                    I::LAST_ROWS > I::ROWS && most == I::ROWS && !stem && left > I::ROWS && left % I::ROWS == 1;
+                let (rows, tiles) = match left {
+                    _ if one_over && left > I::LAST_ROWS => (I::ROWS, left / I::ROWS - 1),
+                    _ if one_over => (I::LAST_ROWS, 1),
+                    _ => (left.min(most), left / left.min(most)),
+                };
                 let out = out.as_mut_ptr();
                 let tile =
                     Tile { call, panel, first, tiles, weights, next, ahead, spots: &spots, fitting, out, stride };
                 noted = match w.two_level() {
+                    true if I::WANTS.factors_apart && !w.levels.is_empty() && stem => {
+                        tile.run::<I, StemLevels>(rows, pair, noted)
+                    }
                     true if I::WANTS.factors_apart && !w.levels.is_empty() => tile.run::<I, Levels>(rows, pair, noted),
                     false if in_registers => tile.run::<I, Nibbles>(rows, pair, noted),
-                    true if stem => tile.run::<I, Stem<true>>(rows, pair, noted),
-                    false if stem => tile.run::<I, Stem<false>>(rows, pair, noted),
+                    true if stem && wide => tile.run::<I, Stem<true, true>>(rows, pair, noted),
+                    false if stem && wide => tile.run::<I, Stem<false, true>>(rows, pair, noted),
+                    true if stem => tile.run::<I, Stem<true, false>>(rows, pair, noted),
+                    false if stem => tile.run::<I, Stem<false, false>>(rows, pair, noted),
                     true if w.start.is_empty() => tile.run::<I, Bytes<true, false>>(rows, pair, noted),
                     true => tile.run::<I, Bytes<true, true>>(rows, pair, noted),
                     false if w.start.is_empty() => tile.run::<I, Bytes<false, false>>(rows, pair, noted),
@@ -262,7 +298,7 @@ impl<'a> Tile<'a> {
         match rows {
             7 if I::MORE_ROWS >= 7 => self.sized::<I, F, 7>(pair, noted),
             6 if I::ROWS >= 6 => self.sized::<I, F, 6>(pair, noted),
-            5 if I::ROWS >= 5 => self.sized::<I, F, 5>(pair, noted),
+            5 if I::ROWS >= 5 || I::LAST_ROWS >= 5 => self.sized::<I, F, 5>(pair, noted),
             4 if I::ROWS >= 4 => self.sized::<I, F, 4>(pair, noted),
             3 if I::ROWS >= 3 => self.sized::<I, F, 3>(pair, noted),
             2 => self.sized::<I, F, 2>(pair, noted),
@@ -325,8 +361,7 @@ impl<I: Isa, F: Form, const R: usize, const P: usize> Task for Tiles<'_, I, F, R
                     codes[r] = all_codes.add(*spots.codes.as_ptr().add(first + r));
                 }
                 let mut sums = [[I::Floats::splat(0.0); P]; R];
-                // Integer sums of the segments before that share a scale.
-                let mut weighted = [[I::Sums::zero(); P]; R];
+                let mut dots = [[I::Sums::zero(); P]; R];
                 let (mut weights, mut alpha, mut start, mut levels) =
                     (self.tile.weights, all_alpha, all_start, all_levels);
                 for &tap in taps {
@@ -337,31 +372,36 @@ impl<I: Isa, F: Form, const R: usize, const P: usize> Task for Tiles<'_, I, F, R
                             true => Segment { steps: 1, scale: 0, last: true },
                             false => *segments.get_unchecked(i),
                         };
-                        let mut dots = [[I::Sums::zero(); P]; R];
+                        // With levels, segments that share a scale share their sums.
+                        if !F::LEVELS {
+                            dots = [[I::Sums::zero(); P]; R];
+                        }
                         if signed {
                             for p in 0..P {
                                 let start = I::Sums::load(start.add(p * next_scales));
+                                let start = if F::ONE { start.biased() } else { start };
                                 for r in 0..R {
-                                    dots[r][p] = start;
+                                    dots[r][p] = if F::LEVELS { dots[r][p].plus(start) } else { start };
                                 }
                             }
                         }
+                        let run = Run {
+                            codes,
+                            at,
+                            weights,
+                            next,
+                            steps,
+                            levels,
+                            next_levels: next_scales,
+                            ahead,
+                            ahead_step,
+                            fitting,
+                        };
                         if !F::ONE {
-                            let run = Run { codes, at, weights, next, steps, ahead, ahead_step, fitting };
                             I::multiply::<F, R, P>(&mut dots, &run);
                         }
                         if F::LEVELS {
-                            for p in 0..P {
-                                let level = I::Sums::load(levels.add(p * next_scales));
-                                for r in 0..R {
-                                    weighted[r][p] = weighted[r][p].plus(dots[r][p].times(level));
-                                }
-                            }
                             levels = levels.wrapping_add(LANES);
-                            if last {
-                                dots = weighted;
-                                weighted = [[I::Sums::zero(); P]; R];
-                            }
                         }
                         if last || !F::LEVELS {
                             let mut factors = [I::Floats::splat(0.0); P];
@@ -373,18 +413,20 @@ impl<I: Isa, F: Form, const R: usize, const P: usize> Task for Tiles<'_, I, F, R
                             for r in 0..R {
                                 if F::ONE {
                                     // Pixel by pixel: its integer sums are used at once.
-                                    let codes = [codes[r]];
-                                    let run = Run { codes, at, weights, next, steps, ahead, ahead_step, fitting };
                                     let mut dot = [dots[r]];
-                                    I::multiply::<F, 1, P>(&mut dot, &run);
+                                    I::multiply::<F, 1, P>(&mut dot, &run.of(r));
                                     dots[r] = dot[0];
                                 }
                                 let s = I::Floats::splat(*scales.add(*scale_at.add(r) + scale));
                                 for p in 0..P {
                                     let factor = if F::TWO { s } else { factors[p].mul(s) };
-                                    sums[r][p] = factor.mul_add::<false>(dots[r][p].floats(), sums[r][p]);
+                                    let dot = if F::ONE { dots[r][p].biased_floats() } else { dots[r][p].floats() };
+                                    sums[r][p] = factor.mul_add::<false>(dot, sums[r][p]);
                                 }
                             }
+                        }
+                        if F::LEVELS && last {
+                            dots = [[I::Sums::zero(); P]; R];
                         }
                         at += 4 * steps;
                         weights = weights.add(64 * if F::NIBBLES { steps.div_ceil(2) } else { steps });

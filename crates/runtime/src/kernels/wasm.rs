@@ -245,10 +245,6 @@ impl Sums for v128 {
         i32x4_add(self, y)
     }
     #[inline(always)]
-    unsafe fn times(self, y: Self) -> Self {
-        i32x4_mul(self, y)
-    }
-    #[inline(always)]
     unsafe fn floats(self) -> v128 {
         f32x4_convert_i32x4(self)
     }

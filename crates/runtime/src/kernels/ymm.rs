@@ -1,12 +1,12 @@
 //! 256-bit kernels: a panel of 16 outputs is two vectors of 8.
 //!
 //! [`AvxVnni`] has integer dot products. [`Avx2`] multiplies bytes pairwise into 16 bits (`maddubs`), which saturates:
-//! - A pair's sum is at most `2 * A * Q`, `A` the largest unsigned code and `Q` the largest weight. While several of them
-//!   fit 16 bits (8 steps for 4-bit weights and 8-bit codes) they are added there, then widened.
+//! - While the sums of several pairs of products fit 16 bits ([`Fields::fitting`](crate::pack::Fields::fitting): 8 steps of 4-bit
+//!   weights and 8-bit codes, 136 with 4-bit codes) they are added there, then widened.
 //! - Where not even one pair fits (8-bit weights beyond 64, with codes beyond 127), codes are split into their highest
 //!   bit and the rest: `2 * 128 * 128` and `2 * 127 * 128` fit. Exact for every code and weight.
 //! - Two-level weights of 4 bits would be such products of a code and its block's factor. They come as codes, and the
-//!   sum of a block is multiplied by its factor: the same integer.
+//!   instruction that widens the sums of a block also multiplies them by its factor: the same integer.
 use std::arch::x86_64::*;
 
 use super::dots::{self, Dots};
@@ -35,7 +35,10 @@ impl<const VNNI: bool> Isa for Ymm<VNNI> {
     type Sums = Pair<__m256i>;
     const WANTS: Wants = Wants { factors_apart: !VNNI, ..Wants::USUAL };
     const ROWS: usize = if VNNI { 6 } else { 4 };
+    const LAST_ROWS: usize = if VNNI { 6 } else { 5 };
+    const STEM_ROWS: usize = if VNNI { 6 } else { 3 };
     const NIBBLE_ROWS: usize = 4;
+    const SATURATES: bool = !VNNI;
     const UNPACKED_FROM: usize = 8;
 
     fn detect() -> Option<Self> {
@@ -54,52 +57,102 @@ impl<const VNNI: bool> Isa for Ymm<VNNI> {
         unsafe {
             if F::NIBBLES {
                 dots::nibbles::<Self, R, P>(sums, run);
-            } else if VNNI || run.fitting == 1 || run.fitting > 1 && run.steps == 1 {
+            } else if VNNI || !F::ONE && !F::LEVELS && run.fitting == 1 {
                 dots::bytes::<Self, F, false, R, P>(sums, run);
-            } else if run.fitting == 0 {
+            } else if F::WIDE || !F::ONE && !F::LEVELS && run.fitting == 0 {
                 dots::bytes::<Self, F, true, R, P>(sums, run);
+            } else if F::ONE || run.steps <= run.fitting {
+                add_in_16_bits::<F, true, R, P>(sums, run);
             } else {
-                add_in_16_bits(sums, run);
+                add_in_16_bits::<F, false, R, P>(sums, run);
             }
         }
     }
 }
 
-/// Adds the dot products of a segment, as many steps of them in 16 bits as fit.
+/// The float to whose bits integers of up to 22 bits are added, `1.5 * 2^23`.
+const MAGIC: f32 = 12_582_912.0;
+
+/// Adds the dot products of a segment, as many steps of them in 16 bits as fit: all where `ONCE`. They are multiplied by their
+/// levels as they are widened.
 #[inline(always)]
-unsafe fn add_in_16_bits<const R: usize, const P: usize>(sums: &mut [[Pair<__m256i>; P]; R], run: &Run<R>) {
-    let (mut at, mut weights, mut left) = (run.at, run.weights, run.steps);
+unsafe fn add_in_16_bits<F: Form, const ONCE: bool, const R: usize, const P: usize>(
+    sums: &mut [[Pair<__m256i>; P]; R],
+    run: &Run<R>,
+) {
+    let (mut at, mut weights, mut ahead, mut left) = (run.at, run.weights, run.ahead, run.steps);
     // SAFETY: of the caller.
     unsafe {
         let one = _mm256_set1_epi16(1);
+        let mut factors = [Pair(one, one); P];
+        if F::LEVELS {
+            for p in 0..P {
+                factors[p] = Sums::load(run.levels.add(p * run.next_levels));
+            }
+        }
         while left > 0 {
-            let now = left.min(run.fitting);
+            let now = if ONCE { left } else { left.min(run.fitting) };
             let mut short = [[Pair::<__m256i>::zero(); P]; R];
-            for _ in 0..now {
-                let mut q = [Pair::<__m256i>::zero(); P];
-                for p in 0..P {
-                    q[p] = Sums::load(weights.add(p * run.next).cast());
-                }
-                for r in 0..R {
-                    let a = Avx2::splat(run.codes[r].add(at));
-                    for p in 0..P {
-                        let Pair(low, high) = short[r][p];
-                        short[r][p] = Pair(
-                            _mm256_add_epi16(low, _mm256_maddubs_epi16(a, q[p].0)),
-                            _mm256_add_epi16(high, _mm256_maddubs_epi16(a, q[p].1)),
-                        );
-                    }
-                }
+            // Two at a time: the loop's own instructions take the place of others. Where sums are widened often they also need
+            // registers.
+            let pairs = if ONCE { now / 2 } else { 0 };
+            for _ in 0..pairs {
+                add_step(&mut short, run, at, weights);
+                add_step(&mut short, run, at + 4, weights.add(64));
+                Avx2::prefetch::<false>(ahead);
+                ahead = ahead.wrapping_add(2 * run.ahead_step);
+                at += 8;
+                weights = weights.add(128);
+            }
+            for _ in 2 * pairs..now {
+                add_step(&mut short, run, at, weights);
                 at += 4;
                 weights = weights.add(64);
             }
+            if !ONCE && run.ahead_step > 0 {
+                for _ in 0..now / 2 {
+                    Avx2::prefetch::<false>(ahead);
+                    ahead = ahead.wrapping_add(2 * run.ahead_step);
+                }
+            }
             for r in 0..R {
                 for p in 0..P {
-                    let Pair(low, high) = short[r][p];
-                    sums[r][p] = sums[r][p].plus(Pair(_mm256_madd_epi16(low, one), _mm256_madd_epi16(high, one)));
+                    let (Pair(low, high), factor) = (short[r][p], factors[p]);
+                    let wide = Pair(_mm256_madd_epi16(low, factor.0), _mm256_madd_epi16(high, factor.1));
+                    sums[r][p] = sums[r][p].plus(wide);
                 }
             }
             left -= now;
+            if ONCE {
+                break;
+            }
+        }
+    }
+}
+
+/// Adds the products of a step in 16 bits.
+#[inline(always)]
+unsafe fn add_step<const R: usize, const P: usize>(
+    short: &mut [[Pair<__m256i>; P]; R],
+    run: &Run<R>,
+    at: usize,
+    weights: *const u8,
+) {
+    // SAFETY: of the caller.
+    unsafe {
+        let mut q = [Pair::<__m256i>::zero(); P];
+        for p in 0..P {
+            q[p] = Sums::load(weights.add(p * run.next).cast());
+        }
+        for r in 0..R {
+            let a = Avx2::splat(run.codes[r].add(at));
+            for p in 0..P {
+                let Pair(low, high) = short[r][p];
+                short[r][p] = Pair(
+                    _mm256_add_epi16(low, _mm256_maddubs_epi16(a, q[p].0)),
+                    _mm256_add_epi16(high, _mm256_maddubs_epi16(a, q[p].1)),
+                );
+            }
         }
     }
 }
@@ -131,6 +184,18 @@ impl<const VNNI: bool> Dots for Ymm<VNNI> {
                 _mm256_add_epi32(sums.0, _mm256_madd_epi16(_mm256_maddubs_epi16(a, q.0), one)),
                 _mm256_add_epi32(sums.1, _mm256_madd_epi16(_mm256_maddubs_epi16(a, q.1), one)),
             )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch<const SOON: bool>(at: *const u8) {
+        // SAFETY: nothing is read.
+        unsafe {
+            if SOON {
+                _mm_prefetch::<_MM_HINT_T0>(at.cast());
+            } else {
+                _mm_prefetch::<_MM_HINT_T1>(at.cast());
+            }
         }
     }
 
@@ -298,13 +363,20 @@ impl Sums for __m256i {
         unsafe { _mm256_add_epi32(self, y) }
     }
     #[inline(always)]
-    unsafe fn times(self, y: Self) -> Self {
-        // SAFETY: of the caller.
-        unsafe { _mm256_mullo_epi32(self, y) }
-    }
-    #[inline(always)]
     unsafe fn floats(self) -> __m256 {
         // SAFETY: of the caller.
         unsafe { _mm256_cvtepi32_ps(self) }
+    }
+    // The bits of the float `MAGIC + x` are those of `MAGIC` and the integer `x`. Converting takes a port that multiplies,
+    // subtracting may take another.
+    #[inline(always)]
+    unsafe fn biased(self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm256_add_epi32(self, _mm256_set1_epi32(MAGIC.to_bits().cast_signed())) }
+    }
+    #[inline(always)]
+    unsafe fn biased_floats(self) -> __m256 {
+        // SAFETY: of the caller.
+        unsafe { _mm256_sub_ps(_mm256_castsi256_ps(self), _mm256_set1_ps(MAGIC)) }
     }
 }

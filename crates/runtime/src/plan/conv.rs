@@ -7,7 +7,7 @@ use super::parameters::Parameters;
 use super::step::{Added, CodesView, IntConv, StepOp};
 use crate::Error;
 use crate::float::{FloatConv, FloatOp, PostOp};
-use crate::layout::{LANES, Layout};
+use crate::layout::Layout;
 use crate::pack::{Integers, Packed, Packing, Scale};
 
 impl Draft<'_> {
@@ -72,9 +72,7 @@ impl Draft<'_> {
     fn pack(&self, codes: &QuantizedWeights, bias: Option<&[f32]>, layout: &Layout, linear: bool) -> Packed {
         let wants = self.kernel.wants();
         let small = codes.bits().get() <= 4 && !layout.depthwise;
-        // Factors of short blocks are as many as the multiplications.
-        let long = codes.block().ranges(codes.shape()[1]).next().is_some_and(|block| block.len() >= LANES);
-        let apart = codes.two_level().filter(|_| wants.factors_apart && small && long && !linear);
+        let apart = codes.two_level().filter(|_| wants.factors_apart && small && !linear);
         let products = if apart.is_some() { None } else { codes.int8_weights() };
         let nibbles = (linear || codes.codes().len() >= wants.nibbles_from) && small && products.is_none();
         let integers = Integers {

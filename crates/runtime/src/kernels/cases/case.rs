@@ -54,6 +54,8 @@ pub(super) struct Case {
     pub bias: bool,
     pub added: Added,
     pub clamp: Option<(f32, f32)>,
+    /// Whether all weights are the least and all inputs the largest that there are.
+    pub extreme: bool,
     /// What inputs and block scales are multiplied by.
     pub x_factor: f32,
     pub factor: f32,
@@ -105,12 +107,16 @@ impl Case {
         let (bits, block) = (Bits::new(self.bits).unwrap(), BlockSize::new(self.block).unwrap());
         let (lo, hi) = (bits.signed_min() as f32, bits.signed_max() as f32);
         let codes = noise(random, shape.iter().product(), 1.2 * hi);
-        let codes = codes.into_iter().map(|x| x.round().clamp(lo, hi) as i8).collect();
+        let code = |x: f32| if self.extreme { lo } else { x.round().clamp(lo, hi) };
+        let codes = codes.into_iter().map(|x| code(x) as i8).collect();
         let scales = noise(random, shape[0] * block.count(shape[1]) * shape[2] * shape[3], self.factor);
         let weights = QuantizedWeights::from_parts(shape, bits, block, codes, scales).unwrap();
         let mut x = noise(random, self.size[0] * self.size[1] * self.channels, self.x_factor);
         if !self.signed {
             x.iter_mut().for_each(|x| *x = x.max(0.0));
+        }
+        if self.extreme {
+            x.fill(self.x_factor);
         }
         Numbers {
             weights: if self.scales == Scales::Blocks { weights } else { weights.to_two_level() },
@@ -165,17 +171,25 @@ impl Case {
         Packed::new(integers, numbers.bias.as_deref(), layout, packing)
     }
 
-    /// Checks a kernel's codes and sums.
-    pub fn check(&self, kernel: &AnyKernel, seed: u64) {
-        let numbers = self.numbers(seed);
-        let layout = Layout::new(LayerInput {
+    fn layout(&self) -> Layout {
+        Layout::new(LayerInput {
             channels: self.channels,
             groups: self.groups,
             weight_block: BlockSize::new(self.block).unwrap(),
             format: self.format(),
             signed: self.signed,
             depthwise: self.depthwise(),
-        });
+        })
+    }
+
+    /// The number of steps whose sums of two products fit 16 bits, as the kernel is told.
+    pub fn fitting(&self, kernel: &AnyKernel) -> usize {
+        self.pack(kernel, &self.numbers(0), &self.layout()).fitting
+    }
+
+    /// Checks a kernel's codes and sums.
+    pub fn check(&self, kernel: &AnyKernel, seed: u64) {
+        let (numbers, layout) = (self.numbers(seed), self.layout());
         let weights = self.pack(kernel, &numbers, &layout);
         let width = self.size[1] + 2 * self.padding;
         let area = (self.size[0] + 2 * self.padding) * width;
