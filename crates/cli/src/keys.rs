@@ -135,6 +135,7 @@ const DISTILL: &[Key] = &[
     key("quantize.activation.bits", Allowed::Between(2, 8), "bits of a layer's input; activation = false: floats"),
     key("quantize.activation.block", Allowed::Block, "input channels that share a scale; a multiple of quantize.block"),
     key("quantize.activation.scale", Allowed::OneOf(&["float", "pow2"]), "the kind of an input's scale"),
+    key("quantize.image_bits", Allowed::Between(2, 8), "least bits of the input of a layer that reads the image"),
     optional(
         "quantize.rules",
         Allowed::Tables("layers, and bits, block, rule, activation or skip"),
@@ -333,9 +334,9 @@ pub mod tests {
                 let crate::recipe::DistillData { adapt: images, .. } = data;
                 let eval = Some(images.clone());
                 let data = crate::recipe::DistillData { adapt: images, eval, limit: Some(1), eval_limit: Some(1) };
-                let model::Policy { bits, block, rule, scales, linear, activation, .. } = quantize;
+                let model::Policy { bits, block, rule, scales, linear, activation, image_bits, .. } = quantize;
                 let rules = vec![model::policy::Rule { layers: "x".into(), skip: Some(true), ..Default::default() }];
-                let quantize = model::Policy { bits, block, rule, scales, linear, activation, rules };
+                let quantize = model::Policy { bits, block, rule, scales, linear, activation, image_bits, rules };
                 let (weights, classes) = (Some("w.pth".into()), Some("names.txt".into()));
                 let image = full_image();
                 let config =

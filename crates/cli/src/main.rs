@@ -103,7 +103,7 @@ fn run(command: Command, printer: &Printer) -> Result<()> {
         Command::Inspect(args) => inspect::run(&args.into(), printer),
         Command::Models(args) => networks::run(args.part.as_deref().unwrap_or_default(), printer),
         Command::Predict(args) => predict::run(&args.into(), printer),
-        Command::Quantize(args) => quantize::run(&args.into(), printer),
+        Command::Quantize(args) => quantize::run(&args.try_into()?, printer),
         Command::Train(args) => train::run(&args.into(), printer),
         Command::Verify(args) => verify::run(&args.file, !args.no_run, printer),
     }

@@ -59,7 +59,7 @@ pub use fidelity::Fidelity;
 pub use fit::{Fitted, FittedLayer, LayerFit};
 pub use folder::RunFolder;
 pub use journal::Point;
-pub use logits::{Logits, Scores};
+pub use logits::{Flips, Logits, Scores};
 pub use optimize::Optimizer;
 pub use progress::{Context, Progress};
 pub use report::{Chosen, Divergence, Measured, Report};

@@ -29,9 +29,9 @@ mod fold;
 mod head;
 mod image_config;
 mod infer;
-mod non_negative;
 mod op;
 mod preprocess;
+mod values;
 mod weights;
 
 pub use build::{Builder, Graph, GraphError, MAX_NODES, Node, NodeId, Param, Role};

@@ -6,6 +6,7 @@ use model::policy::{ActivationChange, ActivationRule, Rule};
 
 use crate::commands::fitted::FitImages;
 use crate::commands::quantize::QuantizeOptions;
+use crate::error::{Error, Result};
 use crate::output::Target;
 
 use super::model::ModelArgs;
@@ -36,8 +37,11 @@ pub struct Quantize {
     /// Scale of a layer's input: float or pow2
     #[arg(long, default_value = "float", value_name = "KIND", help_heading = "Numbers")]
     pub activation_scale: ActivationScale,
+    /// Least bits of the input of a layer that reads the image, whose pixels have 8
+    #[arg(long, default_value_t = Policy::default().image_bits, value_name = "2..8", help_heading = "Numbers", value_parser = bits)]
+    pub image_bits: Bits,
     /// Keep the inputs of layers in floats
-    #[arg(long, help_heading = "Numbers", conflicts_with_all = ["activation_bits", "activation_block", "activation_scale"])]
+    #[arg(long, help_heading = "Numbers", conflicts_with_all = ["activation_bits", "image_bits", "activation_block", "activation_scale"])]
     pub weights_only: bool,
     /// Bits of these layers' weights and inputs, or `float`: a name, `*` and `?` stand for any letters; the last of several
     /// counts
@@ -67,8 +71,9 @@ pub struct Quantize {
     pub target: TargetArgs,
 }
 
-impl From<Quantize> for QuantizeOptions {
-    fn from(args: Quantize) -> Self {
+impl TryFrom<Quantize> for QuantizeOptions {
+    type Error = Error;
+    fn try_from(args: Quantize) -> Result<Self> {
         let block = args.activation_block.unwrap_or(args.block);
         let activation = ActivationFormat { bits: args.activation_bits, block, scale: args.activation_scale };
         let target = Target::from(args.target);
@@ -85,21 +90,25 @@ impl From<Quantize> for QuantizeOptions {
             scales: if target.is_two_level() { ScaleFormat::TwoLevel } else { ScaleFormat::Float },
             linear: !args.convolutions_only,
             activation: (!args.weights_only).then_some(activation),
+            image_bits: args.image_bits,
             rules: layers.chain(skipped).collect(),
         };
         let count = |default| args.image_count.unwrap_or(default);
         let images = match args.images.as_str() {
+            "none" if args.image_count.is_some() => {
+                return Err(Error::usage("--image-count has no effect with `--images none`"));
+            }
             "none" => FitImages::None,
             "drawn" => FitImages::Drawn(count(FitImages::DRAWN)),
             _ => FitImages::Given(args.images, count(FitImages::GIVEN)),
         };
         let (rule_file, keep_worst) = (args.rule_file, args.keep_worst);
-        Self { model: args.model.into(), policy, rule_file, keep_worst, images, target }
+        Ok(Self { model: args.model.into(), policy, rule_file, keep_worst, images, target })
     }
 }
 
 /// Reads `LAYERS=BITS`, for weights and inputs, or `LAYERS=float`.
-fn layer(text: &str) -> Result<Rule, String> {
+fn layer(text: &str) -> std::result::Result<Rule, String> {
     let wanted = || "a pattern of layers and their bits, as conv1=8, or conv1=float".to_owned();
     // A name may hold `=`, bits do not.
     let (layers, said) = text.rsplit_once('=').filter(|(layers, _)| !layers.is_empty()).ok_or_else(wanted)?;

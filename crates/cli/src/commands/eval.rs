@@ -1,6 +1,7 @@
 //! `dsconv eval`: a model's accuracy is measured.
 use std::time::Instant;
 
+use distill::Flips;
 use distill::evaluate::predict;
 use dsconv::Network;
 use images::OpenOptions;
@@ -45,6 +46,12 @@ struct Outcome {
     /// The percentage of images for which it names the class that the other model names.
     #[serde(skip_serializing_if = "Option::is_none")]
     agreement: Option<f64>,
+    /// The images that only one of the two models gets right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flips: Option<Flips>,
+    /// The probability of flips as uneven as these between models that are equally often right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p_value: Option<f64>,
     /// The SQNR of its logits against those of the other model.
     #[serde(skip_serializing_if = "Option::is_none")]
     sqnr_db: Option<f64>,
@@ -110,7 +117,10 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
     classes::report_resized(&images, &opened.model.info().preprocess, opened.model.graph().input(), printer);
     classes::report_late(&images, known, printer);
     let scores = logits[0].scores(Some(set.labels()), logits.last().expect("one network at least"));
+    let flips = other.as_ref().map(|_| logits[0].flips(set.labels(), &logits[1]));
     let outcome = Outcome {
+        flips,
+        p_value: flips.map(|flips| flips.p_value()),
         model: opened.name,
         data: set.name().to_owned(),
         count: scores.count,
@@ -124,6 +134,12 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
         seconds: time.as_secs_f64(),
     };
     printer.result(&outcome, |printer| show(&outcome, printer));
+    if let (Some(other), Some(Flips { won, lost }), Some(p)) = (&options.against, outcome.flips, outcome.p_value) {
+        let verdict = if p < 0.05 { "more than chance" } else { "no more than chance may do" };
+        printer.talk(format!(
+            "it gets {won} images right that {other} does not, and {lost} the other way round: {verdict} (McNemar's p = {p:.2})"
+        ));
+    }
     printer.talk(format!("{}, {}", rate(outcome.images_per_second), duration(time)));
     Ok(())
 }
@@ -142,9 +158,19 @@ fn stored(model: &model::Model) -> model::SaveOptions {
 }
 
 fn show(outcome: &Outcome, printer: &Printer) {
-    let mut table =
-        Table::new(["model", "data", "images", "top-1", "top-5", "agreement", "SQNR dB", "difference", "size"])
-            .left([1]);
+    let mut table = Table::new([
+        "model",
+        "data",
+        "images",
+        "top-1",
+        "top-5",
+        "agreement",
+        "won/lost",
+        "SQNR dB",
+        "difference",
+        "size",
+    ])
+    .left([1]);
     table.row([
         outcome.model.clone(),
         outcome.data.clone(),
@@ -152,6 +178,7 @@ fn show(outcome: &Outcome, printer: &Printer) {
         percent(outcome.top1),
         percent(outcome.top5),
         percent(outcome.agreement),
+        outcome.flips.map_or(String::new(), |flips| format!("{}/{}", flips.won, flips.lost)),
         outcome.sqnr_db.map_or(String::new(), |db| format!("{db:.1}")),
         outcome.difference.as_ref().map_or(String::new(), |d| format!("{:.1e}", d.largest)),
         bytes(outcome.bytes),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use blockfloat::BlockSize;
 use distill::Context;
-use graph::{Folded, Weights};
+use graph::{Folded, Graph, Node, Weights};
 use model::{Float, Model, Plan, Policy, QuantizedLayer};
 use serde::Serialize;
 
@@ -30,6 +30,9 @@ struct Outcome {
     /// The layers that are kept at 8 bits because they matter most.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     kept: Vec<String>,
+    /// The layers whose inputs have more bits than others because they read the image.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    image_layers: Vec<String>,
     layers: BTreeMap<String, LayerLoss>,
     /// The convolutions and linear layers that stay in floats.
     float_layers: Vec<String>,
@@ -141,6 +144,7 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
     if plan.layers().is_empty() {
         return Err(Error::usage("every layer is skipped: nothing is left to quantize"));
     }
+    let image_layers = image_layers(folded.graph(), &plan, &policy);
     printer.detail(format!("quantizing {name} to {}", formats(&plan)));
     // From here on the user's Ctrl-C is heard between two steps.
     let context = context.map_or_else(|| cpu(printer), Ok)?;
@@ -166,7 +170,8 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
     let verdict = reference
         .map(|reference| verdict::known(reference.verdict(&quantized, is_fitted, &context), printer))
         .transpose()?;
-    let outcome = Outcome { written, weight_sqnr, verdict: verdict.flatten(), kept, layers, float_layers, fit };
+    let outcome =
+        Outcome { written, weight_sqnr, verdict: verdict.flatten(), kept, image_layers, layers, float_layers, fit };
     printer.result(&outcome, |printer| show(&outcome, printer));
     outcome.verdict.iter().for_each(|verdict| verdict.warn(printer));
     let (model, file) = (&spec.name, outcome.written.path.display());
@@ -242,6 +247,10 @@ fn show(outcome: &Outcome, printer: &Printer) {
     if !outcome.kept.is_empty() {
         printer.line(format!("kept at 8 bits: {}", outcome.kept.join(", ")));
     }
+    if !outcome.image_layers.is_empty() {
+        printer
+            .line(format!("read the image, so that their inputs keep more bits: {}", outcome.image_layers.join(", ")));
+    }
     printer.line(&outcome.weight_sqnr);
     if let Some(fit) = &outcome.fit {
         fitted::show(fit, printer);
@@ -257,6 +266,17 @@ fn show(outcome: &Outcome, printer: &Printer) {
         ));
     }
     printer.line(&outcome.written);
+}
+
+/// Lists the layers that read the image and therefore round their input to more bits than the policy says for others.
+fn image_layers(graph: &Graph, plan: &Plan, policy: &Policy) -> Vec<String> {
+    let image = graph.image_values();
+    let more = |node: &&Node| {
+        let bits = plan.get(&node.name).and_then(|layer| layer.activation).map(|format| format.bits);
+        bits == Some(policy.image_bits) && bits > policy.activation.map(|format| format.bits)
+    };
+    let layers = graph.nodes().iter().filter(|node| node.inputs.first().is_some_and(|id| image[id.index()]));
+    layers.filter(more).map(|node| node.name.clone()).collect()
 }
 
 /// Names a policy `w4a4`, or `w4` where inputs stay in floats, with the block where it is not the usual one.

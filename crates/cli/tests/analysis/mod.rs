@@ -25,7 +25,11 @@ fn layers_are_told_worst_first() {
         let name = &layer["layer"];
         assert_eq!(layer["formats"].as_array().unwrap().len(), 6, "{name}: weights, inputs and both at 4 and 8 bits");
         for part in ["weights", "activations", "both"] {
-            assert!(noise(layer, part, 4) > 10.0 * noise(layer, part, 8), "{name} {part}");
+            // The input of the first layer is the image, which has 8 bits whatever the others have.
+            match (name.as_str(), part) {
+                (Some("conv1"), "activations") => assert_eq!(noise(layer, part, 4), noise(layer, part, 8)),
+                _ => assert!(noise(layer, part, 4) > 10.0 * noise(layer, part, 8), "{name} {part}"),
+            }
         }
         let format = &layer["formats"][0];
         let sqnr = -10.0 * format["noise"].as_f64().unwrap().log10();

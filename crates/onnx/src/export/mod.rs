@@ -184,5 +184,6 @@ fn format(model: &Model, profile: &Profile) -> String {
     }
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    counts.iter().map(|(name, count)| format!("{count} layers: {name}")).collect::<Vec<_>>().join("; ")
+    let layers = |count: usize| if count == 1 { "1 layer".to_owned() } else { format!("{count} layers") };
+    counts.iter().map(|(name, count)| format!("{}: {name}", layers(*count))).collect::<Vec<_>>().join("; ")
 }

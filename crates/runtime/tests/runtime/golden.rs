@@ -25,12 +25,14 @@ fn check(policy: &Policy, expected: [u32; 7]) {
 #[test]
 fn block_scales_give_these_bits_on_every_cpu() {
     let bits = [0xc00b_75c8, 0xbf86_99a6, 0x3f2b_cfec, 0x40c7_1def, 0xbf8d_cb4b, 0x4060_75fe, 0x3fb3_7986];
-    check(&Policy::default(), bits);
+    check(&Policy { image_bits: Bits::new(4).unwrap(), ..Policy::default() }, bits);
 }
 
 #[test]
 fn two_level_scales_give_these_bits_on_every_cpu() {
-    let mut policy = Policy { bits: Bits::new(5).unwrap(), scales: ScaleFormat::TwoLevel, ..Policy::default() };
+    let bits = |bits| Bits::new(bits).unwrap();
+    let (scales, image_bits) = (ScaleFormat::TwoLevel, bits(4));
+    let mut policy = Policy { bits: bits(5), scales, image_bits, ..Policy::default() };
     policy.activation.as_mut().unwrap().block = BlockSize::PIXEL;
     let bits = [0xc02d_254a, 0xc000_4dda, 0xbea8_88cd, 0x4096_2755, 0xbf33_b42b, 0x4082_dfbc, 0x3fa1_08e7];
     check(&policy, bits);

@@ -45,6 +45,7 @@ pub fn any(random: &mut Random) -> Policy {
         scales: random.pick(&[ScaleFormat::Float, ScaleFormat::TwoLevel]),
         linear: random.pick(&[true, true, true, false]),
         activation: Some(activation).filter(|_| random.pick(&[true, true, true, true, false])),
+        image_bits: bits(random),
         ..Policy::default()
     }
 }

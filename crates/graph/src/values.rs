@@ -1,4 +1,4 @@
-//! Finds the values of a graph that are never negative.
+//! What is known of the values of a graph without running it: which are never negative, and which are the image's own.
 use crate::build::Graph;
 use crate::op::{Activation, Op};
 
@@ -43,6 +43,42 @@ impl Graph {
         }
         known
     }
+
+    /// Tells for every node, in the order of [`Graph::nodes`], whether the elements of its output are pixels of the image, moved,
+    /// picked or each scaled by itself, or constants around them.
+    ///
+    /// They have as many levels as a pixel of the file, 256 as a rule, which a quantizer need not make fewer.
+    pub fn image_values(&self) -> Vec<bool> {
+        let mut known: Vec<bool> = Vec::with_capacity(self.nodes().len());
+        for node in self.nodes() {
+            known.push(match &node.op {
+                Op::Input => true,
+                Op::BatchNorm2d { .. }
+                | Op::Affine { .. }
+                | Op::Flatten
+                | Op::Dropout { .. }
+                | Op::Concat
+                | Op::Slice { .. }
+                | Op::Shuffle { .. }
+                | Op::MaxPool2d(_)
+                | Op::Pad2d { .. }
+                | Op::PadShortcut { .. } => node.inputs.iter().all(|id| known[id.index()]),
+                Op::Conv2d(_)
+                | Op::Linear { .. }
+                | Op::Relu
+                | Op::PRelu { .. }
+                | Op::Activation(_)
+                | Op::AvgPool2d(_)
+                | Op::AdaptiveAvgPool2d { .. }
+                | Op::Add
+                | Op::Max
+                | Op::Mul
+                | Op::Lrn { .. }
+                | Op::Softmax => false,
+            });
+        }
+        known
+    }
 }
 
 #[cfg(test)]
@@ -79,5 +115,22 @@ mod tests {
         let found: Vec<(&str, bool)> =
             graph.nodes().iter().map(|n| n.name.as_str()).zip(graph.non_negative()).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn knows_the_images_own_values() {
+        let mut b = Builder::new("g", Shape::new(4, 4, 4));
+        let scaled = b.push("scaled", Op::Affine { channels: 4 }, vec![b.input()]);
+        let slice = b.push("slice", Op::Slice { start: 0, channels: 2 }, vec![scaled]);
+        let both = b.push("both", Op::Concat, vec![slice, b.input()]);
+        let picked = b.push("picked", Op::MaxPool2d(Pool2d::new(2, 2)), vec![both]);
+        let conv = b.conv("conv", Conv2d::new(6, 6, 1), picked);
+        let sum = b.push("sum", Op::Add, vec![conv, picked]);
+        let mixed = b.push("mixed", Op::Concat, vec![sum, picked]);
+        b.conv("out", Conv2d::new(12, 1, 1), mixed);
+        let graph = b.finish().unwrap();
+        let named =
+            graph.nodes().iter().zip(graph.image_values()).filter(|(_, known)| *known).map(|(n, _)| n.name.as_str());
+        assert_eq!(named.collect::<Vec<_>>(), ["input", "scaled", "slice", "both", "picked"]);
     }
 }
