@@ -6,7 +6,7 @@ use graph::Shape;
 use model::Info;
 
 use crate::Error;
-use crate::kernels::{self, AnyKernel, KernelName, select};
+use crate::kernels::{AnyKernel, KernelName, select};
 use crate::plan::{Parameters, Plan};
 
 /// The environment variable that names a kernel.
@@ -107,9 +107,9 @@ impl Model {
     }
 
     /// Measures how many multiply-accumulates a second the kernel's innermost loop does on one thread with all data in the
-    /// nearest cache, which the speed of a layer can be compared with. This takes some milliseconds.
+    /// nearest cache, in the format of the layer with the most of them, which the speed of a layer can be compared with. This takes some milliseconds.
     pub fn ceiling(&self) -> f64 {
-        kernels::ceiling(&self.inner.kernel)
+        self.inner.plan.ceiling(&self.inner.kernel)
     }
 
     /// Returns the plan.

@@ -19,7 +19,6 @@ mod avx512;
 mod call;
 #[cfg(test)]
 mod cases;
-mod ceiling;
 mod depthwise;
 #[cfg(target_arch = "x86_64")]
 mod dots;
@@ -44,7 +43,6 @@ mod wasm;
 mod ymm;
 
 pub(crate) use call::{ConvCall, PlanesCall, QuantizeCall, Residual, Rows, SLACK, STRIP};
-pub(crate) use ceiling::ceiling;
 pub(crate) use environment::Environment;
 pub(crate) use kernel::{Kernel, Task, Wants};
 pub(crate) use table::{AnyKernel, select};

@@ -2,11 +2,13 @@
 use blockfloat::{BlockSize, QuantizedWeights};
 use graph::{Conv2d, Node, Op, Role};
 
+use super::ceiling::Format;
 use super::draft::Draft;
 use super::parameters::Parameters;
 use super::step::{Added, CodesView, IntConv, StepOp};
 use crate::Error;
 use crate::float::{FloatConv, FloatOp, PostOp};
+use crate::kernels::Wants;
 use crate::layout::Layout;
 use crate::pack::{Integers, Packed, Packing, Scale};
 
@@ -47,7 +49,19 @@ impl Draft<'_> {
         };
         let layer = layer.expect("layers with integer input are quantized");
         let layout = &self.forms.layouts[input.layout];
-        let weights = self.pack(&layer.codes, bias.as_deref(), layout, matches!(node.op, Op::Linear { .. }));
+        let linear = matches!(node.op, Op::Linear { .. });
+        let weights = pack(self.kernel.wants(), &layer.codes, bias.as_deref(), layout, linear);
+        let macs = conv.weight_shape().iter().product::<usize>() as u64;
+        let all = macs.saturating_mul((node.shape.height * node.shape.width) as u64);
+        if let Some(activation) = layer.activation
+            && !layout.depthwise
+            && self.heaviest.is_none_or(|(most, _)| all > most)
+        {
+            let (codes, signed) = (&layer.codes, layer.signed);
+            let two_level = codes.two_level().is_some();
+            let format = Format { bits: codes.bits(), block: codes.block(), two_level, activation, signed };
+            self.heaviest = Some((all, format));
+        }
         let taps = taps(&conv, &input).ok_or_else(|| refuse("its input has more than 2^32 pixels"))?;
         let residual = self.residual(i, posts);
         let clamp =
@@ -64,28 +78,8 @@ impl Draft<'_> {
             residual,
             before: None,
             clamp,
-            macs: conv.weight_shape().iter().product::<usize>() as u64,
+            macs,
         })))
-    }
-
-    /// Packs weights as the kernel wants them.
-    fn pack(&self, codes: &QuantizedWeights, bias: Option<&[f32]>, layout: &Layout, linear: bool) -> Packed {
-        let wants = self.kernel.wants();
-        let small = codes.bits().get() <= 4 && !layout.depthwise;
-        let apart = codes.two_level().filter(|_| wants.factors_apart && small && !linear);
-        let products = if apart.is_some() { None } else { codes.int8_weights() };
-        let nibbles = (linear || codes.codes().len() >= wants.nibbles_from) && small && products.is_none();
-        let integers = Integers {
-            shape: codes.shape(),
-            block: codes.block(),
-            values: products.as_deref().unwrap_or(codes.codes()),
-            scale: match (apart, codes.two_level()) {
-                (Some(levels), _) => Scale::Levels(levels.channel(), levels.factors()),
-                (_, Some(levels)) => Scale::Channel(levels.channel()),
-                (_, None) => Scale::Block(codes.scales()),
-            },
-        };
-        Packed::new(integers, bias, layout, Packing { nibbles, signed_codes: wants.signed_codes })
     }
 
     /// Takes what step `i`, a convolution, adds to its sums from the front of `posts`.
@@ -97,6 +91,31 @@ impl Draft<'_> {
         posts.remove(0);
         Some(added)
     }
+}
+
+/// Packs weights as a kernel wants them.
+pub(super) fn pack(
+    wants: Wants,
+    codes: &QuantizedWeights,
+    bias: Option<&[f32]>,
+    layout: &Layout,
+    linear: bool,
+) -> Packed {
+    let small = codes.bits().get() <= 4 && !layout.depthwise;
+    let apart = codes.two_level().filter(|_| wants.factors_apart && small && !linear);
+    let products = if apart.is_some() { None } else { codes.int8_weights() };
+    let nibbles = (linear || codes.codes().len() >= wants.nibbles_from) && small && products.is_none();
+    let integers = Integers {
+        shape: codes.shape(),
+        block: codes.block(),
+        values: products.as_deref().unwrap_or(codes.codes()),
+        scale: match (apart, codes.two_level()) {
+            (Some(levels), _) => Scale::Levels(levels.channel(), levels.factors()),
+            (_, Some(levels)) => Scale::Channel(levels.channel()),
+            (_, None) => Scale::Block(codes.scales()),
+        },
+    };
+    Packed::new(integers, bias, layout, Packing { nibbles, signed_codes: wants.signed_codes })
 }
 
 /// Returns the distance of each tap from the first, in pixels of the input; `None` where its pixels cannot be counted.

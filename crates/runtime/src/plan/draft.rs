@@ -4,6 +4,7 @@ use std::mem::take;
 
 use graph::{Budget, Cost, Graph};
 
+use super::ceiling::Format;
 use super::forms::Forms;
 use super::parameters::InputFormat;
 use super::place::{Placement, assign};
@@ -26,6 +27,8 @@ pub(super) struct Draft<'a> {
     sizes: [Vec<usize>; 2],
     /// The number of bytes that packed weights may still take.
     pub room: u64,
+    /// The integer layer with the most multiplications so far: their number and its format.
+    pub heaviest: Option<(u64, Format)>,
 }
 
 impl<'a> Draft<'a> {
@@ -49,7 +52,16 @@ impl<'a> Draft<'a> {
             }
             needed.into_iter().map(|[len]| len).collect()
         });
-        Self { graph, placement, kernel, forms: Forms::new(graph, placement, formats), slots, sizes, room }
+        Self {
+            graph,
+            placement,
+            kernel,
+            forms: Forms::new(graph, placement, formats),
+            slots,
+            sizes,
+            room,
+            heaviest: None,
+        }
     }
 
     /// Refuses a step that is computed so often, once for every [`EMITS`] integer forms of its value, that the network

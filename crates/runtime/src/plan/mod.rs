@@ -8,6 +8,7 @@
 //!
 //! The *body* runs an image at a time. The *head*, from where all values are 1x1, runs a whole batch: its weights are
 //! read once for all images.
+mod ceiling;
 mod conv;
 mod draft;
 mod forms;
@@ -21,6 +22,7 @@ mod steps;
 use graph::{Budget, Node, Shape};
 use model::Info;
 
+use self::ceiling::Format;
 use self::draft::Draft;
 pub(crate) use self::parameters::Parameters;
 use self::place::Placement;
@@ -43,6 +45,8 @@ pub(crate) struct Plan {
     input: Shape,
     outputs: usize,
     info: Info,
+    /// The format of the integer layer with the most multiplications.
+    format: Format,
     /// The most bytes of a session's buffers, and of packed weights.
     most: u64,
 }
@@ -72,6 +76,7 @@ impl Plan {
             output: draft.view(last, true),
             input: graph.input(),
             outputs: graph.output().elements(),
+            format: draft.heaviest.map(|(_, format)| format).unwrap_or_default(),
             layouts: draft.into_layouts(),
             info: parameters.info(),
             most,
@@ -124,6 +129,12 @@ impl Plan {
     /// Returns what goes with the network.
     pub fn info(&self) -> &Info {
         &self.info
+    }
+
+    /// Measures the multiply-accumulates a second of a kernel's innermost loop on one thread, in the format of the layer with
+    /// the most multiplications.
+    pub fn ceiling(&self, kernel: &AnyKernel) -> f64 {
+        self.format.ceiling(kernel)
     }
 
     /// Returns the number of bytes that all packed weights take.
