@@ -1,6 +1,7 @@
 """Times dsconv, ONNX Runtime and OpenVINO on the same networks, interleaved in one process.
 
     python experiments/runtime/peers.py [--networks resnet50,vgg16] [--batch 1] [--threads 1] [--rounds 15]
+        [--formats W4A8,W4A4,W2A4] [--schemes B=64,B=128,pixel,two-level] [--isa avx2]
 
 Networks are torchvision's with seeded random weights (speed does not depend on values), exported to ONNX, quantized to
 QDQ (U8 activations, S8 weights per channel) by ONNX Runtime's own tool, for OpenVINO by NNCF, and to `.dsc` by `dsconv`. Every engine gets one
@@ -24,13 +25,18 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORKS = ["resnet50", "vgg16", "googlenet", "densenet121", "alexnet", "resnet18", "mobilenet_v2"]
-# The schemes of dsconv: name, what `dsconv quantize` gets, and kernels that are forced one by one.
+# The scales of dsconv: what `dsconv quantize` gets.
 SCHEMES = {
-    "dsconv B=64": ["--bits", "4", "--activation-bits", "8", "--block", "64"],
-    "dsconv B=128": ["--bits", "4", "--activation-bits", "8", "--block", "128"],
-    "dsconv two-level": [
-        "--bits", "4", "--activation-bits", "8", "--block", "64", "--activation-block", "pixel", "--scales", "two-level",
-    ],
+    "B=64": ["--block", "64"],
+    "B=128": ["--block", "128"],
+    "pixel": ["--block", "pixel"],
+    "two-level": ["--block", "64", "--activation-block", "pixel", "--scales", "two-level"],
+}
+# What holds dsconv and oneDNN, which OpenVINO runs on, to an instruction set. ONNX Runtime cannot be held.
+ISAS = {
+    "avx2": {"DSCONV_KERNEL": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "avxvnni": {"DSCONV_KERNEL": "avxvnni", "ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"},
+    "avx512vnni": {"DSCONV_KERNEL": "avx512vnni", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"},
 }
 
 
@@ -199,12 +205,17 @@ def main():
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--formats", default="W4A8", help="bits of weights and activations, such as W4A8,W4A4")
+    parser.add_argument("--schemes", default="B=64,B=128,two-level", help=f"any of {', '.join(SCHEMES)}")
+    parser.add_argument("--isa", choices=ISAS, help="hold dsconv and OpenVINO to these instructions; ONNX Runtime is not")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a burst")
     parser.add_argument("--folder", type=Path, default=ROOT / "experiments/runs/peers", help="where models are kept")
     parser.add_argument("--json", type=Path, help="also write the times here")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
+    # Before any engine is loaded.
+    os.environ.update(ISAS.get(args.isa, {}))
     if args.threads < (os.cpu_count() or 1):
         os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[: args.threads]))
 
@@ -222,15 +233,19 @@ def main():
             "OpenVINO FP32": openvino_engine(onnx, x, args.threads, True),
             "OpenVINO INT8": openvino_engine(openvino_int8, x, args.threads, False),
         }
-        for scheme, arguments in SCHEMES.items():
-            path = args.folder / f"{name}.{scheme.split(' ', 1)[1]}.dsc"
-            quantize_dsc(name, onnx, arguments, path)
-            engines[scheme] = dsconv.engine(path, x, args.threads)
+        for bits in args.formats.split(","):
+            weights, activations = bits.removeprefix("W").split("A")
+            for scheme in args.schemes.split(","):
+                path = args.folder / f"{name}.{bits} {scheme}.dsc"
+                arguments = ["--bits", weights, "--activation-bits", activations, *SCHEMES[scheme]]
+                quantize_dsc(name, onnx, arguments, path)
+                engines[f"dsconv {bits} {scheme}"] = dsconv.engine(path, x, args.threads)
         table[name] = interleave(engines, args.rounds, args.seconds)
         print(f"{name}: " + ", ".join(f"{k} {v:.2f}" for k, v in table[name].items()), file=sys.stderr)
 
     columns = list(next(iter(table.values())))
-    print(f"Batch {args.batch}, {args.threads} thread(s), {cpu()}; milliseconds; in brackets, over ORT INT8 and ORT FP32.\n")
+    held = f", dsconv and OpenVINO held to {args.isa}" if args.isa else ""
+    print(f"Batch {args.batch}, {args.threads} thread(s), {cpu()}{held}; milliseconds; in brackets, over ORT INT8 and ORT FP32.\n")
     print("| network | " + " | ".join(columns) + " |")
     print("|---" * (len(columns) + 1) + "|")
     for name, times in table.items():
@@ -240,7 +255,7 @@ def main():
         ]
         print(f"| {name} | " + " | ".join(cells) + " |")
     if args.json:
-        args.json.write_text(json.dumps({"batch": args.batch, "threads": args.threads, "cpu": cpu(), "ms": table}, indent=1))
+        args.json.write_text(json.dumps({"batch": args.batch, "threads": args.threads, "cpu": cpu(), "isa": args.isa, "ms": table}, indent=1))
 
 
 def cpu():
