@@ -112,8 +112,12 @@ pub fn keep_worst(network: &Folded, policy: &Policy, images: &Unlabelled, contex
         distill::Error::Interrupted { .. } => Error::interrupted("stopped"),
         error => error.into(),
     })?;
-    let choices = choices(network, &plans, &found, |plan, shape| plan.bytes(shape, Float::F16));
-    let base: u64 = choices.layers.iter().map(|choices| choices[0].bytes).sum();
+    let shape =
+        |name: &str| graph.find(name).and_then(|id| graph.node(id).weight_shape()).expect("a layer of the network");
+    let bytes =
+        |name: &str, plan: usize| plans[plan].get(name).expect("a layer of the plan").bytes(shape(name), Float::F16);
+    let choices = choices(&found, bytes);
+    let base: u64 = choices.layers.iter().map(|choices| choices[0].cost).sum();
     let floats = float_bytes(network, &plans[0]);
     let extra = (KEEP_WORST * (base + floats) as f64) as u64;
     let picked = allocate(&choices.layers, base + extra).unwrap_or_default();
@@ -139,24 +143,16 @@ pub struct Choices {
     pub layers: Vec<Vec<Choice>>,
 }
 
-/// Puts what each format of a layer takes, by `bytes`, beside what it does to the outputs.
-pub fn choices(
-    network: &Folded,
-    plans: &[Plan],
-    found: &[Sensitivity],
-    bytes: impl Fn(&LayerPlan, [usize; 4]) -> u64,
-) -> Choices {
+/// Puts what each format of a layer takes, by `cost` of its name and plan, beside what it does to the outputs.
+pub fn choices(found: &[Sensitivity], cost: impl Fn(&str, usize) -> u64) -> Choices {
     let mut choices = Choices { names: Vec::new(), layers: Vec::new() };
     for Sensitivity { layer, plan, noise, .. } in found.iter().filter(|found| found.part == Part::Both) {
-        let graph = network.graph();
-        let shape = graph.find(layer).and_then(|id| graph.node(id).weight_shape()).expect("a layer of the network");
-        let formats = plans[*plan].get(layer).expect("a layer of the plan");
         if choices.names.last() != Some(layer) {
             choices.names.push(layer.clone());
             choices.layers.push(Vec::new());
         }
         let last = choices.layers.last_mut().expect("one was just pushed");
-        last.push(Choice { bytes: bytes(formats, shape), noise: *noise });
+        last.push(Choice { cost: cost(layer, *plan), noise: *noise });
     }
     choices
 }

@@ -1,4 +1,4 @@
-//! Chooses a format for every layer so that the file stays within a size and the outputs change least.
+//! Chooses a format for every layer within a budget so that the outputs change least.
 
 /// The number of sizes that [`allocate`] tells apart.
 const CELLS: u64 = 1 << 17;
@@ -6,28 +6,27 @@ const CELLS: u64 = 1 << 17;
 /// What one format of a layer takes and does.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Choice {
-    /// The bytes that the layer takes in this format.
-    pub bytes: u64,
+    /// What the layer takes of the budget in this format: bytes, for example.
+    pub cost: u64,
     /// What it adds to the noise of the outputs, as [`Sensitivity::noise`](crate::Sensitivity::noise) says it.
     pub noise: f64,
 }
 
-/// Chooses one of the `choices` of every layer: those with the least sum of noise whose bytes together are no more than
+/// Chooses one of the `choices` of every layer: those with the least sum of noise whose costs together are no more than
 /// `budget`. Returns the place of each layer's choice; `None` where even the smallest ones take more.
 ///
-/// This is the multiple-choice knapsack problem, solved by dynamic programming over the bytes beyond the smallest choices (Kellerer,
-/// Pferschy, Pisinger, *Knapsack Problems*, 2004, chapter 11). Up to 131,072 of them every byte counts and the result is the
-/// best there is. Of more, sizes are rounded up to whole cells, 1/131,072 of them each, so that the budget is kept, and the
+/// This is the multiple-choice knapsack problem, solved by dynamic programming over the costs beyond the smallest choices (Kellerer,
+/// Pferschy, Pisinger, *Knapsack Problems*, 2004, chapter 11). Up to 131,072 of them every unit counts and the result is the
+/// best there is. Of more, costs are rounded up to whole cells, 1/131,072 of them each, so that the budget is kept, and the
 /// result is at least as good as the best for a budget that is less by a cell for each layer: a thousandth, for 131 layers.
 ///
 /// # Panics
 /// If a layer has no choice, or a noise is NaN.
 pub fn allocate(layers: &[Vec<Choice>], budget: u64) -> Option<Vec<usize>> {
-    let smallest =
-        |choices: &Vec<Choice>| choices.iter().map(|choice| choice.bytes).min().expect("a layer has choices");
+    let smallest = |choices: &Vec<Choice>| choices.iter().map(|choice| choice.cost).min().expect("a layer has choices");
     let least: u64 = layers.iter().map(smallest).sum();
     let room = budget.checked_sub(least)?;
-    let most: u64 = layers.iter().map(|c| c.iter().map(|choice| choice.bytes).max().unwrap_or(0) - smallest(c)).sum();
+    let most: u64 = layers.iter().map(|c| c.iter().map(|choice| choice.cost).max().unwrap_or(0) - smallest(c)).sum();
     let room = room.min(most);
     let cell = room.div_ceil(CELLS).max(1);
     let cells = (room / cell) as usize;
@@ -39,13 +38,13 @@ pub fn allocate(layers: &[Vec<Choice>], budget: u64) -> Option<Vec<usize>> {
         let base = smallest(choices);
         let mut order: Vec<usize> = (0..choices.len()).collect();
         // Of equal noise the smaller one, of equal size the first one.
-        order.sort_by_key(|&i| choices[i].bytes);
+        order.sort_by_key(|&i| choices[i].cost);
         let mut next = vec![f64::INFINITY; cells + 1];
         let mut picks = vec![0; cells + 1];
         for &i in &order {
-            let Choice { bytes, noise } = choices[i];
+            let Choice { cost, noise } = choices[i];
             assert!(!noise.is_nan(), "noise is a number");
-            let extra = usize::try_from((bytes - base).div_ceil(cell)).unwrap_or(usize::MAX);
+            let extra = usize::try_from((cost - base).div_ceil(cell)).unwrap_or(usize::MAX);
             for at in extra..=cells {
                 let sum = best[at - extra] + noise;
                 // The first one stands even where all are infinite.
@@ -63,7 +62,7 @@ pub fn allocate(layers: &[Vec<Choice>], budget: u64) -> Option<Vec<usize>> {
     for (layer, picks) in chosen.iter().enumerate().rev() {
         let choices = &layers[layer];
         picked[layer] = usize::from(picks[at]);
-        at -= ((choices[picked[layer]].bytes - smallest(choices)).div_ceil(cell)) as usize;
+        at -= ((choices[picked[layer]].cost - smallest(choices)).div_ceil(cell)) as usize;
     }
     Some(picked)
 }
@@ -76,13 +75,13 @@ mod tests {
     /// The sum of bytes and noise of some choices.
     fn sums(layers: &[Vec<Choice>], picked: &[usize]) -> (u64, f64) {
         let choices = || layers.iter().zip(picked).map(|(choices, &i)| choices[i]);
-        (choices().map(|choice| choice.bytes).sum(), choices().map(|choice| choice.noise).sum())
+        (choices().map(|choice| choice.cost).sum(), choices().map(|choice| choice.noise).sum())
     }
 
     /// The least noise within the budget, by trying everything.
     fn brute_force(layers: &[Vec<Choice>], budget: u64) -> Option<f64> {
         let Some((first, rest)) = layers.split_first() else { return Some(0.0) };
-        let noise = |choice: &Choice| Some(choice.noise + brute_force(rest, budget.checked_sub(choice.bytes)?)?);
+        let noise = |choice: &Choice| Some(choice.noise + brute_force(rest, budget.checked_sub(choice.cost)?)?);
         first.iter().filter_map(noise).min_by(f64::total_cmp)
     }
 
@@ -94,7 +93,7 @@ mod tests {
             let choices = 2 + random.below(4) as u64;
             (0..choices)
                 .map(|i| Choice {
-                    bytes: size * (2 + i) + random.below(3) as u64,
+                    cost: size * (2 + i) + random.below(3) as u64,
                     noise: loud / 4f64.powi(i as i32) + random.below(3) as f64,
                 })
                 .collect()
@@ -109,7 +108,7 @@ mod tests {
         for _ in 0..300 {
             let count = 1 + random.below(6);
             let layers = random_layers(&mut random, count, 40);
-            let least: u64 = layers.iter().map(|c| c.iter().map(|choice| choice.bytes).min().unwrap()).sum();
+            let least: u64 = layers.iter().map(|c| c.iter().map(|choice| choice.cost).min().unwrap()).sum();
             let budget = (least + random.below(200) as u64).saturating_sub(20);
             let found = allocate(&layers, budget);
             let expected = brute_force(&layers, budget);
@@ -129,7 +128,7 @@ mod tests {
         let mut random = Random::new(2, &[]);
         for _ in 0..20 {
             let layers = random_layers(&mut random, 6, 4_000_000);
-            let least: u64 = layers.iter().map(|c| c.iter().map(|choice| choice.bytes).min().unwrap()).sum();
+            let least: u64 = layers.iter().map(|c| c.iter().map(|choice| choice.cost).min().unwrap()).sum();
             let budget = least + 1_000_000 + random.below(20_000_000) as u64;
             let found = allocate(&layers, budget).unwrap();
             let (bytes, noise) = sums(&layers, &found);
@@ -142,7 +141,7 @@ mod tests {
 
     #[test]
     fn budgets_at_the_ends() {
-        let choice = |bytes, noise| Choice { bytes, noise };
+        let choice = |cost, noise| Choice { cost, noise };
         let layers = vec![vec![choice(8, 0.1), choice(4, 1.0)], vec![choice(2, 5.0), choice(6, 5.0)]];
         assert_eq!(allocate(&layers, 5), None);
         assert_eq!(allocate(&layers, 6), Some(vec![1, 0]));

@@ -1,15 +1,17 @@
 //! `dsconv analyze`: what the quantization of each layer alone does to a network, and formats chosen by it.
 mod bars;
+mod budget;
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleRule, packed_len};
+use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleRule};
 use distill::{Candidates, Fidelity, Method, Part, Sensitivity, allocate, sensitivity};
 use graph::Folded;
-use model::{Float, LayerPlan, Plan, Policy};
+use model::{Float, Plan, Policy};
 use serde::Serialize;
+
+pub use self::budget::Budget;
+use self::budget::{Costs, weights};
 
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
@@ -87,46 +89,6 @@ impl Formats {
     }
 }
 
-/// A limit within which formats are chosen.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Budget {
-    /// The mean number of bits of a weight's code, over the weights of all layers. Scales are not counted, so that all layers at
-    /// 4 bits are just within 4.
-    Bits(f64),
-    /// The bytes of all parameters.
-    Bytes(u64),
-}
-
-impl FromStr for Budget {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(at);
-        let number = number.trim().parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
-        let unit = match unit {
-            "bits" | "bit" => return number.map(Self::Bits).ok_or_else(|| "a number above 0 before `bits`".to_owned()),
-            "B" => 1.0,
-            "kB" => 1e3,
-            "MB" => 1e6,
-            "GB" => 1e9,
-            _ => return Err("bits of a weight, as 4.2bits, or a size in kB, MB or GB, as 6MB".to_owned()),
-        };
-        number
-            .map(|number| Self::Bytes((number * unit) as u64))
-            .ok_or_else(|| "a number above 0 before the unit".to_owned())
-    }
-}
-
-/// Writes `4.2bits` or `6.00 MB`.
-impl fmt::Display for Budget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bits(bits) => write!(f, "{bits}bits"),
-            Self::Bytes(size) => f.write_str(&bytes(*size)),
-        }
-    }
-}
-
 /// The result of `dsconv analyze`.
 #[derive(Debug, Serialize)]
 struct Outcome {
@@ -201,6 +163,9 @@ struct Allocation {
     mean_bits: f64,
     /// The bytes of all parameters.
     bytes: u64,
+    /// The milliseconds of an image on one thread of this machine; `None` where they were not measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    milliseconds: Option<f64>,
     /// The sum of the noises of all layers, and its SQNR in dB.
     predicted_noise: f64,
     predicted_sqnr_db: Option<f64>,
@@ -227,6 +192,7 @@ pub fn run(options: &AnalyzeOptions, printer: &Printer) -> Result<()> {
     // What is compared are logits.
     let model = opened.model.without_head();
     let images = pictures::open(options.images.as_deref(), options.count, SEED, &model, printer)?;
+    let info = model.info().clone();
     let folded = model.fold().map_err(Error::usage)?;
     let bits = formats.bits(budget.is_some());
     let plans = bits.iter().map(|&bits| formats.policy(bits).resolve(folded.graph()).map_err(Error::usage));
@@ -234,11 +200,9 @@ pub fn run(options: &AnalyzeOptions, printer: &Printer) -> Result<()> {
     if plans.iter().all(|plan| plan.layers().is_empty()) {
         return Err(Error::usage(format!("`{}` has no convolution or linear layer", opened.name)));
     }
-    if let Some(budget) = budget {
-        budget.check(&folded, &plans)?;
-    }
-
     let context = progress::context(device, printer)?;
+    let costs = budget.map(|budget| Costs::new(budget, &folded, &plans, &info, &context)).transpose()?;
+
     let parts: &[Part] = if budget.is_some() { &[Part::Both] } else { &Part::ALL };
     let candidates = Candidates { network: &folded, plans: &plans, parts, images: &images };
     let method = if options.proxy { Method::FirstOrder } else { Method::Exact };
@@ -246,8 +210,8 @@ pub fn run(options: &AnalyzeOptions, printer: &Printer) -> Result<()> {
         distill::Error::Interrupted { .. } => Error::interrupted("stopped"),
         error => error.into(),
     })?;
-    let allocation = match (budget, &rule_file) {
-        (Some(budget), Some(path)) => Some(choose(*budget, path, &folded, &plans, &found, options)?),
+    let allocation = match (&costs, &rule_file) {
+        (Some(costs), Some(path)) => Some(choose(costs, path, &folded, &plans, &found, options)?),
         _ => None,
     };
     let layers = layers(&folded, &plans, &found);
@@ -322,80 +286,32 @@ fn show(outcome: &Outcome, printer: &Printer) {
         let at = found.layers_at_bits.iter().map(|(bits, layers)| format!("{layers} at {bits}")).collect::<Vec<_>>();
         let predicted = found.predicted_sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}"));
         printer.line(format!(
-            "budget {}: {:.2} bits a weight, {}, predicted {predicted} dB; layers: {}",
+            "budget {}: {:.2} bits a weight, {}{}, predicted {predicted} dB; layers: {}",
             found.budget,
             found.mean_bits,
             bytes(found.bytes),
+            found.milliseconds.map_or(String::new(), |ms| format!(", {ms:.2} ms")),
             at.join(", ")
         ));
         printer.line(format!("wrote {}: `dsconv quantize MODEL --rule-file` takes it", found.rules.display()));
     }
 }
 
-impl Budget {
-    /// What a layer takes of the budget.
-    fn takes(self, plan: &LayerPlan, shape: [usize; 4]) -> u64 {
-        match self {
-            Self::Bits(_) => packed_len(shape.iter().product(), plan.weight.bits) as u64,
-            Self::Bytes(_) => plan.bytes(shape, Float::F16),
-        }
-    }
-
-    /// The bytes that layers may take, by [`takes`](Self::takes).
-    fn of_layers(self, network: &Folded, plans: &[Plan]) -> Option<u64> {
-        match self {
-            // Codes are padded to whole bytes, layer by layer.
-            Self::Bits(bits) => {
-                let layers = plans[0].layers().len() as u64;
-                Some((bits / 8.0 * weights(network, &plans[0]) as f64) as u64 + layers)
-            }
-            Self::Bytes(size) => size.checked_sub(rules::float_bytes(network, &plans[0])),
-        }
-    }
-
-    /// Checks that the smallest formats keep within the budget.
-    ///
-    /// # Errors
-    /// They do not.
-    fn check(self, network: &Folded, plans: &[Plan]) -> Result<()> {
-        let graph = network.graph();
-        let least = |name: &String| {
-            let shape = graph.find(name).and_then(|id| graph.node(id).weight_shape()).expect("a layer of the network");
-            plans.iter().filter_map(|plan| Some(self.takes(plan.get(name)?, shape))).min().unwrap_or(0)
-        };
-        let least: u64 = plans[0].layers().keys().map(least).sum();
-        if self.of_layers(network, plans).is_some_and(|most| least <= most) {
-            return Ok(());
-        }
-        let needed = match self {
-            Self::Bits(_) => format!("{:.2} bits", 8.0 * least as f64 / weights(network, &plans[0]) as f64),
-            Self::Bytes(_) => bytes(least + rules::float_bytes(network, &plans[0])),
-        };
-        Err(Error::usage(format!("a budget of {self} cannot be met: the smallest formats take {needed}"))
-            .hint("`--bits` says which numbers of bits are tried, `--block` how many scales there are"))
-    }
-}
-
-/// The number of weights of the planned layers.
-fn weights(network: &Folded, plan: &Plan) -> usize {
-    let weights = |name: &String| network.weights().of(name).weight().data().len();
-    plan.layers().keys().map(weights).sum()
-}
-
 /// Chooses formats within a budget, and writes them as rules.
 fn choose(
-    budget: Budget,
+    costs: &Costs,
     path: &std::path::Path,
     network: &Folded,
     plans: &[Plan],
     found: &[Sensitivity],
     options: &AnalyzeOptions,
 ) -> Result<Allocation> {
-    let choices = rules::choices(network, plans, found, |plan, shape| budget.takes(plan, shape));
-    let most = budget.of_layers(network, plans).unwrap_or(0);
-    let picked = allocate(&choices.layers, most).ok_or_else(|| Error::usage("the budget cannot be met"))?;
+    let choices = rules::choices(found, |layer, plan| costs.of(layer, plan));
+    let picked = allocate(&choices.layers, costs.room()).ok_or_else(|| Error::usage("the budget cannot be met"))?;
+    let budget = costs.budget();
     let graph = network.graph();
-    let (mut rules, mut codes, mut size, mut noise) = (Vec::new(), 0, rules::float_bytes(network, &plans[0]), 0.0);
+    let (mut rules, mut codes, mut taken, mut noise) = (Vec::new(), 0, 0, 0.0);
+    let mut size = rules::float_bytes(network, &plans[0]);
     let mut layers_at_bits = std::collections::BTreeMap::new();
     for ((name, choices), picked) in choices.names.iter().zip(&choices.layers).zip(picked) {
         let plan = plans[picked].get(name).expect("a layer of the plan");
@@ -404,6 +320,7 @@ fn choose(
         codes += usize::from(plan.weight.bits.get()) * shape.iter().product::<usize>();
         size += plan.bytes(shape, Float::F16);
         noise += choices[picked].noise;
+        taken += choices[picked].cost;
         *layers_at_bits.entry(plan.weight.bits.get()).or_insert(0) += 1;
     }
     let predicted_sqnr_db = (noise > 0.0).then(|| -10.0 * noise.log10());
@@ -422,25 +339,9 @@ fn choose(
         rules: path.to_owned(),
         mean_bits,
         bytes: size,
+        milliseconds: costs.milliseconds(taken),
         predicted_noise: noise,
         predicted_sqnr_db,
         layers_at_bits,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn budgets_have_units() {
-        let read = |text: &str| text.parse::<Budget>();
-        assert_eq!(read("4.2bits"), Ok(Budget::Bits(4.2)));
-        assert_eq!(read("6MB"), Ok(Budget::Bytes(6_000_000)));
-        assert_eq!(read("1.5 kB"), Ok(Budget::Bytes(1500)));
-        for wrong in ["6", "6mb", "bits", "-1bits", "12ms", "0MB", "infbits", ""] {
-            assert!(read(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!([Budget::Bits(4.2).to_string(), Budget::Bytes(6_000_000).to_string()], ["4.2bits", "6.00 MB"]);
-    }
 }

@@ -170,7 +170,7 @@ fn check(file: &Path) -> Result<()> {
 }
 
 /// Makes an image of values of either sign, in no order.
-fn image(elements: usize) -> Vec<f32> {
+pub fn image(elements: usize) -> Vec<f32> {
     (0..elements).map(|i| (i.wrapping_mul(2_654_435_761) >> 8 & 0xffff) as f32 / 32768.0 - 1.0).collect()
 }
 

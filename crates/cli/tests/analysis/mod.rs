@@ -108,6 +108,15 @@ fn a_budget_becomes_rules_that_quantize_and_distill_take() {
     assert!((0..20_000).contains(&(size(&file) - parameters)), "{} {parameters}", size(&file));
     let ran = place.run(&["analyze", "tiny.safetensors", "--budget", "1.5bits"]);
     assert!(ran.code == Some(2) && ran.err.contains("a budget of 1.5bits cannot be met"), "{}", ran.err);
+
+    // Time is measured: with a minute for an image nothing is in the way of the most bits.
+    let found =
+        place.json(&["analyze", "tiny.safetensors", "--count", "4", "--proxy", "--bits", "4,8", "--budget", "60000ms"]);
+    assert_eq!(found["allocation"]["layers_at_bits"], serde_json::json!({ "8": 20 }));
+    let ms = found["allocation"]["milliseconds"].as_f64().unwrap();
+    assert!(ms > 0.0 && ms < 60_000.0, "{ms}");
+    let ran = place.run(&["analyze", "tiny.safetensors", "--budget", "0.0001ms"]);
+    assert!(ran.code == Some(2) && ran.err.contains("cannot be met: the fastest formats take"), "{}", ran.err);
 }
 
 #[test]
