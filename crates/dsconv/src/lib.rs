@@ -86,6 +86,8 @@ pub use blockfloat;
 mod activation;
 mod conv2d;
 mod convolve;
+#[cfg(feature = "cube")]
+mod cube;
 mod error;
 mod linear;
 mod module;

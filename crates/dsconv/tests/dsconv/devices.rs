@@ -1,6 +1,6 @@
 //! These tests compare the devices that are cargo features with the default CPU backend, in values and gradients.
 
-use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize};
+use blockfloat::{ActivationFormat, ActivationScale, ActivationSpec, Bits, BlockSize, SplitMix64};
 use burn::tensor::{Device, Tensor, TensorData};
 use dsconv::{Network, ScaleUpdate, block_float};
 use graph::Preprocess;
@@ -51,28 +51,135 @@ fn close(name: &str, got: &[f32], want: &[f32], tolerance: f32) {
     }
 }
 
+/// What the inputs of a test of rounding look like.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// Any bits: NaN, infinities, subnormals, and blocks whose elements are far apart.
+    AnyBits,
+    /// Magnitudes that are close in a pixel, and cover all exponents from pixel to pixel.
+    Near,
+    /// Odd multiples of half a step, exactly: they round to even.
+    Halves,
+    /// Neighbours of odd multiples of half a step, where one wrong bit of a scale or its reciprocal gives another code.
+    BesideHalves,
+}
+
+/// Draws `[N, C, H, W]` of such values. `high` is the largest code.
+fn draw(kind: Kind, [n, c, h, w]: [usize; 4], high: i32, random: &mut SplitMix64) -> Vec<f32> {
+    let mut x = vec![0.0; n * c * h * w];
+    let area = h * w;
+    for pixel in 0..n * area {
+        let exponent = (random.next_u64() % 255) as u32;
+        let largest = f32::from_bits(exponent << 23 | random.next_u64() as u32 & 0x7f_ffff);
+        let power = ((random.next_u64() % 200) as f32 - 100.0).exp2();
+        for channel in 0..c {
+            let bits = random.next_u64();
+            let sign = (bits as u32 & 1) << 31;
+            let odd = ((bits >> 8) % (2 * high as u64)) as f32 + 0.5;
+            let magnitude = match kind {
+                Kind::AnyBits => f32::from_bits(bits as u32 >> 1),
+                Kind::Near => {
+                    let below = (bits >> 56) as u32 % 8;
+                    f32::from_bits(exponent.saturating_sub(below) << 23 | (bits >> 8) as u32 & 0x7f_ffff)
+                }
+                // Where the largest code is there, the step is a power of two for either kind of scale.
+                Kind::Halves if bits >> 60 == 0 => high as f32 * power,
+                Kind::Halves => odd.min(high as f32 - 0.5) * power,
+                Kind::BesideHalves if bits >> 61 == 0 => largest,
+                Kind::BesideHalves => {
+                    let half = (odd.min(high as f32 - 0.5) * (largest / high as f32)).to_bits();
+                    f32::from_bits((half + (bits >> 40) as u32 % 5).saturating_sub(2))
+                }
+            };
+            let at = (pixel / area * c + channel) * area + pixel % area;
+            x[at] = f32::from_bits(magnitude.to_bits() | sign);
+        }
+    }
+    x
+}
+
+/// Copies `[N, C, H, W]` to `[N, H, W, C]`.
+fn channels_last(x: &[f32], [n, c, h, w]: [usize; 4]) -> Vec<f32> {
+    let area = h * w;
+    (0..n * area * c).map(|i| x[(i / (area * c) * c + i % c) * area + i / c % area]).collect()
+}
+
+/// Asserts that two results have the same bits. Any NaN is like any other.
+fn same_bits(what: &str, got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!(g.to_bits() == w.to_bits() || g.is_nan() && w.is_nan(), "{what}, element {i}: {g:e}, not {w:e}");
+    }
+}
+
 #[test]
-fn block_float_is_the_cpus() {
-    let shape = [2, 70, 3, 5];
-    let input = formula_input(shape).into_data();
+fn block_float_has_the_bits_of_the_reference() {
+    // Ragged blocks, groups, a block longer than the channels, blocks of one channel, linear layers.
+    let cases = [
+        ([2, 70, 3, 5], 1, 32),
+        ([2, 70, 3, 5], 7, 4),
+        ([1, 70, 7, 9], 1, 128),
+        ([3, 66, 4, 4], 2, 32),
+        ([2, 5, 33, 31], 1, 1),
+        ([9, 130, 1, 1], 1, 32),
+        ([1, 64, 1, 40], 1, 32),
+    ];
+    let mut random = SplitMix64::new(13);
     for (name, device) in devices() {
-        for signed in [true, false] {
-            for scale in [ActivationScale::Float, ActivationScale::Pow2] {
-                for (groups, block) in [(1, 32), (7, 4), (1, 70)] {
-                    let block = BlockSize::new(block).unwrap();
-                    let format = ActivationFormat { bits: Bits::new(4).unwrap(), block, scale };
-                    let run = |device: &Device| {
-                        let x = Tensor::<4>::from_data(TensorData::new(input.clone(), shape), device);
-                        values(block_float(x, format, signed, groups))
-                    };
-                    // One step of 15 where a quotient lies at a half and the device's division rounds the other way.
-                    let (got, want) = (run(&device), run(&Device::flex()));
-                    let same = got.iter().zip(&want).filter(|(g, w)| (*g - *w).abs() <= 1e-6).count();
-                    assert!(same as f32 >= 0.995 * want.len() as f32, "{name}: {same} of {} agree", want.len());
-                    close(name, &got, &want, 0.3);
+        let (mut compared, mut finite) = (0, 0);
+        for scale in [ActivationScale::Float, ActivationScale::Pow2] {
+            for (signed, bits) in (2..=8).flat_map(|bits| [(true, bits), (false, bits)]) {
+                for (shape, groups, block) in cases {
+                    for kind in [Kind::AnyBits, Kind::Near, Kind::Halves, Kind::BesideHalves] {
+                        let (bits, block) = (Bits::new(bits).unwrap(), BlockSize::new(block).unwrap());
+                        let format = ActivationFormat { bits, block, scale };
+                        let x = draw(kind, shape, format.code_range(signed).1, &mut random);
+                        let mut want = vec![0.0; x.len()];
+                        let spec = ActivationSpec { shape, groups, format, signed };
+                        blockfloat::dequantized_activations(&x, &spec, &mut want);
+
+                        let what = format!("{name}: {kind:?}, {spec:?}");
+                        let run = |x: Tensor<4>| values(block_float(x, format, signed, groups));
+                        // The same values as convolutions leave them in memory: [N, H, W, C].
+                        let [n, c, h, w] = shape;
+                        let last =
+                            Tensor::<4>::from_data(TensorData::new(channels_last(&x, shape), [n, h, w, c]), &device);
+                        let first = Tensor::from_data(TensorData::new(x, shape), &device);
+                        same_bits(&what, &run(first), &want);
+                        same_bits(&format!("{what}, channels last"), &run(last.permute([0, 3, 1, 2])), &want);
+                        compared += want.len();
+                        finite += want.iter().filter(|v| v.is_finite()).count();
+                    }
                 }
             }
         }
+        println!("{name}: {compared} values have the bits of the reference, {finite} of them finite");
+    }
+}
+
+#[test]
+fn block_float_hands_the_gradient_through() {
+    let shape = [2, 70, 3, 5];
+    let format = ActivationFormat {
+        bits: Bits::new(4).unwrap(),
+        block: BlockSize::new(32).unwrap(),
+        scale: ActivationScale::Float,
+    };
+    for (name, device) in devices().into_iter().chain([("cpu", Device::flex())]) {
+        let device = device.autodiff();
+        let x = Tensor::<4>::from_data(TensorData::new(formula_input(shape).into_data(), shape), &device);
+        let w = x.clone().add_scalar(0.25);
+        let x = x.require_grad();
+        // Operations before and after, so that a backend that fuses operations has some to fuse.
+        let y = block_float(x.clone().mul_scalar(2.0), format, true, 1);
+        let mut want = vec![0.0; y.dims().iter().product()];
+        let spec = ActivationSpec { shape, groups: 1, format, signed: true };
+        let doubled: Vec<f32> = formula_input(shape).into_data().iter().map(|v| v * 2.0).collect();
+        blockfloat::dequantized_activations(&doubled, &spec, &mut want);
+        same_bits(name, &values(y.clone()), &want);
+        let gradients = (y * w.clone()).sum().backward();
+        let want: Vec<f32> = values(w).iter().map(|w| w * 2.0).collect();
+        same_bits(&format!("{name}, gradient"), &values(x.grad(&gradients).unwrap()), &want);
     }
 }
 
