@@ -136,6 +136,25 @@ fn single_layers_get_their_own_bits() {
 }
 
 #[test]
+fn the_layer_that_reads_the_image_keeps_its_bits_and_is_named() {
+    let place = Place::new();
+    let quantize = |more: &[&str]| {
+        place.json(&[&["quantize", "tiny.safetensors", "-o", "x.dsc", "--force", "--images", "none"], more].concat())
+    };
+    let found = quantize(&[]);
+    assert_eq!(found["image_layers"], serde_json::json!(["conv1"]));
+    assert_eq!(found["layers"]["conv1"]["format"], "W4 block 32 mse, A8 block 32 float");
+    let plain = quantize(&["--image-bits", "4"]);
+    assert!(plain.get("image_layers").is_none());
+    assert_eq!(plain["layers"]["conv1"]["format"], "W4 block 32 mse, A4 block 32 float");
+    assert_eq!(found["bytes"], plain["bytes"]);
+    let ran = place.run(&["quantize", "tiny.safetensors", "-o", "y.dsc", "--images", "none"]);
+    assert!(ran.out.contains("\nread the image, so that their inputs keep more bits: conv1\n"), "{}", ran.out);
+    let ran = place.run(&["quantize", "tiny.safetensors", "--images", "none", "--image-count", "3"]);
+    ran.refuses(2, "error: --image-count has no effect with `--images none`");
+}
+
+#[test]
 fn the_worst_layers_are_kept_for_three_percent_of_the_size() {
     let place = Place::new();
     let quantize =
