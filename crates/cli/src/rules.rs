@@ -112,10 +112,9 @@ pub fn keep_worst(network: &Folded, policy: &Policy, images: &Unlabelled, contex
         distill::Error::Interrupted { .. } => Error::interrupted("stopped"),
         error => error.into(),
     })?;
-    let shape =
-        |name: &str| graph.find(name).and_then(|id| graph.node(id).weight_shape()).expect("a layer of the network");
-    let bytes =
-        |name: &str, plan: usize| plans[plan].get(name).expect("a layer of the plan").bytes(shape(name), Float::F16);
+    let bytes = |name: &str, plan: usize| {
+        plans[plan].get(name).expect("a layer of the plan").bytes(weight_shape(network, name), Float::F16)
+    };
     let choices = choices(&found, bytes);
     let base: u64 = choices.layers.iter().map(|choices| choices[0].cost).sum();
     let floats = float_bytes(network, &plans[0]);
@@ -155,6 +154,15 @@ pub fn choices(found: &[Sensitivity], cost: impl Fn(&str, usize) -> u64) -> Choi
         last.push(Choice { cost: cost(layer, *plan), noise: *noise });
     }
     choices
+}
+
+/// Returns the shape of a layer's weight, `[Co, Ci/G, Kh, Kw]`.
+///
+/// # Panics
+/// If the network has no layer of this name.
+pub fn weight_shape(network: &Folded, layer: &str) -> [usize; 4] {
+    let graph = network.graph();
+    graph.find(layer).and_then(|id| graph.node(id).weight_shape()).expect("a layer of the network")
 }
 
 /// The bytes of the parameters that have no codes, in F32.

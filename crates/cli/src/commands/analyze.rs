@@ -243,8 +243,7 @@ fn layers(network: &Folded, plans: &[Plan], found: &[Sensitivity]) -> Vec<LayerO
     for Sensitivity { layer, plan, part, noise, fidelity } in found {
         let formats = plans[*plan].get(layer).expect("a layer of the plan");
         if layers.last().is_none_or(|last| last.layer != *layer) {
-            let graph = network.graph();
-            let shape = graph.find(layer).and_then(|id| graph.node(id).weight_shape()).expect("a layer of the network");
+            let shape = rules::weight_shape(network, layer);
             layers.push(LayerOutcome { layer: layer.clone(), weights: shape.iter().product(), formats: Vec::new() });
         }
         let agreement = |f: &Fidelity| 100.0 * f.same as f64 / f.images.max(1) as f64;
@@ -309,13 +308,12 @@ fn choose(
     let choices = rules::choices(found, |layer, plan| costs.of(layer, plan));
     let picked = allocate(&choices.layers, costs.room()).ok_or_else(|| Error::usage("the budget cannot be met"))?;
     let budget = costs.budget();
-    let graph = network.graph();
     let (mut rules, mut codes, mut taken, mut noise) = (Vec::new(), 0, 0, 0.0);
     let mut size = rules::float_bytes(network, &plans[0]);
     let mut layers_at_bits = std::collections::BTreeMap::new();
     for ((name, choices), picked) in choices.names.iter().zip(&choices.layers).zip(picked) {
         let plan = plans[picked].get(name).expect("a layer of the plan");
-        let shape = graph.find(name).and_then(|id| graph.node(id).weight_shape()).expect("a layer of the network");
+        let shape = rules::weight_shape(network, name);
         rules.push(rules::of_layer(name, plan, &Policy::default()));
         codes += usize::from(plan.weight.bits.get()) * shape.iter().product::<usize>();
         size += plan.bytes(shape, Float::F16);

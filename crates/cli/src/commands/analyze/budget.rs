@@ -80,10 +80,7 @@ impl Costs {
     /// # Errors
     /// The smallest formats take more than the budget; the engine cannot run the network; the user interrupts it.
     pub fn new(budget: Budget, network: &Folded, plans: &[Plan], info: &Info, context: &Context) -> Result<Self> {
-        let shape = |name: &str| {
-            let graph = network.graph();
-            graph.find(name).and_then(|id| graph.node(id).weight_shape()).expect("a layer of the network")
-        };
+        let shape = |name: &str| rules::weight_shape(network, name);
         let mut rest = 0;
         let layers = match budget {
             // Codes are padded to whole bytes, layer by layer.
