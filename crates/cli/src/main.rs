@@ -15,6 +15,7 @@ mod deploy;
 mod device;
 mod engine;
 mod error;
+mod html;
 mod import;
 mod keys;
 mod models;
@@ -74,7 +75,7 @@ fn run(command: Command, printer: &Printer) -> Result<()> {
     match command {
         Command::Analyze(args) => analyze::run(&args.into(), printer),
         Command::Bench(args) => bench::run(&args.into(), printer),
-        Command::Compare(args) => compare::run(&args.runs, printer),
+        Command::Compare(args) => compare::run(&args.runs, &args.html.into(), printer),
         Command::Config(args) => match args.command {
             ConfigCommand::List => {
                 configs::list(printer);

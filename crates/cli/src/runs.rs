@@ -129,9 +129,9 @@ fn check_run(folder: &RunFolder, option: &str) -> Result<()> {
 
 /// Returns a path for a new run of this config; a second run within a second gets a number.
 fn unused(name: &str) -> PathBuf {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let stamped = places::runs().join(format!("{name}-{}", stamp(now)));
-    let numbered = (2..).map(|n| stamped.with_file_name(format!("{name}-{}-{n}", stamp(now))));
+    let now = now();
+    let stamped = places::runs().join(format!("{name}-{now}"));
+    let numbered = (2..).map(|n| stamped.with_file_name(format!("{name}-{now}-{n}")));
     std::iter::once(stamped.clone()).chain(numbered).find(|path| !path.exists()).unwrap_or(stamped)
 }
 
@@ -164,6 +164,11 @@ pub fn run_name(run: &Path) -> String {
 /// Tells whether a text is a time such as `20261124-023301`, perhaps with a number after it.
 fn is_stamp(text: &str) -> bool {
     text.len() >= 15 && text.chars().all(|c| c.is_ascii_digit() || c == '-')
+}
+
+/// Returns the time as `20261124-023301`, UTC.
+pub fn now() -> String {
+    stamp(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
 }
 
 /// Writes seconds since 1970 as `20261124-023301`, UTC.

@@ -43,6 +43,16 @@ impl Table {
         self
     }
 
+    /// Returns the headings.
+    pub fn head(&self) -> impl Iterator<Item = &str> {
+        self.head.iter().map(String::as_str)
+    }
+
+    /// Returns the cells of each row.
+    pub fn rows(&self) -> impl Iterator<Item = &[String]> {
+        self.rows.iter().map(Vec::as_slice)
+    }
+
     /// Returns the lines: the headings, a rule and the rows.
     pub fn lines(&self) -> Vec<String> {
         let cell = |row: &[String], column: usize| row.get(column).cloned().unwrap_or_default();

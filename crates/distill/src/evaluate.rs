@@ -1,7 +1,7 @@
 //! Runs networks on sets of images.
 use burn::tensor::{DType, Tensor};
 use dsconv::Network;
-use graph::Graph;
+use graph::{Graph, NodeId};
 use images::{Labelled, Unlabelled};
 
 use crate::loader::{Prefetch, tensor};
@@ -64,6 +64,22 @@ pub fn predict(
     context.progress.finish();
     let heads = networks.iter().map(|network| network.graph().head());
     Ok(heads.zip(outputs).map(|(head, values)| Logits::of_images(head, seen.clone(), values)).collect())
+}
+
+/// Runs a network on images and returns the values of some of its nodes, those of all images one after the other.
+///
+/// # Errors
+/// [`Error::Data`] where the images do not fit the network; [`Error::Images`].
+pub fn values(
+    network: &Network,
+    taps: &[NodeId],
+    images: &Unlabelled,
+    context: &Context,
+) -> Result<Vec<Vec<f32>>, Error> {
+    check_fits(network.graph(), images)?;
+    let batch = images.batch_of_some(&(0..images.len()).collect::<Vec<_>>())?;
+    let (_, values) = network.forward_taps(tensor(batch, &context.device), taps);
+    Ok(values.into_iter().map(host).collect())
 }
 
 /// Checks that the newest outputs are finite.

@@ -28,6 +28,8 @@ impl RunFolder {
     pub const ADAPTED: &str = "adapted.safetensors";
     /// The file of the [`Report`](crate::Report).
     pub const METRICS: &str = "metrics.json";
+    /// The table of what the networks named for each image that they were measured on: see [`Prediction`](crate::Prediction).
+    pub const PREDICTIONS: &str = "predictions.csv";
     /// The file of the settings of a run: see [`Distillation::recipe`](crate::Distillation::recipe).
     pub const CONFIG: &str = "config.toml";
     /// The file of the settings of an adaptation alone.
@@ -37,7 +39,7 @@ impl RunFolder {
     /// The file of what a run is made from beside its settings; it is written first.
     pub(crate) const ORIGIN: &str = "origin.json";
     /// The file of the table of an adaptation's steps.
-    pub(crate) const LOSS: &str = "loss.csv";
+    pub const LOSS: &str = "loss.csv";
     /// The file of the table of a training's steps.
     pub(crate) const LOG: &str = "log.csv";
     /// The folder of the checkpoints.

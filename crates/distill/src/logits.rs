@@ -107,6 +107,18 @@ impl Logits {
         largest(&ranks(self.head, self.row(row)))
     }
 
+    /// The class that is named for an image of the set; `None` for one that could not be read.
+    pub fn named(&self, image: usize) -> Option<usize> {
+        self.images.binary_search(&image).ok().map(|row| self.class(row))
+    }
+
+    /// The outputs for some images of the set, which become the set: images without outputs have none there either.
+    pub fn select(&self, images: &[usize]) -> Self {
+        let rows = images.iter().enumerate().filter_map(|(place, &image)| Some((place, self.of(image)?)));
+        let (places, rows): (Vec<usize>, Vec<&[f32]>) = rows.unzip();
+        Self::of_images(self.head, places, rows.concat())
+    }
+
     /// The percentage of images whose label is among the first `k` classes; of equal outputs the lower class comes first. A
     /// label without a number for an output is never among them. `labels` has one for each image of the set; those of images
     /// without outputs do not count.

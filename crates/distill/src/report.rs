@@ -34,6 +34,22 @@ pub struct Measured {
     pub bytes: u64,
 }
 
+/// The classes that the networks of a run named for an image: a row of [`RunFolder::PREDICTIONS`](crate::RunFolder::PREDICTIONS).
+/// A network has none for an image that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// The name of the image.
+    pub image: String,
+    /// Its class, where images have labels.
+    pub label: Option<usize>,
+    /// The class that the teacher named.
+    pub fp32: Option<usize>,
+    /// The class that the student named before adaptation.
+    pub quantized: Option<usize>,
+    /// The class that the adapted student named.
+    pub adapted: Option<usize>,
+}
+
 /// The results of a run: the content of [`RunFolder::METRICS`](crate::RunFolder::METRICS).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {

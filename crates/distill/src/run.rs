@@ -16,7 +16,7 @@ use crate::journal::Point;
 use crate::logits::{Logits, Scores};
 use crate::loss::Loss;
 use crate::origin::{Origin, claim, claim_text};
-use crate::report::{Chosen, Divergence, Measured, Report};
+use crate::report::{Chosen, Divergence, Measured, Prediction, Report};
 use crate::settings::DistillConfig;
 use crate::{Context, Error, write};
 
@@ -42,6 +42,8 @@ const TEACHER_LOGITS: &str = "teacher_logits.f32";
 struct Before {
     fp32: Measured,
     quantized: Measured,
+    /// The classes that teacher and student named for each image.
+    named: [Vec<Option<usize>>; 2],
 }
 
 /// How an adaptation ended; it is written after its model.
@@ -95,6 +97,30 @@ impl Measuring {
     fn scores(&self, of: &Logits, teacher: &Logits) -> Scores {
         of.scores(self.labels.as_deref(), teacher)
     }
+
+    /// The class that a network named for each image.
+    fn named(&self, of: &Logits) -> Vec<Option<usize>> {
+        (0..self.images.len()).map(|image| of.named(image)).collect()
+    }
+
+    /// The table of what all networks named.
+    ///
+    /// # Errors
+    /// None in practice: the table is written to memory.
+    fn predictions(&self, before: &Before, adapted: &Logits) -> Result<Vec<u8>, csv::Error> {
+        let [fp32, quantized] = &before.named;
+        let mut table = csv::Writer::from_writer(Vec::new());
+        for image in 0..self.images.len() {
+            table.serialize(Prediction {
+                image: self.images.image_name(image),
+                label: self.labels.as_ref().map(|labels| labels[image]),
+                fp32: fp32[image],
+                quantized: quantized[image],
+                adapted: adapted.named(image),
+            })?;
+        }
+        table.into_inner().map_err(|error| error.into_error().into())
+    }
 }
 
 /// A run: what it works on, and its settings.
@@ -142,6 +168,7 @@ impl<'a> Distillation<'a> {
 /// | `model.safetensors` | the adapted student, or the one before adaptation where that is closer to the teacher |
 /// | `adapted.safetensors` | the adapted student in that case |
 /// | `loss.csv` | loss and learning rate of every step, and what was measured on images held out |
+/// | `predictions.csv` | what teacher and students named for each image: [`Prediction`] |
 /// | `metrics.json` | [`Report`] |
 ///
 /// The results for `quantized` and `adapted` are those of the files, loaded back. Each phase leaves its result, so where the
@@ -171,6 +198,9 @@ pub fn run(job: &Distillation<'_>, folder: &RunFolder, context: &Context) -> Res
     let adapted = folder.file(ended.file());
     let stored = Network::new(&files::load(&adapted)?, &context.device);
     let logits = predict("measure adapted", &[&stored], &measuring.images, context)?.remove(0);
+    let predictions = folder.file(RunFolder::PREDICTIONS);
+    let table = measuring.predictions(&before, &logits).map_err(|error| Error::file(&predictions, error))?;
+    write::write(&predictions, &table)?;
     let report = Report {
         fp32: before.fp32,
         quantized: before.quantized,
@@ -259,11 +289,21 @@ fn measure_before(
     let before = Before {
         fp32: Measured { scores: measuring.scores(&logits, &logits), bytes: teacher.fp32_bytes() },
         quantized: Measured { scores: measuring.scores(&found, &logits), bytes: size(&quantized)? },
+        named: [&logits, &found].map(|of| measuring.named(of)),
     };
     let bytes: Vec<u8> = logits.values().iter().flat_map(|v| v.to_le_bytes()).collect();
     write::write(&kept, &bytes)?;
     write::write_json(&folder.file(BEFORE), &before)?;
     Ok((before, logits))
+}
+
+/// Reads the table of what the networks of a run named for each image: [`RunFolder::PREDICTIONS`].
+///
+/// # Errors
+/// [`Error::File`] where there is no such table, or it cannot be read.
+pub fn predictions(path: &Path) -> Result<Vec<Prediction>, Error> {
+    let rows = csv::Reader::from_path(path).and_then(|mut table| table.deserialize().collect());
+    rows.map_err(|error| Error::file(path, error))
 }
 
 /// Reads the teacher's logits for all images as an earlier start of this run left them; `None` where it left none.

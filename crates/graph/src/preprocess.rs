@@ -242,6 +242,24 @@ impl Normaliser {
             }
         }
     }
+
+    /// Turns values `[C, H, W]` back into bytes `[H, W, 3]`, red, green, blue, to be looked at. Grey ones are three times the same;
+    /// values between those of two bytes, or beyond them, become the nearest byte.
+    pub fn rgb(&self, values: &[f32]) -> Vec<u8> {
+        let channels = self.channels();
+        let plane = values.len() / channels;
+        let byte = |channel: usize, value: f32| {
+            let [low, high] = [self.values[channel][0], self.values[channel][255]];
+            // A float becomes the nearest number of its type; NaN becomes 0.
+            ((value - low) / (high - low) * 255.0).round() as u8
+        };
+        let from = |colour: usize| match self.order {
+            ChannelOrder::Rgb => colour,
+            ChannelOrder::Bgr => 2 - colour,
+            ChannelOrder::Grey => 0,
+        };
+        (0..plane).flat_map(|at| [0, 1, 2].map(|c| byte(from(c), values[from(c) * plane + at]))).collect()
+    }
 }
 
 #[cfg(test)]
@@ -290,6 +308,20 @@ mod tests {
         let resized = Preprocess { resize: Some(Resize::Shorter(40)), ..bare };
         assert_eq!(sizes(&resized, [32, 48]), (Some(Resize::Shorter(40)), Some([32, 48])));
         assert_eq!(Preprocess::imagenet().fitted(Shape::new(3, 224, 224)), Preprocess::imagenet());
+    }
+
+    #[test]
+    fn values_become_the_bytes_that_they_were_made_of() {
+        let bytes: Vec<u8> = (0..=255).flat_map(|v: u8| [v, v.wrapping_mul(7), 255 - v]).collect();
+        let bgr = Preprocess { order: ChannelOrder::Bgr, ..Preprocess::imagenet() };
+        for preprocess in [Preprocess::imagenet(), bgr, Preprocess { divide: 1.0, ..Preprocess::imagenet() }] {
+            let normaliser = preprocess.normaliser();
+            let mut values = vec![0.0; bytes.len()];
+            normaliser.apply(&bytes, &mut values);
+            assert_eq!(normaliser.rgb(&values), bytes);
+        }
+        // 0 is halfway between black and white, -9 beyond black.
+        assert_eq!(Preprocess::grey().normaliser().rgb(&[0.0, -9.0, 1.0]), [128, 128, 128, 0, 0, 0, 255, 255, 255]);
     }
 
     #[test]

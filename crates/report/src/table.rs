@@ -14,8 +14,8 @@ impl Table {
     }
 
     /// Adds a row; cells that are missing at its end are empty.
-    pub fn row<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
-        let mut row: Vec<String> = cells.into_iter().map(Into::into).collect();
+    pub fn row<T: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = T>) {
+        let mut row: Vec<String> = cells.into_iter().map(|cell| cell.as_ref().to_owned()).collect();
         row.resize(self.headings.len(), String::new());
         self.rows.push(row);
     }

@@ -4,6 +4,7 @@ use blockfloat::{ActivationScale, Bits, BlockSize, ScaleRule};
 use model::Policy;
 
 use crate::commands::analyze::{AnalyzeOptions, Budget, Formats};
+use crate::html::Html;
 
 use super::device::DeviceArg;
 use super::model::ModelArgs;
@@ -28,6 +29,9 @@ pub struct Analyze {
     /// Draw the result as bars into this file, .svg
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
+    /// Also write a report to look at and to pass on: one page that holds all it shows, .html
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Choose a format of --bits for every layer so that all take no more: mean bits of a weight, as 4.2bits, the size of all
     /// parameters, as 6MB, or the time of an image in the integer engine on one thread of this machine, as 12ms; writes rules
     /// for `dsconv quantize --rule-file` and `dsconv distill`
@@ -78,6 +82,7 @@ impl From<Analyze> for AnalyzeOptions {
             count: args.count,
             proxy: args.proxy,
             svg: args.svg,
+            html: Html { path: args.html, force: args.force },
             budget: args.budget,
             output: args.output,
             force: args.force,

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use crate::commands::bench::BenchOptions;
 
 use super::parse::count;
+use super::target::HtmlArgs;
 
 /// The arguments of `dsconv bench`.
 #[derive(Debug, clap::Args)]
@@ -19,10 +20,13 @@ pub struct Bench {
     /// Runs that are timed; fewer where they take more than 10 seconds
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = count(1_000_000))]
     pub runs: usize,
+    /// The report to write.
+    #[command(flatten)]
+    pub html: HtmlArgs,
 }
 
 impl From<Bench> for BenchOptions {
-    fn from(Bench { file, threads, batch, runs }: Bench) -> Self {
-        Self { file, threads, batch, runs }
+    fn from(Bench { file, threads, batch, runs, html }: Bench) -> Self {
+        Self { file, threads, batch, runs, html: html.into() }
     }
 }

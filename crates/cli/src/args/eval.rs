@@ -1,6 +1,7 @@
 use super::device::DeviceArg;
 use super::model::ModelArgs;
 use super::parse::above_0;
+use super::target::HtmlArgs;
 use crate::commands::eval::EvalOptions;
 
 /// The arguments of `dsconv eval`.
@@ -21,13 +22,16 @@ pub struct Eval {
     /// Run a `.dsc` file in the simulation, not in the integer engine
     #[arg(long)]
     pub simulate: bool,
+    /// The report to write.
+    #[command(flatten)]
+    pub html: HtmlArgs,
     /// The device to compute on.
     #[command(flatten)]
     pub device: DeviceArg,
 }
 
 impl From<Eval> for EvalOptions {
-    fn from(Eval { model, data, limit, against, simulate, device }: Eval) -> Self {
-        Self { model: model.into(), data, limit, against, simulate, device: device.device }
+    fn from(Eval { model, data, limit, against, simulate, html, device }: Eval) -> Self {
+        Self { model: model.into(), data, limit, against, simulate, html: html.into(), device: device.device }
     }
 }

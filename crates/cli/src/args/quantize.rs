@@ -7,6 +7,7 @@ use model::policy::{ActivationChange, ActivationRule, Rule};
 use crate::commands::fitted::FitImages;
 use crate::commands::quantize::QuantizeOptions;
 use crate::error::{Error, Result};
+use crate::html::Html;
 use crate::output::Target;
 
 use super::model::ModelArgs;
@@ -66,6 +67,9 @@ pub struct Quantize {
     /// Use at most this many images, spread over the set [default: 128, and 32 drawn ones]
     #[arg(long, value_name = "N", value_parser = above_0)]
     pub image_count: Option<usize>,
+    /// Also write a report to look at and to pass on: one page that holds all it shows, .html
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Where to write and how.
     #[command(flatten)]
     pub target: TargetArgs,
@@ -103,7 +107,8 @@ impl TryFrom<Quantize> for QuantizeOptions {
             _ => FitImages::Given(args.images, count(FitImages::GIVEN)),
         };
         let (rule_file, keep_worst) = (args.rule_file, args.keep_worst);
-        Ok(Self { model: args.model.into(), policy, rule_file, keep_worst, images, target })
+        let html = Html { path: args.html, force: target.force };
+        Ok(Self { model: args.model.into(), policy, rule_file, keep_worst, images, html, target })
     }
 }
 

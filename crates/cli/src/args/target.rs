@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use model::Float;
 
+use crate::html::Html;
 use crate::output::{StoredScales, Target};
 
 /// The options of a file to write.
@@ -25,6 +26,23 @@ pub struct TargetArgs {
 impl From<TargetArgs> for Target {
     fn from(TargetArgs { output, force, scales, floats }: TargetArgs) -> Self {
         Self { path: output, force, scales, floats }
+    }
+}
+
+/// The option of a page to write.
+#[derive(Debug, Clone, clap::Args)]
+pub struct HtmlArgs {
+    /// Also write a report to look at and to pass on: one page that holds all it shows, .html
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Replace a report that is there
+    #[arg(long, requires = "html")]
+    pub force: bool,
+}
+
+impl From<HtmlArgs> for Html {
+    fn from(HtmlArgs { html, force }: HtmlArgs) -> Self {
+        Self { path: html, force }
     }
 }
 

@@ -8,6 +8,7 @@ use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleRule};
 use distill::{Candidates, Fidelity, Method, Part, Sensitivity, allocate, sensitivity};
 use graph::Folded;
 use model::{Float, Plan, Policy};
+use report::{Bars, Item, Page, Plot, Section};
 use serde::Serialize;
 
 pub use self::budget::Budget;
@@ -15,6 +16,7 @@ use self::budget::{Costs, weights};
 
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
+use crate::html::{self, Html};
 use crate::models::{self, ModelSpec};
 use crate::output::check_file;
 use crate::printer::{Printer, lossy};
@@ -37,6 +39,8 @@ pub struct AnalyzeOptions {
     pub proxy: bool,
     /// The picture to write.
     pub svg: Option<PathBuf>,
+    /// The report to write.
+    pub html: Html,
     /// The limit within which formats are chosen.
     pub budget: Option<Budget>,
     /// The file of rules to write.
@@ -189,6 +193,7 @@ pub fn run(options: &AnalyzeOptions, printer: &Printer) -> Result<()> {
     for file in [&options.svg, &rule_file].into_iter().flatten() {
         check_file(file, options.force, &spec.files())?;
     }
+    options.html.check(&spec.files())?;
     // What is compared are logits.
     let model = opened.model.without_head();
     let images = pictures::open(options.images.as_deref(), options.count, SEED, &model, printer)?;
@@ -230,7 +235,32 @@ pub fn run(options: &AnalyzeOptions, printer: &Printer) -> Result<()> {
     if let Some(path) = &options.svg {
         printer.talk(format!("wrote {}", path.display()));
     }
-    Ok(())
+    options.html.write(printer, || Ok(page(&outcome)))
+}
+
+fn page(outcome: &Outcome) -> Page {
+    let mut bars = Section::new("Layers by format", "A longer bar is worse; 0 dB is as much noise as there is signal.");
+    let names: Vec<String> =
+        outcome.layers.first().map_or(Vec::new(), |layer| layer.formats.iter().map(FormatOutcome::name).collect());
+    for (i, name) in names.iter().enumerate() {
+        let bar = |layer: &LayerOutcome| {
+            let db = layer.formats.get(i).and_then(|format| format.sqnr_db);
+            let text = db.map_or(NOTHING.to_owned(), |db| format!("{db:.1} dB"));
+            (layer.layer.clone(), (LOUDEST_DB - db.unwrap_or(LOUDEST_DB)).max(0.0), text)
+        };
+        let caption = format!("{name}: SQNR of the logits with this layer alone quantized.");
+        bars = bars.with(Item::Plot(Plot::Bars(Bars { caption, bars: outcome.layers.iter().map(bar).collect() })));
+    }
+    let on = pictures::described(outcome.count, &outcome.images);
+    let mut result = Section::new("Sensitivity", SHOWN).with(html::table(&table(outcome)));
+    if let Some(found) = &outcome.allocation {
+        result = result.with(Item::Text(allocated(found)));
+    }
+    Page {
+        title: format!("{}: what each layer's quantization does", outcome.model),
+        summary: format!("Each of {} layers was quantized alone, on {on}.", outcome.layers.len()),
+        sections: vec![result, bars],
+    }
 }
 
 fn write(path: &std::path::Path, text: &str) -> Result<()> {
@@ -261,7 +291,23 @@ fn layers(network: &Folded, plans: &[Plan], found: &[Sensitivity]) -> Vec<LayerO
     layers
 }
 
+/// What the figures of the table are.
+const SHOWN: &str = "SQNR of the logits in dB with one layer alone quantized, worst layer first";
+/// The SQNR of a bar of no length, in dB.
+const LOUDEST_DB: f64 = 60.0;
+
 fn show(outcome: &Outcome, printer: &Printer) {
+    printer.table(&table(outcome));
+    printer.line("");
+    let how = if outcome.estimated { "estimated " } else { "" };
+    printer.line(format!("{how}{SHOWN}; on {}", pictures::described(outcome.count, &outcome.images)));
+    if let Some(found) = &outcome.allocation {
+        printer.line(allocated(found));
+        printer.line(format!("wrote {}: `dsconv quantize MODEL --rule-file` takes it", found.rules.display()));
+    }
+}
+
+fn table(outcome: &Outcome) -> Table {
     let first = outcome.layers.first().map_or(&[][..], |layer| &layer.formats);
     let names: Vec<String> = first.iter().map(FormatOutcome::name).collect();
     let last = if outcome.estimated { None } else { first.last().map(|_| "same class %") };
@@ -274,26 +320,21 @@ fn show(outcome: &Outcome, printer: &Printer) {
         let worst = worst.map(|percent| format!("{percent:.0}"));
         table.row([layer.layer.clone(), count(layer.weights as u64)].into_iter().chain(decibels).chain(worst));
     }
-    printer.table(&table);
-    printer.line("");
-    let how = if outcome.estimated { "estimated " } else { "" };
-    printer.line(format!(
-        "{how}SQNR of the logits in dB with one layer alone quantized, worst layer first; on {}",
-        pictures::described(outcome.count, &outcome.images)
-    ));
-    if let Some(found) = &outcome.allocation {
-        let at = found.layers_at_bits.iter().map(|(bits, layers)| format!("{layers} at {bits}")).collect::<Vec<_>>();
-        let predicted = found.predicted_sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}"));
-        printer.line(format!(
-            "budget {}: {:.2} bits a weight, {}{}, predicted {predicted} dB; layers: {}",
-            found.budget,
-            found.mean_bits,
-            bytes(found.bytes),
-            found.milliseconds.map_or(String::new(), |ms| format!(", {ms:.2} ms")),
-            at.join(", ")
-        ));
-        printer.line(format!("wrote {}: `dsconv quantize MODEL --rule-file` takes it", found.rules.display()));
-    }
+    table
+}
+
+/// Says what was chosen within a budget.
+fn allocated(found: &Allocation) -> String {
+    let at = found.layers_at_bits.iter().map(|(bits, layers)| format!("{layers} at {bits}")).collect::<Vec<_>>();
+    let predicted = found.predicted_sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}"));
+    format!(
+        "budget {}: {:.2} bits a weight, {}{}, predicted {predicted} dB; layers: {}",
+        found.budget,
+        found.mean_bits,
+        bytes(found.bytes),
+        found.milliseconds.map_or(String::new(), |ms| format!(", {ms:.2} ms")),
+        at.join(", ")
+    )
 }
 
 /// Chooses formats within a budget, and writes them as rules.

@@ -2,10 +2,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use report::{Bars, Item, Page, Plot, Section};
 use runtime::{Session, StepReport};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::html::{self, Html};
 use crate::printer::{Bar, Printer};
 use crate::table::{Table, bytes, rate};
 use crate::{engine, slips};
@@ -80,6 +82,8 @@ pub struct BenchOptions {
     pub batch: usize,
     /// The most runs that are timed.
     pub runs: usize,
+    /// The report to write.
+    pub html: Html,
 }
 
 /// Times a model in the integer engine.
@@ -90,6 +94,7 @@ pub fn run(options: &BenchOptions, printer: &Printer) -> Result<()> {
     let &BenchOptions { ref file, threads, batch, .. } = options;
     let start = Instant::now();
     check(file)?;
+    options.html.check(&[file])?;
     let model = engine::load(file)?;
     let mut session = model.session(threads)?;
     let one = image(model.input().elements());
@@ -126,7 +131,27 @@ pub fn run(options: &BenchOptions, printer: &Printer) -> Result<()> {
         layers: layers(&steps, ceiling_gmacs * threads as f64),
     };
     printer.result(&outcome, |printer| show(&outcome, printer));
-    Ok(())
+    options.html.write(printer, || Ok(page(&outcome)))
+}
+
+fn page(outcome: &Outcome) -> Page {
+    let layers = outcome.layers.iter().map(|layer| (layer.name.clone(), layer.ms, format!("{:.3} ms", layer.ms)));
+    let bars = Bars { caption: "Milliseconds of each step of one image.".to_owned(), bars: layers.collect() };
+    let note = "A step is a layer with what is computed along with it, by its shortest time.";
+    Page {
+        title: format!("{}: time", outcome.model),
+        summary: format!(
+            "An image takes {:.2} ms in the median, with {} threads and {} images at once, on the kernel {}.",
+            outcome.latency_ms.median / outcome.batch as f64,
+            outcome.threads,
+            outcome.batch,
+            outcome.kernel
+        ),
+        sections: vec![
+            Section::new("Result", "").with(html::table(&totals(outcome))),
+            Section::new("Steps", note).with(Item::Plot(Plot::Bars(bars))).with(html::table(&steps(outcome))),
+        ],
+    }
 }
 
 /// Times up to `runs` runs, and returns their milliseconds, least first. No further run begins [`SECONDS`] after `begun`.
@@ -204,6 +229,12 @@ fn peak_bytes() -> Option<u64> {
 }
 
 fn show(outcome: &Outcome, printer: &Printer) {
+    printer.table(&steps(outcome));
+    printer.line("");
+    printer.table(&totals(outcome));
+}
+
+fn steps(outcome: &Outcome) -> Table {
     let mut table = Table::new(["layer", "computes", "output", "ms", "share %", "GMAC/s", "of ceiling %"]).left([1, 2]);
     for layer in &outcome.layers {
         let [c, h, w] = layer.shape;
@@ -217,8 +248,10 @@ fn show(outcome: &Outcome, printer: &Printer) {
             layer.of_ceiling.map_or(String::new(), |part| format!("{:.0}", 100.0 * part)),
         ]);
     }
-    printer.table(&table);
-    printer.line("");
+    table
+}
+
+fn totals(outcome: &Outcome) -> Table {
     let mut table = Table::new(["what", "is"]).left([1]);
     let mut row = |what: &str, is: String| table.row([what.to_owned(), is]);
     let Latency { min, median, p95 } = outcome.latency_ms;
@@ -230,5 +263,5 @@ fn show(outcome: &Outcome, printer: &Printer) {
     let peak = outcome.peak_bytes.map_or(String::new(), |peak| format!("{} at most; ", bytes(peak)));
     let (weights, buffers) = (bytes(outcome.weight_bytes as u64), bytes(outcome.buffer_bytes as u64));
     row("memory", format!("{peak}weights {weights}, activations {buffers}"));
-    printer.table(&table);
+    table
 }

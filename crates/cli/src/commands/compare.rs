@@ -2,9 +2,11 @@
 use std::path::{Path, PathBuf};
 
 use distill::{Chosen, Report, RunFolder};
+use report::{Item, Page, Plot, Points, Section};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::html::{self, Html};
 use crate::printer::{Printer, lossy};
 use crate::table::{NOTHING, Table, percent};
 use crate::{names, places, runs, scores};
@@ -22,32 +24,65 @@ struct Run {
 ///
 /// # Errors
 /// There is no run of a name, or it is not finished.
-pub fn run(given: &[PathBuf], printer: &Printer) -> Result<()> {
+pub fn run(given: &[PathBuf], html: &Html, printer: &Printer) -> Result<()> {
+    html.check(&[])?;
     let runs = if given.is_empty() { finished()? } else { named(given)? };
     let rows = runs.iter().map(|run| read(run)).collect::<Result<Vec<_>>>()?;
-    printer.result(&rows, |printer| {
-        let first = ["run", "FP32", "quantized", "adapted", "gap"];
-        let mut table = Table::new(first.into_iter().chain(scores::HEADINGS));
-        for Run { run, report: Report { fp32, quantized, adapted, .. } } in &rows {
-            let gap = adapted.scores.top1.zip(fp32.scores.top1).map(|(adapted, fp32)| adapted - fp32);
-            let first = [
-                runs::run_name(run),
-                percent(fp32.scores.top1),
-                percent(quantized.scores.top1),
-                percent(adapted.scores.top1),
-                gap.map_or(NOTHING.to_owned(), |gap| format!("{gap:+.2}")),
-            ];
-            table.row(first.into_iter().chain(scores::cells(adapted, fp32)));
-        }
-        printer.table(&table);
-    });
+    printer.result(&rows, |printer| printer.table(&table(&rows)));
     for Run { run, report } in rows.iter().filter(|row| row.report.chosen == Chosen::Quantized) {
         let (name, d) = (runs::run_name(run), report.divergence);
         let how = d.map_or(String::new(), |d| format!(" ({:.3e}, adapted {:.3e})", d.quantized, d.adapted));
         printer.talk(format!("{name} exports the quantized network: on images held out it is closer to FP32{how}"));
     }
-    printer.talk("FP32, quantized, adapted: top-1, percent; the columns after them are the adapted network's");
-    Ok(())
+    printer.talk(COLUMNS);
+    html.write(printer, || Ok(page(&rows)))
+}
+
+/// What the columns of the table are.
+const COLUMNS: &str = "FP32, quantized, adapted: top-1, percent; the columns after them are the adapted network's";
+
+fn table(rows: &[Run]) -> Table {
+    let first = ["run", "FP32", "quantized", "adapted", "gap"];
+    let mut table = Table::new(first.into_iter().chain(scores::HEADINGS));
+    for Run { run, report: Report { fp32, quantized, adapted, .. } } in rows {
+        let gap = adapted.scores.top1.zip(fp32.scores.top1).map(|(adapted, fp32)| adapted - fp32);
+        let first = [
+            runs::run_name(run),
+            percent(fp32.scores.top1),
+            percent(quantized.scores.top1),
+            percent(adapted.scores.top1),
+            gap.map_or(NOTHING.to_owned(), |gap| format!("{gap:+.2}")),
+        ];
+        table.row(first.into_iter().chain(scores::cells(adapted, fp32)));
+    }
+    table
+}
+
+fn page(rows: &[Run]) -> Page {
+    let points = |value: fn(&Report) -> Option<f64>| -> Vec<(String, [f64; 2])> {
+        let point = |Run { run, report }: &Run| {
+            Some((runs::run_name(run), [report.adapted.bytes as f64 / 1e6, value(report)?]))
+        };
+        rows.iter().filter_map(point).collect()
+    };
+    let plot = |what: &str, value: fn(&Report) -> Option<f64>| {
+        let caption = format!("{what} of the adapted networks by their size.");
+        let axes = ["megabytes".to_owned(), format!("{what}, %")];
+        (points(value), caption, axes)
+    };
+    let mut plots = Section::new("Accuracy and size", "Better networks are higher and further to the left.");
+    let kinds = [
+        plot("Top-1", |report| report.adapted.scores.top1),
+        plot("Agreement with FP32", |report| Some(report.adapted.scores.agreement)),
+    ];
+    for (points, caption, axes) in kinds.into_iter().filter(|(points, ..)| !points.is_empty()) {
+        plots = plots.with(Item::Plot(Plot::Points(Points { caption, axes, points })));
+    }
+    Page {
+        title: "Runs side by side".to_owned(),
+        summary: format!("{} runs of `dsconv distill`.", rows.len()),
+        sections: vec![Section::new("Results", COLUMNS).with(html::table(&table(rows))), plots],
+    }
 }
 
 /// Returns all runs that have results.

@@ -3,22 +3,31 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use distill::{Chosen, Distillation, Eval, Report, RunFolder};
+use distill::evaluate::predict;
+use distill::{Chosen, Context, Distillation, Eval, Measured, Point, Report, RunFolder};
 use images::Unlabelled;
-use model::SaveOptions;
+use model::{Model, SaveOptions};
+use report::{Item, Lines, Page, Plot, Section, Series};
 use serde::Serialize;
 
 use crate::config::{ConfigFile, ConfigKind};
 use crate::error::{Error, Result};
+use crate::html::{self, Compared, Named};
 use crate::output::Written;
 use crate::printer::{Printer, lossy};
 use crate::recipe::{DistillInputs, DistillRecipe, run_error};
 use crate::runs::RunOptions;
 use crate::table::{Table, percent};
-use crate::{classes, deploy, device, progress, scores};
+use crate::{classes, deploy, device, models, progress, scores};
 
 /// The file of the exported student for the integer engine, in the run folder.
 const DEPLOYED: &str = "model.dsc";
+
+/// The file of the report, in the run folder.
+const REPORT: &str = "report.html";
+
+/// The most points of a curve.
+const POINTS: usize = 500;
 
 /// The result of `dsconv distill`.
 #[derive(Debug, Serialize)]
@@ -89,7 +98,8 @@ pub fn run(options: &RunOptions, printer: &Printer) -> Result<()> {
     let deployed = deploy(&run, &recipe.export, start, printer)?;
     let outcome = Outcome { run, model: recipe.model, report, exported, deployed };
     printer.result(&outcome, |printer| show(&outcome, printer));
-    Ok(())
+    let shown = Shown { outcome: &outcome, teacher: &teacher, adapt: &adapt, eval: &eval, recipe: &text };
+    html::write(&outcome.run.join(REPORT), shown.page(&context)?, printer)
 }
 
 /// Writes the exported student as a .dsc file too.
@@ -101,14 +111,121 @@ fn deploy(run: &Path, export: &SaveOptions, start: Instant, printer: &Printer) -
     Ok(Written::new(path, data.len() as u64, model.fp32_bytes(), start))
 }
 
-fn show(outcome: &Outcome, printer: &Printer) {
+fn table(outcome: &Outcome) -> Table {
     let Report { fp32, quantized, adapted, .. } = &outcome.report;
     let mut table = Table::new([&*outcome.model, "top-1"].into_iter().chain(scores::HEADINGS));
     for (what, network) in [("FP32", fp32), ("quantized", quantized), ("adapted", adapted)] {
         let first = [what.to_owned(), percent(network.scores.top1)];
         table.row(first.into_iter().chain(scores::cells(network, fp32)));
     }
-    printer.table(&table);
+    table
+}
+
+/// What the page of a run shows.
+struct Shown<'a> {
+    outcome: &'a Outcome,
+    teacher: &'a Model,
+    adapt: &'a Unlabelled,
+    eval: &'a Eval,
+    /// The resolved config.
+    recipe: &'a str,
+}
+
+impl Shown<'_> {
+    fn page(&self, context: &Context) -> Result<Page> {
+        let Outcome { run, model, report, exported, deployed } = self.outcome;
+        let student = files::load(&exported.path)?;
+        let folded = self.teacher.clone().fold()?;
+        let mut sections = vec![
+            Section::new("Before and after", format!("Measured on {}, adapted to {} without labels.", report.eval, report.adapt))
+                .with(html::table(&table(self.outcome)))
+                .with(Item::Text(format!("{exported}\n{deployed}"))),
+            self.curves(run)?,
+        ];
+        sections.extend(self.named(&student, context)?);
+        sections.extend(html::layers(&folded, &student, Some(self.adapt), context)?);
+        let seed = "The seed in it decides which images are held out, their order and their changes.";
+        sections.push(Section::new("Config", seed).with(Item::Text(self.recipe.to_owned())));
+        let top1 = |measured: &Measured| measured.scores.top1.map(|top1| format!("{top1:.2}"));
+        let summary = match (top1(&report.fp32), top1(&report.quantized), top1(&report.adapted)) {
+            (Some(fp32), Some(quantized), Some(adapted)) => {
+                format!("Top-1 in percent: {fp32} in floats, {quantized} quantized, {adapted} adapted; {:.1} times smaller.", exported.ratio)
+            }
+            _ => format!(
+                "It names the float network's class for {:.1} % of the images quantized, for {:.1} % adapted; {:.1} times smaller.",
+                report.quantized.scores.agreement, report.adapted.scores.agreement, exported.ratio
+            ),
+        };
+        Ok(Page { title: format!("{model}: quantized and adapted"), summary, sections })
+    }
+
+    /// The loss of each step, and what was measured on the images held out.
+    fn curves(&self, run: &Path) -> Result<Section> {
+        let path = run.join(RunFolder::LOSS);
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;
+        // `step,learning_rate,loss,...`: see `distill::adapt`.
+        let loss = |line: &str| {
+            let mut cells = line.split(',');
+            Some((cells.next()?.parse::<f64>().ok()?, cells.nth(1)?.parse::<f64>().ok()?))
+        };
+        let losses: Vec<(f64, f64)> = text.lines().filter_map(loss).collect();
+        let every = losses.len().div_ceil(POINTS).max(1);
+        let held = &self.outcome.report.held_out;
+        let points = |value: fn(&Point) -> f32| held.iter().map(|p| (p.step as f64, f64::from(value(p)))).collect();
+        let plot = |caption: &str, y: &str, series: Vec<(&str, Vec<(f64, f64)>)>| {
+            let series = series.into_iter().map(|(name, points)| Series { name: name.to_owned(), points }).collect();
+            let axes = ["step".to_owned(), y.to_owned()];
+            Item::Plot(Plot::Lines(Lines { caption: caption.to_owned(), axes, series }))
+        };
+        let losses = losses.into_iter().step_by(every).collect();
+        let note = match self.outcome.report.best_step {
+            0 => "No step was better on the images held out than the student before the first, whose layers are fitted.".to_owned(),
+            step => format!("On the images held out the student was best at step {step}."),
+        };
+        Ok(Section::new("Adaptation", note)
+            .with(plot("The loss of each step.", "loss", vec![("loss", losses)]))
+            .with(plot("The divergence from the float network on images held out.", "nats", vec![("divergence", points(|p| p.loss))]))
+            .with(plot("Images held out that get the float network's class.", "%", vec![("agreement", points(|p| p.accuracy))])))
+    }
+
+    /// What the float network and the exported student name for the images that were measured on.
+    fn named(&self, student: &Model, context: &Context) -> Result<Vec<Section>> {
+        let Outcome { run, report, .. } = self.outcome;
+        let images = match self.eval {
+            Eval::Labelled(set) => set.without_labels(),
+            Eval::Unlabelled(set) => set.clone(),
+            Eval::HeldOut => return Ok(Vec::new()),
+        };
+        let predictions = distill::predictions(&run.join(RunFolder::PREDICTIONS))?;
+        let (mut named, mut places) = (Vec::new(), Vec::new());
+        for (place, prediction) in predictions.into_iter().enumerate() {
+            let other = match report.chosen {
+                Chosen::Adapted => prediction.adapted,
+                Chosen::Quantized => prediction.quantized,
+            };
+            if let (Some(float), Some(other)) = (prediction.fp32, other) {
+                named.push(Named { label: prediction.label, float, other });
+                places.push(place);
+            }
+        }
+        let classes = classes::of(self.teacher, self.teacher.graph().head());
+        let compared = Compared { float: Some("FP32"), other: "quantized", classes: &classes, named: &named };
+        let mut sections = compared.sections();
+        let differing = compared.differing();
+        if !differing.is_empty() {
+            let shown = images.select(&differing.iter().map(|&i| places[i]).collect::<Vec<_>>());
+            let labels: Vec<Option<usize>> = differing.iter().map(|&i| named[i].label).collect();
+            let networks = [models::network(self.teacher, &context.device), models::network(student, &context.device)];
+            let logits = predict("pictures of the report", &[&networks[0], &networks[1]], &shown, context)?;
+            sections.push(compared.pictures(&shown, &labels, [&logits[0], &logits[1]], &self.teacher.preprocess())?);
+        }
+        Ok(sections)
+    }
+}
+
+fn show(outcome: &Outcome, printer: &Printer) {
+    printer.table(&table(outcome));
     printer.line("");
     printer.line(&outcome.exported);
     printer.line(&outcome.deployed);

@@ -51,6 +51,18 @@ pub fn run(printer: &Printer) {
     printer.result(&machine, |printer| show(&machine, printer));
 }
 
+/// Names what a result depends on: the version of dsconv, and the machine.
+pub fn versions() -> Vec<(&'static str, String)> {
+    let cpu = line("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    vec![
+        ("dsconv", env!("CARGO_PKG_VERSION").to_owned()),
+        ("burn", BURN.to_owned()),
+        ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
+        ("cpu", format!("{cpu}, {cores} cores")),
+    ]
+}
+
 fn machine() -> Machine {
     let folder = |what, path: PathBuf| Folder { what, here: path.is_dir(), path };
     let configs = places::folder_above(Path::new("."), "configs").unwrap_or_else(|| PathBuf::from("configs"));

@@ -1,15 +1,18 @@
 //! `dsconv eval`: a model's accuracy is measured.
 use std::time::Instant;
 
-use distill::Flips;
 use distill::evaluate::predict;
+use distill::{Flips, Logits};
 use dsconv::Network;
-use images::OpenOptions;
+use graph::Preprocess;
+use images::{Labelled, OpenOptions};
+use report::{Page, Section};
 use serde::Serialize;
 
 use crate::classes::GivenClasses;
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
+use crate::html::{self, Compared, Html, Named};
 use crate::models::{self, ModelSpec, OpenedModel};
 use crate::printer::Printer;
 use crate::table::{Table, bytes, duration, percent, rate};
@@ -28,6 +31,8 @@ pub struct EvalOptions {
     pub against: Option<String>,
     /// Whether a `.dsc` file runs in the simulation, not in the integer engine.
     pub simulate: bool,
+    /// The report to write.
+    pub html: Html,
     /// The device to compute on.
     pub device: Option<DeviceName>,
 }
@@ -83,6 +88,7 @@ impl Difference {
 /// # Errors
 /// A model or the images cannot be opened; they do not fit each other; the user interrupts it.
 pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
+    options.html.check(&options.model.files())?;
     let device = device::open(options.device.unwrap_or(DeviceName::Cpu))?;
     let opened = models::open(&options.model, printer)?;
     let against = options.against.as_ref().map(|name| models::open_name(name, printer)).transpose()?;
@@ -118,6 +124,8 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
     classes::report_late(&images, known, printer);
     let scores = logits[0].scores(Some(set.labels()), logits.last().expect("one network at least"));
     let flips = other.as_ref().map(|_| logits[0].flips(set.labels(), &logits[1]));
+    let classes = classes::of(&opened.model, opened.model.graph().head());
+    let preprocess = opened.model.preprocess();
     let outcome = Outcome {
         flips,
         p_value: flips.map(|flips| flips.p_value()),
@@ -141,7 +149,47 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
         ));
     }
     printer.talk(format!("{}, {}", rate(outcome.images_per_second), duration(time)));
-    Ok(())
+    options.html.write(printer, || {
+        let measured = Measured { set: &set, logits: &logits, classes: &classes, preprocess: &preprocess };
+        measured.page(&outcome, options.against.as_deref())
+    })
+}
+
+/// What a page shows beside the outcome.
+struct Measured<'a> {
+    set: &'a Labelled,
+    /// The logits of the model, and of the one that it is compared with.
+    logits: &'a [Logits],
+    classes: &'a [String],
+    preprocess: &'a Preprocess,
+}
+
+impl Measured<'_> {
+    fn page(&self, outcome: &Outcome, against: Option<&str>) -> Result<Page> {
+        let (own, last) = (&self.logits[0], self.logits.last().expect("one network at least"));
+        let (mut named, mut places) = (Vec::new(), Vec::new());
+        for (image, &label) in self.set.labels().iter().enumerate() {
+            let (Some(other), Some(float)) = (own.named(image), last.named(image)) else { continue };
+            named.push(Named { label: Some(label), float, other });
+            places.push(image);
+        }
+        let compared = Compared { float: against, other: &outcome.model, classes: self.classes, named: &named };
+        let mut sections = vec![Section::new("Result", "").with(html::table(&table(outcome)))];
+        sections.extend(compared.sections());
+        let differing: Vec<usize> = compared.differing().into_iter().map(|i| places[i]).collect();
+        if against.is_some() && !differing.is_empty() {
+            let shown = self.set.without_labels().select(&differing);
+            let labels: Vec<Option<usize>> = differing.iter().map(|&image| Some(self.set.labels()[image])).collect();
+            let [float, other] = [last, own].map(|logits| logits.select(&differing));
+            sections.push(compared.pictures(&shown, &labels, [&float, &other], self.preprocess)?);
+        }
+        let top1 = percent(outcome.top1);
+        let mut summary = format!("{top1} % of {} images of {} are classified right.", outcome.count, outcome.data);
+        if let (Some(against), Some(agreement)) = (against, outcome.agreement) {
+            summary += &format!(" For {agreement:.1} % it names the class that {against} names.");
+        }
+        Ok(Page { title: format!("{}: accuracy", outcome.model), summary, sections })
+    }
 }
 
 /// Returns the size of the file that was named, else of the one that `dsconv export` would write.
@@ -158,6 +206,10 @@ fn stored(model: &model::Model) -> model::SaveOptions {
 }
 
 fn show(outcome: &Outcome, printer: &Printer) {
+    printer.table(&table(outcome));
+}
+
+fn table(outcome: &Outcome) -> Table {
     let mut table = Table::new([
         "model",
         "data",
@@ -183,5 +235,5 @@ fn show(outcome: &Outcome, printer: &Printer) {
         outcome.difference.as_ref().map_or(String::new(), |d| format!("{:.1e}", d.largest)),
         bytes(outcome.bytes),
     ]);
-    printer.table(&table.without_empty_columns());
+    table.without_empty_columns()
 }

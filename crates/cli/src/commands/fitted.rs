@@ -5,11 +5,13 @@ use dsconv::Network;
 use graph::Folded;
 use images::Unlabelled;
 use model::{Model, Plan};
+use report::Item;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::pictures;
 use crate::printer::Printer;
+use crate::table::NOTHING;
 
 /// The most images that are held out.
 const MOST_HELD_OUT: usize = 64;
@@ -106,6 +108,21 @@ fn measure(folded: &Folded, plain: &Model, fitted: &Model, held: &Unlabelled, co
     let logits = predict("compare on images held out", &[&teacher, &before, &after], held, context)?;
     let of = |network: usize| logits[network].scores(None, &logits[0]);
     Ok(HeldOut { count: logits[0].len(), before: of(1), after: of(2) })
+}
+
+/// What the fit won in the network and in each layer, for a page.
+pub fn before_and_after(outcome: &FitOutcome) -> Item {
+    let mut table = report::Table::new(["fitted", "by its rule, dB", "fitted, dB", "pixels", "images"]);
+    let decibels = |db: Option<f64>| db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}"));
+    if let Some(HeldOut { count, before, after }) = &outcome.held_out {
+        let (before, after) = (decibels(before.sqnr_db), decibels(after.sqnr_db));
+        table.row(["logits of images held out".to_owned(), before, after, String::new(), count.to_string()]);
+    }
+    for layer in &outcome.layers {
+        let (before, after) = (decibels(layer.before_db), decibels(layer.after_db));
+        table.row([layer.layer.clone(), before, after, layer.pixels.to_string(), layer.images.to_string()]);
+    }
+    Item::Table(table)
 }
 
 /// Says what the fit won.

@@ -49,24 +49,28 @@ struct Outcome {
 
 /// What there is to say of a quantized layer.
 #[derive(Debug, Serialize)]
-struct LayerReport {
-    name: String,
+pub struct LayerReport {
+    /// Its name.
+    pub name: String,
     /// The shape of its weight, `[Co, Ci/G, Kh, Kw]`.
     shape: [usize; 4],
-    bits: u8,
-    block: String,
+    /// The bits of a code.
+    pub bits: u8,
+    /// The channels that share a scale.
+    pub block: String,
     /// How its scales are stored: `f16`, `f32` or `two-level`.
     scales: String,
-    activation: Option<ActivationFormat>,
+    /// The format of its input; `None` for floats.
+    pub activation: Option<ActivationFormat>,
     /// Whether its input can be negative.
     signed: bool,
     /// The bytes of codes and scales as they are stored.
-    bytes: u64,
+    pub bytes: u64,
     /// The smallest and the largest magnitude of its scales, with zeros left out.
     scale_range: [f32; 2],
     /// The SQNR of its weights against those of the float model, in dB.
     #[serde(skip_serializing_if = "Option::is_none")]
-    sqnr_db: Option<f64>,
+    pub sqnr_db: Option<f64>,
 }
 
 /// Shows what is in a model.
@@ -138,7 +142,7 @@ fn outputs(head: Head) -> String {
 }
 
 /// Describes a quantized layer.
-fn describe(name: &str, layer: &QuantizedLayer, sqnr_db: Option<f64>) -> LayerReport {
+pub fn describe(name: &str, layer: &QuantizedLayer, sqnr_db: Option<f64>) -> LayerReport {
     let QuantizedLayer { codes, activation, signed } = layer;
     let (scales, size) = match codes.two_level() {
         Some(levels) => ("two-level", 4 * levels.channel().len() + levels.factors().len()),

@@ -7,11 +7,13 @@ use blockfloat::BlockSize;
 use distill::Context;
 use graph::{Folded, Graph, Node, Weights};
 use model::{Float, Model, Plan, Policy, QuantizedLayer};
+use report::{Item, Page, Section};
 use serde::Serialize;
 
 use super::fitted::{self, FitImages, FitOutcome};
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
+use crate::html::{self, Html};
 use crate::models::{ModelSpec, OpenedModel};
 use crate::output::{Ending, Output, Target, Written, check_file};
 use crate::printer::Printer;
@@ -115,6 +117,8 @@ pub struct QuantizeOptions {
     pub keep_worst: bool,
     /// The images to fit layers on.
     pub images: FitImages,
+    /// The report to write.
+    pub html: Html,
     /// The file to write.
     pub target: Target,
 }
@@ -127,6 +131,7 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
     let start = Instant::now();
     let QuantizeOptions { model: spec, target, .. } = options;
     let ending = ending(options)?;
+    options.html.check(&spec.files())?;
     let mut policy = policy(options, printer)?;
     let opened = models::open(spec, printer)?;
     let default = format!("{}_{}.safetensors", opened.name, scheme(&policy));
@@ -157,6 +162,10 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
     quantized.round(&stored);
     let layers = measure(&folded, &quantized, &plan);
     let pictures = pictures::open(None, verdict::COUNT, verdict::SEED, &quantized, printer)?;
+    let sections = match options.html.path {
+        Some(_) => html::layers(&folded, &quantized, Some(&pictures), &context)?,
+        None => Vec::new(),
+    };
     let reference = verdict::known(Reference::new(&folded, pictures, &context), printer)?;
     drop(folded);
     let written = match ending {
@@ -179,7 +188,18 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
         "how accurate it is, only images tell: `dsconv eval {file} --data DATA --against {model}`; `dsconv distill` wins \
          accuracy back"
     ));
-    Ok(())
+    options.html.write(printer, || Ok(page(&name, &outcome, sections)))
+}
+
+/// The page of a quantized network: what was written, and what each layer lost.
+fn page(name: &str, outcome: &Outcome, layers: Vec<Section>) -> Page {
+    let mut result = Section::new("Result", outcome.written.to_string()).with(Item::Text(lines(outcome).join("\n")));
+    if let Some(fit) = &outcome.fit {
+        result = result.with(fitted::before_and_after(fit));
+    }
+    let summary = outcome.verdict.as_ref().map_or_else(|| outcome.weight_sqnr.to_string(), ToString::to_string);
+    let sections = std::iter::once(result).chain(layers).collect();
+    Page { title: format!("{name}, quantized"), summary, sections }
 }
 
 /// Returns the policy, with the rules of a file before its own.
@@ -241,31 +261,32 @@ fn show(outcome: &Outcome, printer: &Printer) {
         printer.table(&table);
         printer.line("");
     }
-    let weights: usize = outcome.layers.values().map(|layer| layer.weights).sum();
-    let layers = outcome.layers.len();
-    printer.line(format!("{layers} layers, {} weights quantized", count(weights as u64)));
-    if !outcome.kept.is_empty() {
-        printer.line(format!("kept at 8 bits: {}", outcome.kept.join(", ")));
-    }
-    if !outcome.image_layers.is_empty() {
-        printer
-            .line(format!("read the image, so that their inputs keep more bits: {}", outcome.image_layers.join(", ")));
-    }
-    printer.line(&outcome.weight_sqnr);
+    lines(outcome).iter().for_each(|line| printer.line(line));
     if let Some(fit) = &outcome.fit {
         fitted::show(fit, printer);
     }
     if let Some(verdict) = &outcome.verdict {
         printer.line(verdict);
     }
-    if !outcome.float_layers.is_empty() {
-        printer.line(format!(
-            "{} layers stay in floats: {}",
-            outcome.float_layers.len(),
-            outcome.float_layers.join(", ")
-        ));
-    }
     printer.line(&outcome.written);
+}
+
+/// Says what was quantized.
+fn lines(outcome: &Outcome) -> Vec<String> {
+    let weights: usize = outcome.layers.values().map(|layer| layer.weights).sum();
+    let mut lines = vec![format!("{} layers, {} weights quantized", outcome.layers.len(), count(weights as u64))];
+    if !outcome.kept.is_empty() {
+        lines.push(format!("kept at 8 bits: {}", outcome.kept.join(", ")));
+    }
+    if !outcome.image_layers.is_empty() {
+        lines.push(format!("read the image, so that their inputs keep more bits: {}", outcome.image_layers.join(", ")));
+    }
+    if !outcome.float_layers.is_empty() {
+        let (count, names) = (outcome.float_layers.len(), outcome.float_layers.join(", "));
+        lines.push(format!("{count} layers stay in floats: {names}"));
+    }
+    lines.push(outcome.weight_sqnr.to_string());
+    lines
 }
 
 /// Lists the layers that read the image and therefore round their input to more bits than the policy says for others.
