@@ -10,6 +10,7 @@ mod imports;
 mod mistakes;
 mod onnx;
 mod pictures;
+mod reports;
 mod resume;
 mod runs;
 mod written;

@@ -103,7 +103,7 @@ impl Item {
             Self::Table(table) => table.markup(),
             Self::Plot(plot) => plot.markup(),
             Self::Pictures(pictures) => html! { div.pictures { @for picture in pictures { (picture.markup()) } } },
-            Self::Text(text) => html! { pre tabindex="0" role="region" aria-label="text" { (text) } },
+            Self::Text(text) => html! { pre tabindex="0" role="group" aria-label="text" { (text) } },
         }
     }
 }

@@ -9,7 +9,7 @@ use plotters::prelude::*;
 use crate::Table;
 
 /// The size of a plot; a page scales it to its own width.
-const SIZE: (u32, u32) = (700, 300);
+const SIZE: (u32, u32) = (520, 280);
 /// The most rows of a plot's table: beyond them every second, third, ... is shown.
 const MOST_ROWS: usize = 400;
 
@@ -162,18 +162,15 @@ fn chart<'b>(
         }
     };
     let (x_text, y_text) = (digits(&x), digits(&y));
-    let mut chart = ChartBuilder::on(area)
-        .margin(12)
-        .x_label_area_size(44)
-        .y_label_area_size(64)
-        .build_cartesian_2d(x, y)?;
-    let style = ("sans-serif", 13).into_font().color(&TEXT.0);
+    let mut chart =
+        ChartBuilder::on(area).margin(12).x_label_area_size(44).y_label_area_size(64).build_cartesian_2d(x, y)?;
+    let style = ("sans-serif", 14).into_font().color(&TEXT.0);
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(GRID.0)
         .axis_style(TEXT.0)
-        .x_labels(7)
+        .x_labels(6)
         .y_labels(6)
         .x_label_formatter(&x_text)
         .y_label_formatter(&y_text)
@@ -188,8 +185,8 @@ fn chart<'b>(
 /// The range of some values, a little wider; `None` without a value.
 fn around(values: impl Iterator<Item = f64>) -> Option<Range<f64>> {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
-    let margin = if high > low { 0.05 * (high - low) } else { 0.05 * high.abs().max(1.0) };
-    (low <= high).then(|| low - margin..high + margin)
+    let margin = if high > low { 0.05 * (high - low) } else { 0.01 * high.abs().max(1.0) };
+    (low <= high).then_some(low - margin..high + margin)
 }
 
 /// Draws a mark; series differ by its shape and not by colour alone.
@@ -261,7 +258,7 @@ impl Points {
                     for (name, at) in &points {
                         let at = (at[0], at[1]);
                         mark(chart, 0, at)?;
-                        let style = ("sans-serif", 13).into_font().color(&TEXT.0);
+                        let style = ("sans-serif", 14).into_font().color(&TEXT.0);
                         let label = EmptyElement::at(at) + Text::new((*name).to_owned(), (7, -7), style);
                         chart.plotting_area().draw(&label)?;
                     }

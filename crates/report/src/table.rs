@@ -32,7 +32,7 @@ impl Table {
         let class = |column: usize| numbers[column].then_some("number");
         html! {
             // A wide table scrolls by itself, also by keyboard.
-            div.wide tabindex="0" role="region" aria-label="table" {
+            div.wide tabindex="0" role="group" aria-label="table" {
                 table {
                     thead { tr {
                         @for (column, heading) in self.headings.iter().enumerate() {

@@ -137,9 +137,12 @@ impl Shown<'_> {
         let student = files::load(&exported.path)?;
         let folded = self.teacher.clone().fold()?;
         let mut sections = vec![
-            Section::new("Before and after", format!("Measured on {}, adapted to {} without labels.", report.eval, report.adapt))
-                .with(html::table(&table(self.outcome)))
-                .with(Item::Text(format!("{exported}\n{deployed}"))),
+            Section::new(
+                "Before and after",
+                format!("Measured on {}, adapted to {} without labels.", report.eval, report.adapt),
+            )
+            .with(html::table(&table(self.outcome)))
+            .with(Item::Text(format!("{exported}\n{deployed}"))),
             self.curves(run)?,
         ];
         sections.extend(self.named(&student, context)?);
@@ -149,7 +152,10 @@ impl Shown<'_> {
         let top1 = |measured: &Measured| measured.scores.top1.map(|top1| format!("{top1:.2}"));
         let summary = match (top1(&report.fp32), top1(&report.quantized), top1(&report.adapted)) {
             (Some(fp32), Some(quantized), Some(adapted)) => {
-                format!("Top-1 in percent: {fp32} in floats, {quantized} quantized, {adapted} adapted; {:.1} times smaller.", exported.ratio)
+                format!(
+                    "Top-1 in percent: {fp32} in floats, {quantized} quantized, {adapted} adapted; {:.1} times smaller.",
+                    exported.ratio
+                )
             }
             _ => format!(
                 "It names the float network's class for {:.1} % of the images quantized, for {:.1} % adapted; {:.1} times smaller.",
@@ -162,8 +168,8 @@ impl Shown<'_> {
     /// The loss of each step, and what was measured on the images held out.
     fn curves(&self, run: &Path) -> Result<Section> {
         let path = run.join(RunFolder::LOSS);
-        let text = std::fs::read_to_string(&path)
-            .map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;
+        let text =
+            std::fs::read_to_string(&path).map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;
         // `step,learning_rate,loss,...`: see `distill::adapt`.
         let loss = |line: &str| {
             let mut cells = line.split(',');
@@ -180,13 +186,24 @@ impl Shown<'_> {
         };
         let losses = losses.into_iter().step_by(every).collect();
         let note = match self.outcome.report.best_step {
-            0 => "No step was better on the images held out than the student before the first, whose layers are fitted.".to_owned(),
+            0 => {
+                "No step was better on the images held out than the student before the first, whose layers are fitted."
+                    .to_owned()
+            }
             step => format!("On the images held out the student was best at step {step}."),
         };
         Ok(Section::new("Adaptation", note)
             .with(plot("The loss of each step.", "loss", vec![("loss", losses)]))
-            .with(plot("The divergence from the float network on images held out.", "nats", vec![("divergence", points(|p| p.loss))]))
-            .with(plot("Images held out that get the float network's class.", "%", vec![("agreement", points(|p| p.accuracy))])))
+            .with(plot(
+                "The divergence from the float network on images held out.",
+                "nats",
+                vec![("divergence", points(|p| p.loss))],
+            ))
+            .with(plot(
+                "Images held out that get the float network's class.",
+                "%",
+                vec![("agreement", points(|p| p.accuracy))],
+            )))
     }
 
     /// What the float network and the exported student name for the images that were measured on.
@@ -197,7 +214,12 @@ impl Shown<'_> {
             Eval::Unlabelled(set) => set.clone(),
             Eval::HeldOut => return Ok(Vec::new()),
         };
-        let predictions = distill::predictions(&run.join(RunFolder::PREDICTIONS))?;
+        let path = run.join(RunFolder::PREDICTIONS);
+        if !path.exists() {
+            // A run that was finished by a version before there was such a table.
+            return Ok(Vec::new());
+        }
+        let predictions = distill::predictions(&path)?;
         let (mut named, mut places) = (Vec::new(), Vec::new());
         for (place, prediction) in predictions.into_iter().enumerate() {
             let other = match report.chosen {

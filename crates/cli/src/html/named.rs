@@ -52,7 +52,8 @@ impl Compared<'_> {
 
     /// The classes that lost most, and the pairs of classes that are taken for each other; nothing without labels.
     pub fn sections(&self) -> Vec<Section> {
-        let labelled: Vec<(usize, Named)> = self.named.iter().filter_map(|named| Some((named.label?, *named))).collect();
+        let labelled: Vec<(usize, Named)> =
+            self.named.iter().filter_map(|named| Some((named.label?, *named))).collect();
         if labelled.is_empty() {
             return Vec::new();
         }
@@ -79,11 +80,12 @@ impl Compared<'_> {
             classes.sort_by_key(|&(class, [count, _, other])| (other * 10_000 / count, class));
         }
         let right = |name: &str| format!("{name}: right");
+        let change = |by: i64| if by == 0 { "0".to_owned() } else { format!("{by:+}") };
         let beside = self.float.map(|float| [right(float), "change".to_owned()]);
         let head = ["class".to_owned(), "images".to_owned(), right(self.other)];
         let mut table = Table::new(head.into_iter().chain(beside.into_iter().flatten()));
         for &(class, [count, float, other]) in classes.iter().take(ROWS) {
-            let beside = self.float.map(|_| [float.to_string(), format!("{:+}", other - float)]);
+            let beside = self.float.map(|_| [float.to_string(), change(other - float)]);
             let first = [self.name(class), count.to_string(), other.to_string()];
             table.row(first.into_iter().chain(beside.into_iter().flatten()));
         }
@@ -115,7 +117,8 @@ impl Compared<'_> {
             let note = format!("Rows are the images' classes, columns what {} named; counts of images.", self.other);
             return Section::new("Confusion", note).with(Item::Table(table));
         }
-        let mut wrong: Vec<_> = pairs.into_iter().filter(|((label, named), [_, other])| label != named && *other > 0).collect();
+        let mut wrong: Vec<_> =
+            pairs.into_iter().filter(|((label, named), [_, other])| label != named && *other > 0).collect();
         wrong.sort_by_key(|&(pair, [float, other])| (std::cmp::Reverse(other), float, pair));
         let by = |name: &str| format!("by {name}");
         let head = ["class".to_owned(), "taken for".to_owned(), by(self.other)];
@@ -124,7 +127,8 @@ impl Compared<'_> {
             let first = [self.name(label), self.name(named), other.to_string()];
             table.row(first.into_iter().chain(self.float.map(|_| float.to_string())));
         }
-        let note = format!("The classes that are taken for another one most often: at most {ROWS} pairs, counts of images.");
+        let note =
+            format!("The classes that are taken for another one most often: at most {ROWS} pairs, counts of images.");
         Section::new("Confusion", note).with(Item::Table(table))
     }
 
@@ -141,7 +145,7 @@ impl Compared<'_> {
     ) -> Result<Section> {
         let normaliser = preprocess.normaliser();
         let mut pictures = Vec::new();
-        for image in 0..images.len() {
+        for (image, &label) in labels.iter().enumerate() {
             let (Some(theirs), Some(own)) = (float.of(image), other.of(image)) else { continue };
             let batch = images.batch(&[image])?;
             let [_, _, height, width] = batch.shape;
@@ -149,7 +153,7 @@ impl Compared<'_> {
                 continue;
             }
             let mut lines = vec![images.image_name(image)];
-            lines.extend(labels[image].map(|label| format!("is {}", self.name(label))));
+            lines.extend(label.map(|label| format!("is {}", self.name(label))));
             lines.extend(self.float.map(|name| format!("{name}: {}", self.first(float.head(), theirs))));
             lines.push(format!("{}: {}", self.other, self.first(other.head(), own)));
             let description = format!("picture {}", images.image_name(image));

@@ -1,0 +1,94 @@
+//! Pages to look at, `report.html` and `--html`.
+use super::*;
+
+/// Reads a page, and checks what is true of all: it is whole, loads nothing and runs nothing.
+#[track_caller]
+fn page(place: &Place, file: &str) -> String {
+    let text = std::fs::read_to_string(place.path(file)).unwrap();
+    assert!(text.starts_with("<!DOCTYPE html>") && text.ends_with("</html>"), "{file}");
+    for tag in ["<script", "<link", "<iframe", "src=\"http", "href=\"http", "url("] {
+        assert!(!text.contains(tag), "{file}: {tag}");
+    }
+    assert!(text.contains("How this was made"), "{file}");
+    text
+}
+
+/// The cells of the first row of a page that begins with `name`.
+fn row(page: &str, name: &str) -> Vec<String> {
+    let (_, rest) = page.split_once(&format!("<tr><td>{name}</td>")).unwrap_or_else(|| panic!("no row {name}"));
+    let (cells, _) = rest.split_once("</tr>").unwrap();
+    let text = |cell: &str| cell.rsplit('>').next().unwrap().to_owned();
+    cells.split("</td>").filter(|cell| !cell.is_empty()).map(text).collect()
+}
+
+#[test]
+fn a_run_leaves_a_report_and_what_it_named() {
+    let place = Place::new();
+    place.write("configs/mine_4bit.toml", RECIPE);
+    let metrics = place.json(&["distill", "mine_4bit", "--out", "run"]);
+    let html = page(&place, "run/report.html");
+    let top1 = |network: &str| metrics[network]["top1"].as_f64().unwrap();
+    assert_eq!(row(&html, "FP32")[0], format!("{:.2}", top1("fp32")));
+    assert_eq!(row(&html, "adapted")[0], format!("{:.2}", top1("adapted")));
+    for section in ["Adaptation", "Classes", "Confusion", "Layers", "The worst layers", "Config"] {
+        assert!(html.contains(&format!("<h2>{section}</h2>")), "{section}");
+    }
+    assert!(html.contains("dsconv distill mine_4bit --out run --json"), "the command");
+    assert!(html.contains("checkpoint_every"), "the resolved config");
+
+    // The table of what was named gives the accuracy again.
+    let table = std::fs::read_to_string(place.path("run/predictions.csv")).unwrap();
+    let mut rows = table.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    assert_eq!(rows.next().unwrap(), ["image", "label", "fp32", "quantized", "adapted"]);
+    let rows: Vec<_> = rows.collect();
+    assert_eq!(rows.len() as u64, metrics["fp32"]["count"].as_u64().unwrap());
+    for (column, network) in [(2, "fp32"), (3, "quantized"), (4, "adapted")] {
+        let right = rows.iter().filter(|row| row[column] == row[1]).count();
+        assert_eq!(100.0 * right as f64 / rows.len() as f64, top1(network), "{network}");
+    }
+    let differing = rows.iter().filter(|row| row[2] != row[4]).count();
+    assert_eq!(html.matches("<img ").count(), differing.min(24), "a picture for each difference");
+
+    // A finished run shows its report again, also one of a time before there was that table.
+    std::fs::remove_file(place.path("run/report.html")).unwrap();
+    std::fs::remove_file(place.path("run/predictions.csv")).unwrap();
+    assert_eq!(place.run(&["distill", "mine_4bit", "--out", "run", "--resume"]).code, Some(0));
+    assert!(!page(&place, "run/report.html").contains("<h2>Classes</h2>"));
+
+    place.json(&["compare", "run", "--html", "runs.html"]);
+    let html = page(&place, "runs.html");
+    assert_eq!(row(&html, "run")[0], format!("{:.2}", top1("fp32")));
+    assert!(html.contains("<svg"), "accuracy by size");
+}
+
+#[test]
+fn commands_write_what_they_print_as_a_page() {
+    let place = Place::new();
+    place.json(&["quantize", "tiny.safetensors", "-o", "tiny.dsc", "--html", "quantize.html"]);
+    let html = page(&place, "quantize.html");
+    assert!(html.contains("<h2>The worst layers</h2>") && html.contains(": inputs</figcaption>"), "histograms");
+    assert!(html.contains("layers, ") && html.contains("weights quantized"));
+
+    let args = ["eval", "tiny.dsc", "--limit", "48", "--against", "tiny.safetensors", "--html", "eval.html"];
+    let scores = place.json(&args);
+    let html = page(&place, "eval.html");
+    let cells = row(&html, "tiny");
+    assert_eq!((cells[1].as_str(), &cells[2]), ("48", &format!("{:.2}", scores["top1"].as_f64().unwrap())));
+    let differing = (48.0 * (1.0 - scores["agreement"].as_f64().unwrap() / 100.0)).round() as usize;
+    assert_eq!(html.matches("<img ").count(), differing.min(24));
+    // Nothing is lost without a word.
+    let ran = place.run(&args);
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert!(ran.err.contains("`eval.html`") && ran.err.contains("--force"), "{}", ran.err);
+    assert_eq!(place.run(&[&args[..], &["--force"]].concat()).code, Some(0));
+    place.json(&["eval", "tiny.dsc", "--limit", "8", "--html", "alone.html"]);
+    assert!(!page(&place, "alone.html").contains("<img "), "nothing to differ from");
+
+    let layers = place.json(&["bench", "tiny.dsc", "--runs", "1", "--html", "bench.html"])["layers"].clone();
+    let html = page(&place, "bench.html");
+    assert_eq!(html.matches("<dt>").count(), layers.as_array().unwrap().len(), "a bar for each step");
+    let layers = place.json(&["analyze", "tiny.safetensors", "--proxy", "--html", "analyze.html"])["layers"].clone();
+    let worst = layers[0]["layer"].as_str().unwrap();
+    let html = page(&place, "analyze.html");
+    assert!(html.contains(&format!("<dt>{worst}</dt>")), "{worst}");
+}
