@@ -154,6 +154,22 @@ fn page(outcome: &Outcome) -> Page {
     }
 }
 
+/// Returns the median time of an image on one thread, in milliseconds, by a few runs.
+///
+/// # Errors
+/// The file cannot be read, or is no model that the engine runs.
+pub fn median_ms(file: &Path, printer: &Printer) -> Result<f64> {
+    const RUNS: usize = 20;
+    let model = engine::load(file)?;
+    let mut session = model.session(1)?;
+    let one = image(model.input().elements());
+    session.run(&one)?;
+    let bar = printer.bar("bench", RUNS as u64, "");
+    let times = time_runs(&mut session, &one, RUNS, Instant::now(), &bar)?;
+    bar.finish_and_clear();
+    Ok(times[times.len() / 2])
+}
+
 /// Times up to `runs` runs, and returns their milliseconds, least first. No further run begins [`SECONDS`] after `begun`.
 fn time_runs(session: &mut Session, images: &[f32], runs: usize, begun: Instant, bar: &Bar) -> Result<Vec<f64>> {
     let mut times = Vec::new();

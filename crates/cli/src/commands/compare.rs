@@ -35,7 +35,7 @@ pub fn run(given: &[PathBuf], html: &Html, printer: &Printer) -> Result<()> {
         printer.talk(format!("{name} exports the quantized network: on images held out it is closer to FP32{how}"));
     }
     printer.talk(COLUMNS);
-    html.write(printer, || Ok(page(&rows)))
+    html.write(printer, || page(&rows, printer))
 }
 
 /// What the columns of the table are.
@@ -58,31 +58,43 @@ fn table(rows: &[Run]) -> Table {
     table
 }
 
-fn page(rows: &[Run]) -> Page {
-    let points = |value: fn(&Report) -> Option<f64>| -> Vec<(String, [f64; 2])> {
-        let point = |Run { run, report }: &Run| {
-            Some((runs::run_name(run), [report.adapted.bytes as f64 / 1e6, value(report)?]))
-        };
-        rows.iter().filter_map(point).collect()
+fn page(rows: &[Run], printer: &Printer) -> Result<Page> {
+    let mut sections = vec![Section::new("Results", COLUMNS).with(html::table(&table(rows)))];
+    let sizes: Vec<Option<f64>> = rows.iter().map(|row| Some(row.report.adapted.bytes as f64 / 1e6)).collect();
+    let note = "Better networks are higher and further to the left.";
+    sections.push(against(rows, &sizes, "megabytes", Section::new("Accuracy and size", note)));
+    // A run without the engine's file is of an older version.
+    let time = |Run { run, .. }: &Run| {
+        let file = run.join(super::distill::DEPLOYED);
+        file.is_file().then(|| super::bench::median_ms(&file, printer)).transpose()
     };
-    let plot = |what: &str, value: fn(&Report) -> Option<f64>| {
-        let caption = format!("{what} of the adapted networks by their size.");
-        let axes = ["megabytes".to_owned(), format!("{what}, %")];
-        (points(value), caption, axes)
+    let times = rows.iter().map(time).collect::<Result<Vec<_>>>()?;
+    let note = "An image in the integer engine on one thread of this machine, just now: the median of 20 runs.";
+    sections.push(against(rows, &times, "milliseconds", Section::new("Accuracy and time", note)));
+    let summary = match rows.len() {
+        1 => "One run of `dsconv distill`.".to_owned(),
+        count => format!("{count} runs of `dsconv distill`."),
     };
-    let mut plots = Section::new("Accuracy and size", "Better networks are higher and further to the left.");
-    let kinds = [
-        plot("Top-1", |report| report.adapted.scores.top1),
-        plot("Agreement with FP32", |report| Some(report.adapted.scores.agreement)),
+    Ok(Page { title: "Runs side by side".to_owned(), summary, sections })
+}
+
+/// Adds to a section where the adapted networks lie by what they cost and what they get right.
+fn against(rows: &[Run], costs: &[Option<f64>], unit: &str, mut section: Section) -> Section {
+    let kinds: [(&str, fn(&Report) -> Option<f64>); 2] = [
+        ("Top-1", |report| report.adapted.scores.top1),
+        ("Agreement with FP32", |report| Some(report.adapted.scores.agreement)),
     ];
-    for (points, caption, axes) in kinds.into_iter().filter(|(points, ..)| !points.is_empty()) {
-        plots = plots.with(Item::Plot(Plot::Points(Points { caption, axes, points })));
+    for (what, value) in kinds {
+        let point =
+            |(row, cost): (&Run, &Option<f64>)| Some((runs::run_name(&row.run), [(*cost)?, value(&row.report)?]));
+        let points: Vec<(String, [f64; 2])> = rows.iter().zip(costs).filter_map(point).collect();
+        if !points.is_empty() {
+            let (caption, axes) =
+                (format!("{what} of the adapted networks by {unit}."), [unit.to_owned(), format!("{what}, %")]);
+            section = section.with(Item::Plot(Plot::Points(Points { caption, axes, points })));
+        }
     }
-    Page {
-        title: "Runs side by side".to_owned(),
-        summary: format!("{} runs of `dsconv distill`.", rows.len()),
-        sections: vec![Section::new("Results", COLUMNS).with(html::table(&table(rows))), plots],
-    }
+    section
 }
 
 /// Returns all runs that have results.

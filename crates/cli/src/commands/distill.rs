@@ -21,7 +21,7 @@ use crate::table::{Table, percent};
 use crate::{classes, deploy, device, models, progress, scores};
 
 /// The file of the exported student for the integer engine, in the run folder.
-const DEPLOYED: &str = "model.dsc";
+pub const DEPLOYED: &str = "model.dsc";
 
 /// The file of the report, in the run folder.
 const REPORT: &str = "report.html";

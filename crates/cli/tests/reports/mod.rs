@@ -58,7 +58,7 @@ fn a_run_leaves_a_report_and_what_it_named() {
     place.json(&["compare", "run", "--html", "runs.html"]);
     let html = page(&place, "runs.html");
     assert_eq!(row(&html, "run")[0], format!("{:.2}", top1("fp32")));
-    assert!(html.contains("<svg"), "accuracy by size");
+    assert_eq!(html.matches("<svg").count(), 4, "accuracy and agreement by size and by time");
 }
 
 #[test]
