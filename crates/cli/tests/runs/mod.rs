@@ -152,6 +152,6 @@ fn files_of_a_run_have_the_mode_of_any_new_file() {
         assert_eq!(mode(&path), mode(&place.path("plain")), "{}", path.display());
         count += 1;
     }
-    // config, origin, metrics, loss, and three models.
-    assert_eq!(count, 7);
+    // config, origin, metrics, loss, predictions, report, and three models.
+    assert_eq!(count, 9);
 }
