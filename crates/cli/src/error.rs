@@ -43,6 +43,11 @@ impl Error {
         Self { ending: Ending::Interrupted, ..Self::failed(message) }
     }
 
+    /// Whether the user ended the work.
+    pub fn is_interruption(&self) -> bool {
+        self.ending == Ending::Interrupted
+    }
+
     /// The same error as one of wrong usage.
     pub fn into_usage(self) -> Self {
         Self { ending: Ending::Usage, ..self }

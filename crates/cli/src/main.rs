@@ -41,7 +41,7 @@ use clap::Parser;
 use args::{Cli, Command, ConfigCommand, DataCommand};
 use commands::{
     analyze, bench, compare, config as configs, data, distill, doctor, eval, export, inspect, models as networks,
-    predict, quantize, train, verify,
+    predict, quantize, sweep, train, verify,
 };
 use error::Result;
 use printer::{Manner, Printer};
@@ -105,6 +105,7 @@ fn run(command: Command, printer: &Printer) -> Result<()> {
         Command::Models(args) => networks::run(args.part.as_deref().unwrap_or_default(), printer),
         Command::Predict(args) => predict::run(&args.into(), printer),
         Command::Quantize(args) => quantize::run(&args.try_into()?, printer),
+        Command::Sweep(args) => sweep::run(&args.into(), printer),
         Command::Train(args) => train::run(&args.into(), printer),
         Command::Verify(args) => verify::run(&args.file, !args.no_run, printer),
     }

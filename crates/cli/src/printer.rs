@@ -93,6 +93,11 @@ impl Printer {
         Self { manner: *manner, bars: MultiProgress::with_draw_target(target) }
     }
 
+    /// The same printer without talk, for work whose words were said before or will be said again.
+    pub fn quiet(&self) -> Self {
+        Self { manner: Manner { quiet: true, ..self.manner }, bars: self.bars.clone() }
+    }
+
     /// Tells whether details are wanted.
     pub fn is_verbose(&self) -> bool {
         self.manner.verbose

@@ -16,6 +16,20 @@ const EVERY: Duration = Duration::from_secs(30);
 /// # Errors
 /// The system refuses the handler of Ctrl-C.
 pub fn context(device: Device, printer: &Printer) -> Result<Context> {
+    let bars = Bars { printer: printer.clone(), phase: Mutex::default() };
+    Ok(Context { device, progress: Arc::new(bars), interrupter: interrupter(printer)? })
+}
+
+/// The interrupter of Ctrl-C, which is one for all that this process does.
+///
+/// # Errors
+/// The system refuses the handler.
+fn interrupter(printer: &Printer) -> Result<Interrupter> {
+    static HEARD: Mutex<Option<Interrupter>> = Mutex::new(None);
+    let mut heard = HEARD.lock().expect("registering a handler does not panic");
+    if let Some(interrupter) = &*heard {
+        return Ok(interrupter.clone());
+    }
     let interrupter = Interrupter::new();
     let (stop, voice) = (interrupter.clone(), printer.clone());
     ctrlc::set_handler(move || {
@@ -26,8 +40,7 @@ pub fn context(device: Device, printer: &Printer) -> Result<Context> {
         stop.stop(Some("Ctrl-C"));
     })
     .map_err(|error| Error::failed(format!("cannot listen for Ctrl-C: {error}")))?;
-    let bars = Bars { printer: printer.clone(), phase: Mutex::default() };
-    Ok(Context { device, progress: Arc::new(bars), interrupter })
+    Ok(heard.insert(interrupter).clone())
 }
 
 struct Bars {

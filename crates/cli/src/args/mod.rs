@@ -15,6 +15,7 @@ mod models;
 mod parse;
 mod predict;
 mod quantize;
+mod sweep;
 mod target;
 mod train;
 mod verify;
@@ -36,6 +37,7 @@ pub use inspect::Inspect;
 pub use models::Models;
 pub use predict::Predict;
 pub use quantize::Quantize;
+pub use sweep::Sweep;
 pub use train::Train;
 pub use verify::Verify;
 
@@ -93,6 +95,8 @@ pub enum Command {
     Distill(Distill),
     /// Put the results of several runs in one table
     Compare(Compare),
+    /// Run a config for every combination of some values, and put the results in one table
+    Sweep(Sweep),
     /// Quantize a network, without any data or with a few unlabelled images
     Quantize(Quantize),
     /// Find the layers that lose most when they are quantized, and choose formats by it

@@ -59,18 +59,10 @@ fn table(rows: &[Run]) -> Table {
 }
 
 fn page(rows: &[Run], printer: &Printer) -> Result<Page> {
+    let runs: Vec<(String, &Path, &Report)> =
+        rows.iter().map(|row| (runs::run_name(&row.run), row.run.as_path(), &row.report)).collect();
     let mut sections = vec![Section::new("Results", COLUMNS).with(html::table(&table(rows)))];
-    let sizes: Vec<Option<f64>> = rows.iter().map(|row| Some(row.report.adapted.bytes as f64 / 1e6)).collect();
-    let note = "Better networks are higher and further to the left.";
-    sections.push(against(rows, &sizes, "megabytes", Section::new("Accuracy and size", note)));
-    // A run without the engine's file is of an older version.
-    let time = |Run { run, .. }: &Run| {
-        let file = run.join(super::distill::DEPLOYED);
-        file.is_file().then(|| super::bench::median_ms(&file, printer)).transpose()
-    };
-    let times = rows.iter().map(time).collect::<Result<Vec<_>>>()?;
-    let note = "An image in the integer engine on one thread of this machine, just now: the median of 20 runs.";
-    sections.push(against(rows, &times, "milliseconds", Section::new("Accuracy and time", note)));
+    sections.extend(costs(&runs, printer)?);
     let summary = match rows.len() {
         1 => "One run of `dsconv distill`.".to_owned(),
         count => format!("{count} runs of `dsconv distill`."),
@@ -78,19 +70,43 @@ fn page(rows: &[Run], printer: &Printer) -> Result<Page> {
     Ok(Page { title: "Runs side by side".to_owned(), summary, sections })
 }
 
+/// Shows what the adapted networks of some runs get right by their size, and by the time that the engine takes here and now.
+/// A run has a name, its folder and its results.
+///
+/// # Errors
+/// The engine does not run a network.
+pub fn costs(runs: &[(String, &Path, &Report)], printer: &Printer) -> Result<[Section; 2]> {
+    let sizes: Vec<Option<f64>> = runs.iter().map(|(.., report)| Some(report.adapted.bytes as f64 / 1e6)).collect();
+    // A run without the engine's file is of an older version.
+    let time = |(_, run, _): &(String, &Path, &Report)| {
+        let file = run.join(super::distill::DEPLOYED);
+        file.is_file().then(|| super::bench::median_ms(&file, printer)).transpose()
+    };
+    let times = runs.iter().map(time).collect::<Result<Vec<_>>>()?;
+    let better = "Better networks are higher and further to the left.";
+    let how = "An image in the integer engine on one thread of this machine, just now: the median of 20 runs.";
+    Ok([
+        against(runs, &sizes, "megabytes", Section::new("Accuracy and size", better)),
+        against(runs, &times, "milliseconds", Section::new("Accuracy and time", how)),
+    ])
+}
+
 /// Adds to a section where the adapted networks lie by what they cost and what they get right.
-fn against(rows: &[Run], costs: &[Option<f64>], unit: &str, mut section: Section) -> Section {
-    let kinds: [(&str, fn(&Report) -> Option<f64>); 2] = [
+fn against(runs: &[(String, &Path, &Report)], costs: &[Option<f64>], unit: &str, mut section: Section) -> Section {
+    type Value = fn(&Report) -> Option<f64>;
+    let kinds: [(&str, Value); 2] = [
         ("Top-1", |report| report.adapted.scores.top1),
         ("Agreement with FP32", |report| Some(report.adapted.scores.agreement)),
     ];
     for (what, value) in kinds {
-        let point =
-            |(row, cost): (&Run, &Option<f64>)| Some((runs::run_name(&row.run), [(*cost)?, value(&row.report)?]));
-        let points: Vec<(String, [f64; 2])> = rows.iter().zip(costs).filter_map(point).collect();
+        let points = runs
+            .iter()
+            .zip(costs)
+            .filter_map(|((name, _, report), cost)| Some((name.clone(), [(*cost)?, value(report)?])));
+        let points: Vec<(String, [f64; 2])> = points.collect();
         if !points.is_empty() {
-            let (caption, axes) =
-                (format!("{what} of the adapted networks by {unit}."), [unit.to_owned(), format!("{what}, %")]);
+            let caption = format!("{what} of the adapted networks by {unit}.");
+            let axes = [unit.to_owned(), format!("{what}, %")];
             section = section.with(Item::Plot(Plot::Points(Points { caption, axes, points })));
         }
     }

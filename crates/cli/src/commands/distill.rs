@@ -31,12 +31,14 @@ const POINTS: usize = 500;
 
 /// The result of `dsconv distill`.
 #[derive(Debug, Serialize)]
-struct Outcome {
+pub struct Ran {
+    /// The run folder.
     #[serde(serialize_with = "lossy")]
-    run: PathBuf,
+    pub run: PathBuf,
     model: String,
+    /// What was measured.
     #[serde(flatten)]
-    report: Report,
+    pub report: Report,
     exported: Written,
     deployed: Written,
 }
@@ -46,6 +48,17 @@ struct Outcome {
 /// # Errors
 /// The config is wrong; model or images cannot be opened; the run fails or is interrupted.
 pub fn run(options: &RunOptions, printer: &Printer) -> Result<()> {
+    let ran = ran(options, printer)?;
+    printer.result(&ran, |printer| show(&ran, printer));
+    printer.talk(format!("report {}", ran.run.join(REPORT).display()));
+    Ok(())
+}
+
+/// Runs a config of `dsconv distill` to its end, and writes its report.
+///
+/// # Errors
+/// Those of [`run`].
+pub fn ran(options: &RunOptions, printer: &Printer) -> Result<Ran> {
     let start = Instant::now();
     let file = ConfigFile::open(&options.config, ConfigKind::Distill, &options.set, printer)?;
     let mut recipe = DistillRecipe::read(&file, printer)?;
@@ -96,10 +109,10 @@ pub fn run(options: &RunOptions, printer: &Printer) -> Result<()> {
         seconds: start.elapsed().as_secs_f64(),
     };
     let deployed = deploy(&run, &recipe.export, start, printer)?;
-    let outcome = Outcome { run, model: recipe.model, report, exported, deployed };
-    printer.result(&outcome, |printer| show(&outcome, printer));
-    let shown = Shown { outcome: &outcome, teacher: &teacher, adapt: &adapt, eval: &eval, recipe: &text };
-    html::write(&outcome.run.join(REPORT), shown.page(&context)?, printer)
+    let ran = Ran { run, model: recipe.model, report, exported, deployed };
+    let shown = Shown { ran: &ran, teacher: &teacher, adapt: &adapt, eval: &eval, recipe: &text };
+    html::write(&ran.run.join(REPORT), shown.page(&context)?, &printer.quiet())?;
+    Ok(ran)
 }
 
 /// Writes the exported student as a .dsc file too.
@@ -111,9 +124,9 @@ fn deploy(run: &Path, export: &SaveOptions, start: Instant, printer: &Printer) -
     Ok(Written::new(path, data.len() as u64, model.fp32_bytes(), start))
 }
 
-fn table(outcome: &Outcome) -> Table {
-    let Report { fp32, quantized, adapted, .. } = &outcome.report;
-    let mut table = Table::new([&*outcome.model, "top-1"].into_iter().chain(scores::HEADINGS));
+fn table(ran: &Ran) -> Table {
+    let Report { fp32, quantized, adapted, .. } = &ran.report;
+    let mut table = Table::new([&*ran.model, "top-1"].into_iter().chain(scores::HEADINGS));
     for (what, network) in [("FP32", fp32), ("quantized", quantized), ("adapted", adapted)] {
         let first = [what.to_owned(), percent(network.scores.top1)];
         table.row(first.into_iter().chain(scores::cells(network, fp32)));
@@ -123,7 +136,7 @@ fn table(outcome: &Outcome) -> Table {
 
 /// What the page of a run shows.
 struct Shown<'a> {
-    outcome: &'a Outcome,
+    ran: &'a Ran,
     teacher: &'a Model,
     adapt: &'a Unlabelled,
     eval: &'a Eval,
@@ -133,7 +146,7 @@ struct Shown<'a> {
 
 impl Shown<'_> {
     fn page(&self, context: &Context) -> Result<Page> {
-        let Outcome { run, model, report, exported, deployed } = self.outcome;
+        let Ran { run, model, report, exported, deployed } = self.ran;
         let student = files::load(&exported.path)?;
         let folded = self.teacher.clone().fold()?;
         let mut sections = vec![
@@ -141,7 +154,7 @@ impl Shown<'_> {
                 "Before and after",
                 format!("Measured on {}, adapted to {} without labels.", report.eval, report.adapt),
             )
-            .with(html::table(&table(self.outcome)))
+            .with(html::table(&table(self.ran)))
             .with(Item::Text(format!("{exported}\n{deployed}"))),
             self.curves(run)?,
         ];
@@ -177,7 +190,7 @@ impl Shown<'_> {
         };
         let losses: Vec<(f64, f64)> = text.lines().filter_map(loss).collect();
         let every = losses.len().div_ceil(POINTS).max(1);
-        let held = &self.outcome.report.held_out;
+        let held = &self.ran.report.held_out;
         let points = |value: fn(&Point) -> f32| held.iter().map(|p| (p.step as f64, f64::from(value(p)))).collect();
         let plot = |caption: &str, y: &str, series: Vec<(&str, Vec<(f64, f64)>)>| {
             let series = series.into_iter().map(|(name, points)| Series { name: name.to_owned(), points }).collect();
@@ -185,7 +198,7 @@ impl Shown<'_> {
             Item::Plot(Plot::Lines(Lines { caption: caption.to_owned(), axes, series }))
         };
         let losses = losses.into_iter().step_by(every).collect();
-        let note = match self.outcome.report.best_step {
+        let note = match self.ran.report.best_step {
             0 => {
                 "No step was better on the images held out than the student before the first, whose layers are fitted."
                     .to_owned()
@@ -208,7 +221,7 @@ impl Shown<'_> {
 
     /// What the float network and the exported student name for the images that were measured on.
     fn named(&self, student: &Model, context: &Context) -> Result<Vec<Section>> {
-        let Outcome { run, report, .. } = self.outcome;
+        let Ran { run, report, .. } = self.ran;
         let images = match self.eval {
             Eval::Labelled(set) => set.without_labels(),
             Eval::Unlabelled(set) => set.clone(),
@@ -246,12 +259,12 @@ impl Shown<'_> {
     }
 }
 
-fn show(outcome: &Outcome, printer: &Printer) {
-    printer.table(&table(outcome));
+fn show(ran: &Ran, printer: &Printer) {
+    printer.table(&table(ran));
     printer.line("");
-    printer.line(&outcome.exported);
-    printer.line(&outcome.deployed);
-    judge(&outcome.report, printer);
+    printer.line(&ran.exported);
+    printer.line(&ran.deployed);
+    judge(&ran.report, printer);
 }
 
 /// Says what the table alone does not: which student is exported, and what speaks against it.

@@ -13,5 +13,6 @@ pub mod inspect;
 pub mod models;
 pub mod predict;
 pub mod quantize;
+pub mod sweep;
 pub mod train;
 pub mod verify;

@@ -92,3 +92,66 @@ fn commands_write_what_they_print_as_a_page() {
     let html = page(&place, "analyze.html");
     assert!(html.contains(&format!("<dt>{worst}</dt>")), "{worst}");
 }
+
+#[test]
+fn a_sweep_runs_all_combinations_and_goes_on_where_it_was_stopped() {
+    let place = Place::new();
+    place.write("configs/mine_4bit.toml", RECIPE);
+    let sweep = ["sweep", "mine_4bit", "--vary", "quantize.bits=4,2", "--vary", "quantize.block=8,16", "--out", "all"];
+    let found = place.json(&sweep);
+    let rows = found["rows"].as_array().unwrap();
+    let values: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            (row["values"]["quantize.bits"].as_str().unwrap(), row["values"]["quantize.block"].as_str().unwrap())
+        })
+        .collect();
+    assert_eq!(values, [("4", "8"), ("4", "16"), ("2", "8"), ("2", "16")]);
+    // Two bits take less room than four, fewer scales less than more.
+    let bytes: Vec<u64> = rows.iter().map(|row| row["adapted"]["bytes"].as_u64().unwrap()).collect();
+    assert!(bytes[3] < bytes[2] && bytes[2] < bytes[0] && bytes[1] < bytes[0], "{bytes:?}");
+    let csv = std::fs::read_to_string(place.path("all/results.csv")).unwrap();
+    assert!(csv.starts_with("quantize.bits,quantize.block,fp32_top1,quantized_top1,adapted_top1,"), "{csv}");
+    let html = page(&place, "all/report.html");
+    assert_eq!(html.matches("<svg").count(), 4);
+    // A run of the sweep is a run like others.
+    let alone =
+        place.json(&["distill", "mine_4bit", "--set", "quantize.bits=2", "--set", "quantize.block=16", "--out", "one"]);
+    assert_eq!(alone["adapted"], rows[3]["adapted"]);
+
+    place.run(&sweep).refuses(
+        1,
+        "error: `all` is not empty\n\nhint: `--resume` goes on with the sweep in it, `--out` names another folder",
+    );
+    // One run is lost, one is new, and the others are not run again.
+    let run = |name: &str| place.path("all").join(name);
+    let written = |name: &str| std::fs::metadata(run(name).join("model.safetensors")).unwrap().modified().unwrap();
+    let before = written("quantize.bits-4+quantize.block-8");
+    std::fs::remove_dir_all(run("quantize.bits-2+quantize.block-8")).unwrap();
+    let more = [
+        "sweep",
+        "mine_4bit",
+        "--vary",
+        "quantize.bits=4,2,3",
+        "--vary",
+        "quantize.block=8,16",
+        "--out",
+        "all",
+        "--resume",
+    ];
+    let again = place.json(&more);
+    assert_eq!(again["rows"].as_array().unwrap().len(), 6);
+    for at in 0..4 {
+        for what in ["fp32", "quantized", "adapted"] {
+            assert_eq!(again["rows"][at][what], rows[at][what], "{at} {what}");
+        }
+    }
+    assert_eq!(written("quantize.bits-4+quantize.block-8"), before);
+
+    // What is wrong with the last value is said before the first run.
+    let ran = place.run(&["sweep", "mine_4bit", "--vary", "quantize.bits=4,9", "--out", "wrong"]);
+    assert_eq!(ran.code, Some(2), "{}", ran.err);
+    assert!(ran.err.contains("--set quantize.bits=9") && !place.path("wrong").exists(), "{}", ran.err);
+    let ran = place.run(&["sweep", "mine_4bit", "--vary", "quantize.bits", "--out", "wrong"]);
+    assert!(ran.code == Some(2) && ran.err.contains("`quantize.bits=4,3,2`"), "{}", ran.err);
+}
