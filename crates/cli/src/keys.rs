@@ -1,10 +1,14 @@
 //! The keys of configs, each with what it is, what its value may be, and its default.
+mod schema;
+
 use serde::Serialize;
 use toml::{Table, Value};
 
 use crate::config::ConfigKind;
 use crate::error::Result;
 use crate::recipe::{DistillRecipe, TrainRecipe};
+
+pub use schema::schema;
 
 /// The values that a key may have.
 #[derive(Debug, Clone, Copy)]

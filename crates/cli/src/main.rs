@@ -36,12 +36,12 @@ mod verdict;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command, ConfigCommand, DataCommand};
 use commands::{
     analyze, bench, compare, config as configs, data, distill, doctor, eval, export, inspect, models as networks,
-    predict, quantize, sweep, train, verify,
+    predict, quantize, shell, sweep, train, verify,
 };
 use error::Result;
 use printer::{Manner, Printer};
@@ -76,6 +76,7 @@ fn run(command: Command, printer: &Printer) -> Result<()> {
         Command::Analyze(args) => analyze::run(&args.into(), printer),
         Command::Bench(args) => bench::run(&args.into(), printer),
         Command::Compare(args) => compare::run(&args.runs, &args.html.into(), printer),
+        Command::Completions(args) => shell::completions(args.shell, Cli::command(), printer),
         Command::Config(args) => match args.command {
             ConfigCommand::List => {
                 configs::list(printer);
@@ -84,6 +85,7 @@ fn run(command: Command, printer: &Printer) -> Result<()> {
             ConfigCommand::Keys(args) => {
                 configs::list_keys(args.kind(), args.part.as_deref().unwrap_or_default(), printer)
             }
+            ConfigCommand::Schema(args) => configs::print_schema(args.kind(), printer),
             ConfigCommand::New(args) => {
                 let (file, force) = (args.file.clone(), args.force);
                 configs::create(&file, &args.into(), force, printer)
@@ -102,6 +104,7 @@ fn run(command: Command, printer: &Printer) -> Result<()> {
         Command::Eval(args) => eval::run(&args.into(), printer),
         Command::Export(args) => export::run(&args.into(), printer),
         Command::Inspect(args) => inspect::run(&args.into(), printer),
+        Command::Man(args) => shell::man(args.folder.as_deref(), Cli::command(), printer),
         Command::Models(args) => networks::run(args.part.as_deref().unwrap_or_default(), printer),
         Command::Predict(args) => predict::run(&args.into(), printer),
         Command::Quantize(args) => quantize::run(&args.try_into()?, printer),

@@ -20,6 +20,8 @@ pub enum ConfigCommand {
     List,
     /// List the keys of a config: default, what is allowed, what it is
     Keys(Keys),
+    /// Print the JSON Schema of a config, by which editors complete keys and mark mistakes
+    Schema(Schema),
     /// Write a config to start from, with every key, or a copy of a recipe
     New(NewConfig),
 }
@@ -31,6 +33,14 @@ pub struct Keys {
     #[arg(value_name = "PART")]
     pub part: Option<String>,
     /// Those of `dsconv train`, not of `dsconv distill`
+    #[arg(long)]
+    pub train: bool,
+}
+
+/// The arguments of `dsconv config schema`.
+#[derive(Debug, clap::Args)]
+pub struct Schema {
+    /// That of `dsconv train`, not of `dsconv distill`
     #[arg(long)]
     pub train: bool,
 }
@@ -57,6 +67,13 @@ pub struct NewConfig {
 
 impl Keys {
     /// Returns the command whose keys are listed.
+    pub fn kind(&self) -> ConfigKind {
+        kind(self.train)
+    }
+}
+
+impl Schema {
+    /// Returns the command whose configs are described.
     pub fn kind(&self) -> ConfigKind {
         kind(self.train)
     }

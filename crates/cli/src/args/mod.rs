@@ -15,6 +15,7 @@ mod models;
 mod parse;
 mod predict;
 mod quantize;
+mod shell;
 mod sweep;
 mod target;
 mod train;
@@ -37,6 +38,7 @@ pub use inspect::Inspect;
 pub use models::Models;
 pub use predict::Predict;
 pub use quantize::Quantize;
+pub use shell::{Completions, Man};
 pub use sweep::Sweep;
 pub use train::Train;
 pub use verify::Verify;
@@ -121,6 +123,10 @@ pub enum Command {
     Models(Models),
     /// List, make and download images
     Data(Data),
+    /// Print completions of the command line for a shell
+    Completions(Completions),
+    /// Print the page of `man`, or write one for every command
+    Man(Man),
     /// Show versions, devices and folders
     Doctor(Doctor),
 }

@@ -73,6 +73,17 @@ pub fn list_keys(kind: ConfigKind, part: &str, printer: &Printer) -> Result<()> 
     Ok(())
 }
 
+/// Prints the JSON Schema of a command's configs.
+///
+/// # Errors
+/// None is known.
+pub fn print_schema(kind: ConfigKind, printer: &Printer) -> Result<()> {
+    let schema = keys::schema(kind)?;
+    let text = serde_json::to_string_pretty(&schema)?;
+    printer.result(&schema, |printer| text.lines().for_each(|line| printer.line(line)));
+    Ok(())
+}
+
 /// A config that was written.
 #[derive(Debug, Serialize)]
 struct NewConfig {

@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod models;
 pub mod predict;
 pub mod quantize;
+pub mod shell;
 pub mod sweep;
 pub mod train;
 pub mod verify;

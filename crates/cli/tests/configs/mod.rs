@@ -20,6 +20,50 @@ fn a_new_config_is_a_config() {
 }
 
 #[test]
+fn configs_name_a_schema_that_is_the_present_one() {
+    let place = Place::new();
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    for (kind, args) in [("distill", &["config", "schema"][..]), ("train", &["config", "schema", "--train"])] {
+        let printed = place.run(args).out;
+        let path = configs.join(format!("{kind}.schema.json"));
+        if std::env::var_os("DSCONV_BLESS").is_some() {
+            std::fs::write(&path, &printed).unwrap();
+        }
+        assert!(std::fs::read_to_string(&path).unwrap() == printed, "`dsconv {}` prints another one", args.join(" "));
+    }
+    let mut count = 0;
+    for recipe in place.json(&["config", "list"]).as_array().unwrap() {
+        let name = recipe["name"].as_str().unwrap();
+        let path = configs.join(format!("{name}.toml"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let schema = text.lines().next().unwrap().strip_prefix("#:schema ").unwrap_or_else(|| panic!("{name}"));
+        let kind = recipe["for"].as_str().or(recipe["command"].as_str()).unwrap();
+        assert!(
+            path.parent().unwrap().join(schema).is_file() && schema.ends_with(&format!("{kind}.schema.json")),
+            "{name}"
+        );
+        count += 1;
+    }
+    assert!(count > 20, "{count}");
+}
+
+#[test]
+fn shells_and_man_know_every_command() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ran = place.run(&["completions", shell]);
+        assert_eq!(ran.code, Some(0), "{shell}: {}", ran.err);
+        assert!(ran.out.contains("quantize") && ran.out.contains("image-bits"), "{shell}");
+    }
+    assert!(place.run(&["man"]).out.contains(".TH dsconv 1"));
+    assert_eq!(place.run(&["man", "pages"]).code, Some(0));
+    for page in ["dsconv", "dsconv-quantize", "dsconv-config-keys"] {
+        let text = std::fs::read_to_string(place.path("pages").join(format!("{page}.1"))).unwrap();
+        assert!(text.contains(&format!(".TH {page} 1")), "{page}");
+    }
+}
+
+#[test]
 fn config_errors_show_the_line() {
     let place = Place::new();
     let cases = [
