@@ -96,6 +96,7 @@ fn run(command: Command, printer: &Printer) -> Result<()> {
             DataCommand::Make(args) => data::make(&args.into(), printer),
             DataCommand::Get(args) => data::get(&args.name, printer),
         },
+        Command::Distill(args) if args.dry_run => distill::plan(&args.into(), printer),
         Command::Distill(args) => distill::run(&args.into(), printer),
         Command::Doctor(_) => {
             doctor::run(printer);

@@ -23,6 +23,9 @@ pub struct Distill {
     /// Change a value of the config, such as `quantize.bits=3`; `dsconv config keys` lists the keys
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Only say what would be done: check config, network and images, and show the format and the size of every layer
+    #[arg(long, conflicts_with_all = ["resume", "force"])]
+    pub dry_run: bool,
     /// The device to compute on.
     #[command(flatten)]
     pub device: DeviceArg,
@@ -32,7 +35,7 @@ pub struct Distill {
 }
 
 impl From<Distill> for RunOptions {
-    fn from(Distill { config, out, resume, set, device, force }: Distill) -> Self {
+    fn from(Distill { config, out, resume, set, dry_run: _, device, force }: Distill) -> Self {
         let place = RunPlace { out, existing: existing(resume, force) };
         Self { config, set, place, device: device.device }
     }

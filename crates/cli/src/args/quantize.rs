@@ -67,6 +67,9 @@ pub struct Quantize {
     /// Use at most this many images, spread over the set [default: 128, and 32 drawn ones]
     #[arg(long, value_name = "N", value_parser = above_0)]
     pub image_count: Option<usize>,
+    /// Only say what would be done: the format and the size of every layer
+    #[arg(long, conflicts_with = "html")]
+    pub dry_run: bool,
     /// Also write a report to look at and to pass on: one page that holds all it shows, .html
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
@@ -108,7 +111,16 @@ impl TryFrom<Quantize> for QuantizeOptions {
         };
         let (rule_file, keep_worst) = (args.rule_file, args.keep_worst);
         let html = Html { path: args.html, force: target.force };
-        Ok(Self { model: args.model.into(), policy, rule_file, keep_worst, images, html, target })
+        Ok(Self {
+            model: args.model.into(),
+            policy,
+            rule_file,
+            keep_worst,
+            images,
+            dry_run: args.dry_run,
+            html,
+            target,
+        })
     }
 }
 

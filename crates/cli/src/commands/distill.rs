@@ -10,6 +10,7 @@ use model::{Model, SaveOptions};
 use report::{Item, Lines, Page, Plot, Section, Series};
 use serde::Serialize;
 
+use super::plan::Planned;
 use crate::config::{ConfigFile, ConfigKind};
 use crate::error::{Error, Result};
 use crate::html::{self, Compared, Named};
@@ -54,6 +55,33 @@ pub fn run(options: &RunOptions, printer: &Printer) -> Result<()> {
     Ok(())
 }
 
+/// Says what a config of `dsconv distill` would do, with its network and images opened and checked.
+///
+/// # Errors
+/// The config is wrong; model or images cannot be opened or do not fit.
+pub fn plan(options: &RunOptions, printer: &Printer) -> Result<()> {
+    let file = ConfigFile::open(&options.config, ConfigKind::Distill, &options.set, printer)?;
+    let recipe = DistillRecipe::read(&file, printer)?;
+    let DistillInputs { teacher, adapt, eval } = recipe.open(&file, printer)?;
+    printer.talk(learns(&recipe, &adapt, &eval));
+    let fp32_bytes = teacher.fp32_bytes();
+    let folded = teacher.fold()?;
+    let plan = recipe.quantize.resolve(folded.graph()).map_err(Error::usage)?;
+    Planned::new(&folded, &plan, &recipe.export, fp32_bytes).print(printer);
+    Ok(())
+}
+
+/// Says on which images a student learns and is measured.
+fn learns(recipe: &DistillRecipe, adapt: &Unlabelled, eval: &Eval) -> String {
+    let on = match eval {
+        Eval::Labelled(set) => format!("{} of {}", set.len(), set.name()),
+        Eval::Unlabelled(set) => format!("{} of {} without labels", set.len(), set.name()),
+        Eval::HeldOut => "those held out".to_owned(),
+    };
+    let (model, count, name) = (&recipe.model, adapt.len(), adapt.name());
+    format!("{model} learns from {count} images of {name} without labels, measured on {on}")
+}
+
 /// Runs a config of `dsconv distill` to its end, and writes its report.
 ///
 /// # Errors
@@ -70,17 +98,7 @@ pub fn ran(options: &RunOptions, printer: &Printer) -> Result<Ran> {
     let device = device::open(device)?;
     let DistillInputs { teacher, adapt, eval } = recipe.open(&file, printer)?;
     let folder = options.place.take(&file.name(), printer)?;
-    let on = match &eval {
-        Eval::Labelled(set) => format!("{} of {}", set.len(), set.name()),
-        Eval::Unlabelled(set) => format!("{} of {} without labels", set.len(), set.name()),
-        Eval::HeldOut => "those held out".to_owned(),
-    };
-    printer.talk(format!(
-        "{} learns from {} images of {} without labels, measured on {on}",
-        recipe.model,
-        adapt.len(),
-        adapt.name()
-    ));
+    printer.talk(learns(&recipe, &adapt, &eval));
 
     let context = progress::context(device, printer)?;
     let measured = match &eval {

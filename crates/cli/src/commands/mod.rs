@@ -11,6 +11,7 @@ pub mod export;
 pub mod fitted;
 pub mod inspect;
 pub mod models;
+mod plan;
 pub mod predict;
 pub mod quantize;
 pub mod shell;

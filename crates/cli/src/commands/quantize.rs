@@ -11,6 +11,7 @@ use report::{Item, Page, Section};
 use serde::Serialize;
 
 use super::fitted::{self, FitImages, FitOutcome};
+use super::plan::Planned;
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
 use crate::html::{self, Html};
@@ -117,6 +118,8 @@ pub struct QuantizeOptions {
     pub keep_worst: bool,
     /// The images to fit layers on.
     pub images: FitImages,
+    /// Whether only the plan is shown.
+    pub dry_run: bool,
     /// The report to write.
     pub html: Html,
     /// The file to write.
@@ -143,11 +146,15 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
         true => keep_worst(&opened, &mut policy, context.insert(cpu(printer)?), printer)?,
         false => Vec::new(),
     };
-    let name = opened.name;
+    let (name, fp32_bytes) = (opened.name, opened.model.fp32_bytes());
     let folded = opened.model.fold().map_err(Error::usage)?;
     let plan = policy.resolve(folded.graph()).map_err(Error::usage)?;
     if plan.layers().is_empty() {
         return Err(Error::usage("every layer is skipped: nothing is left to quantize"));
+    }
+    if options.dry_run {
+        Planned::new(&folded, &plan, &stored, fp32_bytes).print(printer);
+        return Ok(());
     }
     let image_layers = image_layers(folded.graph(), &plan, &policy);
     printer.detail(format!("quantizing {name} to {}", formats(&plan)));

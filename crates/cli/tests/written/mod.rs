@@ -266,3 +266,28 @@ fn torchvision_loads_a_state_dict() {
         assert!(ours.len() == 1000 && off <= 1e-4 * largest, "{network}: {off} of {largest}");
     }
 }
+
+#[test]
+fn a_dry_run_tells_sizes_and_writes_nothing() {
+    let place = Place::new();
+    let files = || std::fs::read_dir(place.folder.path()).unwrap().count();
+    let before = files();
+    let args = ["quantize", "tiny.safetensors", "--images", "none", "--layer", "conv1=8", "--skip", "linear"];
+    let plan = place.json(&[&args[..], &["--dry-run"]].concat());
+    assert_eq!(files(), before);
+    let layer = |name: &str| {
+        let layers = plan["layers"].as_array().unwrap().iter();
+        layers.clone().find(|layer| layer["layer"] == name).unwrap_or_else(|| panic!("{name}")).clone()
+    };
+    assert!(layer("conv1")["format"].as_str().unwrap().starts_with("W8 "), "{}", layer("conv1"));
+    assert_eq!((&layer("linear")["format"], &layer("linear")["bytes"]), (&Value::Null, &layer("linear")["fp32_bytes"]));
+    // The sizes are those of the file that is written.
+    let written = place.json(&[&args[..], &["-o", "tiny_q.safetensors"]].concat());
+    let parameters = place.json(&["inspect", "tiny_q.safetensors"])["bytes"].as_u64().unwrap();
+    assert_eq!(plan["bytes"].as_u64().unwrap(), parameters);
+    assert!(written["bytes"].as_u64().unwrap() > parameters);
+
+    place.write("configs/mine_4bit.toml", RECIPE);
+    let plan = place.json(&["distill", "mine_4bit", "--out", "run", "--dry-run"]);
+    assert!(plan["layers"].as_array().unwrap().len() > 10 && !place.path("run").exists());
+}
