@@ -40,8 +40,8 @@ use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command, ConfigCommand, DataCommand};
 use commands::{
-    analyze, bench, compare, config as configs, data, distill, doctor, eval, export, inspect, models as networks,
-    predict, quantize, shell, sweep, train, verify,
+    analyze, bench, benchmark, compare, config as configs, data, distill, doctor, eval, export, inspect,
+    models as networks, predict, quantize, shell, sweep, train, verify,
 };
 use error::Result;
 use printer::{Manner, Printer};
@@ -75,6 +75,7 @@ fn run(command: Command, printer: &Printer) -> Result<()> {
     match command {
         Command::Analyze(args) => analyze::run(&args.into(), printer),
         Command::Bench(args) => bench::run(&args.into(), printer),
+        Command::Benchmark(args) => benchmark::run(&args.try_into()?, printer),
         Command::Compare(args) => compare::run(&args.runs, &args.html.into(), printer),
         Command::Completions(args) => shell::completions(args.shell, Cli::command(), printer),
         Command::Config(args) => match args.command {

@@ -1,6 +1,7 @@
 //! What can be typed, as plain values for [`crate::commands`], which does it.
 mod analyze;
 mod bench;
+mod benchmark;
 mod compare;
 mod config;
 mod data;
@@ -27,6 +28,7 @@ use crate::printer::Manner;
 
 pub use analyze::Analyze;
 pub use bench::Bench;
+pub use benchmark::Benchmark;
 pub use compare::Compare;
 pub use config::{Config, ConfigCommand};
 pub use data::{Data, DataCommand};
@@ -115,6 +117,8 @@ pub enum Command {
     Verify(Verify),
     /// Time a `.dsc` file in the integer engine, layer by layer
     Bench(Bench),
+    /// Compare the usual formats of a network by size, accuracy and time
+    Benchmark(Benchmark),
     /// Train a float network with labels
     Train(Train),
     /// List, explain and write the configs of distill and train

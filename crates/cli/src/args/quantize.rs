@@ -16,6 +16,7 @@ use super::target::TargetArgs;
 
 /// The arguments of `dsconv quantize`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = FORMATS)]
 pub struct Quantize {
     /// The model.
     #[command(flatten)]
@@ -100,15 +101,7 @@ impl TryFrom<Quantize> for QuantizeOptions {
             image_bits: args.image_bits,
             rules: layers.chain(skipped).collect(),
         };
-        let count = |default| args.image_count.unwrap_or(default);
-        let images = match args.images.as_str() {
-            "none" if args.image_count.is_some() => {
-                return Err(Error::usage("--image-count has no effect with `--images none`"));
-            }
-            "none" => FitImages::None,
-            "drawn" => FitImages::Drawn(count(FitImages::DRAWN)),
-            _ => FitImages::Given(args.images, count(FitImages::GIVEN)),
-        };
+        let images = fit_images(args.images, args.image_count)?;
         let (rule_file, keep_worst) = (args.rule_file, args.keep_worst);
         let html = Html { path: args.html, force: target.force };
         Ok(Self {
@@ -123,6 +116,30 @@ impl TryFrom<Quantize> for QuantizeOptions {
         })
     }
 }
+
+/// Returns what `--images` and `--image-count` mean.
+///
+/// # Errors
+/// There is a count of no images.
+pub fn fit_images(images: String, count: Option<usize>) -> Result<FitImages> {
+    let or = |default| count.unwrap_or(default);
+    match images.as_str() {
+        "none" if count.is_some() => Err(Error::usage("--image-count has no effect with `--images none`")),
+        "none" => Ok(FitImages::None),
+        "drawn" => Ok(FitImages::Drawn(or(FitImages::DRAWN))),
+        _ => Ok(FitImages::Given(images, or(FitImages::GIVEN))),
+    }
+}
+
+/// What formats cost on a network: see experiments/fit.
+const FORMATS: &str = "\
+Formats on ResNet-56 for CIFAR-10 (82.9 % in FP32), fitted on 32 drawn pictures, and on 128 images:
+  --bits 8 --activation-bits 8    3.6 times smaller    82.8 %    82.7 %
+  --bits 4 --activation-bits 8    6.5 times smaller    82.7 %    82.7 %
+  --bits 4 --activation-bits 4    6.5 times smaller    82.7 %    82.6 %   (the default)
+  --bits 3 --activation-bits 3    8.1 times smaller    82.4 %    83.0 %
+  --bits 2 --activation-bits 4   10.9 times smaller    80.2 %    82.1 %
+On your own network: `dsconv benchmark`";
 
 /// Reads `LAYERS=BITS`, for weights and inputs, or `LAYERS=float`.
 fn layer(text: &str) -> std::result::Result<Rule, String> {

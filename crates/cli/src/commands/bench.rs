@@ -157,10 +157,9 @@ fn page(outcome: &Outcome) -> Page {
 /// Returns the median time of an image on one thread, in milliseconds, by a few runs.
 ///
 /// # Errors
-/// The file cannot be read, or is no model that the engine runs.
-pub fn median_ms(file: &Path, printer: &Printer) -> Result<f64> {
+/// Memory does not suffice.
+pub fn median_ms(model: &runtime::Model, printer: &Printer) -> Result<f64> {
     const RUNS: usize = 20;
-    let model = engine::load(file)?;
     let mut session = model.session(1)?;
     let one = image(model.input().elements());
     session.run(&one)?;

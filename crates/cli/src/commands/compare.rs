@@ -80,7 +80,7 @@ pub fn costs(runs: &[(String, &Path, &Report)], printer: &Printer) -> Result<[Se
     // A run without the engine's file is of an older version.
     let time = |(_, run, _): &(String, &Path, &Report)| {
         let file = run.join(super::distill::DEPLOYED);
-        file.is_file().then(|| super::bench::median_ms(&file, printer)).transpose()
+        file.is_file().then(|| super::bench::median_ms(&crate::engine::load(&file)?, printer)).transpose()
     };
     let times = runs.iter().map(time).collect::<Result<Vec<_>>>()?;
     let better = "Better networks are higher and further to the left.";

@@ -29,6 +29,13 @@ pub enum FitImages {
     Given(String, usize),
 }
 
+impl FitOutcome {
+    /// Says which images layers were fitted on.
+    pub fn described(&self) -> String {
+        pictures::described(self.count, &self.images)
+    }
+}
+
 impl FitImages {
     /// The number of drawn pictures where none is asked for.
     pub const DRAWN: usize = 32;
@@ -127,7 +134,7 @@ pub fn before_and_after(outcome: &FitOutcome) -> Item {
 
 /// Says what the fit won.
 pub fn show(outcome: &FitOutcome, printer: &Printer) {
-    printer.line(format!("layers fitted on {}", pictures::described(outcome.count, &outcome.images)));
+    printer.line(format!("layers fitted on {}", outcome.described()));
     for layer in &outcome.layers {
         printer.detail(format!(
             "{}: {:.1} -> {:.1} dB on {} pixels of {} images",

@@ -1,6 +1,7 @@
 //! What the commands do, one module each. They take plain values, so that one can call another.
 pub mod analyze;
 pub mod bench;
+pub mod benchmark;
 pub mod compare;
 pub mod config;
 pub mod data;

@@ -155,3 +155,26 @@ fn a_sweep_runs_all_combinations_and_goes_on_where_it_was_stopped() {
     let ran = place.run(&["sweep", "mine_4bit", "--vary", "quantize.bits", "--out", "wrong"]);
     assert!(ran.code == Some(2) && ran.err.contains("`quantize.bits=4,3,2`"), "{}", ran.err);
 }
+
+#[test]
+fn a_benchmark_puts_formats_beside_each_other() {
+    let place = Place::new();
+    let args = ["benchmark", "tiny.safetensors", "--limit", "48", "--images", "none", "--html", "formats.html"];
+    let found = place.json(&args);
+    let rows = found["rows"].as_array().unwrap();
+    assert_eq!(rows[0]["format"], "FP32");
+    assert_eq!((&rows[0]["agreement"], rows.len()), (&Value::from(100.0), 7));
+    assert!(page(&place, "formats.html").matches("<svg").count() == 2);
+    // Each row is what its options make.
+    for row in &rows[1..] {
+        assert!(row["milliseconds"].as_f64().unwrap() > 0.0, "{row}");
+        let options = row["options"].as_str().unwrap().split_whitespace();
+        let make = ["quantize", "tiny.safetensors", "--images", "none", "-o", "q.dsc", "--force"];
+        let made = place.json(&make.into_iter().chain(options).collect::<Vec<_>>());
+        let scores = place.json(&["eval", "q.dsc", "--limit", "48", "--against", "tiny.safetensors"]);
+        assert_eq!(
+            [&made["bytes"], &scores["top1"], &scores["agreement"]],
+            [&row["bytes"], &row["top1"], &row["agreement"]]
+        );
+    }
+}
