@@ -174,8 +174,10 @@ pub fn run(options: &BenchmarkOptions, printer: &Printer) -> Result<()> {
     }
     let outcome = Outcome { model: name, data: set.name().to_owned(), count: scores.count, fitted_on, rows };
     printer.result(&outcome, |printer| {
-        printer.table(&table(&outcome));
+        printer.table(&table(&outcome, false));
         printer.line("");
+        let made = outcome.rows.iter().filter(|row| !row.options.is_empty());
+        made.for_each(|row| printer.line(format!("{}: dsconv quantize ... {}", row.format, row.options)));
         printer.line(measured(&outcome));
     });
     options.html.write(printer, || Ok(page(&outcome)))
@@ -193,11 +195,13 @@ fn measured(outcome: &Outcome) -> String {
     )
 }
 
-fn table(outcome: &Outcome) -> Table {
-    let head = ["format", "size", "ratio", "top-1", "top-5", "agreement", "SQNR dB", "ms", "dsconv quantize ..."];
-    let mut table = Table::new(head).left([8]);
+/// The table, with the options that make each format as its last column where there is room.
+fn table(outcome: &Outcome, with_options: bool) -> Table {
+    let options = with_options.then_some("dsconv quantize ...");
+    let head = ["format", "size", "ratio", "top-1", "top-5", "agreement", "SQNR dB", "ms"];
+    let mut table = Table::new(head.into_iter().chain(options)).left([8]);
     for row in &outcome.rows {
-        table.row([
+        let cells = [
             row.format.to_owned(),
             bytes(row.bytes),
             format!("{:.1}x", row.ratio),
@@ -206,8 +210,8 @@ fn table(outcome: &Outcome) -> Table {
             format!("{:.2}", row.agreement),
             row.sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}")),
             row.milliseconds.map_or(NOTHING.to_owned(), |ms| format!("{ms:.2}")),
-            row.options.to_owned(),
-        ]);
+        ];
+        table.row(cells.into_iter().chain(options.map(|_| row.options.to_owned())));
     }
     table
 }
@@ -228,6 +232,6 @@ fn page(outcome: &Outcome) -> Page {
     Page {
         title: format!("{}: formats", outcome.model),
         summary: format!("The float network has a top-1 of {float} %."),
-        sections: vec![Section::new("Formats", measured(outcome)).with(html::table(&table(outcome))), plots],
+        sections: vec![Section::new("Formats", measured(outcome)).with(html::table(&table(outcome, true))), plots],
     }
 }
