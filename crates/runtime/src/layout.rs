@@ -29,7 +29,8 @@ pub(crate) struct Piece {
 /// follows its last channel is multiplied by weights of 0.
 ///
 /// A depthwise layer's pixel has one float a channel instead, in `scales`: a code and a scale of its own in one *value*,
-/// see `kernels/depthwise.rs`. Its one byte is 0, [`RAW`] or [`BORDER`].
+/// see `kernels/depthwise.rs`. Its one byte is 0, [`RAW`] or [`BORDER`]. The *lines* of 16 channels of a row's pixels lie
+/// side by side, `[H, C / 16, W, 16]`: what a panel of outputs reads is consecutive.
 ///
 /// Only [`Layout::new`] makes one, and nothing changes it: kernels rely on its numbers.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,6 +98,17 @@ impl Layout {
             bytes,
             depthwise,
         })
+    }
+
+    /// Returns the number of lines of 16 values of a depthwise layer's pixel.
+    pub fn lines(&self) -> usize {
+        self.scales / LANES
+    }
+
+    /// Returns the first line of a depthwise layer's pixel, in rows of `width` pixels; the next ones are `width` on each.
+    #[inline(always)]
+    pub fn line(&self, pixel: usize, width: usize) -> usize {
+        pixel / width * width * self.lines() + pixel % width
     }
 
     /// Returns the byte that stands for 0; a depthwise layer's border.

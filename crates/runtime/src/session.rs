@@ -51,7 +51,7 @@ pub struct Session {
 /// The time that a step of a run took.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
-    /// The name of the node that the step begins with.
+    /// The name of the node that the step begins with. Of two steps that run together it is `FIRST + SECOND`.
     pub name: String,
     /// The kind of work, for example `integer convolution`.
     pub kind: &'static str,
@@ -124,14 +124,23 @@ impl Session {
         })?;
         let plan = self.model.plan();
         let steps = plan.steps(Part::Body).iter().chain(plan.steps(Part::Head));
-        let report = |(step, seconds): (&Step, f64)| StepReport {
-            name: step.name.clone(),
-            kind: step.op.kind(),
-            shape: step.shape,
-            macs: step.macs(),
-            seconds,
-        };
-        Ok(steps.zip(times).map(report).collect())
+        let (mut reports, mut times): (Vec<StepReport>, _) = (vec![], times.into_iter());
+        let mut source: Option<&Step> = None;
+        for step in steps {
+            if step.runs_with_next() {
+                source = Some(step);
+                continue;
+            }
+            let (name, macs) = source.take().map_or((String::new(), 0), |s| (format!("{} + ", s.name), s.macs()));
+            reports.push(StepReport {
+                name: name + &step.name,
+                kind: step.op.kind(),
+                shape: step.shape,
+                macs: macs + step.macs(),
+                seconds: times.next().unwrap_or_default(),
+            });
+        }
+        Ok(reports)
     }
 
     /// Returns the number of bytes that the session's buffers take.

@@ -1,9 +1,11 @@
 //! The rows of a step: shared out to threads, and computed a strip of pixels at a time.
+use std::mem::take;
 use std::ops::Range;
 
 use super::workspace::Codes;
 use crate::float::{Compute, Finish, FloatOp, Memory, Pixels};
 use crate::kernels::{AnyKernel, ConvCall, PlanesCall, QuantizeCall, Residual, Rows, STRIP};
+use crate::layout::Layout;
 use crate::plan::{Added, CodesView, EMITS, IntConv, Plan, Step, StepOp};
 
 /// The codes and scales of each integer form.
@@ -16,11 +18,15 @@ pub(super) struct Out<'a> {
     pub emits: Emitted<'a>,
     pub scratch: &'a mut [f32],
     pub unpacked: &'a mut [u8],
+    /// Room for codes and scales between the source and the step.
+    pub band: (&'a mut [u8], &'a mut [f32]),
 }
 
 /// A step and what it reads.
 pub(super) struct Work<'a> {
     pub plan: &'a Plan,
+    /// The step that makes the input of this one as it runs.
+    pub source: Option<&'a Step>,
     pub step: &'a Step,
     pub kernel: &'a AnyKernel,
     pub memory: Memory<'a>,
@@ -38,12 +44,28 @@ struct Strip<'a> {
     unpacked: &'a mut [u8],
 }
 
+/// Some rows of a step's input, the first of which is row `first` of all, borders included.
+#[derive(Clone, Copy)]
+struct Band<'a> {
+    codes: &'a [u8],
+    scales: &'a [f32],
+    first: usize,
+}
+
+/// Joins what is known of two shares of the values of a source and a step.
+pub(super) fn both(a: [bool; 2], b: [bool; 2]) -> [bool; 2] {
+    [a[0] & b[0], a[1] & b[1]]
+}
+
 impl Work<'_> {
-    /// Runs rows in up to `parts` parts at the same time; returns whether all values are finite.
-    pub fn split(&self, rows: Range<usize>, out: Out<'_>, parts: usize) -> bool {
+    /// Runs rows in up to `parts` parts at the same time; returns whether all values of the source, and of the step, are finite.
+    pub fn split(&self, rows: Range<usize>, mut out: Out<'_>, parts: usize) -> [bool; 2] {
         let half = rows.len() / 2;
         if parts < 2 || half == 0 {
-            return self.rows(rows, out);
+            return match (self.source, &self.step.op) {
+                (Some(source), StepOp::Conv(conv)) => self.bands(source, conv, rows, &mut out),
+                _ => [true, self.rows(rows.clone(), rows.start, &mut out, None)],
+            };
         }
         let [low, high] = self.halves(half, out, parts);
         let middle = rows.start + half;
@@ -51,7 +73,47 @@ impl Work<'_> {
             || self.split(rows.start..middle, low, parts / 2),
             || self.split(middle..rows.end, high, parts - parts / 2),
         );
-        first && second
+        both(first, second)
+    }
+
+    /// Runs rows of this step and those of `source` that they read, a band at a time; returns as [`Work::split`].
+    fn bands(&self, source: &Step, conv: &IntConv, rows: Range<usize>, out: &mut Out<'_>) -> [bool; 2] {
+        let (view, [stride, _]) = (&conv.input, conv.stride);
+        let (layout, kept) = (self.plan.layout(view), view.band.unwrap_or(conv.reach));
+        let size = [view.width * layout.bytes, view.width * layout.scales];
+        let ([pad, _], above) = (view.pad, conv.origin / view.width);
+        let (codes, scales) = (take(&mut out.band.0), take(&mut out.band.1));
+        for row in 0..kept {
+            for border in [0..view.pad[1], view.width - view.pad[1]..view.width] {
+                clear(layout, view.width, row, border, (&mut *codes, &mut *scales));
+            }
+        }
+        let makes = Work { step: source, source: None, emits: &source.emits, ..*self };
+        let (mut finite, mut have, mut y) = ([true; 2], 0..0, rows.start);
+        while y < rows.end {
+            let end = rows.end.min(y + (kept - conv.reach) / stride + 1);
+            let needs = y * stride + above..(end - 1) * stride + above + conv.reach;
+            // What is there already moves to the top.
+            let there = have.start.max(needs.start)..have.end.max(needs.start);
+            let from = needs.start - have.start.min(needs.start);
+            codes.copy_within(from * size[0]..(from + there.len()) * size[0], 0);
+            scales.copy_within(from * size[1]..(from + there.len()) * size[1], 0);
+            let image = |row: usize| row.clamp(pad, pad + view.height);
+            let made = image(there.end)..image(needs.end);
+            for row in (there.end..made.start).chain(made.end..needs.end) {
+                clear(layout, view.width, row - needs.start, 0..view.width, (&mut *codes, &mut *scales));
+            }
+            let at = made.start - needs.start;
+            let mut emits = Emitted::default();
+            emits[0] = Some((&mut codes[at * size[0]..], &mut scales[at * size[1]..]));
+            let (scratch, unpacked) = (&mut *out.scratch, &mut *out.unpacked);
+            let mut band = Out { rows: None, emits, scratch, unpacked, band: Default::default() };
+            finite[0] &= makes.rows(made.start - pad..made.end - pad, made.start - pad, &mut band, None);
+            let band = Band { codes: &*codes, scales: &*scales, first: needs.start };
+            finite[1] &= self.rows(y..end, rows.start, out, Some(band));
+            (have, y) = (needs, end);
+        }
+        finite
     }
 
     /// Splits what is written into that of the first `half` rows and that of the others.
@@ -70,33 +132,36 @@ impl Work<'_> {
         let rows = values.map_or((None, None), |(low, high)| (Some(low), Some(high)));
         let scratch = out.scratch.split_at_mut(out.scratch.len() / parts * (parts / 2));
         let unpacked = out.unpacked.split_at_mut(out.unpacked.len() / parts * (parts / 2));
-        let [low, high] = emits;
+        let codes = out.band.0.split_at_mut(out.band.0.len() / parts * (parts / 2));
+        let scales = out.band.1.split_at_mut(out.band.1.len() / parts * (parts / 2));
+        let band = [(codes.0, scales.0), (codes.1, scales.1)];
+        let ([low, high], [low_band, high_band]) = (emits, band);
         [
-            Out { rows: rows.0, emits: low, scratch: scratch.0, unpacked: unpacked.0 },
-            Out { rows: rows.1, emits: high, scratch: scratch.1, unpacked: unpacked.1 },
+            Out { rows: rows.0, emits: low, scratch: scratch.0, unpacked: unpacked.0, band: low_band },
+            Out { rows: rows.1, emits: high, scratch: scratch.1, unpacked: unpacked.1, band: high_band },
         ]
     }
 
-    /// Runs rows, a strip at a time; returns whether all values are finite.
-    fn rows(&self, rows: Range<usize>, out: Out<'_>) -> bool {
+    /// Runs rows, a strip at a time; returns whether all values are finite. What is written begins with row `top`.
+    fn rows(&self, rows: Range<usize>, top: usize, out: &mut Out<'_>, band: Option<Band<'_>>) -> bool {
         let Self { step, kernel, .. } = self;
         let shape = step.shape;
-        let Out { rows: mut values, mut emits, scratch, unpacked } = out;
-        let (start, end) = (rows.start * shape.width, rows.end * shape.width);
+        let Out { rows: values, emits, scratch, unpacked, .. } = out;
+        let (start, end) = (top * shape.width, rows.end * shape.width);
         let planes_only = values.is_none() && self.planes_only();
         let mut pixels = [0u32; STRIP];
         let mut finite = true;
-        let mut first = start;
+        let mut first = rows.start * shape.width;
         while first < end {
             let pixels = &mut pixels[..(end - first).min(step.strip)];
-            let (out, stride): (&mut [f32], usize) = match (&mut values, step.dest) {
+            let (out, stride): (&mut [f32], usize) = match (&mut *values, step.dest) {
                 (Some(rows), Some(view)) => (&mut rows[(first - start) * view.stride + view.offset..], view.stride),
-                _ => (&mut *scratch, shape.channels),
+                _ => (&mut **scratch, shape.channels),
             };
             if !planes_only {
-                finite &= self.compute(Strip { first, pixels, out, stride, unpacked });
+                finite &= self.compute(Strip { first, pixels, out, stride, unpacked }, band);
             }
-            for (emit, slices) in self.emits.iter().zip(&mut emits) {
+            for (emit, slices) in self.emits.iter().zip(&mut *emits) {
                 let Some((codes, scales)) = slices else { continue };
                 let layout = self.plan.layout(emit);
                 walk(first - start, shape.width, pixels, 1, |y| y * emit.width + emit.pad[1]);
@@ -104,7 +169,8 @@ impl Work<'_> {
                     let (image, area) = (self.memory.image, shape.height * shape.width);
                     kernel.quantize_planes(&PlanesCall { layout, image, area, first, pixels }, codes, scales);
                 } else {
-                    kernel.quantize(&QuantizeCall { layout, x: Rows { data: out, stride }, pixels }, codes, scales);
+                    let x = Rows { data: out, stride };
+                    kernel.quantize(&QuantizeCall { layout, x, width: emit.width, pixels }, codes, scales);
                 }
             }
             first += pixels.len();
@@ -121,15 +187,15 @@ impl Work<'_> {
     }
 
     /// Computes a strip as floats; returns whether all values are finite.
-    fn compute(&self, mut strip: Strip<'_>) -> bool {
+    fn compute(&self, mut strip: Strip<'_>, band: Option<Band<'_>>) -> bool {
         let Self { step, kernel, memory, .. } = self;
         let mut finite = true;
         match &step.op {
             StepOp::Conv(conv) => {
                 if let Some(before) = &conv.before {
-                    finite &= self.conv(before, &mut strip);
+                    finite &= self.conv(before, &mut strip, None);
                 }
-                finite &= self.conv(conv, &mut strip);
+                finite &= self.conv(conv, &mut strip, band);
             }
             StepOp::Float(op) => finite &= kernel.run(Compute { op, memory, pixels: self.pixels(&mut strip) }),
         }
@@ -145,21 +211,23 @@ impl Work<'_> {
         Pixels { shape: self.step.shape, first, count: strip.pixels.len(), out: strip.out, stride }
     }
 
-    /// Computes a strip of a convolution; returns whether all values are finite.
-    fn conv(&self, conv: &IntConv, strip: &mut Strip<'_>) -> bool {
+    /// Computes a strip of a convolution, of its slot or of a band; returns whether all values are finite.
+    fn conv(&self, conv: &IntConv, strip: &mut Strip<'_>, band: Option<Band<'_>>) -> bool {
+        let slot = &self.codes[conv.input.slot];
+        let Band { codes, scales, first } = band.unwrap_or(Band { codes: &slot.codes, scales: &slot.scales, first: 0 });
         let ([sy, sx], width) = (conv.stride, conv.input.width);
         let (shape, input_height) = (self.step.shape, conv.input.height);
         // Images lie below each other; only layers without a border run several at once.
         walk(strip.first, shape.width, strip.pixels, sx, |y| {
             let (image, y) = (y / shape.height, y % shape.height);
-            conv.origin + (image * input_height + y * sy) * width
+            conv.origin + (image * input_height + y * sy - first) * width
         });
-        let slot = &self.codes[conv.input.slot];
         let call = ConvCall {
             weights: &conv.weights,
             layout: self.plan.layout(&conv.input),
-            codes: &slot.codes,
-            scales: &slot.scales,
+            codes,
+            scales,
+            width,
             pixels: strip.pixels,
             taps: &conv.taps,
             panels: 0..conv.weights.panels.len(),
@@ -174,6 +242,24 @@ impl Work<'_> {
             clamp: conv.clamp,
         };
         self.kernel.conv(&call, strip.unpacked, strip.out, strip.stride)
+    }
+}
+
+/// Writes zeros to some pixels of a row of an integer activation.
+pub(super) fn clear(
+    layout: &Layout,
+    width: usize,
+    row: usize,
+    pixels: Range<usize>,
+    (codes, scales): (&mut [u8], &mut [f32]),
+) {
+    // A row has one line of scales, or of a depthwise layer's values one for each panel.
+    let lines = if layout.depthwise { layout.lines() } else { 1 };
+    let each = layout.scales / lines;
+    let of = |line: usize, each: usize| (line * width + pixels.start) * each..(line * width + pixels.end) * each;
+    codes[of(row, layout.bytes)].fill(layout.zero());
+    for line in row * lines..(row + 1) * lines {
+        scales[of(line, each)].fill(0.0);
     }
 }
 

@@ -1,7 +1,8 @@
 //! The steps of a program, one after the other.
 use std::mem::take;
+use std::ops::Range;
 
-use super::rows::{Emitted, Out, Work};
+use super::rows::{Emitted, Out, Work, both, clear};
 use super::workspace::{Codes, Workspace};
 use crate::Error;
 use crate::float::{Memory, Source};
@@ -48,8 +49,17 @@ impl Run<'_> {
     /// # Errors
     /// [`Error::NonFinite`] with that step.
     pub fn steps(&self, workspace: &mut Workspace, mut observer: Option<Observer<'_>>) -> Result<(), Error> {
+        let mut source = None;
         for step in self.plan.steps(self.part) {
-            if !self.step(step, workspace) {
+            if step.runs_with_next() {
+                source = Some(step);
+                continue;
+            }
+            let finite = self.step(source, step, workspace);
+            let steps = [source.take(), Some(step)];
+            if let Some((step, _)) = steps.into_iter().zip(finite).find(|(_, finite)| !finite)
+                && let Some(step) = step
+            {
                 return Err(Error::NonFinite { step: step.name.clone() });
             }
             if let Some(observer) = &mut observer {
@@ -59,8 +69,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Runs a step; returns whether all its values are finite.
-    fn step(&self, step: &Step, workspace: &mut Workspace) -> bool {
+    /// Runs a step, and the `source` that runs with it; returns whether all values of the source, and of the step, are finite.
+    fn step(&self, source: Option<&Step>, step: &Step, workspace: &mut Workspace) -> [bool; 2] {
         let slot = step.dest.map(|view| match view.source {
             Source::Slot(slot) => slot,
             Source::Row => unreachable!("the body's rows are copied when it ends"),
@@ -68,8 +78,9 @@ impl Run<'_> {
         // What a step writes is taken out, so that the rest can be read.
         let mut dest = slot.map(|slot| take(&mut workspace.floats[slot]));
         let (mut scratch, mut unpacked) = (take(&mut workspace.scratch), take(&mut workspace.unpacked));
+        let mut band = take(&mut workspace.band);
         let none: &[CodesView] = &[];
-        let mut finite = true;
+        let mut finite = [true; 2];
         for emits in step.emits.chunks(EMITS).chain(step.emits.is_empty().then_some(none)) {
             let mut taken: [Codes; EMITS] = Default::default();
             for (emit, taken) in emits.iter().zip(&mut taken) {
@@ -80,15 +91,17 @@ impl Run<'_> {
                 emits: self.emitted(emits, &mut taken, step),
                 scratch: &mut scratch,
                 unpacked: &mut unpacked,
+                band: (&mut band.codes, &mut band.scales),
             };
             let memory = Memory { floats: &workspace.floats, rows: self.given.rows(), image: self.given.image() };
-            let work = Work { plan: self.plan, step, kernel: self.kernel, memory, codes: &workspace.codes, emits };
-            finite &= work.split(0..step.shape.height * self.images, out, workspace.parts);
+            let codes = &workspace.codes;
+            let work = Work { plan: self.plan, source, step, kernel: self.kernel, memory, codes, emits };
+            finite = both(finite, work.split(0..step.shape.height * self.images, out, workspace.parts));
             for (emit, taken) in emits.iter().zip(&mut taken) {
                 workspace.codes[emit.slot] = take(taken);
             }
         }
-        (workspace.scratch, workspace.unpacked) = (scratch, unpacked);
+        (workspace.scratch, workspace.unpacked, workspace.band) = (scratch, unpacked, band);
         if let (Some(slot), Some(dest)) = (slot, dest) {
             workspace.floats[slot] = dest;
         }
@@ -113,18 +126,16 @@ impl Run<'_> {
 
 /// Writes zeros around an integer activation: the slot held something else before.
 fn clear_borders(emit: &CodesView, layout: &Layout, images: usize, codes: &mut Codes) {
-    let ([py, px], width, zero) = (emit.pad, emit.width, layout.zero());
+    let ([py, px], width) = (emit.pad, emit.width);
     let rows = emit.height * images;
-    let mut clear = |pixels: std::ops::Range<usize>| {
-        codes.codes[pixels.start * layout.bytes..pixels.end * layout.bytes].fill(zero);
-        codes.scales[pixels.start * layout.scales..pixels.end * layout.scales].fill(0.0);
+    let mut clear = |row: usize, pixels: Range<usize>| {
+        clear(layout, width, row, pixels, (&mut codes.codes, &mut codes.scales));
     };
-    clear(0..py * width);
-    clear((py + rows) * width..(2 * py + rows) * width);
-    if px > 0 {
-        for row in py..py + rows {
-            clear(row * width..row * width + px);
-            clear((row + 1) * width - px..(row + 1) * width);
-        }
+    for row in (0..py).chain(py + rows..2 * py + rows) {
+        clear(row, 0..width);
+    }
+    for row in py..py + rows {
+        clear(row, 0..px);
+        clear(row, width - px..width);
     }
 }

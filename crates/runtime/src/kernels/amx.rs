@@ -687,6 +687,7 @@ mod tests {
                 layout: &layout,
                 codes: &codes,
                 scales: &activation_scales,
+                width: 1,
                 pixels: &self.pixels,
                 taps: &self.taps,
                 panels: 0..weights.panels.len(),

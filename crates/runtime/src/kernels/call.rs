@@ -39,11 +39,13 @@ pub(crate) struct ConvCall<'a> {
     pub layout: &'a Layout,
     /// The codes of all pixels, borders included: `[pixels, layout.bytes]` and [`SLACK`] bytes.
     pub codes: &'a [u8],
-    /// The scales of all pixels, `[pixels, layout.scales]`.
+    /// The scales of all pixels, `[pixels, layout.scales]`; of a depthwise layer the values, see [`Layout`].
     pub scales: &'a [f32],
+    /// The number of pixels of an input row, borders included.
+    pub width: usize,
     /// The input pixel under the first tap, for each output.
     pub pixels: &'a [u32],
-    /// The distance of each tap from the first, in pixels.
+    /// The distance of each tap from the first, in pixels; of a depthwise layer in its lines of values.
     pub taps: &'a [u32],
     /// The panels to compute.
     pub panels: Range<usize>,
@@ -57,13 +59,35 @@ pub(crate) struct ConvCall<'a> {
 pub(crate) const SLACK: usize = 64;
 
 impl ConvCall<'_> {
+    /// Returns the distance of the last tap from the first, in pixels.
+    pub fn reach(&self) -> usize {
+        self.taps.iter().max().map_or(0, |&tap| self.distance(tap))
+    }
+
+    /// Returns the distance of a tap from the first, in pixels.
+    pub fn distance(&self, tap: u32) -> usize {
+        let row = self.width * if self.weights.depthwise { self.layout.lines() } else { 1 };
+        match row {
+            0 => 0,
+            _ => tap as usize / row * self.width + tap as usize % row,
+        }
+    }
+
     /// Panics unless every access of a kernel lies in its slice. `out` has row `i` of output `i`.
     pub fn check(&self, out: &[f32], stride: usize) {
         let (w, layout) = (self.weights, self.layout);
-        let reach = self.taps.iter().max().map_or(0, |&tap| tap as usize);
-        let area = self.pixels.iter().max().map_or(0, |&pixel| pixel as usize + reach + 1);
+        let reach = self.reach();
+        let last = self.pixels.iter().max().map(|&pixel| pixel as usize);
+        let area = last.map_or(0, |last| last + reach + 1);
         assert!(self.codes.len() >= area * layout.bytes + SLACK, "codes of {area} pixels");
-        assert!(self.scales.len() >= area * layout.scales, "scales of {area} pixels");
+        if w.depthwise {
+            let tap = self.taps.iter().max().map_or(0, |&tap| tap as usize);
+            let last_panel = layout.lines().saturating_sub(1) * self.width;
+            let lines = last.map_or(0, |last| layout.line(last, self.width) + tap + last_panel + 1);
+            assert!(self.scales.len() >= lines * LANES, "values of {area} pixels");
+        } else {
+            assert!(self.scales.len() >= area * layout.scales, "scales of {area} pixels");
+        }
         assert!(self.pixels.len() <= STRIP && self.taps.len() == w.taps && self.panels.end <= w.panels.len());
         let channels = w.panels[self.panels.clone()].iter().map(|p| p.first + p.lanes).max().unwrap_or(0);
         let rows_fit = |len: usize, stride: usize| match self.pixels.len() {
@@ -103,6 +127,8 @@ impl ConvCall<'_> {
 pub(crate) struct QuantizeCall<'a> {
     pub layout: &'a Layout,
     pub x: Rows<'a>,
+    /// The number of pixels of a row, borders included.
+    pub width: usize,
     pub pixels: &'a [u32],
 }
 
@@ -110,7 +136,13 @@ impl QuantizeCall<'_> {
     pub fn check(&self, codes: &[u8], scales: &[f32]) {
         let layout = self.layout;
         let area = self.pixels.iter().max().map_or(0, |&pixel| pixel as usize + 1);
-        assert!(codes.len() >= area * layout.bytes && scales.len() >= area * layout.scales);
+        assert!(codes.len() >= area * layout.bytes);
+        if layout.depthwise && area > 0 {
+            let lines = layout.line(area - 1, self.width) + (layout.lines() - 1) * self.width + 1;
+            assert!(scales.len() >= lines * LANES);
+        } else {
+            assert!(scales.len() >= area * layout.scales);
+        }
         let rows = self.pixels.len();
         assert!(rows <= STRIP && (rows == 0 || self.x.data.len() >= (rows - 1) * self.x.stride + layout.channels));
     }

@@ -22,7 +22,7 @@ use super::end::End;
 use super::lanes::Lanes;
 use super::rule::Rule;
 use super::{ConvCall, QuantizeCall, STRIP, plain};
-use crate::layout::{LANES, RAW};
+use crate::layout::{LANES, Layout, RAW};
 use crate::math;
 
 /// The magnitudes of elements that are rounded to values.
@@ -37,9 +37,7 @@ pub(super) fn conv<V: Lanes>(call: &ConvCall<'_>, most: usize, out: &mut [f32], 
         return plain(call, call.panels.clone(), out, stride);
     }
     let mut starts = [0; STRIP];
-    for (start, &pixel) in starts.iter_mut().zip(call.pixels) {
-        *start = pixel as usize * call.layout.scales;
-    }
+    lines(call.layout, call.width, call.pixels, &mut starts);
     let mut finite = true;
     // SAFETY: the CPU has the instructions, by the caller.
     let mut noted = unsafe { V::splat(0.0) };
@@ -58,12 +56,26 @@ pub(super) fn conv<V: Lanes>(call: &ConvCall<'_>, most: usize, out: &mut [f32], 
     finite && unsafe { noted.finite() }
 }
 
+/// Finds the first line of each pixel.
+#[inline(always)]
+fn lines(layout: &Layout, width: usize, pixels: &[u32], lines: &mut [usize; STRIP]) {
+    // The pixels of the row of the one before, and what is added to one of them.
+    let (mut row, mut add) = (0..0, 0);
+    for (line, &pixel) in lines.iter_mut().zip(pixels) {
+        let pixel = pixel as usize;
+        if !row.contains(&pixel) {
+            let start = pixel / width * width;
+            (row, add) = (start..start + width, start * (layout.lines() - 1));
+        }
+        *line = pixel + add;
+    }
+}
+
 /// Tells whether a pixel that the call may read holds elements as they came.
 #[inline(always)]
 fn sees_raw(call: &ConvCall<'_>) -> bool {
     let (Some(&first), Some(&last)) = (call.pixels.iter().min(), call.pixels.iter().max()) else { return false };
-    let reach = call.taps.iter().max().copied().unwrap_or(0);
-    call.codes[first as usize..=(last + reach) as usize].contains(&RAW)
+    call.codes[first as usize..=last as usize + call.reach()].contains(&RAW)
 }
 
 #[cold]
@@ -76,7 +88,7 @@ fn plain(call: &ConvCall<'_>, panels: Range<usize>, out: &mut [f32], stride: usi
 struct Tile<'a, V> {
     call: &'a ConvCall<'a>,
     panel: usize,
-    /// Where each pixel's values begin.
+    /// The first line of each pixel.
     starts: &'a [usize; STRIP],
     end: End<V, 1>,
 }
@@ -105,18 +117,19 @@ impl<V: Lanes> Tile<'_, V> {
     #[inline(always)]
     unsafe fn run<const R: usize, const TWO: bool>(&self, first: usize, noted: V) -> (usize, V) {
         let Self { call, panel, starts, .. } = *self;
-        let (w, floats) = (call.weights, call.layout.scales);
+        let w = call.weights;
         // SAFETY: `ConvCall::check` held for every pixel and tap; rows of values have whole panels.
         unsafe {
             let mut sum = [[V::splat(0.0)]; R];
             let mut rows = [std::ptr::null::<f32>(); R];
             for r in 0..R {
-                rows[r] = call.scales.as_ptr().add(*starts.get_unchecked(first + r));
+                let line = *starts.get_unchecked(first + r) + panel * call.width;
+                rows[r] = call.scales.as_ptr().add(line * LANES);
             }
             let mut last = w.values.as_ptr().add(panel * w.taps * LANES);
             let mut factor = w.factors.as_ptr().wrapping_add(panel * w.taps * LANES);
             for &tap in call.taps {
-                let at = tap as usize * floats + panel * LANES;
+                let at = tap as usize * LANES;
                 let q = V::load(last);
                 let f = if TWO { V::load(factor) } else { q };
                 for r in 0..R {
@@ -155,32 +168,50 @@ pub(super) fn quantize(fused: bool, call: &QuantizeCall<'_>, bytes: &mut [u8], v
 /// Writes `round` of each element; returns whether all elements are 0 or in [`ORDINARY`].
 #[inline(always)]
 fn rows(call: &QuantizeCall<'_>, values: &mut [f32], round: impl Fn(f32) -> f32) -> bool {
-    let layout = call.layout;
+    let (layout, count) = (call.layout, call.pixels.len());
+    if count == 0 {
+        return true;
+    }
+    let mut starts = [0; STRIP];
+    lines(layout, call.width, call.pixels, &mut starts);
     // Bits of the largest and the smallest magnitudes, the latter less 1 so that 0 comes last. A negative element where
     // none is expected has the largest bits of all.
     let keep = if layout.signed { i32::MAX as u32 } else { u32::MAX };
     let (mut largest, mut smallest) = ([0u32; LANES], [u32::MAX; LANES]);
-    for (i, &pixel) in call.pixels.iter().enumerate() {
-        let (whole, rest) = call.x.pixel(i, layout.channels).as_chunks::<LANES>();
-        // Rows of values are whole vectors: after the last element they have zeros, which are noted as nothing.
-        let values = values[pixel as usize * layout.scales..][..layout.scales].as_chunks_mut::<LANES>().0;
-        let mut last = [0.0; LANES];
-        last[..rest.len()].copy_from_slice(rest);
-        for (c, values) in values.iter_mut().enumerate() {
-            let x = *whole.get(c).unwrap_or(&last);
-            let mut rounded = [0.0; LANES];
-            for lane in 0..LANES {
-                let bits = x[lane].to_bits() & keep;
-                largest[lane] = largest[lane].max(bits);
-                smallest[lane] = smallest[lane].min(bits.wrapping_sub(1));
-                rounded[lane] = round(x[lane]);
+    for panel in 0..layout.lines() {
+        let lanes = (layout.channels - panel * LANES).min(LANES);
+        let x = &call.x.data[panel * LANES..];
+        let mut first = 0;
+        while first < count {
+            // Pixels side by side.
+            let start = starts[first];
+            let run = starts[first..count].iter().zip(start..).take_while(|&(&line, next)| line == next).count();
+            let values = &mut values[(start + panel * call.width) * LANES..][..run * LANES];
+            for (i, values) in (first..).zip(values.as_chunks_mut::<LANES>().0) {
+                let x = &x[i * call.x.stride..];
+                // After the last element lines have zeros, which are noted as nothing.
+                let x = x.first_chunk().filter(|_| lanes == LANES).copied().unwrap_or_else(|| ragged(&x[..lanes]));
+                for lane in 0..LANES {
+                    let bits = x[lane].to_bits() & keep;
+                    largest[lane] = largest[lane].max(bits);
+                    smallest[lane] = smallest[lane].min(bits.wrapping_sub(1));
+                    values[lane] = round(x[lane]);
+                }
             }
-            *values = rounded;
+            first += run;
         }
     }
     let largest = largest.into_iter().fold(0, u32::max);
     let smallest = smallest.into_iter().fold(u32::MAX, u32::min);
     largest <= ORDINARY.end().to_bits() && smallest >= ORDINARY.start().to_bits() - 1
+}
+
+/// Returns the elements with zeros after them.
+#[inline(always)]
+fn ragged(x: &[f32]) -> [f32; LANES] {
+    let mut all = [0.0; LANES];
+    all[..x.len()].copy_from_slice(x);
+    all
 }
 
 /// Returns `a * s` of an element in [`ORDINARY`], or of 0.

@@ -17,13 +17,15 @@ pub(super) fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) -> bool 
         for (i, &pixel) in call.pixels.iter().enumerate() {
             let mut acc = [0.0f32; LANES];
             for (tap, &distance) in call.taps.iter().enumerate() {
-                let pixel = (pixel + distance) as usize;
-                let codes = &call.codes[pixel * call.layout.bytes..];
-                let scales = &call.scales[pixel * call.layout.scales..];
                 if w.depthwise {
-                    let at = (p * w.taps + tap) * LANES;
-                    depthwise_tap(call.layout, w, at, codes[0], &scales[p * LANES..][..LANES], &mut acc);
+                    let line = call.layout.line(pixel as usize, call.width) + distance as usize + p * call.width;
+                    let (at, values) = ((p * w.taps + tap) * LANES, &call.scales[line * LANES..][..LANES]);
+                    let byte = call.codes[pixel as usize + call.distance(distance)];
+                    depthwise_tap(call.layout, w, at, byte, values, &mut acc);
                 } else {
+                    let pixel = (pixel + distance) as usize;
+                    let codes = &call.codes[pixel * call.layout.bytes..];
+                    let scales = &call.scales[pixel * call.layout.scales..];
                     dense(
                         w,
                         p,

@@ -111,7 +111,7 @@ impl<I: Rounds> Rounding<I> {
     /// Rounds rows with blocks of any length, some at a time: what is largest in each block, then the scales, then the codes.
     #[inline(always)]
     unsafe fn rows(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
-        let QuantizeCall { layout, x, pixels } = *call;
+        let QuantizeCall { layout, x, pixels, .. } = *call;
         let blocks = layout.blocks.len();
         let mut quarters = [[0.0f32; 4]; BLOCKS];
         let (mut scale, mut inverse) = ([0.0f32; BLOCKS], [0.0f32; BLOCKS]);
@@ -152,7 +152,7 @@ impl<I: Rounds> Rounding<I> {
     /// blocks.
     #[inline(always)]
     unsafe fn runs(&self, call: &QuantizeCall<'_>, length: usize, codes: &mut [u8], scales: &mut [f32]) {
-        let QuantizeCall { layout, x, pixels } = *call;
+        let QuantizeCall { layout, x, pixels, .. } = *call;
         let blocks = layout.blocks.len();
         let gaps = x.stride != layout.channels;
         let mut first = 0;

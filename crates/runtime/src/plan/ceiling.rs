@@ -48,6 +48,7 @@ impl Format {
             layout: &layout,
             codes: &codes,
             scales: &vec![1.0; count * layout.scales],
+            width: count,
             pixels: &pixels,
             taps: &[0],
             panels: 0..weights.panels.len(),

@@ -62,7 +62,8 @@ impl Draft<'_> {
             let format = Format { bits: codes.bits(), block: codes.block(), two_level, activation, signed };
             self.heaviest = Some((all, format));
         }
-        let taps = taps(&conv, &input).ok_or_else(|| refuse("its input has more than 2^32 pixels"))?;
+        let lines = if layout.depthwise { layout.lines() } else { 1 };
+        let taps = taps(&conv, &input, lines).ok_or_else(|| refuse("its input has more than 2^32 pixels"))?;
         let residual = self.residual(i, posts);
         let clamp =
             posts.first().and_then(|post| if let PostOp::Clamp(lo, hi) = post { Some((*lo, *hi)) } else { None });
@@ -74,6 +75,7 @@ impl Draft<'_> {
             origin: (input.pad[0] - conv.padding[0]) * input.width + input.pad[1] - conv.padding[1],
             input,
             stride: conv.stride,
+            reach: (conv.kernel[0] - 1) * conv.dilation[0] + 1,
             taps,
             residual,
             before: None,
@@ -118,12 +120,14 @@ pub(super) fn pack(
     Packed::new(integers, bias, layout, Packing { nibbles, signed_codes: wants.signed_codes })
 }
 
-/// Returns the distance of each tap from the first, in pixels of the input; `None` where its pixels cannot be counted.
-fn taps(conv: &Conv2d, input: &CodesView) -> Option<Vec<u32>> {
+/// Returns the distance of each tap from the first, in pixels of the input, or in the `lines` of a depthwise layer's; `None`
+/// where these cannot be counted.
+fn taps(conv: &Conv2d, input: &CodesView, lines: usize) -> Option<Vec<u32>> {
     let distance = |k: usize, axis: usize| k * conv.dilation[axis];
+    let row = input.width.checked_mul(lines)?;
     let taps = (0..conv.kernel[0])
         .flat_map(|y| (0..conv.kernel[1]).map(move |x| (y, x)))
-        .map(|(y, x)| distance(y, 0) * input.width + distance(x, 1));
+        .map(|(y, x)| distance(y, 0) * row + distance(x, 1));
     let taps: Vec<u32> = taps.map(|t| u32::try_from(t).ok()).collect::<Option<_>>()?;
     (u32::try_from(input.pixels(1)).is_ok() && !taps.is_empty()).then_some(taps)
 }

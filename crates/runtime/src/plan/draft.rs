@@ -8,7 +8,7 @@ use super::ceiling::Format;
 use super::forms::Forms;
 use super::parameters::InputFormat;
 use super::place::{Placement, assign};
-use super::program::{Part, Program};
+use super::program::{CodeSize, Part, Program};
 use super::step::{EMITS, Step};
 use crate::Error;
 use crate::float::{Source, View};
@@ -103,7 +103,8 @@ impl<'a> Draft<'a> {
     pub fn program(&mut self, steps: Vec<Step>, part: Part) -> Program {
         let floats = take(&mut self.sizes[part as usize]);
         let codes = take(&mut self.forms.sizes[part as usize]);
-        Program::new(steps, floats, codes, part == Part::Body)
+        let band = if part == Part::Body { self.forms.band } else { CodeSize::default() };
+        Program::new(steps, floats, codes, band, part == Part::Body)
     }
 
     /// Returns the layouts that [`CodesView::layout`](super::step::CodesView::layout) counts.

@@ -20,6 +20,8 @@ pub(crate) struct Program {
     pub floats: Vec<usize>,
     /// The size of each integer slot.
     pub codes: Vec<CodeSize>,
+    /// The largest band of rows between two steps.
+    pub band: CodeSize,
     /// The number of floats that a strip of any step takes.
     pub scratch: usize,
     /// The number of bytes that a pair of unpacked panels takes.
@@ -29,7 +31,7 @@ pub(crate) struct Program {
 impl Program {
     /// Makes a program of steps and slots of these sizes. Where `whole`, one image is run at a time, and a strip is no longer
     /// than the image.
-    pub fn new(steps: Vec<Step>, floats: Vec<usize>, codes: Vec<CodeSize>, whole: bool) -> Self {
+    pub fn new(steps: Vec<Step>, floats: Vec<usize>, codes: Vec<CodeSize>, band: CodeSize, whole: bool) -> Self {
         let strip = |s: &Step| if whole { s.strip.min(s.shape.height * s.shape.width) } else { s.strip };
         let scratch = steps.iter().filter(|s| s.dest.is_none()).map(|s| strip(s) * s.shape.channels).max();
         let unpacked = steps.iter().map(|step| match &step.op {
@@ -37,7 +39,7 @@ impl Program {
             StepOp::Float(_) => 0,
         });
         let (scratch, unpacked) = (scratch.unwrap_or(0), unpacked.max().unwrap_or(0));
-        Self { steps, floats, codes, scratch, unpacked }
+        Self { steps, floats, codes, band, scratch, unpacked }
     }
 
     /// Returns the number of bytes of the buffers that it runs in, for `images` images at a time, each step in up to `parts` parts.
@@ -46,7 +48,8 @@ impl Program {
         let bytes = |n: usize, times: usize| Buffer::<u8>::bytes_of(n.saturating_mul(times).saturating_add(SLACK));
         let slots = self.floats.iter().map(|&n| floats(n, images));
         let codes = self.codes.iter().flat_map(|size| [bytes(size.bytes, images), floats(size.scales, images)]);
-        let parts = [floats(self.scratch, parts), bytes(self.unpacked, parts)];
+        let band = [bytes(self.band.bytes + SLACK, parts), floats(self.band.scales, parts)];
+        let parts = [floats(self.scratch, parts), bytes(self.unpacked, parts)].into_iter().chain(band);
         slots.chain(codes).chain(parts).fold(0, u64::saturating_add)
     }
 }

@@ -18,6 +18,9 @@ pub(crate) struct CodesView {
     pub width: usize,
     /// The number of rows without borders.
     pub height: usize,
+    /// The number of rows that are in memory at a time, borders included, where the layer that reads them runs with the step
+    /// that makes them. They are not in the slot.
+    pub band: Option<usize>,
 }
 
 impl CodesView {
@@ -35,7 +38,9 @@ pub(crate) struct IntConv {
     /// The input pixel under the first tap of output (0, 0).
     pub origin: usize,
     pub stride: [usize; 2],
-    /// The distance of each tap from the first, in pixels.
+    /// The number of input rows from an output's first tap to its last.
+    pub reach: usize,
+    /// The distance of each tap from the first, in pixels, or in the lines of a depthwise layer's values.
     pub taps: Vec<u32>,
     pub residual: Option<Added>,
     /// Another convolution, whose value is added.
@@ -104,6 +109,11 @@ impl IntConv {
 }
 
 impl Step {
+    /// Tells whether the step runs with the next one, which reads a band of its rows at a time.
+    pub fn runs_with_next(&self) -> bool {
+        self.emits.first().is_some_and(|emit| emit.band.is_some())
+    }
+
     /// Returns the number of multiply-accumulates for one image.
     pub fn macs(&self) -> u64 {
         let pixels = (self.shape.height * self.shape.width) as u64;

@@ -201,7 +201,9 @@ impl Case {
         let walk = |[rows, columns]: [usize; 2], step: usize| -> Vec<u32> {
             (0..rows * columns).map(|i| ((i / columns * width + i % columns) * step) as u32).collect()
         };
-        let (pixels, taps) = (walk(self.output(), self.stride), walk(self.kernel, 1));
+        let row = width * if layout.depthwise { layout.lines() } else { 1 };
+        let taps = (0..self.kernel[0]).flat_map(|y| (0..self.kernel[1]).map(move |x| (y * row + x) as u32));
+        let (pixels, taps) = (walk(self.output(), self.stride), taps.collect::<Vec<_>>());
         let panels = self.panels.start..self.panels.end.min(weights.panels.len());
         let stride = self.outputs + 3;
         let mut found = vec![f32::NAN; pixels.len() * stride];
@@ -215,6 +217,7 @@ impl Case {
             layout: &layout,
             codes: &codes,
             scales: &scales,
+            width,
             pixels: &pixels,
             taps: &taps,
             panels: panels.clone(),
@@ -260,7 +263,7 @@ impl Case {
         let inside = |i: usize| (i / width + self.padding) * bordered + i % width + self.padding;
         let pixels: Vec<u32> = (0..height * width).map(|i| inside(i) as u32).collect();
         let x = Rows { data: &numbers.x, stride: self.channels };
-        kernel.quantize(&QuantizeCall { layout, x, pixels: &pixels }, codes, scales);
+        kernel.quantize(&QuantizeCall { layout, x, width: bordered, pixels: &pixels }, codes, scales);
         if pixels.is_empty() || layout.depthwise {
             return;
         }
