@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::workspace::Codes;
 use crate::float::{Compute, Finish, FloatOp, Memory, Pixels};
-use crate::kernels::{AnyKernel, ConvCall, PlanesCall, QuantizeCall, Residual, Rows, STRIP};
+use crate::kernels::{AnyKernel, ConvCall, PlanesCall, QuantizeCall, Residual, Rows, STRIP, Target};
 use crate::layout::Layout;
 use crate::plan::{Added, CodesView, EMITS, IntConv, Plan, Step, StepOp};
 
@@ -149,6 +149,7 @@ impl Work<'_> {
         let Out { rows: values, emits, scratch, unpacked, .. } = out;
         let (start, end) = (top * shape.width, rows.end * shape.width);
         let planes_only = values.is_none() && self.planes_only();
+        let at_once = self.rounds_at_once().filter(|_| values.is_none());
         let mut pixels = [0u32; STRIP];
         let mut finite = true;
         let mut first = rows.start * shape.width;
@@ -158,6 +159,16 @@ impl Work<'_> {
                 (Some(rows), Some(view)) => (&mut rows[(first - start) * view.stride + view.offset..], view.stride),
                 _ => (&mut **scratch, shape.channels),
             };
+            if let (Some(conv), [emit, ..], Some((codes, scales))) = (at_once, self.emits, &mut emits[0]) {
+                let mut to = [0u32; STRIP];
+                let to = &mut to[..pixels.len()];
+                walk(first - start, shape.width, to, 1, |y| y * emit.width + emit.pad[1]);
+                let target = Target { layout: self.plan.layout(emit), width: emit.width, pixels: to };
+                let call = self.call(conv, first, pixels, band);
+                finite &= kernel.conv_to_values(&call, &target, unpacked, out, codes, scales);
+                first += pixels.len();
+                continue;
+            }
             if !planes_only {
                 finite &= self.compute(Strip { first, pixels, out, stride, unpacked }, band);
             }
@@ -186,6 +197,16 @@ impl Work<'_> {
             && self.emits.iter().all(|emit| PlanesCall::fits(self.plan.layout(emit)))
     }
 
+    /// Returns the step's convolution if its outputs are nothing but the input of a depthwise layer.
+    fn rounds_at_once(&self) -> Option<&IntConv> {
+        match (&self.step.op, self.emits) {
+            (StepOp::Conv(conv), [emit]) if self.step.posts.is_empty() && self.plan.layout(emit).depthwise => {
+                Some(&**conv).filter(|conv| conv.before.is_none() && conv.residual.is_none())
+            }
+            _ => None,
+        }
+    }
+
     /// Computes a strip as floats; returns whether all values are finite.
     fn compute(&self, mut strip: Strip<'_>, band: Option<Band<'_>>) -> bool {
         let Self { step, kernel, memory, .. } = self;
@@ -211,24 +232,37 @@ impl Work<'_> {
         Pixels { shape: self.step.shape, first, count: strip.pixels.len(), out: strip.out, stride }
     }
 
-    /// Computes a strip of a convolution, of its slot or of a band; returns whether all values are finite.
+    /// Computes a strip of a convolution; returns whether all values are finite.
     fn conv(&self, conv: &IntConv, strip: &mut Strip<'_>, band: Option<Band<'_>>) -> bool {
+        let call = self.call(conv, strip.first, strip.pixels, band);
+        self.kernel.conv(&call, strip.unpacked, strip.out, strip.stride)
+    }
+
+    /// Returns what a kernel is asked for of a convolution: outputs from `start` on, as many as `pixels`, which are filled. The
+    /// input is in its slot or in a band.
+    fn call<'c>(
+        &'c self,
+        conv: &'c IntConv,
+        start: usize,
+        pixels: &'c mut [u32],
+        band: Option<Band<'c>>,
+    ) -> ConvCall<'c> {
         let slot = &self.codes[conv.input.slot];
         let Band { codes, scales, first } = band.unwrap_or(Band { codes: &slot.codes, scales: &slot.scales, first: 0 });
         let ([sy, sx], width) = (conv.stride, conv.input.width);
         let (shape, input_height) = (self.step.shape, conv.input.height);
         // Images lie below each other; only layers without a border run several at once.
-        walk(strip.first, shape.width, strip.pixels, sx, |y| {
+        walk(start, shape.width, pixels, sx, |y| {
             let (image, y) = (y / shape.height, y % shape.height);
             conv.origin + (image * input_height + y * sy - first) * width
         });
-        let call = ConvCall {
+        ConvCall {
             weights: &conv.weights,
             layout: self.plan.layout(&conv.input),
             codes,
             scales,
             width,
-            pixels: strip.pixels,
+            pixels,
             taps: &conv.taps,
             panels: 0..conv.weights.panels.len(),
             residual: match conv.residual {
@@ -236,12 +270,11 @@ impl Work<'_> {
                 Some(Added::Dest) => Residual::Output,
                 Some(Added::View(view)) => {
                     let rows = self.memory.rows(view);
-                    Residual::Rows(Rows { data: &rows.data[strip.first * rows.stride..], ..rows })
+                    Residual::Rows(Rows { data: &rows.data[start * rows.stride..], ..rows })
                 }
             },
             clamp: conv.clamp,
-        };
-        self.kernel.conv(&call, strip.unpacked, strip.out, strip.stride)
+        }
     }
 }
 

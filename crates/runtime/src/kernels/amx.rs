@@ -7,8 +7,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::avx512::Avx512Vnni;
-use super::end::End;
-use super::lanes::Lanes;
+use super::end::{End, Noted};
 use super::tile::{Isa, unpack};
 use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, SLACK, STRIP, Task};
 use crate::layout::LANES;
@@ -278,7 +277,7 @@ impl<T: Tiles> Task for Conv<'_, T> {
         // SAFETY: the configuration is valid; the tiles are released below.
         unsafe { tiles.configure(&config(steps)) };
         // SAFETY: tasks like this one run only where the CPU has AVX-512.
-        let mut noted = unsafe { __m512::splat(0.0) };
+        let mut noted = unsafe { Noted::<__m512>::nothing() };
         let mut panel = call.panels.start;
         while panel < call.panels.end {
             // Two panels at once where they read the same channels.
@@ -332,8 +331,8 @@ impl Block<'_> {
         tiles: &mut T,
         spots: &[Spot],
         scratch: &mut Scratch,
-        noted: __m512,
-    ) -> __m512 {
+        noted: Noted<__m512>,
+    ) -> Noted<__m512> {
         // SAFETY: of the caller.
         unsafe { Avx512Vnni::vectorize(Part::<T, R, P> { block: self, tiles, spots, scratch, noted }) }
     }
@@ -345,14 +344,14 @@ struct Part<'a, T, const R: usize, const P: usize> {
     tiles: &'a mut T,
     spots: &'a [Spot],
     scratch: &'a mut Scratch,
-    noted: __m512,
+    noted: Noted<__m512>,
 }
 
 impl<T: Tiles, const R: usize, const P: usize> Task for Part<'_, T, R, P> {
-    type Output = __m512;
+    type Output = Noted<__m512>;
 
     #[inline(always)]
-    fn run(self) -> __m512 {
+    fn run(self) -> Noted<__m512> {
         let Self { block, tiles, spots, scratch, mut noted } = self;
         let Block { call, panel, mut weights, next, out, stride, steps } = *block;
         let w = call.weights;
@@ -490,7 +489,7 @@ impl<T: Tiles, const R: usize, const P: usize> Task for Part<'_, T, R, P> {
             }
             each!(add_before);
             for p in 0..P {
-                let end = End::<__m512, 1>::new(call, panel + p, out, stride);
+                let end = End::<__m512, 1>::new(call, panel + p, out, stride, None);
                 for r in 0..R {
                     let Spot { first, count, .. } = spots[r];
                     let sum = |i: usize| [_mm512_loadu_ps(sums[2 * r + p].as_ptr().add(spots[r].row(call, i) * LANES))];

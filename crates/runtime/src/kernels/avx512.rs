@@ -194,6 +194,19 @@ impl Lanes for __m512 {
         unsafe { _mm512_fmadd_ps(y, _mm512_setzero_ps(), self) }
     }
     #[inline(always)]
+    unsafe fn least_bits(self, x: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe {
+            let less = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(-1));
+            _mm512_castsi512_ps(_mm512_min_epu32(_mm512_castps_si512(self), less))
+        }
+    }
+    #[inline(always)]
+    unsafe fn most_bits(self, x: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(self), _mm512_castps_si512(x))) }
+    }
+    #[inline(always)]
     unsafe fn load_lanes(at: *const f32, lanes: usize) -> Self {
         // SAFETY: of the caller; only these lanes are read.
         unsafe { _mm512_maskz_loadu_ps(mask(lanes), at) }

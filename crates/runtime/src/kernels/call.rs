@@ -122,6 +122,15 @@ impl ConvCall<'_> {
     }
 }
 
+/// Where the outputs of a convolution go as the input of a depthwise layer: output `i` becomes pixel `pixels[i]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub layout: &'a Layout,
+    /// The number of pixels of a row, borders included.
+    pub width: usize,
+    pub pixels: &'a [u32],
+}
+
 /// Rows of floats to round: row `i` of `x` becomes the codes of pixel `pixels[i]`.
 #[derive(Debug)]
 pub(crate) struct QuantizeCall<'a> {

@@ -18,10 +18,10 @@ use std::ops::{Range, RangeInclusive};
 
 use blockfloat::ActivationScale;
 
-use super::end::End;
+use super::end::{End, Noted, Values};
 use super::lanes::Lanes;
 use super::rule::Rule;
-use super::{ConvCall, QuantizeCall, STRIP, plain};
+use super::{ConvCall, QuantizeCall, STRIP, Target, plain};
 use crate::layout::{LANES, Layout, RAW};
 use crate::math;
 
@@ -40,7 +40,7 @@ pub(super) fn conv<V: Lanes>(call: &ConvCall<'_>, most: usize, out: &mut [f32], 
     lines(call.layout, call.width, call.pixels, &mut starts);
     let mut finite = true;
     // SAFETY: the CPU has the instructions, by the caller.
-    let mut noted = unsafe { V::splat(0.0) };
+    let mut noted = unsafe { Noted::<V>::nothing() };
     for panel in call.panels.clone() {
         if !w.ordinary[panel] {
             finite &= plain(call, panel..panel + 1, out, stride);
@@ -48,7 +48,8 @@ pub(super) fn conv<V: Lanes>(call: &ConvCall<'_>, most: usize, out: &mut [f32], 
         }
         // SAFETY: as above; `call` was checked, and tiles lie in it.
         noted = unsafe {
-            let tile = Tile { call, panel, starts: &starts, end: End::new(call, panel, out.as_mut_ptr(), stride) };
+            let tile =
+                Tile { call, panel, starts: &starts, end: End::new(call, panel, out.as_mut_ptr(), stride, None) };
             if w.factors.is_empty() { tile.all::<false>(most, noted) } else { tile.all::<true>(most, noted) }
         };
     }
@@ -96,7 +97,7 @@ struct Tile<'a, V> {
 impl<V: Lanes> Tile<'_, V> {
     /// Computes all pixels; returns `noted` with their outputs.
     #[inline(always)]
-    unsafe fn all<const TWO: bool>(self, most: usize, mut noted: V) -> V {
+    unsafe fn all<const TWO: bool>(self, most: usize, mut noted: Noted<V>) -> Noted<V> {
         let count = self.call.pixels.len();
         let mut first = 0;
         while first < count {
@@ -115,7 +116,7 @@ impl<V: Lanes> Tile<'_, V> {
 
     /// Computes `R` pixels; returns the next one, and `noted` with their outputs.
     #[inline(always)]
-    unsafe fn run<const R: usize, const TWO: bool>(&self, first: usize, noted: V) -> (usize, V) {
+    unsafe fn run<const R: usize, const TWO: bool>(&self, first: usize, noted: Noted<V>) -> (usize, Noted<V>) {
         let Self { call, panel, starts, .. } = *self;
         let w = call.weights;
         // SAFETY: `ConvCall::check` held for every pixel and tap; rows of values have whole panels.
@@ -165,6 +166,25 @@ pub(super) fn quantize(fused: bool, call: &QuantizeCall<'_>, bytes: &mut [u8], v
     }
 }
 
+/// Returns where a checked call's outputs can be rounded to as they are made: they are not negative, and scales are floats.
+pub(super) fn values(call: &ConvCall<'_>, to: &Target<'_>, values: &mut [f32]) -> Option<Values> {
+    let Target { layout, width, pixels } = *to;
+    let not_negative = call.clamp.is_some_and(|(lo, _)| lo.is_sign_positive());
+    let one_group = call.weights.panels.iter().all(|panel| panel.group == 0);
+    let all = call.panels == (0..layout.lines()) && !call.weights.depthwise;
+    if layout.scale != ActivationScale::Float || layout.signed || !not_negative || !one_group || !all {
+        return None;
+    }
+    let mut starts = [0; STRIP];
+    lines(layout, width, pixels, &mut starts);
+    Some(Values { values: values.as_mut_ptr(), lines: starts, width, hi: layout.range.1 as f32 })
+}
+
+/// Tells whether all elements are 0 or in [`ORDINARY`], of the least of their bits less 1 and the largest.
+pub(super) fn ordinary((least, most): (u32, u32)) -> bool {
+    most <= ORDINARY.end().to_bits() && least >= ORDINARY.start().to_bits() - 1
+}
+
 /// Writes `round` of each element; returns whether all elements are 0 or in [`ORDINARY`].
 #[inline(always)]
 fn rows(call: &QuantizeCall<'_>, values: &mut [f32], round: impl Fn(f32) -> f32) -> bool {
@@ -203,7 +223,7 @@ fn rows(call: &QuantizeCall<'_>, values: &mut [f32], round: impl Fn(f32) -> f32)
     }
     let largest = largest.into_iter().fold(0, u32::max);
     let smallest = smallest.into_iter().fold(u32::MAX, u32::min);
-    largest <= ORDINARY.end().to_bits() && smallest >= ORDINARY.start().to_bits() - 1
+    self::ordinary((smallest, largest))
 }
 
 /// Returns the elements with zeros after them.

@@ -1,8 +1,63 @@
-//! What ends the sums of outputs, for every instruction set: channel scales, bias, residual and limits.
+//! What ends the sums of outputs, for every instruction set: channel scales, bias, residual and limits, and rounding to
+//! the values of a depthwise layer.
 use super::lanes::Lanes;
-use super::{ConvCall, Residual};
+use super::{ConvCall, Residual, STRIP};
 use crate::layout::LANES;
 use crate::pack::Panel;
+
+/// What is known of outputs.
+#[derive(Clone, Copy)]
+pub(super) struct Noted<V> {
+    /// What [`Lanes::note`] gives of all of them before their limits.
+    pub finite: V,
+    /// The least bits less 1, and the largest bits, of those that were rounded.
+    least: V,
+    most: V,
+}
+
+impl<V: Lanes> Noted<V> {
+    #[inline(always)]
+    pub unsafe fn nothing() -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self { finite: V::splat(0.0), least: V::splat(f32::from_bits(u32::MAX)), most: V::splat(0.0) } }
+    }
+
+    /// Tells whether all outputs were finite before their limits.
+    #[inline(always)]
+    pub unsafe fn finite(self) -> bool {
+        // SAFETY: of the caller.
+        unsafe { self.finite.array() }.iter().all(|&sum| sum == 0.0)
+    }
+
+    /// Returns the least bits less 1, and the largest, of those that were rounded.
+    #[inline(always)]
+    pub unsafe fn bits(self) -> (u32, u32) {
+        // SAFETY: of the caller.
+        let (least, most) = unsafe { (self.least.array(), self.most.array()) };
+        let bits = |x: f32| x.to_bits();
+        (least.map(bits).into_iter().fold(u32::MAX, u32::min), most.map(bits).into_iter().fold(0, u32::max))
+    }
+}
+
+/// Where outputs are rounded to, as float-scaled values of a depthwise layer.
+pub(super) struct Values {
+    pub values: *mut f32,
+    /// The first line of each output, and the number of lines from a panel to the next.
+    pub lines: [usize; STRIP],
+    pub width: usize,
+    /// The largest code.
+    pub hi: f32,
+}
+
+/// What [`Values`] is for some panels.
+#[derive(Clone, Copy)]
+struct Rounded<V> {
+    values: *mut f32,
+    lines: *const usize,
+    next_panel: usize,
+    minus_hi: V,
+    inverse: V,
+}
 
 /// What ends the sums of `P` panels of a checked call, and where their rows go.
 pub(super) struct End<V, const P: usize> {
@@ -18,14 +73,23 @@ pub(super) struct End<V, const P: usize> {
     /// The row of output 0.
     out: *mut f32,
     stride: usize,
+    /// Where outputs go in place of rows.
+    rounded: Option<Rounded<V>>,
     /// The number of lanes that are outputs: all of them, but in the last panel of a group.
     lanes: [usize; P],
 }
 
 impl<V: Lanes, const P: usize> End<V, P> {
-    /// Takes what ends the sums of the panels from `panel` on. The rows of `out` are `stride` floats apart.
+    /// Takes what ends the sums of the panels from `panel` on. The rows of `out` are `stride` floats apart; outputs go to
+    /// `values` instead, if there are any.
     #[inline(always)]
-    pub unsafe fn new(call: &ConvCall<'_>, panel: usize, out: *mut f32, stride: usize) -> Self {
+    pub unsafe fn new(
+        call: &ConvCall<'_>,
+        panel: usize,
+        out: *mut f32,
+        stride: usize,
+        values: Option<&Values>,
+    ) -> Self {
         let w = call.weights;
         // SAFETY: `ConvCall::check` held for every output, panel and residual row.
         unsafe {
@@ -58,6 +122,13 @@ impl<V: Lanes, const P: usize> End<V, P> {
                 capped: call.clamp.is_some_and(|(_, hi)| hi < f32::INFINITY),
                 out: out.add(first),
                 stride,
+                rounded: values.map(|to| Rounded {
+                    values: to.values.add(panel * to.width * LANES),
+                    lines: to.lines.as_ptr(),
+                    next_panel: to.width * LANES,
+                    minus_hi: V::splat(-to.hi),
+                    inverse: V::splat(1.0 / to.hi),
+                }),
                 lanes,
             }
         }
@@ -65,7 +136,7 @@ impl<V: Lanes, const P: usize> End<V, P> {
 
     /// Ends and stores the sums of `R` outputs from `first` on; returns `noted` with what they were before the limits.
     #[inline(always)]
-    pub unsafe fn store<const R: usize>(&self, first: usize, sums: [[V; P]; R], noted: V) -> V {
+    pub unsafe fn store<const R: usize>(&self, first: usize, sums: [[V; P]; R], noted: Noted<V>) -> Noted<V> {
         // SAFETY: of the caller.
         unsafe {
             if self.lanes == [LANES; P] {
@@ -82,8 +153,8 @@ impl<V: Lanes, const P: usize> End<V, P> {
         &self,
         first: usize,
         mut y: [[V; P]; R],
-        mut noted: V,
-    ) -> V {
+        mut noted: Noted<V>,
+    ) -> Noted<V> {
         // SAFETY: of the caller: `ConvCall::check` held for every output and residual row; where a panel has fewer than
         // 16 lanes, only these are read and written.
         unsafe {
@@ -120,7 +191,7 @@ impl<V: Lanes, const P: usize> End<V, P> {
                 }
             }
             for p in 0..P {
-                noted = noted.add(chains[p]);
+                noted.finite = noted.finite.add(chains[p]);
             }
             if let Some((lo, hi)) = self.limits {
                 for r in 0..R {
@@ -135,6 +206,22 @@ impl<V: Lanes, const P: usize> End<V, P> {
                         }
                     }
                 }
+            }
+            if let Some(to) = &self.rounded {
+                for r in 0..R {
+                    let line = to.values.add(*to.lines.add(first + r) * LANES);
+                    for p in 0..P {
+                        // After the last channel a line has zeros.
+                        let x = if WHOLE { y[r][p] } else { y[r][p].first_lanes(self.lanes[p]) };
+                        noted.least = noted.least.least_bits(x);
+                        noted.most = noted.most.most_bits(x);
+                        // The quotient as `depthwise::divide` finds it.
+                        let quotient = x.mul(to.inverse);
+                        let rest = quotient.mul_add::<false>(to.minus_hi, x);
+                        rest.mul_add::<false>(to.inverse, quotient).store(line.add(p * to.next_panel));
+                    }
+                }
+                return noted;
             }
             let mut row = self.out.add(first * self.stride);
             for r in 0..R {

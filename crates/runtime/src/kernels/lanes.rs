@@ -20,13 +20,27 @@ pub(super) trait Lanes: Copy {
     /// Returns `self + 0 * y`: a NaN where `y` is not finite, or where one was before.
     unsafe fn note(self, y: Self) -> Self;
 
-    /// Tells whether all that was noted, from zeros on, was finite.
+    /// Returns the smaller of the bits of `self`, as an integer, and those of `x` less 1, so that 0 comes last.
     #[inline(always)]
-    unsafe fn finite(self) -> bool {
-        let mut sums = [0.0; LANES];
+    unsafe fn least_bits(self, x: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { with_bits(self, x, |least, x| least.min(x.wrapping_sub(1))) }
+    }
+
+    /// Returns the larger of the bits of `self`, as an integer, and those of `x`.
+    #[inline(always)]
+    unsafe fn most_bits(self, x: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { with_bits(self, x, u32::max) }
+    }
+
+    /// Returns the floats.
+    #[inline(always)]
+    unsafe fn array(self) -> [f32; LANES] {
+        let mut all = [0.0; LANES];
         // SAFETY: of the caller; there is room for all floats.
-        unsafe { self.store(sums.as_mut_ptr()) };
-        sums.iter().all(|&sum| sum == 0.0)
+        unsafe { self.store(all.as_mut_ptr()) };
+        all
     }
 
     /// Loads the first `lanes` floats; zeros follow.
@@ -61,6 +75,19 @@ pub(super) trait Lanes: Copy {
             all[lanes..].fill(0.0);
             Self::load(all.as_ptr())
         }
+    }
+}
+
+/// Returns `join` of the bits of each lane.
+#[inline(always)]
+unsafe fn with_bits<V: Lanes>(x: V, y: V, join: impl Fn(u32, u32) -> u32) -> V {
+    // SAFETY: of the caller.
+    unsafe {
+        let (mut all, y) = (x.array(), y.array());
+        for (x, y) in all.iter_mut().zip(y) {
+            *x = f32::from_bits(join(x.to_bits(), y.to_bits()));
+        }
+        V::load(all.as_ptr())
     }
 }
 
@@ -164,6 +191,16 @@ impl<V: Lanes> Lanes for Pair<V> {
     unsafe fn note(self, y: Self) -> Self {
         // SAFETY: of the caller.
         unsafe { Self(self.0.note(y.0), self.1.note(y.1)) }
+    }
+    #[inline(always)]
+    unsafe fn least_bits(self, x: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(self.0.least_bits(x.0), self.1.least_bits(x.1)) }
+    }
+    #[inline(always)]
+    unsafe fn most_bits(self, x: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { Self(self.0.most_bits(x.0), self.1.most_bits(x.1)) }
     }
 }
 

@@ -42,7 +42,7 @@ mod wasm;
 #[cfg(target_arch = "x86_64")]
 mod ymm;
 
-pub(crate) use call::{ConvCall, PlanesCall, QuantizeCall, Residual, Rows, SLACK, STRIP};
+pub(crate) use call::{ConvCall, PlanesCall, QuantizeCall, Residual, Rows, SLACK, STRIP, Target};
 pub(crate) use environment::Environment;
 pub(crate) use kernel::{Kernel, Task, Wants};
 pub(crate) use table::{AnyKernel, select};

@@ -2,7 +2,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, Task, Wants};
+use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, Target, Task, Wants};
 use crate::Error;
 use crate::pack::Packed;
 
@@ -95,6 +95,28 @@ macro_rules! table {
                 assert!(self.reads(call.weights), "weights packed for another kernel");
                 match self {
                     $(#[cfg($place)] Self::$variant(kernel) => kernel.conv(call, unpacked, out, stride),)+
+                }
+            }
+
+            /// Calls [`Kernel::conv_to_values`].
+            ///
+            /// # Panics
+            /// As [`AnyKernel::conv`] and [`AnyKernel::quantize`].
+            #[must_use]
+            pub fn conv_to_values(
+                &self,
+                call: &ConvCall<'_>,
+                to: &Target<'_>,
+                unpacked: &mut [u8],
+                scratch: &mut [f32],
+                codes: &mut [u8],
+                values: &mut [f32],
+            ) -> bool {
+                assert!(self.reads(call.weights), "weights packed for another kernel");
+                match self {
+                    $(#[cfg($place)] Self::$variant(kernel) => {
+                        kernel.conv_to_values(call, to, unpacked, scratch, codes, values)
+                    })+
                 }
             }
 

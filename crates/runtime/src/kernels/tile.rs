@@ -2,7 +2,7 @@
 //! over pixels and panels around them.
 use std::marker::PhantomData;
 
-use super::end::End;
+use super::end::{End, Noted, Values};
 use super::lanes::{Lanes, Sums};
 use super::{ConvCall, STRIP, Task, Wants, depthwise};
 use crate::layout::LANES;
@@ -154,19 +154,21 @@ pub(super) struct Conv<'a, I> {
     pub unpacked: &'a mut [u8],
     pub out: &'a mut [f32],
     pub stride: usize,
+    /// Where outputs go in place of `out`, if they are rounded at once.
+    pub values: Option<&'a Values>,
     pub isa: PhantomData<I>,
 }
 
 impl<I: Isa> Task for Conv<'_, I> {
-    /// Whether all outputs were finite before their limits.
-    type Output = bool;
+    /// Whether all outputs were finite before their limits, and what [`Noted::bits`] gives of them.
+    type Output = (bool, (u32, u32));
 
     #[inline(always)]
-    fn run(self) -> bool {
-        let Self { call, unpacked, out, stride, .. } = self;
+    fn run(self) -> Self::Output {
+        let Self { call, unpacked, out, stride, values, .. } = self;
         let w = call.weights;
         if w.depthwise {
-            return depthwise::conv::<I::Floats>(call, I::DEPTHWISE_ROWS, out, stride);
+            return (depthwise::conv::<I::Floats>(call, I::DEPTHWISE_ROWS, out, stride), (0, 0));
         }
         let (spots, fitting, count) = (Spots::new(call), w.fitting, call.pixels.len());
         let wide = I::SATURATES && fitting == 0;
@@ -176,7 +178,7 @@ impl<I: Isa> Task for Conv<'_, I> {
         let few = count < I::UNPACKED_FROM || unpacked.len() < I::PANELS * bytes + 64;
         let in_registers = w.nibbles && !w.two_level() && few;
         // SAFETY: this is compiled for, and runs on, CPUs with the instructions.
-        let mut noted = unsafe { I::Floats::splat(0.0) };
+        let mut noted = unsafe { Noted::<I::Floats>::nothing() };
         let mut panel = call.panels.start;
         while panel < call.panels.end {
             // Two panels at once where they read the same channels.
@@ -217,8 +219,9 @@ impl<I: Isa> Task for Conv<'_, I> {
                     _ => (left.min(most), left / left.min(most)),
                 };
                 let out = out.as_mut_ptr();
+                let spots = &spots;
                 let tile =
-                    Tile { call, panel, first, tiles, weights, next, ahead, spots: &spots, fitting, out, stride };
+                    Tile { call, panel, first, tiles, weights, next, ahead, spots, fitting, out, stride, values };
                 noted = match w.two_level() {
                     true if I::WANTS.factors_apart && !w.levels.is_empty() && stem => {
                         tile.run::<I, StemLevels>(rows, pair, noted)
@@ -239,7 +242,7 @@ impl<I: Isa> Task for Conv<'_, I> {
             panel += panels;
         }
         // SAFETY: as above.
-        unsafe { noted.finite() }
+        unsafe { (noted.finite(), noted.bits()) }
     }
 }
 
@@ -289,12 +292,13 @@ struct Tile<'a> {
     fitting: usize,
     out: *mut f32,
     stride: usize,
+    values: Option<&'a Values>,
 }
 
 impl<'a> Tile<'a> {
     /// Computes tiles of `rows` pixels, by two panels where `pair`; returns `noted` with their outputs.
     #[inline(always)]
-    fn run<I: Isa, F: Form>(self, rows: usize, pair: bool, noted: I::Floats) -> I::Floats {
+    fn run<I: Isa, F: Form>(self, rows: usize, pair: bool, noted: Noted<I::Floats>) -> Noted<I::Floats> {
         match rows {
             7 if I::MORE_ROWS >= 7 => self.sized::<I, F, 7>(pair, noted),
             6 if I::ROWS >= 6 => self.sized::<I, F, 6>(pair, noted),
@@ -307,7 +311,7 @@ impl<'a> Tile<'a> {
     }
 
     #[inline(always)]
-    fn sized<I: Isa, F: Form, const R: usize>(self, pair: bool, noted: I::Floats) -> I::Floats {
+    fn sized<I: Isa, F: Form, const R: usize>(self, pair: bool, noted: Noted<I::Floats>) -> Noted<I::Floats> {
         // SAFETY: only tasks that run on CPUs with the instructions make tiles.
         unsafe {
             if I::PANELS > 1 && pair {
@@ -322,18 +326,20 @@ impl<'a> Tile<'a> {
 /// Tiles of `R` pixels by `P` panels.
 struct Tiles<'a, I: Isa, F, const R: usize, const P: usize> {
     tile: Tile<'a>,
-    noted: I::Floats,
+    noted: Noted<I::Floats>,
     form: PhantomData<F>,
 }
 
 impl<I: Isa, F: Form, const R: usize, const P: usize> Task for Tiles<'_, I, F, R, P> {
-    type Output = I::Floats;
+    type Output = Noted<I::Floats>;
 
     /// Integer sums of a segment and float sums of all, both in registers. What stands between two tiles is kept short: the
     /// next one's multiplications wait behind it.
     #[inline(always)]
-    fn run(self) -> I::Floats {
-        let Self { tile: Tile { call, panel, tiles, next, spots, fitting, out, stride, .. }, mut noted, .. } = self;
+    fn run(self) -> Noted<I::Floats> {
+        let Self {
+            tile: Tile { call, panel, tiles, next, spots, fitting, out, stride, values, .. }, mut noted, ..
+        } = self;
         let w = call.weights;
         let group = w.panels[panel].group;
         let (bytes, floats) = (call.layout.bytes, call.layout.scales);
@@ -349,7 +355,7 @@ impl<I: Isa, F: Form, const R: usize, const P: usize> Task for Tiles<'_, I, F, R
             let all_alpha = w.alpha.as_ptr().wrapping_add(panel * next_scales);
             let all_start = w.start.as_ptr().wrapping_add(panel * next_scales);
             let all_levels = w.levels.as_ptr().wrapping_add(panel * next_scales);
-            let end = End::<I::Floats, P>::new(call, panel, out, stride);
+            let end = End::<I::Floats, P>::new(call, panel, out, stride, values);
             let ahead_range = self.tile.ahead.as_ptr_range();
             let mut ahead = ahead_range.start;
             for tile in 0..tiles {

@@ -330,6 +330,19 @@ impl Lanes for __m256 {
         // SAFETY: of the caller.
         unsafe { _mm256_fmadd_ps(y, _mm256_setzero_ps(), self) }
     }
+    #[inline(always)]
+    unsafe fn least_bits(self, x: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe {
+            let less = _mm256_add_epi32(_mm256_castps_si256(x), _mm256_set1_epi32(-1));
+            _mm256_castsi256_ps(_mm256_min_epu32(_mm256_castps_si256(self), less))
+        }
+    }
+    #[inline(always)]
+    unsafe fn most_bits(self, x: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(self), _mm256_castps_si256(x))) }
+    }
 }
 
 impl Magnitudes for __m256 {
