@@ -5,6 +5,9 @@ use super::{ConvCall, Residual, STRIP};
 use crate::layout::LANES;
 use crate::pack::Panel;
 
+/// The number of sums in which a tile's outputs are noted.
+const CHAINS: usize = 4;
+
 /// What is known of outputs.
 #[derive(Clone, Copy)]
 pub(super) struct Noted<V> {
@@ -182,16 +185,18 @@ impl<V: Lanes, const P: usize> End<V, P> {
                     row = row.wrapping_add(self.residual_stride);
                 }
             }
-            // A chain for each panel: one for all would take as long as a short tile.
-            let mut chains = [V::splat(0.0); P];
+            // Several chains: one for all would take as long as a short tile.
+            let many = if R * P >= 8 { CHAINS } else { CHAINS / 2 };
+            let mut chains = [V::splat(0.0); CHAINS];
             for r in 0..R {
                 for p in 0..P {
                     // Lanes without an output hold anything.
-                    chains[p] = chains[p].note(if WHOLE { y[r][p] } else { y[r][p].first_lanes(self.lanes[p]) });
+                    let x = if WHOLE { y[r][p] } else { y[r][p].first_lanes(self.lanes[p]) };
+                    chains[(r * P + p) % many] = chains[(r * P + p) % many].note(x);
                 }
             }
-            for p in 0..P {
-                noted.finite = noted.finite.add(chains[p]);
+            for chain in &chains[..many.min(R * P)] {
+                noted.finite = noted.finite.add(*chain);
             }
             if let Some((lo, hi)) = self.limits {
                 for r in 0..R {

@@ -53,6 +53,7 @@ impl<I: Rounds> Task for Quantize<'_, I> {
             let rounding = Rounding::<I> { limits: I::limits(&rule), rule };
             match Blocks::fits(layout) {
                 Some(length) => rounding.runs(call, length, codes, scales),
+                None if layout.pieces.is_empty() => rounding.columns(call, codes, scales),
                 None => rounding.rows(call, codes, scales),
             }
         }
@@ -79,6 +80,19 @@ impl Task for QuantizePlanes<'_> {
 struct Rounding<I: Rounds> {
     rule: Rule,
     limits: I::Limits,
+}
+
+/// What is known of the same block of some pixels.
+struct Room {
+    quarters: [[f32; 4]; LINE],
+    scale: [f32; LINE],
+    inverse: [f32; LINE],
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { quarters: [[0.0; 4]; LINE], scale: [0.0; LINE], inverse: [0.0; LINE] }
+    }
 }
 
 /// Consecutive blocks of the same length: where their floats are, and where their codes and scales go.
@@ -143,6 +157,61 @@ impl<I: Rounds> Rounding<I> {
                             self.round(x.add(channels.start), inverse, codes.add(*at), channels.len());
                         }
                     }
+                }
+            }
+        }
+    }
+
+    /// Rounds rows of blocks without gaps, one block of all pixels after the other.
+    #[inline(always)]
+    unsafe fn columns(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+        let mut room = Room::default();
+        for (b, block) in call.layout.blocks.iter().enumerate() {
+            let (codes, scales) = (&mut *codes, &mut *scales);
+            // SAFETY: of the caller.
+            unsafe {
+                // The usual lengths, known when this is compiled.
+                match block.len() {
+                    64 => self.column(call, b, block.start, 64, &mut room, codes, scales),
+                    32 => self.column(call, b, block.start, 32, &mut room, codes, scales),
+                    16 => self.column(call, b, block.start, 16, &mut room, codes, scales),
+                    length => self.column(call, b, block.start, length, &mut room, codes, scales),
+                }
+            }
+        }
+    }
+
+    /// Rounds block `b`, which is `length` channels from `start` on, of all pixels.
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "inlined for each length")]
+    unsafe fn column(
+        &self,
+        call: &QuantizeCall<'_>,
+        b: usize,
+        start: usize,
+        length: usize,
+        room: &mut Room,
+        codes: &mut [u8],
+        scales: &mut [f32],
+    ) {
+        let QuantizeCall { layout, x, pixels, .. } = *call;
+        let Room { quarters, scale, inverse } = room;
+        let at_once = (NEAR / length).clamp(1, quarters.len());
+        for (part, pixels) in pixels.chunks(at_once).enumerate() {
+            let count = pixels.len();
+            // SAFETY: of the caller: rows have all channels, and each pixel lies in `codes` and `scales`.
+            unsafe {
+                let x = x.data.as_ptr().add(part * at_once * call.x.stride + start);
+                for (i, quarter) in quarters[..count].iter_mut().enumerate() {
+                    Self::largest(x.add(i * call.x.stride), length).quarter(quarter.as_mut_ptr());
+                }
+                self.rule.scale_all(quarters[..count].iter().map(largest_of), scale, inverse);
+                for (i, &pixel) in pixels.iter().enumerate() {
+                    let pixel = pixel as usize;
+                    *scales.get_unchecked_mut(pixel * layout.scales + b) = scale[i];
+                    let inverse = I::Floats::splat(inverse[i]);
+                    let codes = codes.as_mut_ptr().add(pixel * layout.bytes + start);
+                    self.round(x.add(i * call.x.stride), inverse, codes, length);
                 }
             }
         }
