@@ -76,10 +76,7 @@ impl Task for Compute<'_> {
                 FloatOp::Concat(parts) => concat(parts, memory, at, out),
                 FloatOp::Shuffle(groups, view) => {
                     let row = memory.rows(*view).pixel(i, out.len());
-                    let each = out.len() / groups;
-                    for (c, out) in out.iter_mut().enumerate() {
-                        *out = row[c % groups * each + c / groups];
-                    }
+                    shuffle(*groups, row, out);
                 }
                 FloatOp::Pad2d([top, left, _, _], value, view) => pad(*top, *left, *value, *view, memory, at, out),
                 FloatOp::Lrn(lrn, view) => sums_fit &= lrn.pixel(memory.rows(*view).pixel(i, out.len()), out),
@@ -95,6 +92,24 @@ impl Task for Compute<'_> {
         }
         // What only moves is finite already.
         op.moves() || sums_fit && pixels.finite()
+    }
+}
+
+#[inline(always)]
+fn shuffle(groups: usize, row: &[f32], out: &mut [f32]) {
+    let each = out.len() / groups;
+    if groups == 2 {
+        // Known when it is compiled, so that vectors are interleaved.
+        let (low, high) = row.split_at(each);
+        for (out, (low, high)) in out.as_chunks_mut::<2>().0.iter_mut().zip(low.iter().zip(high)) {
+            *out = [*low, *high];
+        }
+        return;
+    }
+    for (group, row) in row.chunks_exact(each).enumerate() {
+        for (out, x) in out[group..].iter_mut().step_by(groups).zip(row) {
+            *out = *x;
+        }
     }
 }
 

@@ -47,6 +47,12 @@ impl<'a> Window<'a> {
             out[c..c + 16].copy_from_slice(&self.fold_some::<16>(c, start, join));
             c += 16;
         }
+        if c < out.len() && out.len() >= 16 {
+            // The last ones, some of them once more.
+            c = out.len() - 16;
+            out[c..].copy_from_slice(&self.fold_some::<16>(c, start, join));
+            return;
+        }
         for (c, out) in out.iter_mut().enumerate().skip(c) {
             [*out] = self.fold_some::<1>(c, start, join);
         }
