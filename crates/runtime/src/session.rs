@@ -5,7 +5,7 @@ use graph::Shape;
 
 use crate::exec::{Given, Images, Observer, Run, Workspace, copy_output, hand_on};
 use crate::float::finite;
-use crate::kernels::Environment;
+use crate::kernels::{Environment, Task};
 use crate::plan::{Part, Step};
 use crate::{Error, Model};
 
@@ -158,7 +158,7 @@ impl Session {
         if input.is_empty() || !input.len().is_multiple_of(self.model.input().elements()) {
             return Err(self.wrong_input(input.len()));
         }
-        if !finite([input].into_iter()) {
+        if !self.model.any_kernel().run(Finite(input)) {
             let index = input.iter().position(|x| !x.is_finite()).unwrap_or(0);
             return Err(Error::NonFiniteInput { index });
         }
@@ -214,6 +214,18 @@ impl Session {
         Run { plan, part: Part::Head, kernel: self.model.any_kernel(), given, images }.steps(workspace, observer)?;
         copy_output(plan, workspace, &self.rows, &mut self.logits);
         Ok(())
+    }
+}
+
+/// The task of telling whether all elements are finite.
+struct Finite<'a>(&'a [f32]);
+
+impl Task for Finite<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        finite([self.0].into_iter())
     }
 }
 

@@ -74,6 +74,7 @@ impl ConvCall<'_> {
     }
 
     /// Panics unless every access of a kernel lies in its slice. `out` has row `i` of output `i`.
+    #[inline(always)]
     pub fn check(&self, out: &[f32], stride: usize) {
         let (w, layout) = (self.weights, self.layout);
         let reach = self.reach();

@@ -235,6 +235,24 @@ mod of {
         vec![large(USUAL), limited(large(USUAL)), limited(large(DEPTHWISE)), limited(large(of_one_lane()))]
     }
 
+    pub fn values_of_a_depthwise_layer() -> Vec<Case> {
+        let limits = [(0.0, 6.0), (0.0, f32::INFINITY)];
+        let factors = [1.0, 1e-20, 1e30, 1e-3];
+        limits
+            .into_iter()
+            .flat_map(|limits| factors.map(|factor| (limits, factor)))
+            .flat_map(|(limits, x_factor)| {
+                let case = Case { clamp: Some(limits), x_factor, outputs: 40, size: [5, 13], ..USUAL };
+                [
+                    case.clone(),
+                    Case { kernel: [3, 3], padding: 1, ..case.clone() },
+                    Case { scales: Scales::Products, bias: true, ..case.clone() },
+                    Case { groups: 2, ..case },
+                ]
+            })
+            .collect()
+    }
+
     fn of_one_lane() -> Case {
         Case { outputs: 17, ..USUAL }
     }
@@ -250,7 +268,8 @@ macro_rules! suite {
             extremes_of_each_number_of_bits, extremes_with_factors, extremes_in_nibbles, stem_of_extremes,
             nibbles_for_few_pixels, nibbles_for_many_pixels, nibbles_of_an_odd_number_of_steps, nibbles_with_factors,
             stem_of_three_channels, depthwise, depthwise_of_signed_input, depthwise_two_level, depthwise_with_an_end,
-            depthwise_of_extreme_input, depthwise_with_extreme_scales, sums_that_leave_the_range_of_floats
+            depthwise_of_extreme_input, depthwise_with_extreme_scales, sums_that_leave_the_range_of_floats,
+            values_of_a_depthwise_layer
         }
     };
     ($kernel:expr; $($case:ident),+) => {

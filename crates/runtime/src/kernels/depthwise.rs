@@ -48,8 +48,15 @@ pub(super) fn conv<V: Lanes>(call: &ConvCall<'_>, most: usize, out: &mut [f32], 
         }
         // SAFETY: as above; `call` was checked, and tiles lie in it.
         noted = unsafe {
-            let tile =
-                Tile { call, panel, starts: &starts, end: End::new(call, panel, out.as_mut_ptr(), stride, None) };
+            let (values, factors) = (w.values.as_ptr(), w.factors.as_ptr());
+            let tile = Tile {
+                call,
+                panel,
+                starts: &starts,
+                values,
+                factors,
+                end: End::new(call, panel, out.as_mut_ptr(), stride, None),
+            };
             if w.factors.is_empty() { tile.all::<false>(most, noted) } else { tile.all::<true>(most, noted) }
         };
     }
@@ -57,18 +64,18 @@ pub(super) fn conv<V: Lanes>(call: &ConvCall<'_>, most: usize, out: &mut [f32], 
     finite && unsafe { noted.finite() }
 }
 
-/// Finds the first line of each pixel.
+/// Finds the first line of each pixel; they rise.
 #[inline(always)]
 fn lines(layout: &Layout, width: usize, pixels: &[u32], lines: &mut [usize; STRIP]) {
-    // The pixels of the row of the one before, and what is added to one of them.
-    let (mut row, mut add) = (0..0, 0);
-    for (line, &pixel) in lines.iter_mut().zip(pixels) {
-        let pixel = pixel as usize;
-        if !row.contains(&pixel) {
-            let start = pixel / width * width;
-            (row, add) = (start..start + width, start * (layout.lines() - 1));
+    let mut first = 0;
+    while let Some(&pixel) = pixels.get(first) {
+        // Pixels of one row, which follow each other: the same is added to each of them.
+        let row = pixel as usize / width * width;
+        let end = first + pixels[first..].partition_point(|&pixel| (pixel as usize) < row + width).max(1);
+        for (line, &pixel) in lines[first..end].iter_mut().zip(&pixels[first..end]) {
+            *line = pixel as usize + row * (layout.lines() - 1);
         }
-        *line = pixel + add;
+        first = end;
     }
 }
 
@@ -91,6 +98,9 @@ struct Tile<'a, V> {
     panel: usize,
     /// The first line of each pixel.
     starts: &'a [usize; STRIP],
+    /// [`Fields::values`](crate::pack::Fields::values) and `factors`.
+    values: *const f32,
+    factors: *const f32,
     end: End<V, 1>,
 }
 
@@ -117,8 +127,8 @@ impl<V: Lanes> Tile<'_, V> {
     /// Computes `R` pixels; returns the next one, and `noted` with their outputs.
     #[inline(always)]
     unsafe fn run<const R: usize, const TWO: bool>(&self, first: usize, noted: Noted<V>) -> (usize, Noted<V>) {
-        let Self { call, panel, starts, .. } = *self;
-        let w = call.weights;
+        let Self { call, panel, starts, values, factors, .. } = *self;
+        let constants = panel * call.taps.len() * LANES;
         // SAFETY: `ConvCall::check` held for every pixel and tap; rows of values have whole panels.
         unsafe {
             let mut sum = [[V::splat(0.0)]; R];
@@ -127,8 +137,8 @@ impl<V: Lanes> Tile<'_, V> {
                 let line = *starts.get_unchecked(first + r) + panel * call.width;
                 rows[r] = call.scales.as_ptr().add(line * LANES);
             }
-            let mut last = w.values.as_ptr().add(panel * w.taps * LANES);
-            let mut factor = w.factors.as_ptr().wrapping_add(panel * w.taps * LANES);
+            let mut last = values.add(constants);
+            let mut factor = factors.wrapping_add(constants);
             for &tap in call.taps {
                 let at = tap as usize * LANES;
                 let q = V::load(last);
@@ -169,7 +179,9 @@ pub(super) fn quantize(fused: bool, call: &QuantizeCall<'_>, bytes: &mut [u8], v
 /// Returns where a checked call's outputs can be rounded to as they are made: they are not negative, and scales are floats.
 pub(super) fn values(call: &ConvCall<'_>, to: &Target<'_>, values: &mut [f32]) -> Option<Values> {
     let Target { layout, width, pixels } = *to;
-    let not_negative = call.clamp.is_some_and(|(lo, _)| lo.is_sign_positive());
+    // A finite upper limit bounds them, an infinite one does not.
+    let limited = |(lo, hi): (f32, f32)| lo.is_sign_positive() && (hi <= *ORDINARY.end() || hi == f32::INFINITY);
+    let not_negative = call.clamp.is_some_and(limited);
     let one_group = call.weights.panels.iter().all(|panel| panel.group == 0);
     let all = call.panels == (0..layout.lines()) && !call.weights.depthwise;
     if layout.scale != ActivationScale::Float || layout.signed || !not_negative || !one_group || !all {

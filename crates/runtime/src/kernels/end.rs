@@ -219,7 +219,9 @@ impl<V: Lanes, const P: usize> End<V, P> {
                         // After the last channel a line has zeros.
                         let x = if WHOLE { y[r][p] } else { y[r][p].first_lanes(self.lanes[p]) };
                         noted.least = noted.least.least_bits(x);
-                        noted.most = noted.most.most_bits(x);
+                        if !self.capped {
+                            noted.most = noted.most.most_bits(x);
+                        }
                         // The quotient as `depthwise::divide` finds it.
                         let quotient = x.mul(to.inverse);
                         let rest = quotient.mul_add::<false>(to.minus_hi, x);

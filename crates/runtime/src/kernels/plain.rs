@@ -176,7 +176,12 @@ pub(super) fn quantize_planes(call: &PlanesCall<'_>, codes: &mut [u8], scales: &
     let mut i = 0;
     while i < count {
         let first = call.pixels[i] as usize;
-        let run = (i..count).take_while(|&j| call.pixels[j] as usize == first + j - i).count();
+        let mut run = count - i;
+        // Half as many until all of them lie side by side: a comparison of many at a time.
+        let apart = |run| call.pixels[i..i + run].iter().zip(call.pixels[i]..).fold(0, |all, (&a, b)| all | (a ^ b));
+        while apart(run) != 0 {
+            run /= 2;
+        }
         let codes = &mut codes[first * PLANES..][..run * PLANES];
         for (code, word) in codes.as_chunks_mut::<PLANES>().0.iter_mut().zip(&words[i..]) {
             *code = word.to_le_bytes();

@@ -148,7 +148,7 @@ impl Spots {
     }
 }
 
-/// The outputs of a checked call.
+/// The outputs of a call, which is checked first.
 pub(super) struct Conv<'a, I> {
     pub call: &'a ConvCall<'a>,
     pub unpacked: &'a mut [u8],
@@ -166,6 +166,7 @@ impl<I: Isa> Task for Conv<'_, I> {
     #[inline(always)]
     fn run(self) -> Self::Output {
         let Self { call, unpacked, out, stride, values, .. } = self;
+        call.check(out, stride);
         let w = call.weights;
         if w.depthwise {
             return (depthwise::conv::<I::Floats>(call, I::DEPTHWISE_ROWS, out, stride), (0, 0));
@@ -368,82 +369,125 @@ impl<I: Isa, F: Form, const R: usize, const P: usize> Task for Tiles<'_, I, F, R
                 }
                 let mut sums = [[I::Floats::splat(0.0); P]; R];
                 let mut dots = [[I::Sums::zero(); P]; R];
-                let (mut weights, mut alpha, mut start, mut levels) =
-                    (self.tile.weights, all_alpha, all_start, all_levels);
-                for &tap in taps {
-                    let mut at = tap as usize * bytes;
+                let rows = Rows { codes, scales: scale_at, next, next_scales, fitting, ahead_step, signed };
+                let (weights, alpha, start, levels) = (self.tile.weights, all_alpha, all_start, all_levels);
+                let mut cursor = Cursor { at: 0, weights, alpha, start, levels, ahead };
+                if !F::ONE
+                    && let (&[tap], &[segment]) = (taps, segments)
+                {
+                    // Apart, so that sums need no registers yet.
+                    cursor.at = tap as usize * bytes;
                     let scales = all_scales.add(tap as usize * floats);
-                    for i in 0..if F::ONE { 1 } else { segments.len() } {
-                        let Segment { steps, scale, last } = match F::ONE {
-                            true => Segment { steps: 1, scale: 0, last: true },
-                            false => *segments.get_unchecked(i),
-                        };
-                        // With levels, segments that share a scale share their sums.
-                        if !F::LEVELS {
-                            dots = [[I::Sums::zero(); P]; R];
+                    rows.add::<I, F, P>(&mut cursor, segment, scales, &mut sums, &mut dots);
+                } else {
+                    for &tap in taps {
+                        cursor.at = tap as usize * bytes;
+                        let scales = all_scales.add(tap as usize * floats);
+                        for i in 0..if F::ONE { 1 } else { segments.len() } {
+                            let segment = match F::ONE {
+                                true => Segment { steps: 1, scale: 0, last: true },
+                                false => *segments.get_unchecked(i),
+                            };
+                            rows.add::<I, F, P>(&mut cursor, segment, scales, &mut sums, &mut dots);
                         }
-                        if signed {
-                            for p in 0..P {
-                                let start = I::Sums::load(start.add(p * next_scales));
-                                let start = if F::ONE { start.biased() } else { start };
-                                for r in 0..R {
-                                    dots[r][p] = if F::LEVELS { dots[r][p].plus(start) } else { start };
-                                }
-                            }
-                        }
-                        let run = Run {
-                            codes,
-                            at,
-                            weights,
-                            next,
-                            steps,
-                            levels,
-                            next_levels: next_scales,
-                            ahead,
-                            ahead_step,
-                            fitting,
-                        };
-                        if !F::ONE {
-                            I::multiply::<F, R, P>(&mut dots, &run);
-                        }
-                        if F::LEVELS {
-                            levels = levels.wrapping_add(LANES);
-                        }
-                        if last || !F::LEVELS {
-                            let mut factors = [I::Floats::splat(0.0); P];
-                            if !F::TWO {
-                                for p in 0..P {
-                                    factors[p] = I::Floats::load(alpha.add(p * next_scales));
-                                }
-                            }
-                            for r in 0..R {
-                                if F::ONE {
-                                    // Pixel by pixel: its integer sums are used at once.
-                                    let mut dot = [dots[r]];
-                                    I::multiply::<F, 1, P>(&mut dot, &run.of(r));
-                                    dots[r] = dot[0];
-                                }
-                                let s = I::Floats::splat(*scales.add(*scale_at.add(r) + scale));
-                                for p in 0..P {
-                                    let factor = if F::TWO { s } else { factors[p].mul(s) };
-                                    let dot = if F::ONE { dots[r][p].biased_floats() } else { dots[r][p].floats() };
-                                    sums[r][p] = factor.mul_add::<false>(dot, sums[r][p]);
-                                }
-                            }
-                        }
-                        if F::LEVELS && last {
-                            dots = [[I::Sums::zero(); P]; R];
-                        }
-                        at += 4 * steps;
-                        weights = weights.add(64 * if F::NIBBLES { steps.div_ceil(2) } else { steps });
-                        ahead = ahead.wrapping_add(ahead_step * steps);
-                        alpha = alpha.wrapping_add(LANES);
-                        start = start.wrapping_add(LANES);
                     }
                 }
+                ahead = cursor.ahead;
                 noted = end.store(first, sums, noted);
             }
         }
         noted
+    }
+}
+
+/// The pixels of a tile, and the distances between what is read.
+struct Rows<const R: usize> {
+    /// Each pixel's codes, and where its scales begin.
+    codes: [*const u8; R],
+    scales: *const usize,
+    next: usize,
+    next_scales: usize,
+    fitting: usize,
+    ahead_step: usize,
+    signed: bool,
+}
+
+/// What is read next: the byte of codes, and what is of the tile's first panel.
+struct Cursor {
+    at: usize,
+    weights: *const u8,
+    alpha: *const f32,
+    start: *const i32,
+    levels: *const i32,
+    ahead: *const u8,
+}
+
+impl<const R: usize> Rows<R> {
+    /// Adds a segment to the integer sums, and these to the float sums where they are whole.
+    #[inline(always)]
+    unsafe fn add<I: Isa, F: Form, const P: usize>(
+        &self,
+        cursor: &mut Cursor,
+        Segment { steps, scale, last }: Segment,
+        scales: *const f32,
+        sums: &mut [[I::Floats; P]; R],
+        dots: &mut [[I::Sums; P]; R],
+    ) {
+        let &Self { codes, next, next_scales, fitting, ahead_step, .. } = self;
+        let &mut Cursor { at, weights, alpha, start, levels, ahead } = cursor;
+        // SAFETY: of the caller.
+        unsafe {
+            // With levels, segments that share a scale share their sums.
+            if !F::LEVELS {
+                *dots = [[I::Sums::zero(); P]; R];
+            }
+            if self.signed {
+                for p in 0..P {
+                    let start = I::Sums::load(start.add(p * next_scales));
+                    let start = if F::ONE { start.biased() } else { start };
+                    for r in 0..R {
+                        dots[r][p] = if F::LEVELS { dots[r][p].plus(start) } else { start };
+                    }
+                }
+            }
+            let next_levels = next_scales;
+            let run = Run { codes, at, weights, next, steps, levels, next_levels, ahead, ahead_step, fitting };
+            if !F::ONE {
+                I::multiply::<F, R, P>(dots, &run);
+            }
+            if last || !F::LEVELS {
+                let mut factors = [I::Floats::splat(0.0); P];
+                if !F::TWO {
+                    for p in 0..P {
+                        factors[p] = I::Floats::load(alpha.add(p * next_scales));
+                    }
+                }
+                for r in 0..R {
+                    if F::ONE {
+                        // Pixel by pixel: its integer sums are used at once.
+                        let mut dot = [dots[r]];
+                        I::multiply::<F, 1, P>(&mut dot, &run.of(r));
+                        dots[r] = dot[0];
+                    }
+                    let s = I::Floats::splat(*scales.add(*self.scales.add(r) + scale));
+                    for p in 0..P {
+                        let factor = if F::TWO { s } else { factors[p].mul(s) };
+                        let dot = if F::ONE { dots[r][p].biased_floats() } else { dots[r][p].floats() };
+                        sums[r][p] = factor.mul_add::<false>(dot, sums[r][p]);
+                    }
+                }
+            }
+            if F::LEVELS && last {
+                *dots = [[I::Sums::zero(); P]; R];
+            }
+            *cursor = Cursor {
+                at: at + 4 * steps,
+                weights: weights.add(64 * if F::NIBBLES { steps.div_ceil(2) } else { steps }),
+                alpha: alpha.wrapping_add(LANES),
+                start: start.wrapping_add(LANES),
+                levels: levels.wrapping_add(LANES),
+                ahead: ahead.wrapping_add(ahead_step * steps),
+            };
+        }
     }
 }

@@ -13,7 +13,6 @@ impl<I: Rounds> Kernel for I {
     }
 
     fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool {
-        call.check(out, stride);
         self.run(Conv::<I> { call, unpacked, out, stride, values: None, isa: PhantomData }).0
     }
 
@@ -30,7 +29,6 @@ impl<I: Rounds> Kernel for I {
         let stride = layout.channels;
         let rounds = if I::FUSED { depthwise::values(call, to, values) } else { None };
         if let Some(places) = rounds {
-            call.check(scratch, stride);
             assert_eq!(call.pixels.len(), pixels.len(), "a place for each output");
             let x = Rows { data: scratch, stride };
             QuantizeCall { layout, x, width, pixels }.check(codes, values);

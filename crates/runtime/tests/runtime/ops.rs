@@ -1,7 +1,8 @@
 //! Operations that the zoo does not have, files, and what is refused.
+use blockfloat::{ActivationScale, QuantizedWeights};
 use graph::{Activation, Builder, Conv2d, NodeId, Op, Pool2d, Preprocess, Shape};
 use model::{Info, Model, Policy, dsc};
-use zoo::testing::formula_weights;
+use zoo::testing::{formula_input, formula_weights};
 
 use crate::networks::check;
 use crate::plain;
@@ -105,6 +106,83 @@ fn residuals_and_concatenations_that_alias_are_kept_apart() {
     let last = b.push("last", Op::Add, vec![z, w]);
     b.relu("end", last);
     check(&quantize(b), 2);
+}
+
+/// Convolutions whose outputs take more than the nearest caches, as the input of depthwise ones: both run together, a band of
+/// rows at a time.
+fn bands() -> Builder {
+    let clip = |max| Op::Activation(Activation::Clip { min: Some(0.0), max });
+    let mut b = Builder::new("bands", Shape::new(3, 47, 90));
+    let depthwise = |channels: usize, size: usize| Conv2d { groups: channels, ..Conv2d::new(channels, channels, size) };
+    let stem = b.conv("stem", Conv2d::new(3, 40, 3).padding(1).bias(), b.input());
+    let x = b.push("relu6", clip(Some(6.0)), vec![stem]);
+    let x = b.conv("depth", depthwise(40, 3).padding(1), x);
+    let block = b.conv("project", Conv2d::new(40, 12, 1), x);
+    // Not limited above, and read without a border.
+    let x = b.conv("expand", Conv2d::new(12, 40, 1).bias(), block);
+    let x = b.push("relu", clip(None), vec![x]);
+    let x = b.conv("narrow", depthwise(40, 5).stride(2), x);
+    let x = b.push("clip", clip(Some(2.0)), vec![x]);
+    let x = b.conv("end", Conv2d::new(40, 7, 1), x);
+    // Signed values, with more rows between taps than rows that are kept.
+    let signed = b.conv("signed", Conv2d::new(12, 56, 1).bias(), block);
+    let y = b.conv("dilated", Conv2d { dilation: [19, 2], ..depthwise(56, 3).padding(3) }, signed);
+    let y = b.conv("other_end", Conv2d::new(56, 7, 1), y);
+    let [x, y] = [("x", x), ("y", y)].map(|(name, x)| b.push(name, Op::AdaptiveAvgPool2d { output: [1, 1] }, vec![x]));
+    let sum = b.push("sum", Op::Add, vec![x, y]);
+    let flat = b.push("flatten", Op::Flatten, vec![sum]);
+    b.linear("out", 5, flat);
+    b
+}
+
+#[test]
+fn steps_that_run_together_give_the_interpreters_bits() {
+    let graph = bands().finish().unwrap();
+    for (two_level, scale) in [(false, ActivationScale::Float), (true, ActivationScale::Pow2)] {
+        let mut policy = Policy::default();
+        policy.activation.as_mut().unwrap().scale = scale;
+        let model = Model::float(graph.clone(), formula_weights(&graph), info()).unwrap().quantize(&policy).unwrap();
+        let model = if two_level { model.to_two_level().unwrap() } else { model };
+        let reports = |model: &Model| {
+            let model = runtime::Model::new(model.clone()).unwrap();
+            let input = formula_input([1, 3, 47, 90]);
+            model.session(1).unwrap().profile(input.data()).unwrap()
+        };
+        let names: Vec<String> = reports(&model).into_iter().map(|step| step.name).collect();
+        for together in ["stem + depth", "expand + narrow", "signed + dilated"] {
+            assert!(names.iter().any(|name| name == together), "{together} is not one of {names:?}");
+        }
+        check(&model, 1);
+    }
+}
+
+#[test]
+fn the_first_of_steps_that_run_together_is_blamed_for_its_infinities() {
+    let graph = bands().finish().unwrap();
+    let weights = formula_weights(&graph);
+    let image = formula_input([1, 3, 47, 90]);
+    for (layer, blamed) in [("expand", "expand"), ("narrow", "narrow"), ("stem", "stem")] {
+        let model = Model::float(graph.clone(), weights.clone(), info()).unwrap().quantize(&Policy::default()).unwrap();
+        let model = model
+            .map_layers(|name, quantized| {
+                if name == layer {
+                    let w = &quantized.codes;
+                    let scales = w.scales().iter().map(|s| s.signum() * 1e38).collect();
+                    let parts = (w.shape(), w.bits(), w.block(), w.codes().to_vec(), scales);
+                    quantized.codes =
+                        QuantizedWeights::from_parts(parts.0, parts.1, parts.2, parts.3, parts.4).unwrap();
+                }
+            })
+            .unwrap();
+        for kernel in runtime::kernels() {
+            let engine = runtime::Model::with_kernel(model.clone(), Some(kernel)).unwrap();
+            for threads in [1, 3] {
+                let error = engine.session(crate::threads(threads)).unwrap().run(image.data()).unwrap_err();
+                let start = format!("`{blamed}` gives a value that is NaN or infinite");
+                assert!(error.to_string().starts_with(&start), "{kernel}, {threads} threads: {error}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use blockfloat::{
 };
 
 use crate::buffer::Buffer;
-use crate::kernels::{AnyKernel, ConvCall, PlanesCall, QuantizeCall, Residual, Rows, SLACK};
+use crate::kernels::{AnyKernel, ConvCall, PlanesCall, QuantizeCall, Residual, Rows, SLACK, Target};
 use crate::layout::{LayerInput, Layout, OFFSET};
 use crate::math::limit;
 use crate::pack::{Integers, Packed, Packing, Scale};
@@ -212,6 +212,14 @@ impl Case {
                 found[..self.outputs].copy_from_slice(residual);
             }
         }
+        let (residual, clamp) = (
+            match self.added {
+                Added::Nothing => Residual::None,
+                Added::Rows => Residual::Rows(Rows { data: &numbers.residual, stride: self.outputs }),
+                Added::Output => Residual::Output,
+            },
+            self.clamp,
+        );
         let call = ConvCall {
             weights: &weights,
             layout: &layout,
@@ -221,12 +229,8 @@ impl Case {
             pixels: &pixels,
             taps: &taps,
             panels: panels.clone(),
-            residual: match self.added {
-                Added::Nothing => Residual::None,
-                Added::Rows => Residual::Rows(Rows { data: &numbers.residual, stride: self.outputs }),
-                Added::Output => Residual::Output,
-            },
-            clamp: self.clamp,
+            residual,
+            clamp,
         };
         let mut unpacked = Buffer::new(if self.nibbles { 2 * weights.unpacked_bytes() + 64 } else { 0 });
         let finite = kernel.conv(&call, &mut unpacked, &mut found, stride);
@@ -237,6 +241,7 @@ impl Case {
             return;
         }
         let computed = |o: usize| panels.contains(&weights.panels.iter().position(|p| o < p.first + p.lanes).unwrap());
+        self.check_values(kernel, &call, &mut unpacked, &found, stride);
         for (pixel, (found, expected)) in found.chunks(stride).zip(expected.chunks(self.outputs)).enumerate() {
             for o in 0..stride {
                 let at = format!("{}, pixel {pixel}, output {o}: {self:?}", kernel.name());
@@ -246,6 +251,47 @@ impl Case {
                     assert!(found[o].is_nan(), "written where nothing goes, {at}");
                 }
             }
+        }
+    }
+
+    /// Checks that outputs rounded to the values of a depthwise layer as they are made are those of rows that are rounded.
+    fn check_values(&self, kernel: &AnyKernel, call: &ConvCall<'_>, unpacked: &mut [u8], rows: &[f32], stride: usize) {
+        let [_, columns] = self.output();
+        if self.added != Added::Nothing || call.panels != (0..call.weights.panels.len()) || columns == 0 {
+            return;
+        }
+        let (border, channels) = (2, self.outputs);
+        let width = columns + 2 * border;
+        let count = call.pixels.len();
+        let pixels: Vec<u32> = (0..count).map(|i| (i / columns * width + border + i % columns) as u32).collect();
+        let size = count.div_ceil(columns) * width;
+        for (scale, signed) in [
+            (ActivationScale::Float, false),
+            (ActivationScale::Float, true),
+            (ActivationScale::Pow2, false),
+            (ActivationScale::Pow2, true),
+        ] {
+            let format = ActivationFormat { scale, ..self.format() };
+            let input = LayerInput {
+                channels,
+                groups: channels,
+                weight_block: BlockSize::PIXEL,
+                format,
+                signed,
+                depthwise: true,
+            };
+            let layout = Layout::new(input);
+            let room = || (vec![9u8; size], vec![7.0f32; size * layout.scales]);
+            let ((mut codes, mut values), (mut expected_codes, mut expected)) = (room(), room());
+            let x = Rows { data: rows, stride };
+            let quantize = QuantizeCall { layout: &layout, x, width, pixels: &pixels };
+            kernel.quantize(&quantize, &mut expected_codes, &mut expected);
+            let to = Target { layout: &layout, width, pixels: &pixels };
+            let mut scratch = vec![0.0; count * channels];
+            assert!(kernel.conv_to_values(call, &to, unpacked, &mut scratch, &mut codes, &mut values));
+            assert_eq!(codes, expected_codes, "{} bytes of values: {self:?}", kernel.name());
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&values), bits(&expected), "{} values: {self:?}", kernel.name());
         }
     }
 
