@@ -51,7 +51,7 @@ pub struct Session {
 /// The time that a step of a run took.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
-    /// The name of the node that the step begins with. Of two steps that run together it is `FIRST + SECOND`.
+    /// The name of the node that the step begins with: of a convolution and the depthwise one that runs with it, the first.
     pub name: String,
     /// The kind of work, for example `integer convolution`.
     pub kind: &'static str,
@@ -131,12 +131,13 @@ impl Session {
                 source = Some(step);
                 continue;
             }
-            let (name, macs) = source.take().map_or((String::new(), 0), |s| (format!("{} + ", s.name), s.macs()));
+            // Two steps that run together are one.
+            let first = source.take();
             reports.push(StepReport {
-                name: name + &step.name,
+                name: first.unwrap_or(step).name.clone(),
                 kind: step.op.kind(),
                 shape: step.shape,
-                macs: macs + step.macs(),
+                macs: step.macs() + first.map_or(0, Step::macs),
                 seconds: times.next().unwrap_or_default(),
             });
         }
