@@ -163,9 +163,9 @@ impl Work<'_> {
                 let mut to = [0u32; STRIP];
                 let to = &mut to[..pixels.len()];
                 walk(first - start, shape.width, to, 1, |y| y * emit.width + emit.pad[1]);
-                let target = Target { layout: self.plan.layout(emit), width: emit.width, pixels: to };
-                let call = self.call(conv, first, pixels, band);
-                finite &= kernel.conv_to_values(&call, &target, unpacked, out, codes, scales);
+                let (layout, width, scratch) = (self.plan.layout(emit), emit.width, out);
+                let target = Target { layout, width, pixels: to, codes, values: scales, scratch };
+                finite &= kernel.conv_to_values(&self.call(conv, first, pixels, band), unpacked, target);
                 first += pixels.len();
                 continue;
             }

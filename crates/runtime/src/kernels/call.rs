@@ -1,6 +1,7 @@
 //! What a kernel is asked to do: slices and where in them, checked before a pointer is used.
 use std::ops::Range;
 
+use super::Kernel;
 use crate::layout::{LANES, Layout};
 use crate::pack::Packed;
 
@@ -124,12 +125,27 @@ impl ConvCall<'_> {
 }
 
 /// Where the outputs of a convolution go as the input of a depthwise layer: output `i` becomes pixel `pixels[i]`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Target<'a> {
     pub layout: &'a Layout,
     /// The number of pixels of a row, borders included.
     pub width: usize,
     pub pixels: &'a [u32],
+    pub codes: &'a mut [u8],
+    pub values: &'a mut [f32],
+    /// Room for the outputs as rows of floats.
+    pub scratch: &'a mut [f32],
+}
+
+impl Target<'_> {
+    /// Computes the outputs of a call as rows, then rounds these; returns as [`Kernel::conv`].
+    pub fn in_two_passes(self, kernel: &impl Kernel, call: &ConvCall<'_>, unpacked: &mut [u8]) -> bool {
+        let Self { layout, width, pixels, codes, values, scratch } = self;
+        let stride = layout.channels;
+        let finite = kernel.conv(call, unpacked, scratch, stride);
+        kernel.quantize(&QuantizeCall { layout, x: Rows { data: scratch, stride }, width, pixels }, codes, values);
+        finite
+    }
 }
 
 /// Rows of floats to round: row `i` of `x` becomes the codes of pixel `pixels[i]`.

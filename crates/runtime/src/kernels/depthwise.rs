@@ -21,7 +21,7 @@ use blockfloat::ActivationScale;
 use super::end::{End, Noted, Values};
 use super::lanes::Lanes;
 use super::rule::Rule;
-use super::{ConvCall, QuantizeCall, STRIP, Target, plain};
+use super::{ConvCall, QuantizeCall, Rows, STRIP, Target, plain};
 use crate::layout::{LANES, Layout, RAW};
 use crate::math;
 
@@ -176,9 +176,9 @@ pub(super) fn quantize(fused: bool, call: &QuantizeCall<'_>, bytes: &mut [u8], v
     }
 }
 
-/// Returns where a checked call's outputs can be rounded to as they are made: they are not negative, and scales are floats.
-pub(super) fn values(call: &ConvCall<'_>, to: &Target<'_>, values: &mut [f32]) -> Option<Values> {
-    let Target { layout, width, pixels } = *to;
+/// Returns where a call's outputs can be rounded to as they are made: they are not negative, and scales are floats.
+pub(super) fn values(call: &ConvCall<'_>, to: &mut Target<'_>) -> Option<Values> {
+    let &mut Target { layout, width, pixels, .. } = to;
     // A finite upper limit bounds them, an infinite one does not.
     let limited = |(lo, hi): (f32, f32)| lo.is_sign_positive() && (hi <= *ORDINARY.end() || hi == f32::INFINITY);
     let not_negative = call.clamp.is_some_and(limited);
@@ -187,9 +187,12 @@ pub(super) fn values(call: &ConvCall<'_>, to: &Target<'_>, values: &mut [f32]) -
     if layout.scale != ActivationScale::Float || layout.signed || !not_negative || !one_group || !all {
         return None;
     }
+    assert_eq!(call.pixels.len(), pixels.len(), "a place for each output");
+    let x = Rows { data: &*to.scratch, stride: layout.channels };
+    QuantizeCall { layout, x, width, pixels }.check(to.codes, to.values);
     let mut starts = [0; STRIP];
     lines(layout, width, pixels, &mut starts);
-    Some(Values { values: values.as_mut_ptr(), lines: starts, width, hi: layout.range.1 as f32 })
+    Some(Values { values: to.values.as_mut_ptr(), lines: starts, width, hi: layout.range.1 as f32 })
 }
 
 /// Tells whether all elements are 0 or in [`ORDINARY`], of the least of their bits less 1 and the largest.

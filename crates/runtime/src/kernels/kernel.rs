@@ -1,5 +1,5 @@
 //! The trait of kernels, and what they want of the planner.
-use super::{ConvCall, PlanesCall, QuantizeCall, Rows, Target};
+use super::{ConvCall, PlanesCall, QuantizeCall, Target};
 
 /// An instruction set's loops. A value can be made only where the CPU has the instructions.
 pub(crate) trait Kernel: Copy + Send + Sync {
@@ -13,23 +13,10 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     /// `unpacked` has room for two panels and a line, or is empty where weights are not in nibbles.
     #[must_use]
     fn conv(&self, call: &ConvCall<'_>, unpacked: &mut [u8], out: &mut [f32], stride: usize) -> bool;
-    /// Computes the outputs of a call and rounds them to `values` of a depthwise layer, whose pixels have a byte of `codes`
-    /// each; returns as [`Kernel::conv`]. `scratch` has room for them as rows of floats.
+    /// Computes the outputs of a call as the input of a depthwise layer; returns as [`Kernel::conv`].
     #[must_use]
-    fn conv_to_values(
-        &self,
-        call: &ConvCall<'_>,
-        to: &Target<'_>,
-        unpacked: &mut [u8],
-        scratch: &mut [f32],
-        codes: &mut [u8],
-        values: &mut [f32],
-    ) -> bool {
-        let &Target { layout, width, pixels } = to;
-        let finite = self.conv(call, unpacked, scratch, layout.channels);
-        let x = Rows { data: scratch, stride: layout.channels };
-        self.quantize(&QuantizeCall { layout, x, width, pixels }, codes, values);
-        finite
+    fn conv_to_values(&self, call: &ConvCall<'_>, unpacked: &mut [u8], to: Target<'_>) -> bool {
+        to.in_two_passes(self, call, unpacked)
     }
     /// Rounds rows to codes and scales.
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]);

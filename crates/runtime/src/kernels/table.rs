@@ -103,20 +103,10 @@ macro_rules! table {
             /// # Panics
             /// As [`AnyKernel::conv`] and [`AnyKernel::quantize`].
             #[must_use]
-            pub fn conv_to_values(
-                &self,
-                call: &ConvCall<'_>,
-                to: &Target<'_>,
-                unpacked: &mut [u8],
-                scratch: &mut [f32],
-                codes: &mut [u8],
-                values: &mut [f32],
-            ) -> bool {
+            pub fn conv_to_values(&self, call: &ConvCall<'_>, unpacked: &mut [u8], to: Target<'_>) -> bool {
                 assert!(self.reads(call.weights), "weights packed for another kernel");
                 match self {
-                    $(#[cfg($place)] Self::$variant(kernel) => {
-                        kernel.conv_to_values(call, to, unpacked, scratch, codes, values)
-                    })+
+                    $(#[cfg($place)] Self::$variant(kernel) => kernel.conv_to_values(call, unpacked, to),)+
                 }
             }
 

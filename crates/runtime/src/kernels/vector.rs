@@ -3,7 +3,7 @@ use std::marker::PhantomData;
 
 use super::round::{Quantize, QuantizePlanes, Rounds};
 use super::tile::Conv;
-use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, Rows, Target, Task, Wants, depthwise};
+use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, Target, Task, Wants, depthwise};
 
 impl<I: Rounds> Kernel for I {
     const WANTS: Wants = I::WANTS;
@@ -16,40 +16,19 @@ impl<I: Rounds> Kernel for I {
         self.run(Conv::<I> { call, unpacked, out, stride, values: None, isa: PhantomData }).0
     }
 
-    fn conv_to_values(
-        &self,
-        call: &ConvCall<'_>,
-        to: &Target<'_>,
-        unpacked: &mut [u8],
-        scratch: &mut [f32],
-        codes: &mut [u8],
-        values: &mut [f32],
-    ) -> bool {
-        let &Target { layout, width, pixels } = to;
-        let stride = layout.channels;
-        let rounds = if I::FUSED { depthwise::values(call, to, values) } else { None };
-        if let Some(places) = rounds {
-            assert_eq!(call.pixels.len(), pixels.len(), "a place for each output");
-            let x = Rows { data: scratch, stride };
-            QuantizeCall { layout, x, width, pixels }.check(codes, values);
-            let task = Conv::<I> {
-                call,
-                unpacked: &mut *unpacked,
-                out: &mut *scratch,
-                stride,
-                values: Some(&places),
-                isa: PhantomData,
-            };
+    fn conv_to_values(&self, call: &ConvCall<'_>, unpacked: &mut [u8], mut to: Target<'_>) -> bool {
+        let rounded = if I::FUSED { depthwise::values(call, &mut to) } else { None };
+        if let Some(values) = rounded {
+            let (out, stride) = (&mut *to.scratch, to.layout.channels);
+            let task =
+                Conv::<I> { call, unpacked: &mut *unpacked, out, stride, values: Some(&values), isa: PhantomData };
             let (finite, bits) = self.run(task);
             if depthwise::ordinary(bits) {
-                pixels.iter().for_each(|&pixel| codes[pixel as usize] = 0);
+                to.pixels.iter().for_each(|&pixel| to.codes[pixel as usize] = 0);
                 return finite;
             }
         }
-        let finite = self.conv(call, unpacked, scratch, stride);
-        let x = Rows { data: scratch, stride };
-        self.quantize(&QuantizeCall { layout, x, width, pixels }, codes, values);
-        finite
+        to.in_two_passes(self, call, unpacked)
     }
 
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {

@@ -286,9 +286,10 @@ impl Case {
             let x = Rows { data: rows, stride };
             let quantize = QuantizeCall { layout: &layout, x, width, pixels: &pixels };
             kernel.quantize(&quantize, &mut expected_codes, &mut expected);
-            let to = Target { layout: &layout, width, pixels: &pixels };
-            let mut scratch = vec![0.0; count * channels];
-            assert!(kernel.conv_to_values(call, &to, unpacked, &mut scratch, &mut codes, &mut values));
+            let (mut scratch, layout) = (vec![0.0; count * channels], &layout);
+            let (pixels, scratch) = (&pixels[..], &mut scratch[..]);
+            let to = Target { layout, width, pixels, codes: &mut codes, values: &mut values, scratch };
+            assert!(kernel.conv_to_values(call, unpacked, to));
             assert_eq!(codes, expected_codes, "{} bytes of values: {self:?}", kernel.name());
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&values), bits(&expected), "{} values: {self:?}", kernel.name());
