@@ -20,6 +20,11 @@ train CONFIG *ARGS:
 dsconv *ARGS:
     @cargo run --release -p dsconv-cli --features '{{ features }}' -- "$@"
 
+# Build the browser demo and its npm package, and serve the demo: `just demo`, `just demo 8080 0.0.0.0`
+demo *ARGS:
+    @bash crates/web/build
+    @node crates/web/serve.mjs "${CARGO_TARGET_DIR:-target}/demo/page" "$@"
+
 # Run all tests
 test *ARGS:
     cargo test --release --workspace "$@"

@@ -1,7 +1,7 @@
 //! Names of classes, which the user gives, a model has, or class folders tell; and what there is to say of opened images.
 use std::path::Path;
 
-use graph::{Head, Preprocess, Shape};
+use graph::{Preprocess, Shape};
 use images::{ClassNames, Classes, Labelled, Matched, Unlabelled};
 use model::Model;
 
@@ -57,7 +57,7 @@ impl GivenClasses {
     /// It cannot be known which class a folder or a label means.
     pub fn labelled(&self, set: &Labelled, model: &Model, printer: &Printer) -> Result<Labelled> {
         let head = model.graph().head();
-        let own = ClassNames::from(of(model, head).as_slice());
+        let own = ClassNames::from(head.names(&model.info().classes).as_slice());
         let classes = match self {
             Self::Nothing => Classes::OfNetwork(&own),
             Self::Folders => Classes::InOrder,
@@ -67,15 +67,6 @@ impl GivenClasses {
         let Matched { set, notes } = set.for_network(head.classes(), classes)?;
         notes.iter().for_each(|note| printer.warn(note));
         Ok(set)
-    }
-}
-
-/// Returns the names of a model's classes: as many as there are classes, or none. One name for one output is that of class 1.
-pub fn of(model: &Model, head: Head) -> Vec<String> {
-    match model.info().classes.as_slice() {
-        [name] if head.is_binary() => vec![format!("not {name}"), name.clone()],
-        names if names.len() == head.classes() => names.to_vec(),
-        _ => Vec::new(),
     }
 }
 

@@ -40,6 +40,16 @@ impl Head {
         self.outputs == Outputs::Sigmoid && self.count > 1
     }
 
+    /// Returns the names of the classes, of those that a model gives: as many as there are classes, or none. One name for one
+    /// output is that of class 1.
+    pub fn names(self, given: &[String]) -> Vec<String> {
+        match given {
+            [name] if self.is_binary() => vec![format!("not {name}"), name.clone()],
+            names if names.len() == self.classes() => names.to_vec(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Returns the probability of each class from one image's outputs; the outputs themselves if they are
     /// [`Outputs::Values`]. A single output without a sigmoid is read as the logit of class 1, as PyTorch's
     /// `BCEWithLogitsLoss` trains it.

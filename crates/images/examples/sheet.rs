@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release -p dsconv-images --example sheet -- sheet.png [dump-folder]`
 //!
-//! The sheet has a row for each class. The dump is `<split>_images.bin` (interleaved RGB) and `<split>_labels.bin` (a byte
-//! each).
+//! The sheet has a row for each class. The dump is `<split>_images.bin` (interleaved RGB), `<split>_labels.bin` (a byte each),
+//! and the first image of each class of `eval` as `<class>.png`.
 
 use std::error::Error;
 use std::path::Path;
@@ -28,6 +28,13 @@ fn main() -> Result<(), Box<dyn Error>> {
             std::fs::write(Path::new(&folder).join(format!("{name}_images.bin")), bytes(&set, &all)?)?;
             let labels: Vec<u8> = set.labels().iter().map(|&label| label as u8).collect();
             std::fs::write(Path::new(&folder).join(format!("{name}_labels.bin")), labels)?;
+        }
+        let eval = images::embedded(Split::Eval);
+        let [_, height, width] = eval.shape();
+        for (class, name) in EMBEDDED_CLASSES.iter().enumerate() {
+            let first = eval.labels().iter().position(|&label| label == class).ok_or("a class without images")?;
+            let image = image::RgbImage::from_raw(width as u32, height as u32, bytes(&eval, &[first])?);
+            image.ok_or("no image")?.save(Path::new(&folder).join(format!("{name}.png")))?;
         }
     }
     Ok(())

@@ -5,20 +5,95 @@ use std::io::{Cursor, Read};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use graph::{ChannelOrder, Preprocess, Resize};
+use graph::{ChannelOrder, Preprocess, Resize, Shape};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
+use crate::ImageError;
 use crate::resize::resize;
 
-/// A decoded image.
+/// A decoded picture in memory.
+///
+/// ```
+/// use graph::{Preprocess, Shape};
+/// use images::Picture;
+///
+/// let red = Picture::from_rgba(1, 1, &[255, 0, 0, 255])?;
+/// let input = red.input(&Preprocess::imagenet(), Shape::new(3, 224, 224))?;
+/// assert_eq!((input.len(), input[0]), (3 * 224 * 224, (1.0 - 0.485) / 0.229));
+/// # Ok::<(), images::ImageError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Picture {
+pub struct Picture {
     /// The number of channels: 3 for red, green and blue, 1 for grey.
     pub(crate) channels: usize,
     /// The height and width.
     pub(crate) size: [usize; 2],
     /// The bytes, `[H, W, C]`.
     pub(crate) pixels: Vec<u8>,
+}
+
+impl Picture {
+    /// Decodes the bytes of an image file, JPEG, PNG, BMP or WebP, as those of a set are decoded. An orientation in EXIF is not
+    /// applied.
+    ///
+    /// # Errors
+    /// [`ImageError::Undecodable`] for bytes that are none of these formats, damaged, or of more than 2^26 pixels.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ImageError> {
+        decode_bytes(bytes).map_err(ImageError::Undecodable)
+    }
+
+    /// Takes pixels of red, green and blue.
+    ///
+    /// # Errors
+    /// [`ImageError::Undecodable`] unless there are as many bytes as pixels need, at least one pixel, and 2^26 at most.
+    pub fn from_rgb(width: usize, height: usize, rgb: &[u8]) -> Result<Self, ImageError> {
+        Self::from_pixels::<3>(width, height, rgb)
+    }
+
+    /// Takes pixels of red, green, blue and alpha, which is dropped.
+    ///
+    /// # Errors
+    /// As [`Picture::from_rgb`].
+    pub fn from_rgba(width: usize, height: usize, rgba: &[u8]) -> Result<Self, ImageError> {
+        Self::from_pixels::<4>(width, height, rgba)
+    }
+
+    fn from_pixels<const N: usize>(width: usize, height: usize, bytes: &[u8]) -> Result<Self, ImageError> {
+        let count = check_size([height, width]).map_err(ImageError::Undecodable)?;
+        let (pixels, rest) = bytes.as_chunks::<N>();
+        if pixels.len() != count || !rest.is_empty() {
+            let why = format!("{} bytes are not {width}x{height} pixels of {N} bytes", bytes.len());
+            return Err(ImageError::Undecodable(why));
+        }
+        let pixels = pixels.iter().flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
+        Ok(Self { channels: 3, size: [height, width], pixels })
+    }
+
+    /// Returns the height and width.
+    pub fn size(&self) -> [usize; 2] {
+        self.size
+    }
+
+    /// Makes the input `[C, H, W]` of a network that takes this shape: the picture is resized, cropped and normalised. Sizes
+    /// that `preprocess` leaves open follow from the shape.
+    ///
+    /// # Errors
+    /// [`ImageError::Preprocess`] where `preprocess` is not valid or makes another shape, or would make too large a picture on
+    /// the way.
+    pub fn input(&self, preprocess: &Preprocess, shape: Shape) -> Result<Vec<f32>, ImageError> {
+        preprocess.check().map_err(ImageError::Preprocess)?;
+        let preprocess = preprocess.fitted(shape);
+        let fit = Fit::new(&preprocess);
+        let [height, width] = fit.output(self.size);
+        let made = Shape::new(preprocess.channels(), height, width);
+        if made != shape {
+            return Err(ImageError::Preprocess(format!("images become {made}, the network takes {shape}")));
+        }
+        let fitted = fit.apply(self.clone()).map_err(ImageError::Preprocess)?;
+        let mut input = vec![0.0; shape.elements()];
+        preprocess.normaliser().apply(&fitted.pixels, &mut input);
+        Ok(input)
+    }
 }
 
 /// The limit of pixels of an image, decoded or resized: a file of 254 bytes can say that it is 60000x60000.
@@ -63,13 +138,17 @@ fn decode_bytes(bytes: &[u8]) -> Result<Picture, String> {
     }
     let decoder = reader.into_decoder().map_err(|e| e.to_string())?;
     let size = [decoder.dimensions().1, decoder.dimensions().0].map(|side| side as usize);
-    let pixels = size[0].saturating_mul(size[1]);
-    if pixels == 0 || pixels > MOST_PIXELS {
-        return Err(format!("{}x{} pixels: {MOST_PIXELS} are read at most", size[1], size[0]));
-    }
+    let pixels = check_size(size)?;
     let _one = (pixels > LARGE).then(|| ONE_LARGE.lock().unwrap_or_else(PoisonError::into_inner));
     let image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
     Ok(Picture { channels: 3, size, pixels: to_rgb(image) })
+}
+
+/// Returns the number of pixels of an image of this height and width, if it may be read.
+fn check_size([height, width]: [usize; 2]) -> Result<usize, String> {
+    let pixels = height.saturating_mul(width);
+    let read = pixels > 0 && pixels <= MOST_PIXELS;
+    read.then_some(pixels).ok_or_else(|| format!("{width}x{height} pixels: {MOST_PIXELS} are read at most"))
 }
 
 /// Returns whether an end-of-image marker follows the first scan. The segments before it are skipped, since a thumbnail has
@@ -159,11 +238,15 @@ impl Fit {
     /// Returns the size after the resize. With [`Resize::Shorter`] the longer side becomes `int(side * long / short)`, as in
     /// torchvision.
     fn resized(&self, [height, width]: [usize; 2]) -> [usize; 2] {
+        // A pixel by 2^26 becomes more than 32 bits can count; `resize` refuses that.
+        let longer = |side: usize, long: usize, short: usize| {
+            usize::try_from(side as u64 * long as u64 / short as u64).unwrap_or(usize::MAX)
+        };
         match self.resize {
             None => [height, width],
             Some(Resize::Exact(size)) => size,
-            Some(Resize::Shorter(side)) if width <= height => [side * height / width, side],
-            Some(Resize::Shorter(side)) => [side, side * width / height],
+            Some(Resize::Shorter(side)) if width <= height => [longer(side, height, width), side],
+            Some(Resize::Shorter(side)) => [side, longer(side, width, height)],
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The errors of image sets.
 use std::path::PathBuf;
 
-use crate::{FetchError, Skipped};
+#[cfg(not(target_family = "wasm"))]
+use crate::FetchError;
+use crate::Skipped;
 
 /// The reason why images cannot be opened or read. [`ImageError::hint`] gives advice, where there is any.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +118,10 @@ pub enum ImageError {
         reason: String,
     },
 
+    /// Bytes are no picture.
+    #[error("{0}")]
+    Undecodable(String),
+
     /// Images have several sizes, and no crop makes them alike.
     #[error(
         "{}: {}x{} after resizing, other images are {}x{}",
@@ -155,6 +161,7 @@ pub enum ImageError {
     },
 
     /// A download failed.
+    #[cfg(not(target_family = "wasm"))]
     #[error(transparent)]
     Fetch(#[from] FetchError),
 }
@@ -169,6 +176,7 @@ impl ImageError {
                 Some(hint.clone())
             }
             Self::SizesDiffer { .. } => Some("give them one size, `--crop 224` for example".to_owned()),
+            #[cfg(not(target_family = "wasm"))]
             Self::Fetch(error) => error.hint().map(str::to_owned),
             _ => None,
         }

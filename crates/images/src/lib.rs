@@ -31,6 +31,8 @@
 //! }
 //! # Ok::<(), images::ImageError>(())
 //! ```
+//!
+//! A [`Picture`] is decoded from bytes in memory. That works on WebAssembly too, where there are no files and no downloads.
 #![forbid(unsafe_code)]
 
 mod cifar;
@@ -38,6 +40,7 @@ mod classes;
 mod decode;
 mod embedded;
 mod error;
+#[cfg(not(target_family = "wasm"))]
 mod fetch;
 mod fingerprint;
 mod folder;
@@ -49,12 +52,15 @@ mod open;
 mod random;
 mod resize;
 mod set;
+#[cfg(not(target_family = "wasm"))]
 mod unpack;
 mod walk;
 
 pub use classes::{Classes, Matched};
+pub use decode::Picture;
 pub use embedded::{CLASSES as EMBEDDED_CLASSES, embedded, embedded_preprocess, embedded_unlabelled};
 pub use error::ImageError;
+#[cfg(not(target_family = "wasm"))]
 pub use fetch::{Expected, FetchError, Progress, fetch};
 pub use fingerprint::Fingerprint;
 pub use generated::generated;

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use graph::Preprocess;
 use serde::{Deserialize, Serialize};
 
+#[cfg(not(target_family = "wasm"))]
 use crate::fetch::{Expected, FetchError, Progress, fetch};
+#[cfg(not(target_family = "wasm"))]
 use crate::unpack::unpack_tar_gz;
 use crate::{ImageError, Split};
 
@@ -86,6 +88,7 @@ impl Archive {
     }
 
     /// Returns the limit of bytes to which it may unpack. Photographs hardly grow, and CIFAR's bytes by a tenth.
+    #[cfg(not(target_family = "wasm"))]
     fn most_unpacked(&self) -> u64 {
         self.bytes.saturating_mul(4).saturating_add(64 << 20)
     }
@@ -169,6 +172,7 @@ impl Manifest {
     /// # Errors
     /// [`ImageError::Fetch`] where a download fails or an archive is damaged; [`ImageError::NotFetched`] where the data set
     /// cannot be downloaded; [`ImageError::Manifest`] where an address does not end in the name of a file.
+    #[cfg(not(target_family = "wasm"))]
     pub fn fetch(&self, datasets: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(), ImageError> {
         if self.is_fetched(datasets) {
             return Ok(());

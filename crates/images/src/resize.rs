@@ -52,7 +52,7 @@ pub(crate) fn resize(
     }
     let size = [window[0].len(), window[1].len()];
     let refused = || format!("{}x{} pixels after resizing", to[1], to[0]);
-    if size[0].saturating_mul(size[1]) > most {
+    if to.contains(&usize::MAX) || size[0].saturating_mul(size[1]) > most {
         return Err(refused());
     }
     let [down, across] = [taps(height, to[0], &window[0]), taps(width, to[1], &window[1])];

@@ -262,7 +262,7 @@ impl Shown<'_> {
                 places.push(place);
             }
         }
-        let classes = classes::of(self.teacher, self.teacher.graph().head());
+        let classes = self.teacher.graph().head().names(&self.teacher.info().classes);
         let compared = Compared { float: Some("FP32"), other: "quantized", classes: &classes, named: &named };
         let mut sections = compared.sections();
         let differing = compared.differing();

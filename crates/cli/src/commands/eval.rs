@@ -124,7 +124,7 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
     classes::report_late(&images, known, printer);
     let scores = logits[0].scores(Some(set.labels()), logits.last().expect("one network at least"));
     let flips = other.as_ref().map(|_| logits[0].flips(set.labels(), &logits[1]));
-    let classes = classes::of(&opened.model, opened.model.graph().head());
+    let classes = opened.model.graph().head().names(&opened.model.info().classes);
     let preprocess = opened.model.preprocess();
     let outcome = Outcome {
         flips,

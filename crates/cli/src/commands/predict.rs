@@ -145,7 +145,7 @@ fn explain(model: &str, head: Head, printer: &Printer) {
 
 /// Returns the names of the classes; none where their number does not fit.
 fn names(model: &Model, head: Head, printer: &Printer) -> Vec<String> {
-    let (names, given) = (classes::of(model, head), model.info().classes.len());
+    let (names, given) = (head.names(&model.info().classes), model.info().classes.len());
     if names.is_empty() && given > 0 {
         let classes = head.classes();
         printer.warn(format!("the model names {given} classes and has {classes}: the names are left out"));
