@@ -25,6 +25,10 @@ demo *ARGS:
     @bash crates/web/build
     @node crates/web/serve.mjs "${CARGO_TARGET_DIR:-target}/demo/page" "$@"
 
+# Build the Python wheel into target/wheels
+wheel:
+    @bash .ci/python build
+
 # Run all tests
 test *ARGS:
     cargo test --release --workspace "$@"

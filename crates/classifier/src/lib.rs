@@ -13,6 +13,9 @@
 //! ```
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
+
+use blockfloat::{ActivationFormat, Bits};
 use graph::{Graph, Head, Preprocess};
 use images::{ImageError, Picture};
 use model::dsc;
@@ -46,13 +49,26 @@ pub enum Error {
     NonFiniteLogit(usize),
 }
 
-/// How wide the integers of a network are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How wide the integers of a network are, in most of its quantized layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Widths {
-    /// The most bits of a weight in any quantized layer.
+    /// The bits of a weight.
     pub weights: u8,
-    /// The most bits of an activation in any quantized layer; 0 where all of them read floats.
+    /// The bits of an activation; 0 where it is a float.
     pub activations: u8,
+}
+
+impl Widths {
+    fn new(weights: Bits, activation: Option<ActivationFormat>) -> Self {
+        Self { weights: weights.get(), activations: activation.map_or(0, |format| format.bits.get()) }
+    }
+
+    /// Returns those that most layers have.
+    fn most(layers: impl Iterator<Item = Self>) -> Option<Self> {
+        let mut counts = BTreeMap::new();
+        layers.for_each(|widths| *counts.entry(widths).or_insert(0) += 1);
+        counts.into_iter().max_by_key(|&(_, count)| count).map(|(widths, _)| widths)
+    }
 }
 
 /// A loaded network and the memory to run it in.
@@ -72,21 +88,15 @@ impl Classifier {
     /// [`Error::Dsc`], [`Error::File`], [`Error::Engine`] for a file that is damaged, no model, or one that asks for more
     /// memory or time than its parameters justify.
     pub fn load(bytes: &[u8], threads: usize) -> Result<Self, Error> {
-        let widest = |layers: &mut dyn Iterator<Item = [u8; 2]>| {
-            layers
-                .reduce(|a, b| [a[0].max(b[0]), a[1].max(b[1])])
-                .map(|[weights, activations]| Widths { weights, activations })
-        };
-        let bits = |format: Option<blockfloat::ActivationFormat>| format.map_or(0, |format| format.bits.get());
         let (engine, graph, widths) = if bytes.starts_with(&dsc::MAGIC) {
             let file = dsc::File::parse(bytes)?;
-            let widths = widest(&mut file.layers().iter().map(|layer| [layer.bits.get(), bits(layer.activation)]));
+            let widths = Widths::most(file.layers().iter().map(|layer| Widths::new(layer.bits, layer.activation)));
             (runtime::Model::from_bytes(bytes)?, file.graph().clone(), widths)
         } else {
             let model = files::from_bytes(bytes)?;
-            let graph = model.graph().clone();
             let layers = model.layers().values();
-            let widths = widest(&mut layers.map(|layer| [layer.codes.bits().get(), bits(layer.activation)]));
+            let widths = Widths::most(layers.map(|layer| Widths::new(layer.codes.bits(), layer.activation)));
+            let graph = model.graph().clone();
             (runtime::Model::new(model)?, graph, widths)
         };
         let preprocess = engine.info().preprocess.fitted(engine.input());

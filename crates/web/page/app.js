@@ -94,7 +94,7 @@ function showNetworks() {
     }
     const other = networks.get(slot === 'float' ? 'dsconv' : 'float')?.info;
     const ratio = slot === 'dsconv' && other ? `, ${number(other.bytes / info.bytes, 1)}x smaller` : '';
-    const bits = info.weightBits === undefined ? '32-bit floats' : `${info.weightBits}-bit weights, ${info.activationBits ? `${info.activationBits}-bit activations` : 'activations in floats'} at most`;
+    const bits = info.weightBits === undefined ? '32-bit floats' : `${info.weightBits}-bit weights, ${info.activationBits ? `${info.activationBits}-bit activations` : 'activations in floats'} in most layers`;
     const rows = [
       ['Network', `${info.name}, ${number(info.parameters)} parameters`],
       ['File', `${info.file}, ${sized(info.bytes)}${ratio}`],

@@ -100,13 +100,13 @@ impl Model {
         self.0.graph().cost().parameters as f64
     }
 
-    /// The most bits of a weight in any quantized layer; undefined for a network in floats.
+    /// The bits of a weight in most quantized layers; undefined for a network in floats.
     #[wasm_bindgen(getter, js_name = weightBits)]
     pub fn weight_bits(&self) -> Option<u8> {
         self.0.widths().map(|widths| widths.weights)
     }
 
-    /// The most bits of an activation in any quantized layer, 0 where all read floats; undefined for a network in floats.
+    /// The bits of an activation in most quantized layers, 0 where it is a float; undefined for a network in floats.
     #[wasm_bindgen(getter, js_name = activationBits)]
     pub fn activation_bits(&self) -> Option<u8> {
         self.0.widths().map(|widths| widths.activations)

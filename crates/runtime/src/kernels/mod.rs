@@ -27,6 +27,8 @@ mod environment;
 #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_endian = "little")))]
 mod instructions;
 mod kernel;
+// Without vectors there is only the scalar kernel.
+#[cfg_attr(all(target_family = "wasm", not(target_feature = "simd128")), allow(dead_code))]
 mod lanes;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
