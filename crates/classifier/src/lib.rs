@@ -180,7 +180,8 @@ mod tests {
 
     fn float() -> Model {
         let mut b = Builder::new("small", Shape::new(3, 8, 8));
-        let x = b.conv("conv", Conv2d::new(3, 16, 3).padding(1), b.input());
+        let x = b.conv("conv1", Conv2d::new(3, 16, 3).padding(1), b.input());
+        let x = b.conv("conv2", Conv2d::new(16, 16, 3).padding(1), x);
         let x = b.push("pool", Op::AdaptiveAvgPool2d { output: [1, 1] }, vec![x]);
         b.linear("fc", 10, x);
         let graph = b.finish().unwrap();
@@ -199,6 +200,7 @@ mod tests {
     #[test]
     fn a_picture_is_classified_in_integers_and_in_floats() {
         let picture = Picture::from_rgba(2, 2, &[200; 16]).unwrap();
+        // `conv1` reads the image, with 8 bits.
         let packed = files::packed::to_bytes(&float(), &SaveOptions::EXACT).unwrap();
         for (bytes, widths) in [(dsc(), Some(Widths { weights: 4, activations: 4 })), (packed, None)] {
             let mut classifier = Classifier::load(&bytes, 1).unwrap();
@@ -223,7 +225,7 @@ mod tests {
         let said = |error: Error| error.to_string();
         assert_eq!(
             said(classifier.run(&[0.0; 5]).unwrap_err()),
-            "the input has 5 elements: expected a multiple of 192, the elements of an image 3x8x8"
+            "the input has 5 elements: expected a multiple of 192, the elements of an image [3, 8, 8]"
         );
         assert_eq!(said(classifier.probabilities(&[0.0; 3]).unwrap_err()), "3 logits were given: the network has 10");
         assert_eq!(said(classifier.probabilities(&[f32::NAN; 10]).unwrap_err()), "logit 0 is NaN or infinite");

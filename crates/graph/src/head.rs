@@ -155,6 +155,14 @@ mod tests {
     }
 
     #[test]
+    fn names_are_as_many_as_classes() {
+        let names = |head: Head, given: &[&str]| head.names(&given.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(names(head(2, None), &["cat", "dog"]), ["cat", "dog"]);
+        assert_eq!(names(head(1, None), &["cat"]), ["not cat", "cat"]);
+        assert!(names(head(3, None), &["cat", "dog"]).is_empty());
+    }
+
+    #[test]
     fn the_last_operation_tells_what_outputs_are() {
         assert_eq!(head(3, None), Head { outputs: Outputs::Logits, count: 3 });
         assert_eq!(head(3, Some(Op::Softmax)).outputs, Outputs::Softmax);

@@ -285,6 +285,35 @@ impl CropWindow {
 mod tests {
     use super::*;
 
+    #[test]
+    fn pixels_in_memory_are_as_many_as_said() {
+        let rgb = Picture::from_rgb(2, 1, &[1, 2, 3, 4, 5, 6]).unwrap();
+        assert_eq!(Picture::from_rgba(2, 1, &[1, 2, 3, 9, 4, 5, 6, 9]).unwrap(), rgb);
+        assert_eq!((rgb.size(), rgb.pixels), ([1, 2], vec![1, 2, 3, 4, 5, 6]));
+        let said = |width, height, bytes: &[u8]| Picture::from_rgb(width, height, bytes).unwrap_err().to_string();
+        assert_eq!(said(1, 1, &[0; 4]), "4 bytes are not 1x1 pixels of 3 bytes");
+        assert_eq!(said(0, 1, &[]), "0x1 pixels: 67108864 are read at most");
+        assert_eq!(said(usize::MAX, 2, &[]), format!("{}x2 pixels: 67108864 are read at most", usize::MAX));
+        assert_eq!(Picture::decode(b"text").unwrap_err().to_string(), "not an image: neither JPEG, PNG, BMP nor WebP");
+    }
+
+    #[test]
+    fn an_input_has_the_shape_of_the_network() {
+        let picture = ramp([2, 3]);
+        let input =
+            |preprocess: &Preprocess, shape| picture.input(preprocess, shape).map_err(|error| error.to_string());
+        // Without sizes the picture becomes what the network takes.
+        let bytes = Preprocess::bytes(ChannelOrder::Rgb);
+        assert_eq!(input(&bytes, Shape::new(3, 4, 4)).unwrap().len(), 48);
+        // 19595 + 38470 + 7471 is 65536: a grey pixel stays what it is.
+        let grey = Preprocess { crop: Some([2, 3]), ..Preprocess::bytes(ChannelOrder::Grey) };
+        assert_eq!(input(&grey, Shape::new(1, 2, 3)).unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let why = "preprocessing: images become [1, 2, 3], the network takes [3, 2, 3]";
+        assert_eq!(input(&grey, Shape::new(3, 2, 3)).unwrap_err(), why);
+        let wrong = Preprocess { divide: 0.0, ..bytes };
+        assert_eq!(input(&wrong, Shape::new(3, 4, 4)).unwrap_err(), "preprocessing: divide is 0");
+    }
+
     fn ramp(size: [usize; 2]) -> Picture {
         let pixels = (0..size[0] * size[1]).flat_map(|i| [i as u8 + 1; 3]).collect();
         Picture { channels: 3, size, pixels }
