@@ -133,6 +133,22 @@ test('a damaged file is a sentence, and the page goes on', () => onPage('', asyn
   assert.deepEqual(bits(found.dsconv), bits(expected[networks[0]][pictures[0]]));
 }));
 
+test('a worker that fails for good is replaced', () => onPage('', async (page) => {
+  await drop(page, [networks[0], pictures[0]].map(inFiles));
+  await logitsOf(page, pictures[0]);
+  await page.workers()[0].evaluate(async () => {
+    const { Model } = await import(new URL('dsconv/index.js', location));
+    Model.prototype.run = () => { throw new WebAssembly.RuntimeError('unreachable'); };
+  });
+  await drop(page, [inFiles(pictures[1])]);
+  assert.match((await problems(page, 1))[0], /there is not enough memory, or there is a defect in dsconv: unreachable/);
+  await page.click('#clear');
+  await drop(page, [inFiles(pictures[0])]);
+  const found = await logitsOf(page, pictures[0]);
+  assert.deepEqual(bits(found.dsconv), bits(expected[networks[0]][pictures[0]]));
+  assert.deepEqual(await problems(page, 0), []);
+}));
+
 test('the page does not freeze while pictures are run', () => onPage('', async (page) => {
   await page.evaluate(() => {
     window.longest = 0;
