@@ -272,7 +272,8 @@ mod tests {
             .flat_map(|path| match path.is_dir() {
                 true if path.ends_with("train") => vec![],
                 true => configs(&path),
-                false => vec![path],
+                false if path.extension().is_some_and(|ending| ending == "toml") => vec![path],
+                false => vec![],
             })
             .collect()
     }
