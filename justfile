@@ -29,9 +29,9 @@ demo *ARGS:
 wheel:
     @bash .ci/python build
 
-# Run all tests
+# Run all tests; `web` and `python` have theirs in .ci/demo and .ci/python: with the features of their libraries, burn is compiled twice
 test *ARGS:
-    cargo test --release --workspace "$@"
+    cargo test --release --workspace --exclude dsconv-web --exclude dsconv-python "$@"
 
 # Run the tests of `--device ndarray` and `--device wgpu`; for wgpu without a GPU, `just setup --wgpu` first
 test-devices *ARGS:
