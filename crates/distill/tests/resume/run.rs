@@ -21,7 +21,7 @@ fn a_run_measures_the_files_that_it_leaves() {
         fs::read_dir(&whole).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
     files.sort();
     let expected = ["config.toml", "loss.csv", "metrics.json", "model.safetensors", "origin.json"];
-    assert_eq!(files, [&expected[..], &["quantized.safetensors"]].concat());
+    assert_eq!(files, [&expected[..], &["predictions.csv", "quantized.safetensors"]].concat());
     assert_eq!(report.chosen, Chosen::Adapted);
     let divergence = report.divergence.unwrap();
     assert!(divergence.adapted < divergence.quantized, "{divergence:?}");
@@ -31,7 +31,9 @@ fn a_run_measures_the_files_that_it_leaves() {
     assert!(matches!(run(&broken, false, &stopping_at(7 * 16)), Err(Error::Interrupted { .. })));
     let resumed = run(&broken, true, &Context::default()).unwrap();
     assert_eq!(resumed, report);
-    assert_eq!(fs::read(broken.join(RunFolder::MODEL)).unwrap(), fs::read(whole.join(RunFolder::MODEL)).unwrap());
+    for file in [RunFolder::MODEL, RunFolder::PREDICTIONS] {
+        assert_eq!(fs::read(broken.join(file)).unwrap(), fs::read(whole.join(file)).unwrap(), "{file}");
+    }
     assert_eq!(run(&broken, true, &stopping_at(0)).unwrap(), report);
     assert!(matches!(run(&broken, false, &Context::default()), Err(Error::RunExists { .. })));
 }
