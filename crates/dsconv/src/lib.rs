@@ -103,7 +103,4 @@ pub use module::{codes, export, quantize, shadow_weights};
 pub use network::{Network, Step};
 pub use quantization::{QuantizationConfig, ScaleUpdate};
 
-/// Compiles and runs the README's Rust code.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+pub mod guide;
