@@ -50,6 +50,13 @@ pub fn fetched(variant: &zoo::Variant) -> Option<PathBuf> {
     Some(datasets().join("weights").join(url.rsplit('/').next()?))
 }
 
+/// Returns where downloads may come from: `DSCONV_MIRROR` names an address that has all files, and `DSCONV_OFFLINE=1` forbids
+/// downloads.
+pub fn access() -> images::Access {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty() && value != "0");
+    images::Access { offline: set("DSCONV_OFFLINE").is_some(), mirror: set("DSCONV_MIRROR") }
+}
+
 /// Returns the folder for what can be downloaded again; `None` where the system names none.
 fn cache() -> Option<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());

@@ -12,25 +12,57 @@ const SPLITS: [&str; 10] =
 /// The meaning of the labels of a set, before a network is known.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Labels {
-    /// A label is a position in the names of the folders.
-    Folders(Folders),
+    /// A label is a position in the names of folders, or of a column of a table.
+    Named(Named),
     /// A label is an output of a network.
     Outputs,
     /// A label is a position in the class names of a known data set.
     Known,
 }
 
-/// Class folders.
+/// Names of classes.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Folders {
-    /// The folder that contains them.
-    pub(crate) root: String,
+pub(crate) struct Named {
+    pub(crate) from: Source,
     /// The names in the order of the outputs, where a file beside the folders lists them.
     pub(crate) listed: Option<ClassNames>,
     /// The positions of the folders without images.
     pub(crate) empty: Vec<usize>,
-    /// Whether all images lie in folders of their own inside the class folders.
-    pub(crate) deep: bool,
+}
+
+/// Where names of classes come from.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Source {
+    /// They are those of class folders.
+    Folders {
+        /// The folder that contains them.
+        root: String,
+        /// Whether all images lie in folders of their own inside the class folders.
+        deep: bool,
+    },
+    /// They are those of a column.
+    Table {
+        /// The file of the table.
+        file: String,
+    },
+}
+
+impl Source {
+    /// Returns the folder or the file.
+    fn place(&self) -> &str {
+        match self {
+            Self::Folders { root, .. } => root,
+            Self::Table { file } => file,
+        }
+    }
+
+    /// Returns what has the names, in the singular.
+    fn what(&self) -> &'static str {
+        match self {
+            Self::Folders { .. } => "class folder",
+            Self::Table { .. } => "label",
+        }
+    }
 }
 
 /// The names of a network's classes, or how to do without them.
@@ -62,7 +94,7 @@ impl Labelled {
     /// [`ImageError::Classes`] where the class of a label cannot be known, or where there is no such class.
     pub fn for_network(&self, count: usize, classes: Classes) -> Result<Matched, ImageError> {
         let (labels, names, notes) = match self.kind() {
-            Labels::Folders(folders) => Match { folders, names: self.class_names(), count }.by(classes)?,
+            Labels::Named(named) => Match { named, names: self.class_names(), count }.by(classes)?,
             Labels::Known => self.known(count, classes)?,
             Labels::Outputs => (None, given(classes, count)?.shown(), Vec::new()),
         };
@@ -126,9 +158,9 @@ fn refused(set: &str, reason: String, hint: impl Into<String>) -> ImageError {
 const NAMES_HINT: &str = "`--classes FILE` (in a config: `classes`) gives the names of the network's classes, one a line in \
                           the order of its outputs";
 
-/// Class folders and the classes of a network.
+/// Names of classes and the classes of a network.
 struct Match<'a> {
-    folders: &'a Folders,
+    named: &'a Named,
     names: &'a [String],
     count: usize,
 }
@@ -136,18 +168,18 @@ struct Match<'a> {
 impl Match<'_> {
     fn by(&self, classes: Classes) -> Result<Relabelling, ImageError> {
         let mut notes = Vec::new();
-        if !self.folders.empty.is_empty() {
-            let empty = some_of(self.folders.empty.iter().map(|&folder| self.names[folder].as_str()));
-            notes.push(format!("{}: no images in {empty}", self.folders.root));
+        if !self.named.empty.is_empty() {
+            let empty = some_of(self.named.empty.iter().map(|&folder| self.names[folder].as_str()));
+            notes.push(format!("{}: no images in {empty}", self.named.from.place()));
         }
         let mut names = given(classes, self.count)?;
         let mut by_somebody = matches!(classes, Classes::Given(_));
-        if let (Some(listed), false, false) = (&self.folders.listed, by_somebody, matches!(classes, Classes::InOrder))
+        if let (Some(listed), false, false) = (&self.named.listed, by_somebody, matches!(classes, Classes::InOrder))
             && (names.is_empty() || self.outputs(&names).is_none())
         {
             names = given(Classes::Given(listed), self.count)?;
             by_somebody = true;
-            notes.push(format!("{}: labels.txt gives the order of the classes", self.folders.root));
+            notes.push(format!("{}: labels.txt gives the order of the classes", self.named.from.place()));
         }
         if !names.is_empty()
             && let Some(outputs) = self.outputs(&names)
@@ -161,8 +193,9 @@ impl Match<'_> {
             if !matches!(classes, Classes::InOrder) {
                 let order = some_of(self.names.iter().map(String::as_str));
                 notes.push(format!(
-                    "{}: the network's classes have no names: taken as the folders in the order of theirs: {order}",
-                    self.folders.root
+                    "{}: the network's classes have no names: taken as the {}s in the order of their names: {order}",
+                    self.named.from.place(),
+                    self.named.from.what()
                 ));
             }
             return Ok((None, self.names.to_vec(), notes));
@@ -173,37 +206,41 @@ impl Match<'_> {
             && unknown.len() == self.used().count()
             && let Some(outputs) = self.numbers()
         {
-            notes.push(format!("{}: the folders are numbers, taken as outputs of the network", self.folders.root));
+            notes
+                .push(format!("{}: the folders are numbers, taken as outputs of the network", self.named.from.place()));
             return Ok((Some(outputs), names.shown(), notes));
         }
         let shown = names.shown();
         let (few, known) = (some_of(unknown.iter().copied()), some_of(shown.iter().map(String::as_str)));
         let reason = if unknown.is_empty() {
-            "several folders or classes share a name".to_owned()
+            format!("several {}s or classes share a name", self.named.from.what())
         } else {
             format!("no class of the network is called {few}: they are {known}")
         };
         Err(self.refused(
             reason,
-            format!("{NAMES_HINT}; `--classes folders` takes the folders in the order of their names"),
+            format!(
+                "{NAMES_HINT}; `--classes folders` takes the {}s in the order of their names",
+                self.named.from.what()
+            ),
         ))
     }
 
     /// Adds a note that names the classes without images.
     fn note_missing(&self, outputs: &[usize], names: &[String], notes: &mut Vec<String>) {
-        let with_images = (0..outputs.len()).filter(|folder| !self.folders.empty.contains(folder));
+        let with_images = (0..outputs.len()).filter(|folder| !self.named.empty.contains(folder));
         let found: HashSet<usize> = with_images.map(|folder| outputs[folder]).collect();
         let missing: Vec<&str> =
             names.iter().enumerate().filter(|(class, _)| !found.contains(class)).map(|(_, name)| &**name).collect();
         if !missing.is_empty() {
-            let (root, few, count) = (&self.folders.root, some_of(missing.iter().copied()), names.len());
+            let (root, few, count) = (self.named.from.place(), some_of(missing.iter().copied()), names.len());
             notes.push(format!("{root}: no images of {} of the network's {count} classes: {few}", missing.len()));
         }
     }
 
     /// Returns the names of the folders with images.
     fn used(&self) -> impl Iterator<Item = &str> {
-        let used = |folder: &usize| !self.folders.empty.contains(folder);
+        let used = |folder: &usize| !self.named.empty.contains(folder);
         (0..self.names.len()).filter(used).map(|folder| self.names[folder].as_str())
     }
 
@@ -232,7 +269,7 @@ impl Match<'_> {
         }
         let mut used = used.into_iter();
         // No image has the label of an empty folder, so its output does not matter.
-        let output = |folder| if self.folders.empty.contains(&folder) { 0 } else { used.next().unwrap_or_default() };
+        let output = |folder| if self.named.empty.contains(&folder) { 0 } else { used.next().unwrap_or_default() };
         Some((0..self.names.len()).map(output).collect())
     }
 
@@ -244,7 +281,10 @@ impl Match<'_> {
             let found = some_of(self.used());
             return Err(self.refused(
                 format!("{found} look like parts of a data set, not like classes"),
-                format!("the class folders lie one deeper: name one part, such as `{}/{first}`", self.folders.root),
+                format!(
+                    "the class folders lie one deeper: name one part, such as `{}/{first}`",
+                    self.named.from.place()
+                ),
             ));
         }
         Ok(())
@@ -252,22 +292,23 @@ impl Match<'_> {
 
     /// Checks that there are as many folders as classes, and notes what makes their order doubtful.
     fn in_order(&self, notes: &mut Vec<String>) -> Result<(), ImageError> {
-        let Folders { root, deep, .. } = self.folders;
+        let (root, what) = (self.named.from.place(), self.named.from.what());
+        let deep = matches!(self.named.from, Source::Folders { deep: true, .. });
         let found = self.names.len();
         if found != self.count {
-            let folders = if found == 1 { "1 class folder".to_owned() } else { format!("{found} class folders") };
+            let folders = format!("{found} {what}{}", if found == 1 { "" } else { "s" });
             let names = some_of(self.names.iter().map(String::as_str));
             let reason = format!("{folders} ({names}), the network has {} classes without names", self.count);
-            let deeper = self.used().next().filter(|_| *deep);
+            let deeper = self.used().next().filter(|_| deep);
             return Err(self.refused(
                 reason,
                 match deeper {
                     Some(first) => format!("all images lie one folder deeper: perhaps `{root}/{first}` is meant"),
-                    None => format!("which folder is which class cannot be known: {NAMES_HINT}"),
+                    None => format!("which {what} is which class cannot be known: {NAMES_HINT}"),
                 },
             ));
         }
-        if *deep {
+        if deep {
             notes.push(format!("{root}: all images lie in folders inside the class folders: are those the classes?"));
         }
         let numbers: Option<Vec<usize>> = self.names.iter().map(|name| name.parse().ok()).collect();
@@ -275,7 +316,7 @@ impl Match<'_> {
             // The second and the third folder, or the only two.
             let class = 1.min(self.names.len() - 2);
             notes.push(format!(
-                "{root}: the folders are numbers, and sorted as words, as torchvision sorts them: \
+                "{root}: the {what}s are numbers, and sorted as words, as torchvision sorts them: \
                  `{}` is class {class}, `{}` class {}",
                 self.names[class],
                 self.names[class + 1],
@@ -286,6 +327,6 @@ impl Match<'_> {
     }
 
     fn refused(&self, reason: String, hint: String) -> ImageError {
-        refused(&self.folders.root, reason, hint)
+        refused(&self.named.from.place(), reason, hint)
     }
 }

@@ -23,6 +23,15 @@ pub enum FetchError {
         status: u16,
     },
 
+    /// The file is not here, and nothing is to be downloaded.
+    #[error("{} is not here, and nothing is downloaded offline: it comes from {url}", path.display())]
+    Offline {
+        /// The address.
+        url: String,
+        /// The file.
+        path: PathBuf,
+    },
+
     /// The address is not https, so that anybody on the way could change the file.
     #[error("{url}: only https is used")]
     Insecure {
@@ -132,6 +141,26 @@ pub struct Expected<'a> {
     pub bytes: Option<u64>,
 }
 
+/// Where files may come from. By default they come from their own addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Whether nothing is downloaded.
+    pub offline: bool,
+    /// The address of a folder from which all files are downloaded, by their names, in place of their own addresses. Checksums
+    /// are compared all the same.
+    pub mirror: Option<String>,
+}
+
+impl Access {
+    /// Returns the address that a file is downloaded from.
+    fn address(&self, url: &str) -> String {
+        match (&self.mirror, url.rsplit('/').next()) {
+            (Some(mirror), Some(name)) => format!("{}/{name}", mirror.trim_end_matches('/')),
+            _ => url.to_owned(),
+        }
+    }
+}
+
 /// The limit of bytes of a download whose size is not known.
 const MOST_BYTES: u64 = 16 << 30;
 
@@ -145,7 +174,14 @@ const MOST_BYTES: u64 = 16 << 30;
 ///
 /// # Errors
 /// [`FetchError`] says what failed.
-pub fn fetch(url: &str, what: &Expected, to: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(), FetchError> {
+pub fn fetch(
+    url: &str,
+    what: &Expected,
+    to: &Path,
+    access: &Access,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), FetchError> {
+    let url = &*access.address(url);
     if !is_secure(url) && !is_local(url) {
         return Err(FetchError::Insecure { url: url.to_owned() });
     }
@@ -158,6 +194,9 @@ pub fn fetch(url: &str, what: &Expected, to: &Path, progress: &mut dyn FnMut(Pro
     };
     if to.is_file() && right(to)? {
         return Ok(());
+    }
+    if access.offline {
+        return Err(FetchError::Offline { url: url.to_owned(), path: to.to_owned() });
     }
     let mut part = to.as_os_str().to_owned();
     part.push(".part");
@@ -421,7 +460,8 @@ mod tests {
         fn to(folder: tempfile::TempDir, url: &str, sha256: Option<&str>) -> Self {
             let mut steps = Vec::new();
             let what = Expected { sha256, bytes: None };
-            let result = fetch(url, &what, &folder.path().join("file.bin"), &mut |step| steps.push(step));
+            let access = Access::default();
+            let result = fetch(url, &what, &folder.path().join("file.bin"), &access, &mut |step| steps.push(step));
             Self { folder, result, steps }
         }
 
@@ -447,6 +487,23 @@ mod tests {
         assert_eq!(download.part(), None);
         assert_eq!(download.steps[0], Progress { done: 0, total: Some(200_000) });
         assert_eq!(*download.steps.last().unwrap(), Progress { done: 200_000, total: Some(200_000) });
+    }
+
+    #[test]
+    fn a_mirror_gives_what_the_address_would_and_offline_nothing_is_asked() {
+        let server = serve(content(), vec![Answer::Whole]);
+        let folder = tempfile::tempdir().unwrap();
+        let to = folder.path().join("file.bin");
+        let (mirror, name) = server.url.rsplit_once('/').unwrap();
+        let (url, sha256) = (format!("https://nowhere.invalid/deep/{name}"), sha256(&content()));
+        let what = Expected { sha256: Some(&sha256), bytes: None };
+        let mirrored = Access { mirror: Some(format!("{mirror}/")), ..Access::default() };
+        let offline = Access { offline: true, ..mirrored.clone() };
+        let error = fetch(&url, &what, &to, &offline, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains("file.bin is not here") && !to.exists(), "{error}");
+        fetch(&url, &what, &to, &mirrored, &mut |_| {}).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), content());
+        fetch(&url, &what, &to, &offline, &mut |_| {}).unwrap();
     }
 
     #[test]
@@ -529,7 +586,8 @@ mod tests {
             let server = serve(content(), vec![answer]);
             let folder = tempfile::tempdir().unwrap();
             let what = Expected { sha256: Some(&sha256(&content())), bytes: Some(bytes) };
-            let error = fetch(&server.url, &what, &folder.path().join("file.bin"), &mut |_| ()).unwrap_err();
+            let error = fetch(&server.url, &what, &folder.path().join("file.bin"), &Access::default(), &mut |_| ())
+                .unwrap_err();
             assert!(error.to_string().contains(&format!("{got} bytes, expected {bytes}")), "{error}");
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         }
@@ -538,7 +596,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("file.bin.part"), vec![0; 200_001]).unwrap();
         let what = Expected { sha256: Some(&sha256(&content())), bytes: Some(200_000) };
-        fetch(&server.url, &what, &folder.path().join("file.bin"), &mut |_| ()).unwrap();
+        fetch(&server.url, &what, &folder.path().join("file.bin"), &Access::default(), &mut |_| ()).unwrap();
         assert_eq!(*server.ranges.lock().unwrap(), [None]);
     }
 

@@ -1,37 +1,39 @@
 //! Opens folders of image files, whose labels come from class subfolders or from a labels file.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use graph::Preprocess;
 use rayon::prelude::*;
 
-use crate::classes::{Folders, Labels};
+use crate::classes::{Labels, Named, Source};
 use crate::decode::{Fit, decode};
 use crate::labelled::Labelled;
-use crate::names::{ClassNames, Found, from_lines, read_text};
+use crate::labels::{LabelsFile, labels_file, listed, table};
+use crate::names::ClassNames;
 use crate::set::{DecodedImages, Files, Unlabelled, spread};
 use crate::walk::{Tree, walk};
 use crate::{ImageError, OpenOptions, Skipped};
 
 const LABEL_HINT: &str = "give each class a subfolder, or put lines `name.jpg index` into labels.txt inside the folder \
-                          or into <folder>_labels.txt beside it";
+                          or into <folder>_labels.txt beside it, or a table with the columns `file` and `label` into labels.csv";
 
 /// The files of a set before they are decoded, and their labels.
-struct LabelledFiles {
-    paths: Vec<PathBuf>,
-    labels: Vec<usize>,
+pub(crate) struct LabelledFiles {
+    pub(crate) paths: Vec<PathBuf>,
+    pub(crate) labels: Vec<usize>,
     /// The names of the classes.
-    classes: Vec<String>,
-    kind: Labels,
+    pub(crate) classes: Vec<String>,
+    pub(crate) kind: Labels,
 }
 
 /// Opens a folder with labels from subfolders or from a labels file.
 pub(crate) fn labelled(root: &Path, preprocess: &Preprocess, options: &OpenOptions) -> Result<Labelled, ImageError> {
     let mut tree = walk(root)?;
     let LabelledFiles { paths, labels, classes, kind } = match labels_file(root) {
-        Some(file) => listed(root, &file, &mut tree)?,
+        Some(LabelsFile::Lines(file)) => listed(root, &file, &mut tree)?,
+        Some(LabelsFile::Table(file)) => table(root, &file, &mut tree)?,
         None => by_subfolder(root, &mut tree, None)?,
     };
     let picked = pick(paths.len(), options);
@@ -177,7 +179,11 @@ const PIECE: usize = 4096;
 
 /// Labels files by their subfolders: class `i` is the `i`-th subfolder by name, with or without images, so that an empty
 /// folder moves no label. `listed` are the classes that a file beside the folders lists.
-fn by_subfolder(root: &Path, tree: &mut Tree, listed: Option<ClassNames>) -> Result<LabelledFiles, ImageError> {
+pub(crate) fn by_subfolder(
+    root: &Path,
+    tree: &mut Tree,
+    listed: Option<ClassNames>,
+) -> Result<LabelledFiles, ImageError> {
     let depth = root.components().count();
     let is_loose = |path: &PathBuf| path.components().count() == depth + 1;
     if tree.images.iter().any(is_loose) {
@@ -193,81 +199,9 @@ fn by_subfolder(root: &Path, tree: &mut Tree, listed: Option<ClassNames>) -> Res
     let labels: Vec<usize> = paths.iter().map(|path| class(path).expect("a folder that was walked")).collect();
     let used: HashSet<usize> = labels.iter().copied().collect();
     let empty = (0..tree.folders.len()).filter(|folder| !used.contains(folder)).collect();
-    let kind = Labels::Folders(Folders { root: root.display().to_string(), listed, empty, deep });
+    let from = Source::Folders { root: root.display().to_string(), deep };
+    let kind = Labels::Named(Named { from, listed, empty });
     Ok(LabelledFiles { paths, labels, classes: tree.folders.clone(), kind })
-}
-
-/// Finds `labels.txt` inside the folder or `<folder>_labels.txt` beside it.
-fn labels_file(root: &Path) -> Option<PathBuf> {
-    let inside = root.join("labels.txt");
-    if inside.is_file() {
-        return Some(inside);
-    }
-    // The paths `val/..` and `.` end in no name.
-    let full = root.canonicalize().ok()?;
-    let mut name = full.file_name()?.to_owned();
-    name.push("_labels.txt");
-    let beside = full.with_file_name(name);
-    beside.is_file().then_some(beside)
-}
-
-/// Labels the images that a labels file of lines `name index` lists. A list of class names beside class folders, as Teachable
-/// Machine writes it, gives the order of the folders instead.
-fn listed(root: &Path, file: &Path, tree: &mut Tree) -> Result<LabelledFiles, ImageError> {
-    let text = read_text(file)?;
-    let lines = || {
-        let lines = text.lines().map(str::trim).enumerate();
-        lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-    };
-    let named = |line: &str| {
-        line.rsplit_once(char::is_whitespace).map_or(PathBuf::new(), |(name, _)| root.join(name.trim_end()))
-    };
-    let lists_images = lines().any(|(_, line)| named(line).is_file());
-    if !lists_images && !tree.folders.is_empty() {
-        let names = ClassNames::from(from_lines(&text));
-        let used = by_subfolder(root, tree, Some(names.clone()))?;
-        if let Some(&unlisted) = used.labels.iter().find(|&&label| names.find(&used.classes[label]) == Found::None) {
-            return Err(ImageError::LabelsFile {
-                path: file.to_owned(),
-                line: 1,
-                reason: format!(
-                    "it lists neither images as lines `name.jpg index`, nor all class folders by name: `{}` is missing",
-                    used.classes[unlisted]
-                ),
-            });
-        }
-        return Ok(used);
-    }
-    if tree.folders.len() > 1 {
-        tree.notes
-            .push(format!("{} gives the labels; what its images' folders are called does not count", file.display()));
-    }
-    let fail = |line: usize, reason: String| ImageError::LabelsFile { path: file.to_owned(), line, reason };
-    let mut labels = HashMap::new();
-    for (i, line) in lines() {
-        let (name, label) = line
-            .rsplit_once(char::is_whitespace)
-            .ok_or_else(|| fail(i + 1, format!("`{line}` is not `name index`")))?;
-        let label: usize = label.parse().map_err(|_| fail(i + 1, format!("`{label}` is no class index")))?;
-        if labels.insert(root.join(name.trim_end()), label).is_some_and(|before| before != label) {
-            return Err(fail(i + 1, format!("`{}` is listed before with another index", name.trim_end())));
-        }
-    }
-    let mut files = LabelledFiles { paths: Vec::new(), labels: Vec::new(), classes: Vec::new(), kind: Labels::Outputs };
-    for path in std::mem::take(&mut tree.images) {
-        match labels.remove(&path) {
-            Some(label) => {
-                files.paths.push(path);
-                files.labels.push(label);
-            }
-            None => tree.skipped.push(Skipped { path, reason: format!("not listed in {}", file.display()) }),
-        }
-    }
-    let mut missing: Vec<PathBuf> = labels.into_keys().collect();
-    missing.sort();
-    let reason = format!("listed in {}, but not there", file.display());
-    tree.skipped.extend(missing.into_iter().map(|path| Skipped { path, reason: reason.clone() }));
-    Ok(files)
 }
 
 #[cfg(test)]
@@ -540,6 +474,58 @@ mod tests {
             let error = tree.labelled().unwrap_err().to_string();
             assert!(error.ends_with(reason), "{error}");
         }
+    }
+
+    #[test]
+    fn tables_label_by_number_or_by_name() {
+        let tree = Tree::new(&[("a.png", 1), ("sub/b.png", 2), ("c.png", 3)]);
+        // Columns are found by their headings, or by what is in them.
+        for text in [
+            "image,label\na.png,2\nsub/b.png,0\nc.png,1\n",
+            "id,breed\na,2\nsub/b,0\nc,1\n",
+            "width;Class ID;file_name\n9;2;./a.png\n9;0;sub/b.png\n9;1;c.png\n",
+            "2\ta.png\n0\tsub/b.png\n1\tc.png\n",
+            "\u{feff}picture,kind\r\na.png,2\r\nsub/b.png,0\r\nc.png,1\r\n",
+        ] {
+            tree.text("set/labels.csv", text);
+            let set = tree.labelled().unwrap();
+            assert_eq!((greys(&set.without_labels()), set.labels()), (vec![1.0, 3.0, 2.0], &[2, 1, 0][..]), "{text}");
+            assert!(set.class_names().is_empty());
+        }
+        fs::remove_file(tree.path("set/labels.csv")).unwrap();
+        tree.text("set.csv", "file,label\na.png,\"dog, large\"\nsub/b.png,cat\nc.png,cat\n");
+        assert_eq!(tree.labelled().unwrap().class_names(), ["cat", "dog, large"]);
+        let own = names(&["dog, large", "fox", "cat"]);
+        let (labels, notes) = matched(&tree, 3, Classes::OfNetwork(&own)).unwrap();
+        assert_eq!(labels, [0, 2, 2]);
+        assert!(notes[0].ends_with("set.csv: no images of 1 of the network's 3 classes: `fox`"), "{notes:?}");
+        let error = matched(&tree, 2, Classes::OfNetwork(&names(&["wolf", "cat"]))).unwrap_err();
+        assert!(error.contains("no class of the network is called `dog, large`"), "{error}");
+        let error = matched(&tree, 3, Classes::OfNetwork(&ClassNames::default())).unwrap_err();
+        assert!(error.contains("set.csv: 2 labels (`cat`, `dog, large`), the network has 3 classes"), "{error}");
+        assert_eq!(matched(&tree, 2, Classes::InOrder).unwrap().0, [1, 0, 0]);
+    }
+
+    #[test]
+    fn errors_in_tables_name_the_line() {
+        let tree = Tree::new(&[("a.png", 1), ("b.png", 2), ("b.jpg", 2)]);
+        let cases = [
+            ("", "labels.csv:1: it is empty"),
+            ("file,label\na.png,1\nb.png\n", "labels.csv:3: it has another number of columns"),
+            ("file,label\na.png,1\na.png,2\n", "labels.csv:3: `a.png` is listed before with another label"),
+            ("file,label\na.png,\n", "labels.csv:2: a file or its label is missing"),
+            ("x,label\n1,2\n3,4\n", "labels.csv:1: no column holds files"),
+            ("file,x,y\na.png,1,2\n", "labels.csv:1: no column holds labels"),
+        ];
+        for (text, expected) in cases {
+            tree.text("set/labels.csv", text);
+            let error = tree.labelled().unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        // `b` may be either file.
+        tree.text("set/labels.csv", "file,label\na,1\nb,2\n");
+        let set = tree.labelled().unwrap();
+        assert_eq!((set.labels(), set.skipped().len()), (&[1][..], 3));
     }
 
     #[test]

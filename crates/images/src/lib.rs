@@ -46,6 +46,7 @@ mod fingerprint;
 mod folder;
 mod generated;
 mod labelled;
+mod labels;
 mod manifest;
 mod names;
 mod open;
@@ -61,7 +62,7 @@ pub use decode::Picture;
 pub use embedded::{CLASSES as EMBEDDED_CLASSES, embedded, embedded_preprocess, embedded_unlabelled};
 pub use error::ImageError;
 #[cfg(not(target_family = "wasm"))]
-pub use fetch::{Expected, FetchError, Progress, fetch};
+pub use fetch::{Access, Expected, FetchError, Progress, fetch};
 pub use fingerprint::Fingerprint;
 pub use generated::generated;
 pub use labelled::{Labelled, LabelledBatch};

@@ -6,7 +6,7 @@ use graph::Preprocess;
 use serde::{Deserialize, Serialize};
 
 #[cfg(not(target_family = "wasm"))]
-use crate::fetch::{Expected, FetchError, Progress, fetch};
+use crate::fetch::{Access, Expected, FetchError, Progress, fetch};
 #[cfg(not(target_family = "wasm"))]
 use crate::unpack::unpack_tar_gz;
 use crate::{ImageError, Split};
@@ -173,7 +173,12 @@ impl Manifest {
     /// [`ImageError::Fetch`] where a download fails or an archive is damaged; [`ImageError::NotFetched`] where the data set
     /// cannot be downloaded; [`ImageError::Manifest`] where an address does not end in the name of a file.
     #[cfg(not(target_family = "wasm"))]
-    pub fn fetch(&self, datasets: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(), ImageError> {
+    pub fn fetch(
+        &self,
+        datasets: &Path,
+        access: &Access,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), ImageError> {
         if self.is_fetched(datasets) {
             return Ok(());
         }
@@ -185,7 +190,7 @@ impl Manifest {
                 reason: format!("`{}` does not end in a file's name", archive.url),
             })?);
             let what = Expected { sha256: Some(&archive.sha256), bytes: Some(archive.bytes) };
-            fetch(&archive.url, &what, &file, progress)?;
+            fetch(&archive.url, &what, &file, access, progress)?;
             unpack_tar_gz(&file, &folder, archive.most_unpacked())?;
             std::fs::remove_file(&file).map_err(|source| FetchError::Io { path: file.clone(), source })?;
         }

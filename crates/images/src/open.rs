@@ -43,7 +43,8 @@ impl OpenOptions {
 /// - `embedded`: see [`embedded`](crate::embedded);
 /// - the name of a manifest in [`OpenOptions::datasets`], such as `cifar10`, whose files have been fetched;
 /// - a folder with one subfolder a class, or with a labels file of lines `name.jpg index`: `labels.txt` inside it or
-///   `<folder>_labels.txt` beside it;
+///   `<folder>_labels.txt` beside it; or with a table that has a column of files and one of classes, by number or name:
+///   `labels.csv` inside it, `<folder>_labels.csv` or `<folder>.csv` beside it;
 /// - a CIFAR-10 or CIFAR-100 binary file (`.bin`).
 ///
 /// Labels count the classes of the set; [`Labelled::for_network`] matches them with the outputs of a network. An orientation

@@ -20,6 +20,9 @@ pub enum DataCommand {
     /// Write the embedded set as folders of PNG files
     Make(Make),
     /// Download an image set, or a network's published weights; checked and resumed
+    ///
+    /// A file that is here is not downloaded again. DSCONV_MIRROR names an address that has all files, in place of the publishers';
+    /// with DSCONV_OFFLINE=1 nothing is downloaded.
     Get(Get),
 }
 

@@ -105,7 +105,7 @@ fn images_of(manifest: &Manifest, folder: &Path, printer: &Printer) -> Result<Pa
     }
     printer.talk(format!("{}; licence: {}", manifest.title, manifest.licence));
     let bar = printer.bar(&manifest.name, 0, "bytes");
-    manifest.fetch(folder, &mut |progress| show(&bar, progress))?;
+    manifest.fetch(folder, &places::access(), &mut |progress| show(&bar, progress))?;
     bar.finish_and_clear();
     Ok(folder.join(&manifest.name))
 }
@@ -126,7 +126,7 @@ fn weights_of(variant: &zoo::Variant, printer: &Printer) -> Result<PathBuf> {
     }
     let sha256 = source.sha256.unwrap_or(&source.sha256_prefix);
     let what = images::Expected { sha256: Some(sha256), bytes: None };
-    images::fetch(&source.url, &what, &path, &mut |progress| show(&bar, progress))?;
+    images::fetch(&source.url, &what, &path, &places::access(), &mut |progress| show(&bar, progress))?;
     bar.finish_and_clear();
     Ok(path)
 }
