@@ -1,4 +1,5 @@
 //! The progress of long work: bars on a terminal, lines off it.
+use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,19 @@ const EVERY: Duration = Duration::from_secs(30);
 /// The system refuses the handler of Ctrl-C.
 pub fn context(device: Device, printer: &Printer) -> Result<Context> {
     let bars = Bars { printer: printer.clone(), phase: Mutex::default() };
-    Ok(Context { device, progress: Arc::new(bars), interrupter: interrupter(printer)? })
+    Ok(Context { device, progress: Arc::new(bars), interrupter: interrupter(printer)?, dashboard: false })
+}
+
+/// Checks that a dashboard that is wanted can be shown.
+///
+/// # Errors
+/// Stdin and stdout are no terminal.
+pub fn check_dashboard(wanted: bool) -> Result<()> {
+    if wanted && !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
+        let error = Error::usage("`--tui` needs a terminal to draw on and to hear keys from");
+        return Err(error.hint("without it, a line says every 30 seconds how far it is"));
+    }
+    Ok(())
 }
 
 /// The interrupter of Ctrl-C, which is one for all that this process does.

@@ -33,6 +33,8 @@ pub struct RunOptions {
     pub place: RunPlace,
     /// The device to compute on; `None` for the config's, or the CPU.
     pub device: Option<DeviceName>,
+    /// Whether burn's dashboard shows the training.
+    pub tui: bool,
 }
 
 /// Where a run goes.

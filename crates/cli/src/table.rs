@@ -80,6 +80,11 @@ pub fn percent(value: Option<f64>) -> String {
     value.map_or(NOTHING.to_owned(), |value| format!("{value:.2}"))
 }
 
+/// Writes decibels as `21.3`, or [`NOTHING`].
+pub fn decibels(value: Option<f64>) -> String {
+    value.map_or(NOTHING.to_owned(), |value| format!("{value:.1}"))
+}
+
 /// Replaces the control characters that a terminal would obey: names in a file may hold anything.
 pub fn harmless(text: &str) -> String {
     text.chars()

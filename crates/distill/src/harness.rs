@@ -11,12 +11,14 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 use burn::train::metric::{AccuracyMetric, LossMetric};
+use burn::train::renderer::MetricsRenderer;
 use burn::train::{
     ClassificationOutput, ExecutionStrategy, InferenceStep, Learner, SupervisedTraining, TrainOutput, TrainStep,
 };
 use dsconv::Network;
 
 use crate::checkpoint::{self, Checkpoints, load_model};
+use crate::dashboard::Dashboard;
 use crate::evaluate::host;
 use crate::folder::RunFolder;
 use crate::journal::{Journal, Measurements, Point, Session};
@@ -232,7 +234,10 @@ impl<'a> Harness<'a> {
             return Ok(());
         }
         let Batches { learn, measure } = batches;
-        let renderer = Renderer::new(context.progress.clone(), learn.num_items(), course.images, self.done);
+        let renderer: Box<dyn MetricsRenderer> = match context.dashboard {
+            true => Box::new(Dashboard::new(context.interrupter.clone(), self.done)),
+            false => Box::new(Renderer::new(context.progress.clone(), learn.num_items(), course.images, self.done)),
+        };
         let log = self.log.clone();
         let checkpoints = Checkpoints::new(&self.checkpoints, session.clone(), move |journal| log.write(journal));
         let [model, optimizer, scheduler] = checkpoints.parts();
@@ -240,7 +245,7 @@ impl<'a> Harness<'a> {
             .metrics((LossMetric::new(), AccuracyMetric::new()))
             .with_metric_logger(Measurements::default())
             .with_application_logger(None)
-            .renderer(Box::new(renderer))
+            .renderer(renderer)
             .with_interrupter(session.interrupter())
             .with_custom_checkpointers(model, optimizer, scheduler)
             .with_checkpointing_strategy(session.clone())

@@ -26,6 +26,7 @@ mod allocate;
 mod augment;
 mod calibrate;
 mod checkpoint;
+mod dashboard;
 mod error;
 pub mod evaluate;
 mod fidelity;

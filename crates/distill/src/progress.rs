@@ -42,12 +42,15 @@ pub struct Context {
     pub progress: Arc<dyn Progress>,
     /// The interrupter that stops the run.
     pub interrupter: Interrupter,
+    /// Tells whether burn's dashboard fills the terminal while a network is trained, in place of what the listener hears of it.
+    /// Stdout must be a terminal.
+    pub dashboard: bool,
 }
 
 impl Context {
     /// A context on this device, without a listener, with an interrupter of its own.
     pub fn new(device: Device) -> Self {
-        Self { device, progress: Arc::new(()), interrupter: Interrupter::new() }
+        Self { device, progress: Arc::new(()), interrupter: Interrupter::new(), dashboard: false }
     }
 
     /// The same context with a listener.

@@ -32,6 +32,17 @@ pub enum Eval {
     HeldOut,
 }
 
+impl Eval {
+    /// Returns the images, without their labels; `None` for those that adaptation holds out.
+    pub fn images(&self) -> Option<Unlabelled> {
+        match self {
+            Self::Labelled(set) => Some(set.without_labels()),
+            Self::Unlabelled(set) => Some(set.clone()),
+            Self::HeldOut => None,
+        }
+    }
+}
+
 /// The files that only an unfinished run has, beside its checkpoints.
 const BEFORE: &str = "before.json";
 const ADAPTATION: &str = "adaptation.json";

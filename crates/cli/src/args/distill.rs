@@ -32,11 +32,14 @@ pub struct Distill {
     /// Replace a run that is there
     #[arg(long)]
     pub force: bool,
+    /// Show training on the whole terminal: curves, progress, time left; `q` stops it
+    #[arg(long, conflicts_with_all = ["json", "quiet", "dry_run"])]
+    pub tui: bool,
 }
 
 impl From<Distill> for RunOptions {
-    fn from(Distill { config, out, resume, set, dry_run: _, device, force }: Distill) -> Self {
+    fn from(Distill { config, out, resume, set, dry_run: _, device, force, tui }: Distill) -> Self {
         let place = RunPlace { out, existing: existing(resume, force) };
-        Self { config, set, place, device: device.device }
+        Self { config, set, place, device: device.device, tui }
     }
 }

@@ -26,11 +26,14 @@ pub struct Train {
     /// Replace a run that is there
     #[arg(long)]
     pub force: bool,
+    /// Show training on the whole terminal: curves, progress, time left; `q` stops it
+    #[arg(long, conflicts_with_all = ["json", "quiet"])]
+    pub tui: bool,
 }
 
 impl From<Train> for RunOptions {
-    fn from(Train { config, out, resume, set, device, force }: Train) -> Self {
+    fn from(Train { config, out, resume, set, device, force, tui }: Train) -> Self {
         let place = RunPlace { out, existing: existing(resume, force) };
-        Self { config, set, place, device: device.device }
+        Self { config, set, place, device: device.device, tui }
     }
 }

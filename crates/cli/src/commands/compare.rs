@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::html::{self, Html};
 use crate::printer::{Printer, lossy};
-use crate::table::{NOTHING, Table, percent};
+use crate::table::Table;
 use crate::{names, places, runs, scores};
 
 /// The results of a run.
@@ -42,18 +42,9 @@ pub fn run(given: &[PathBuf], html: &Html, printer: &Printer) -> Result<()> {
 const COLUMNS: &str = "FP32, quantized, adapted: top-1, percent; the columns after them are the adapted network's";
 
 fn table(rows: &[Run]) -> Table {
-    let first = ["run", "FP32", "quantized", "adapted", "gap"];
-    let mut table = Table::new(first.into_iter().chain(scores::HEADINGS));
-    for Run { run, report: Report { fp32, quantized, adapted, .. } } in rows {
-        let gap = adapted.scores.top1.zip(fp32.scores.top1).map(|(adapted, fp32)| adapted - fp32);
-        let first = [
-            runs::run_name(run),
-            percent(fp32.scores.top1),
-            percent(quantized.scores.top1),
-            percent(adapted.scores.top1),
-            gap.map_or(NOTHING.to_owned(), |gap| format!("{gap:+.2}")),
-        ];
-        table.row(first.into_iter().chain(scores::cells(adapted, fp32)));
+    let mut table = Table::new(["run"].into_iter().chain(scores::run_headings()));
+    for Run { run, report } in rows {
+        table.row([runs::run_name(run)].into_iter().chain(scores::of_run(report)));
     }
     table
 }

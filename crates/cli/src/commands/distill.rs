@@ -88,6 +88,7 @@ fn learns(recipe: &DistillRecipe, adapt: &Unlabelled, eval: &Eval) -> String {
 /// Those of [`run`].
 pub fn ran(options: &RunOptions, printer: &Printer) -> Result<Ran> {
     let start = Instant::now();
+    progress::check_dashboard(options.tui)?;
     let file = ConfigFile::open(&options.config, ConfigKind::Distill, &options.set, printer)?;
     let mut recipe = DistillRecipe::read(&file, printer)?;
     let device = match options.device {
@@ -100,13 +101,8 @@ pub fn ran(options: &RunOptions, printer: &Printer) -> Result<Ran> {
     let folder = options.place.take(&file.name(), printer)?;
     printer.talk(learns(&recipe, &adapt, &eval));
 
-    let context = progress::context(device, printer)?;
-    let measured = match &eval {
-        Eval::Labelled(set) => Some(set.without_labels()),
-        Eval::Unlabelled(set) => Some(set.clone()),
-        Eval::HeldOut => None,
-    };
-    let sets: Vec<Unlabelled> = [Some(adapt.clone()), measured].into_iter().flatten().collect();
+    let context = Context { dashboard: options.tui, ..progress::context(device, printer)? };
+    let sets: Vec<Unlabelled> = [Some(adapt.clone()), eval.images()].into_iter().flatten().collect();
     let known: Vec<usize> = sets.iter().map(|set| set.skipped().len()).collect();
     let config = recipe.config();
     let text = toml::to_string(&recipe)?;
@@ -240,11 +236,7 @@ impl Shown<'_> {
     /// What the float network and the exported student name for the images that were measured on.
     fn named(&self, student: &Model, context: &Context) -> Result<Vec<Section>> {
         let Ran { run, report, .. } = self.ran;
-        let images = match self.eval {
-            Eval::Labelled(set) => set.without_labels(),
-            Eval::Unlabelled(set) => set.clone(),
-            Eval::HeldOut => return Ok(Vec::new()),
-        };
+        let Some(images) = self.eval.images() else { return Ok(Vec::new()) };
         let path = run.join(RunFolder::PREDICTIONS);
         if !path.exists() {
             // A run that was finished by a version before there was such a table.

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::output::check_folder;
 use crate::printer::{Printer, lossy};
 use crate::runs::{Existing, RunOptions, RunPlace};
-use crate::table::{NOTHING, Table, percent};
+use crate::table::Table;
 use crate::{html, places, scores};
 
 /// The files that a sweep leaves beside its runs.
@@ -149,7 +149,7 @@ pub fn run(options: &SweepOptions, printer: &Printer) -> Result<()> {
         // A folder that is not there yet is begun.
         let place = RunPlace { out: Some(out), existing: Existing::Resume };
         let set = options.set.iter().cloned().chain(combination.changes()).collect();
-        let run = RunOptions { config: options.config.clone(), set, place, device: options.device };
+        let run = RunOptions { config: options.config.clone(), set, place, device: options.device, tui: false };
         let ran = distill::ran(&run, printer).map_err(|error| match error.is_interruption() {
             true => Error::interrupted("stopped").hint("the same command with `--resume` goes on"),
             false => error.at(combination.to_string()),
@@ -247,14 +247,10 @@ fn csv(rows: &[Row]) -> std::result::Result<Vec<u8>, csv::Error> {
 
 fn table(rows: &[Row]) -> Table {
     let keys = rows.first().into_iter().flat_map(|row| row.values.keys().map(String::as_str));
-    let mut table = Table::new(keys.chain(["FP32", "quantized", "adapted", "gap"]).chain(scores::HEADINGS));
+    let mut table = Table::new(keys.chain(scores::run_headings()));
     for Row { values, ran } in rows {
-        let (fp32, quantized, adapted) = (&ran.report.fp32, &ran.report.quantized, &ran.report.adapted);
-        let gap = adapted.scores.top1.zip(fp32.scores.top1).map(|(adapted, fp32)| adapted - fp32);
         let given = values.values().map(|value| value.as_str().unwrap_or_default().to_owned());
-        let top1 = [fp32, quantized, adapted].map(|network| percent(network.scores.top1));
-        let gap = gap.map_or(NOTHING.to_owned(), |gap| format!("{gap:+.2}"));
-        table.row(given.chain(top1).chain([gap]).chain(scores::cells(adapted, fp32)));
+        table.row(given.chain(scores::of_run(&ran.report)));
     }
     table
 }

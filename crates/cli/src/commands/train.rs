@@ -2,7 +2,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use distill::{RunFolder, Training};
+use distill::{Context, RunFolder, Training};
 use model::SaveOptions;
 use serde::Serialize;
 
@@ -36,6 +36,7 @@ struct Outcome {
 /// The config is wrong; weights or images cannot be opened; the run fails or is interrupted.
 pub fn run(options: &RunOptions, printer: &Printer) -> Result<()> {
     let start = Instant::now();
+    progress::check_dashboard(options.tui)?;
     let file = ConfigFile::open(&options.config, ConfigKind::Train, &options.set, printer)?;
     let recipe = TrainRecipe::read(&file, printer)?;
     let device = device::open(options.device.unwrap_or(DeviceName::Cpu))?;
@@ -43,7 +44,7 @@ pub fn run(options: &RunOptions, printer: &Printer) -> Result<()> {
     let folder = options.place.take(&file.name(), printer)?;
     printer.talk(format!("training {} on {} images of {}", recipe.model.name, train.len(), train.name()));
 
-    let context = progress::context(device, printer)?;
+    let context = Context { dashboard: options.tui, ..progress::context(device, printer)? };
     let known = [train.skipped().len(), eval.skipped().len()];
     let training = Training {
         graph: &graph,

@@ -155,3 +155,82 @@ fn files_of_a_run_have_the_mode_of_any_new_file() {
     // config, origin, metrics, loss, predictions, report, and three models.
     assert_eq!(count, 9);
 }
+
+/// Runs a command on a terminal of its own, with these keys typed once the dashboard is there.
+#[cfg(target_os = "linux")]
+fn on_a_terminal(place: &Place, args: &[&str], keys: &[u8]) -> Option<(Option<i32>, String)> {
+    use std::io::{Read, Write};
+    if Command::new("script").arg("--version").output().is_err() {
+        println!("SKIPPED: needs `script` of util-linux");
+        return None;
+    }
+    let typed = place.command(args);
+    let words = typed.get_args().map(|word| format!(" '{}'", word.to_str().unwrap()));
+    let line =
+        format!("stty rows 40 cols 120; '{}'{}", typed.get_program().to_str().unwrap(), words.collect::<String>());
+    let mut child = Command::new("script")
+        .args(["-qefc", &line, "/dev/null"])
+        .current_dir(place.folder.path())
+        .env("TERM", "xterm-256color")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut to, mut from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (mut shown, mut part, mut keys) = (Vec::new(), [0; 4096], keys.iter());
+    while let Ok(count @ 1..) = from.read(&mut part) {
+        shown.extend_from_slice(&part[..count]);
+        // Each is typed after something was drawn.
+        if String::from_utf8_lossy(&shown).contains("Controls")
+            && let Some(&key) = keys.next()
+        {
+            std::thread::sleep(Duration::from_millis(300));
+            to.write_all(&[key]).unwrap();
+        }
+    }
+    Some((child.wait().unwrap().code(), String::from_utf8_lossy(&shown).into_owned()))
+}
+
+/// What opens the other screen of a terminal, and what closes it.
+#[cfg(target_os = "linux")]
+const SCREEN: [&str; 2] = ["\u{1b}[?1049h", "\u{1b}[?1049l"];
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_dashboard_shows_training_and_changes_no_bit() {
+    let place = Place::new();
+    place.write("configs/mine.toml", RECIPE);
+    place.json(&["distill", "mine", "--out", "plain"]);
+    let Some((code, shown)) = on_a_terminal(&place, &["distill", "mine", "--out", "shown", "--tui"], b"") else {
+        return;
+    };
+    assert_eq!(code, Some(0), "{shown}");
+    let at = SCREEN.map(|part| shown.find(part).unwrap_or_else(|| panic!("{part:?} in {shown}")));
+    assert!(at[0] < at[1] && shown[at[1]..].contains("top-1"), "the table comes after it: {shown}");
+    assert!(shown[at[0]..at[1]].contains("Controls") && shown[at[0]..at[1]].contains("Loss"), "{shown}");
+    let model = |run: &str| std::fs::read(place.path(run).join("model.safetensors")).unwrap();
+    assert!(model("plain") == model("shown"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_dashboard_is_left_by_its_keys_and_by_ctrl_c() {
+    let place = Place::new();
+    place.write("configs/mine.toml", &RECIPE.replace("steps = 12", "steps = 100000"));
+    for (keys, run) in [(&b"qs"[..], "stopped"), (b"qk", "ended"), (b"\x03", "interrupted")] {
+        let args = ["distill", "mine", "--out", run, "--tui"];
+        let Some((code, shown)) = on_a_terminal(&place, &args, keys) else { return };
+        assert_eq!(code, Some(130), "{run}: {shown}");
+        let after = &shown[shown.rfind(SCREEN[1]).unwrap()..];
+        assert!(after.contains(&format!("`--resume --out {run}` goes on")), "{run}: {shown}");
+    }
+}
+
+#[test]
+fn a_dashboard_needs_a_terminal() {
+    let place = Place::new();
+    place.write("configs/mine.toml", RECIPE);
+    let ran = place.run(&["distill", "mine", "--tui"]);
+    assert_eq!(ran.code, Some(2), "{}", ran.err);
+    assert!(ran.err.contains("`--tui` needs a terminal"), "{}", ran.err);
+}
