@@ -2,6 +2,7 @@
 use std::path::Path;
 
 use distill::{Context, Logits};
+use graph::{Graph, Head};
 use images::Unlabelled;
 use model::Model;
 
@@ -59,20 +60,40 @@ pub fn predict(phase: &str, model: &Model, images: &Unlabelled, context: &Contex
         )));
     }
     let mut session = engine.session(threads())?;
+    let (graph, most) = (model.graph(), at_once(model.graph()));
+    predict_by(phase, images, most, graph.head(), context, |pixels| Ok(session.run(pixels)?.to_vec()))
+}
+
+/// Returns how many images of a network run together.
+pub fn at_once(graph: &Graph) -> usize {
+    graph.at_once(BATCH)
+}
+
+/// Computes the logits for a set of images, at most `most` at a time, by what `run` makes of the pixels of some.
+///
+/// # Errors
+/// `run` fails; images cannot be read; the user interrupts it.
+pub fn predict_by(
+    phase: &str,
+    images: &Unlabelled,
+    most: usize,
+    head: Head,
+    context: &Context,
+    mut run: impl FnMut(&[f32]) -> Result<Vec<f32>>,
+) -> Result<Logits> {
     let (mut seen, mut values) = (Vec::with_capacity(images.len()), Vec::new());
     context.progress.start(phase, images.len());
-    let most = model.graph().at_once(BATCH);
     for first in (0..images.len()).step_by(most) {
         if context.interrupter.should_stop() {
             return Err(Error::interrupted("stopped"));
         }
         let batch = images.batch(&(first..images.len().min(first + most)).collect::<Vec<_>>())?;
         if !batch.indices.is_empty() {
-            values.extend_from_slice(session.run(&batch.pixels)?);
+            values.extend(run(&batch.pixels)?);
             seen.extend_from_slice(&batch.indices);
         }
         context.progress.advance((first + most).min(images.len()), "");
     }
     context.progress.finish();
-    Ok(Logits::of_images(model.graph().head(), seen, values))
+    Ok(Logits::of_images(head, seen, values))
 }

@@ -1,4 +1,5 @@
 //! The keys of configs, each with what it is, what its value may be, and its default.
+mod more;
 mod schema;
 
 use serde::Serialize;
@@ -8,6 +9,7 @@ use crate::config::ConfigKind;
 use crate::error::Result;
 use crate::recipe::{DistillRecipe, TrainRecipe};
 
+pub use more::more;
 pub use schema::schema;
 
 /// The values that a key may have.

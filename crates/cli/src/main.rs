@@ -20,6 +20,7 @@ mod import;
 mod keys;
 mod models;
 mod names;
+mod onnxruntime;
 mod output;
 mod pictures;
 mod places;
@@ -86,6 +87,7 @@ fn run(command: Command, printer: &Printer) -> Result<()> {
             ConfigCommand::Keys(args) => {
                 configs::list_keys(args.kind(), args.part.as_deref().unwrap_or_default(), printer)
             }
+            ConfigCommand::Explain(args) => configs::explain(args.kind(), &args.key, printer),
             ConfigCommand::Schema(args) => configs::print_schema(args.kind(), printer),
             ConfigCommand::New(args) => {
                 let (file, force) = (args.file.clone(), args.force);

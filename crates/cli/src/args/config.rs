@@ -20,6 +20,8 @@ pub enum ConfigCommand {
     List,
     /// List the keys of a config: default, what is allowed, what it is
     Keys(Keys),
+    /// Explain a key: what its values do, when to change it, which recipes do
+    Explain(Explain),
     /// Print the JSON Schema of a config, by which editors complete keys and mark mistakes
     Schema(Schema),
     /// Write a config to start from, with every key, or a copy of a recipe
@@ -33,6 +35,17 @@ pub struct Keys {
     #[arg(value_name = "PART")]
     pub part: Option<String>,
     /// Those of `dsconv train`, not of `dsconv distill`
+    #[arg(long)]
+    pub train: bool,
+}
+
+/// The arguments of `dsconv config explain`.
+#[derive(Debug, clap::Args)]
+pub struct Explain {
+    /// The key, such as `adapt.code_rate`
+    #[arg(value_name = "KEY")]
+    pub key: String,
+    /// A key of `dsconv train`, not of `dsconv distill`
     #[arg(long)]
     pub train: bool,
 }
@@ -67,6 +80,13 @@ pub struct NewConfig {
 
 impl Keys {
     /// Returns the command whose keys are listed.
+    pub fn kind(&self) -> ConfigKind {
+        kind(self.train)
+    }
+}
+
+impl Explain {
+    /// Returns the command whose key is explained.
     pub fn kind(&self) -> ConfigKind {
         kind(self.train)
     }

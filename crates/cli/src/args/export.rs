@@ -27,6 +27,9 @@ pub struct Export {
     /// What an ONNX file holds.
     #[command(flatten)]
     pub onnx: OnnxArgs,
+    /// Only say what would be written: the format and the size of every layer, and of the file
+    #[arg(long)]
+    pub dry_run: bool,
     /// Where to write and how.
     #[command(flatten)]
     pub target: TargetArgs,
@@ -85,10 +88,10 @@ pub enum Switch {
 }
 
 impl From<Export> for ExportOptions {
-    fn from(Export { model, network, format, onnx, target }: Export) -> Self {
+    fn from(Export { model, network, format, onnx, dry_run, target }: Export) -> Self {
         let NetworkArgs { width, stem } = network;
         let changes = Changes { width, stem };
-        Self { model: model.into(), changes, format, onnx: onnx.into(), target: target.into() }
+        Self { model: model.into(), changes, format, onnx: onnx.into(), dry_run, target: target.into() }
     }
 }
 

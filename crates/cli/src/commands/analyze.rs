@@ -20,7 +20,7 @@ use crate::html::{self, Html};
 use crate::models::{self, ModelSpec};
 use crate::output::check_file;
 use crate::printer::{Printer, lossy};
-use crate::table::{NOTHING, Table, bytes, count};
+use crate::table::{Table, bytes, count, decibels};
 use crate::{device, pictures, progress, rules};
 
 /// The seed of the pictures that are drawn.
@@ -245,10 +245,9 @@ fn page(outcome: &Outcome) -> Page {
     for (i, name) in names.iter().enumerate() {
         let bar = |layer: &LayerOutcome| {
             let db = layer.formats.get(i).and_then(|format| format.sqnr_db);
-            let text = db.map_or(NOTHING.to_owned(), |db| format!("{db:.1} dB"));
-            (layer.layer.clone(), (LOUDEST_DB - db.unwrap_or(LOUDEST_DB)).max(0.0), text)
+            (layer.layer.clone(), (LOUDEST_DB - db.unwrap_or(LOUDEST_DB)).max(0.0), decibels(db))
         };
-        let caption = format!("{name}: SQNR of the logits with this layer alone quantized.");
+        let caption = format!("{name}: SQNR in dB of the logits with this layer alone quantized.");
         bars = bars.with(Item::Plot(Plot::Bars(Bars { caption, bars: outcome.layers.iter().map(bar).collect() })));
     }
     let on = pictures::described(outcome.count, &outcome.images);
@@ -314,11 +313,11 @@ fn table(outcome: &Outcome) -> Table {
     let head = ["layer", "weights"].into_iter().chain(names.iter().map(String::as_str)).chain(last);
     let mut table = Table::new(head);
     for layer in &outcome.layers {
-        let decibels = layer.formats.iter().map(|f| f.sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}")));
+        let losses = layer.formats.iter().map(|f| decibels(f.sqnr_db));
         // That of the worst format.
         let worst = layer.formats.iter().max_by(|a, b| a.noise.total_cmp(&b.noise)).and_then(|f| f.agreement);
         let worst = worst.map(|percent| format!("{percent:.0}"));
-        table.row([layer.layer.clone(), count(layer.weights as u64)].into_iter().chain(decibels).chain(worst));
+        table.row([layer.layer.clone(), count(layer.weights as u64)].into_iter().chain(losses).chain(worst));
     }
     table
 }
@@ -326,7 +325,7 @@ fn table(outcome: &Outcome) -> Table {
 /// Says what was chosen within a budget.
 fn allocated(found: &Allocation) -> String {
     let at = found.layers_at_bits.iter().map(|(bits, layers)| format!("{layers} at {bits}")).collect::<Vec<_>>();
-    let predicted = found.predicted_sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}"));
+    let predicted = decibels(found.predicted_sqnr_db);
     format!(
         "budget {}: {:.2} bits a weight, {}{}, predicted {predicted} dB; layers: {}",
         found.budget,

@@ -154,12 +154,14 @@ fn page(outcome: &Outcome) -> Page {
     }
 }
 
+/// The runs of which [`median_ms`] is the median.
+pub const RUNS: usize = 20;
+
 /// Returns the median time of an image on one thread, in milliseconds, by a few runs.
 ///
 /// # Errors
 /// Memory does not suffice.
 pub fn median_ms(model: &runtime::Model, printer: &Printer) -> Result<f64> {
-    const RUNS: usize = 20;
     let mut session = model.session(1)?;
     let one = image(model.input().elements());
     session.run(&one)?;

@@ -1,4 +1,5 @@
 //! `dsconv config`: configs are listed, explained and written.
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -71,6 +72,68 @@ pub fn list_keys(kind: ConfigKind, part: &str, printer: &Printer) -> Result<()> 
         }
     });
     Ok(())
+}
+
+/// The width of a text, in letters.
+const WIDTH: usize = 80;
+
+/// All that there is to say of a key.
+#[derive(Debug, Serialize)]
+struct Explained {
+    #[serde(flatten)]
+    row: keys::Row,
+    more: &'static str,
+    /// The configs that have names and set it, with its value there.
+    set_by: BTreeMap<String, toml::Value>,
+}
+
+/// Explains a key of a command's config.
+///
+/// # Errors
+/// There is no such key.
+pub fn explain(kind: ConfigKind, key: &str, printer: &Printer) -> Result<()> {
+    let rows = keys::rows(kind)?;
+    let nearest = names::nearest(key, rows.iter().map(|row| row.key));
+    let Some(row) = rows.into_iter().find(|row| row.key == key) else {
+        let error = Error::usage(format!("no key of `dsconv {kind}` is named `{key}`"));
+        let list = "`dsconv config keys` lists those of `distill`, with --train those of `train`";
+        return Err(error.hint(names::did_you_mean(nearest, list)));
+    };
+    let set = |config: config::Listed| {
+        let values: toml::Table = toml::from_str(&config.text).ok()?;
+        Some((config.name, keys::value(&values, key)?.clone()))
+    };
+    let of_kind = config::all().into_iter().filter(|config| ConfigKind::of_name(&config.name) == kind);
+    let explained =
+        Explained { more: keys::more(key).unwrap_or_default(), set_by: of_kind.filter_map(set).collect(), row };
+    printer.result(&explained, |printer| explained.show(kind, printer));
+    Ok(())
+}
+
+impl Explained {
+    fn show(&self, kind: ConfigKind, printer: &Printer) {
+        let keys::Row { key, default, allowed, what } = &self.row;
+        let default = default.as_ref().map(ToString::to_string);
+        printer.line(format!("{key}: {what}"));
+        textwrap::wrap(self.more, WIDTH - 4).iter().for_each(|line| printer.line(format!("    {line}")));
+        printer.line(format!("values   {allowed}"));
+        printer.line(format!("default  {}", default.as_deref().unwrap_or("none")));
+        let mut values: Vec<(&toml::Value, Vec<&str>)> = Vec::new();
+        for (config, value) in &self.set_by {
+            match values.iter_mut().find(|(other, _)| *other == value) {
+                Some((_, configs)) => configs.push(config),
+                None => values.push((value, vec![config])),
+            }
+        }
+        for (value, configs) in values {
+            let others = match configs.len() - 1 {
+                0 => String::new(),
+                count => format!(" and {count} more"),
+            };
+            printer.line(format!("recipes  {value} in {}{others}", configs[0]));
+        }
+        printer.line(format!("try it   dsconv {kind} CONFIG --set '{key}=VALUE'"));
+    }
 }
 
 /// Prints the JSON Schema of a command's configs.

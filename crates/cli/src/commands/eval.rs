@@ -124,8 +124,6 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
     classes::report_late(&images, known, printer);
     let scores = logits[0].scores(Some(set.labels()), logits.last().expect("one network at least"));
     let flips = other.as_ref().map(|_| logits[0].flips(set.labels(), &logits[1]));
-    let classes = opened.model.graph().head().names(&opened.model.info().classes);
-    let preprocess = opened.model.preprocess();
     let outcome = Outcome {
         flips,
         p_value: flips.map(|flips| flips.p_value()),
@@ -150,6 +148,8 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
     }
     printer.talk(format!("{}, {}", rate(outcome.images_per_second), duration(time)));
     options.html.write(printer, || {
+        let classes = opened.model.graph().head().names(&opened.model.info().classes);
+        let preprocess = opened.model.preprocess();
         let measured = Measured { set: &set, logits: &logits, classes: &classes, preprocess: &preprocess };
         measured.page(&outcome, options.against.as_deref())
     })

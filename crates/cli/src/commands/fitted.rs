@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::pictures;
 use crate::printer::Printer;
-use crate::table::NOTHING;
+use crate::table::decibels;
 
 /// The most images that are held out.
 const MOST_HELD_OUT: usize = 64;
@@ -41,6 +41,18 @@ impl FitImages {
     pub const DRAWN: usize = 32;
     /// The most given images where no number is asked for.
     pub const GIVEN: usize = 128;
+
+    /// Opens the images for finding the ranges of values: those that layers are fitted on, or else drawn ones.
+    ///
+    /// # Errors
+    /// There are no images of that name, or they cannot be read.
+    pub fn calibration(&self, model: &Model, printer: &Printer) -> Result<Unlabelled> {
+        match self {
+            Self::None => pictures::open(None, Self::DRAWN, SEED, model, printer),
+            Self::Drawn(count) => pictures::open(None, *count, SEED, model, printer),
+            Self::Given(spec, count) => pictures::open(Some(spec), *count, SEED, model, printer),
+        }
+    }
 }
 
 /// What a fit did.
@@ -120,7 +132,6 @@ fn measure(folded: &Folded, plain: &Model, fitted: &Model, held: &Unlabelled, co
 /// What the fit won in the network and in each layer, for a page.
 pub fn before_and_after(outcome: &FitOutcome) -> Item {
     let mut table = report::Table::new(["fitted", "by its rule, dB", "fitted, dB", "pixels", "images"]);
-    let decibels = |db: Option<f64>| db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}"));
     if let Some(HeldOut { count, before, after }) = &outcome.held_out {
         let (before, after) = (decibels(before.sqnr_db), decibels(after.sqnr_db));
         table.row(["logits of images held out".to_owned(), before, after, String::new(), count.to_string()]);

@@ -10,7 +10,7 @@ use super::quantize::{WeightSqnr, sqnr};
 use crate::error::{Error, Result};
 use crate::models::{self, ModelSpec};
 use crate::printer::Printer;
-use crate::table::{NOTHING, Table, bytes, count};
+use crate::table::{Table, bytes, count, decibels};
 
 /// The model to look into, and how.
 #[derive(Debug, Clone)]
@@ -203,7 +203,7 @@ fn show(outcome: &Outcome, printer: &Printer) {
             input,
             bytes(layer.bytes),
             format!("{low:.2e} .. {high:.2e}"),
-            layer.sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}")),
+            decibels(layer.sqnr_db),
         ]);
     }
     if !outcome.layers.is_empty() {

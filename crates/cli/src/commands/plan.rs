@@ -1,6 +1,7 @@
-//! What a quantization would do, before it is done: `--dry-run` of `quantize` and `distill`.
-use graph::{Folded, Role};
-use model::{Plan, SaveOptions};
+//! What would be written, before it is: `--dry-run` of `quantize`, `distill` and `export`.
+use blockfloat::{ActivationFormat, ScaleFormat, ScaleRule, WeightFormat};
+use graph::Folded;
+use model::{LayerPlan, Model, Plan, QuantizedLayer, SaveOptions};
 use serde::Serialize;
 
 use crate::printer::Printer;
@@ -11,10 +12,13 @@ use crate::table::{NOTHING, Table, bytes, count};
 pub struct Planned {
     /// The convolutions and linear layers, in the order of the network.
     layers: Vec<PlannedLayer>,
-    /// The parameters that belong to no such weight: biases, batch normalisation that is not folded.
+    /// The parameters that belong to no such weight: biases, batch normalisation that is not folded; and of a file whose size is
+    /// known, its structure.
     other_bytes: u64,
-    /// The bytes of all parameters as they would be stored, without the structure of a file.
+    /// The bytes of the file, or where that is not known of all parameters as they would be stored.
     bytes: u64,
+    /// Tells whether that is the size of the file.
+    exact: bool,
     /// The bytes of all parameters in F32.
     fp32_bytes: u64,
     ratio: f64,
@@ -33,7 +37,7 @@ struct PlannedLayer {
 impl Planned {
     /// Says what a plan makes of a folded network whose floats are stored so; `fp32_bytes` are those of the network before it was folded.
     pub fn new(network: &Folded, plan: &Plan, stored: &SaveOptions, fp32_bytes: u64) -> Self {
-        let (mut layers, mut other) = (Vec::new(), 0);
+        let mut layers = Vec::new();
         let float = |length: usize| (length * stored.floats.bytes()) as u64;
         for node in network.graph().nodes() {
             let Some(shape) = node.weight_shape() else { continue };
@@ -47,14 +51,33 @@ impl Planned {
                 fp32_bytes: 4 * weights as u64,
             });
         }
-        let is_weight = |name: &str| layers.iter().any(|layer| Role::Weight.name(&layer.layer) == name);
-        for (name, tensor) in network.weights().iter() {
-            if !is_weight(name) {
-                other += float(tensor.data().len());
-            }
+        let floats: usize = network.weights().iter().map(|(_, tensor)| tensor.data().len()).sum();
+        let other = float(floats - layers.iter().map(|layer| layer.weights).sum::<usize>());
+        Self::of(layers, other, false, fp32_bytes)
+    }
+
+    /// Says what a file of a model holds; `bytes` is its size.
+    pub fn file(model: &Model, numbers: &Numbers, bytes: u64) -> Self {
+        let mut layers = Vec::new();
+        for node in model.graph().nodes() {
+            let Some(shape) = node.weight_shape() else { continue };
+            let weights: usize = shape.iter().product();
+            let (format, bytes) = numbers.of(shape, model.layers().get(&node.name));
+            layers.push(PlannedLayer {
+                layer: node.name.clone(),
+                format,
+                weights,
+                bytes,
+                fp32_bytes: 4 * weights as u64,
+            });
         }
-        let bytes = layers.iter().map(|layer| layer.bytes).sum::<u64>() + other;
-        Self { layers, other_bytes: other, bytes, fp32_bytes, ratio: fp32_bytes as f64 / bytes.max(1) as f64 }
+        let other = bytes.saturating_sub(layers.iter().map(|layer| layer.bytes).sum());
+        Self::of(layers, other, true, model.fp32_bytes())
+    }
+
+    fn of(layers: Vec<PlannedLayer>, other_bytes: u64, exact: bool, fp32_bytes: u64) -> Self {
+        let bytes = layers.iter().map(|layer| layer.bytes).sum::<u64>() + other_bytes;
+        Self { layers, other_bytes, bytes, exact, fp32_bytes, ratio: fp32_bytes as f64 / bytes.max(1) as f64 }
     }
 
     /// Prints the plan, and that nothing was written.
@@ -70,16 +93,50 @@ impl Planned {
                     bytes(layer.fp32_bytes),
                 ]);
             }
-            let rest = ["biases and others".to_owned(), NOTHING.to_owned(), String::new(), bytes(self.other_bytes)];
+            let others = if self.exact { "biases, structure, others" } else { "biases and others" };
+            let rest = [others.to_owned(), NOTHING.to_owned(), String::new(), bytes(self.other_bytes)];
             table.row(rest);
             table.row(["all".to_owned(), String::new(), String::new(), bytes(self.bytes), bytes(self.fp32_bytes)]);
             printer.table(&table);
             printer.line("");
-            printer.line(format!(
-                "{:.1} times smaller than FP32; a file has its structure and test input besides",
-                self.ratio
-            ));
+            let besides = if self.exact { "" } else { "; a file has its structure and test input besides" };
+            printer.line(format!("{:.1} times smaller than FP32{besides}", self.ratio));
         });
-        printer.talk("--dry-run: nothing was quantized or written");
+        printer.talk("--dry-run: nothing was written");
+    }
+}
+
+/// How a file holds the weights of layers.
+pub enum Numbers {
+    /// Those of quantized layers are codes with block scales, the others floats.
+    Codes(SaveOptions),
+    /// Those of quantized layers are 8-bit integers, one float scale a filter.
+    Integers,
+    /// All are 32-bit floats.
+    Floats,
+}
+
+impl Numbers {
+    /// Returns the format of a weight of this shape, `None` for floats, and its bytes.
+    fn of(&self, shape: [usize; 4], layer: Option<&QuantizedLayer>) -> (Option<String>, u64) {
+        let weights: usize = shape.iter().product();
+        match (self, layer) {
+            (Self::Codes(stored), Some(&QuantizedLayer { ref codes, activation, signed })) => {
+                let (bits, block) = (codes.bits(), codes.block());
+                let scales = if codes.two_level().is_some() { ScaleFormat::TwoLevel } else { ScaleFormat::Float };
+                let weight = WeightFormat { bits, block, rule: ScaleRule::default() };
+                let input = match activation {
+                    Some(ActivationFormat { bits, block, scale }) => format!("A{bits} block {block} {scale}"),
+                    None => "A float".to_owned(),
+                };
+                let levels = if scales == ScaleFormat::TwoLevel { " two-level" } else { "" };
+                let plan = LayerPlan { weight, scales, activation, signed };
+                let format = format!("W{bits} block {block}{levels}, {input}");
+                (Some(format), plan.bytes(shape, stored.scale_precision))
+            }
+            (Self::Integers, Some(_)) => (Some("W8 filter, A8".to_owned()), (weights + 4 * shape[0]) as u64),
+            (Self::Codes(stored), None) => (None, (weights * stored.floats.bytes()) as u64),
+            _ => (None, 4 * weights as u64),
+        }
     }
 }

@@ -18,7 +18,7 @@ use crate::html::{self, Html};
 use crate::models::{ModelSpec, OpenedModel};
 use crate::output::{Ending, Output, Target, Written, check_file};
 use crate::printer::Printer;
-use crate::table::{NOTHING, Table, count};
+use crate::table::{Table, count, decibels};
 use crate::verdict::{Reference, Verdict};
 use crate::{deploy, device, models, pictures, progress, rules, verdict};
 
@@ -259,7 +259,6 @@ fn ending(QuantizeOptions { model, target, .. }: &QuantizeOptions) -> Result<End
 }
 
 fn show(outcome: &Outcome, printer: &Printer) {
-    let decibels = |value: Option<f64>| value.map_or(NOTHING.to_owned(), |db| format!("{db:.1}"));
     if printer.is_verbose() {
         let mut table = Table::new(["layer", "format", "weights", "SQNR dB"]).left([1]);
         for (name, layer) in &outcome.layers {

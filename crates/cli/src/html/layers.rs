@@ -9,7 +9,7 @@ use report::{Bars, Histogram, Item, Plot, Section, Table};
 use crate::commands::inspect::{LayerReport, describe};
 use crate::commands::quantize::sqnr;
 use crate::error::Result;
-use crate::table::{NOTHING, bytes, count};
+use crate::table::{bytes, count, decibels};
 
 /// The layers whose numbers are shown.
 const WORST: usize = 3;
@@ -65,7 +65,6 @@ pub fn sections(
 
 /// The bars and the table of all layers, worst first.
 fn overview(layers: &[(&QuantizedLayer, LayerReport)]) -> Section {
-    let decibels = |db: Option<f64>| db.map_or(NOTHING.to_owned(), |db| format!("{db:.1} dB"));
     let bar = |report: &LayerReport| (report.name.clone(), report.sqnr_db.unwrap_or(0.0), decibels(report.sqnr_db));
     let bars = layers.iter().map(|(_, report)| bar(report)).collect();
     let mut table = Table::new(["layer", "weights", "bits", "block", "input bits", "size", "SQNR dB"]);
@@ -77,10 +76,11 @@ fn overview(layers: &[(&QuantizedLayer, LayerReport)]) -> Section {
             report.block.clone(),
             report.activation.map_or("floats".to_owned(), |format| format.bits.to_string()),
             bytes(report.bytes),
-            report.sqnr_db.map_or(NOTHING.to_owned(), |db| format!("{db:.1}")),
+            decibels(report.sqnr_db),
         ]);
     }
-    let caption = "Signal to quantization noise of each layer's weights against the float network's; longer is better.";
+    let caption =
+        "Signal to quantization noise in dB of each layer's weights against the float network's; longer is better.";
     Section::new("Layers", "Bits, bytes and what the weights of each layer lost, worst first.")
         .with(Item::Plot(Plot::Bars(Bars { caption: caption.to_owned(), bars })))
         .with(Item::Table(table))

@@ -48,6 +48,25 @@ fn configs_name_a_schema_that_is_the_present_one() {
 }
 
 #[test]
+fn a_key_is_explained_with_what_recipes_make_of_it() {
+    let place = Place::new();
+    place.write("configs/mine.toml", "model = \"tiny.safetensors\"\nadapt.code_rate = 2e-3\n");
+    let explained = place.json(&["config", "explain", "adapt.code_rate"]);
+    assert_eq!(explained["default"], 0.01);
+    assert_eq!(explained["set_by"]["mine"], 2e-3);
+    let ran = place.run(&["config", "explain", "adapt.code_rate"]);
+    assert!(
+        ran.out.contains("recipes  0.002 in mine") && ran.out.contains("--set 'adapt.code_rate=VALUE'"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.out.lines().all(|line| line.len() <= 80), "{}", ran.out);
+    let ran = place.run(&["config", "explain", "adapt.coderate"]);
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.err.contains("did you mean `adapt.code_rate`?"), "{}", ran.err);
+}
+
+#[test]
 fn shells_and_man_know_every_command() {
     let place = Place::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

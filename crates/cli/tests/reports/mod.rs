@@ -163,12 +163,14 @@ fn a_benchmark_puts_formats_beside_each_other() {
     let found = place.json(&args);
     let rows = found["rows"].as_array().unwrap();
     assert_eq!(rows[0]["format"], "FP32");
+    let is_file = |row: &&Value| row["format"].as_str().unwrap().starts_with("ONNX");
+    let (files, rows): (Vec<&Value>, Vec<&Value>) = rows.iter().partition(is_file);
     assert_eq!((&rows[0]["agreement"], rows.len()), (&Value::from(100.0), 7));
     assert!(page(&place, "formats.html").matches("<svg").count() == 2);
     // Each row is what its options make.
     for row in &rows[1..] {
         assert!(row["milliseconds"].as_f64().unwrap() > 0.0, "{row}");
-        let options = row["options"].as_str().unwrap().split_whitespace();
+        let options = row["command"].as_str().unwrap().split_whitespace().skip(3);
         let make = ["quantize", "tiny.safetensors", "--images", "none", "-o", "q.dsc", "--force"];
         let made = place.json(&make.into_iter().chain(options).collect::<Vec<_>>());
         let scores = place.json(&["eval", "q.dsc", "--limit", "48", "--against", "tiny.safetensors"]);
@@ -177,4 +179,18 @@ fn a_benchmark_puts_formats_beside_each_other() {
             [&row["bytes"], &row["top1"], &row["agreement"]]
         );
     }
+    if found["onnxruntime"].is_null() {
+        eprintln!("SKIPPED: python3 has no ONNX Runtime; DSCONV_PYTHON names another");
+        return;
+    }
+    // What ONNX Runtime makes of the exported files is what they were made of, but for 8 bits with one scale a value.
+    let agreement = |row: &Value| row["agreement"].as_f64().unwrap();
+    let formats: Vec<&str> = files.iter().map(|row| row["format"].as_str().unwrap()).collect();
+    assert_eq!(formats, ["ONNX, FP32", "ONNX, INT8", "ONNX, W4A4"]);
+    assert!(files.iter().all(|row| row["milliseconds"].as_f64().unwrap() > 0.0));
+    let w4a4 = rows.iter().find(|row| row["format"] == "W4A4").unwrap();
+    assert_eq!(agreement(files[0]), 100.0);
+    // Sums of another order may round an input the other way.
+    assert!((agreement(files[2]) - agreement(w4a4)).abs() < 5.0, "{}", files[2]);
+    assert!(agreement(files[1]) > 90.0, "{}", files[1]);
 }

@@ -291,3 +291,34 @@ fn a_dry_run_tells_sizes_and_writes_nothing() {
     let plan = place.json(&["distill", "mine_4bit", "--out", "run", "--dry-run"]);
     assert!(plan["layers"].as_array().unwrap().len() > 10 && !place.path("run").exists());
 }
+
+#[test]
+fn a_dry_run_of_an_export_tells_the_size_of_the_file() {
+    let place = Place::new();
+    place.json(&["quantize", "tiny.safetensors", "--images", "none", "--layer", "conv1=8", "-o", "q.safetensors"]);
+    let formats: [(&str, &[&str], [&str; 2]); 5] = [
+        ("e.dsc", &[], ["W8 block 32, A8", "W4 block 32, A4"]),
+        ("e.safetensors", &["--scales", "two-level"], ["W8 block 32 two-level, A8", "W4 block 32 two-level, A4"]),
+        ("e.onnx", &[], ["W8 block 32, A8", "W4 block 32, A4"]),
+        (
+            "e8.onnx",
+            &["--profile", "int8", "--calibrate", "embedded", "--calibration-images", "8"],
+            ["W8 filter, A8"; 2],
+        ),
+        ("s.safetensors", &["--format", "state-dict"], [""; 2]),
+    ];
+    for (file, options, expected) in formats {
+        let args = [&["export", "q.safetensors", "-o", file][..], options].concat();
+        let plan = place.json(&[&args[..], &["--dry-run"]].concat());
+        assert!(!place.path(file).exists());
+        let written = place.json(&args);
+        assert_eq!(plan["bytes"], written["bytes"], "{file}");
+        let layers = plan["layers"].as_array().unwrap();
+        let format = |layer: &Value| layer["format"].as_str().unwrap_or_default().to_owned();
+        let first = layers.iter().find(|layer| layer["layer"] == "conv1").unwrap();
+        assert!(format(first).starts_with(expected[0]), "{file}: {first}");
+        assert!(layers.iter().any(|layer| format(layer).starts_with(expected[1])), "{file}");
+        let weights: u64 = layers.iter().map(|layer| layer["bytes"].as_u64().unwrap()).sum();
+        assert_eq!(weights + plan["other_bytes"].as_u64().unwrap(), written["bytes"], "{file}");
+    }
+}

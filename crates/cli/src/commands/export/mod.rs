@@ -9,6 +9,7 @@ use graph::Graph;
 use model::{Model, ModelError};
 use zoo::Stem;
 
+use super::plan::{Numbers, Planned};
 use crate::error::{Error, Result};
 use crate::output::{Ending, Output, check_file};
 use crate::printer::Printer;
@@ -16,6 +17,7 @@ use crate::{deploy, models};
 
 use fit::{check_scales, refuse_ignored};
 
+pub use onnx::ranges;
 pub use options::{ExportFormat, ExportOptions, OnnxOptions, OnnxProfile};
 
 /// Writes a model in another file format.
@@ -48,11 +50,16 @@ pub fn run(options: &ExportOptions, printer: &Printer) -> Result<()> {
     }
     let model = &opened.model;
     let stored = options.target.options(model.scale_precision());
-    let written = match format {
-        ExportFormat::Dsc => output.save_bytes(&deploy::bytes(model, &stored, printer)?, model, start)?,
-        ExportFormat::StateDict => output.save_bytes(&state_dict(model, printer)?, model, start)?,
-        _ => output.save(model, &stored, start)?,
+    let (bytes, numbers) = match format {
+        ExportFormat::Dsc => (deploy::bytes(model, &stored, printer)?, Numbers::Codes(stored)),
+        ExportFormat::StateDict => (state_dict(model, printer)?, Numbers::Floats),
+        _ => (files::packed::to_bytes(model, &stored)?, Numbers::Codes(stored)),
     };
+    if options.dry_run {
+        Planned::file(model, &numbers, bytes.len() as u64).print(printer);
+        return Ok(());
+    }
+    let written = output.save_bytes(&bytes, model, start)?;
     printer.result(&written, |printer| printer.line(&written));
     Ok(())
 }

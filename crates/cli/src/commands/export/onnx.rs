@@ -1,13 +1,13 @@
 //! `dsconv export --format onnx`: a model is written as an ONNX file.
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use ::onnx::{ActivationCodes, Range, Ranges};
-use distill::{Calibration, calibrate};
-use images::OpenOptions;
-use model::Model;
+use distill::{Calibration, Context, calibrate};
+use images::{OpenOptions, Unlabelled};
+use model::{Float, Model, SaveOptions};
 use serde::Serialize;
 
+use super::super::plan::{Numbers, Planned};
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
 use crate::models::{self, OpenedModel};
@@ -16,7 +16,7 @@ use crate::printer::Printer;
 use crate::{classes, device, places, progress};
 
 use super::fit::{check_scales, refuse_ignored};
-use super::options::{ExportFormat, ExportOptions, OnnxOptions, OnnxProfile};
+use super::options::{ExportFormat, ExportOptions, OnnxProfile};
 
 /// The most images on which ranges are found where the user does not say it.
 const CALIBRATION_IMAGES: usize = 256;
@@ -67,12 +67,32 @@ pub fn run(options: &ExportOptions, opened: OpenedModel, printer: &Printer, star
                 printer.talk("8-bit weights have two-level scales: codes and scales are fitted anew");
                 model = model.to_two_level()?;
             }
-            let ranges = ranges(images, onnx, &model, printer)?;
+            let limit = Some(onnx.calibration_images.unwrap_or(CALIBRATION_IMAGES));
+            let spread = OpenOptions { limit, datasets: places::datasets(), ..OpenOptions::default() };
+            let set = images::open_unlabelled(images, &model.preprocess(), &spread)?;
+            classes::report(&set, printer);
+            let context = progress::context(device::open(DeviceName::Cpu)?, printer)?;
+            let ranges = ranges(&set, onnx.calibration.unwrap_or(Calibration::Mse), &model, &context)?;
+            for (node, Range { min, max }) in &ranges {
+                printer.detail(format!("{node}: {min:.4} to {max:.4}"));
+            }
             let codes = if onnx.symmetric { ActivationCodes::Symmetric } else { ActivationCodes::Unsigned };
             ::onnx::Profile::Int8 { ranges, codes }
         }
     };
     let bytes = ::onnx::export(&model, &profile)?;
+    if options.dry_run {
+        let numbers = match profile {
+            // Scales that F16 holds are stored in it, other floats as they are.
+            ::onnx::Profile::Int4 { .. } => {
+                Numbers::Codes(SaveOptions { floats: Float::F32, scale_precision: model.scale_precision() })
+            }
+            ::onnx::Profile::Int8 { .. } => Numbers::Integers,
+            ::onnx::Profile::Fp32 => Numbers::Floats,
+        };
+        Planned::file(&model, &numbers, bytes.len() as u64).print(printer);
+        return Ok(());
+    }
     let written = output.save_bytes(&bytes, &model, start)?;
     let outcome = Outcome { written, profile: profile.name() };
     printer.result(&outcome, |printer| printer.line(&outcome.written));
@@ -80,21 +100,14 @@ pub fn run(options: &ExportOptions, opened: OpenedModel, printer: &Printer, star
 }
 
 /// Finds the ranges of all values that are rounded, on images, with the weights of the file and everything else in floats.
-fn ranges(data: &str, options: &OnnxOptions, model: &Model, printer: &Printer) -> Result<Ranges> {
+///
+/// # Errors
+/// Images cannot be read or do not fit the model; the user interrupts it.
+pub fn ranges(set: &Unlabelled, calibration: Calibration, model: &Model, context: &Context) -> Result<Ranges> {
     let model = model.clone().map_layers(|_, layer| layer.activation = None)?;
-    let limit = Some(options.calibration_images.unwrap_or(CALIBRATION_IMAGES));
-    let spread = OpenOptions { limit, datasets: places::datasets(), ..OpenOptions::default() };
-    let set = images::open_unlabelled(data, &model.preprocess(), &spread)?;
-    classes::report(&set, printer);
-    let context = progress::context(device::open(DeviceName::Cpu)?, printer)?;
     let network = models::network(&model, &context.device);
     let nodes = ::onnx::observed(network.graph());
-    let found = calibrate(&network, &nodes, &set, options.calibration.unwrap_or(Calibration::Mse), &context)?;
+    let found = calibrate(&network, &nodes, set, calibration, context)?;
     let name = |id: graph::NodeId| network.graph().node(id).name.clone();
-    let ranges: BTreeMap<_, _> =
-        nodes.iter().zip(found).map(|(&id, [min, max])| (name(id), Range { min, max })).collect();
-    for (node, Range { min, max }) in &ranges {
-        printer.detail(format!("{node}: {min:.4} to {max:.4}"));
-    }
-    Ok(ranges)
+    Ok(nodes.iter().zip(found).map(|(&id, [min, max])| (name(id), Range { min, max })).collect())
 }

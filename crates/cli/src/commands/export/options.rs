@@ -16,6 +16,8 @@ pub struct ExportOptions {
     pub format: Option<ExportFormat>,
     /// What an ONNX file holds.
     pub onnx: OnnxOptions,
+    /// Whether only what would be written is shown.
+    pub dry_run: bool,
     /// The file to write.
     pub target: Target,
 }
