@@ -12,6 +12,7 @@ use model::{Model, ModelError, Policy, pattern};
 use serde::Serialize;
 
 use crate::checkpoint::{self, best_epoch};
+use crate::cost::{Cost, Meter};
 use crate::evaluate::{check_fits, predict};
 use crate::fit::LayerFit;
 use crate::folder::RunFolder;
@@ -56,6 +57,10 @@ pub struct Adapted {
     pub points: Vec<Point>,
     /// The step at which the loss went out of all bounds, which ended training; the student is the best one before it.
     pub diverged_at: Option<usize>,
+    /// What fitting its layers cost; `None` where they were not fitted.
+    pub fit: Option<Cost>,
+    /// What the training cost.
+    pub training: Cost,
 }
 
 /// Quantizes a copy of the teacher and trains it, on images alone, to give the teacher's outputs: layer by layer first
@@ -150,7 +155,7 @@ impl Adaptation<'_> {
             teacher_part: LayerFit::REAL,
             seed: self.seed,
         };
-        let student = fitted(&fit, start.network, folder, context)?;
+        let (student, cost) = fitted(&fit, start.network, folder, context)?;
 
         let log = Log {
             path: folder.file(RunFolder::LOSS),
@@ -179,7 +184,7 @@ impl Adaptation<'_> {
             Err(error) => return Err(error),
         };
         harness.write_log()?;
-        self.adapted(&harness, trainee, diverged_at)
+        self.adapted(&harness, trainee, diverged_at, cost)
     }
 
     /// The best of the students that the harness has kept.
@@ -188,14 +193,16 @@ impl Adaptation<'_> {
         harness: &Harness<'_>,
         trainee: Trainee<Imitate>,
         diverged_at: Option<usize>,
+        fit: Option<Cost>,
     ) -> Result<Adapted, Error> {
+        let training = harness.cost();
         let points = harness.journal().points.clone();
         let best = best_epoch(&harness.journal(), points.len() - 1);
         let network = harness.network(trainee, best)?;
         let (_, weights, layers, info) = network.to_model(self.teacher.info().clone())?.into_parts();
         // The student ends as its teacher does, in a softmax or sigmoid if there is one.
         let student = Model::new(self.teacher.graph().fold().into_graph(), weights, layers, info)?;
-        Ok(Adapted { student, best_step: points[best].step, points, diverged_at })
+        Ok(Adapted { student, best_step: points[best].step, points, diverged_at, fit, training })
     }
 
     /// Teacher and student before anything is fitted or trained.
@@ -229,16 +236,22 @@ impl Adaptation<'_> {
     }
 }
 
-/// Fits the layers of `student`, which runs on an autodiff device; without images it stays as it is. The fit is found in the
-/// folder where an earlier start of this run got so far.
-fn fitted(fit: &LayerFit<'_>, mut student: Network, folder: &RunFolder, context: &Context) -> Result<Network, Error> {
+/// Fits the layers of `student`, which runs on an autodiff device, and says what that cost; without images it stays as it is. The
+/// fit is found in the folder where an earlier start of this run got so far.
+fn fitted(
+    fit: &LayerFit<'_>,
+    mut student: Network,
+    folder: &RunFolder,
+    context: &Context,
+) -> Result<(Network, Option<Cost>), Error> {
     if fit.images.is_empty() {
-        return Ok(student);
+        return Ok((student, None));
     }
-    let path = folder.file(RunFolder::CHECKPOINTS).join("fitted.bpk");
+    let [path, cost] = ["fitted.bpk", "fitted.json"].map(|name| folder.file(RunFolder::CHECKPOINTS).join(name));
     if path.exists() {
-        return Ok(student.load_record(checkpoint::load_record(&path)?));
+        return Ok((student.load_record(checkpoint::load_record(&path)?), Some(Cost::read(&cost)?)));
     }
+    let meter = Meter::start(Cost::default());
     let fitted = fit.run(context)?;
     for (index, node) in fit.teacher.graph().nodes().iter().enumerate() {
         if let Some(found) = fitted.found(&node.name) {
@@ -246,8 +259,10 @@ fn fitted(fit: &LayerFit<'_>, mut student: Network, folder: &RunFolder, context:
         }
     }
     let record = student.clone().into_record().into_bytes().map_err(|e| Error::file(&path, e))?;
+    let spent = meter.cost();
+    write::write_json(&cost, &spent)?;
     write::write(&path, &record)?;
-    Ok(student)
+    Ok((student, Some(spent)))
 }
 
 /// What an adaptation begins with.

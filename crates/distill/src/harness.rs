@@ -18,6 +18,7 @@ use burn::train::{
 use dsconv::Network;
 
 use crate::checkpoint::{self, Checkpoints, load_model};
+use crate::cost::{Cost, Meter};
 use crate::dashboard::Dashboard;
 use crate::evaluate::host;
 use crate::folder::RunFolder;
@@ -180,6 +181,9 @@ pub(crate) struct Batches<E> {
     pub(crate) measure: Arc<dyn DataLoader<E>>,
 }
 
+/// The file of what a training has cost, beside its checkpoints.
+const COST: &str = "cost.json";
+
 /// A training in a run folder, at the newest complete checkpoint that lies there.
 pub(crate) struct Harness<'a> {
     context: &'a Context,
@@ -187,6 +191,7 @@ pub(crate) struct Harness<'a> {
     log: Log,
     session: Session,
     done: usize,
+    meter: Arc<Meter>,
 }
 
 impl<'a> Harness<'a> {
@@ -200,12 +205,18 @@ impl<'a> Harness<'a> {
         let checkpoints = folder.file(RunFolder::CHECKPOINTS);
         let (done, journal) = checkpoint::newest(&checkpoints)?.unwrap_or_default();
         let session = Session::new(journal, context.interrupter.clone(), patience);
-        Ok(Self { context, checkpoints, log, session, done })
+        let meter = Arc::new(Meter::start(Cost::read(&checkpoints.join(COST))?));
+        Ok(Self { context, checkpoints, log, session, done, meter })
     }
 
     /// The epochs that an earlier start of this run has done.
     pub(crate) fn done(&self) -> usize {
         self.done
+    }
+
+    /// What the training has cost, from when the harness was opened.
+    pub(crate) fn cost(&self) -> Cost {
+        self.meter.cost()
     }
 
     /// What was measured so far.
@@ -238,8 +249,11 @@ impl<'a> Harness<'a> {
             true => Box::new(Dashboard::new(context.interrupter.clone(), self.done)),
             false => Box::new(Renderer::new(context.progress.clone(), learn.num_items(), course.images, self.done)),
         };
-        let log = self.log.clone();
-        let checkpoints = Checkpoints::new(&self.checkpoints, session.clone(), move |journal| log.write(journal));
+        let (log, meter, cost) = (self.log.clone(), self.meter.clone(), self.checkpoints.join(COST));
+        let checkpoints = Checkpoints::new(&self.checkpoints, session.clone(), move |journal| {
+            log.write(journal)?;
+            write::write_json(&cost, &meter.cost())
+        });
         let [model, optimizer, scheduler] = checkpoints.parts();
         let training = SupervisedTraining::new(&self.checkpoints, learn, measure)
             .metrics((LossMetric::new(), AccuracyMetric::new()))

@@ -1,6 +1,7 @@
 //! The results of a run.
 use serde::{Deserialize, Serialize};
 
+use crate::cost::Cost;
 use crate::journal::Point;
 use crate::logits::Scores;
 
@@ -22,6 +23,34 @@ pub struct Divergence {
     pub quantized: f64,
     /// The divergence of the adapted student.
     pub adapted: f64,
+}
+
+/// A stage of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StageName {
+    /// The scale rule quantizes the weights.
+    Quantize,
+    /// Layers are fitted to the teacher's by least squares.
+    Fit,
+    /// The network is trained to give its teacher's outputs.
+    Distill,
+}
+
+/// What a stage won and cost.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// The stage.
+    pub stage: StageName,
+    /// Mean divergence from the teacher, as [`Point::loss`], of the student after the stage, on the images held out.
+    pub divergence: f32,
+    /// The percentage of the images held out that get the teacher's class.
+    pub agreement: f32,
+    /// Time and memory.
+    #[serde(flatten)]
+    pub cost: Cost,
+    /// Tells whether `model.safetensors` is the student of this stage.
+    pub exported: bool,
 }
 
 /// One network's results.
@@ -73,6 +102,9 @@ pub struct Report {
     pub best_step: usize,
     /// What was measured on the images held out, from step 0 on.
     pub held_out: Vec<Point>,
+    /// What each stage won and cost, in their order.
+    #[serde(default)]
+    pub stages: Vec<Stage>,
     /// The name of the set that was measured on.
     pub eval: String,
     /// The name of the set that was adapted to.

@@ -10,13 +10,14 @@ use model::Model;
 use serde::{Deserialize, Serialize};
 
 use crate::adapt::{Adaptation, bare};
+use crate::cost::{Cost, Meter};
 use crate::evaluate::{check_fits, check_labels, predict};
 use crate::folder::RunFolder;
 use crate::journal::Point;
 use crate::logits::{Logits, Scores};
 use crate::loss::Loss;
 use crate::origin::{Origin, claim, claim_text};
-use crate::report::{Chosen, Divergence, Measured, Prediction, Report};
+use crate::report::{Chosen, Divergence, Measured, Prediction, Report, Stage, StageName};
 use crate::settings::DistillConfig;
 use crate::{Context, Error, write};
 
@@ -55,6 +56,9 @@ struct Before {
     quantized: Measured,
     /// The classes that teacher and student named for each image.
     named: [Vec<Option<usize>>; 2],
+    /// What quantizing by the scale rule cost.
+    #[serde(default)]
+    cost: Cost,
 }
 
 /// How an adaptation ended; it is written after its model.
@@ -65,6 +69,8 @@ struct Ended {
     chosen: Chosen,
     divergence: Divergence,
     diverged_at: Option<usize>,
+    #[serde(default)]
+    stages: Vec<Stage>,
 }
 
 impl Ended {
@@ -204,7 +210,7 @@ pub fn run(job: &Distillation<'_>, folder: &RunFolder, context: &Context) -> Res
 
     let ended = match write::read_json(&folder.file(ADAPTATION))? {
         Some(ended) => ended,
-        None => adapted(job, &held, folder, context)?,
+        None => adapted(job, before.cost, &held, folder, context)?,
     };
     let adapted = folder.file(ended.file());
     let stored = Network::new(&files::load(&adapted)?, &context.device);
@@ -221,6 +227,7 @@ pub fn run(job: &Distillation<'_>, folder: &RunFolder, context: &Context) -> Res
         diverged_at: ended.diverged_at,
         best_step: ended.best_step,
         held_out: ended.held_out,
+        stages: ended.stages,
         eval: measuring.name,
         adapt: job.images.name().to_owned(),
     };
@@ -230,7 +237,13 @@ pub fn run(job: &Distillation<'_>, folder: &RunFolder, context: &Context) -> Res
 }
 
 /// Adapts the student, and leaves the better one as the run's model.
-fn adapted(job: &Distillation<'_>, held: &Unlabelled, folder: &RunFolder, context: &Context) -> Result<Ended, Error> {
+fn adapted(
+    job: &Distillation<'_>,
+    quantizing: Cost,
+    held: &Unlabelled,
+    folder: &RunFolder,
+    context: &Context,
+) -> Result<Ended, Error> {
     let adapted = job.adaptation().run(folder, context)?;
     let mut student = adapted.student;
     if job.config.quantize.scales == ScaleFormat::TwoLevel {
@@ -238,10 +251,25 @@ fn adapted(job: &Distillation<'_>, held: &Unlabelled, folder: &RunFolder, contex
     }
     let bytes = files::packed::to_bytes(&student, &job.config.export)?;
     let before = folder.file(RunFolder::QUANTIZED);
-    let divergence = divergence(job.teacher, &files::load(&before)?, &files::from_bytes(&bytes)?, held, context)?;
+    let (divergence, agreement) =
+        divergence(job.teacher, &files::load(&before)?, &files::from_bytes(&bytes)?, held, context)?;
     let chosen = if divergence.adapted > divergence.quantized { Chosen::Quantized } else { Chosen::Adapted };
     let (best_step, held_out, diverged_at) = (adapted.best_step, adapted.points, adapted.diverged_at);
-    let ended = Ended { best_step, held_out, chosen, divergence, diverged_at };
+    let won = match (chosen, best_step, adapted.fit) {
+        (Chosen::Adapted, 1.., _) => StageName::Distill,
+        (Chosen::Adapted, 0, Some(_)) => StageName::Fit,
+        _ => StageName::Quantize,
+    };
+    let row = |stage, divergence, agreement, cost| Stage { stage, divergence, agreement, cost, exported: stage == won };
+    let at = |stage, point: &Point, cost| row(stage, point.loss, point.accuracy, cost);
+    let best = held_out.iter().find(|point| point.step == best_step);
+    let stages = [
+        Some(row(StageName::Quantize, divergence.quantized as f32, agreement as f32, quantizing)),
+        adapted.fit.zip(held_out.first()).map(|(cost, point)| at(StageName::Fit, point, cost)),
+        best.map(|point| at(StageName::Distill, point, adapted.training)),
+    ];
+    let stages = stages.into_iter().flatten().collect();
+    let ended = Ended { best_step, held_out, chosen, divergence, diverged_at, stages };
     write::write(&folder.file(ended.file()), &bytes)?;
     if chosen == Chosen::Quantized {
         let quantized = fs::read(&before).map_err(Error::io(&before))?;
@@ -251,14 +279,15 @@ fn adapted(job: &Distillation<'_>, held: &Unlabelled, folder: &RunFolder, contex
     Ok(ended)
 }
 
-/// Measures how far both students are from their teacher on the images held out.
+/// Measures how far both students are from their teacher on the images held out, and for how many percent of them the one before
+/// adaptation names the teacher's class.
 fn divergence(
     teacher: &Model,
     quantized: &Model,
     adapted: &Model,
     held: &Unlabelled,
     context: &Context,
-) -> Result<Divergence, Error> {
+) -> Result<(Divergence, f64), Error> {
     let loss = Loss::of(teacher.graph());
     let original = bare(teacher)?;
     let original = Network::trainable(original.graph(), original.weights(), &context.device);
@@ -266,7 +295,8 @@ fn divergence(
         [quantized, adapted].map(|student| Network::new(&student.clone().without_head(), &context.device));
     let found = predict("compare on images held out", &[&original, &quantized, &adapted], held, context)?;
     let of = |student: usize| loss.mean_divergence(&found[0], &found[student]);
-    Ok(Divergence { quantized: of(1), adapted: of(2) })
+    let agreement = found[1].scores(None, &found[0]).agreement;
+    Ok((Divergence { quantized: of(1), adapted: of(2) }, agreement))
 }
 
 /// Measures the teacher and the student before adaptation, in one pass over the images; what an earlier start of this run
@@ -288,9 +318,11 @@ fn measure_before(
     }
     let quantized = folder.file(RunFolder::QUANTIZED);
     // Folded, as the student's teacher is.
+    let meter = Meter::start(Cost::default());
     let folded = teacher.clone().fold()?;
     let plan = job.config.quantize.resolve(folded.graph())?;
     files::save(&Model::quantize_folded(&folded, &plan, teacher.info().clone())?, &quantized, &job.config.export)?;
+    let cost = meter.cost();
     let student = Network::new(&files::load(&quantized)?, &context.device);
     let original = Network::trainable(folded.graph(), folded.weights(), &context.device);
     let [logits, found] = predict("measure teacher and quantized", &[&original, &student], images, context)?
@@ -301,6 +333,7 @@ fn measure_before(
         fp32: Measured { scores: measuring.scores(&logits, &logits), bytes: teacher.fp32_bytes() },
         quantized: Measured { scores: measuring.scores(&found, &logits), bytes: size(&quantized)? },
         named: [&logits, &found].map(|of| measuring.named(of)),
+        cost,
     };
     let bytes: Vec<u8> = logits.values().iter().flat_map(|v| v.to_le_bytes()).collect();
     write::write(&kept, &bytes)?;

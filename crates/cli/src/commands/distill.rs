@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use distill::evaluate::predict;
-use distill::{Chosen, Context, Distillation, Eval, Measured, Point, Report, RunFolder};
+use distill::{Chosen, Context, Distillation, Eval, Measured, Point, Report, RunFolder, Stage, StageName};
 use images::Unlabelled;
 use model::{Model, SaveOptions};
 use report::{Item, Lines, Page, Plot, Section, Series};
@@ -18,7 +18,7 @@ use crate::output::Written;
 use crate::printer::{Printer, lossy};
 use crate::recipe::{DistillInputs, DistillRecipe, run_error};
 use crate::runs::RunOptions;
-use crate::table::{Table, percent};
+use crate::table::{NOTHING, Table, bytes, percent};
 use crate::{classes, deploy, device, models, progress, scores};
 
 /// The file of the exported student for the integer engine, in the run folder.
@@ -148,6 +148,27 @@ fn table(ran: &Ran) -> Table {
     table
 }
 
+/// What each stage of a run won on the images held out, and cost.
+fn stages(stages: &[Stage]) -> Table {
+    let mut table = Table::new(["stage", "divergence", "same class %", "seconds", "memory", "exported"]);
+    for Stage { stage, divergence, agreement, cost, exported } in stages {
+        let name = match stage {
+            StageName::Quantize => "scale rule",
+            StageName::Fit => "layers fitted",
+            StageName::Distill => "distilled",
+        };
+        table.row([
+            name.to_owned(),
+            format!("{divergence:.3e}"),
+            format!("{agreement:.2}"),
+            format!("{:.1}", cost.seconds),
+            cost.peak_bytes.map_or(NOTHING.to_owned(), bytes),
+            if *exported { "yes" } else { "" }.to_owned(),
+        ]);
+    }
+    table
+}
+
 /// What the page of a run shows.
 struct Shown<'a> {
     ran: &'a Ran,
@@ -219,7 +240,11 @@ impl Shown<'_> {
             }
             step => format!("On the images held out the student was best at step {step}."),
         };
-        Ok(Section::new("Adaptation", note)
+        let mut section = Section::new("Adaptation", note);
+        if !self.ran.report.stages.is_empty() {
+            section = section.with(html::table(&stages(&self.ran.report.stages)));
+        }
+        Ok(section
             .with(plot("The loss of each step.", "loss", vec![("loss", losses)]))
             .with(plot(
                 "The divergence from the float network on images held out.",
@@ -272,6 +297,10 @@ impl Shown<'_> {
 fn show(ran: &Ran, printer: &Printer) {
     printer.table(&table(ran));
     printer.line("");
+    if !ran.report.stages.is_empty() {
+        printer.table(&stages(&ran.report.stages));
+        printer.line("");
+    }
     printer.line(&ran.exported);
     printer.line(&ran.deployed);
     judge(&ran.report, printer);

@@ -13,6 +13,15 @@ fn distill_measures_adapts_and_exports() {
     }
     assert_eq!((&metrics["fp32"]["agreement"], &metrics["fp32"]["sqnr_db"]), (&Value::from(100.0), &Value::Null));
     assert!(metrics["adapted"]["sqnr_db"].as_f64() > metrics["quantized"]["sqnr_db"].as_f64(), "{metrics}");
+    // Every stage says what it won and cost, and one of them is exported.
+    let stages = metrics["stages"].as_array().unwrap();
+    let names: Vec<&str> = stages.iter().map(|stage| stage["stage"].as_str().unwrap()).collect();
+    assert_eq!(names, ["quantize", "fit", "distill"]);
+    assert_eq!(stages.iter().filter(|stage| stage["exported"] == true).count(), 1, "{metrics}");
+    for stage in stages {
+        assert!(stage["seconds"].as_f64().unwrap() > 0.0 && stage["agreement"].as_f64().unwrap() > 0.0, "{stage}");
+        assert!(cfg!(not(target_os = "linux")) || stage["peak_bytes"].as_u64().unwrap() > 1 << 20, "{stage}");
+    }
     let kept: Value = serde_json::from_slice(&std::fs::read(place.path("run/metrics.json")).unwrap()).unwrap();
     assert_eq!([&kept["fp32"], &kept["adapted"]], [&metrics["fp32"], &metrics["adapted"]]);
     for file in ["config.toml", "loss.csv", "model.safetensors", "model.dsc"] {
