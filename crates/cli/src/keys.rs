@@ -179,7 +179,12 @@ const DISTILL: &[Key] = &[
 
 /// The keys of `dsconv train` about the network.
 const TRAIN_MODEL: &[Key] = &[
-    optional("start", Allowed::Text("a file"), "\"my_weights.pth\"", "weights to begin with; else random ones"),
+    optional(
+        "start",
+        Allowed::Text("a file or a run folder"),
+        "\"my.pth\"",
+        "weights or a quantized network to begin with",
+    ),
     key("model.name", Allowed::Text("a name of `dsconv models`"), "the network; must be given"),
     optional("model.classes", Allowed::From(1), "10", "number of classes"),
     optional("model.channels", Allowed::Between(1, 3), "1", "channels of the image; 1: grey"),
@@ -216,6 +221,9 @@ const TRAIN: &[Key] = &[
     key("train.augment.shift", Allowed::From(0), "shifts images by up to this many pixels"),
     key("train.augment.flip", Allowed::Switch, "mirrors every other image, left to right"),
     key("train.monitor", Allowed::From(1), "images that are measured after each epoch"),
+    key("train.code_rate", Allowed::AtLeast0, "quantized start: highest learning rate of weights, in steps of codes"),
+    key("train.scale_rate", Allowed::AtLeast0, "quantized start: highest learning rate of scales, in parts of them"),
+    key("train.held_out", Allowed::From(1), "quantized start: training images held out to choose the epoch by"),
     key("train.seed", Allowed::From(0), "decides initial weights, order, changes and dropout"),
 ];
 

@@ -27,8 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             TrainConfig { epochs: 10, optimizer: Optimizer::AdamW, learning_rate: 3e-3, ..TrainConfig::default() };
         let run = RunFolder::open(folder.join("teacher"), true)?;
         let job = Training {
-            graph: &graph,
-            start: None,
+            start: distill::Start::Random(&graph),
             images: &train,
             eval: &eval,
             preprocess: &preprocess,

@@ -1,6 +1,6 @@
 //! Trains teachers, adapts quantized students to them on unlabelled images, and measures both.
 //!
-//! - [`train`] trains a float network with labels: the teacher.
+//! - [`train`] trains a network with labels: the float teacher, or a network that is quantized already.
 //! - [`LayerFit`] quantizes a network and fits its layers to the float network's, one after the other, without training.
 //! - [`adapt`] takes a teacher, a quantization policy and [`images::Unlabelled`] images, and returns the student that
 //!   agrees with the teacher best on images held out. It cannot see a label: none of its arguments holds one. Each layer
@@ -69,7 +69,7 @@ pub use report::{Chosen, Divergence, Measured, Prediction, Report, Stage, StageN
 pub use run::{Distillation, Eval, predictions, run};
 pub use sensitivity::{Candidates, Method, Part, Sensitivity, sensitivity};
 pub use settings::{AdaptConfig, BatchNormPolicy, DistillConfig, TrainConfig};
-pub use train::{Trained, Training, train};
+pub use train::{Start, Trained, Training, train};
 
 /// An interrupter stops a run from another thread: the running phase ends with [`Error::Interrupted`] and can be resumed.
 pub use burn::train::Interrupter;

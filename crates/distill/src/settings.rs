@@ -170,6 +170,12 @@ pub struct TrainConfig {
     pub augment: Augment,
     /// The number of images of the evaluation set that are measured after each epoch.
     pub monitor: usize,
+    /// Of a quantized network, the highest learning rate of shadow weights, in steps of their codes.
+    pub code_rate: f64,
+    /// Of a quantized network, the highest learning rate of block scales, in parts of the scale.
+    pub scale_rate: f64,
+    /// Of a quantized network, the number of images to train on that are held out to choose the epoch by, a quarter of all at most.
+    pub held_out: usize,
     /// The seed decides initial weights, the order of images, their random changes and dropout.
     pub seed: u64,
 }
@@ -187,6 +193,9 @@ impl Default for TrainConfig {
             clip: 0.0,
             augment: Augment { shift: 2, flip: false },
             monitor: 500,
+            code_rate: 1e-2,
+            scale_rate: 3e-4,
+            held_out: 256,
             seed: 0,
         }
     }
@@ -199,8 +208,15 @@ impl TrainConfig {
     /// [`Error::Config`] names the setting whose value makes no sense.
     pub fn check(&self) -> Result<(), Error> {
         let (epochs, batch, monitor) = (self.epochs as f64, self.batch as f64, self.monitor as f64);
-        let counts = [("epochs", epochs), ("batch", batch), ("monitor", monitor)];
-        let rates = [("warmup", self.warmup), ("weight_decay", self.weight_decay.into()), ("clip", self.clip.into())];
+        let held_out = self.held_out as f64;
+        let counts = [("epochs", epochs), ("batch", batch), ("monitor", monitor), ("held_out", held_out)];
+        let rates = [
+            ("warmup", self.warmup),
+            ("weight_decay", self.weight_decay.into()),
+            ("clip", self.clip.into()),
+            ("code_rate", self.code_rate),
+            ("scale_rate", self.scale_rate),
+        ];
         check_positive("", &counts)?;
         check_positive("", &[("learning_rate", self.learning_rate)])?;
         check_not_negative("", &rates)?;

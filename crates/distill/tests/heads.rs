@@ -1,6 +1,7 @@
 //! Networks that do not end in the logits of several classes are adapted all the same.
 use distill::{
-    AdaptConfig, Augment, Context, DistillConfig, Distillation, Error, Eval, Report, RunFolder, TrainConfig, Training,
+    AdaptConfig, Augment, Context, DistillConfig, Distillation, Error, Eval, Report, RunFolder, Start, TrainConfig,
+    Training,
 };
 use graph::{Activation, Builder, Conv2d, Op, Weights};
 use model::{Info, Model, Policy};
@@ -30,7 +31,7 @@ fn one_output_is_trained_on_two_classes() {
         let run = RunFolder::open(root.path().join(name), false).unwrap();
         let preprocess = images::embedded_preprocess();
         let (graph, preprocess) = (model.graph(), &preprocess);
-        let job = Training { graph, start: None, images: &set, eval: &set, preprocess, config: &config };
+        let job = Training { start: Start::Random(graph), images: &set, eval: &set, preprocess, config: &config };
         distill::train(&job, &run, &Context::default())
     };
     // By the softmax of one output nothing would be learned: half would be right.

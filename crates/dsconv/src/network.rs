@@ -42,6 +42,12 @@ impl ModuleDisplay for Network {
 impl Network {
     /// Makes a network that computes a model as it is: in floats, or with exactly its codes and scales.
     pub fn new(model: &Model, device: &Device) -> Self {
+        Self::quantized(model, ScaleUpdate::Fixed, device)
+    }
+
+    /// Makes a network of a quantized model that is to be trained on: the values of its codes become its shadow weights, and its
+    /// scales change as `scale_update` says.
+    pub fn quantized(model: &Model, scale_update: ScaleUpdate, device: &Device) -> Self {
         Self::build(model.graph(), model.weights(), device, |node, geometry| {
             let layer = model.layers().get(node)?;
             let quantization = QuantizationConfig {
@@ -52,7 +58,7 @@ impl Network {
                 },
                 activation: layer.activation,
                 signed: layer.signed,
-                scale_update: ScaleUpdate::Fixed,
+                scale_update,
             };
             let bias = bias(model.weights(), node, device);
             let parts = Parts { codes: &layer.codes, weight: None, bias, geometry, quantization };

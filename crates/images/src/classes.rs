@@ -327,6 +327,6 @@ impl Match<'_> {
     }
 
     fn refused(&self, reason: String, hint: String) -> ImageError {
-        refused(&self.named.from.place(), reason, hint)
+        refused(self.named.from.place(), reason, hint)
     }
 }

@@ -22,6 +22,12 @@ struct Outcome {
     run: PathBuf,
     #[serde(serialize_with = "lossy")]
     model: PathBuf,
+    /// The epoch that a quantized network is of: 0 where none was better on the images held out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    best_epoch: Option<usize>,
+    /// The top-1 accuracy of a quantized network before, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top1_before: Option<f64>,
     /// The top-1 accuracy, in percent.
     top1: f64,
     /// The top-5 accuracy, in percent.
@@ -40,15 +46,14 @@ pub fn run(options: &RunOptions, printer: &Printer) -> Result<()> {
     let file = ConfigFile::open(&options.config, ConfigKind::Train, &options.set, printer)?;
     let recipe = TrainRecipe::read(&file, printer)?;
     let device = device::open(options.device.unwrap_or(DeviceName::Cpu))?;
-    let TrainInputs { graph, weights, preprocess, train, eval } = recipe.open(&file, printer)?;
+    let TrainInputs { start: beginning, preprocess, train, eval } = recipe.open(&file, printer)?;
     let folder = options.place.take(&file.name(), printer)?;
     printer.talk(format!("training {} on {} images of {}", recipe.model.name, train.len(), train.name()));
 
     let context = Context { dashboard: options.tui, ..progress::context(device, printer)? };
     let known = [train.skipped().len(), eval.skipped().len()];
     let training = Training {
-        graph: &graph,
-        start: weights.as_ref(),
+        start: beginning.start(),
         images: &train,
         eval: &eval,
         preprocess: &preprocess,
@@ -60,15 +65,35 @@ pub fn run(options: &RunOptions, printer: &Printer) -> Result<()> {
     let trained = trained.map_err(|error| run_error(error, &file, &folder, "train."))?;
     let run = folder.path().to_owned();
     let path = run.join(RunFolder::MODEL);
-    let size = files::save(&trained.model, &path, &SaveOptions::default())?;
+    // A quantized network's scales have the precision that its file had.
+    let stored = SaveOptions { scale_precision: trained.model.scale_precision(), ..SaveOptions::default() };
+    let size = files::save(&trained.model, &path, &stored)?;
     files::write_atomic(&run.join(RunFolder::CONFIG), toml::to_string(&recipe)?.as_bytes())?;
 
     let seconds = start.elapsed().as_secs_f64();
-    let outcome = Outcome { run, model: path, top1: trained.top1, top5: trained.top5, bytes: size, seconds };
+    let outcome = Outcome {
+        run,
+        model: path,
+        best_epoch: trained.best_epoch,
+        top1_before: trained.top1_before,
+        top1: trained.top1,
+        top5: trained.top5,
+        bytes: size,
+        seconds,
+    };
     printer.result(&outcome, |printer| {
+        if let Some(before) = outcome.top1_before {
+            printer.line(format!("top-1 {before:.2} on {} before", eval.name()));
+        }
         printer.line(format!("top-1 {:.2}, top-5 {:.2} on {}", outcome.top1, outcome.top5, eval.name()));
         let time = duration(start.elapsed());
         printer.line(format!("wrote {}: {}, in {time}", outcome.model.display(), bytes(outcome.bytes)));
     });
+    if outcome.best_epoch == Some(0) {
+        printer.warn(
+            "no epoch was better on the images held out: the network is the one before the first. Try lower rates, such as \
+             `--set train.code_rate=2e-3`",
+        );
+    }
     Ok(())
 }

@@ -166,7 +166,10 @@ const DISTILL: &[Said] = &[
 ];
 
 const TRAIN: &[Said] = &[
-    ("start", "Parameters to go on from. Without it they are drawn by `train.seed`."),
+    (
+        "start",
+        "Parameters to go on from; without it they are drawn by `train.seed`. A quantized network, such as the result of `dsconv distill`, stays quantized: its codes and scales learn the labels (quantization-aware training), and `model.name` is the name of its graph.",
+    ),
     ("model.name", "One of the five families; its paper's layers, changed by the keys below."),
     ("model.classes", "Where it is missing, ImageNet's 1000 or what the data set has."),
     ("model.channels", "1 for grey pictures, 3 for colour."),
@@ -200,6 +203,9 @@ const TRAIN: &[Said] = &[
     ("train.augment.shift", "4 is usual for CIFAR-10."),
     ("train.augment.flip", "Right for photographs, wrong for digits, text and traffic signs."),
     ("train.monitor", "Only a sample, to watch: the last measurement takes all images of `data.eval`."),
+    ("train.code_rate", "As `adapt.code_rate`: lower it where no epoch is better than the network before the first."),
+    ("train.scale_rate", "0 keeps the scales."),
+    ("train.held_out", "A quarter of all at most. A float network has none: its last epoch counts."),
     ("train.seed", "Same seed, config, images and kind of CPU: same weights, to the bit."),
 ];
 

@@ -1,9 +1,10 @@
 //! The config of `dsconv train`: its keys, and the network and the images that it names.
 use std::path::PathBuf;
 
-use distill::TrainConfig;
+use distill::{Optimizer, RunFolder, Start, TrainConfig};
 use graph::{Graph, ImageConfig, Preprocess, Weights};
 use images::{ClassNames, Classes, Labelled, OpenOptions, Split};
+use model::Model;
 use serde::{Deserialize, Serialize};
 
 use crate::config::ConfigFile;
@@ -23,7 +24,7 @@ pub struct TrainRecipe {
     /// What the network expects of an image, where that is not what its name says.
     #[serde(default, skip_serializing_if = "ImageConfig::is_empty")]
     image: ImageConfig,
-    /// The file of the weights to begin with; `None` for random ones.
+    /// The file of the weights to begin with, or of a quantized network, or its run folder; `None` for random weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     start: Option<PathBuf>,
     /// The labelled images.
@@ -67,6 +68,7 @@ impl TrainRecipe {
         let mut recipe: Self = file.parse()?;
         if let Some(start) = &recipe.start {
             let path = file.resolve("start", start, printer);
+            let path = if path.is_dir() { path.join(RunFolder::MODEL) } else { path };
             if !path.is_file() {
                 return Err(file.error_at("start", format!("there is no file `{}`", path.display()), None));
             }
@@ -83,6 +85,15 @@ impl TrainRecipe {
     /// A value makes no sense. The error comes with its key.
     pub fn check(&self) -> Result<Graph, (String, Error)> {
         let graph = zoo::build(&self.model).map_err(|error| model_error(&error))?;
+        self.check_settings()?;
+        Ok(graph)
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// A value makes no sense. The error comes with its key.
+    fn check_settings(&self) -> Result<(), (String, Error)> {
         self.train.check().map_err(|error| match &error {
             distill::Error::Config { setting, why } => {
                 (format!("train.{setting}"), Error::usage(format!("`{setting}` {why}")))
@@ -94,7 +105,33 @@ impl TrainRecipe {
                 return Err((format!("data.{key}"), Error::usage(format!("`{key}` must be more than 0"))));
             }
         }
-        Ok(graph)
+        Ok(())
+    }
+
+    /// Opens the quantized network to begin with; `None` where the training begins with a float one.
+    ///
+    /// # Errors
+    /// The file cannot be read; `[model]` says something else than the file.
+    fn quantized(&self, file: &ConfigFile) -> Result<Option<Model>> {
+        let Some(path) = &self.start else { return Ok(None) };
+        // A checkpoint of others is none of these, and is read as one.
+        let Some(model) = files::load(path).ok().filter(Model::is_quantized) else { return Ok(None) };
+        let (name, own) = (&self.model.name, model.graph().name());
+        if name != own {
+            let message = format!("`start` is a quantized `{own}`, not a `{name}`");
+            return Err(file.error_at("model.name", message, Some(format!("`name = \"{own}\"`"))));
+        }
+        if self.model != zoo::Config::new(name) {
+            let message =
+                "`start` is a quantized network, which is trained as it is: beside `name` nothing can be set here";
+            return Err(file.error_at("model", message, None));
+        }
+        if self.train.optimizer == Optimizer::Sgd {
+            let message = "codes and scales are trained by Adam: the rates of a quantized network are meant for it";
+            let hint = "`optimizer = \"adam\"` and `learning_rate = 3e-4` in `[train]`".to_owned();
+            return Err(file.error_at("train.optimizer", message, Some(hint)));
+        }
+        Ok(Some(model))
     }
 
     /// Builds the network, and opens its weights and the images.
@@ -102,11 +139,22 @@ impl TrainRecipe {
     /// # Errors
     /// A value makes no sense, which is pointed at; weights or images cannot be read or do not fit the network.
     pub fn open(&self, file: &ConfigFile, printer: &Printer) -> Result<TrainInputs> {
-        let graph = self.check().map_err(|(key, error)| file.point(&key, &error))?;
-        let mut preprocess = self.model.preprocess()?;
+        let at = |(key, error): (String, Error)| file.point(&key, &error);
+        let (start, mut preprocess) = match self.quantized(file)? {
+            Some(model) => {
+                self.check_settings().map_err(at)?;
+                let preprocess = model.info().preprocess.clone();
+                (Beginning::Quantized(Box::new(model)), preprocess)
+            }
+            None => {
+                let graph = self.check().map_err(at)?;
+                let weights = self.start.as_ref().map(|path| zoo::checkpoint::load(path, &graph)).transpose()?;
+                (Beginning::Float(graph, weights), self.model.preprocess()?)
+            }
+        };
+        let graph = start.start().graph();
         let input = graph.input();
         self.image.apply(&mut preprocess, input.channels).map_err(|error| file.error_at("image", error, None))?;
-        let weights = self.start.as_ref().map(|path| zoo::checkpoint::load(path, &graph)).transpose()?;
         let open = |key: &str, spec: &str, split, limit| {
             let datasets = places::datasets();
             let options = OpenOptions { split: Some(split), limit, datasets, ..OpenOptions::default() };
@@ -121,16 +169,33 @@ impl TrainRecipe {
             classes::report_resized(&set.without_labels(), &preprocess, input, printer);
         }
         let (train, eval) = labelled(&train, &eval, graph.head().classes(), file, printer)?;
-        Ok(TrainInputs { graph, weights, preprocess, train, eval })
+        Ok(TrainInputs { start, preprocess, train, eval })
+    }
+}
+
+/// What a training begins with.
+pub enum Beginning {
+    /// A float network, with weights to begin with or random ones.
+    Float(Graph, Option<Weights>),
+    /// A quantized network.
+    Quantized(Box<Model>),
+}
+
+impl Beginning {
+    /// Returns it as the library takes it.
+    pub fn start(&self) -> Start<'_> {
+        match self {
+            Self::Float(graph, Some(weights)) => Start::Weights(graph, weights),
+            Self::Float(graph, None) => Start::Random(graph),
+            Self::Quantized(model) => Start::Quantized(model),
+        }
     }
 }
 
 /// The network and the images that a config names, opened.
 pub struct TrainInputs {
-    /// The network.
-    pub graph: Graph,
-    /// The weights to begin with; `None` for random ones.
-    pub weights: Option<Weights>,
+    /// The network, and what it begins with.
+    pub start: Beginning,
     /// What the network expects of an image.
     pub preprocess: Preprocess,
     /// The images to train on.

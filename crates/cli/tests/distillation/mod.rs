@@ -110,6 +110,38 @@ fn train_writes_a_model_and_resumes() {
 }
 
 #[test]
+fn train_goes_on_with_a_quantized_network() {
+    let place = Place::new();
+    place.json(&["quantize", "tiny.safetensors", "--bits", "3", "--images", "none", "-o", "q.safetensors"]);
+    let name = place.json(&["inspect", "q.safetensors"])["network"].as_str().unwrap().to_owned();
+    let recipe = format!(
+        "start = \"../q.safetensors\"\nmodel = {{ name = \"{name}\" }}\n[data]\ntrain_images = 128\neval_images = 64\n\
+         [train]\nepochs = 1\noptimizer = \"adam\"\nlearning_rate = 3e-4\n"
+    );
+    place.write("configs/qat.toml", &recipe);
+    let trained = place.json(&["train", "qat", "--out", "run"]);
+    assert!(trained["best_epoch"].is_u64(), "{trained}");
+    let eval = |file: &str| place.json(&["eval", file, "--limit", "64"])["top1"].clone();
+    assert_eq!([eval("q.safetensors"), eval("run")], [trained["top1_before"].clone(), trained["top1"].clone()]);
+    let formats = |file: &str| {
+        let layers = place.json(&["inspect", file])["layers"].clone();
+        let layers = layers.as_array().unwrap().iter();
+        layers.map(|l| ["name", "bits", "block", "scales", "activation"].map(|key| l[key].clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(formats("run"), formats("q.safetensors"));
+
+    // What would be passed over is refused.
+    place.write("configs/wrong.toml", &recipe.replace(&format!("\"{name}\""), "\"resnet50\""));
+    let ran = place.run(&["train", "wrong", "--out", "other"]);
+    assert!(ran.code == Some(2) && ran.err.contains(&format!("`start` is a quantized `{name}`")), "{}", ran.err);
+    place.write("configs/wrong.toml", &recipe.replace(" }", ", classes = 3 }"));
+    assert!(place.run(&["train", "wrong", "--out", "other"]).err.contains("trained as it is"));
+    place.write("configs/wrong.toml", &recipe.replace("adam", "sgd"));
+    assert!(place.run(&["train", "wrong", "--out", "other"]).err.contains("optimizer = \"adam\""));
+    assert!(!place.path("other").exists());
+}
+
+#[test]
 fn quantize_fits_layers_on_images_and_says_what_that_won() {
     let place = Place::new();
     let args = ["quantize", "tiny.safetensors", "--bits", "2", "--images", "embedded", "--image-count", "64"];

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use distill::{
-    AdaptConfig, Adaptation, Augment, Chosen, Context, DistillConfig, Distillation, Error, Eval, Interrupter, Progress,
-    RunFolder, TrainConfig, Training,
+    AdaptConfig, Adaptation, Augment, Chosen, Context, DistillConfig, Distillation, Error, Eval, Interrupter,
+    Optimizer, Progress, RunFolder, Start, TrainConfig, Training,
 };
 use graph::{Builder, Conv2d, Graph, Op, Weights};
 use images::{Labelled, Split, Unlabelled};
