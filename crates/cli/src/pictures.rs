@@ -22,9 +22,14 @@ pub fn open(spec: Option<&str>, count: usize, seed: u64, model: &Model, printer:
     Ok(set)
 }
 
+/// Tells whether a set of this name was drawn.
+pub fn are_drawn(set: &str) -> bool {
+    set.starts_with("generated/")
+}
+
 /// Says which images these are: `8 drawn pictures`, `8 images of photos`.
 pub fn described(count: usize, set: &str) -> String {
-    match set.starts_with("generated/") {
+    match are_drawn(set) {
         true => format!("{count} drawn pictures"),
         false => format!("{count} images of {set}"),
     }

@@ -147,12 +147,14 @@ impl Adaptation<'_> {
         // What the teacher says to images that never change need be asked once.
         let cached = config.augment.is_none() && taps.is_empty();
         let logits = if cached { Some(known("teacher on the images to adapt to", &images)?) } else { None };
+        let given = (config.fit_images > 0).then(|| images.take(config.fit_images));
+        let drawn = given.as_ref().and_then(|given| LayerFit::drawn_beside(given.len(), self.seed, self.teacher));
         let fit = LayerFit {
             teacher: &start.teacher,
             weights: start.student.weights(),
             plan: &start.plan,
-            images: &images.take(config.fit_images),
-            teacher_part: LayerFit::REAL,
+            given: given.as_ref(),
+            drawn: drawn.as_ref(),
             seed: self.seed,
         };
         let (student, cost) = fitted(&fit, start.network, folder, context)?;
@@ -244,7 +246,7 @@ fn fitted(
     folder: &RunFolder,
     context: &Context,
 ) -> Result<(Network, Option<Cost>), Error> {
-    if fit.images.is_empty() {
+    if fit.given.is_none() {
         return Ok((student, None));
     }
     let [path, cost] = ["fitted.bpk", "fitted.json"].map(|name| folder.file(RunFolder::CHECKPOINTS).join(name));

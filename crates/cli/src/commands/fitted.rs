@@ -18,7 +18,7 @@ const MOST_HELD_OUT: usize = 64;
 /// The seed of which images are held out, which pixels are looked at, and of drawn pictures; the verdict draws others.
 const SEED: u64 = 0;
 
-/// The images to fit layers on.
+/// The images to fit layers on. Few given ones are joined by drawn pictures.
 #[derive(Debug, Clone)]
 pub enum FitImages {
     /// None: the scale rule alone decides.
@@ -30,9 +30,15 @@ pub enum FitImages {
 }
 
 impl FitOutcome {
+    /// Tells whether layers were fitted on drawn pictures, alone or beside others.
+    pub fn is_on_drawn(&self) -> bool {
+        self.drawn > 0 || pictures::are_drawn(&self.images)
+    }
+
     /// Says which images layers were fitted on.
     pub fn described(&self) -> String {
-        pictures::described(self.count, &self.images)
+        let images = pictures::described(self.count, &self.images);
+        if self.drawn == 0 { images } else { format!("{images}, and {} drawn pictures beside them", self.drawn) }
     }
 }
 
@@ -61,6 +67,8 @@ pub struct FitOutcome {
     images: String,
     /// The number of images that layers were fitted on.
     count: usize,
+    /// The number of drawn pictures that few given images were joined by.
+    drawn: usize,
     /// The network by its scale rule alone, and as fitted, on images held out; `None` where there were too few.
     held_out: Option<HeldOut>,
     layers: Vec<FittedLayer>,
@@ -87,8 +95,8 @@ pub fn fit(
     context: &Context,
     printer: &Printer,
 ) -> Result<Option<(Model, FitOutcome)>> {
-    let fit = |images: &Unlabelled, teacher_part: f32| -> std::result::Result<_, distill::Error> {
-        let job = LayerFit { teacher: folded, weights: folded.weights(), plan, images, teacher_part, seed: SEED };
+    let fit = |given: Option<&Unlabelled>, drawn: Option<&Unlabelled>| -> std::result::Result<_, distill::Error> {
+        let job = LayerFit { teacher: folded, weights: folded.weights(), plan, given, drawn, seed: SEED };
         let fitted = job.run(context)?;
         let layers = fitted.report().to_vec();
         Ok((fitted.into_model(&job, plain.info().clone())?, layers))
@@ -97,7 +105,7 @@ pub fn fit(
         FitImages::None => Ok(None),
         &FitImages::Drawn(count) => {
             let set = pictures::open(None, count, SEED, plain, printer)?;
-            let (fitted, layers) = match fit(&set, LayerFit::DRAWN) {
+            let (fitted, layers) = match fit(None, Some(&set)) {
                 Ok(found) => found,
                 Err(distill::Error::Interrupted { .. }) => return Err(Error::interrupted("stopped")),
                 Err(error) => {
@@ -105,18 +113,20 @@ pub fn fit(
                     return Ok(None);
                 }
             };
-            let outcome = FitOutcome { images: set.name().to_owned(), count, held_out: None, layers };
+            let outcome = FitOutcome { images: set.name().to_owned(), count, drawn: 0, held_out: None, layers };
             Ok(Some((fitted, outcome)))
         }
         FitImages::Given(spec, count) => {
             let set = pictures::open(Some(spec), *count, SEED, plain, printer)?;
             let (images, held) = set.split(MOST_HELD_OUT.min(set.len() / 8), SEED);
-            let (fitted, layers) = fit(&images, LayerFit::REAL)?;
+            let drawn = LayerFit::drawn_beside(images.len(), SEED, plain);
+            let (fitted, layers) = fit(Some(&images), drawn.as_ref())?;
             let held_out = match held.is_empty() {
                 true => None,
                 false => Some(measure(folded, plain, &fitted, &held, context)?),
             };
-            Ok(Some((fitted, FitOutcome { images: set.name().to_owned(), count: images.len(), held_out, layers })))
+            let (name, drawn) = (set.name().to_owned(), drawn.map_or(0, |drawn| drawn.len()));
+            Ok(Some((fitted, FitOutcome { images: name, count: images.len(), drawn, held_out, layers })))
         }
     }
 }

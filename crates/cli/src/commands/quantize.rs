@@ -182,7 +182,7 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
 
     let weight_sqnr = WeightSqnr::of(layers.iter().map(|(name, layer)| (name.as_str(), layer.sqnr_db)));
     let float_layers = float_layers(&quantized);
-    let is_fitted = fit.is_some() && matches!(options.images, FitImages::Drawn(_));
+    let is_fitted = fit.as_ref().is_some_and(FitOutcome::is_on_drawn);
     let verdict = reference
         .map(|reference| verdict::known(reference.verdict(&quantized, is_fitted, &context), printer))
         .transpose()?;

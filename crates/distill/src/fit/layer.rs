@@ -26,8 +26,6 @@ const LEAST_COLUMNS: usize = 512;
 /// A layer to solve.
 pub(super) struct Task<'a> {
     pub(super) name: &'a str,
-    /// The part of an aim that is the teacher's output; the rest is what the float layer itself gives.
-    pub(super) teacher_part: f32,
     /// The shape of its weight.
     pub(super) shape: [usize; 4],
     pub(super) groups: usize,
@@ -66,17 +64,18 @@ impl Task<'_> {
         let [co, cg, kh, kw] = self.shape;
         let (columns, filters) = (Columns::new(cg, kh * kw, self.format.block), co / self.groups);
         let most = (self.most_weights / columns.len()).max(1);
+        let Rows { groups, parts } = rows;
         let solve = |(group, rows): (usize, Group)| -> Result<Solved, Error> {
             let mut solved = Solved::default();
             for start in (0..filters).step_by(most) {
                 let part = start..filters.min(start + most);
                 let range = group * filters + part.start..group * filters + part.end;
                 let rows = rows.filters(columns.len(), part);
-                solved.append(GroupTask { task: self, columns: &columns, range }.solve(rows, context)?);
+                solved.append(GroupTask { task: self, columns: &columns, parts: &parts, range }.solve(rows, context)?);
             }
             Ok(solved)
         };
-        let groups = rows.groups.into_par_iter().enumerate();
+        let groups = groups.into_par_iter().enumerate();
         let found = groups.map(solve).collect::<Result<Vec<_>, _>>()?;
         let mut all = Solved::default();
         found.into_iter().for_each(|solved| all.append(solved));
@@ -95,6 +94,8 @@ impl Task<'_> {
 struct GroupTask<'a> {
     task: &'a Task<'a>,
     columns: &'a Columns,
+    /// The part of each row's aim that is the teacher's output; the rest is what the float layer itself gives.
+    parts: &'a [f32],
     range: Range<usize>,
 }
 
@@ -139,7 +140,7 @@ impl GroupTask<'_> {
         let weights = self.columns.arrange(weight);
         let [signal, before] = missing(&target, &outputs(&x, &codes.values), &offsets(&codes.values));
         let mut aims = outputs(&x, &weights);
-        mix(&mut aims, &offsets(&weights), &target, self.task.teacher_part);
+        mix(&mut aims, &offsets(&weights), &target, self.parts);
         let offset = if bias.is_some() { means(&aims) } else { vec![0.0; filters] };
 
         let most = match k > MOST_COLUMNS {
@@ -237,10 +238,11 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// Makes aims of the float layer's outputs, `own + offset`, and the teacher's.
-fn mix(own: &mut Matrix, offset: &[f32], target: &Matrix, part: f32) {
+/// Makes aims of the float layer's outputs, `own + offset`, and the teacher's, which are this part of each row.
+fn mix(own: &mut Matrix, offset: &[f32], target: &Matrix, parts: &[f32]) {
     let filters = offset.len();
-    for (row, target) in own.data_mut().chunks_exact_mut(filters).zip(target.data().chunks_exact(filters)) {
+    let rows = own.data_mut().chunks_exact_mut(filters).zip(target.data().chunks_exact(filters));
+    for ((row, target), part) in rows.zip(parts) {
         for ((own, offset), target) in row.iter_mut().zip(offset).zip(target) {
             *own = part * target + (1.0 - part) * (*own + offset);
         }
@@ -316,12 +318,12 @@ mod tests {
             let outputs = weight.chunks_exact(k).zip(&offset);
             outputs.map(|(w, o)| dot(x, w) + if bias { *o } else { 0.0 }).collect::<Vec<_>>()
         });
-        let rows = Rows::of(input.clone(), target.collect());
+        let rows = Rows::of(input.clone(), target.collect(), vec![0.4; rows]);
         let format =
             WeightFormat { bits: Bits::new(3).unwrap(), block: BlockSize::new(32).unwrap(), rule: ScaleRule::Mse };
         let (name, shape) = ("fc", [filters, k, 1, 1]);
         let bias = bias.then_some(&*offset);
-        let task = Task { name, teacher_part: 0.4, shape, groups: 1, most_weights, weight: &weight, bias, format };
+        let task = Task { name, shape, groups: 1, most_weights, weight: &weight, bias, format };
         task.solve(rows, &Context::default()).unwrap()
     }
 
@@ -359,8 +361,10 @@ mod tests {
             let format =
                 WeightFormat { bits: Bits::new(4).unwrap(), block: BlockSize::new(2).unwrap(), rule: ScaleRule::Mse };
             let (name, shape, most_weights) = ("conv", [1, 2, 1, 1], usize::MAX);
-            let task = Task { name, teacher_part: 0.4, shape, groups: 1, most_weights, weight, bias: None, format };
-            task.solve(Rows::of(input, vec![1.0, 2.0]), &Context::default()).err().map(|error| error.to_string())
+            let task = Task { name, shape, groups: 1, most_weights, weight, bias: None, format };
+            task.solve(Rows::of(input, vec![1.0, 2.0], vec![0.4; 2]), &Context::default())
+                .err()
+                .map(|error| error.to_string())
         };
         assert_eq!(task(&[1.0, 2.0], vec![1.0, 0.0, 0.0, 1.0]), None);
         let error = task(&[1.0, 2.0], vec![1.0, f32::NAN, 0.0, 1.0]).unwrap();

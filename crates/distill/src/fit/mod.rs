@@ -7,7 +7,7 @@
 //! `x'` comes from layers that are fitted already, so a layer also makes up for what those before it, and the rounding of
 //! its own input, did to the values. Where a layer's output is added to a value that is known already (the shortcut of a
 //! residual block), the sum is fitted, and the layer makes up for the error of that value too. How far a layer makes up for
-//! others is [`LayerFit::teacher_part`]. Nothing is trained and no label exists here.
+//! others depends on the images: [`LayerFit::given`], [`LayerFit::drawn`]. Nothing is trained and no label exists here.
 //!
 //! Values of the images lie in memory node by node, not all at once: a node with large values is fitted on as many of the
 //! images as fit, and the others join where values are smaller. [`FittedLayer`] says how many were used.
@@ -48,6 +48,16 @@ const MEMORY: usize = 640 << 20;
 /// The most weights that are solved at once.
 const MOST_WEIGHTS: usize = 16 << 20;
 
+/// The teacher's part in what a layer aims at on given images. On EfficientNet-Lite0 at 4 bits, fitted on 128 images, the logits
+/// of others have 7.2 dB with 1, 7.7 dB with 0, and 9.7 dB with 0.3 to 0.5.
+const GIVEN_PART: f32 = 0.4;
+/// Its part on drawn pictures. On EfficientNet-Lite0 at 4 bits, fitted on 32 drawn pictures, real images are given the float
+/// network's class 85 times of 100 with 0, and 74 times with 0.4.
+const DRAWN_PART: f32 = 0.0;
+
+/// The number of images up to which drawn ones are added.
+const ENOUGH: usize = 32;
+
 /// A fit: what is fitted to what, on which images.
 #[derive(Debug, Clone, Copy)]
 pub struct LayerFit<'a> {
@@ -57,14 +67,15 @@ pub struct LayerFit<'a> {
     pub weights: &'a Weights,
     /// The layers to quantize, and their formats.
     pub plan: &'a Plan,
-    /// The images whose values layers are fitted to.
-    pub images: &'a Unlabelled,
-    /// The part of what a layer aims at that is the teacher's output: [`LayerFit::REAL`] or [`LayerFit::DRAWN`]. The rest is
-    /// what the float layer itself gives for the input that the quantized network has.
+    /// Images like those that the network is for, whose values layers are fitted to: 0.4 of what a layer aims at is the teacher's
+    /// output, the rest is what the float layer itself gives for the input that the quantized network has.
     ///
     /// An output that is fitted to noisy inputs is smaller than the one wanted (regression dilution), and what each layer takes
     /// off adds up; an output that only repeats the float layer leaves the errors of earlier layers as they are.
-    pub teacher_part: f32,
+    pub given: Option<&'a Unlabelled>,
+    /// Pictures that are drawn ([`images::generated`]), where there are few or no others. Their means in deep layers are not those
+    /// of real images, so that no layer makes up for those before it.
+    pub drawn: Option<&'a Unlabelled>,
     /// The seed decides which pixels of the images are looked at.
     pub seed: u64,
 }
@@ -137,17 +148,11 @@ struct Chunk {
     teacher: Vec<Option<Tensor<4>>>,
     student: Vec<Option<Tensor<4>>>,
     images: usize,
+    /// The teacher's part in what a layer aims at.
+    part: f32,
 }
 
 impl LayerFit<'_> {
-    /// The teacher's part for images like those that the network is for. On EfficientNet-Lite0 at 4 bits, fitted on 128
-    /// images, the logits of others have 7.2 dB with 1, 7.7 dB with 0, and 9.7 dB with 0.3 to 0.5.
-    pub const REAL: f32 = 0.4;
-    /// The teacher's part for drawn pictures, whose means in deep layers are not those of real images, so that no layer
-    /// should make up for them. On EfficientNet-Lite0 at 4 bits, fitted on 32 drawn pictures, real images are given the
-    /// float network's class 85 times of 100 with 0, and 74 times with 0.4.
-    pub const DRAWN: f32 = 0.0;
-
     /// Fits all layers of the plan. The result depends on the seed and the images, not on the number of cores.
     ///
     /// # Errors
@@ -157,9 +162,34 @@ impl LayerFit<'_> {
         self.run_within(MEMORY, context)
     }
 
+    /// Draws pictures to fit a model's layers on where only so many images are given; `None` where those are enough.
+    pub fn drawn_beside(given: usize, seed: u64, model: &Model) -> Option<Unlabelled> {
+        let input = model.graph().input();
+        let enough = std::env::var("DSCONV_FILL").map_or(ENOUGH, |v| v.parse().unwrap());
+        let missing = enough.checked_sub(given).filter(|&missing| missing > 0)?;
+        Some(images::generated(missing, seed, &model.preprocess(), [input.height, input.width]))
+    }
+
+    /// The images, with the teacher's part in what a layer aims at: the given ones first.
+    fn sets(&self) -> impl Iterator<Item = (&Unlabelled, f32)> {
+        [
+            (self.given, std::env::var("DSCONV_PART").map_or(GIVEN_PART, |v| v.parse().unwrap())),
+            (self.drawn, DRAWN_PART),
+        ]
+        .into_iter()
+        .filter_map(|(set, part)| Some((set?, part)))
+    }
+
+    /// The number of all images.
+    fn count(&self) -> usize {
+        self.sets().map(|(images, _)| images.len()).sum()
+    }
+
     /// Fits all layers, with values of the images in `memory` bytes.
     fn run_within(&self, memory: usize, context: &Context) -> Result<Fitted, Error> {
-        check_fits(self.teacher.graph(), self.images)?;
+        for (images, _) in self.sets() {
+            check_fits(self.teacher.graph(), images)?;
+        }
         let nodes = self.teacher.graph().nodes();
         let mut course = Course {
             fit: self,
@@ -178,8 +208,8 @@ impl LayerFit<'_> {
                 loaded = counts[index];
             }
             if chunks.is_empty() {
-                let why = "none of its images can be read".to_owned();
-                return Err(Error::Data { set: self.images.name().to_owned(), why });
+                let set = self.sets().next().map_or("images to fit layers on", |(images, _)| images.name()).to_owned();
+                return Err(Error::Data { set, why: "none of its images can be read".to_owned() });
             }
             let images = chunks.iter().map(|chunk: &Chunk| chunk.images).sum();
             let teacher = Step::new(node, self.teacher.weights(), &context.device);
@@ -239,7 +269,7 @@ impl Course<'_> {
     /// Returns the number of images that each node is run on: as many as memory holds there and at all nodes that follow.
     fn counts(&self, memory: usize) -> Vec<usize> {
         let mut counts = vec![0; self.nodes().len()];
-        let mut most = self.fit.images.len();
+        let mut most = self.fit.count();
         for index in (0..counts.len()).rev() {
             let needed = |&(node, _): &(usize, &Node)| node <= index && self.last_use[node] >= index;
             let live: usize =
@@ -253,20 +283,28 @@ impl Course<'_> {
 
     /// Loads images and runs them through the nodes before `index`, with the layers found so far.
     fn join(&self, images: Range<usize>, index: usize) -> Result<Vec<Chunk>, Error> {
-        let starts: Vec<usize> = images.clone().step_by(CHUNK).collect();
+        let mut parts = Vec::new();
+        let mut before = 0;
+        for (set, part) in self.fit.sets() {
+            // Those of the range that are of this set, by their places in it.
+            let (from, to) = (images.start.max(before), images.end.min(before + set.len()));
+            let starts = (from..to).step_by(CHUNK);
+            parts.extend(starts.map(|start| (set, part, start - before..to.min(start + CHUNK) - before)));
+            before += set.len();
+        }
         let mut joined = Vec::new();
         // As many at a time as are worked on at the same time: the values before `index` may be larger.
-        for starts in starts.chunks(cores()) {
+        for parts in parts.chunks(cores()) {
             let mut chunks = Vec::new();
-            for &start in starts {
-                let batch = self.fit.images.batch(&(start..images.end.min(start + CHUNK)).collect::<Vec<_>>())?;
+            for (set, part, places) in parts {
+                let batch = set.batch(&places.clone().collect::<Vec<_>>())?;
                 if batch.indices.is_empty() {
                     continue;
                 }
                 let images = batch.indices.len();
                 let mut values = vec![None; self.nodes().len()];
                 values[0] = Some(tensor(batch, &self.context.device));
-                chunks.push(Chunk { teacher: values.clone(), student: values, images });
+                chunks.push(Chunk { teacher: values.clone(), student: values, images, part: *part });
             }
             for (before, node) in self.nodes().iter().enumerate().take(index).skip(1) {
                 self.context.check()?;
@@ -340,6 +378,7 @@ impl Course<'_> {
             let source = Source {
                 input: rounded(value(&chunk.student, input), plan, &node.op),
                 target: plane(target),
+                part: chunk.part,
                 conv: &conv,
             };
             source.rows(each, Random::new(self.fit.seed, &[5, index as u64, number as u64]))
@@ -351,7 +390,6 @@ impl Course<'_> {
         let weights = self.fit.weights.of(&node.name);
         let task = Task {
             name: &node.name,
-            teacher_part: self.fit.teacher_part,
             shape,
             groups: conv.groups,
             most_weights: MOST_WEIGHTS,
@@ -359,7 +397,7 @@ impl Course<'_> {
             bias: weights.bias().map(|bias| bias.data()),
             format: plan.weight,
         };
-        let pixels = rows.len(k);
+        let pixels = rows.len();
         let Solution { mut codes, bias, power } = task.solve(rows, self.context)?;
         if plan.scales == ScaleFormat::TwoLevel {
             codes = codes.to_two_level();
@@ -441,8 +479,8 @@ mod tests {
             teacher: &folded,
             weights: folded.weights(),
             plan: &plan,
-            images: &images,
-            teacher_part: LayerFit::REAL,
+            given: Some(&images),
+            drawn: None,
             seed: 0,
         };
         let context = Context::default();
@@ -472,6 +510,33 @@ mod tests {
     }
 
     #[test]
+    fn few_images_are_joined_by_drawn_ones_that_no_layer_makes_up_for() {
+        let folded = network();
+        let plan = toml::from_str::<Policy>("bits = 3").unwrap().resolve(folded.graph()).unwrap();
+        let preprocess = images::embedded_preprocess();
+        let info = Info { preprocess, classes: Vec::new(), source: String::new() };
+        let plain = Model::quantize_folded(&folded, &plan, info).unwrap();
+        let (given, drawn) =
+            (images::embedded_unlabelled().take(3), LayerFit::drawn_beside(3, 0, &plain).expect("three are few"));
+        assert_eq!(drawn.len(), 29);
+        assert!(LayerFit::drawn_beside(32, 0, &plain).is_none());
+        let context = Context::default();
+        let run = |given, drawn, memory| {
+            let fit = LayerFit { teacher: &folded, weights: folded.weights(), plan: &plan, given, drawn, seed: 0 };
+            fit.run_within(memory, &context).unwrap()
+        };
+        let both = run(Some(&given), Some(&drawn), MEMORY);
+        assert!(both.report().iter().all(|layer| layer.images == 32), "{:?}", both.report());
+        let codes = |fitted: &Fitted| fitted.layers["conv2"].codes.clone();
+        assert_ne!(codes(&both), codes(&run(Some(&given), None, MEMORY)));
+        // Where memory holds few, they are the given ones.
+        let tight = run(Some(&given), Some(&drawn), 3 * 2 * 8 * 1024 * 8);
+        let counts: Vec<usize> = tight.report().iter().map(|layer| layer.images).collect();
+        assert_eq!(counts[0], 3, "{counts:?}");
+        assert!(counts[3] > 3 && counts.is_sorted(), "{counts:?}");
+    }
+
+    #[test]
     fn a_stopped_fit_is_interrupted() {
         let folded = network();
         let plan = Policy::default().resolve(folded.graph()).unwrap();
@@ -482,8 +547,8 @@ mod tests {
             teacher: &folded,
             weights: folded.weights(),
             plan: &plan,
-            images: &images,
-            teacher_part: LayerFit::REAL,
+            given: Some(&images),
+            drawn: None,
             seed: 0,
         };
         assert!(matches!(fit.run(&context), Err(Error::Interrupted { .. })));

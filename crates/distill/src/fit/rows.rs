@@ -18,12 +18,16 @@ pub(super) struct Source<'a> {
     pub(super) input: Plane,
     /// The wanted output.
     pub(super) target: Plane,
+    /// The part of an aim that is the wanted output; the rest is what the float layer itself gives.
+    pub(super) part: f32,
     pub(super) conv: &'a Conv2d,
 }
 
 /// A row for each sampled output pixel, apart for each group of filters.
 pub(super) struct Rows {
     pub(super) groups: Vec<Group>,
+    /// The part of each row's aim that is the wanted output.
+    pub(super) parts: Vec<f32>,
 }
 
 /// The rows of one group of filters.
@@ -48,18 +52,18 @@ impl Group {
 impl Rows {
     /// Makes no rows yet.
     pub(super) fn new(groups: usize) -> Self {
-        Self { groups: (0..groups).map(|_| Group::default()).collect() }
+        Self { groups: (0..groups).map(|_| Group::default()).collect(), parts: Vec::new() }
     }
 
-    /// Takes the rows of one group.
+    /// Takes the rows of one group, whose aims have these parts of the wanted outputs.
     #[cfg(test)]
-    pub(super) fn of(input: Vec<f32>, target: Vec<f32>) -> Self {
-        Self { groups: vec![Group { input, target }] }
+    pub(super) fn of(input: Vec<f32>, target: Vec<f32>, parts: Vec<f32>) -> Self {
+        Self { groups: vec![Group { input, target }], parts }
     }
 
-    /// Returns the number of output pixels, for filters of `k` weights.
-    pub(super) fn len(&self, k: usize) -> usize {
-        self.groups.first().map_or(0, |group| group.input.len() / k)
+    /// Returns the number of output pixels.
+    pub(super) fn len(&self) -> usize {
+        self.parts.len()
     }
 
     /// Appends the rows of other images.
@@ -68,6 +72,7 @@ impl Rows {
             group.input.append(&mut more.input);
             group.target.append(&mut more.target);
         }
+        self.parts.append(&mut more.parts);
     }
 }
 
@@ -86,7 +91,8 @@ impl Source<'_> {
                 places.push([image, at / width, at % width]);
             }
         }
-        Rows { groups: (0..self.conv.groups).map(|group| self.group(group, &places)).collect() }
+        let groups = (0..self.conv.groups).map(|group| self.group(group, &places)).collect();
+        Rows { groups, parts: vec![self.part; places.len()] }
     }
 
     fn group(&self, group: usize, places: &[[usize; 3]]) -> Group {
@@ -150,10 +156,10 @@ mod tests {
         let y = conv2d(x, w, None, ConvOptions::new(conv.stride, conv.padding, conv.dilation, conv.groups));
         let target = Plane { shape: y.dims(), data: host(y) };
         let (k, filters) = (12, 3);
-        let source = Source { input: Plane { shape: [3, 4, 7, 6], data: input }, target, conv: &conv };
+        let source = Source { input: Plane { shape: [3, 4, 7, 6], data: input }, target, part: 0.0, conv: &conv };
         for each in [5, usize::MAX] {
             let rows = source.rows(each, Random::new(0, &[]));
-            assert_eq!(rows.len(k), 3 * each.min(4 * 8));
+            assert_eq!(rows.len(), 3 * each.min(4 * 8));
             for (group, rows) in rows.groups.into_iter().enumerate() {
                 let (x, target) = rows.filters(k, 0..filters);
                 for r in 0..x.rows() {
