@@ -95,7 +95,8 @@ impl Work<'_> {
             let needs = y * stride + above..(end - 1) * stride + above + conv.reach;
             // What is there already moves to the top.
             let there = have.start.max(needs.start)..have.end.max(needs.start);
-            let from = needs.start - have.start.min(needs.start);
+            // The first band of a part has nothing yet, wherever it begins.
+            let from = if there.is_empty() { 0 } else { needs.start - have.start };
             codes.copy_within(from * size[0]..(from + there.len()) * size[0], 0);
             scales.copy_within(from * size[1]..(from + there.len()) * size[1], 0);
             let image = |row: usize| row.clamp(pad, pad + view.height);

@@ -157,6 +157,24 @@ fn steps_that_run_together_give_the_interpreters_bits() {
     }
 }
 
+/// The rows of a tall image are shared out to threads: all but the first begin further down than a band is long.
+#[test]
+fn bands_begin_anywhere() {
+    let mut b = Builder::new("tall", Shape::new(3, 3000, 14));
+    let x = b.conv("stem", Conv2d::new(3, 8, 3).padding(1).bias(), b.input());
+    let x = b.relu("relu", x);
+    let x = b.conv("depth", Conv2d { groups: 8, ..Conv2d::new(8, 8, 3).padding(1) }, x);
+    let x = b.push("pool", Op::AdaptiveAvgPool2d { output: [3, 1] }, vec![x]);
+    let x = b.push("flatten", Op::Flatten, vec![x]);
+    b.linear("out", 5, x);
+    let model = quantize(b);
+    let steps = runtime::Model::new(model.clone()).unwrap().session(1).unwrap();
+    let input = formula_input([1, 3, 3000, 14]);
+    let names: Vec<String> = { steps }.profile(input.data()).unwrap().into_iter().map(|step| step.name).collect();
+    assert!(names.iter().any(|name| name == "stem") && !names.iter().any(|name| name == "depth"), "{names:?}");
+    check(&model, 1);
+}
+
 #[test]
 fn the_first_of_steps_that_run_together_is_blamed_for_its_infinities() {
     let graph = bands().finish().unwrap();
