@@ -1,11 +1,12 @@
 //! Checkpoints as models. Their network is the one that is named, or the one that their parameters fit.
 use std::path::Path;
 
-use graph::ImageConfig;
+use graph::{ImageConfig, Preprocess};
 use model::{Info, Model};
 use zoo::checkpoint::{Assumption, Checkpoint, CheckpointError, describe};
 
 use crate::error::{Error, Result};
+use crate::import;
 use crate::printer::Printer;
 
 /// Opens a checkpoint as a network of the zoo. What `given` sets is fixed, and without a name the network is found; classes,
@@ -37,20 +38,20 @@ pub fn open(path: &Path, given: &zoo::Config, quietly: bool, printer: &Printer) 
     } else if config.width != given.width || config.classes != given.classes {
         printer.talk(format!("{shown} is {}", describe(&config)));
     }
-    say_assumed(&assumed, graph.input().channels, named, quietly, printer);
+    let mut preprocess = config.preprocess()?;
+    ImageConfig::default().apply(&mut preprocess, graph.input().channels).map_err(Error::failed)?;
+    say_assumed(&assumed, &preprocess, named, quietly, printer);
     loaded.notes.iter().for_each(|note| printer.talk(format!("{shown}: {note}")));
     loaded.choice.iter().for_each(|choice| printer.warn(format!("{shown}: {choice}")));
     loaded.details.iter().for_each(|detail| printer.detail(format!("{shown}: {detail}")));
 
     let classes = checkpoint.class_names(graph.head().classes()).unwrap_or_default().to_vec();
-    let mut preprocess = config.preprocess()?;
-    ImageConfig::default().apply(&mut preprocess, graph.input().channels).map_err(Error::failed)?;
     let info = Info { preprocess, classes, source: shown.to_string() };
     Ok(Model::float(graph, loaded.weights, info)?)
 }
 
 /// Says what was assumed because the parameters do not tell it.
-fn say_assumed(assumed: &[Assumption], channels: usize, named: bool, quietly: bool, printer: &Printer) {
+fn say_assumed(assumed: &[Assumption], preprocess: &Preprocess, named: bool, quietly: bool, printer: &Printer) {
     let in_words = |assumption: &Assumption| match assumption {
         Assumption::CifarStem => {
             Some("its first convolution is 3x3: of stride 1 and without pooling (--stem cifar)".to_owned())
@@ -61,11 +62,12 @@ fn say_assumed(assumed: &[Assumption], channels: usize, named: bool, quietly: bo
     };
     let mut told: Vec<String> = assumed.iter().filter_map(in_words).collect();
     if !named && !quietly {
-        let values = match channels {
+        let values = match preprocess.channels() {
             1 => "a mean and deviation of 0.5 of grey in 0..1",
             _ => "ImageNet's mean and deviation of RGB in 0..1",
         };
         told.push(format!("{values} (--mean, --std, --order, --divide)"));
+        told.extend(import::sizes(preprocess).map(|sizes| format!("images {sizes} (--resize, --crop)")));
     }
     if !told.is_empty() {
         printer.talk(format!("assumed: {}", told.join("; ")));

@@ -16,11 +16,12 @@ pub fn is_onnx(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
 }
 
-/// Imports the network of an ONNX file, for images as `image` says. What is assumed of images is said, unless `quietly`.
+/// Imports the network of an ONNX file, for images as `image` says, and tells whether the file or `image` says how they are normalised.
+/// What is assumed of images is said, unless `quietly`.
 ///
 /// # Errors
 /// The file cannot be read or imported, and the error names the node; its images have neither three channels nor one.
-pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) -> Result<Model> {
+pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) -> Result<(Model, bool)> {
     let shown = path.display();
     let bytes = std::fs::read(path).map_err(|error| Error::failed(format!("`{shown}`: {error}")))?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -37,8 +38,8 @@ pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) 
     }
     let input = imported.graph.input();
     let assumed = match input.channels {
-        1 => "a mean and deviation of 0.5 of grey in 0..1 are assumed",
-        3 => "ImageNet's mean and deviation of RGB in 0..1 are assumed",
+        1 => "a mean and deviation of 0.5 of grey in 0..1",
+        3 => "ImageNet's mean and deviation of RGB in 0..1",
         other => {
             return Err(Error::failed(format!("`{shown}`: takes {other} channels, an image has 3, or 1 of grey")));
         }
@@ -51,24 +52,41 @@ pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) 
         preprocess = Preprocess { resize, crop, ..Preprocess::bytes(order) };
     }
     image.apply(&mut preprocess, input.channels).map_err(Error::usage)?;
-    if !image.says_values() && !imported.bytes && imported.preprocess.is_none() && !quietly {
-        printer.talk(format!(
-            "{shown} does not say how its images are normalised: {assumed} (--mean, --std, --order, --divide)"
-        ));
+    let is_prepared = image.says_values() || imported.bytes || imported.preprocess.is_some();
+    let sizes = sizes(&preprocess).filter(|_| imported.preprocess.is_none() && !image.says_sizes());
+    let assumed: Vec<String> = [
+        (!is_prepared).then(|| format!("{assumed} (--mean, --std, --order, --divide)")),
+        sizes.map(|sizes| format!("images {sizes} (--resize, --crop)")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if !assumed.is_empty() && !quietly {
+        printer.talk(format!("{shown} does not say how its images are prepared; assumed: {}", assumed.join("; ")));
     }
     let source = match imported.producer.as_str() {
         "" => format!("{name}.onnx"),
         producer => format!("{name}.onnx, written by {producer}"),
     };
     let info = Info { preprocess, classes: imported.classes, source };
-    Ok(Model::float(imported.graph, imported.weights, info)?)
+    Ok((Model::float(imported.graph, imported.weights, info)?, is_prepared))
 }
 
-/// Returns torchvision's preprocessing for ImageNet, in proportion to the input. For inputs of fewer than 64 pixels and those
-/// that are not square it has no sizes: [`Preprocess::fitted`] fills them in.
+/// Says to what sizes images are brought; `None` where they only become the network's input.
+pub fn sizes(preprocess: &Preprocess) -> Option<String> {
+    match (preprocess.resize, preprocess.crop) {
+        (Some(Resize::Shorter(side)), Some([height, width])) => {
+            Some(format!("of a shorter side of {side}, of which the middle {height}x{width} is cut out"))
+        }
+        _ => None,
+    }
+}
+
+/// Returns torchvision's preprocessing for ImageNet, in proportion to the input. For inputs of fewer than 128 pixels, whose images
+/// mostly have their size already, and those that are not square it has no sizes: [`Preprocess::fitted`] fills them in.
 fn preprocess(Shape { channels, height, width }: Shape) -> Preprocess {
     let statistics = if channels == 1 { Preprocess::grey() } else { Preprocess::imagenet_statistics() };
-    if height != width || height < 64 {
+    if height != width || height < 128 {
         return statistics;
     }
     // 256 of 224 is 8 of 7.

@@ -254,11 +254,12 @@ pub fn value<'a>(table: &'a Table, name: &str) -> Option<&'a Value> {
     parents.into_iter().try_fold(table, |table, part| table.get(part)?.as_table())?.get(last)
 }
 
-/// Writes a config to begin with: its model, and every other key behind a `#` with its default.
+/// Writes a config to begin with: its model, and every other key behind a `#` with its default. Where the model has no images of its
+/// own, those to adapt to are to be filled in.
 ///
 /// # Errors
 /// As [`defaults`].
-pub fn template(kind: ConfigKind, model: &str) -> Result<String> {
+pub fn template(kind: ConfigKind, model: &str, has_images: bool) -> Result<String> {
     let values = defaults(kind, model)?;
     let mut text = format!(
         "# A config of `dsconv {kind}`. What stands behind a `#` is the default, or an example: to change it, remove the `#`.\n\
@@ -275,9 +276,10 @@ pub fn template(kind: ConfigKind, model: &str) -> Result<String> {
             open = table;
         }
         let default = value(&values, key.name).map(written);
-        let required = key.name == "model" || key.name == "model.name";
-        let line =
-            format!("{}{name} = {}", if required { "" } else { "# " }, default.as_deref().unwrap_or(key.example));
+        let to_fill_in = key.name == "data.adapt" && !has_images;
+        let required = key.name == "model" || key.name == "model.name" || to_fill_in;
+        let value = if to_fill_in { "\"photos/unlabelled\"" } else { default.as_deref().unwrap_or(key.example) };
+        let line = format!("{}{name} = {value}", if required { "" } else { "# " });
         let example = if default.is_none() { "for example; " } else { "" };
         let words =
             if let Allowed::OneOf(words) = key.allowed { format!(": {}", words.join(", ")) } else { String::new() };
@@ -448,7 +450,7 @@ pub mod tests {
     #[test]
     fn a_new_config_has_the_defaults_and_its_lines_can_be_used() {
         for kind in [ConfigKind::Distill, ConfigKind::Train] {
-            let text = template(kind, "resnet20").unwrap();
+            let text = template(kind, "resnet20", true).unwrap();
             assert!(text.lines().all(|line| line.len() <= 120), "{text}");
             let defaults = defaults(kind, "resnet20").unwrap();
             let used: String = text.lines().map(|line| format!("{}\n", uncommented(line))).collect();
@@ -467,6 +469,12 @@ pub mod tests {
             };
             assert_eq!(as_is, defaults);
         }
+    }
+
+    #[test]
+    fn images_of_ones_own_are_to_be_filled_in() {
+        let text = template(ConfigKind::Distill, "my.onnx", false).unwrap();
+        assert!(text.lines().any(|line| line.starts_with("adapt = \"photos/unlabelled\"")), "{text}");
     }
 
     /// The line without the `#` before its key.

@@ -44,6 +44,8 @@ pub struct OpenedModel {
     pub name: String,
     /// The file that was named, or the one of a run, where dsconv wrote it.
     pub file: Option<PathBuf>,
+    /// Tells whether its file, its name or the user says how images become its input; else that is assumed.
+    pub is_prepared: bool,
 }
 
 /// Opens a model.
@@ -90,10 +92,16 @@ fn open_without_classes(spec: &ModelSpec, changes: &Changes, printer: &Printer) 
             let error = Error::usage(format!("`{name}` is no checkpoint: `--width` and `--stem` are for those"));
             return Err(error.hint("give the weights with `--weights FILE`, or name their file as the model"));
         }
-        None if import::is_onnx(path) && path.is_file() => return onnx(path, image, false, printer),
+        None if import::is_onnx(path) && path.is_file() => onnx(path, image, false, printer)?,
         None => open_name(name, printer)?,
     };
-    adjust(&mut opened.model, image)?;
+    if !import::is_onnx(path) || weights.is_some() {
+        adjust(&mut opened.model, image)?;
+        opened.is_prepared |= image.says_values();
+    }
+    if let Some(doubt) = opened.model.info().preprocess.doubt() {
+        printer.warn(format!("{doubt} (--divide, --mean, --std)"));
+    }
     Ok(opened)
 }
 
@@ -125,7 +133,8 @@ fn adjust(model: &mut Model, image: &ImageConfig) -> Result<()> {
 
 /// Opens an ONNX file.
 fn onnx(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) -> Result<OpenedModel> {
-    Ok(OpenedModel { model: import::open(path, image, quietly, printer)?, name: stem(path), file: None })
+    let (model, is_prepared) = import::open(path, image, quietly, printer)?;
+    Ok(OpenedModel { model, name: stem(path), file: None, is_prepared })
 }
 
 /// Opens a model that has its weights, by name or path alone.
@@ -178,7 +187,7 @@ fn file(path: &Path, printer: &Printer) -> Result<OpenedModel> {
     if is_checkpoint(path) {
         return bare(path, &zoo::Config::default(), true, printer);
     }
-    Ok(OpenedModel { model: files::load(path)?, name: stem(path), file: Some(path.to_owned()) })
+    Ok(OpenedModel { model: files::load(path)?, name: stem(path), file: Some(path.to_owned()), is_prepared: true })
 }
 
 /// Opens a checkpoint, whose network is found by its parameters.
@@ -186,7 +195,8 @@ fn bare(path: &Path, given: &zoo::Config, quietly: bool, printer: &Printer) -> R
     match slips::of_model(path) {
         Some(error) => Err(error),
         None => {
-            Ok(OpenedModel { model: checkpoint::open(path, given, quietly, printer)?, name: stem(path), file: None })
+            let model = checkpoint::open(path, given, quietly, printer)?;
+            Ok(OpenedModel { model, name: stem(path), file: None, is_prepared: false })
         }
     }
 }
@@ -238,21 +248,15 @@ fn named(config: &zoo::Config, weights: Option<&PathBuf>, printer: &Printer) -> 
             let error = Error::usage(format!("`{}`: an ONNX file is a whole network", path.display()));
             return Err(error.hint("name it as the model, without another's name"));
         }
-        return Ok(OpenedModel {
-            model: checkpoint::open(path, config, true, printer)?,
-            name: name.to_owned(),
-            file: None,
-        });
+        let model = checkpoint::open(path, config, true, printer)?;
+        return Ok(OpenedModel { model, name: name.to_owned(), file: None, is_prepared: true });
     }
     if let Some(model) = built_in::teacher(name) {
-        return Ok(OpenedModel { model: model?, name: name.to_owned(), file: None });
+        return Ok(OpenedModel { model: model?, name: name.to_owned(), file: None, is_prepared: true });
     }
     if let Some(path) = places::fetched(variant).filter(|path| path.is_file()) {
-        return Ok(OpenedModel {
-            model: checkpoint::open(&path, config, true, printer)?,
-            name: name.to_owned(),
-            file: None,
-        });
+        let model = checkpoint::open(&path, config, true, printer)?;
+        return Ok(OpenedModel { model, name: name.to_owned(), file: None, is_prepared: true });
     }
     let error = Error::failed(format!("the weights of `{name}` are not here"));
     Err(error.hint(match &variant.source {

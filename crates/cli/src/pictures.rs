@@ -2,7 +2,7 @@
 use images::{OpenOptions, Unlabelled};
 use model::Model;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::printer::Printer;
 use crate::{classes, places};
 
@@ -20,6 +20,28 @@ pub fn open(spec: Option<&str>, count: usize, seed: u64, model: &Model, printer:
     let set = images::open_unlabelled(spec, &preprocess, &options)?;
     classes::report(&set, printer);
     Ok(set)
+}
+
+/// The data set that needs no download.
+pub const EMBEDDED: &str = "embedded";
+
+/// Tells whether a network has the classes of the embedded images.
+pub fn is_embedded(model: &Model) -> bool {
+    model.info().classes == images::EMBEDDED_CLASSES
+}
+
+/// Returns the labelled images to measure on: those that the user names, or the embedded ones for a network of their classes.
+///
+/// # Errors
+/// The user names none for another network.
+pub fn labelled<'a>(named: Option<&'a str>, model: &Model) -> Result<&'a str> {
+    match named {
+        Some(named) => Ok(named),
+        None if is_embedded(model) => Ok(EMBEDDED),
+        None => Err(Error::usage("no images are named: `--data` is missing").hint(
+            "`--data DIR`: a folder with one folder a class, or with a labels file; `dsconv data list` lists others",
+        )),
+    }
 }
 
 /// Tells whether a set of this name was drawn.

@@ -1,10 +1,10 @@
 //! Rules for layers: those of a file, and those that keep the worst layers at 8 bits.
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use blockfloat::Bits;
 use distill::{Candidates, Choice, Context, Method, Part, Sensitivity, allocate, sensitivity};
-use graph::Folded;
+use graph::{Folded, ImageConfig};
 use images::Unlabelled;
 use model::policy::{ActivationChange, ActivationRule, Rule};
 use model::{Float, LayerPlan, Plan, Policy};
@@ -12,11 +12,14 @@ use serde::Deserialize;
 
 use crate::config::{ConfigFile, ConfigKind};
 use crate::error::{Error, Result};
+use crate::models::ModelSpec;
 use crate::printer::Printer;
 
 /// The pictures on which the layers are compared, and their seed.
 pub const PICTURES: usize = 16;
 pub const SEED: u64 = 0x6b65_6570;
+/// The part of the predicted noise that a layer must have to be kept at 8 bits.
+const LEAST_NOISE: f64 = 0.01;
 /// The part of the size that 8-bit layers may add.
 const KEEP_WORST: f64 = 0.03;
 
@@ -24,9 +27,15 @@ const KEEP_WORST: f64 = 0.03;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RuleFile {
-    /// The model that the rules were made for, which is read by `dsconv distill` alone.
+    /// The model that the rules were made for, and what is known of it, which is read by `dsconv distill` alone.
     #[serde(default, rename = "model")]
     _model: Option<String>,
+    #[serde(default, rename = "weights")]
+    _weights: Option<PathBuf>,
+    #[serde(default, rename = "classes")]
+    _classes: Option<PathBuf>,
+    #[serde(default, rename = "image")]
+    _image: Option<ImageConfig>,
     quantize: Quantize,
 }
 
@@ -36,7 +45,7 @@ struct Quantize {
     rules: Vec<Rule>,
 }
 
-/// Reads the `[[quantize.rules]]` of a file. Anything else in it but `model` is refused, since it would be without effect.
+/// Reads the `[[quantize.rules]]` of a file. Anything else in it but what tells of the model is refused, since it would be without effect.
 ///
 /// # Errors
 /// The file cannot be read, or holds something else.
@@ -77,10 +86,19 @@ pub fn of_layer(name: &str, plan: &LayerPlan, policy: &Policy) -> Rule {
 ///
 /// # Errors
 /// A value cannot be written, which none of a rule's is.
-pub fn to_toml(remark: &str, model: &str, rules: &[Rule]) -> Result<String> {
+pub fn to_toml(remark: &str, model: &ModelSpec, rules: &[Rule]) -> Result<String> {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let mut text: String = remark.lines().map(|line| format!("# {line}\n")).collect();
-    let _ = writeln!(text, "model = {}", quoted(model));
+    let path = |path: &Path| quoted(&path.to_string_lossy());
+    let _ = writeln!(text, "model = {}", quoted(&model.name));
+    for (key, file) in [("weights", &model.weights), ("classes", &model.classes)] {
+        if let Some(file) = file {
+            let _ = writeln!(text, "{key} = {}", path(file));
+        }
+    }
+    if !model.image.is_empty() {
+        let _ = write!(text, "\n[image]\n{}", toml::to_string(&model.image)?);
+    }
     for rule in rules {
         text += "\n[[quantize.rules]]\n";
         let table = toml::Table::try_from(rule)?;
@@ -120,7 +138,12 @@ pub fn keep_worst(network: &Folded, policy: &Policy, images: &Unlabelled, contex
     let floats = float_bytes(network, &plans[0]);
     let extra = (KEEP_WORST * (base + floats) as f64) as u64;
     let picked = allocate(&choices.layers, base + extra).unwrap_or_default();
-    let raised = choices.names.iter().zip(picked).filter(|(_, picked)| *picked == 1);
+    // Bytes that are left over go to no layer that hardly loses anything.
+    let all: f64 = choices.layers.iter().map(|choices| choices[0].noise).sum();
+    let matters = choices.layers.iter().map(|choices| choices[0].noise > LEAST_NOISE * all);
+    let raised =
+        choices.names.iter().zip(picked).zip(matters).filter(|((_, picked), matters)| *picked == 1 && *matters);
+    let raised = raised.map(|(layer, _)| layer);
     Ok(raised
         .map(|(name, _)| Rule { activation: policy.activation.map(|_| change(eight)), ..bits_of(name, eight) })
         .collect())
@@ -185,12 +208,22 @@ mod tests {
             activation: Some(change(Bits::MAX)),
             ..Rule::default()
         };
-        let text =
-            to_toml("two\nlines", "net.onnx", &[rule.clone(), Rule { layers: "b".into(), ..rule.clone() }]).unwrap();
+        let model = ModelSpec { name: "net.onnx".into(), ..ModelSpec::default() };
+        let rules = [rule.clone(), Rule { layers: "b".into(), ..rule.clone() }];
+        let text = to_toml("two\nlines", &model, &rules).unwrap();
         assert!(text.starts_with("# two\n# lines\nmodel = \"net.onnx\"\n\n[[quantize.rules]]\n"), "{text}");
         assert!(text.contains("activation = { bits = 8 }\n"), "{text}");
         let read: RuleFile = toml::from_str(&text).unwrap();
-        assert_eq!(read.quantize.rules, [rule.clone(), Rule { layers: "b".into(), ..rule }]);
+        assert_eq!(read.quantize.rules, rules);
+        // What is known of the model goes with it: without, it would be another network.
+        let image = ImageConfig { divide: Some(1.0), mean: Some(vec![0.5]), ..ImageConfig::default() };
+        let text =
+            to_toml("x", &ModelSpec { classes: Some("names.txt".into()), image: image.clone(), ..model }, &rules);
+        let text = text.unwrap();
+        let distills: crate::recipe::DistillRecipe = toml::from_str(&text).unwrap();
+        assert_eq!((distills.image, distills.classes), (image, Some("names.txt".into())));
+        assert_eq!(distills.quantize.rules, rules);
+        assert_eq!(toml::from_str::<RuleFile>(&text).unwrap().quantize.rules, rules);
         assert_eq!(policy.rules, []);
     }
 }

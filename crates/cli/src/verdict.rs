@@ -65,7 +65,7 @@ impl fmt::Display for Verdict {
         let Fidelity { images, same, divergence, .. } = self.fidelity;
         write!(f, "on {}: the class of FP32 for {same}", pictures::described(images, &self.on))?;
         match self.sqnr_db {
-            Some(db) => write!(f, ", logits {db:.1} dB, divergence {divergence:.3}"),
+            Some(db) => write!(f, ", logits {db:.1} dB, divergence {:.3}", divergence.max(0.0)),
             None => f.write_str(", the same logits"),
         }
     }

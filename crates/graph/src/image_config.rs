@@ -115,6 +115,11 @@ impl ImageConfig {
         self.mean.is_some() || self.std.is_some() || self.order.is_some() || self.divide.is_some()
     }
 
+    /// Tells whether a field is set that says to what sizes images are brought.
+    pub fn says_sizes(&self) -> bool {
+        self.resize.is_some() || self.crop.is_some()
+    }
+
     /// Returns the height and width of the input.
     pub fn input(&self) -> Option<[usize; 2]> {
         self.input.map(both)

@@ -184,6 +184,19 @@ impl Preprocess {
         }
     }
 
+    /// Says what makes it doubtful that values are as they were in training: means or deviations that are those of pixels of 0 to 255,
+    /// of pixels that are divided before, or the other way round.
+    pub fn doubt(&self) -> Option<String> {
+        let most = self.mean.iter().chain(&self.std).fold(0.0f32, |most, value| most.max(value.abs()));
+        let told = format!("a mean of {:?} and a deviation of {:?}", self.mean, self.std);
+        if self.divide >= 128.0 && most > 4.0 {
+            return Some(format!("{told} are those of pixels of 0 to 255, but pixels are divided by {}", self.divide));
+        }
+        let least = self.std.iter().fold(f32::INFINITY, |least, value| least.min(value.abs()));
+        (self.divide == 1.0 && least < 0.5)
+            .then(|| format!("{told} are those of pixels of 0 to 1, but they are 0 to 255"))
+    }
+
     /// Fills in the sizes that are `None` so that every image becomes an input of this shape: a square input as torchvision's
     /// `Resize` and `CenterCrop` to its side make it, any other one as `Resize((h, w))` makes it.
     pub fn fitted(&self, input: Shape) -> Self {
@@ -308,6 +321,23 @@ mod tests {
         let resized = Preprocess { resize: Some(Resize::Shorter(40)), ..bare };
         assert_eq!(sizes(&resized, [32, 48]), (Some(Resize::Shorter(40)), Some([32, 48])));
         assert_eq!(Preprocess::imagenet().fitted(Shape::new(3, 224, 224)), Preprocess::imagenet());
+    }
+
+    #[test]
+    fn numbers_of_the_other_range_of_pixels_are_doubtful() {
+        let of =
+            |divide, mean: f32, std: f32| Preprocess { divide, mean: vec![mean], std: vec![std], ..Preprocess::grey() };
+        for sane in [
+            of(255.0, 0.45, 0.22),
+            of(1.0, 104.0, 1.0),
+            of(1.0, 127.0, 128.0),
+            of(255.0, 0.0, 1.0),
+            of(127.5, 1.0, 1.0),
+        ] {
+            assert_eq!(sane.doubt(), None, "{sane:?}");
+        }
+        assert!(of(255.0, 76.0, 63.0).doubt().unwrap().contains("divided by 255"));
+        assert!(of(1.0, 0.45, 0.22).doubt().unwrap().contains("0 to 255"));
     }
 
     #[test]

@@ -28,10 +28,16 @@ pub(crate) struct LabelledFiles {
     pub(crate) kind: Labels,
 }
 
-/// Opens a folder with labels from subfolders or from a labels file.
-pub(crate) fn labelled(root: &Path, preprocess: &Preprocess, options: &OpenOptions) -> Result<Labelled, ImageError> {
+/// Opens a folder with labels from this table, or from subfolders or a labels file.
+pub(crate) fn labelled(
+    root: &Path,
+    file: Option<&Path>,
+    preprocess: &Preprocess,
+    options: &OpenOptions,
+) -> Result<Labelled, ImageError> {
     let mut tree = walk(root)?;
-    let LabelledFiles { paths, labels, classes, kind } = match labels_file(root) {
+    let file = file.map(|file| LabelsFile::Table(file.to_owned())).or_else(|| labels_file(root));
+    let LabelledFiles { paths, labels, classes, kind } = match file {
         Some(LabelsFile::Lines(file)) => listed(root, &file, &mut tree)?,
         Some(LabelsFile::Table(file)) => table(root, &file, &mut tree)?,
         None => by_subfolder(root, &mut tree, None)?,
@@ -504,6 +510,12 @@ mod tests {
         let error = matched(&tree, 3, Classes::OfNetwork(&ClassNames::default())).unwrap_err();
         assert!(error.contains("set.csv: 2 labels (`cat`, `dog, large`), the network has 3 classes"), "{error}");
         assert_eq!(matched(&tree, 2, Classes::InOrder).unwrap().0, [1, 0, 0]);
+        // A table that is named counts, whatever it is called.
+        tree.text("set/annotations.csv", "file,label\na.png,5\nsub/b.png,4\nc.png,3\n");
+        let spec = tree.path("set/annotations.csv").to_str().unwrap().to_owned();
+        let set = open_labelled(&spec, &bytes_as_they_are(), &OpenOptions::default()).unwrap();
+        assert_eq!(set.labels(), [5, 3, 4]);
+        assert_eq!(open_unlabelled(&spec, &bytes_as_they_are(), &OpenOptions::default()).unwrap().len(), 3);
     }
 
     #[test]

@@ -45,6 +45,7 @@ impl OpenOptions {
 /// - a folder with one subfolder a class, or with a labels file of lines `name.jpg index`: `labels.txt` inside it or
 ///   `<folder>_labels.txt` beside it; or with a table that has a column of files and one of classes, by number or name:
 ///   `labels.csv` inside it, `<folder>_labels.csv` or `<folder>.csv` beside it;
+/// - such a table itself, a file `.csv` in the folder of the images;
 /// - a CIFAR-10 or CIFAR-100 binary file (`.bin`).
 ///
 /// Labels count the classes of the set; [`Labelled::for_network`] matches them with the outputs of a network. An orientation
@@ -62,7 +63,11 @@ pub fn open_labelled(spec: &str, preprocess: &Preprocess, options: &OpenOptions)
             });
         }
         ImageSource::Embedded(split) => embedded_as(split, preprocess),
-        ImageSource::Folder(path) => return folder::labelled(&path, preprocess, options),
+        ImageSource::Folder(path) => return folder::labelled(&path, None, preprocess, options),
+        ImageSource::Table(file) => {
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            return folder::labelled(folder, Some(&file), preprocess, options);
+        }
         ImageSource::Cifar { name, paths } => {
             let (memory, labels, classes) = cifar::labelled(&paths)?;
             let images = Unlabelled::from_memory(name, Arc::new(memory), preprocess);
@@ -85,6 +90,7 @@ pub fn open_unlabelled(spec: &str, preprocess: &Preprocess, options: &OpenOption
     let set = match resolve(spec, options, options.split.unwrap_or(Split::Adapt))? {
         ImageSource::Embedded(split) => embedded_unlabelled_as(split, preprocess),
         ImageSource::Folder(path) => return folder::unlabelled(&path, preprocess, options),
+        ImageSource::Table(_) => return Ok(open_labelled(spec, preprocess, options)?.without_labels()),
         ImageSource::Cifar { name, paths } => {
             Unlabelled::from_memory(name, Arc::new(cifar::images(&paths)?), preprocess)
         }
@@ -108,7 +114,12 @@ pub fn open_files(paths: &[PathBuf], preprocess: &Preprocess, options: &OpenOpti
 enum ImageSource {
     Embedded(Split),
     Folder(PathBuf),
-    Cifar { name: String, paths: Vec<PathBuf> },
+    /// A table of labels.
+    Table(PathBuf),
+    Cifar {
+        name: String,
+        paths: Vec<PathBuf>,
+    },
 }
 
 /// Finds the images of a spec. The name of a data set comes before a path: the folder is `./cifar10`.
@@ -130,6 +141,9 @@ fn resolve(spec: &str, options: &OpenOptions, split: Split) -> Result<ImageSourc
     let path = Path::new(spec);
     if path.is_dir() {
         return Ok(ImageSource::Folder(path.to_owned()));
+    }
+    if path.is_file() && path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv")) {
+        return Ok(ImageSource::Table(path.to_owned()));
     }
     if path.is_file() {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();

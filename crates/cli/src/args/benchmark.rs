@@ -15,9 +15,10 @@ pub struct Benchmark {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Labelled images: `embedded`, a name of `dsconv data list`, a folder with one folder a class, or CIFAR .bin files
-    #[arg(long, value_name = "DATA", default_value = "embedded")]
-    pub data: String,
+    /// Labelled images: a folder with one folder a class or a labels file, a table of labels (.csv), a name of `dsconv data list`,
+    /// or CIFAR .bin files [default for the embedded networks: `embedded`]
+    #[arg(long, value_name = "DATA")]
+    pub data: Option<String>,
     /// Measure on at most this many images, spread over the set
     #[arg(long, value_name = "N", value_parser = above_0)]
     pub limit: Option<usize>,

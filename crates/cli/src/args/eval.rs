@@ -10,13 +10,15 @@ pub struct Eval {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Labelled images: `embedded`, a name of `dsconv data list`, a folder with one folder a class, or CIFAR .bin files
-    #[arg(long, value_name = "DATA", default_value = "embedded")]
-    pub data: String,
+    /// Labelled images: a folder with one folder a class or a labels file, a table of labels (.csv), a name of `dsconv data list`,
+    /// or CIFAR .bin files [default for the embedded networks: `embedded`]
+    #[arg(long, value_name = "DATA")]
+    pub data: Option<String>,
     /// Use at most this many images, spread over the set
     #[arg(long, value_name = "N", value_parser = above_0)]
     pub limit: Option<usize>,
-    /// Also compare with this model: agreement, SQNR and largest difference of the logits
+    /// Also compare with this model: agreement, SQNR of the logits less their means, and the largest difference of an image's logits
+    /// in parts of its largest. Each model gets its images as its file says
     #[arg(long, value_name = "MODEL")]
     pub against: Option<String>,
     /// Run a `.dsc` file in the simulation, not in the integer engine

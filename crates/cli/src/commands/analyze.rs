@@ -365,13 +365,14 @@ fn choose(
     let mean_bits = codes as f64 / weights(network, &plans[0]) as f64;
     let remark = format!(
         "The formats of each layer for a budget of {budget}: {mean_bits:.2} bits a weight, {}.\n\
-         `dsconv analyze {} --budget` wrote it; `dsconv quantize {} --rule-file {}` takes it, and it is a config of `dsconv distill`.",
+         `dsconv analyze {} --budget` wrote it; `dsconv quantize {} --rule-file {}` takes it, and it is a config of `dsconv distill`,\n\
+         with the images to adapt to added: `adapt = \"photos/\"` in `[data]`.",
         bytes(size),
         options.model.name,
         options.model.name,
         path.display()
     );
-    write(path, &rules::to_toml(&remark, &options.model.name, &rules)?)?;
+    write(path, &rules::to_toml(&remark, &options.model, &rules)?)?;
     Ok(Allocation {
         budget: budget.to_string(),
         rules: path.to_owned(),

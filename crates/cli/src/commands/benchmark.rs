@@ -18,15 +18,15 @@ use crate::models::{self, ModelSpec};
 use crate::onnxruntime::OnnxRuntime;
 use crate::printer::Printer;
 use crate::table::{NOTHING, Table, bytes, decibels, percent};
-use crate::{classes, deploy, engine, places, progress};
+use crate::{classes, deploy, engine, pictures, places, progress};
 
 /// The network to measure, and how.
 #[derive(Debug, Clone)]
 pub struct BenchmarkOptions {
     /// The model.
     pub model: ModelSpec,
-    /// The labelled images.
-    pub data: String,
+    /// The labelled images; `None` for the embedded ones.
+    pub data: Option<String>,
     /// The most images to measure on.
     pub limit: Option<usize>,
     /// The images to fit layers on.
@@ -158,7 +158,11 @@ pub fn run(options: &BenchmarkOptions, printer: &Printer) -> Result<()> {
     options.html.check(&options.model.files())?;
     let opened = models::open(&options.model, printer)?;
     let spread = OpenOptions { limit: options.limit, datasets: places::datasets(), ..OpenOptions::default() };
-    let set = images::open_labelled(&options.data, &opened.model.preprocess(), &spread)?;
+    let set = images::open_labelled(
+        pictures::labelled(options.data.as_deref(), &opened.model)?,
+        &opened.model.preprocess(),
+        &spread,
+    )?;
     let images = set.without_labels();
     classes::report(&images, printer);
     let set = GivenClasses::read(options.model.classes.as_deref())?.labelled(&set, &opened.model, printer)?;

@@ -134,7 +134,10 @@ fn read(run: &Path) -> Result<Run> {
     let path = run.join(RunFolder::METRICS);
     let text = std::fs::read_to_string(&path).map_err(|error| {
         let error = Error::failed(format!("`{}`: {error}", path.display()));
-        error.hint("the run is not finished: `dsconv distill CONFIG --resume` goes on with it")
+        match RunFolder::is_run(run) {
+            true => error.hint("the run is not finished: `dsconv distill CONFIG --resume` goes on with it"),
+            false => error.hint("that is no run folder of `dsconv distill`"),
+        }
     })?;
     let report =
         serde_json::from_str(&text).map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;

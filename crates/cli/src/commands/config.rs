@@ -174,18 +174,21 @@ pub fn create(path: &Path, beginning: &Beginning, force: bool, printer: &Printer
         return Err(error.hint(format!("name it `{}`", path.with_extension("toml").display())));
     }
     check_file(path, force, &[])?;
+    let mut has_images = true;
     let (kind, text) = match beginning {
         Beginning::Copy(name) => config::text(name)?,
         Beginning::Keys(kind, model) => {
             check_model(*kind, model)?;
-            (*kind, keys::template(*kind, model)?)
+            has_images = *kind == ConfigKind::Train || model.ends_with("-embedded");
+            (*kind, keys::template(*kind, model, has_images)?)
         }
     };
     files::write_atomic(path, text.as_bytes())
         .map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;
     let written = NewConfig { path: path.to_owned(), command: format!("dsconv {kind} {}", path.display()) };
     printer.result(&written, |printer| {
-        printer.line(format!("wrote {}: `{}` runs it", written.path.display(), written.command));
+        let first = if has_images { "" } else { "put the folder of your images into it: " };
+        printer.line(format!("wrote {}: {first}`{}` runs it", written.path.display(), written.command));
     });
     Ok(())
 }

@@ -280,7 +280,11 @@ impl Shown<'_> {
             }
         }
         let classes = self.teacher.graph().head().names(&self.teacher.info().classes);
-        let compared = Compared { float: Some("FP32"), other: "quantized", classes: &classes, named: &named };
+        let other = match report.chosen {
+            Chosen::Adapted => "adapted",
+            Chosen::Quantized => "quantized",
+        };
+        let compared = Compared { float: Some("FP32"), other, classes: &classes, named: &named };
         let mut sections = compared.sections();
         let differing = compared.differing();
         if !differing.is_empty() {

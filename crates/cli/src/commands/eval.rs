@@ -3,7 +3,6 @@ use std::time::Instant;
 
 use distill::evaluate::predict;
 use distill::{Flips, Logits};
-use dsconv::Network;
 use graph::Preprocess;
 use images::{Labelled, OpenOptions};
 use report::{Page, Section};
@@ -16,15 +15,15 @@ use crate::html::{self, Compared, Html, Named};
 use crate::models::{self, ModelSpec, OpenedModel};
 use crate::printer::Printer;
 use crate::table::{Table, bytes, duration, percent, rate};
-use crate::{classes, device, engine, places, progress};
+use crate::{classes, device, engine, pictures, places, progress};
 
 /// The model to measure, and how.
 #[derive(Debug, Clone)]
 pub struct EvalOptions {
     /// The model.
     pub model: ModelSpec,
-    /// The labelled images: a data set, a folder or files.
-    pub data: String,
+    /// The labelled images: a data set, a folder or files; `None` for the embedded ones.
+    pub data: Option<String>,
     /// The most images, spread over the set.
     pub limit: Option<usize>,
     /// The model to compare with.
@@ -93,13 +92,28 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
     let opened = models::open(&options.model, printer)?;
     let against = options.against.as_ref().map(|name| models::open_name(name, printer)).transpose()?;
     let spread = OpenOptions { limit: options.limit, datasets: places::datasets(), ..OpenOptions::default() };
-    let set = images::open_labelled(&options.data, &opened.model.preprocess(), &spread)?;
+    let data = pictures::labelled(options.data.as_deref(), &opened.model)?;
+    let set = images::open_labelled(data, &opened.model.preprocess(), &spread)?;
     let images = set.without_labels();
     let known = images.skipped().len();
     classes::report(&images, printer);
     let set = GivenClasses::read(options.model.classes.as_deref())?.labelled(&set, &opened.model, printer)?;
 
     let context = progress::context(device, printer)?;
+    let images_of_other = match &against {
+        Some(other) if other.model.preprocess() == opened.model.preprocess() => None,
+        Some(other) if other.is_prepared => {
+            printer.talk(format!("{} and {} get their images as their own files say", opened.name, other.name));
+            Some(images::open_labelled(data, &other.model.preprocess(), &spread)?.without_labels())
+        }
+        Some(other) => {
+            let (name, first) = (&other.name, &opened.name);
+            printer.talk(format!("{name} does not say how its images are prepared: as those of {first}"));
+            None
+        }
+        None => None,
+    };
+    let images_of_other = images_of_other.as_ref().unwrap_or(&images);
     let other = against.as_ref().map(|opened| models::network(&opened.model, &context.device));
     if let Some(other) = &other
         && other.graph().head().count != opened.model.graph().head().count
@@ -111,13 +125,22 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
     let logits = if engine::is_for(&options.model.name, options.device, options.simulate) {
         let mut logits = vec![engine::predict("eval", &opened.model, &images, &context)?];
         if let Some(other) = &other {
-            logits.extend(predict("eval", &[other], &images, &context)?);
+            logits.extend(predict("eval", &[other], images_of_other, &context)?);
         }
         logits
     } else {
         let network = models::network(&opened.model, &context.device);
-        let networks: Vec<&Network> = [Some(&network), other.as_ref()].into_iter().flatten().collect();
-        predict("eval", &networks, &images, &context)?
+        match &other {
+            Some(other) if std::ptr::eq(images_of_other, &images) => {
+                predict("eval", &[&network, other], &images, &context)?
+            }
+            Some(other) => {
+                let mut logits = predict("eval", &[&network], &images, &context)?;
+                logits.extend(predict("eval", &[other], images_of_other, &context)?);
+                logits
+            }
+            None => predict("eval", &[&network], &images, &context)?,
+        }
     };
     let time = start.elapsed();
     classes::report_resized(&images, &opened.model.info().preprocess, opened.model.graph().input(), printer);
@@ -145,6 +168,14 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
         printer.talk(format!(
             "it gets {won} images right that {other} does not, and {lost} the other way round: {verdict} (McNemar's p = {p:.2})"
         ));
+    }
+    // A network that knows nothing is right once in as many images as there are classes.
+    let chance = 100.0 / opened.model.graph().head().classes().max(2) as f64;
+    if outcome.count >= 50 && outcome.top1.is_some_and(|top1| top1 < 1.5 * chance && top1 < 60.0) {
+        printer.warn(
+            "that is little more than chance: perhaps its classes have another order (--classes), or its images are prepared \
+             otherwise (--mean, --std, --order, --divide, --resize, --crop)",
+        );
     }
     printer.talk(format!("{}, {}", rate(outcome.images_per_second), duration(time)));
     options.html.write(printer, || {

@@ -30,6 +30,12 @@ pub enum FitImages {
 }
 
 impl FitOutcome {
+    /// Returns the percentage of images held out for which the network names the float network's class; `None` where there were too
+    /// few for that to mean much.
+    pub fn agreement(&self) -> Option<f64> {
+        self.held_out.as_ref().filter(|held| held.count >= 12).map(|held| held.after.agreement)
+    }
+
     /// Tells whether layers were fitted on drawn pictures, alone or beside others.
     pub fn is_on_drawn(&self) -> bool {
         self.drawn > 0 || pictures::are_drawn(&self.images)

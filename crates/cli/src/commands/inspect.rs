@@ -6,6 +6,7 @@ use graph::{Head, Outputs, Preprocess, Resize, Role, Weights};
 use model::{Float, Model, QuantizedLayer};
 use serde::Serialize;
 
+use super::plan::own_block;
 use super::quantize::{WeightSqnr, sqnr};
 use crate::error::{Error, Result};
 use crate::models::{self, ModelSpec};
@@ -156,7 +157,7 @@ pub fn describe(name: &str, layer: &QuantizedLayer, sqnr_db: Option<f64>) -> Lay
         name: name.to_owned(),
         shape: codes.shape(),
         bits: codes.bits().get(),
-        block: codes.block().to_string(),
+        block: own_block(codes.block(), codes.shape()).to_string(),
         scales: scales.to_owned(),
         activation: *activation,
         signed: *signed,

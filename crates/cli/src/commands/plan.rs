@@ -1,5 +1,5 @@
 //! What would be written, before it is: `--dry-run` of `quantize`, `distill` and `export`.
-use blockfloat::{ActivationFormat, ScaleFormat, ScaleRule, WeightFormat};
+use blockfloat::{ActivationFormat, BlockSize, ScaleFormat, ScaleRule, WeightFormat};
 use graph::Folded;
 use model::{LayerPlan, Model, Plan, QuantizedLayer, SaveOptions};
 use serde::Serialize;
@@ -45,7 +45,7 @@ impl Planned {
             let planned = plan.get(&node.name);
             layers.push(PlannedLayer {
                 layer: node.name.clone(),
-                format: planned.map(ToString::to_string),
+                format: planned.map(|plan| in_blocks(plan, shape).to_string()),
                 weights,
                 bytes: planned.map_or_else(|| float(weights), |plan| plan.bytes(shape, stored.scale_precision)),
                 fp32_bytes: 4 * weights as u64,
@@ -106,6 +106,16 @@ impl Planned {
     }
 }
 
+/// Returns a layer's plan with the blocks that its weight `[Co, Ci/G, Kh, Kw]` has: a depthwise one has a scale for each weight.
+pub fn in_blocks(plan: &LayerPlan, shape: [usize; 4]) -> LayerPlan {
+    LayerPlan { weight: WeightFormat { block: own_block(plan.weight.block, shape), ..plan.weight }, ..*plan }
+}
+
+/// Returns the blocks that a weight `[Co, Ci/G, Kh, Kw]` has.
+pub fn own_block(block: BlockSize, [_, channels, ..]: [usize; 4]) -> BlockSize {
+    if channels == 1 { BlockSize::new(1).expect("at least 1") } else { block }
+}
+
 /// How a file holds the weights of layers.
 pub enum Numbers {
     /// Those of quantized layers are codes with block scales, the others floats.
@@ -123,6 +133,7 @@ impl Numbers {
         match (self, layer) {
             (Self::Codes(stored), Some(&QuantizedLayer { ref codes, activation, signed })) => {
                 let (bits, block) = (codes.bits(), codes.block());
+                let own = own_block(block, shape);
                 let scales = if codes.two_level().is_some() { ScaleFormat::TwoLevel } else { ScaleFormat::Float };
                 let weight = WeightFormat { bits, block, rule: ScaleRule::default() };
                 let input = match activation {
@@ -131,7 +142,7 @@ impl Numbers {
                 };
                 let levels = if scales == ScaleFormat::TwoLevel { " two-level" } else { "" };
                 let plan = LayerPlan { weight, scales, activation, signed };
-                let format = format!("W{bits} block {block}{levels}, {input}");
+                let format = format!("W{bits} block {own}{levels}, {input}");
                 (Some(format), plan.bytes(shape, stored.scale_precision))
             }
             (Self::Integers, Some(_)) => (Some("W8 filter, A8".to_owned()), (weights + 4 * shape[0]) as u64),

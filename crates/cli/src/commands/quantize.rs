@@ -11,7 +11,7 @@ use report::{Item, Page, Section};
 use serde::Serialize;
 
 use super::fitted::{self, FitImages, FitOutcome};
-use super::plan::Planned;
+use super::plan::{Planned, in_blocks};
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
 use crate::html::{self, Html};
@@ -126,6 +126,9 @@ pub struct QuantizeOptions {
     pub target: Target,
 }
 
+/// The percentage of images held out with the class of the float network below which that is a warning.
+const GOOD: f64 = 85.0;
+
 /// Quantizes a model and writes it.
 ///
 /// # Errors
@@ -138,6 +141,8 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
     let mut policy = policy(options, printer)?;
     let opened = models::open(spec, printer)?;
     let default = format!("{}_{}.safetensors", opened.name, scheme(&policy));
+    // A dry run may say what would replace a file.
+    let target = &Target { force: target.force || options.dry_run, ..target.clone() };
     let output = Output::new(target, &default, &spec.files())?;
     let stored = target.options(Float::F16);
     let info = opened.model.info().clone();
@@ -195,6 +200,17 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
         "how accurate it is, only images tell: `dsconv eval {file} --data DATA --against {model}`; `dsconv distill` wins \
          accuracy back"
     ));
+    let agreement = outcome.fit.as_ref().and_then(FitOutcome::agreement);
+    if let Some(agreement) = agreement.filter(|agreement| *agreement < GOOD) {
+        let broken = outcome.verdict.as_ref().is_some_and(|verdict| verdict.broken);
+        if !broken {
+            printer.warn(format!(
+                "it names another class than the float network for {:.0} % of the images held out: points of accuracy are lost; more \
+                 bits, `--keep-worst` and `dsconv distill` help, `dsconv analyze` names the layers",
+                100.0 - agreement
+            ));
+        }
+    }
     options.html.write(printer, || Ok(page(&name, &outcome, sections)))
 }
 
@@ -331,7 +347,7 @@ fn formats(plan: &Plan) -> String {
 fn measure(folded: &Folded, quantized: &Model, plan: &Plan) -> BTreeMap<String, LayerLoss> {
     let layer = |(name, layer): (&String, &QuantizedLayer)| {
         let sqnr_db = sqnr(folded.weights(), name, layer);
-        let format = plan.get(name).map(ToString::to_string).unwrap_or_default();
+        let format = plan.get(name).map(|plan| in_blocks(plan, layer.codes.shape()).to_string()).unwrap_or_default();
         (name.clone(), LayerLoss { format, weights: layer.codes.codes().len(), sqnr_db })
     };
     quantized.layers().iter().map(layer).collect()

@@ -183,7 +183,7 @@ mod tests {
             let schema = schema(kind).unwrap();
             let recipes = built_in::recipes().filter(|name| ConfigKind::of_name(name) == kind);
             // A new config with every example and default in force.
-            let new = template(kind, "resnet20").unwrap();
+            let new = template(kind, "resnet20", true).unwrap();
             let all: String = new
                 .lines()
                 .map(|line| match line.strip_prefix("# ") {

@@ -12,7 +12,7 @@ use crate::config::ConfigFile;
 use crate::error::{Error, Result};
 use crate::models::ModelSpec;
 use crate::printer::Printer;
-use crate::{classes, models, names, places};
+use crate::{classes, models, names, pictures, places};
 
 use super::faults::{images_error, point_at_path, setting_error};
 use super::named::{images_at, text};
@@ -124,6 +124,9 @@ impl DistillRecipe {
             return Err(file.error_at("quantize", "every layer is skipped: nothing is left to quantize", None));
         }
 
+        if !pictures::is_embedded(&teacher) {
+            file.require("data.adapt", "the unlabelled images to adapt to", "\"photos/unlabelled\"")?;
+        }
         let eval = self.open_eval(&mut teacher, &classes, file, printer)?;
         let adapt = images::open_unlabelled(&self.data.adapt, &teacher.preprocess(), &spread(self.data.limit))
             .map_err(|error| images_error(file, "data.adapt", error))?;

@@ -6,7 +6,14 @@ fn a_new_config_is_a_config() {
     let place = Place::new();
     let written = place.json(&["config", "new", "mine.toml", "--model", "tiny.safetensors"]);
     assert_eq!(written["command"], "dsconv distill mine.toml");
-    let little = ["data.limit=64", "data.eval_limit=32", "adapt.steps=1", "adapt.held_out=8", "adapt.fit_images=0"];
+    let little = [
+        "data.adapt=embedded",
+        "data.limit=64",
+        "data.eval_limit=32",
+        "adapt.steps=1",
+        "adapt.held_out=8",
+        "adapt.fit_images=0",
+    ];
     let set = little.iter().flat_map(|change| ["--set", change]);
     let outcome = place.json(&["distill", "mine.toml", "--out", "run"].into_iter().chain(set).collect::<Vec<_>>());
     assert_eq!(outcome["model"], "tiny.safetensors");

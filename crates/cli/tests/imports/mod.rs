@@ -12,7 +12,7 @@ fn an_onnx_file_is_a_model() {
     std::fs::copy(classifier(), place.path("net.onnx")).unwrap();
     let ran = place.run(&["quantize", "net.onnx", "--bits", "4"]);
     assert_eq!(ran.code, Some(0), "{}", ran.err);
-    assert!(ran.err.contains("net.onnx does not say how its images are normalised: ImageNet's"), "{}", ran.err);
+    assert!(ran.err.contains("net.onnx does not say how its images are prepared; assumed: ImageNet's"), "{}", ran.err);
     let quantized = files::load(place.path("net_w4a4.safetensors")).unwrap();
     assert_eq!(quantized.layers().keys().collect::<Vec<_>>(), ["conv", "fc"]);
 

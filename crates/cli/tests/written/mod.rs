@@ -168,7 +168,8 @@ fn a_network_that_is_not_quite_the_zoos_becomes_a_file() {
     place.json(&[&args[..], &mean].concat());
     // Or found by its parameters.
     for model in ["mine.safetensors", "bare.safetensors"] {
-        let scores = place.json(&["eval", model, "--limit", "32", "--against", "tiny.safetensors"]);
+        let args = ["eval", model, "--data", "embedded", "--limit", "32", "--against", "tiny.safetensors"];
+        let scores = place.json(&args);
         assert_eq!((&scores["agreement"], &scores["sqnr_db"]), (&Value::from(100.0), &Value::Null), "{scores}");
     }
     let ran = place.run(&["quantize", "bare.safetensors"]);

@@ -139,10 +139,11 @@ pub fn import(bytes: &[u8], options: &ImportOptions) -> Result<Imported, ImportE
     let graph = model.graph.as_ref().ok_or_else(|| malformed("it has no graph"))?;
     let image = input::read(input::find(graph)?, options)?;
     let attempt = |batch: usize| network(graph, &image, batch, opset, bytes.len(), options);
-    let mut imported = match image.batch {
-        Some(batch) => attempt(batch)?,
-        None => any_batch(attempt)?,
+    let imported = match image.batch {
+        Some(batch) => attempt(batch),
+        None => any_batch(attempt),
     };
+    let mut imported = imported.map_err(|error| own(&model, error))?;
     imported.producer = format!("{} {}", model.producer_name, model.producer_version).trim().to_owned();
     imported.preprocess = metadata::preprocess(&model.metadata_props)
         .filter(|preprocess| preprocess.channels() == imported.graph.input().channels);
@@ -180,6 +181,20 @@ fn opset(model: &ModelProto) -> Result<i64, ImportError> {
     };
     let version = version(&["", "ai.onnx"]).ok_or_else(|| malformed("it names no version of `ai.onnx`"))?;
     if OPSETS.contains(&version) { Ok(version) } else { Err(ImportError::Opset { domain: "ai.onnx".into(), version }) }
+}
+
+/// Says of a quantized network that this crate wrote that it is one: its rounding of inputs reads as operators that are not supported.
+fn own(model: &ModelProto, error: ImportError) -> ImportError {
+    let nodes = model.graph.iter().flat_map(|graph| &graph.node);
+    let coded = nodes.filter(|_| model.producer_name == "dsconv").find(|node| node.op_type == "DequantizeLinear");
+    match coded {
+        Some(node) => Refusal::hint(
+            "dsconv wrote this file of a quantized network, and reads it no more",
+            "the file that it was exported from, `.safetensors` or `.dsc`, is a model",
+        )
+        .at(&node.name, &node.op_type),
+        None => error,
+    }
 }
 
 fn network<'a>(

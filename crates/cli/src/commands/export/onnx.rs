@@ -49,7 +49,11 @@ pub fn run(options: &ExportOptions, opened: OpenedModel, printer: &Printer, star
     let output = Output::new(&options.target, &format!("{name}_{suffix}.onnx"), &options.model.files())?;
     if asked != OnnxProfile::Fp32 && !model.is_quantized() {
         return Err(Error::usage(format!("`{name}` is not quantized: the profile {suffix} needs integer weights"))
-            .hint(format!("`dsconv quantize {}` makes some, and `--profile fp32` writes floats", options.model.name)));
+            .hint(format!(
+                "`dsconv quantize {}{}` makes some, and `--profile fp32` writes floats",
+                options.model.name,
+                if asked == OnnxProfile::Int8 { " --bits 8 --activation-bits 8" } else { "" }
+            )));
     }
     check_scales(options, &model)?;
     if options.target.is_two_level() {
@@ -63,8 +67,17 @@ pub fn run(options: &ExportOptions, opened: OpenedModel, printer: &Printer, star
                 return Err(Error::usage("the profile int8 has one scale for each activation, found on images")
                     .hint("`--calibrate DATA` names some: a folder, a file, `embedded`; labels are not read"));
             };
+            let least = model.layers().values().map(|layer| layer.codes.bits().get()).min();
+            if let Some(bits @ ..8) = least {
+                let name = &options.model.name;
+                printer.warn(format!(
+                    "`{name}` has weights of {bits} bits: as 8-bit integers they are no more exact, and no smaller than those of \
+                     `dsconv quantize FLOATS --bits 8 --activation-bits 8`"
+                ));
+            }
             if model.layers().values().any(|layer| layer.codes.two_level().is_none()) {
-                printer.talk("8-bit weights have two-level scales: codes and scales are fitted anew");
+                printer
+                    .talk("8-bit weights have one scale a filter, made of the block scales of the quantized weights");
                 model = model.to_two_level()?;
             }
             let limit = Some(onnx.calibration_images.unwrap_or(CALIBRATION_IMAGES));
