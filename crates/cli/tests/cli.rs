@@ -6,6 +6,7 @@ mod devices;
 mod distillation;
 mod engine;
 mod folders;
+mod guides;
 mod imports;
 mod mistakes;
 mod onnx;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use graph::{ChannelOrder, Preprocess, Resize, Shape};
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use crate::ImageError;
 use crate::resize::resize;
@@ -102,6 +102,9 @@ const MOST_PIXELS: usize = 1 << 26;
 const LARGE: usize = 1 << 23;
 /// The limit of bytes of a file.
 const MOST_BYTES: u64 = 1 << 28;
+/// The limit of bytes of a row of a PNG, and of its colour profile, which nobody needs here and which may unpack to a thousand
+/// times its size in the file. A longer one is passed over.
+const MOST_BESIDE: u64 = 1 << 26;
 
 /// Decodes a file as PIL's `convert("RGB")` does: grey is repeated, alpha is dropped, a palette is looked up, CMYK is
 /// converted. The content decides the format, not the name. An orientation in EXIF is not applied, as in torchvision's
@@ -130,7 +133,10 @@ fn decode_bytes(bytes: &[u8]) -> Result<Picture, String> {
     if bytes.is_empty() {
         return Err("the file is empty".to_owned());
     }
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MOST_BESIDE);
+    reader.limits(limits);
     let format = reader.format().ok_or("not an image: neither JPEG, PNG, BMP nor WebP")?;
     if format == ImageFormat::Jpeg && !ends(bytes) {
         // The decoder would fill the missing part with grey.

@@ -268,6 +268,49 @@ fn torchvision_loads_a_state_dict() {
     }
 }
 
+/// A reader in NumPy, written from the page of the format alone, lists the layers, has the weights of the state dict, and runs
+/// the stored input to the same bits.
+#[test]
+fn a_reader_written_from_the_page_runs_networks() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/run_dsc.py");
+    let python = std::env::var("DSCONV_PYTHON").unwrap_or_else(|_| "python3".into());
+    if !Command::new(&python).args(["-c", "import numpy"]).output().is_ok_and(|output| output.status.success()) {
+        println!("SKIPPED: `{python}` has no numpy; DSCONV_PYTHON names one that has");
+        return;
+    }
+    let place = Place::new();
+    let cases: [(&str, &[&str]); 6] = [
+        ("alexnet-embedded", &["--bits", "3", "--activation-bits", "8"]),
+        ("vgg-embedded", &["--activation-scale", "pow2", "--block", "16"]),
+        ("googlenet-embedded", &["--scales", "two-level", "--block", "8", "--activation-block", "24"]),
+        ("resnet50-embedded", &["--scales", "two-level", "--activation-block", "pixel", "--activation-bits", "8"]),
+        ("resnet50-embedded", &["--scales", "f32", "--block", "20", "--activation-block", "40", "--bits", "5"]),
+        ("densenet-embedded", &[]),
+    ];
+    for (network, options) in cases {
+        place.json(&[&["quantize", network, "--images", "none", "-o", "q.dsc", "--force"], options].concat());
+        place.json(&["export", "q.dsc", "--format", "state-dict", "-o", "dense.safetensors", "--force"]);
+        let output = Command::new(&python)
+            .arg(script)
+            .args([place.path("q.dsc"), place.path("dense.safetensors")])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{network}: {}", String::from_utf8_lossy(&output.stderr));
+        let read: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let ours = place.json(&["inspect", "q.dsc"]);
+        let (layers, listed) = (read["layers"].as_array().unwrap(), ours["layers"].as_array().unwrap());
+        assert_eq!(layers.len(), listed.len(), "{network}");
+        for layer in layers {
+            let same = listed.iter().find(|other| other["name"] == layer["node"]).unwrap();
+            for key in ["shape", "bits", "activation", "signed"] {
+                assert_eq!(layer[key], same[key], "{network}: {key} of {}", layer["node"]);
+            }
+        }
+        assert_eq!(read["equal_weights"], layers.len(), "{network}");
+        assert_eq!((&read["logits"], &read["equal_logits"]), (&16.into(), &16.into()), "{network} {options:?}");
+    }
+}
+
 #[test]
 fn a_dry_run_tells_sizes_and_writes_nothing() {
     let place = Place::new();

@@ -390,6 +390,28 @@ fn damaged_files_never_panic() {
     assert!(opened > rounds / 100, "{opened} of {rounds} still open: damage is too rough to test anything");
 }
 
+/// A pickle for which Python runs a command, as it does when that is there to read it, runs nothing here.
+#[test]
+fn nothing_in_a_pickle_is_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (made, path) = (folder.path().join("made"), folder.path().join("pickle.pth"));
+    let command = format!("touch '{}'", made.display());
+    // The function `posix.system`, its argument, a tuple of that, the call.
+    let length = (command.len() as u32).to_le_bytes();
+    let call = [&b"cposix\nsystem\nX"[..], &length, command.as_bytes(), b"\x85R"].concat();
+    // Alone, and as the value of a dictionary.
+    for (before, after) in [(&b""[..], &b""[..]), (b"}X\x01\0\0\0a", b"s")] {
+        fs::write(&path, [&b"\x80\x02"[..], before, &call, after, b"."].concat()).unwrap();
+        let opened = Checkpoint::open(&path).and_then(|checkpoint| checkpoint.load(&tiny()));
+        assert!(opened.is_err() && !made.exists(), "{before:?}");
+        let load = "import pickle, sys; pickle.load(open(sys.argv[1], 'rb'))";
+        if std::process::Command::new("python3").args(["-c", load]).arg(&path).status().is_ok() {
+            assert!(made.exists(), "Python does not run it: {before:?}");
+            fs::remove_file(&made).unwrap();
+        }
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_named() {
     let CheckpointError::NotFinite { tensor, index, .. } = load(golden("nan.pth"), &tiny()).unwrap_err() else {
