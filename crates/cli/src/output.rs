@@ -119,7 +119,10 @@ impl Written {
 impl std::fmt::Display for Written {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let time = duration(std::time::Duration::from_secs_f64(self.seconds));
-        let smaller = format!("{:.1} times smaller than FP32", self.ratio);
+        let smaller = match self.ratio {
+            ..1.05 => "as large as FP32".to_owned(),
+            ratio => format!("{ratio:.1} times smaller than FP32"),
+        };
         write!(f, "wrote {}: {}, {smaller}, in {time}", self.path.display(), bytes(self.bytes))
     }
 }

@@ -49,6 +49,9 @@ struct Outcome {
 struct LayerLoss {
     format: String,
     weights: usize,
+    /// Tells whether a filter has one channel, so that each weight has a scale.
+    #[serde(skip)]
+    one_channel: bool,
     /// The signal to quantization noise ratio of its weights in dB; `None` where nothing was lost.
     sqnr_db: Option<f64>,
 }
@@ -258,9 +261,9 @@ fn keep_worst(opened: &OpenedModel, policy: &mut Policy, context: &Context, prin
 ///
 /// # Errors
 /// The name of the file is not that of a format that holds a quantized model; the file cannot be written.
-fn ending(QuantizeOptions { model, target, .. }: &QuantizeOptions) -> Result<Ending> {
+fn ending(QuantizeOptions { model, target, dry_run, .. }: &QuantizeOptions) -> Result<Ending> {
     let Some(path) = &target.path else { return Ok(Ending::Safetensors) };
-    check_file(path, target.force, &model.files())?;
+    check_file(path, target.force || *dry_run, &model.files())?;
     match Ending::of(path)? {
         Ending::Onnx => {
             let (dsc, onnx) = (path.with_extension("dsc"), path.display());
@@ -297,11 +300,22 @@ fn show(outcome: &Outcome, printer: &Printer) {
 fn lines(outcome: &Outcome) -> Vec<String> {
     let weights: usize = outcome.layers.values().map(|layer| layer.weights).sum();
     let mut lines = vec![format!("{} layers, {} weights quantized", outcome.layers.len(), count(weights as u64))];
+    let (count_of, weights_of) = outcome
+        .layers
+        .values()
+        .filter(|layer| layer.one_channel)
+        .fold((0, 0), |(n, w), layer| (n + 1, w + layer.weights));
+    if count_of > 0 {
+        lines.push(format!("{count_of} depthwise layers, {} weights, have a scale for each weight: they lose nothing and become no smaller than halves", count(weights_of as u64)));
+    }
     if !outcome.kept.is_empty() {
         lines.push(format!("kept at 8 bits: {}", outcome.kept.join(", ")));
     }
     if !outcome.image_layers.is_empty() {
-        lines.push(format!("read the image, so that their inputs keep more bits: {}", outcome.image_layers.join(", ")));
+        lines.push(format!(
+            "inputs that keep more bits, since they are the image: of {}",
+            outcome.image_layers.join(", ")
+        ));
     }
     if !outcome.float_layers.is_empty() {
         let (count, names) = (outcome.float_layers.len(), outcome.float_layers.join(", "));
@@ -348,7 +362,8 @@ fn measure(folded: &Folded, quantized: &Model, plan: &Plan) -> BTreeMap<String, 
     let layer = |(name, layer): (&String, &QuantizedLayer)| {
         let sqnr_db = sqnr(folded.weights(), name, layer);
         let format = plan.get(name).map(|plan| in_blocks(plan, layer.codes.shape()).to_string()).unwrap_or_default();
-        (name.clone(), LayerLoss { format, weights: layer.codes.codes().len(), sqnr_db })
+        let one_channel = layer.codes.shape()[1] == 1;
+        (name.clone(), LayerLoss { format, weights: layer.codes.codes().len(), one_channel, sqnr_db })
     };
     quantized.layers().iter().map(layer).collect()
 }

@@ -131,6 +131,9 @@ impl DistillRecipe {
         let adapt = images::open_unlabelled(&self.data.adapt, &teacher.preprocess(), &spread(self.data.limit))
             .map_err(|error| images_error(file, "data.adapt", error))?;
         report(&adapt, &teacher, printer);
+        if self.data.adapt != EMBEDDED && self.data.eval.as_ref() == Some(&self.data.adapt) {
+            printer.warn("the student is measured on the images that it adapts to: others say more");
+        }
         let (policy, config) = (&self.quantize, &self.adapt);
         let adaptation = Adaptation { teacher: &teacher, policy, images: &adapt, config, seed: self.seed };
         adaptation.check().map_err(|error| setting_error(file, error, ""))?;

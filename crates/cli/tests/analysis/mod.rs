@@ -149,7 +149,7 @@ fn the_layer_that_reads_the_image_keeps_its_bits_and_is_named() {
     assert_eq!(plain["layers"]["conv1"]["format"], "W4 block 32 mse, A4 block 32 float");
     assert_eq!(found["bytes"], plain["bytes"]);
     let ran = place.run(&["quantize", "tiny.safetensors", "-o", "y.dsc", "--images", "none"]);
-    assert!(ran.out.contains("\nread the image, so that their inputs keep more bits: conv1\n"), "{}", ran.out);
+    assert!(ran.out.contains("\ninputs that keep more bits, since they are the image: of conv1\n"), "{}", ran.out);
     let ran = place.run(&["quantize", "tiny.safetensors", "--images", "none", "--image-count", "3"]);
     ran.refuses(2, "error: --image-count has no effect with `--images none`");
 }

@@ -43,7 +43,7 @@ pub fn run(options: &ExportOptions, printer: &Printer) -> Result<()> {
     }
     check_scales(options, &opened.model)?;
     if format == ExportFormat::Safetensors && !opened.model.is_quantized() {
-        printer.warn(format!("`{}` is not quantized: the file holds floats", opened.name));
+        printer.talk(format!("`{}` is not quantized: the file holds floats", opened.name));
     }
     if options.target.is_two_level() {
         opened.model = opened.model.to_two_level()?;
