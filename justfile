@@ -29,7 +29,7 @@ demo *ARGS:
 wheel:
     @bash .ci/python build
 
-# Run all tests; `web` and `python` have theirs in .ci/demo and .ci/python: with the features of their libraries, burn is compiled twice
+# Run all tests; `web` and `python` have theirs in .ci/demo and .ci/python, and need libraries that nothing else does
 test *ARGS:
     cargo test --release --workspace --exclude dsconv-web --exclude dsconv-python "$@"
 

@@ -9,20 +9,45 @@ use crate::error::{Error, Result};
 use crate::import;
 use crate::printer::Printer;
 
+/// A checkpoint: a file, or the bytes of one, which a program has in memory.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// The file at a path.
+    File(&'a Path),
+    /// Bytes, which [`STATE_DICT`] names in messages.
+    Bytes(&'a [u8]),
+}
+
+/// The name of a checkpoint in memory.
+pub const STATE_DICT: &str = "state_dict";
+
+impl Source<'_> {
+    fn open(self) -> Result<Checkpoint, CheckpointError> {
+        match self {
+            Self::File(path) => Checkpoint::open(path),
+            Self::Bytes(bytes) => Checkpoint::from_bytes(STATE_DICT, bytes),
+        }
+    }
+}
+
 /// Opens a checkpoint as a network of the zoo. What `given` sets is fixed, and without a name the network is found; classes,
 /// width and first layers are the file's. What was found and assumed is said, but nothing of images with `quietly`.
 ///
 /// # Errors
 /// The file is no checkpoint, or its parameters do not fit the network; the network cannot be built.
-pub fn open(path: &Path, given: &zoo::Config, quietly: bool, printer: &Printer) -> Result<Model> {
-    let shown = path.display();
+pub fn open(source: Source<'_>, given: &zoo::Config, quietly: bool, printer: &Printer) -> Result<Model> {
+    let shown = match source {
+        Source::File(path) => path,
+        Source::Bytes(_) => Path::new(STATE_DICT),
+    };
+    let shown = shown.display();
     let failed = |error: CheckpointError| {
         if let Some(differences) = error.differences() {
             printer.detail(format!("{shown}: {differences:#}"));
         }
         Error::from(error)
     };
-    let checkpoint = Checkpoint::open(path).map_err(failed)?;
+    let checkpoint = source.open().map_err(failed)?;
     let named = !given.name.is_empty();
     let (config, assumed) = match checkpoint.identify(given) {
         Ok(found) => (found.config, found.assumed),

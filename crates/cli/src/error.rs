@@ -6,6 +6,8 @@ use images::{FetchError, ImageError};
 use onnx::ImportError;
 use zoo::checkpoint::CheckpointError;
 
+use crate::table::harmless;
+
 /// How a command ended, which decides its exit status: see [`Error::code`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
@@ -98,6 +100,20 @@ impl Error {
     /// What the user can do.
     pub fn advice(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+}
+
+/// Writes it as stderr shows it, without colour.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&harmless(&self.message))?;
+        if let Some(drawing) = &self.snippet {
+            write!(f, "\n{}", anstream::adapter::strip_str(drawing))?;
+        }
+        match &self.hint {
+            Some(hint) => write!(f, "\n\nhint: {}", harmless(hint)),
+            None => Ok(()),
+        }
     }
 }
 

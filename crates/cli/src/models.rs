@@ -2,6 +2,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::Device;
 use distill::RunFolder;
@@ -10,6 +11,7 @@ use graph::{ImageConfig, Shape};
 use model::Model;
 use zoo::Stem;
 
+use crate::checkpoint::Source;
 use crate::classes::GivenClasses;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
@@ -22,6 +24,9 @@ pub struct ModelSpec {
     pub name: String,
     /// The checkpoint with the weights of a named network.
     pub weights: Option<PathBuf>,
+    /// The bytes of a checkpoint in memory: of the named network, or of one that is found by them where the name is
+    /// [`checkpoint::STATE_DICT`].
+    pub state_dict: Option<Arc<[u8]>>,
     /// The file with the names of the classes.
     pub classes: Option<PathBuf>,
     /// What the network expects of an image, where its file does not say so or is wrong.
@@ -79,6 +84,11 @@ fn open_without_classes(spec: &ModelSpec, changes: &Changes, printer: &Printer) 
     let ModelSpec { name, weights, image, .. } = spec;
     let &Changes { width, stem } = changes;
     let path = Path::new(name);
+    if let Some(bytes) = &spec.state_dict {
+        let mut opened = state_dict(bytes, spec, changes, printer)?;
+        adjust(&mut opened.model, image)?;
+        return Ok(sure(opened, printer));
+    }
     let mut opened = match weights {
         Some(weights) => {
             let network = zoo::Config { width, stem, input: square(image)?, ..zoo::Config::new(name) };
@@ -99,10 +109,30 @@ fn open_without_classes(spec: &ModelSpec, changes: &Changes, printer: &Printer) 
         adjust(&mut opened.model, image)?;
         opened.is_prepared |= image.says_values();
     }
+    Ok(sure(opened, printer))
+}
+
+/// Warns where what the model expects of images is doubtful.
+fn sure(opened: OpenedModel, printer: &Printer) -> OpenedModel {
     if let Some(doubt) = opened.model.info().preprocess.doubt() {
         printer.warn(format!("{doubt} (--divide, --mean, --std)"));
     }
-    Ok(opened)
+    opened
+}
+
+/// Opens a checkpoint in memory.
+fn state_dict(bytes: &[u8], spec: &ModelSpec, changes: &Changes, printer: &Printer) -> Result<OpenedModel> {
+    let ModelSpec { name, image, .. } = spec;
+    let &Changes { width, stem } = changes;
+    let is_named = name != checkpoint::STATE_DICT;
+    let network = if is_named { zoo::Config::new(name) } else { zoo::Config::default() };
+    let network = zoo::Config { width, stem, input: square(image)?, ..network };
+    if is_named {
+        variant(name)?;
+    }
+    let quietly = is_named || image.says_values();
+    let model = checkpoint::open(Source::Bytes(bytes), &network, quietly, printer)?;
+    Ok(OpenedModel { model, name: name.clone(), file: None, is_prepared: quietly })
 }
 
 /// Returns the side of the input that is asked of a network of the zoo.
@@ -195,7 +225,7 @@ fn bare(path: &Path, given: &zoo::Config, quietly: bool, printer: &Printer) -> R
     match slips::of_model(path) {
         Some(error) => Err(error),
         None => {
-            let model = checkpoint::open(path, given, quietly, printer)?;
+            let model = checkpoint::open(Source::File(path), given, quietly, printer)?;
             Ok(OpenedModel { model, name: stem(path), file: None, is_prepared: false })
         }
     }
@@ -236,26 +266,34 @@ fn folder(run: &Path, printer: &Printer) -> Result<OpenedModel> {
     Ok(OpenedModel { name: runs::run_name(run), ..file(&path, printer)? })
 }
 
+/// Finds the network of the zoo that weights are given for.
+///
+/// # Errors
+/// It has none of that name.
+fn variant(name: &str) -> Result<&'static zoo::Variant> {
+    zoo::variant(name).map_err(|_| {
+        let error = Error::usage(format!("no network is named `{name}`: `--weights` needs one"));
+        error.hint(names::did_you_mean(names::nearest_network(name), names::MODELS))
+    })
+}
+
 /// Opens a network of the zoo with its own weights, or with those of a file.
 fn named(config: &zoo::Config, weights: Option<&PathBuf>, printer: &Printer) -> Result<OpenedModel> {
     let name = config.name.as_str();
-    let Ok(variant) = zoo::variant(name) else {
-        let error = Error::usage(format!("no network is named `{name}`: `--weights` needs one"));
-        return Err(error.hint(names::did_you_mean(names::nearest_network(name), names::MODELS)));
-    };
+    let variant = variant(name)?;
     if let Some(path) = weights {
         if import::is_onnx(path) {
             let error = Error::usage(format!("`{}`: an ONNX file is a whole network", path.display()));
             return Err(error.hint("name it as the model, without another's name"));
         }
-        let model = checkpoint::open(path, config, true, printer)?;
+        let model = checkpoint::open(Source::File(path), config, true, printer)?;
         return Ok(OpenedModel { model, name: name.to_owned(), file: None, is_prepared: true });
     }
     if let Some(model) = built_in::teacher(name) {
         return Ok(OpenedModel { model: model?, name: name.to_owned(), file: None, is_prepared: true });
     }
     if let Some(path) = places::fetched(variant).filter(|path| path.is_file()) {
-        let model = checkpoint::open(&path, config, true, printer)?;
+        let model = checkpoint::open(Source::File(&path), config, true, printer)?;
         return Ok(OpenedModel { model, name: name.to_owned(), file: None, is_prepared: true });
     }
     let error = Error::failed(format!("the weights of `{name}` are not here"));

@@ -1,23 +1,59 @@
 //! Images without labels on which networks are compared: the user's, or ones that are drawn.
-use images::{OpenOptions, Unlabelled};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use images::{OpenOptions, Picture, Unlabelled};
 use model::Model;
 
 use crate::error::{Error, Result};
 use crate::printer::Printer;
 use crate::{classes, places};
 
-/// Opens at most `count` images for a model, spread over the set that the user names; without one, draws pictures of this seed.
+/// The images that a user gives.
+#[derive(Debug, Clone)]
+pub enum GivenImages {
+    /// Images by a name or a path: a data set, a folder, a CIFAR file.
+    Named(String),
+    /// Image files.
+    Files(Vec<PathBuf>),
+    /// Decoded pictures.
+    Pictures(Arc<[Picture]>),
+    /// Inputs of the network, `[N, C, H, W]`.
+    Inputs(Arc<Vec<f32>>, [usize; 4]),
+}
+
+/// Opens at most `count` images for a model, spread over those that the user gives; without any, draws pictures of this seed.
 ///
 /// # Errors
-/// There are no images of that name, or they cannot be read.
-pub fn open(spec: Option<&str>, count: usize, seed: u64, model: &Model, printer: &Printer) -> Result<Unlabelled> {
+/// There are no images of that name, they cannot be read, or they do not fit the model.
+pub fn open(
+    given: Option<&GivenImages>,
+    count: usize,
+    seed: u64,
+    model: &Model,
+    printer: &Printer,
+) -> Result<Unlabelled> {
     let preprocess = model.preprocess();
-    let Some(spec) = spec else {
-        let input = model.graph().input();
+    let input = model.graph().input();
+    let Some(given) = given else {
         return Ok(images::generated(count, seed, &preprocess, [input.height, input.width]));
     };
     let options = OpenOptions { limit: Some(count), datasets: places::datasets(), ..OpenOptions::default() };
-    let set = images::open_unlabelled(spec, &preprocess, &options)?;
+    let set = match given {
+        GivenImages::Named(spec) => images::open_unlabelled(spec, &preprocess, &options)?,
+        GivenImages::Files(paths) => images::open_files(paths, &preprocess, &options)?,
+        GivenImages::Pictures(pictures) => images::open_pictures(pictures, &preprocess, &options)?,
+        GivenImages::Inputs(values, shape) => {
+            let [_, channels, height, width] = *shape;
+            if [channels, height, width] != [input.channels, input.height, input.width] {
+                return Err(Error::usage(format!(
+                    "the inputs have the shape {shape:?}: expected [N, {}, {}, {}]",
+                    input.channels, input.height, input.width
+                )));
+            }
+            images::open_inputs(values.clone(), *shape, &preprocess, &options)?
+        }
+    };
     classes::report(&set, printer);
     Ok(set)
 }
@@ -49,10 +85,11 @@ pub fn are_drawn(set: &str) -> bool {
     set.starts_with("generated/")
 }
 
-/// Says which images these are: `8 drawn pictures`, `8 images of photos`.
+/// Says which images these are: `8 drawn pictures`, `8 images of photos`, `8 given inputs`.
 pub fn described(count: usize, set: &str) -> String {
     match are_drawn(set) {
         true => format!("{count} drawn pictures"),
+        false if set.starts_with("given ") => format!("{count} {set}"),
         false => format!("{count} images of {set}"),
     }
 }

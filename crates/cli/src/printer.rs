@@ -13,6 +13,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, P
 use serde::{Serialize, Serializer};
 
 use crate::error::Error;
+use crate::host::Host;
 use crate::table::{Table, duration, harmless};
 
 /// How the user wants to be talked to.
@@ -33,6 +34,8 @@ pub struct Manner {
 pub struct Printer {
     manner: Manner,
     bars: MultiProgress,
+    /// The program that hears talk, warnings and progress in the terminal's place.
+    host: Option<Host>,
 }
 
 /// A progress bar that knows where it began, so that work done by an earlier process does not count in its speed.
@@ -90,12 +93,23 @@ impl Printer {
     pub fn new(manner: &Manner) -> Self {
         // indicatif draws nothing off a terminal.
         let target = if manner.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        Self { manner: *manner, bars: MultiProgress::with_draw_target(target) }
+        Self { manner: *manner, bars: MultiProgress::with_draw_target(target), host: None }
+    }
+
+    /// Makes a printer that hands on what it is told to say.
+    pub fn hosted(host: Host) -> Self {
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
+        Self { manner: Manner::default(), bars, host: Some(host) }
+    }
+
+    /// Returns the program that listens in the terminal's place.
+    pub fn host(&self) -> Option<&Host> {
+        self.host.as_ref()
     }
 
     /// The same printer without talk, for work whose words were said before or will be said again.
     pub fn quiet(&self) -> Self {
-        Self { manner: Manner { quiet: true, ..self.manner }, bars: self.bars.clone() }
+        Self { manner: Manner { quiet: true, ..self.manner }, ..self.clone() }
     }
 
     /// Tells whether details are wanted.
@@ -134,7 +148,11 @@ impl Printer {
     /// Says what is being done, unless the user wants quiet.
     pub fn talk(&self, text: impl Display) {
         if !self.manner.quiet {
-            self.write_err(&harmless(&text.to_string()));
+            let text = harmless(&text.to_string());
+            match &self.host {
+                Some(host) => host.listener().note(&text),
+                None => self.write_err(&text),
+            }
         }
     }
 
@@ -148,7 +166,10 @@ impl Printer {
     /// Warns of something that the user should know though the work goes on.
     pub fn warn(&self, text: impl Display) {
         let text = harmless(&text.to_string());
-        self.write_err(&format!("{WARNING}warning{WARNING:#}: {text}"));
+        match &self.host {
+            Some(host) => host.listener().warn(&text),
+            None => self.write_err(&format!("{WARNING}warning{WARNING:#}: {text}")),
+        }
     }
 
     /// Prints the error that ends a command.

@@ -12,11 +12,15 @@ use distill::{Context, Interrupter, Progress};
 /// The time after which a phase says again how far it is, off a terminal.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// Makes a [`Context`] on `device` that shows bars and stops at Ctrl-C. A second Ctrl-C ends the process at once.
+/// Makes a [`Context`] on `device` that shows bars and stops at Ctrl-C. A second Ctrl-C ends the process at once. Where a host
+/// listens, progress goes to it, and it alone stops the work.
 ///
 /// # Errors
 /// The system refuses the handler of Ctrl-C.
 pub fn context(device: Device, printer: &Printer) -> Result<Context> {
+    if let Some(host) = printer.host() {
+        return Ok(host.context(device));
+    }
     let bars = Bars { printer: printer.clone(), phase: Mutex::default() };
     Ok(Context { device, progress: Arc::new(bars), interrupter: interrupter(printer)?, dashboard: false })
 }

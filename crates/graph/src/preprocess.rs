@@ -237,6 +237,12 @@ impl Normaliser {
         self.values.len()
     }
 
+    /// Returns the least and the largest value of each channel.
+    pub fn ranges(&self) -> Vec<[f32; 2]> {
+        // Where a deviation is negative, a brighter pixel has the smaller value.
+        self.values.iter().map(|values| [values[0].min(values[255]), values[0].max(values[255])]).collect()
+    }
+
     /// Turns bytes `[H, W, C]`, red, green, blue or grey, into values `[C, H, W]` in the network's channel order.
     ///
     /// # Panics

@@ -122,6 +122,15 @@ pub enum ImageError {
     #[error("{0}")]
     Undecodable(String),
 
+    /// Images in memory cannot be those of the network.
+    #[error("{reason}")]
+    Inputs {
+        /// The reason.
+        reason: String,
+        /// The advice for the user; empty where there is none.
+        hint: String,
+    },
+
     /// Images have several sizes, and no crop makes them alike.
     #[error(
         "{}: {}x{} after resizing, other images are {}x{}",
@@ -175,6 +184,7 @@ impl ImageError {
             Self::NoLabels { hint, .. } | Self::Classes { hint, .. } | Self::NotFetched { hint, .. } => {
                 Some(hint.clone())
             }
+            Self::Inputs { hint, .. } => (!hint.is_empty()).then(|| hint.clone()),
             Self::SizesDiffer { .. } => Some("give them one size, `--crop 224` for example".to_owned()),
             #[cfg(not(target_family = "wasm"))]
             Self::Fetch(error) => error.hint().map(str::to_owned),

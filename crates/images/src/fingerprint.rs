@@ -30,11 +30,11 @@ pub struct Fingerprint {
 }
 
 impl Unlabelled {
-    /// Hashes the images: decoded images by their pixels, files by their bytes. Of files of more than 4 GiB together, only
+    /// Hashes the images: decoded images by their pixels, inputs by their values, files by their bytes. Of files of more than 4 GiB together, only
     /// the size and some of the bytes are hashed. A file that cannot be read counts as one with another content.
     pub fn fingerprint(&self) -> Fingerprint {
         let bytes = |index| match self.content(index) {
-            ImageContent::Pixels(_) => 0,
+            ImageContent::Pixels(_) | ImageContent::Input(_) => 0,
             ImageContent::File(path) => path.metadata().map_or(0, |file| file.len()),
         };
         let whole = (0..self.len()).into_par_iter().map(bytes).sum::<u64>() <= READ_WHOLE;
@@ -42,6 +42,11 @@ impl Unlabelled {
             let digest = match self.content(index) {
                 ImageContent::Pixels(pixels) => Ok(Sha256::new().chain_update(pixels)),
                 ImageContent::File(path) => digest(path, whole),
+                ImageContent::Input(values) => {
+                    let mut hash = Sha256::new();
+                    values.iter().for_each(|value| hash.update(value.to_le_bytes()));
+                    Ok(hash)
+                }
             };
             let content = digest.map_or_else(|_| "unreadable".to_owned(), short);
             (self.image_name(index), content)

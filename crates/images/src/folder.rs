@@ -68,8 +68,12 @@ pub(crate) fn files(
     options: &OpenOptions,
 ) -> Result<Unlabelled, ImageError> {
     let tree = Tree { folders: Vec::new(), images: Vec::new(), skipped: Vec::new(), notes: Vec::new() };
-    let root = paths.first().map_or(Path::new(""), PathBuf::as_path);
-    match (Opening { root, preprocess, options, strict: true }.open(paths.to_vec(), tree)) {
+    let root = match paths {
+        [one] => one.as_path(),
+        _ => Path::new("given files"),
+    };
+    let picked = pick(paths.len(), options).into_iter().map(|i| paths[i].clone()).collect();
+    match (Opening { root, preprocess, options, strict: true }.open(picked, tree)) {
         Ok(opened) => Ok(opened.images),
         Err(ImageError::TooManyBad { mut bad, .. }) if !bad.is_empty() => {
             let Skipped { path, reason } = bad.swap_remove(0);

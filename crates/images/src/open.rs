@@ -101,7 +101,7 @@ pub fn open_unlabelled(spec: &str, preprocess: &Preprocess, options: &OpenOption
     })
 }
 
-/// Opens files, in the order given. Their content decides the format, not their names.
+/// Opens files, in the order given; of more than [`OpenOptions::limit`], those that are spread over them. Their content decides the format, not their names.
 ///
 /// # Errors
 /// [`ImageError::Unreadable`] for the first file that is not there or is no image.

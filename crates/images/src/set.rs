@@ -123,12 +123,16 @@ pub(crate) enum ImageContent<'a> {
     Pixels(&'a [u8]),
     /// The image is in a file that is decoded when it is used.
     File(&'a Path),
+    /// The image is a network's input.
+    Input(&'a [f32]),
 }
 
 /// The place of a store's images.
 enum Backing {
     Memory(Arc<DecodedImages>),
     Files(Files),
+    /// Inputs of a network, one after the other.
+    Inputs(Arc<Vec<f32>>),
 }
 
 /// Image files that are decoded each time they are used.
@@ -166,10 +170,16 @@ impl Unlabelled {
         Self::new(name, Backing::Files(files), size, Fit::new(preprocess), preprocess)
     }
 
+    /// Makes a set of inputs of a network, `[C, H, W]` one after the other, which are used as they are.
+    pub(crate) fn from_inputs(name: String, values: Arc<Vec<f32>>, size: [usize; 2], preprocess: &Preprocess) -> Self {
+        Self::new(name, Backing::Inputs(values), size, Fit::none(), preprocess)
+    }
+
     fn new(name: String, backing: Backing, [height, width]: [usize; 2], fit: Fit, preprocess: &Preprocess) -> Self {
         let len = match &backing {
             Backing::Memory(memory) => memory.len(),
             Backing::Files(files) => files.paths.len(),
+            Backing::Inputs(values) => values.len() / (preprocess.channels() * height * width),
         };
         let store = Store {
             name,
@@ -227,6 +237,7 @@ impl Unlabelled {
         match (&self.store.backing, self.members[index]) {
             (Backing::Memory(memory), member) => ImageContent::Pixels(memory.image(member)),
             (Backing::Files(files), member) => ImageContent::File(&files.paths[member]),
+            (Backing::Inputs(values), member) => ImageContent::Input(self.store.input(values, member)),
         }
     }
 
@@ -324,7 +335,7 @@ impl Unlabelled {
     fn path(&self, index: usize) -> Option<&Path> {
         match &self.store.backing {
             Backing::Files(files) => Some(&files.paths[*self.members.get(index)?]),
-            Backing::Memory(_) => None,
+            Backing::Memory(_) | Backing::Inputs(_) => None,
         }
     }
 
@@ -377,6 +388,12 @@ impl Store {
         }
     }
 
+    /// Returns one of the inputs that a set has in memory.
+    fn input<'a>(&self, values: &'a [f32], member: usize) -> &'a [f32] {
+        let elements = self.shape.iter().product::<usize>();
+        &values[member * elements..][..elements]
+    }
+
     /// Writes an image to `out`. Returns whether its file is good.
     fn image(&self, member: usize, out: &mut [f32]) -> Result<bool, ImageError> {
         match &self.backing {
@@ -390,6 +407,7 @@ impl Store {
                 let image = self.fit.apply(image).map_err(ImageError::Preprocess)?;
                 self.normaliser.apply(&image.pixels, out);
             }
+            Backing::Inputs(values) => out.copy_from_slice(self.input(values, member)),
             Backing::Files(files) => match decode(&files.paths[member]).and_then(|image| self.fit.sized(image)) {
                 Ok((image, size)) => {
                     self.resized(size, || files.paths[member].display().to_string());

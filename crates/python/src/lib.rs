@@ -1,10 +1,10 @@
-//! The integer engine for Python, as the module `dsconv._native`. `python/dsconv` is what users see; this hands on to [`Classifier`],
-//! without the GIL where it computes, and turns errors into `dsconv.Error`.
-use std::sync::{Mutex, PoisonError};
+//! DSConv for Python, as the module `dsconv._native`. `python/dsconv` is what users see; this hands on to the integer engine and to
+//! the commands of `dsconv`, without the GIL where they compute, and turns errors into `dsconv.Error`.
+mod images;
+mod model;
+mod quantize;
+mod work;
 
-use classifier::Classifier;
-use images::Picture;
-use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
 use pyo3::create_exception;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -13,131 +13,23 @@ create_exception!(
     dsconv,
     Error,
     PyException,
-    "A file is damaged, or a value does not fit a network; the text says what."
+    "What a command or the engine refuses: the text is that of the command line, with its hint."
 );
 
 fn refused(error: impl std::fmt::Display) -> PyErr {
     Error::new_err(error.to_string())
 }
 
-/// A network that is ready to run. Threads may share it: one of them runs it at a time.
-#[pyclass(frozen, module = "dsconv._native")]
-struct Model {
-    classifier: Mutex<Classifier>,
-}
-
-impl Model {
-    fn with<T>(&self, work: impl FnOnce(&mut Classifier) -> T) -> T {
-        work(&mut self.classifier.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn input<'py>(
-        &self,
-        py: Python<'py>,
-        picture: impl FnOnce() -> Result<Picture, images::ImageError> + Send,
-    ) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        let input = py.detach(|| self.with(|classifier| classifier.input(&picture()?)));
-        Ok(PyArray1::from_vec(py, input.map_err(refused)?))
-    }
-}
-
-#[pymethods]
-impl Model {
-    #[new]
-    fn new(py: Python<'_>, bytes: &[u8], threads: usize) -> PyResult<Self> {
-        let classifier = py.detach(|| Classifier::load(bytes, threads)).map_err(refused)?;
-        Ok(Self { classifier: Mutex::new(classifier) })
-    }
-
-    #[getter]
-    fn name(&self) -> String {
-        self.with(|classifier| classifier.graph().name().to_owned())
-    }
-
-    #[getter]
-    fn source(&self) -> String {
-        self.with(|classifier| classifier.engine().info().source.clone())
-    }
-
-    #[getter]
-    fn classes(&self) -> Vec<String> {
-        self.with(|classifier| classifier.classes())
-    }
-
-    #[getter]
-    fn shape(&self) -> (usize, usize, usize) {
-        let shape = self.with(|classifier| classifier.engine().input());
-        (shape.channels, shape.height, shape.width)
-    }
-
-    #[getter]
-    fn outputs(&self) -> usize {
-        self.with(|classifier| classifier.engine().outputs())
-    }
-
-    #[getter]
-    fn parameters(&self) -> u64 {
-        self.with(|classifier| classifier.graph().cost().parameters)
-    }
-
-    /// The bits of a weight and of an activation in most quantized layers.
-    #[getter]
-    fn widths(&self) -> Option<(u8, u8)> {
-        self.with(|classifier| classifier.widths().map(|widths| (widths.weights, widths.activations)))
-    }
-
-    #[getter]
-    fn kernel(&self) -> String {
-        self.with(|classifier| classifier.engine().kernel().to_string())
-    }
-
-    /// Makes the input of an image file's bytes.
-    fn input_of_file<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        self.input(py, || Picture::decode(bytes))
-    }
-
-    /// Makes the input of pixels, `[H, W, 3]` in one row.
-    fn input_of_rgb<'py>(
-        &self,
-        py: Python<'py>,
-        width: usize,
-        height: usize,
-        rgb: &[u8],
-    ) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        self.input(py, || Picture::from_rgb(width, height, rgb))
-    }
-
-    /// Runs inputs, one after the other in one row, to logits `[N, outputs]`.
-    fn run<'py>(&self, py: Python<'py>, input: PyReadonlyArray1<'py, f32>) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        // A copy: other threads may write to the array while this one runs.
-        let input = input.to_vec().map_err(refused)?;
-        let logits =
-            py.detach(|| self.with(|classifier| classifier.run(&input).map(<[f32]>::to_vec))).map_err(refused)?;
-        let outputs = self.outputs();
-        PyArray1::from_vec(py, logits).reshape([input.len() / self.elements(), outputs])
-    }
-
-    /// Returns the probability of each class from the logits of one image.
-    fn probabilities(&self, logits: PyReadonlyArray1<'_, f32>) -> PyResult<Vec<f64>> {
-        let logits = logits.to_vec().map_err(refused)?;
-        self.with(|classifier| classifier.probabilities(&logits)).map_err(refused)
-    }
-
-    /// Runs the input that a `.dsc` file stores, and fails unless the logits are the stored ones, to the bit.
-    fn verify(&self, py: Python<'_>, dsc: &[u8]) -> PyResult<bool> {
-        py.detach(|| self.with(|classifier| classifier.verify(dsc))).map_err(refused)
-    }
-}
-
-impl Model {
-    fn elements(&self) -> usize {
-        self.with(|classifier| classifier.engine().input().elements())
-    }
-}
-
-#[pymodule]
+/// The module. It is not tested without the GIL, so that Python must not switch it off.
+#[pymodule(gil_used = true)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<Model>()?;
+    module.add_class::<images::Images>()?;
+    module.add_class::<images::Picture>()?;
+    module.add_class::<model::Model>()?;
+    module.add_class::<quantize::Quantized>()?;
+    module.add_function(wrap_pyfunction!(quantize::quantize, module)?)?;
+    module.add_function(wrap_pyfunction!(quantize::analyze, module)?)?;
+    module.add_function(wrap_pyfunction!(quantize::read_run, module)?)?;
     module.add("Error", module.py().get_type::<Error>())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

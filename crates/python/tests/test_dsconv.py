@@ -2,49 +2,17 @@
 
     pytest crates/python/tests
 
-`DSCONV` names the command; by default it is the one in target/release. Tests that lack a tool are skipped.
+Tests that lack a tool are skipped.
 """
 
 import json
-import os
-import subprocess
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import NAMES, PICTURES, bits, command
 
 import dsconv
-
-ROOT = Path(__file__).resolve().parents[3]
-PICTURES = ROOT / "crates/images/tests/golden/images"
-NAMES = ["420.jpg", "progressive.jpg", "rgb.png", "rgba.png", "gray16.png", "palette.png", "rgb.bmp", "lossless.webp"]
-COMMAND = Path(os.environ.get("DSCONV", Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/dsconv"))
-
-
-def command(*arguments):
-    if not COMMAND.exists():
-        pytest.skip(f"no {COMMAND}: `cargo build --release -p dsconv-cli`")
-    return subprocess.run([COMMAND, *map(str, arguments)], check=True, capture_output=True, text=True).stdout
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("networks")
-    network = "resnet50-embedded"
-    command("quantize", network, "--images", "none", "-o", folder / "model.dsc")
-    command("export", network, "-o", folder / "float.safetensors")
-    command("export", network, "-o", folder / "float.onnx")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def model(folder):
-    return dsconv.load(folder / "model.dsc", threads=1)
-
-
-def bits(values):
-    return np.asarray(values, np.float32).view(np.uint32).tolist()
 
 
 def test_logits_are_those_of_the_command(folder, model):

@@ -5,6 +5,7 @@ use model::Policy;
 
 use crate::commands::analyze::{AnalyzeOptions, Budget, Formats};
 use crate::html::Html;
+use crate::pictures::GivenImages;
 
 use super::device::DeviceArg;
 use super::model::ModelArgs;
@@ -78,7 +79,7 @@ impl From<Analyze> for AnalyzeOptions {
         };
         Self {
             model: args.model.into(),
-            images: args.images,
+            images: args.images.map(GivenImages::Named),
             count: args.count,
             proxy: args.proxy,
             svg: args.svg,

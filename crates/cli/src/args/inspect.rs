@@ -23,7 +23,7 @@ pub struct Inspect {
 
 impl From<Inspect> for InspectOptions {
     fn from(Inspect { model, source, weights, image }: Inspect) -> Self {
-        let spec = |name, weights| ModelSpec { name, weights, classes: None, image: image.clone().into() };
+        let spec = |name, weights| ModelSpec { name, weights, image: image.clone().into(), ..ModelSpec::default() };
         Self { model: spec(model, None), source: source.map(|name| spec(name, weights)) }
     }
 }

@@ -54,7 +54,7 @@ pub struct ImageArgs {
 
 impl From<ModelArgs> for ModelSpec {
     fn from(ModelArgs { model, weights, classes, image }: ModelArgs) -> Self {
-        Self { name: model, weights, classes, image: image.into() }
+        Self { name: model, weights, state_dict: None, classes, image: image.into() }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::commands::quantize::QuantizeOptions;
 use crate::error::{Error, Result};
 use crate::html::Html;
 use crate::output::Target;
+use crate::pictures::GivenImages;
 
 use super::model::ModelArgs;
 use super::parse::{above_0, bits};
@@ -127,7 +128,7 @@ pub fn fit_images(images: String, count: Option<usize>) -> Result<FitImages> {
         "none" if count.is_some() => Err(Error::usage("--image-count has no effect with `--images none`")),
         "none" => Ok(FitImages::None),
         "drawn" => Ok(FitImages::Drawn(or(FitImages::DRAWN))),
-        _ => Ok(FitImages::Given(images, or(FitImages::GIVEN))),
+        _ => Ok(FitImages::Given(GivenImages::Named(images), or(FitImages::GIVEN))),
     }
 }
 

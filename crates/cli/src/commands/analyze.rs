@@ -2,7 +2,7 @@
 mod bars;
 mod budget;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleRule};
 use distill::{Candidates, Fidelity, Method, Part, Sensitivity, allocate, sensitivity};
@@ -17,9 +17,10 @@ use self::budget::{Costs, weights};
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
 use crate::html::{self, Html};
-use crate::models::{self, ModelSpec};
+use crate::models::{self, ModelSpec, OpenedModel};
 use crate::output::check_file;
-use crate::printer::{Printer, lossy};
+use crate::pictures::GivenImages;
+use crate::printer::Printer;
 use crate::table::{Table, bytes, count, decibels};
 use crate::{device, pictures, progress, rules};
 
@@ -32,7 +33,7 @@ pub struct AnalyzeOptions {
     /// The model.
     pub model: ModelSpec,
     /// The images; `None` for pictures that are drawn.
-    pub images: Option<String>,
+    pub images: Option<GivenImages>,
     /// The most images.
     pub count: usize,
     /// Whether the change of the outputs is estimated.
@@ -161,8 +162,9 @@ fn heading(bits: Bits, activation_bits: Bits, part: Part) -> String {
 #[derive(Debug, Serialize)]
 struct Allocation {
     budget: String,
-    #[serde(serialize_with = "lossy")]
-    rules: PathBuf,
+    /// The file of rules; `None` where none is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rules: Option<String>,
     /// The mean bits of a weight's code.
     mean_bits: f64,
     /// The bytes of all parameters.
@@ -177,16 +179,14 @@ struct Allocation {
     layers_at_bits: std::collections::BTreeMap<u8, usize>,
 }
 
-/// Finds what the quantization of each layer alone does to a network.
+/// Finds what the quantization of each layer alone does to a network, and writes what is asked for.
 ///
 /// # Errors
-/// The model or the images cannot be opened, or do not fit each other; the budget cannot be met; a file cannot be written; the user
-/// interrupts it.
+/// As [`analyze`]; a file cannot be written.
 pub fn run(options: &AnalyzeOptions, printer: &Printer) -> Result<()> {
-    let AnalyzeOptions { model: spec, formats, budget, .. } = options;
-    let device = device::open(options.device.unwrap_or(DeviceName::Cpu))?;
+    let spec = &options.model;
     let opened = models::open(spec, printer)?;
-    let rule_file = budget.map(|budget| {
+    let rule_file = options.budget.map(|budget| {
         let name = format!("{}_{}.toml", opened.name, budget.to_string().replace(' ', ""));
         options.output.clone().unwrap_or_else(|| name.into())
     });
@@ -194,9 +194,59 @@ pub fn run(options: &AnalyzeOptions, printer: &Printer) -> Result<()> {
         check_file(file, options.force, &spec.files())?;
     }
     options.html.check(&spec.files())?;
+    let Analysis { outcome, rules } = analyze_opened(opened, options, rule_file.as_deref(), printer)?;
+    if let (Some(path), Some(rules)) = (&rule_file, &rules) {
+        write(path, rules)?;
+    }
+    if let Some(path) = &options.svg {
+        write(path, &bars::draw(&outcome.model, &outcome.layers))?;
+    }
+    printer.result(&outcome, |printer| show(&outcome, printer));
+    if let Some(path) = &options.svg {
+        printer.talk(format!("wrote {}", path.display()));
+    }
+    options.html.write(printer, || Ok(page(&outcome)))
+}
+
+/// What was found out about a network's layers.
+#[derive(Debug)]
+pub struct Analysis {
+    outcome: Outcome,
+    /// The text of a file of rules, where there is a budget.
+    pub rules: Option<String>,
+}
+
+impl Analysis {
+    /// Returns the result as `dsconv analyze --json` prints it.
+    pub fn document(&self) -> impl Serialize {
+        &self.outcome
+    }
+
+    /// Draws the layers as bars, as SVG.
+    pub fn svg(&self) -> String {
+        bars::draw(&self.outcome.model, &self.outcome.layers)
+    }
+}
+
+/// Finds what the quantization of each layer alone does to a network, and writes nothing.
+///
+/// # Errors
+/// The model or the images cannot be opened, or do not fit each other; the budget cannot be met; the user interrupts it.
+pub fn analyze(options: &AnalyzeOptions, printer: &Printer) -> Result<Analysis> {
+    analyze_opened(models::open(&options.model, printer)?, options, None, printer)
+}
+
+fn analyze_opened(
+    opened: OpenedModel,
+    options: &AnalyzeOptions,
+    rule_file: Option<&Path>,
+    printer: &Printer,
+) -> Result<Analysis> {
+    let AnalyzeOptions { formats, budget, .. } = options;
+    let device = device::open(options.device.unwrap_or(DeviceName::Cpu))?;
     // What is compared are logits.
     let model = opened.model.without_head();
-    let images = pictures::open(options.images.as_deref(), options.count, SEED, &model, printer)?;
+    let images = pictures::open(options.images.as_ref(), options.count, SEED, &model, printer)?;
     let info = model.info().clone();
     let folded = model.fold().map_err(Error::usage)?;
     let bits = formats.bits(budget.is_some());
@@ -215,27 +265,17 @@ pub fn run(options: &AnalyzeOptions, printer: &Printer) -> Result<()> {
         distill::Error::Interrupted { .. } => Error::interrupted("stopped"),
         error => error.into(),
     })?;
-    let allocation = match (&costs, &rule_file) {
-        (Some(costs), Some(path)) => Some(choose(costs, path, &folded, &plans, &found, options)?),
-        _ => None,
-    };
-    let layers = layers(&folded, &plans, &found);
-    if let Some(path) = &options.svg {
-        write(path, &bars::draw(&opened.name, &layers))?;
-    }
+    let chosen = costs.map(|costs| choose(&costs, rule_file, &folded, &plans, &found, &options.model)).transpose()?;
+    let (allocation, rules) = chosen.unzip();
     let outcome = Outcome {
         model: opened.name,
         images: images.name().to_owned(),
         count: images.len(),
         estimated: options.proxy,
-        layers,
+        layers: layers(&folded, &plans, &found),
         allocation,
     };
-    printer.result(&outcome, |printer| show(&outcome, printer));
-    if let Some(path) = &options.svg {
-        printer.talk(format!("wrote {}", path.display()));
-    }
-    options.html.write(printer, || Ok(page(&outcome)))
+    Ok(Analysis { outcome, rules })
 }
 
 fn page(outcome: &Outcome) -> Page {
@@ -262,7 +302,7 @@ fn page(outcome: &Outcome) -> Page {
     }
 }
 
-fn write(path: &std::path::Path, text: &str) -> Result<()> {
+fn write(path: &Path, text: &str) -> Result<()> {
     files::write_atomic(path, text.as_bytes()).map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))
 }
 
@@ -302,7 +342,9 @@ fn show(outcome: &Outcome, printer: &Printer) {
     printer.line(format!("{how}{SHOWN}; on {}", pictures::described(outcome.count, &outcome.images)));
     if let Some(found) = &outcome.allocation {
         printer.line(allocated(found));
-        printer.line(format!("wrote {}: `dsconv quantize MODEL --rule-file` takes it", found.rules.display()));
+        if let Some(path) = &found.rules {
+            printer.line(format!("wrote {path}: `dsconv quantize MODEL --rule-file` takes it"));
+        }
     }
 }
 
@@ -336,15 +378,16 @@ fn allocated(found: &Allocation) -> String {
     )
 }
 
-/// Chooses formats within a budget, and writes them as rules.
+/// Chooses formats within a budget. Returns them as the text of a file of rules too, which may be written to `path`.
 fn choose(
     costs: &Costs,
-    path: &std::path::Path,
+    path: Option<&Path>,
     network: &Folded,
     plans: &[Plan],
     found: &[Sensitivity],
-    options: &AnalyzeOptions,
-) -> Result<Allocation> {
+    spec: &ModelSpec,
+) -> Result<(Allocation, String)> {
+    let model = &spec.name;
     let choices = rules::choices(found, |layer, plan| costs.of(layer, plan));
     let picked = allocate(&choices.layers, costs.room()).ok_or_else(|| Error::usage("the budget cannot be met"))?;
     let budget = costs.budget();
@@ -365,22 +408,21 @@ fn choose(
     let mean_bits = codes as f64 / weights(network, &plans[0]) as f64;
     let remark = format!(
         "The formats of each layer for a budget of {budget}: {mean_bits:.2} bits a weight, {}.\n\
-         `dsconv analyze {} --budget` wrote it; `dsconv quantize {} --rule-file {}` takes it, and it is a config of `dsconv distill`,\n\
+         `dsconv analyze {model} --budget` wrote it; `dsconv quantize {model} --rule-file {}` takes it, and it is a config of `dsconv distill`,\n\
          with the images to adapt to added: `adapt = \"photos/\"` in `[data]`.",
         bytes(size),
-        options.model.name,
-        options.model.name,
-        path.display()
+        path.unwrap_or(Path::new("FILE")).display()
     );
-    write(path, &rules::to_toml(&remark, &options.model, &rules)?)?;
-    Ok(Allocation {
+    let text = rules::to_toml(&remark, spec, &rules)?;
+    let allocation = Allocation {
         budget: budget.to_string(),
-        rules: path.to_owned(),
+        rules: path.map(|path| path.to_string_lossy().into_owned()),
         mean_bits,
         bytes: size,
         milliseconds: costs.milliseconds(taken),
         predicted_noise: noise,
         predicted_sqnr_db,
         layers_at_bits,
-    })
+    };
+    Ok((allocation, text))
 }

@@ -13,11 +13,13 @@ use crate::{names, places, runs, scores};
 
 /// The results of a run.
 #[derive(Debug, Serialize)]
-struct Run {
+pub struct Run {
+    /// The folder.
     #[serde(serialize_with = "lossy")]
-    run: PathBuf,
+    pub run: PathBuf,
+    /// What was measured.
     #[serde(flatten)]
-    report: Report,
+    pub report: Report,
 }
 
 /// Puts the results of runs in one table: those that are named, or all finished ones.
@@ -26,7 +28,7 @@ struct Run {
 /// There is no run of a name, or it is not finished.
 pub fn run(given: &[PathBuf], html: &Html, printer: &Printer) -> Result<()> {
     html.check(&[])?;
-    let runs = if given.is_empty() { finished()? } else { named(given)? };
+    let runs = if given.is_empty() { finished()? } else { given.iter().map(|run| find(run)).collect::<Result<_>>()? };
     let rows = runs.iter().map(|run| read(run)).collect::<Result<Vec<_>>>()?;
     printer.result(&rows, |printer| printer.table(&table(&rows)));
     for Run { run, report } in rows.iter().filter(|row| row.report.chosen == Chosen::Quantized) {
@@ -114,23 +116,26 @@ fn finished() -> Result<Vec<PathBuf>> {
     Ok(runs)
 }
 
-/// Finds the runs of these names.
-fn named(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let find = |given: &PathBuf| {
-        runs::find(given).ok_or_else(|| {
-            let known = runs::all();
-            let known: Vec<String> = known.iter().map(|run| runs::run_name(run)).collect();
-            let name = given.display().to_string();
-            let error = Error::usage(format!("no run folder at `{name}`"));
-            let near = names::nearest(&name, known.iter().map(String::as_str));
-            error.hint(names::did_you_mean(near, &format!("runs are in `{}`", places::runs().display())))
-        })
-    };
-    given.iter().map(find).collect()
+/// Finds the run of this name.
+///
+/// # Errors
+/// There is none.
+pub fn find(given: &Path) -> Result<PathBuf> {
+    runs::find(given).ok_or_else(|| {
+        let known = runs::all();
+        let known: Vec<String> = known.iter().map(|run| runs::run_name(run)).collect();
+        let name = given.display().to_string();
+        let error = Error::usage(format!("no run folder at `{name}`"));
+        let near = names::nearest(&name, known.iter().map(String::as_str));
+        error.hint(names::did_you_mean(near, &format!("runs are in `{}`", places::runs().display())))
+    })
 }
 
 /// Reads the results of a run.
-fn read(run: &Path) -> Result<Run> {
+///
+/// # Errors
+/// It is not finished, or the file of its results is damaged.
+pub fn read(run: &Path) -> Result<Run> {
     let path = run.join(RunFolder::METRICS);
     let text = std::fs::read_to_string(&path).map_err(|error| {
         let error = Error::failed(format!("`{}`: {error}", path.display()));

@@ -9,7 +9,7 @@ use report::Item;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::pictures;
+use crate::pictures::{self, GivenImages};
 use crate::printer::Printer;
 use crate::table::decibels;
 
@@ -25,8 +25,8 @@ pub enum FitImages {
     None,
     /// This many pictures that are drawn.
     Drawn(usize),
-    /// Images of a data set, a folder or files, at most so many, spread over the set.
-    Given(String, usize),
+    /// Images that the user gives, at most so many, spread over them.
+    Given(GivenImages, usize),
 }
 
 impl FitOutcome {
@@ -122,10 +122,12 @@ pub fn fit(
             let outcome = FitOutcome { images: set.name().to_owned(), count, drawn: 0, held_out: None, layers };
             Ok(Some((fitted, outcome)))
         }
-        FitImages::Given(spec, count) => {
-            let set = pictures::open(Some(spec), *count, SEED, plain, printer)?;
+        FitImages::Given(given, count) => {
+            let set = pictures::open(Some(given), *count, SEED, plain, printer)?;
             let (images, held) = set.split(MOST_HELD_OUT.min(set.len() / 8), SEED);
-            let drawn = LayerFit::drawn_beside(images.len(), SEED, plain);
+            // Inputs that somebody else has prepared may be prepared otherwise.
+            let is_prepared = matches!(given, GivenImages::Inputs(..));
+            let drawn = if is_prepared { None } else { LayerFit::drawn_beside(images.len(), SEED, plain) };
             let (fitted, layers) = fit(Some(&images), drawn.as_ref())?;
             let held_out = match held.is_empty() {
                 true => None,

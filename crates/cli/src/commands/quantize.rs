@@ -6,7 +6,7 @@ use std::time::Instant;
 use blockfloat::BlockSize;
 use distill::Context;
 use graph::{Folded, Graph, Node, Weights};
-use model::{Float, Model, Plan, Policy, QuantizedLayer};
+use model::{Float, Info, Model, Plan, Policy, QuantizedLayer, SaveOptions};
 use report::{Item, Page, Section};
 use serde::Serialize;
 
@@ -24,12 +24,19 @@ use crate::{deploy, device, models, pictures, progress, rules, verdict};
 
 /// The result of `dsconv quantize`.
 #[derive(Debug, Serialize)]
-struct Outcome {
+struct Outcome<'a> {
     #[serde(flatten)]
     written: Written,
+    #[serde(flatten)]
+    summary: &'a Summary,
+}
+
+/// What a quantization did to a network.
+#[derive(Debug, Serialize)]
+pub struct Summary {
     weight_sqnr: WeightSqnr,
     /// How far it is from the float network; `None` where that could not be found out.
-    verdict: Option<Verdict>,
+    pub verdict: Option<Verdict>,
     /// The layers that are kept at 8 bits because they matter most.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     kept: Vec<String>,
@@ -141,72 +148,79 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
     let QuantizeOptions { model: spec, target, .. } = options;
     let ending = ending(options)?;
     options.html.check(&spec.files())?;
-    let mut policy = policy(options, printer)?;
+    let policy = policy(options, printer)?;
     let opened = models::open(spec, printer)?;
     let default = format!("{}_{}.safetensors", opened.name, scheme(&policy));
     // A dry run may say what would replace a file.
     let target = &Target { force: target.force || options.dry_run, ..target.clone() };
     let output = Output::new(target, &default, &spec.files())?;
-    let stored = target.options(Float::F16);
-    let info = opened.model.info().clone();
-    let mut context = None;
-    let kept = match options.keep_worst {
-        true => keep_worst(&opened, &mut policy, context.insert(cpu(printer)?), printer)?,
-        false => Vec::new(),
-    };
-    let (name, fp32_bytes) = (opened.name, opened.model.fp32_bytes());
-    let folded = opened.model.fold().map_err(Error::usage)?;
-    let plan = policy.resolve(folded.graph()).map_err(Error::usage)?;
-    if plan.layers().is_empty() {
-        return Err(Error::usage("every layer is skipped: nothing is left to quantize"));
-    }
+    let job = Job::new(opened, policy, options, printer)?;
     if options.dry_run {
-        Planned::new(&folded, &plan, &stored, fp32_bytes).print(printer);
+        Planned::new(&job.folded, &job.plan, &job.stored, job.fp32_bytes).print(printer);
         return Ok(());
     }
-    let image_layers = image_layers(folded.graph(), &plan, &policy);
-    printer.detail(format!("quantizing {name} to {}", formats(&plan)));
-    // From here on the user's Ctrl-C is heard between two steps.
-    let context = context.map_or_else(|| cpu(printer), Ok)?;
-    let mut quantized = Model::quantize_folded(&folded, &plan, info.clone())?;
-    let found = fitted::fit(&options.images, &folded, &plan, &quantized, &context, printer)?;
-    let fit = found.map(|(fitted, outcome)| {
-        quantized = fitted;
-        outcome
-    });
-    quantized.round(&stored);
-    let layers = measure(&folded, &quantized, &plan);
-    let pictures = pictures::open(None, verdict::COUNT, verdict::SEED, &quantized, printer)?;
-    let sections = match options.html.path {
-        Some(_) => html::layers(&folded, &quantized, Some(&pictures), &context)?,
-        None => Vec::new(),
-    };
-    let reference = verdict::known(Reference::new(&folded, pictures, &context), printer)?;
-    drop(folded);
+    let quantized = job.quantize(options, printer)?;
+    let Quantized { model, stored, .. } = &quantized;
     let written = match ending {
-        Ending::Dsc => output.save_bytes(&deploy::bytes(&quantized, &stored, printer)?, &quantized, start)?,
-        _ => output.save(&quantized, &stored, start)?,
+        Ending::Dsc => output.save_bytes(&quantized.dsc(printer)?, model, start)?,
+        _ => output.save(model, stored, start)?,
     };
 
-    let weight_sqnr = WeightSqnr::of(layers.iter().map(|(name, layer)| (name.as_str(), layer.sqnr_db)));
-    let float_layers = float_layers(&quantized);
-    let is_fitted = fit.as_ref().is_some_and(FitOutcome::is_on_drawn);
-    let verdict = reference
-        .map(|reference| verdict::known(reference.verdict(&quantized, is_fitted, &context), printer))
-        .transpose()?;
-    let outcome =
-        Outcome { written, weight_sqnr, verdict: verdict.flatten(), kept, image_layers, layers, float_layers, fit };
+    let outcome = Outcome { written, summary: &quantized.summary };
     printer.result(&outcome, |printer| show(&outcome, printer));
-    outcome.verdict.iter().for_each(|verdict| verdict.warn(printer));
+    outcome.summary.warn(printer);
     let (model, file) = (&spec.name, outcome.written.path.display());
     printer.talk(format!(
         "how accurate it is, only images tell: `dsconv eval {file} --data DATA --against {model}`; `dsconv distill` wins \
          accuracy back"
     ));
-    let agreement = outcome.fit.as_ref().and_then(FitOutcome::agreement);
-    if let Some(agreement) = agreement.filter(|agreement| *agreement < GOOD) {
-        let broken = outcome.verdict.as_ref().is_some_and(|verdict| verdict.broken);
-        if !broken {
+    options.html.write(printer, || Ok(page(&quantized.name, &outcome, quantized.sections)))
+}
+
+/// Quantizes a model, and writes nothing.
+///
+/// # Errors
+/// The model cannot be opened or is quantized already; the policy does not fit it; the user interrupts it.
+pub fn quantize(options: &QuantizeOptions, printer: &Printer) -> Result<Quantized> {
+    let policy = policy(options, printer)?;
+    let opened = models::open(&options.model, printer)?;
+    let quantized = Job::new(opened, policy, options, printer)?.quantize(options, printer)?;
+    quantized.summary.warn(printer);
+    Ok(quantized)
+}
+
+/// A quantized network, with what was found out about it.
+#[derive(Debug)]
+pub struct Quantized {
+    /// The name of the network that was quantized.
+    pub name: String,
+    /// The quantized model.
+    pub model: Model,
+    /// How its floats are stored; the model has them rounded so.
+    pub stored: SaveOptions,
+    /// What was found out.
+    pub summary: Summary,
+    /// What a page shows of the layers.
+    sections: Vec<Section>,
+}
+
+impl Quantized {
+    /// Returns the bytes of its `.dsc` file.
+    ///
+    /// # Errors
+    /// None in practice: the model is quantized.
+    pub fn dsc(&self, printer: &Printer) -> Result<Vec<u8>> {
+        deploy::bytes(&self.model, &self.stored, printer)
+    }
+}
+
+impl Summary {
+    /// Warns where the network has lost more than a little.
+    fn warn(&self, printer: &Printer) {
+        self.verdict.iter().for_each(|verdict| verdict.warn(printer));
+        let broken = self.verdict.as_ref().is_some_and(|verdict| verdict.broken);
+        let agreement = self.fit.as_ref().and_then(FitOutcome::agreement);
+        if let Some(agreement) = agreement.filter(|agreement| *agreement < GOOD && !broken) {
             printer.warn(format!(
                 "it names another class than the float network for {:.0} % of the images held out: points of accuracy are lost; more \
                  bits, `--keep-worst` and `dsconv distill` help, `dsconv analyze` names the layers",
@@ -214,16 +228,79 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
             ));
         }
     }
-    options.html.write(printer, || Ok(page(&name, &outcome, sections)))
+}
+
+/// A network that is ready to be quantized.
+struct Job {
+    name: String,
+    info: Info,
+    folded: Folded,
+    plan: Plan,
+    policy: Policy,
+    stored: SaveOptions,
+    fp32_bytes: u64,
+    kept: Vec<String>,
+}
+
+impl Job {
+    /// Finds the layers that are kept at 8 bits where that is asked for, and the format of every layer.
+    fn new(opened: OpenedModel, mut policy: Policy, options: &QuantizeOptions, printer: &Printer) -> Result<Self> {
+        let info = opened.model.info().clone();
+        let kept = match options.keep_worst {
+            true => keep_worst(&opened, &mut policy, &cpu(printer)?, printer)?,
+            false => Vec::new(),
+        };
+        let (name, fp32_bytes) = (opened.name, opened.model.fp32_bytes());
+        let folded = opened.model.fold().map_err(Error::usage)?;
+        let plan = policy.resolve(folded.graph()).map_err(Error::usage)?;
+        if plan.layers().is_empty() {
+            return Err(Error::usage("every layer is skipped: nothing is left to quantize"));
+        }
+        Ok(Self { name, info, folded, plan, policy, stored: options.target.options(Float::F16), fp32_bytes, kept })
+    }
+
+    /// Quantizes and fits the layers, and compares the network with the float one.
+    fn quantize(self, options: &QuantizeOptions, printer: &Printer) -> Result<Quantized> {
+        let Self { name, info, folded, plan, policy, stored, kept, .. } = self;
+        let image_layers = image_layers(folded.graph(), &plan, &policy);
+        printer.detail(format!("quantizing {name} to {}", formats(&plan)));
+        // From here on the user's Ctrl-C is heard between two steps.
+        let context = cpu(printer)?;
+        let mut model = Model::quantize_folded(&folded, &plan, info)?;
+        let found = fitted::fit(&options.images, &folded, &plan, &model, &context, printer)?;
+        let fit = found.map(|(fitted, outcome)| {
+            model = fitted;
+            outcome
+        });
+        model.round(&stored);
+        let layers = measure(&folded, &model, &plan);
+        let pictures = pictures::open(None, verdict::COUNT, verdict::SEED, &model, printer)?;
+        let sections = match options.html.path {
+            Some(_) => html::layers(&folded, &model, Some(&pictures), &context)?,
+            None => Vec::new(),
+        };
+        let reference = verdict::known(Reference::new(&folded, pictures, &context), printer)?;
+        drop(folded);
+
+        let weight_sqnr = WeightSqnr::of(layers.iter().map(|(name, layer)| (name.as_str(), layer.sqnr_db)));
+        let float_layers = float_layers(&model);
+        let is_fitted = fit.as_ref().is_some_and(FitOutcome::is_on_drawn);
+        let verdict = reference
+            .map(|reference| verdict::known(reference.verdict(&model, is_fitted, &context), printer))
+            .transpose()?
+            .flatten();
+        let summary = Summary { weight_sqnr, verdict, kept, image_layers, layers, float_layers, fit };
+        Ok(Quantized { name, model, stored, summary, sections })
+    }
 }
 
 /// The page of a quantized network: what was written, and what each layer lost.
-fn page(name: &str, outcome: &Outcome, layers: Vec<Section>) -> Page {
-    let mut result = Section::new("Result", outcome.written.to_string()).with(Item::Text(lines(outcome).join("\n")));
-    if let Some(fit) = &outcome.fit {
+fn page(name: &str, Outcome { written, summary }: &Outcome<'_>, layers: Vec<Section>) -> Page {
+    let mut result = Section::new("Result", written.to_string()).with(Item::Text(lines(summary).join("\n")));
+    if let Some(fit) = &summary.fit {
         result = result.with(fitted::before_and_after(fit));
     }
-    let summary = outcome.verdict.as_ref().map_or_else(|| outcome.weight_sqnr.to_string(), ToString::to_string);
+    let summary = summary.verdict.as_ref().map_or_else(|| summary.weight_sqnr.to_string(), ToString::to_string);
     let sections = std::iter::once(result).chain(layers).collect();
     Page { title: format!("{name}, quantized"), summary, sections }
 }
@@ -277,51 +354,49 @@ fn ending(QuantizeOptions { model, target, dry_run, .. }: &QuantizeOptions) -> R
     }
 }
 
-fn show(outcome: &Outcome, printer: &Printer) {
+fn show(Outcome { written, summary }: &Outcome<'_>, printer: &Printer) {
     if printer.is_verbose() {
         let mut table = Table::new(["layer", "format", "weights", "SQNR dB"]).left([1]);
-        for (name, layer) in &outcome.layers {
+        for (name, layer) in &summary.layers {
             table.row([name.clone(), layer.format.clone(), count(layer.weights as u64), decibels(layer.sqnr_db)]);
         }
         printer.table(&table);
         printer.line("");
     }
-    lines(outcome).iter().for_each(|line| printer.line(line));
-    if let Some(fit) = &outcome.fit {
+    lines(summary).iter().for_each(|line| printer.line(line));
+    if let Some(fit) = &summary.fit {
         fitted::show(fit, printer);
     }
-    if let Some(verdict) = &outcome.verdict {
+    if let Some(verdict) = &summary.verdict {
         printer.line(verdict);
     }
-    printer.line(&outcome.written);
+    printer.line(written);
 }
 
 /// Says what was quantized.
-fn lines(outcome: &Outcome) -> Vec<String> {
-    let weights: usize = outcome.layers.values().map(|layer| layer.weights).sum();
-    let mut lines = vec![format!("{} layers, {} weights quantized", outcome.layers.len(), count(weights as u64))];
-    let (count_of, weights_of) = outcome
-        .layers
-        .values()
-        .filter(|layer| layer.one_channel)
-        .fold((0, 0), |(n, w), layer| (n + 1, w + layer.weights));
-    if count_of > 0 {
-        lines.push(format!("{count_of} depthwise layers, {} weights, have a scale for each weight: they lose nothing and become no smaller than halves", count(weights_of as u64)));
-    }
-    if !outcome.kept.is_empty() {
-        lines.push(format!("kept at 8 bits: {}", outcome.kept.join(", ")));
-    }
-    if !outcome.image_layers.is_empty() {
+fn lines(summary: &Summary) -> Vec<String> {
+    let weights: usize = summary.layers.values().map(|layer| layer.weights).sum();
+    let mut lines = vec![format!("{} layers, {} weights quantized", summary.layers.len(), count(weights as u64))];
+    let depthwise: Vec<&LayerLoss> = summary.layers.values().filter(|layer| layer.one_channel).collect();
+    if !depthwise.is_empty() {
         lines.push(format!(
-            "inputs that keep more bits, since they are the image: of {}",
-            outcome.image_layers.join(", ")
+            "{} layers of one channel a filter, {} weights, have a scale for each weight: 16 bits more than a code",
+            depthwise.len(),
+            count(depthwise.iter().map(|layer| layer.weights as u64).sum())
         ));
     }
-    if !outcome.float_layers.is_empty() {
-        let (count, names) = (outcome.float_layers.len(), outcome.float_layers.join(", "));
+    if !summary.kept.is_empty() {
+        lines.push(format!("kept at 8 bits: {}", summary.kept.join(", ")));
+    }
+    if !summary.image_layers.is_empty() {
+        let names = summary.image_layers.join(", ");
+        lines.push(format!("inputs that keep more bits, since they are the image: of {names}"));
+    }
+    if !summary.float_layers.is_empty() {
+        let (count, names) = (summary.float_layers.len(), summary.float_layers.join(", "));
         lines.push(format!("{count} layers stay in floats: {names}"));
     }
-    lines.push(outcome.weight_sqnr.to_string());
+    lines.push(summary.weight_sqnr.to_string());
     lines
 }
 

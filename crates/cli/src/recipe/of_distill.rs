@@ -233,8 +233,12 @@ fn eval(
 /// Opens the float teacher that a config names.
 fn open_teacher(config: &DistillRecipe, file: &ConfigFile, printer: &Printer) -> Result<Model> {
     let name = &config.model;
-    let spec =
-        ModelSpec { name: name.clone(), weights: config.weights.clone(), classes: None, image: config.image.clone() };
+    let spec = ModelSpec {
+        name: name.clone(),
+        weights: config.weights.clone(),
+        image: config.image.clone(),
+        ..ModelSpec::default()
+    };
     let opened = models::open(&spec, printer).map_err(|error| match error.is_usage() {
         true => point_at_path(file, "model", error),
         false => error,

@@ -165,19 +165,13 @@ impl LayerFit<'_> {
     /// Draws pictures to fit a model's layers on where only so many images are given; `None` where those are enough.
     pub fn drawn_beside(given: usize, seed: u64, model: &Model) -> Option<Unlabelled> {
         let input = model.graph().input();
-        let enough = std::env::var("DSCONV_FILL").map_or(ENOUGH, |v| v.parse().unwrap());
-        let missing = enough.checked_sub(given).filter(|&missing| missing > 0)?;
+        let missing = ENOUGH.checked_sub(given).filter(|&missing| missing > 0)?;
         Some(images::generated(missing, seed, &model.preprocess(), [input.height, input.width]))
     }
 
     /// The images, with the teacher's part in what a layer aims at: the given ones first.
     fn sets(&self) -> impl Iterator<Item = (&Unlabelled, f32)> {
-        [
-            (self.given, std::env::var("DSCONV_PART").map_or(GIVEN_PART, |v| v.parse().unwrap())),
-            (self.drawn, DRAWN_PART),
-        ]
-        .into_iter()
-        .filter_map(|(set, part)| Some((set?, part)))
+        [(self.given, GIVEN_PART), (self.drawn, DRAWN_PART)].into_iter().filter_map(|(set, part)| Some((set?, part)))
     }
 
     /// The number of all images.

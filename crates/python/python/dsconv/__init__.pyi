@@ -1,47 +1,202 @@
 import os
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, overload
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Class", "Error", "Model", "Prediction", "load"]
+__all__ = [
+    "Analysis",
+    "Class",
+    "Error",
+    "Layer",
+    "LayerNoise",
+    "Model",
+    "Noise",
+    "Prediction",
+    "Progress",
+    "Quantized",
+    "Report",
+    "Verdict",
+    "analyze",
+    "load",
+    "quantize",
+    "read_report",
+]
 __version__: str
 
-class Error(Exception): ...
+class _Pillow(Protocol):
+    def convert(self, mode: str) -> Any: ...
+
+class _Tensor(Protocol):
+    def detach(self) -> Any: ...
+
+_Path: TypeAlias = str | os.PathLike[str]
+_Picture: TypeAlias = _Path | bytes | bytearray | memoryview | NDArray[np.uint8] | _Pillow
+_StateDict: TypeAlias = Mapping[str, NDArray[Any]] | Mapping[str, _Tensor] | Mapping[str, Any]
+_Images: TypeAlias = _Path | Sequence[_Picture] | NDArray[np.float32] | NDArray[np.uint8] | _Tensor
+_Block: TypeAlias = int | Literal["pixel"]
+_Size: TypeAlias = int | tuple[int, int]
+_Rule: TypeAlias = Literal["mse", "l2", "kl", "balanced"]
+_Scale: TypeAlias = Literal["float", "pow2"]
+
+class Error(Exception):
+    hint: str | None
 
 class Class(NamedTuple):
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple has a method of that name
     name: str | None
     probability: float
 
 class Prediction(list[Class]):
     def _repr_html_(self) -> str: ...
 
-class _Pillow(Protocol):
-    def convert(self, mode: str) -> Any: ...
-
-_Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8] | _Pillow
-
 class Model:
     file: str
-    size: int
-    name: str
-    source: str
-    classes: list[str]
-    shape: tuple[int, int, int]
-    outputs: int
-    parameters: int
-    kernel: str
-    weight_bits: int | None
-    activation_bits: int | None
+    @property
+    def size(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def classes(self) -> list[str]: ...
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def kernel(self) -> str: ...
+    @property
+    def weight_bits(self) -> int | None: ...
+    @property
+    def activation_bits(self) -> int | None: ...
     def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]: ...
     def input(self, image: _Picture) -> NDArray[np.float32]: ...
     @overload
-    def classify(self, image: _Picture, top: int = 5) -> Prediction: ...
+    def classify(self, image: _Picture, top: int = 5) -> Prediction: ...  # type: ignore[overload-overlap]  # a path is a sequence too
     @overload
     def classify(self, image: Sequence[_Picture], top: int = 5) -> list[Prediction]: ...
     def verify(self) -> bool: ...
     def _repr_html_(self) -> str: ...
 
-def load(path: str | os.PathLike[str], threads: int = 0) -> Model: ...
+def load(path: _Path, threads: int = 0) -> Model: ...
+
+class Progress(NamedTuple):
+    phase: str
+    done: int
+    total: int
+    note: str
+
+class Layer(NamedTuple):
+    name: str
+    format: str
+    weights: int
+    sqnr_db: float | None
+
+class Verdict(NamedTuple):
+    on: str
+    images: int
+    same: int
+    noise: float
+    sqnr_db: float | None
+    divergence: float
+    broken: bool
+    text: str
+
+class Quantized(Model):
+    layers: list[Layer]
+    float_layers: list[str]
+    verdict: Verdict | None
+    notes: list[str]
+    report: dict[str, Any]
+    fp32_size: int
+    def save(self, path: _Path) -> int: ...
+    def state_dict(self) -> dict[str, NDArray[np.float32] | NDArray[np.int64]]: ...
+
+def quantize(
+    model: _Path | _StateDict,
+    *,
+    bits: int = 4,
+    images: _Images | None = None,
+    image_count: int | None = None,
+    arch: str | None = None,
+    activation_bits: int | None = None,
+    block: _Block | None = None,
+    rule: _Rule | None = None,
+    activation_block: _Block | None = None,
+    activation_scale: _Scale | None = None,
+    image_bits: int | None = None,
+    weights_only: bool = False,
+    layers: Mapping[str, int | Literal["float"]] | None = None,
+    rules: _Path | Analysis | None = None,
+    keep_worst: bool = False,
+    skip: Sequence[str] = (),
+    convolutions_only: bool = False,
+    scales: Literal["f16", "f32", "two-level"] | None = None,
+    floats: Literal["f16", "f32"] | None = None,
+    classes: _Path | Sequence[str] | None = None,
+    input: _Size | None = None,
+    resize: _Size | Literal["none"] | None = None,
+    crop: _Size | Literal["none"] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    order: Literal["rgb", "bgr", "grey"] | None = None,
+    divide: float | None = None,
+    progress: Callable[[Progress], object] | None = None,
+) -> Quantized: ...
+
+class Noise(NamedTuple):
+    format: str
+    noise: float
+    sqnr_db: float | None
+    divergence: float | None
+    agreement: float | None
+
+class LayerNoise(NamedTuple):
+    name: str
+    weights: int
+    formats: list[Noise]
+
+class Analysis:
+    layers: list[LayerNoise]
+    rules: str | None
+    svg: str
+    notes: list[str]
+    report: dict[str, Any]
+    def _repr_html_(self) -> str: ...
+
+def analyze(
+    model: _Path | _StateDict,
+    *,
+    images: _Images | None = None,
+    count: int | None = None,
+    arch: str | None = None,
+    bits: int | Iterable[int] | None = None,
+    proxy: bool = False,
+    budget: str | None = None,
+    activation_bits: int | None = None,
+    block: _Block | None = None,
+    rule: _Rule | None = None,
+    activation_block: _Block | None = None,
+    activation_scale: _Scale | None = None,
+    input: _Size | None = None,
+    resize: _Size | Literal["none"] | None = None,
+    crop: _Size | Literal["none"] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    order: Literal["rgb", "bgr", "grey"] | None = None,
+    divide: float | None = None,
+    progress: Callable[[Progress], object] | None = None,
+) -> Analysis: ...
+
+class Report:
+    run: str
+    metrics: dict[str, Any]
+    config: dict[str, Any]
+    predictions: dict[str, NDArray[Any]] | None
+    def _repr_html_(self) -> str: ...
+
+def read_report(run: _Path | Quantized) -> Report: ...

@@ -217,8 +217,19 @@ impl Checkpoint {
     /// [`CheckpointError`] says what the file is instead, or where it is broken.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
-        let opened =
-            ByteSource::open(path).map_err(Fault::from).and_then(|source| CheckpointContent::open(path, &source));
+        Self::read(path, ByteSource::open(path).map_err(Fault::from))
+    }
+
+    /// Opens the bytes of a file; `name` stands in messages for its path.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, CheckpointError> {
+        Self::read(Path::new(name), Ok(ByteSource::memory(bytes)))
+    }
+
+    fn read(path: &Path, source: Result<ByteSource, Fault>) -> Result<Self, CheckpointError> {
+        let opened = source.and_then(|source| CheckpointContent::open(path, &source));
         let CheckpointContent { entries, layers, classes, bytes, .. } = opened.map_err(|fault| fault.at(path))?;
         Ok(Self { path: path.to_owned(), names: names::plain(entries), layers, classes, bytes })
     }

@@ -1,4 +1,4 @@
-//! Reads ranges of bytes from a file. The tensors of a checkpoint are such ranges.
+//! Reads ranges of bytes from a file, or from memory. The tensors of a checkpoint are such ranges.
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -7,11 +7,27 @@ use std::rc::Rc;
 
 use super::fault::{Fault, Result, broken};
 
-/// An open file. Every read seeks first, so that clones do not disturb each other.
+/// An open file, or its bytes. Every read seeks first, so that clones do not disturb each other.
 #[derive(Debug, Clone)]
 pub(super) struct ByteSource {
-    file: Rc<File>,
+    place: Place,
     len: u64,
+}
+
+/// The place of the bytes.
+#[derive(Clone)]
+enum Place {
+    File(Rc<File>),
+    Memory(Rc<[u8]>),
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(file) => file.fmt(f),
+            Self::Memory(bytes) => write!(f, "{} bytes in memory", bytes.len()),
+        }
+    }
 }
 
 impl ByteSource {
@@ -25,7 +41,12 @@ impl ByteSource {
         if metadata.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
-        Ok(Self { file: Rc::new(file), len: metadata.len() })
+        Ok(Self { place: Place::File(Rc::new(file)), len: metadata.len() })
+    }
+
+    /// Takes the bytes of a file.
+    pub(super) fn memory(bytes: &[u8]) -> Self {
+        Self { place: Place::Memory(bytes.into()), len: bytes.len() as u64 }
     }
 
     /// Returns the length of the file in bytes.
@@ -41,8 +62,12 @@ impl ByteSource {
         if range.start > range.end || range.end > self.len {
             return broken(format!("bytes {} to {} of {} are missing", range.start, range.end, self.len));
         }
+        let file = match &self.place {
+            Place::File(file) => file,
+            Place::Memory(bytes) => return Ok(bytes[range.start as usize..range.end as usize].to_vec()),
+        };
         let mut bytes = vec![0; usize::try_from(range.end - range.start).map_err(|_| Fault::too_large())?];
-        let mut file = &*self.file;
+        let mut file = &**file;
         file.seek(SeekFrom::Start(range.start))?;
         file.read_exact(&mut bytes)?;
         Ok(bytes)

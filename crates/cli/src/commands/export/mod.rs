@@ -101,7 +101,10 @@ fn not_quantized(model: &str, name: &str) -> Error {
 }
 
 /// Writes a state dict, under the names of the zoo's network where the model is one of those, else under its own.
-fn state_dict(model: &Model, printer: &Printer) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// None in practice: a model that was built can be written.
+pub fn state_dict(model: &Model, printer: &Printer) -> Result<Vec<u8>> {
     for original in originals(model.graph()) {
         match files::state_dict(model, &original) {
             Err(files::FileError::Model(ModelError::Layer { .. })) => {}

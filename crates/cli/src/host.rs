@@ -1,0 +1,228 @@
+//! Commands for other programs: Python calls `quantize` and `analyze` with the words of the command line, so that options, their
+//! defaults and errors are the same, and gets values in place of text.
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use burn::tensor::Device;
+use clap::Parser;
+use distill::{Context, Prediction, Report, RunFolder};
+use model::Model;
+use serde::Serialize;
+
+pub use distill::{Interrupter, Progress};
+pub use images::Picture;
+
+use crate::args::{Cli, Command};
+use crate::checkpoint;
+use crate::commands::analyze::{self, AnalyzeOptions};
+use crate::commands::fitted::FitImages;
+use crate::commands::quantize::{self, QuantizeOptions};
+use crate::commands::{compare, export};
+use crate::error::{Error, Result};
+use crate::models::ModelSpec;
+use crate::output::{Ending, Output, Target};
+use crate::printer::Printer;
+
+pub use crate::pictures::GivenImages;
+
+/// The name of a model whose state dict is given in memory, and that is to be found by its parameters.
+pub const STATE_DICT: &str = checkpoint::STATE_DICT;
+
+/// A listener that hears what a command says on stderr.
+pub trait Listener: Progress {
+    /// Hears a sentence about what was found or assumed.
+    fn note(&self, text: &str);
+
+    /// Hears a warning.
+    fn warn(&self, text: &str);
+}
+
+/// A program that runs a command: who listens, and who may stop it.
+#[derive(Clone)]
+pub struct Host {
+    listener: Arc<dyn Listener>,
+    interrupter: Interrupter,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Host")
+    }
+}
+
+impl Host {
+    /// Makes a host of a listener, which `interrupter` stops.
+    pub fn new(listener: Arc<dyn Listener>, interrupter: Interrupter) -> Self {
+        Self { listener, interrupter }
+    }
+
+    pub(crate) fn listener(&self) -> &dyn Listener {
+        &*self.listener
+    }
+
+    pub(crate) fn context(&self, device: Device) -> Context {
+        Context { device, progress: self.listener.clone(), interrupter: self.interrupter.clone(), dashboard: false }
+    }
+}
+
+/// What a program has in memory, in place of what words name.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    /// The weights as the bytes of a safetensors file, of the network that the words name, or of [`STATE_DICT`].
+    pub state_dict: Option<Vec<u8>>,
+    /// The images.
+    pub images: Option<GivenImages>,
+}
+
+/// A quantized network, with what was found out about it.
+#[derive(Debug)]
+pub struct Quantized {
+    quantized: quantize::Quantized,
+    /// The files that were read, which are not replaced.
+    inputs: Vec<PathBuf>,
+}
+
+/// Quantizes a network as `dsconv quantize` with these words does, and writes nothing.
+///
+/// # Errors
+/// Those of the command.
+pub fn quantize(words: &[OsString], given: Given, host: Host) -> Result<Quantized> {
+    let printer = Printer::hosted(host);
+    let Command::Quantize(args) = parse("quantize", words)? else { unreachable!("the command that was named") };
+    let count = args.image_count;
+    let mut options = QuantizeOptions::try_from(args)?;
+    options.model.state_dict = given.state_dict.map(Into::into);
+    if let Some(images) = given.images {
+        options.images = FitImages::Given(images, count.unwrap_or(FitImages::GIVEN));
+    }
+    let quantized = quantize::quantize(&options, &printer)?;
+    Ok(Quantized { quantized, inputs: files(&options.model) })
+}
+
+impl Quantized {
+    /// Returns the name of the network that was quantized.
+    pub fn name(&self) -> &str {
+        &self.quantized.name
+    }
+
+    /// Returns the quantized model.
+    pub fn model(&self) -> &Model {
+        &self.quantized.model
+    }
+
+    /// Returns what was found out, as `dsconv quantize --json` prints it of a file.
+    pub fn summary(&self) -> impl Serialize {
+        &self.quantized.summary
+    }
+
+    /// Returns the verdict in words; `None` where there is none.
+    pub fn verdict(&self) -> Option<String> {
+        self.quantized.summary.verdict.as_ref().map(ToString::to_string)
+    }
+
+    /// Returns the bytes of its `.dsc` file. Where the integer engine cannot run it, the host is warned.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn dsc(&self, host: Host) -> Result<Vec<u8>> {
+        self.quantized.dsc(&Printer::hosted(host))
+    }
+
+    /// Returns a state dict of dequantized floats, as the bytes of a safetensors file. Where its names are not torchvision's, the
+    /// host is warned.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn state_dict(&self, host: Host) -> Result<Vec<u8>> {
+        export::state_dict(&self.quantized.model, &Printer::hosted(host))
+    }
+
+    /// Writes it in the format of the file's ending, and returns the size of the file. A file that is there is replaced, but for
+    /// the one that the network came from.
+    ///
+    /// # Errors
+    /// The ending names no format; the file cannot be written.
+    pub fn save(&self, path: &Path, host: Host) -> Result<u64> {
+        let ending = Ending::of(path)?;
+        let target = Target { path: Some(path.to_owned()), force: true, ..Target::default() };
+        let inputs: Vec<&Path> = self.inputs.iter().map(PathBuf::as_path).collect();
+        let output = Output::new(&target, "", &inputs)?;
+        let quantize::Quantized { model, stored, .. } = &self.quantized;
+        let start = Instant::now();
+        let written = match ending {
+            Ending::Safetensors => output.save(model, stored, start)?,
+            Ending::Dsc => output.save_bytes(&self.dsc(host)?, model, start)?,
+            Ending::Onnx => {
+                let profile = onnx::Profile::Int4 { activations: true };
+                output.save_bytes(&onnx::export(model, &profile)?, model, start)?
+            }
+        };
+        Ok(written.bytes)
+    }
+}
+
+pub use crate::commands::analyze::Analysis;
+
+/// Analyzes a network as `dsconv analyze` with these words does, and writes nothing.
+///
+/// # Errors
+/// Those of the command.
+pub fn analyze(words: &[OsString], given: Given, host: Host) -> Result<Analysis> {
+    let Command::Analyze(args) = parse("analyze", words)? else { unreachable!("the command that was named") };
+    let mut options = AnalyzeOptions::from(args);
+    options.model.state_dict = given.state_dict.map(Into::into);
+    options.images = given.images.or(options.images);
+    analyze::analyze(&options, &Printer::hosted(host))
+}
+
+/// The results of a run of `dsconv distill`.
+#[derive(Debug, Serialize)]
+pub struct RunResults {
+    /// The folder.
+    pub run: PathBuf,
+    /// What was measured.
+    pub metrics: Report,
+    /// The settings.
+    pub config: toml::Table,
+    /// What the networks named for each image; `None` where an older version made the run.
+    pub predictions: Option<Vec<Prediction>>,
+}
+
+/// Reads the results of a run, which is a folder, or the name of one in the folder of runs.
+///
+/// # Errors
+/// There is no such run, it is not finished, or a file of it is damaged.
+pub fn read_run(run: &Path) -> Result<RunResults> {
+    let compare::Run { run, report } = compare::read(&compare::find(run)?)?;
+    let at = |path: &Path, error: &dyn fmt::Display| Error::failed(format!("`{}`: {error}", path.display()));
+    let path = run.join(RunFolder::CONFIG);
+    let text = std::fs::read_to_string(&path).map_err(|error| at(&path, &error))?;
+    let config = toml::from_str(&text).map_err(|error| at(&path, &error))?;
+    let path = run.join(RunFolder::PREDICTIONS);
+    let predictions = match path.is_file() {
+        true => Some(distill::predictions(&path)?),
+        false => None,
+    };
+    Ok(RunResults { run, metrics: report, config, predictions })
+}
+
+/// Reads the words of a command.
+///
+/// # Errors
+/// They are no usage of it, and the error says what clap says.
+fn parse(command: &str, words: &[OsString]) -> Result<Command> {
+    let words = [OsString::from("dsconv"), command.into()].into_iter().chain(words.iter().cloned());
+    Cli::try_parse_from(words).map(|cli| cli.command).map_err(|error| {
+        let text = error.render().to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        // How the command is used stands after a blank line.
+        Error::usage(text.split("\n\n").next().unwrap_or(text).trim_end())
+    })
+}
+
+fn files(model: &ModelSpec) -> Vec<PathBuf> {
+    model.files().into_iter().map(Path::to_owned).collect()
+}
