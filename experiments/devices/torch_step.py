@@ -1,12 +1,14 @@
 """Images a second of one step of adaptation in PyTorch: teacher forward, student forward and backward, Adam.
 
     python3 experiments/devices/torch_step.py --device cuda --batch 64 --steps 20 [--tf32] [--leave-out activations ...]
+    python3 experiments/devices/torch_step.py --device cpu --batch 16 --lines     # a line after each step, until it is stopped
 
 The student is what `dsconv distill` trains: convolutions and fully connected layers with 4-bit codes, scales of blocks of 32
 input channels with a trained gain, inputs rounded to 4-bit block floating point, all in plain tensor operations with
 straight-through gradients, batch normalisation folded. Weights and images are random: they do not change the time.
 """
 import argparse
+import itertools
 import time
 
 import torch
@@ -16,19 +18,21 @@ import torchvision
 BLOCK = 32
 
 
-def blocks(x, dim):
-    """Cuts a dimension into blocks, the last one padded with zeros: [..., C, ...] becomes [..., C / 32, 32, ...]."""
-    ragged = -x.shape[dim] % BLOCK
+def blocks(x, dim, groups=1):
+    """Cuts a dimension into blocks of 32 elements, or of a whole group where that is shorter: [..., C, ...] becomes
+    [..., C / 32, 32, ...]. The last block is padded with zeros."""
+    block = min(BLOCK, x.shape[dim] // groups)
+    ragged = -x.shape[dim] % block
     if ragged:
         x = torch.cat([x, x.new_zeros(*x.shape[:dim], ragged, *x.shape[dim + 1:])], dim)
-    return x.unflatten(dim, (-1, BLOCK))
+    return x.unflatten(dim, (-1, block))
 
 
-def block_float(x, signed):
+def block_float(x, signed, groups):
     """Rounds [N, C, ...] to block floating point of 4 bits, with the gradient of the identity."""
     low, high = (-7, 7) if signed else (0, 15)
     with torch.no_grad():
-        split = blocks(x, 1)
+        split = blocks(x, 1, groups)
         scale = (split.abs().amax(2, keepdim=True) / high).clamp_min(torch.finfo(torch.float32).tiny)
         value = ((split * scale.reciprocal()).round().clamp(low, high) * scale).flatten(1, 2)[:, : x.shape[1]]
     return value + (x - x.detach())
@@ -48,11 +52,11 @@ class Quantized(torch.nn.Module):
         self.latent = torch.nn.Parameter(weight / self.spread(self.scales))
 
     def spread(self, x):
-        return x.repeat_interleave(BLOCK, 1)[:, : self.inputs]
+        return x.repeat_interleave(min(BLOCK, self.inputs), 1)[:, : self.inputs]
 
     def forward(self, x):
         if "activations" not in self.leave_out:
-            x = block_float(x, self.signed)
+            x = block_float(x, self.signed, getattr(self.layer, "groups", 1))
         if "weights" in self.leave_out:
             weight = self.latent
         else:
@@ -95,6 +99,7 @@ def main():
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tf32", action="store_true", help="let matrix products and convolutions round their inputs to TF32")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--lines", action="store_true", help="print a line after each step, without end")
     parser.add_argument("--leave-out", nargs="*", default=[], choices=["activations", "weights", "teacher", "optimizer"])
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
@@ -114,12 +119,17 @@ def main():
         optimizer.zero_grad(set_to_none=True)
         F.kl_div(student(x).log_softmax(1), target, reduction="batchmean").backward()
         if "optimizer" not in options.leave_out:
+            torch.nn.utils.clip_grad_norm_(student.parameters(), 5.0)
             optimizer.step()
 
     def wait():
         if options.device.startswith("cuda"):
             torch.cuda.synchronize()
 
+    for i in itertools.count() if options.lines else ():
+        step(images[i % 4])
+        wait()
+        print(i + 1, flush=True)
     for i in range(min(5, options.steps)):
         step(images[i % 4])
     wait()

@@ -21,6 +21,7 @@
 //! a quarter of a percent for the embedded networks; so do the codes of layers that are fitted ([`LayerFit`]). A network that is
 //! quantized by a scale rule alone, and the logits that the integer engine computes, are the same everywhere.
 
+mod adam;
 mod adapt;
 mod allocate;
 mod augment;

@@ -4,7 +4,11 @@ use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, ModuleOptimizer, SgdConfig};
 use burn::tensor::Tensor;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+
+use crate::adam::OnePassAdam;
+use crate::workers::is_cpu;
 
 /// The rule by which a step moves weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -27,6 +31,7 @@ impl Optimizer {
                 let momentum = MomentumConfig::new().with_dampening(0.0).with_nesterov(true);
                 SgdConfig::new().with_momentum(Some(momentum)).with_weight_decay(penalty()).init()
             }
+            Self::Adam if weight_decay == 0.0 => ModuleOptimizer::from(OnePassAdam::new()),
             Self::Adam => AdamConfig::new().with_epsilon(1e-8).with_weight_decay(penalty()).init(),
             Self::AdamW => AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(weight_decay).init(),
         }
@@ -86,15 +91,19 @@ impl LrScheduler for Scheduler {
 /// Scales all gradients by one factor so that their norm together is at most `limit` (burn's own clipping looks at each
 /// parameter alone, which changes the direction).
 pub(crate) fn clip_global_norm<M: Module>(module: &M, grads: GradientsParams, limit: f32) -> GradientsParams {
-    let mut squares = Squares { grads: &grads, sums: Vec::new() };
+    let mut squares = Squares { grads, sums: Vec::new() };
     module.visit(&mut squares);
-    if squares.sums.is_empty() {
+    let Squares { grads, sums } = squares;
+    if sums.is_empty() {
         return grads;
     }
-    let norm = Tensor::cat(squares.sums, 0).sum().sqrt();
+    let norm = Tensor::cat(sums, 0).sum().sqrt();
     let factor = norm.add_scalar(1e-12).recip().mul_scalar(limit).clamp_max(1.0);
-    let mut scale = Scale { grads, factor };
-    module.visit(&mut scale);
+    let host = is_cpu(&factor.device()).then(|| factor.clone().into_scalar());
+    let mut scale = Scale { grads, factor, host };
+    if host != Some(1.0) {
+        module.visit(&mut scale);
+    }
     scale.grads
 }
 
@@ -105,30 +114,65 @@ pub(crate) fn total<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     (0..D).rev().fold(x, add).reshape([1])
 }
 
-struct Squares<'a> {
-    grads: &'a GradientsParams,
+/// The elements that one thread works on at a time.
+const PART: usize = 1 << 14;
+
+/// Adds up squares on the CPU, in an order that does not depend on the number of threads.
+fn sum_of_squares(values: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let sum = |part: &[f32]| {
+        let mut lanes = [0.0; LANES];
+        for chunk in part.chunks(LANES) {
+            lanes.iter_mut().zip(chunk).for_each(|(lane, value)| *lane += value * value);
+        }
+        lanes.iter().sum::<f32>()
+    };
+    let sums: Vec<f32> = values.par_chunks(PART).map(sum).collect();
+    sums.iter().sum()
+}
+
+struct Squares {
+    grads: GradientsParams,
     sums: Vec<Tensor<1>>,
 }
 
-impl ModuleVisitor for Squares<'_> {
+impl ModuleVisitor for Squares {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(grad) = self.grads.get::<D>(param.id) {
-            self.sums.push(total(grad.square()));
-        }
+        let Some(grad) = self.grads.remove::<D>(param.id) else { return };
+        let device = grad.device();
+        let (grad, sum) = if is_cpu(&device) {
+            let data = grad.into_data();
+            let sum = sum_of_squares(data.as_slice().expect("the CPU's floats are f32"));
+            (Tensor::from_data(data, &device), Tensor::from_data([sum], &device))
+        } else {
+            (grad.clone(), total(grad.square()))
+        };
+        self.grads.register(param.id, grad);
+        self.sums.push(sum);
     }
 }
 
 struct Scale {
     grads: GradientsParams,
     factor: Tensor<1>,
+    /// The factor, where gradients lie in this process's memory.
+    host: Option<f32>,
 }
 
 impl ModuleVisitor for Scale {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let id: ParamId = param.id;
-        if let Some(grad) = self.grads.remove::<D>(id) {
-            self.grads.register(id, grad * self.factor.clone().reshape([1; D]));
-        }
+        let Some(grad) = self.grads.remove::<D>(id) else { return };
+        let scaled = match self.host {
+            Some(factor) => {
+                let (device, mut data) = (grad.device(), grad.into_data());
+                let values = data.as_mut_slice::<f32>().expect("the CPU's floats are f32");
+                values.par_chunks_mut(PART).for_each(|part| part.iter_mut().for_each(|value| *value *= factor));
+                Tensor::from_data(data, &device)
+            }
+            None => grad * self.factor.clone().reshape([1; D]),
+        };
+        self.grads.register(id, scaled);
     }
 }
 

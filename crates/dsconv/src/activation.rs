@@ -1,9 +1,9 @@
 use blockfloat::{ActivationFormat, ActivationSpec};
-use burn::backend::DispatchDevice;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 
 #[cfg(feature = "cube")]
 use crate::cube;
+use crate::flex;
 
 /// Rounds `x` to block floating point (BFP), with a straight-through gradient: the output is exactly the BFP value of `x`, and
 /// the backward pass hands the gradient to `x` unchanged.
@@ -22,6 +22,9 @@ pub fn block_float(x: Tensor<4>, format: ActivationFormat, signed: bool, groups:
     if cube::is_cube(&x.device()) {
         return cube::block_float(x, format, signed, groups);
     }
+    if flex::takes(&x) {
+        return flex::block_float(x, format, signed, groups);
+    }
     let value = in_this_memory(x.clone().inner(), format, signed, groups);
     straight_through(value, x)
 }
@@ -33,11 +36,6 @@ pub(crate) fn straight_through<const D: usize>(value: Tensor<D>, x: Tensor<D>) -
     } else {
         value
     }
-}
-
-/// Says whether tensors of a device lie in this process's memory, where plain loops read them without a copy.
-pub(crate) fn on_host(device: &Device) -> bool {
-    matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 
 fn in_this_memory(x: Tensor<4>, format: ActivationFormat, signed: bool, groups: usize) -> Tensor<4> {

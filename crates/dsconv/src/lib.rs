@@ -79,7 +79,6 @@
 //!
 //! # Networks
 //! [`Network`] runs a whole [`graph::Graph`], in floats or quantized.
-#![forbid(unsafe_code)]
 
 pub use blockfloat;
 
@@ -89,6 +88,7 @@ mod convolve;
 #[cfg(feature = "cube")]
 mod cube;
 mod error;
+mod flex;
 mod linear;
 mod module;
 mod network;
@@ -104,3 +104,4 @@ pub use network::{Network, Step};
 pub use quantization::{QuantizationConfig, ScaleUpdate};
 
 pub mod guide;
+pub mod matrix;

@@ -3,6 +3,7 @@
 use blockfloat::{Bits, BlockSize, Error, QuantizedWeights};
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::flex;
 use crate::quantization::ScaleUpdate;
 
 /// The parameters of a quantized weight of shape `[Co, Ci/G, Kh, Kw]`.
@@ -39,6 +40,17 @@ impl Shadow {
 
     /// Computes `alpha * q` for every weight, exactly, with the straight-through gradient to the shadow weight.
     pub fn value(self) -> Tensor<4> {
+        if !flex::takes(&self.latent) {
+            return self.value_step_by_step();
+        }
+        let Self { latent, scales, gain, bits, block } = self;
+        let gain = gain.unwrap_or_else(|| Tensor::ones(scales.dims(), &scales.device()));
+        let cut = flex::Cut { bits, block, shape: latent.dims() };
+        flex::weight(latent, scales, gain, cut)
+    }
+
+    /// Computes [`Shadow::value`] by burn's operations, on any device.
+    pub fn value_step_by_step(self) -> Tensor<4> {
         let Self { latent, scales, gain, bits, block } = self;
         let channels = latent.dims()[1];
         let scales = spread(scales, block, channels);

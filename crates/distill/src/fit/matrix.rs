@@ -1,7 +1,8 @@
-//! Row-major matrices, their products, and the factors of a symmetric one.
+//! Row-major matrices, and the factors of a symmetric one.
 use std::ops::Range;
 
-use gemm::Parallelism;
+pub(super) use dsconv::matrix::multiply;
+use dsconv::matrix::{View, ViewMut};
 
 /// The columns that are factored or solved at a time; what is left is matrix products.
 const PANEL: usize = 64;
@@ -14,24 +15,6 @@ pub(super) struct Matrix {
     rows: usize,
     columns: usize,
     data: Vec<f32>,
-}
-
-/// A part of a matrix, or its transpose, to read.
-#[derive(Clone, Copy)]
-pub(super) struct View<'a> {
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
-    data: &'a [f32],
-}
-
-/// A part of a matrix to write.
-pub(super) struct ViewMut<'a> {
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    data: &'a mut [f32],
 }
 
 impl Matrix {
@@ -75,25 +58,16 @@ impl Matrix {
 
     /// Returns the part of these rows and columns.
     pub(super) fn part(&self, rows: Range<usize>, columns: Range<usize>) -> View<'_> {
-        View {
-            rows: rows.len(),
-            columns: columns.len(),
-            row_stride: self.columns,
-            column_stride: 1,
-            data: span(&rows, &columns, self.columns).map_or(&[], |span| &self.data[span]),
-        }
+        let data = span(&rows, &columns, self.columns).map_or(&[][..], |span| &self.data[span]);
+        View::new(rows.len(), columns.len(), self.columns, data)
     }
 
     pub(super) fn part_mut(&mut self, rows: Range<usize>, columns: Range<usize>) -> ViewMut<'_> {
-        ViewMut {
-            rows: rows.len(),
-            columns: columns.len(),
-            row_stride: self.columns,
-            data: match span(&rows, &columns, self.columns) {
-                Some(span) => &mut self.data[span],
-                None => &mut [],
-            },
-        }
+        let data = match span(&rows, &columns, self.columns) {
+            Some(span) => &mut self.data[span],
+            None => &mut [],
+        };
+        ViewMut::new(rows.len(), columns.len(), self.columns, data)
     }
 
     pub(super) fn all_mut(&mut self) -> ViewMut<'_> {
@@ -117,76 +91,6 @@ impl Matrix {
 fn span(rows: &Range<usize>, columns: &Range<usize>, stride: usize) -> Option<Range<usize>> {
     let has_elements = !rows.is_empty() && !columns.is_empty();
     has_elements.then(|| rows.start * stride + columns.start..(rows.end - 1) * stride + columns.end)
-}
-
-impl<'a> View<'a> {
-    pub(super) fn transposed(self) -> Self {
-        Self {
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-            data: self.data,
-        }
-    }
-
-    /// Returns the part of these columns.
-    fn columns(self, columns: Range<usize>) -> Self {
-        let start = if columns.is_empty() { 0 } else { columns.start * self.column_stride };
-        Self { columns: columns.len(), data: self.data.get(start..).unwrap_or_default(), ..self }
-    }
-}
-
-/// Computes `c = beta * c + factor * a * b` on all cores. An element is summed in an order that does not depend on their
-/// number.
-///
-/// # Panics
-/// If the shapes do not fit.
-pub(super) fn multiply(c: ViewMut<'_>, beta: f32, factor: f32, a: View<'_>, b: View<'_>) {
-    assert!(
-        a.rows == c.rows && b.columns == c.columns && a.columns == b.rows,
-        "product of {}x{} and {}x{}",
-        a.rows,
-        a.columns,
-        b.rows,
-        b.columns
-    );
-    if c.rows == 0 || c.columns == 0 {
-        return;
-    }
-    let last = |v: &View<'_>| match v.rows * v.columns {
-        0 => 0,
-        _ => (v.rows - 1) * v.row_stride + (v.columns - 1) * v.column_stride + 1,
-    };
-    assert!(last(&a) <= a.data.len() && last(&b) <= b.data.len());
-    assert!((c.rows - 1) * c.row_stride + c.columns <= c.data.len());
-    // SAFETY: the three assertions say that every element at `row * row_stride + column * column_stride` lies inside the
-    // slices. `c` is borrowed for writing, so it overlaps neither `a` nor `b`, and its rows do not overlap, because a
-    // `ViewMut` is made of a matrix whose rows are at least as long as its own. Strides fit an `isize` as lengths of slices do.
-    #[allow(unsafe_code)]
-    unsafe {
-        gemm::gemm(
-            c.rows,
-            c.columns,
-            a.columns,
-            c.data.as_mut_ptr(),
-            1,
-            c.row_stride as isize,
-            beta != 0.0,
-            a.data.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.column_stride as isize,
-            b.row_stride as isize,
-            beta,
-            factor,
-            false,
-            false,
-            false,
-            Parallelism::Rayon(0),
-        );
-    }
 }
 
 /// Adds `x^T x` to the upper half of `gram`; elements far below its diagonal are left as they are.

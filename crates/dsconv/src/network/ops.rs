@@ -6,6 +6,8 @@ use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions, PadMode};
 use burn::tensor::{Tensor, TensorData, activation};
 use graph::{Activation, Op, Pool2d};
 
+use crate::flex;
+
 /// Computes the output of an operation from its inputs, each `[N, C, H, W]`.
 ///
 /// # Panics
@@ -14,13 +16,17 @@ pub fn forward(op: &Op, inputs: Vec<Tensor<4>>) -> Tensor<4> {
     let mut inputs = inputs.into_iter();
     let mut x = || inputs.next().expect("arity was checked");
     match op {
-        Op::Relu => activation::relu(x()),
+        Op::Relu => relu(x()),
         Op::MaxPool2d(p) => {
+            let x = x();
+            if flex::takes(&x) {
+                return flex::max_pool(x, p);
+            }
             let mut options = MaxPoolOptions::new(p.kernel);
             options.stride = p.stride;
             options.padding = sides(p);
             options.ceil_mode = p.ceil_mode;
-            max_pool2d(x(), options)
+            max_pool2d(x, options)
         }
         Op::AvgPool2d(p) => {
             let mut options = AvgPoolOptions::new(p.kernel);
@@ -99,9 +105,17 @@ fn sides(pool: &Pool2d) -> [(usize, usize); 2] {
     [(top, bottom), (left, right)]
 }
 
+fn relu(x: Tensor<4>) -> Tensor<4> {
+    if flex::takes(&x) { flex::clip(x, 0.0, f32::INFINITY) } else { activation::relu(x) }
+}
+
 /// Applies an activation function to every element.
 fn apply(function: Activation, x: Tensor<4>) -> Tensor<4> {
     match function {
+        Activation::Clip { min, max } if flex::takes(&x) => {
+            let limit = |limit: Option<f64>, none: f32| limit.map_or(none, |limit| limit as f32);
+            flex::clip(x, limit(min, f32::NEG_INFINITY), limit(max, f32::INFINITY))
+        }
         Activation::Clip { min, max } => {
             let x = if let Some(min) = min { x.clamp_min(min) } else { x };
             if let Some(max) = max { x.clamp_max(max) } else { x }
