@@ -41,9 +41,13 @@ class Program:
             sys.exit(f"{self.name} ended")
 
     def turn(self, steps):
-        """Wall and CPU seconds of a step. The first line is of a step that was stopped midway."""
+        """Wall and CPU seconds of a step. The first line that does not come at once is of a step that was stopped midway."""
         self.process.send_signal(signal.SIGCONT)
+        began = time.perf_counter()
         self.line()
+        while time.perf_counter() - began < 0.01:
+            began = time.perf_counter()
+            self.line()
         wall, cpu = time.perf_counter(), self.cpu()
         for _ in range(steps):
             self.line()

@@ -129,9 +129,7 @@ fn products<S: Simd>(layout: &Layout, x: &[f32], dy: &[f32], dw: &mut [f32]) {
             let (x, dy) = (x.chunks_exact(LANES), dy.chunks_exact(LANES));
             rest += x.remainder().iter().zip(dy.remainder()).map(|(x, dy)| x * dy).sum::<f32>();
             for (x, dy) in x.zip(dy) {
-                for lane in 0..LANES {
-                    lanes[lane] += x[lane] * dy[lane];
-                }
+                lanes.iter_mut().zip(x.iter().zip(dy)).for_each(|(lane, (x, dy))| *lane += x * dy);
             }
         }
         *dw += sum(&lanes) + rest;
