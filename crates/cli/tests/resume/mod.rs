@@ -82,7 +82,7 @@ fn slow_ten_kills_resume_to_the_same_bits() {
 #[test]
 fn ctrl_c_stops_cleanly() {
     let place = Place::new();
-    place.write("configs/mine.toml", &RECIPE.replace("steps = 12", "steps = 100000"));
+    place.write("configs/mine.toml", &RECIPE.replace("steps = 12", "steps = 100000\npatience = 0"));
     let child = place
         .command(&["distill", "mine", "--out", "run"])
         .stdout(Stdio::piped())

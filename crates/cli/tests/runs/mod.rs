@@ -216,7 +216,7 @@ fn a_dashboard_shows_training_and_changes_no_bit() {
 #[test]
 fn a_dashboard_is_left_by_its_keys_and_by_ctrl_c() {
     let place = Place::new();
-    place.write("configs/mine.toml", &RECIPE.replace("steps = 12", "steps = 100000"));
+    place.write("configs/mine.toml", &RECIPE.replace("steps = 12", "steps = 100000\npatience = 0"));
     for (keys, run) in [(&b"qs"[..], "stopped"), (b"qk", "ended"), (b"\x03", "interrupted")] {
         let args = ["distill", "mine", "--out", run, "--tui"];
         let Some((code, shown)) = on_a_terminal(&place, &args, keys) else { return };
