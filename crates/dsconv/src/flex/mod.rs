@@ -3,6 +3,10 @@
 //!
 //! What they save is memory: burn makes a tensor for every step of such an operation, and a convolution's gradients go through
 //! convolutions whose kernels are images.
+#![allow(
+    clippy::extra_unused_type_parameters,
+    reason = "`macerator` compiles a function once for each instruction set `S`"
+)]
 
 mod clip;
 mod conv;
