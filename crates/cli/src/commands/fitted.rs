@@ -125,9 +125,7 @@ pub fn fit(
         FitImages::Given(given, count) => {
             let set = pictures::open(Some(given), *count, SEED, plain, printer)?;
             let (images, held) = set.split(MOST_HELD_OUT.min(set.len() / 8), SEED);
-            // Inputs that somebody else has prepared may be prepared otherwise.
-            let is_prepared = matches!(given, GivenImages::Inputs(..));
-            let drawn = if is_prepared { None } else { LayerFit::drawn_beside(images.len(), SEED, plain) };
+            let drawn = LayerFit::drawn_beside(images.len(), SEED, plain);
             let (fitted, layers) = fit(Some(&images), drawn.as_ref())?;
             let held_out = match held.is_empty() {
                 true => None,

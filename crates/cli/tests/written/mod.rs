@@ -366,3 +366,17 @@ fn a_dry_run_of_an_export_tells_the_size_of_the_file() {
         assert_eq!(weights + plan["other_bytes"].as_u64().unwrap(), written["bytes"], "{file}");
     }
 }
+
+#[test]
+fn each_of_two_models_gets_images_as_its_own_file_says() {
+    let place = Place::new();
+    let other = ["export", "tiny.safetensors", "-o", "other.safetensors", "--mean", "0.2", "--std", "1"];
+    place.json(&other);
+    let eval = |args: &[&str]| place.json(&[&["eval"], args, &["--limit", "64"]].concat());
+    let top1 = |file: &str| eval(&[file])["top1"].as_f64().unwrap();
+    let both = eval(&["tiny.safetensors", "--against", "other.safetensors"]);
+    let count = |key: &str| both["flips"][key].as_f64().unwrap();
+    let expected = 64.0 * (top1("tiny.safetensors") - top1("other.safetensors")) / 100.0;
+    assert!((count("won") - count("lost") - expected).abs() < 0.01, "{both}, not {expected}");
+    assert!(both["agreement"].as_f64().unwrap() < 100.0, "they see other values: {both}");
+}
