@@ -378,5 +378,10 @@ fn each_of_two_models_gets_images_as_its_own_file_says() {
     let count = |key: &str| both["flips"][key].as_f64().unwrap();
     let expected = 64.0 * (top1("tiny.safetensors") - top1("other.safetensors")) / 100.0;
     assert!((count("won") - count("lost") - expected).abs() < 0.01, "{both}, not {expected}");
-    assert!(both["agreement"].as_f64().unwrap() < 100.0, "they see other values: {both}");
+    assert!(both["sqnr_db"].as_f64().unwrap() < 10.0, "they see other values: {both}");
+    // The same values by other numbers.
+    let same = ["export", "tiny.safetensors", "-o", "same.safetensors", "--divide", "127.5"];
+    place.json(&[&same[..], &["--mean", "0.97,0.912,0.812", "--std", "0.458,0.448,0.45"]].concat());
+    let both = eval(&["tiny.safetensors", "--against", "same.safetensors"]);
+    assert!(both["sqnr_db"].as_f64().is_none_or(|db| db > 60.0), "{both}");
 }
