@@ -48,8 +48,8 @@ impl Cost {
     }
 }
 
-/// Returns the largest resident memory of this process; `None` where the system does not tell it.
-fn peak_bytes() -> Option<u64> {
+/// Returns the largest resident memory of this process in bytes; `None` where the system does not tell it.
+pub fn peak_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;

@@ -57,7 +57,7 @@ pub use adapt::{Adaptation, Adapted, adapt};
 pub use allocate::{Choice, allocate};
 pub use augment::Augment;
 pub use calibrate::{Calibration, calibrate};
-pub use cost::Cost;
+pub use cost::{Cost, peak_bytes};
 pub use error::Error;
 pub use fidelity::Fidelity;
 pub use fit::{Fitted, FittedLayer, LayerFit};

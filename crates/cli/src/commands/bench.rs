@@ -2,6 +2,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use distill::peak_bytes;
 use report::{Bars, Item, Page, Plot, Section};
 use runtime::{Session, StepReport};
 use serde::Serialize;
@@ -235,14 +236,6 @@ fn layers(steps: &[StepReport], ceiling: f64) -> Vec<TimedStep> {
         }
     };
     steps.iter().map(layer).collect()
-}
-
-/// Returns the largest resident memory so far, where `/proc` tells it.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kibibytes * 1024)
 }
 
 fn show(outcome: &Outcome, printer: &Printer) {

@@ -1,6 +1,6 @@
 //! What would be written, before it is: `--dry-run` of `quantize`, `distill` and `export`.
 use blockfloat::{ActivationFormat, BlockSize, ScaleFormat, ScaleRule, WeightFormat};
-use graph::Folded;
+use graph::{Folded, Graph, Node};
 use model::{LayerPlan, Model, Plan, QuantizedLayer, SaveOptions};
 use serde::Serialize;
 
@@ -37,20 +37,11 @@ struct PlannedLayer {
 impl Planned {
     /// Says what a plan makes of a folded network whose floats are stored so; `fp32_bytes` are those of the network before it was folded.
     pub fn new(network: &Folded, plan: &Plan, stored: &SaveOptions, fp32_bytes: u64) -> Self {
-        let mut layers = Vec::new();
         let float = |length: usize| (length * stored.floats.bytes()) as u64;
-        for node in network.graph().nodes() {
-            let Some(shape) = node.weight_shape() else { continue };
-            let weights: usize = shape.iter().product();
-            let planned = plan.get(&node.name);
-            layers.push(PlannedLayer {
-                layer: node.name.clone(),
-                format: planned.map(|plan| in_blocks(plan, shape).to_string()),
-                weights,
-                bytes: planned.map_or_else(|| float(weights), |plan| plan.bytes(shape, stored.scale_precision)),
-                fp32_bytes: 4 * weights as u64,
-            });
-        }
+        let layers = layers(network.graph(), |name, shape| match plan.get(name) {
+            Some(plan) => (Some(in_blocks(plan, shape).to_string()), plan.bytes(shape, stored.scale_precision)),
+            None => (None, float(shape.iter().product())),
+        });
         let floats: usize = network.weights().iter().map(|(_, tensor)| tensor.data().len()).sum();
         let other = float(floats - layers.iter().map(|layer| layer.weights).sum::<usize>());
         Self::of(layers, other, false, fp32_bytes)
@@ -58,19 +49,7 @@ impl Planned {
 
     /// Says what a file of a model holds; `bytes` is its size.
     pub fn file(model: &Model, numbers: &Numbers, bytes: u64) -> Self {
-        let mut layers = Vec::new();
-        for node in model.graph().nodes() {
-            let Some(shape) = node.weight_shape() else { continue };
-            let weights: usize = shape.iter().product();
-            let (format, bytes) = numbers.of(shape, model.layers().get(&node.name));
-            layers.push(PlannedLayer {
-                layer: node.name.clone(),
-                format,
-                weights,
-                bytes,
-                fp32_bytes: 4 * weights as u64,
-            });
-        }
+        let layers = layers(model.graph(), |name, shape| numbers.of(shape, model.layers().get(name)));
         let other = bytes.saturating_sub(layers.iter().map(|layer| layer.bytes).sum());
         Self::of(layers, other, true, model.fp32_bytes())
     }
@@ -104,6 +83,18 @@ impl Planned {
         });
         printer.talk("--dry-run: nothing was written");
     }
+}
+
+/// Lists the convolutions and linear layers of a network. `of` gives a layer's format, `None` for floats, and its bytes, by its name
+/// and the shape of its weight.
+fn layers(graph: &Graph, of: impl Fn(&str, [usize; 4]) -> (Option<String>, u64)) -> Vec<PlannedLayer> {
+    let layer = |node: &Node| {
+        let shape = node.weight_shape()?;
+        let weights: usize = shape.iter().product();
+        let (format, bytes) = of(&node.name, shape);
+        Some(PlannedLayer { layer: node.name.clone(), format, weights, bytes, fp32_bytes: 4 * weights as u64 })
+    };
+    graph.nodes().iter().filter_map(layer).collect()
 }
 
 /// Returns a layer's plan with the blocks that its weight `[Co, Ci/G, Kh, Kw]` has: a depthwise one has a scale for each weight.

@@ -11,14 +11,12 @@ use crate::classes::GivenClasses;
 use crate::config::ConfigFile;
 use crate::error::{Error, Result};
 use crate::models::ModelSpec;
+use crate::pictures::EMBEDDED;
 use crate::printer::Printer;
 use crate::{classes, models, names, pictures, places};
 
 use super::faults::{images_error, point_at_path, setting_error};
 use super::named::{images_at, text};
-
-/// The data set that needs no download.
-const EMBEDDED: &str = "embedded";
 
 /// A config of `dsconv distill`: what it names, and the settings of the library. Every key has a default.
 #[derive(Debug, Clone, Serialize, Deserialize)]

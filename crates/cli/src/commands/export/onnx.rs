@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use ::onnx::{ActivationCodes, Range, Ranges};
 use distill::{Calibration, Context, calibrate};
-use images::{OpenOptions, Unlabelled};
+use images::Unlabelled;
 use model::{Float, Model, SaveOptions};
 use serde::Serialize;
 
@@ -12,8 +12,9 @@ use crate::device::DeviceName;
 use crate::error::{Error, Result};
 use crate::models::{self, OpenedModel};
 use crate::output::{Output, Written};
+use crate::pictures::GivenImages;
 use crate::printer::Printer;
-use crate::{classes, device, places, progress};
+use crate::{device, pictures, progress};
 
 use super::fit::{check_scales, refuse_ignored};
 use super::options::{ExportFormat, ExportOptions, OnnxProfile};
@@ -80,10 +81,8 @@ pub fn run(options: &ExportOptions, opened: OpenedModel, printer: &Printer, star
                     .talk("8-bit weights have one scale a filter, made of the block scales of the quantized weights");
                 model = model.to_two_level()?;
             }
-            let limit = Some(onnx.calibration_images.unwrap_or(CALIBRATION_IMAGES));
-            let spread = OpenOptions { limit, datasets: places::datasets(), ..OpenOptions::default() };
-            let set = images::open_unlabelled(images, &model.preprocess(), &spread)?;
-            classes::report(&set, printer);
+            let (given, count) = (GivenImages::Named(images.clone()), onnx.calibration_images);
+            let set = pictures::open(Some(&given), count.unwrap_or(CALIBRATION_IMAGES), 0, &model, printer)?;
             let context = progress::context(device::open(DeviceName::Cpu)?, printer)?;
             let ranges = ranges(&set, onnx.calibration.unwrap_or(Calibration::Mse), &model, &context)?;
             for (node, Range { min, max }) in &ranges {
