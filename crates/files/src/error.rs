@@ -35,6 +35,16 @@ pub enum FileError {
     /// The `dsconv` metadata do not parse, or cannot hold a number such as NaN.
     #[error("`dsconv` metadata: {0}")]
     Header(#[from] serde_json::Error),
+    /// The checksum of the metadata and tensors is not the one that the file states.
+    #[error(
+        "checksum {expected:#010x}, its metadata and tensors have {found:#010x}: the file is damaged, or was changed by another program"
+    )]
+    Checksum {
+        /// The checksum that the file states.
+        expected: u32,
+        /// The checksum of what it holds.
+        found: u32,
+    },
     /// The file is of another format or version.
     #[error("format `{format}` version {version}: this reads `{FORMAT}` version {VERSION}")]
     Version {

@@ -24,6 +24,7 @@
 //! | key | value |
 //! |---|---|
 //! | `format`, `version` | `"dsconv-model"`, `1`; a reader refuses others |
+//! | `crc32` | the checksum, zlib's, of this string as it is without this key, then of each tensor's name and bytes in the order of names; a file of other programs may have none |
 //! | `layout` | this section in short, for readers who have only the file |
 //! | `info` | [`Info`](model::Info): `preprocess`, `classes`, `source` |
 //! | `layers` | the quantized layers: node name to `shape`, `bits`, `block`, `scales`, `activation`, `signed` |

@@ -41,6 +41,9 @@ const LAYOUT: &str = "A quantized layer has the tensors `<node>.codes` and `<nod
 struct Header<'a> {
     format: Cow<'a, str>,
     version: u64,
+    /// The crc32 of this header as it is without it, and of every tensor: its name and its bytes, in the order of names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    crc32: Option<u32>,
     layout: Cow<'a, str>,
     info: Cow<'a, Info>,
     layers: BTreeMap<String, LayerHeader>,
@@ -115,11 +118,13 @@ pub fn to_bytes(model: &Model, options: &SaveOptions) -> Result<Vec<u8>, FileErr
             tensors.push((scales_name(name), dtype(float), scale_shape, float.encode(codes.scales())));
         }
     }
+    let bytes = tensors.iter().map(|(name, _, _, data)| (name.as_str(), data.as_slice()));
+    let header = header(model, &bytes.collect())?;
     let views = tensors
         .iter()
         .map(|(name, dtype, shape, data)| Ok((name, TensorView::new(*dtype, shape.clone(), data)?)))
         .collect::<Result<Vec<_>, FileError>>()?;
-    Ok(serialize(views, Some(HashMap::from([(KEY.into(), header(model)?)])))?)
+    Ok(serialize(views, Some(HashMap::from([(KEY.into(), header)])))?)
 }
 
 /// Reads the bytes of a packed safetensors file and checks all of it: every tensor must be one that the header asks for, of
@@ -136,10 +141,20 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Model, FileError> {
     if format != FORMAT || version != VERSION {
         return Err(FileError::Version { format, version });
     }
-    let Header { graph, info, layers, .. } = serde_json::from_str(text)?;
+    let mut header: Header<'_> = serde_json::from_str(text)?;
+    // Files that others wrote, or that were changed on purpose, need have none.
+    let stated = header.crc32.take();
+    let rest = serde_json::to_string(&header)?;
+    let Header { graph, info, layers, .. } = header;
     let graph = graph.into_owned();
 
     check_tensors(&graph, &layers, &tensors)?;
+    let of_file = tensors.tensors();
+    let spans = of_file.iter().map(|(name, info)| (name.as_str(), &data[info.data_offsets.0..info.data_offsets.1]));
+    let found = checksum(&rest, &spans.collect());
+    if let Some(expected) = stated.filter(|&stated| stated != found) {
+        return Err(FileError::Checksum { expected, found });
+    }
     let read = |name: &str| {
         let info = tensors.info(name).expect("tensors were checked");
         (info, &data[info.data_offsets.0..info.data_offsets.1])
@@ -198,15 +213,28 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Model, FileError> {
     Ok(model)
 }
 
-fn header(model: &Model) -> Result<String, FileError> {
+/// Returns what [`Header::crc32`] is of a header without it, and of tensors.
+fn checksum(header: &str, tensors: &BTreeMap<&str, &[u8]>) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(header.as_bytes());
+    for (name, data) in tensors {
+        hasher.update(name.as_bytes());
+        hasher.update(data);
+    }
+    hasher.finalize()
+}
+
+/// Returns the header of a model with these tensors.
+fn header(model: &Model, tensors: &BTreeMap<&str, &[u8]>) -> Result<String, FileError> {
     let layers = model.layers().iter().map(|(name, QuantizedLayer { codes, activation, signed })| {
         let (shape, bits, block) = (codes.shape(), codes.bits(), codes.block());
         let scales = codes.two_level().map_or(ScaleFormat::Float, |_| ScaleFormat::TwoLevel);
         (name.clone(), LayerHeader { shape, bits, block, scales, activation: *activation, signed: *signed })
     });
-    let header = Header {
+    let mut header = Header {
         format: FORMAT.into(),
         version: VERSION,
+        crc32: None,
         layout: LAYOUT.into(),
         info: Cow::Borrowed(model.info()),
         layers: layers.collect(),
@@ -215,7 +243,8 @@ fn header(model: &Model) -> Result<String, FileError> {
     let text = serde_json::to_string(&header)?;
     // JSON has no NaN or infinity: a header that cannot be read again is refused here.
     serde_json::from_str::<Header>(&text)?;
-    Ok(text)
+    header.crc32 = Some(checksum(&text, tensors));
+    Ok(serde_json::to_string(&header)?)
 }
 
 /// Compares names and shapes of all tensors of a file with those that its header asks for.
@@ -404,6 +433,26 @@ mod tests {
         model.values_mut("fc.bias").unwrap()[2] = f32::NAN;
         let error = to_bytes(&model, &F32).unwrap_err().to_string();
         assert_eq!(error, "tensor `fc.bias`: element 2 is NaN or infinite");
+    }
+
+    #[test]
+    fn a_changed_byte_anywhere_is_found() {
+        let bytes = to_bytes(&fixture::quantized(), &F32).unwrap();
+        let read = from_bytes(&bytes).unwrap();
+        let mut accepted = 0;
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            // A description of the layout, or a space, may say the same.
+            match from_bytes(&damaged) {
+                Ok(model) => {
+                    assert_eq!(model, read, "byte {at}");
+                    accepted += 1;
+                }
+                Err(error) => assert!(!error.to_string().is_empty()),
+            }
+        }
+        assert!(accepted < 16, "{accepted}");
     }
 
     /// Reads the weights of a 4-bit layer straight from the bytes, without this crate's code, by the documented layout.

@@ -42,6 +42,10 @@ fn place() -> Place {
     std::fs::write(place.path("half.dsc"), &dsc[..dsc.len() / 2]).unwrap();
     let whole = std::fs::read(place.path("q.safetensors")).unwrap();
     std::fs::write(place.path("half.safetensors"), &whole[..whole.len() / 2]).unwrap();
+    let mut damaged = whole.clone();
+    let at = whole.len() - 9;
+    damaged[at] ^= 4;
+    std::fs::write(place.path("damaged.safetensors"), damaged).unwrap();
     place.write("empty.dsc", "");
     place.write("notes.txt", "a text\n");
     place.write("notes.png", "a text\n");
