@@ -1,7 +1,7 @@
 //! ONNX files as models.
 use std::path::Path;
 
-use graph::{ImageConfig, Preprocess, Resize, Shape};
+use graph::{ImageConfig, Preprocess, Resize, Shape, normalised_pixels};
 use model::{Info, Model};
 use onnx::{ImportError, ImportOptions};
 
@@ -37,7 +37,7 @@ pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) 
         printer.talk(format!("{shown}: {note}"));
     }
     let input = imported.graph.input();
-    let assumed = match input.channels {
+    let mut assumed = match input.channels {
         1 => "a mean and deviation of 0.5 of grey in 0..1",
         3 => "ImageNet's mean and deviation of RGB in 0..1",
         other => {
@@ -50,6 +50,15 @@ pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) 
     } else if imported.bytes {
         let Preprocess { resize, crop, order, .. } = preprocess;
         preprocess = Preprocess { resize, crop, ..Preprocess::bytes(order) };
+    } else if let Some(divide) = normalised_pixels(&imported.graph, &imported.weights) {
+        let Preprocess { resize, crop, order, .. } = preprocess;
+        preprocess = Preprocess { resize, crop, divide, ..Preprocess::bytes(order) };
+        assumed = match (divide == 1.0, input.channels) {
+            (true, 1) => "grey in 0..255 as it is, which the network normalises itself",
+            (true, _) => "RGB in 0..255 as it is, which the network normalises itself",
+            (false, 1) => "grey in 0..1 as it is, which the network normalises itself",
+            (false, _) => "RGB in 0..1 as it is, which the network normalises itself",
+        };
     }
     image.apply(&mut preprocess, input.channels).map_err(Error::usage)?;
     let is_prepared = image.says_values() || imported.bytes || imported.preprocess.is_some();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use distill::RunFolder;
 use dsconv::Network;
-use graph::{ImageConfig, Shape};
+use graph::{ImageConfig, Shape, normalised_pixels};
 use model::Model;
 use zoo::Stem;
 
@@ -114,8 +114,18 @@ fn open_without_classes(spec: &ModelSpec, changes: &Changes, printer: &Printer) 
 
 /// Warns where what the model expects of images is doubtful.
 fn sure(opened: OpenedModel, printer: &Printer) -> OpenedModel {
-    if let Some(doubt) = opened.model.info().preprocess.doubt() {
+    let (model, preprocess) = (&opened.model, &opened.model.info().preprocess);
+    if let Some(doubt) = preprocess.doubt() {
         printer.warn(format!("{doubt} (--divide, --mean, --std)"));
+    }
+    let is_plain = preprocess.mean.iter().all(|&mean| mean == 0.0) && preprocess.std.iter().all(|&std| std == 1.0);
+    if let Some(divide) = normalised_pixels(model.graph(), model.weights())
+        && !(is_plain && preprocess.divide == divide)
+    {
+        let most = 255.0 / divide;
+        printer.warn(format!(
+            "the network's first operations normalise pixels of 0 to {most}, but images are normalised before that, too (--divide, --mean, --std)"
+        ));
     }
     opened
 }

@@ -42,6 +42,28 @@ classifier("one_sigmoid", 1, "Sigmoid")
 classifier("one_logit", 1, None)
 classifier("labels", 4, "Sigmoid")
 
+# Pixels of 0 to 1 are normalised by the network itself.
+write(
+    "normalising",
+    [
+        helper.make_node("Sub", ["image", "image.mean"], ["s"], name="centre"),
+        helper.make_node("Div", ["s", "image.std"], ["d"], name="scale"),
+        helper.make_node("Conv", ["d", "conv.weight"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "fc.weight", "fc.bias"], ["y"], transB=1),
+    ],
+    {"y": [1, 4]},
+    {
+        "image.mean": np.array([0.485, 0.456, 0.406], dtype=np.float32).reshape(1, 3, 1, 1),
+        "image.std": np.array([0.229, 0.224, 0.225], dtype=np.float32).reshape(1, 3, 1, 1),
+        "conv.weight": weights(8, 3, 3, 3),
+        "fc.weight": weights(4, 8),
+        "fc.bias": weights(4),
+    },
+)
+
 conv = helper.make_node("Conv", ["image", "conv.weight"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
 # Every pixel a class.
 write("segmenter", [conv], {"c": [1, 8, 32, 32]}, {"conv.weight": weights(8, 3, 3, 3)})
