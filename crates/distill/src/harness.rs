@@ -306,6 +306,6 @@ impl<'a> Harness<'a> {
         }
         let count = losses.len().max(1) as f64;
         let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / count;
-        Ok(Point { step: 0, loss: loss as f32, accuracy: (100.0 * right as f64 / count) as f32 })
+        Ok(Point { step: 0, loss: loss as f32, agreement: (100.0 * right as f64 / count) as f32 })
     }
 }

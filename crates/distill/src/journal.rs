@@ -20,8 +20,9 @@ pub struct Point {
     pub step: usize,
     /// The mean loss on the images held out: cross entropy against the labels, or divergence from the teacher.
     pub loss: f32,
-    /// The percentage of images held out that are classified right, or as the teacher does.
-    pub accuracy: f32,
+    /// The percentage of images held out that get the class that is wanted: the teacher's, or that of their label.
+    #[serde(alias = "accuracy")]
+    pub agreement: f32,
 }
 
 /// All that a run has measured so far. It is stored in each checkpoint, so that what is decided by it (the best
@@ -50,7 +51,7 @@ impl Journal {
     pub(crate) fn csv(&self, schedule: &Schedule, columns: [&str; 2]) -> String {
         let mut csv = format!("step,learning_rate,loss,{},{}\n", columns[0], columns[1]);
         let point = |csv: &mut String, step: usize| match self.points.iter().find(|p| p.step == step) {
-            Some(p) => writeln!(csv, ",{},{}", p.loss, p.accuracy),
+            Some(p) => writeln!(csv, ",{},{}", p.loss, p.agreement),
             None => writeln!(csv, ",,"),
         };
         if self.points.first().is_some_and(|p| p.step == 0) {
@@ -153,7 +154,7 @@ impl Session {
 impl CheckpointingStrategy for Session {
     fn checkpointing(&mut self, epoch: usize, store: &EventStoreClient) -> Vec<CheckpointingAction> {
         let find = |name: &str| store.find_metric(name, epoch, Aggregate::Mean, &Split::Valid).map(|v| v as f32);
-        let (Some(loss), Some(accuracy)) = (find("Loss"), find("Accuracy")) else {
+        let (Some(loss), Some(agreement)) = (find("Loss"), find("Accuracy")) else {
             self.fail(Error::training(format!("epoch {epoch} measured nothing")));
             return Vec::new();
         };
@@ -164,7 +165,7 @@ impl CheckpointingStrategy for Session {
         }
         let mark = {
             let mut journal = self.journal();
-            journal.points.push(Point { step, loss, accuracy });
+            journal.points.push(Point { step, loss, agreement });
             journal.clone()
         };
         self.0.marks.lock().expect("nobody panics with the marks").insert(epoch, mark);
@@ -217,7 +218,7 @@ mod tests {
     use super::*;
 
     fn journal(losses: &[f32]) -> Journal {
-        let points = losses.iter().enumerate().map(|(step, &loss)| Point { step, loss, accuracy: 0.0 }).collect();
+        let points = losses.iter().enumerate().map(|(step, &loss)| Point { step, loss, agreement: 0.0 }).collect();
         Journal { losses: vec![0.5; losses.len() - 1], points }
     }
 
@@ -237,7 +238,7 @@ mod tests {
     #[test]
     fn numbers_survive_json_to_the_bit() {
         let losses = vec![0.1, 1.0 / 3.0, 1e-30, f32::MIN_POSITIVE, 16_777_217.0];
-        let old = Journal { losses, points: vec![Point { step: 1, loss: 0.7, accuracy: 33.333_332 }] };
+        let old = Journal { losses, points: vec![Point { step: 1, loss: 0.7, agreement: 33.333_332 }] };
         let text = serde_json::to_string(&old).unwrap();
         assert_eq!(serde_json::from_str::<Journal>(&text).unwrap(), old);
     }

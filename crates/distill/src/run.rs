@@ -261,7 +261,7 @@ fn adapted(
         _ => StageName::Quantize,
     };
     let row = |stage, divergence, agreement, cost| Stage { stage, divergence, agreement, cost, exported: stage == won };
-    let at = |stage, point: &Point, cost| row(stage, point.loss, point.accuracy, cost);
+    let at = |stage, point: &Point, cost| row(stage, point.loss, point.agreement, cost);
     let best = held_out.iter().find(|point| point.step == best_step);
     let stages = [
         Some(row(StageName::Quantize, divergence.quantized as f32, agreement as f32, quantizing)),

@@ -254,7 +254,7 @@ impl Shown<'_> {
             .with(plot(
                 "Images held out that get the float network's class.",
                 "%",
-                vec![("agreement", points(|p| p.accuracy))],
+                vec![("agreement", points(|p| p.agreement))],
             )))
     }
 
