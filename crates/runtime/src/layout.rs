@@ -26,7 +26,7 @@ pub(crate) struct Piece {
 /// An integer activation at one pixel: `codes [bytes]`, one byte a channel, and `scales [scales]`, one a block.
 ///
 /// A kernel multiplies four channels at a time, so each weight block begins at a multiple of four bytes, and what
-/// follows its last channel is multiplied by weights of 0.
+/// follows its last channel is multiplied by weights of 0, but for [`Layout::spare`] bytes.
 ///
 /// A depthwise layer's pixel has one float a channel instead, in `scales`: a code and a scale of its own in one *value*,
 /// see `kernels/depthwise.rs`. Its one byte is 0, [`RAW`] or [`BORDER`]. The *lines* of 16 channels of a row's pixels lie
@@ -118,6 +118,13 @@ impl Layout {
             (false, true) => OFFSET as u8,
             (false, false) => 0,
         }
+    }
+
+    /// Returns the bytes that follow the codes of a pixel of up to three signed channels. They hold the code of 0, as a border does: the
+    /// weights that they meet can take off what the offsets of the others add.
+    pub fn spare(&self) -> Range<usize> {
+        let spare = self.signed && self.groups == 1 && self.bytes == 4 && !self.depthwise;
+        self.channels..if spare { 4 } else { self.channels }
     }
 
     /// Returns the number of bytes of one group's codes.

@@ -97,7 +97,7 @@ pub(crate) struct Fields {
     /// The factors of each segment's sum, `[P, taps, S, 16]`, in both 16-bit halves; or nothing.
     pub levels: Buffer<i32>,
     /// What each sum starts from, `[P, taps, S, 16]`: it takes off what the offsets of codes add, times the level where there
-    /// are levels. Empty where that is 0.
+    /// are levels. Empty where that is 0, or a weight does so, see [`Layout::spare`].
     pub start: Buffer<i32>,
     /// The filters' scales `[P, 16]` of the two-level form, applied last.
     pub channel: Buffer<f32>,
@@ -271,14 +271,18 @@ impl Fields {
         }
         // A code is its mantissa and an offset, or is read with one taken off.
         let offset = OFFSET * (i32::from(signed_codes) - i32::from(layout.signed));
-        if offset != 0 {
+        let spare = offset != 0 && !layout.spare().is_empty() && !nibbles && spare_fits(w);
+        if spare {
+            // The only step of its segment.
+            self.fitting = 1;
+        } else if offset != 0 {
             self.start = Buffer::new(scales);
         }
         for p in 0..self.panels.len() {
             for lane in 0..self.panels[p].lanes {
                 for block in 0..places.blocks.len() {
                     for tap in 0..self.taps {
-                        self.fill_block(w, &places, [p, lane, block, tap], offset);
+                        self.fill_block(w, &places, [p, lane, block, tap], offset, spare);
                     }
                 }
             }
@@ -286,8 +290,16 @@ impl Fields {
         self.segments = places.segments;
     }
 
-    /// Packs a block of one output's weights at one tap.
-    fn fill_block(&mut self, w: &Integers<'_>, places: &Places, [p, lane, block, tap]: [usize; 4], offset: i32) {
+    /// Packs a block of one output's weights at one tap. What offsets of codes add is taken off by the weight of a `spare` byte, which
+    /// holds an offset, or by what the sum starts from.
+    fn fill_block(
+        &mut self,
+        w: &Integers<'_>,
+        places: &Places,
+        [p, lane, block, tap]: [usize; 4],
+        offset: i32,
+        spare: bool,
+    ) {
         let ([_, cg, _, _], taps, output) = (w.shape, self.taps, self.panels[p].first + lane);
         let filter = &w.values[output * cg * taps..][..cg * taps];
         let (segment, first_step) = places.at[block];
@@ -311,6 +323,9 @@ impl Fields {
             let to = bytes[line * LINE..].first_chunk_mut().expect("a line has 16 words");
             *to = (u32::from_le_bytes(*to) | word).to_le_bytes();
         }
+        if spare {
+            bytes[cg] = (-sum) as u8;
+        }
         let at = ((p * taps + tap) * places.segments.len() + segment) * LANES + lane;
         let of = (output * places.blocks.len() + block) * taps + tap;
         let level = if let Scale::Levels(_, levels) = w.scale { i32::from(levels[of]) } else { 1 };
@@ -319,10 +334,23 @@ impl Fields {
             Scale::Levels(..) => self.levels[at] = level << 16 | level & 0xffff,
             Scale::Channel(_) => {}
         }
-        if offset != 0 {
+        if offset != 0 && !spare {
             self.start[at] += offset * sum * level;
         }
     }
+}
+
+/// Tells whether the negated sums of up to three weights of a tap are bytes, and products of any codes with them and the weights fit 16
+/// bits, two at a time.
+fn spare_fits(w: &Integers<'_>) -> bool {
+    let ([_, cg, kh, kw], code) = (w.shape, 2 * OFFSET - 1);
+    let magnitude = |q: i8| i32::from(q.unsigned_abs());
+    let most = w.values.iter().map(|&q| magnitude(q)).max().unwrap_or(0);
+    let tap = |filter: &[i8], tap: usize| filter.iter().skip(tap).step_by(kh * kw).map(|&q| i32::from(q)).sum::<i32>();
+    let filters = w.values.chunks_exact(cg * kh * kw);
+    let sums = filters.flat_map(|filter| (0..kh * kw).map(move |at| tap(filter, at).abs()));
+    let largest = sums.max().unwrap_or(0);
+    largest <= i32::from(i8::MAX) && code * most + OFFSET * largest <= i32::from(i16::MAX)
 }
 
 /// Returns [`Fields::fitting`] of weights.

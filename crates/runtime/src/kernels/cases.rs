@@ -190,10 +190,32 @@ mod of {
         [Scales::Blocks, Scales::Products, Scales::Factors].map(|scales| Case { scales, ..stem.clone() }).into()
     }
 
+    pub fn stems_of_few_channels() -> Vec<Case> {
+        let stems = |channels| stem_of_three_channels().into_iter().map(move |case| Case { channels, ..case });
+        let all = [1, 2, 4].into_iter().flat_map(stems);
+        all.chain(stem_of_three_channels())
+            .flat_map(|case| [true, false].map(|signed| Case { signed, ..case.clone() }))
+            .collect()
+    }
+
+    pub fn groups_of_four_channels() -> Vec<Case> {
+        let case = Case { channels: 12, outputs: 12, groups: 3, kernel: [3, 3], padding: 1, ..USUAL };
+        let scales = [Scales::Blocks, Scales::Products, Scales::Factors];
+        scales
+            .into_iter()
+            .flat_map(|scales| [true, false].map(|signed| Case { scales, signed, ..case.clone() }))
+            .collect()
+    }
+
     pub fn stem_of_extremes() -> Vec<Case> {
-        let stem = stem_of_three_channels().into_iter();
+        let stem = stems_of_few_channels().into_iter().chain(groups_of_four_channels());
         let bits = |case: Case| {
-            [(4, 4), (4, 8), (8, 8)].map(|(bits, x_bits)| Case { bits, x_bits, extreme: true, ..case.clone() })
+            [(4, 4), (4, 8), (5, 8), (6, 8), (7, 8), (8, 4), (8, 8)].map(|(bits, x_bits)| Case {
+                bits,
+                x_bits,
+                extreme: true,
+                ..case.clone()
+            })
         };
         stem.flat_map(bits).filter(|case| case.bits <= 4 || case.scales != Scales::Factors).collect()
     }
@@ -267,7 +289,7 @@ macro_rules! suite {
             power_of_two_scales, fewest_bits, two_level_products, two_level_factors, bytes_that_do_not_fit_pairs,
             extremes_of_each_number_of_bits, extremes_with_factors, extremes_in_nibbles, stem_of_extremes,
             nibbles_for_few_pixels, nibbles_for_many_pixels, nibbles_of_an_odd_number_of_steps, nibbles_with_factors,
-            stem_of_three_channels, depthwise, depthwise_of_signed_input, depthwise_two_level, depthwise_with_an_end,
+            stem_of_three_channels, stems_of_few_channels, groups_of_four_channels, depthwise, depthwise_of_signed_input, depthwise_two_level, depthwise_with_an_end,
             depthwise_of_extreme_input, depthwise_with_extreme_scales, sums_that_leave_the_range_of_floats,
             values_of_a_depthwise_layer
         }

@@ -149,6 +149,18 @@ pub(super) fn quantize(call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [
             }
         }
     }
+    fill_spare(call, codes);
+}
+
+/// Fills the [spare](Layout::spare) bytes of pixels.
+#[inline(always)]
+pub(super) fn fill_spare(call: &QuantizeCall<'_>, codes: &mut [u8]) {
+    let spare = call.layout.spare();
+    if !spare.is_empty() {
+        for &pixel in call.pixels {
+            codes[pixel as usize * call.layout.bytes..][spare.clone()].fill(call.layout.zero());
+        }
+    }
 }
 
 /// Rounds a planar image, a plane at a time.
@@ -166,7 +178,8 @@ pub(super) fn quantize_planes(call: &PlanesCall<'_>, codes: &mut [u8], scales: &
     let (mut scale, mut inv) = ([0.0f32; STRIP], [0.0f32; STRIP]);
     rule.scale_all(max[..count].iter().copied(), &mut scale, &mut inv);
     // A pixel's codes are the bytes of a word, the first channel's the lowest.
-    let mut words = [0u32; STRIP];
+    let spare = layout.spare().fold(0, |word, byte| word | u32::from(layout.zero()) << (8 * byte));
+    let mut words = [spare; STRIP];
     for c in 0..layout.channels {
         for ((word, x), inv) in words[..count].iter_mut().zip(plane(c)).zip(&inv) {
             *word |= u32::from(rule.code(*x, *inv)) << (8 * c);

@@ -57,6 +57,7 @@ impl<I: Rounds> Task for Quantize<'_, I> {
                 None => rounding.rows(call, codes, scales),
             }
         }
+        plain::fill_spare(call, codes);
     }
 }
 

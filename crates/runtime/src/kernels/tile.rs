@@ -56,7 +56,7 @@ pub(super) trait Form {
     const LEVELS: bool = false;
     /// Weights are in nibbles.
     const NIBBLES: bool = false;
-    /// Each tap is one segment of one step, as up to four channels of an image are, and inputs are signed.
+    /// Each tap is one segment of one step, as up to four channels of an image are.
     const ONE: bool = false;
     /// A step with `ONE` may not fit sums of 16 bits, where these are all that the instruction set has.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX2 adds in 16 bits"))]
@@ -75,6 +75,10 @@ pub(super) struct Stem<const TWO: bool, const WIDE: bool>;
 pub(super) struct StemLevels;
 /// A byte a weight, to be multiplied by a factor.
 pub(super) struct Levels;
+/// A byte a weight, and taps of one step, whose sums start from 0.
+pub(super) struct Step<const TWO: bool>;
+/// A byte a weight, to be multiplied by a factor, and taps of one step, whose sums start from 0.
+pub(super) struct StepLevels;
 
 impl<const TWO: bool, const SIGNED: bool> Form for Bytes<TWO, SIGNED> {
     const TWO: bool = TWO;
@@ -94,6 +98,17 @@ impl<const TWO: bool, const WIDE: bool> Form for Stem<TWO, WIDE> {
     const ONE: bool = true;
     const WIDE: bool = WIDE;
     const SIGNED: Option<bool> = Some(true);
+}
+impl<const TWO: bool> Form for Step<TWO> {
+    const TWO: bool = TWO;
+    const ONE: bool = true;
+    const SIGNED: Option<bool> = Some(false);
+}
+impl Form for StepLevels {
+    const TWO: bool = true;
+    const LEVELS: bool = true;
+    const ONE: bool = true;
+    const SIGNED: Option<bool> = Some(false);
 }
 impl Form for Levels {
     const TWO: bool = true;
@@ -173,11 +188,13 @@ impl<I: Isa> Task for Conv<'_, I> {
         }
         let (spots, fitting, count) = (Spots::new(call), w.fitting, call.pixels.len());
         let wide = I::SATURATES && fitting == 0;
-        let stem = w.segments.len() == 1 && w.segments[0].steps == 1 && !w.start.is_empty();
+        let one_step = w.segments.len() == 1 && w.segments[0].steps == 1;
         // Few pixels unpack weights in registers; many share what is unpacked once.
         let bytes = w.unpacked_bytes();
         let few = count < I::UNPACKED_FROM || unpacked.len() < I::PANELS * bytes + 64;
         let in_registers = w.nibbles && !w.two_level() && few;
+        let step = one_step && w.start.is_empty() && !in_registers && !wide;
+        let stem = step || one_step && !w.start.is_empty();
         // SAFETY: this is compiled for, and runs on, CPUs with the instructions.
         let mut noted = unsafe { Noted::<I::Floats>::nothing() };
         let mut panel = call.panels.start;
@@ -224,6 +241,11 @@ impl<I: Isa> Task for Conv<'_, I> {
                 let tile =
                     Tile { call, panel, first, tiles, weights, next, ahead, spots, fitting, out, stride, values };
                 noted = match w.two_level() {
+                    true if I::WANTS.factors_apart && !w.levels.is_empty() && step => {
+                        tile.run::<I, StepLevels>(rows, pair, noted)
+                    }
+                    true if step => tile.run::<I, Step<true>>(rows, pair, noted),
+                    false if step => tile.run::<I, Step<false>>(rows, pair, noted),
                     true if I::WANTS.factors_apart && !w.levels.is_empty() && stem => {
                         tile.run::<I, StemLevels>(rows, pair, noted)
                     }
@@ -472,7 +494,7 @@ impl<const R: usize> Rows<R> {
                     let s = I::Floats::splat(*scales.add(*self.scales.add(r) + scale));
                     for p in 0..P {
                         let factor = if F::TWO { s } else { factors[p].mul(s) };
-                        let dot = if F::ONE { dots[r][p].biased_floats() } else { dots[r][p].floats() };
+                        let dot = if F::ONE && self.signed { dots[r][p].biased_floats() } else { dots[r][p].floats() };
                         sums[r][p] = factor.mul_add::<false>(dot, sums[r][p]);
                     }
                 }

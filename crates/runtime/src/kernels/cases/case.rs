@@ -309,6 +309,12 @@ impl Case {
         let bordered = width + 2 * self.padding;
         let inside = |i: usize| (i / width + self.padding) * bordered + i % width + self.padding;
         let pixels: Vec<u32> = (0..height * width).map(|i| inside(i) as u32).collect();
+        if !layout.depthwise {
+            // What was there before.
+            for &pixel in &pixels {
+                codes[pixel as usize * layout.bytes..][..layout.bytes].fill(0xa5);
+            }
+        }
         let x = Rows { data: &numbers.x, stride: self.channels };
         kernel.quantize(&QuantizeCall { layout, x, width: bordered, pixels: &pixels }, codes, scales);
         if pixels.is_empty() || layout.depthwise {
