@@ -260,22 +260,19 @@ impl<'a> Run<'a> {
                     });
                     for first in (0..n).step_by(GROUP) {
                         let some = (n - first).min(GROUP);
-                        for position in 0..POSITIONS {
-                            let at = packed.chunk(panel, position, block * packed.chunks);
-                            let product = Product {
-                                weights: packed.data.as_ptr().add(at * packed.steps * 64),
-                                start: packed.start.as_ptr().add(at * 32),
-                                factors: self.factors.as_ptr(),
-                                blocks: 1,
-                                chunks: packed.chunks,
-                                steps: packed.steps,
-                                tile: layer.block,
-                                next: 0,
-                            };
-                            let v =
-                                v.add(block * places.block + first / GROUP * places.group + position * places.position);
-                            product.group(some, v, self.sums.as_mut_ptr().add(position * next));
-                        }
+                        let at = packed.chunk(panel, 0, block * packed.chunks);
+                        let product = Product {
+                            weights: packed.data.as_ptr().add(at * packed.steps * 64),
+                            start: packed.start.as_ptr().add(at * 32),
+                            factors: self.factors.as_ptr(),
+                            blocks: 1,
+                            chunks: packed.chunks,
+                            steps: packed.steps,
+                            tile: layer.block,
+                            next: 0,
+                        };
+                        let v = v.add(block * places.block + first / GROUP * places.group);
+                        product.positions(some, v, places.position, self.sums.as_mut_ptr(), next);
                         for tile in 0..some {
                             for half in 0..2 {
                                 let y = outputs(self.sums.as_ptr().add(tile * PANEL + half * 8), next);
@@ -378,6 +375,51 @@ impl Product {
                 2 => self.tiles::<2>(v, sums),
                 3 => self.tiles::<3>(v, sums),
                 _ => self.tiles::<4>(v, sums),
+            }
+        }
+    }
+
+    /// Stores the sums of some tiles at all positions, whose weights follow each other; `place` bytes of `V` and `next` sums apart.
+    #[inline(always)]
+    unsafe fn positions(&self, tiles: usize, v: *const u8, place: usize, sums: *mut i32, next: usize) {
+        // SAFETY: of the caller.
+        unsafe {
+            if tiles == GROUP && self.chunks == 1 && self.steps % 2 == 0 {
+                return self.whole(v, place, sums, next);
+            }
+            for position in 0..POSITIONS {
+                let product = Self {
+                    weights: self.weights.add(position * self.chunks * self.steps * 64),
+                    start: self.start.add(position * self.chunks * 32),
+                    ..*self
+                };
+                product.group(tiles, v.add(position * place), sums.add(position * next));
+            }
+        }
+    }
+
+    /// [`Product::positions`] for a whole group, and a block whose sums fit 16 bits.
+    #[target_feature(enable = "avx2")]
+    unsafe fn whole(&self, mut v: *const u8, place: usize, mut to: *mut i32, next: usize) {
+        // SAFETY: of the caller.
+        unsafe {
+            let (mut weights, mut start) = (self.weights, self.start);
+            let one = _mm256_set1_epi16(1);
+            for _ in 0..POSITIONS {
+                let mut short = [[load(start), load(start.add(16))]; GROUP];
+                let mut at = v;
+                for _ in 0..self.steps / 2 {
+                    step(&mut short, at, self.tile, weights);
+                    step(&mut short, at.add(4), self.tile, weights.add(64));
+                    at = at.add(8);
+                    weights = weights.add(128);
+                }
+                for r in 0..GROUP {
+                    for p in 0..2 {
+                        _mm256_storeu_si256(to.add(r * PANEL + p * 8).cast(), _mm256_madd_epi16(short[r][p], one));
+                    }
+                }
+                (v, to, start) = (v.add(place), to.add(next), start.add(32));
             }
         }
     }
