@@ -21,9 +21,11 @@ pub struct Run<'a> {
     factors: Vec<i16>,
     /// A block's float scales of weights and inputs: `[panel, block, 16]`.
     scales: Vec<f32>,
+    /// The scales of a strip's tiles, `[tile, block]`: 1 where inputs came as codes.
+    tiles: Vec<f32>,
     /// A panel's final scales: `[panel, 16]`.
     ends: Vec<f32>,
-    zero: Vec<u8>,
+    zero: Vec<f32>,
     /// `[side, side, Co]`
     pub outputs: Vec<f32>,
     /// The largest output of each panel.
@@ -87,8 +89,9 @@ impl<'a> Run<'a> {
             floats: vec![0.0; strip * 4 * PANEL],
             factors: vec![],
             scales: vec![],
+            tiles: vec![1.0; strip * blocks],
             ends: vec![],
-            zero: vec![0; layer.ci],
+            zero: vec![0.0; layer.ci],
             outputs: vec![0.0; pixels * layer.co],
             largest: vec![0.0; panels],
             codes: vec![0; pixels * layer.co],
@@ -131,6 +134,7 @@ impl<'a> Run<'a> {
         // SAFETY: `new` found the instructions, and made room for all that the functions below read and write.
         unsafe {
             self.largest.fill(0.0);
+            self.tiles.fill(1.0);
             let tiles = self.layer.across() * self.layer.across();
             for first in (0..tiles).step_by(self.strip) {
                 let tiles = first..tiles.min(first + self.strip);
@@ -144,54 +148,94 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Runs the layer for floats, which it rounds with one scale for a block of a 4x4 patch; its outputs are the next layer's floats.
+    pub fn run_floats(&mut self, x: &[f32]) {
+        assert_eq!(x.len(), self.layer.side * self.layer.side * self.layer.ci);
+        assert_eq!(self.packed.adds, Adds::Floats, "patches differ in their scales");
+        // SAFETY: as in `run`.
+        unsafe {
+            let tiles = self.layer.across() * self.layer.across();
+            for first in (0..tiles).step_by(self.strip) {
+                let tiles = first..tiles.min(first + self.strip);
+                self.round_and_transform(x, tiles.clone());
+                self.floats(tiles);
+            }
+        }
+    }
+
+    /// Returns the pixels of a tile's patch, and zeros for those outside of the image.
+    unsafe fn patch<T>(&self, x: &[T], tile: usize) -> [[*const T; 4]; 4] {
+        let (side, across) = (self.layer.side as isize, self.layer.across());
+        let (top, left) = ((tile / across) as isize * 2 - 1, (tile % across) as isize * 2 - 1);
+        std::array::from_fn(|i| {
+            std::array::from_fn(|j| {
+                let (row, column) = (top + i as isize, left + j as isize);
+                if row < 0 || column < 0 || row >= side || column >= side {
+                    return self.zero.as_ptr().cast();
+                }
+                // SAFETY: the pixel is inside.
+                unsafe { x.as_ptr().add((row * side + column) as usize * self.layer.ci) }
+            })
+        })
+    }
+
+    /// Returns where `V` of a strip's tile begins for a channel.
+    unsafe fn place(&mut self, at: usize, c: usize) -> *mut u8 {
+        let (places, block) = (self.places, self.layer.block);
+        let n = c / block * places.block + at / GROUP * places.group + at % GROUP * block + c % block;
+        // SAFETY: the strip has the tile.
+        unsafe { self.v.start().add(n) }
+    }
+
+    /// Returns what is added to `V`.
+    #[target_feature(enable = "avx2")]
+    unsafe fn offsets(&self) -> [__m256i; POSITIONS] {
+        std::array::from_fn(|at| _mm256_set1_epi8(-self.layer.codes.limits(at).0 as i8))
+    }
+
     /// Transforms the inputs of some tiles.
     #[target_feature(enable = "avx2")]
     unsafe fn transform(&mut self, x: &[u8], tiles: std::ops::Range<usize>) {
-        let Self { layer, places, .. } = *self;
-        let (side, across) = (layer.side as isize, layer.across());
-        let v = self.v.start();
-        let offsets: [__m256i; POSITIONS] = std::array::from_fn(|at| _mm256_set1_epi8(-layer.codes.limits(at).0 as i8));
-        for (at, tile) in tiles.enumerate() {
-            let (top, left) = ((tile / across) as isize * 2 - 1, (tile % across) as isize * 2 - 1);
-            let patch: [[*const u8; 4]; 4] = std::array::from_fn(|i| {
-                std::array::from_fn(|j| {
-                    let (row, column) = (top + i as isize, left + j as isize);
-                    let inside = row >= 0 && column >= 0 && row < side && column < side;
-                    // SAFETY: the pixel is inside.
-                    unsafe {
-                        if inside {
-                            x.as_ptr().add((row * side + column) as usize * layer.ci)
-                        } else {
-                            self.zero.as_ptr()
+        // SAFETY: of the caller.
+        unsafe {
+            let offsets = self.offsets();
+            for (at, tile) in tiles.enumerate() {
+                let patch = self.patch(x, tile);
+                for c in (0..self.layer.ci).step_by(32) {
+                    let to = self.place(at, c);
+                    spread(|i, j| _mm256_loadu_si256(patch[i][j].add(c).cast()), &offsets, to, self.places.position);
+                }
+            }
+        }
+    }
+
+    /// Rounds and transforms the inputs of some tiles.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn round_and_transform(&mut self, x: &[f32], tiles: std::ops::Range<usize>) {
+        let Layer { block, codes, .. } = *self.layer;
+        // SAFETY: of the caller.
+        unsafe {
+            let offsets = self.offsets();
+            for (at, tile) in tiles.enumerate() {
+                let patch = self.patch(x, tile);
+                for first in (0..self.layer.ci).step_by(block) {
+                    let mut largest = [_mm256_setzero_ps(); 4];
+                    for pixel in patch.as_flattened() {
+                        for c in (first..first + block).step_by(32) {
+                            for (i, largest) in largest.iter_mut().enumerate() {
+                                *largest = _mm256_max_ps(*largest, _mm256_loadu_ps(pixel.add(c + i * 8)));
+                            }
                         }
                     }
-                })
-            });
-            for c in (0..layer.ci).step_by(32) {
-                // SAFETY: of the caller.
-                unsafe {
-                    let mut t = [[_mm256_setzero_si256(); 4]; 4];
-                    for j in 0..4 {
-                        let d: [__m256i; 4] = std::array::from_fn(|i| _mm256_loadu_si256(patch[i][j].add(c).cast()));
-                        t[0][j] = _mm256_sub_epi8(d[0], d[2]);
-                        t[1][j] = _mm256_add_epi8(d[1], d[2]);
-                        t[2][j] = _mm256_sub_epi8(d[2], d[1]);
-                        t[3][j] = _mm256_sub_epi8(d[1], d[3]);
-                    }
-                    let to = v
-                        .add(c / layer.block * places.block + at / GROUP * places.group)
-                        .add(at % GROUP * layer.block + c % layer.block);
-                    for i in 0..4 {
-                        let row = [
-                            _mm256_sub_epi8(t[i][0], t[i][2]),
-                            _mm256_add_epi8(t[i][1], t[i][2]),
-                            _mm256_sub_epi8(t[i][2], t[i][1]),
-                            _mm256_sub_epi8(t[i][1], t[i][3]),
-                        ];
-                        for j in 0..4 {
-                            let v = _mm256_add_epi8(row[j], offsets[i * 4 + j]);
-                            _mm256_store_si256(to.add((i * 4 + j) * places.position).cast(), v);
-                        }
+                    let largest =
+                        _mm256_max_ps(_mm256_max_ps(largest[0], largest[1]), _mm256_max_ps(largest[2], largest[3]));
+                    let scale = most(largest) / codes.largest as f32;
+                    self.tiles[at * self.packed.blocks + first / block] = scale;
+                    let inverse = _mm256_set1_ps(if scale > 0.0 { 1.0 / scale } else { 0.0 });
+                    for c in (first..first + block).step_by(32) {
+                        let to = self.place(at, c);
+                        let code = |i: usize, j: usize| codes_of(patch[i][j].add(c), inverse, codes.largest);
+                        spread(code, &offsets, to, self.places.position);
                     }
                 }
             }
@@ -274,7 +318,9 @@ impl<'a> Run<'a> {
                         let v = v.add(block * places.block + first / GROUP * places.group);
                         product.positions(some, v, places.position, self.sums.as_mut_ptr(), next);
                         for tile in 0..some {
+                            let own = _mm256_set1_ps(self.tiles[(first + tile) * packed.blocks + block]);
                             for half in 0..2 {
+                                let both = _mm256_mul_ps(scale[half], own);
                                 let y = outputs(self.sums.as_ptr().add(tile * PANEL + half * 8), next);
                                 let at = self.floats.as_mut_ptr().add((first + tile) * 4 * PANEL + half * 8);
                                 let mut y = y.map(|y| _mm256_cvtepi32_ps(y));
@@ -284,7 +330,7 @@ impl<'a> Run<'a> {
                                     } else {
                                         _mm256_loadu_ps(at.add(i * PANEL))
                                     };
-                                    y[i] = _mm256_fmadd_ps(y[i], scale[half], before);
+                                    y[i] = _mm256_fmadd_ps(y[i], both, before);
                                 }
                                 if last {
                                     let tile = tiles.start + first + tile;
@@ -326,8 +372,6 @@ impl<'a> Run<'a> {
         let top = self.layer.codes.largest as f32;
         self.next.clear();
         self.next.extend(self.largest.chunks(block / PANEL).map(|of| of.iter().fold(0.0, |a: f32, &b| a.max(b)) / top));
-        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-        let limit = _mm256_set1_epi8(self.layer.codes.largest as i8);
         let inverse: Vec<__m256> =
             self.next.iter().map(|&s| _mm256_set1_ps(if s > 0.0 { 1.0 / s } else { 0.0 })).collect();
         for pixel in 0..self.layer.side * self.layer.side {
@@ -336,15 +380,52 @@ impl<'a> Run<'a> {
                     // SAFETY: of the caller.
                     unsafe {
                         let from = self.outputs.as_ptr().add(pixel * self.layer.co + c);
-                        let x: [__m256i; 4] = std::array::from_fn(|i| {
-                            _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from.add(i * 8)), inverse))
-                        });
-                        let (low, high) = (_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
-                        let bytes = _mm256_min_epu8(_mm256_packus_epi16(low, high), limit);
-                        let bytes = _mm256_permutevar8x32_epi32(bytes, order);
+                        let bytes = codes_of(from, inverse, self.layer.codes.largest);
                         _mm256_storeu_si256(self.codes.as_mut_ptr().add(pixel * self.layer.co + c).cast(), bytes);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Rounds 32 floats that are not negative.
+#[inline(always)]
+unsafe fn codes_of(from: *const f32, inverse: __m256, largest: i32) -> __m256i {
+    // SAFETY: of the caller.
+    unsafe {
+        let x: [__m256i; 4] =
+            std::array::from_fn(|i| _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from.add(i * 8)), inverse)));
+        let (low, high) = (_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
+        let bytes = _mm256_min_epu8(_mm256_packus_epi16(low, high), _mm256_set1_epi8(largest as i8));
+        // Packing works in each half of a vector: this order of its 4-byte words puts them right.
+        _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+    }
+}
+
+/// Stores `B^T d B` of 32 channels, `position` bytes apart.
+#[inline(always)]
+unsafe fn spread(d: impl Fn(usize, usize) -> __m256i, offsets: &[__m256i; POSITIONS], to: *mut u8, position: usize) {
+    // SAFETY: of the caller.
+    unsafe {
+        let mut t = [[_mm256_setzero_si256(); 4]; 4];
+        for j in 0..4 {
+            let d: [__m256i; 4] = std::array::from_fn(|i| d(i, j));
+            t[0][j] = _mm256_sub_epi8(d[0], d[2]);
+            t[1][j] = _mm256_add_epi8(d[1], d[2]);
+            t[2][j] = _mm256_sub_epi8(d[2], d[1]);
+            t[3][j] = _mm256_sub_epi8(d[1], d[3]);
+        }
+        for i in 0..4 {
+            let row = [
+                _mm256_sub_epi8(t[i][0], t[i][2]),
+                _mm256_add_epi8(t[i][1], t[i][2]),
+                _mm256_sub_epi8(t[i][2], t[i][1]),
+                _mm256_sub_epi8(t[i][1], t[i][3]),
+            ];
+            for j in 0..4 {
+                let v = _mm256_add_epi8(row[j], offsets[i * 4 + j]);
+                _mm256_store_si256(to.add((i * 4 + j) * position).cast(), v);
             }
         }
     }

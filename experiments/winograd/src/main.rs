@@ -83,25 +83,28 @@ fn turns(runs: &mut [Box<dyn FnMut() -> [f64; 2] + '_>], rounds: usize, burst: u
     times
 }
 
-/// Returns the median over rounds.
-fn median(times: &Times) -> f64 {
+/// Returns the median over rounds, and the fastest.
+fn ends(times: &Times) -> [f64; 2] {
     let mut times: Vec<f64> = times.iter().map(|[all, off]| all - off).collect();
     times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    [times[times.len() / 2], times[0]]
 }
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let wanted = arguments.first().map_or("", String::as_str);
-    let codes = Codes { largest: 15, signed: false };
+    let rounds = arguments.get(1).map_or(9, |n| n.parse().expect("the number of rounds"));
+    let bits: u8 = arguments.get(2).map_or(4, |n| n.parse().expect("the bits of inputs"));
+    let codes = Codes { largest: (1 << bits) - 1, signed: false };
     for (name, sizes) in LAYERS.into_iter().filter(|(name, _)| name.contains(wanted)) {
         let [ci, co, side] = sizes;
         let gmac = (ci * co * 9 * side * side) as f64 / 1e9;
         let mut direct: Vec<(String, Direct)> =
             [Scales::Block(64), Scales::Block(128), Scales::Pixel(128), Scales::TwoLevel]
-                .map(|scales| (format!("direct {scales:?}"), Direct::new(sizes, 4, scales)))
+                .map(|scales| (format!("direct {scales:?}"), Direct::new(sizes, bits, scales)))
                 .into();
-        let formats = [(Adds::Integers, 64), (Adds::Integers, 128), (Adds::Floats, 64), (Adds::Floats, 128)];
+        let formats =
+            [(Adds::Integers, 64), (Adds::Integers, 128), (Adds::Floats, 32), (Adds::Floats, 64), (Adds::Floats, 128)];
         let layers = formats.map(|(adds, block)| layer(sizes, codes, block, adds == Adds::Integers));
         let packed: Vec<_> = formats
             .iter()
@@ -109,6 +112,7 @@ fn main() {
             .map(|(&(adds, _), layer)| Packed::new(layer, adds, 64).expect("fits"))
             .collect();
         let x = inputs(&layers[0], &mut Random(7));
+        let floats: Vec<f32> = x.iter().map(|&a| f32::from(a) * 0.1).collect();
         let mut names: Vec<String> = direct.iter().map(|(name, _)| name.clone()).collect();
         let mut runs: Vec<Box<dyn FnMut() -> [f64; 2] + '_>> = vec![];
         for (_, direct) in &mut direct {
@@ -125,12 +129,26 @@ fn main() {
                 [start.elapsed().as_secs_f64(), 0.0]
             }));
         }
-        let times: Vec<f64> = turns(&mut runs, 7, 5).iter().map(median).collect();
+        for (layer, packed) in layers.iter().zip(&packed).filter(|(_, packed)| packed.adds == Adds::Floats) {
+            names.push(format!("winograd {} a tile ({} steps)", layer.block, packed.steps));
+            let mut run = Run::new(layer, packed, strip(ci), &vec![1.0; layer.blocks()], 1.0);
+            let floats = &floats;
+            runs.push(Box::new(move || {
+                let start = ThreadTime::now();
+                run.run_floats(floats);
+                [start.elapsed().as_secs_f64(), 0.0]
+            }));
+        }
+        let times: Vec<[f64; 2]> = turns(&mut runs, rounds, 3).iter().map(ends).collect();
         drop(runs);
-        let best = times[..direct.len()].iter().copied().fold(f64::INFINITY, f64::min);
-        println!("{name} {ci}->{co} @{side}");
-        for (name, time) in names.iter().zip(times) {
-            println!("  {name:32} {time:8.3} ms {:6.1} GMAC/s  {:.2}", gmac / time * 1e3, best / time);
+        let best = times[..direct.len()].iter().fold([f64::INFINITY; 2], |a, b| [a[0].min(b[0]), a[1].min(b[1])]);
+        println!("\n{name}, {ci} channels, {side}x{side}\n");
+        println!(
+            "| kernel | median ms | fastest ms | GMAC/s | times the best direct (median, fastest) |\n|---|---|---|---|---|"
+        );
+        for (name, [median, fastest]) in names.iter().zip(times) {
+            let (speed, [a, b]) = (gmac / fastest * 1e3, [best[0] / median, best[1] / fastest]);
+            println!("| {name} | {median:.3} | {fastest:.3} | {speed:.0} | {a:.2}, {b:.2} |");
         }
     }
 }
@@ -193,6 +211,23 @@ mod tests {
                     (0..6 * 6 * 64).map(|_| ends[if sample < 2 { 1 } else { random.next() as usize % 2 }]).collect();
                 compare(&layer, &x, 64);
             }
+        }
+    }
+
+    #[test]
+    fn floats_are_rounded_with_a_scale_for_each_patch() {
+        // Blocks that hold their largest code in every patch, times 1/2: the scale is 1/2 everywhere, and the codes come back.
+        let layer = small(64, 7, Codes { largest: 15, signed: false }, 32);
+        let mut x = inputs(&layer, &mut Random(3));
+        x.iter_mut().step_by(32).for_each(|x| *x = 15);
+        let sums = layer.plain(&x);
+        let packed = Packed::new(&layer, Adds::Floats, 64).expect("16 bits are enough");
+        let mut run = Run::new(&layer, &packed, 8, &[1.0, 1.0], 1.0);
+        run.run_floats(&x.iter().map(|&a| f32::from(a) * 0.5).collect::<Vec<_>>());
+        for (at, &y) in run.outputs.iter().enumerate() {
+            let o = at % layer.co;
+            let scaled = |b: usize| layer.alpha[o * 2 + b] * sums[b * run.outputs.len() + at] as f32;
+            assert_eq!(y, (0.5 * (scaled(0) + scaled(1))).max(0.0), "output {at}");
         }
     }
 
