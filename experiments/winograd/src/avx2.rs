@@ -1,5 +1,6 @@
 //! The kernel for AVX2. An AVX-512 VNNI one would read the same bytes: a step of [`Packed`] is one vector of 64 bytes, whose
 //! dot products `vpdpbusd` adds in 32 bits, so that chunks and their starts fall away.
+#![allow(clippy::needless_range_loop, reason = "loops over registers")]
 use std::arch::x86_64::*;
 
 use crate::format::{Adds, GROUP, Layer, PANEL, POSITIONS, Packed};
@@ -63,7 +64,7 @@ impl<'a> Run<'a> {
     /// Prepares for inputs with the scales `s`, one a block: whole numbers times `unit`.
     pub fn new(layer: &'a Layer, packed: &'a Packed, strip: usize, s: &[f32], unit: f32) -> Self {
         assert!(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"), "a CPU with AVX2");
-        assert!(layer.ci % 32 == 0 && layer.block % 32 == 0 && layer.co % PANEL == 0);
+        assert!(layer.ci.is_multiple_of(32) && layer.block.is_multiple_of(32) && layer.co.is_multiple_of(PANEL));
         let (blocks, panels) = (layer.blocks(), layer.co / PANEL);
         // A line between positions: rows of a power of two share too few sets of the cache.
         let places = match packed.adds {
@@ -465,7 +466,7 @@ impl Product {
     unsafe fn positions(&self, tiles: usize, v: *const u8, place: usize, sums: *mut i32, next: usize) {
         // SAFETY: of the caller.
         unsafe {
-            if tiles == GROUP && self.chunks == 1 && self.steps % 2 == 0 {
+            if tiles == GROUP && self.chunks == 1 && self.steps.is_multiple_of(2) {
                 return self.whole(v, place, sums, next);
             }
             for position in 0..POSITIONS {

@@ -74,6 +74,7 @@ impl Layer {
     }
 
     /// Returns the sums of a block of every output by plain loops, without scales: `[Ci / block, side, side, Co]`.
+    #[cfg(test)]
     pub fn plain(&self, x: &[u8]) -> Vec<i32> {
         let side = self.side as isize;
         let mut sums = vec![0; self.blocks() * self.side * self.side * self.co];
@@ -129,7 +130,7 @@ impl Packed {
                 return None;
             }
             steps = steps.div_ceil(2);
-            if layer.block / 4 % steps != 0 {
+            if !(layer.block / 4).is_multiple_of(steps) {
                 return None;
             }
         }

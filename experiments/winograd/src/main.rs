@@ -1,5 +1,8 @@
 //! Exact Winograd F(2x2, 3x3) in bytes beside the engine's direct kernels: whole 3x3 layers, from the codes of their inputs to
 //! those of the next layer's. See `README.md`.
+//!
+//! `winograd [LAYER [ROUNDS [BITS [STEPS]]]]`: part of a layer's name, rounds of runs in turns, bits of inputs, and the most steps of four
+//! channels that are added in 16 bits, by default as many as fit.
 mod avx2;
 mod direct;
 mod format;
@@ -95,6 +98,7 @@ fn main() {
     let wanted = arguments.first().map_or("", String::as_str);
     let rounds = arguments.get(1).map_or(9, |n| n.parse().expect("the number of rounds"));
     let bits: u8 = arguments.get(2).map_or(4, |n| n.parse().expect("the bits of inputs"));
+    let longest = arguments.get(3).map_or(64, |n| n.parse().expect("the most steps in 16 bits"));
     let codes = Codes { largest: (1 << bits) - 1, signed: false };
     for (name, sizes) in LAYERS.into_iter().filter(|(name, _)| name.contains(wanted)) {
         let [ci, co, side] = sizes;
@@ -109,7 +113,7 @@ fn main() {
         let packed: Vec<_> = formats
             .iter()
             .zip(&layers)
-            .map(|(&(adds, _), layer)| Packed::new(layer, adds, 64).expect("fits"))
+            .map(|(&(adds, _), layer)| Packed::new(layer, adds, longest).expect("sums that fit"))
             .collect();
         let x = inputs(&layers[0], &mut Random(7));
         let floats: Vec<f32> = x.iter().map(|&a| f32::from(a) * 0.1).collect();
