@@ -2,10 +2,11 @@
 
     python experiments/winograd/accuracy.py DATA [--networks resnet20] [--images 128] [--score 3000]
 
-DATA holds `weights/NET_cifar10.th` (github.com/akamaster/pytorch_resnet_cifar10) and `cifar10/data_batch_1.bin`, `test_batch.bin`. Every 3x3 layer of stride 1, but for the one that reads the image,
-has weights with one scale for `taps` taps and inputs with one scale for a block of channels of a pixel, of a 4x4 patch of each 2x2
-outputs ("tile"), of the four rows that two rows of outputs read ("strip"), or of an image. All other layers are as usual: a scale a
-block and tap, a scale a block and pixel; 8-bit inputs for the layer that reads the image. The fit is that of `dsconv quantize` (crates/distill/src/fit): error
+DATA holds `weights/NET_cifar10.th` (github.com/akamaster/pytorch_resnet_cifar10) and `cifar10/data_batch_1.bin`,
+`test_batch.bin`. Every 3x3 layer of stride 1, but for the one that reads the image, has weights with one scale for `taps` taps
+and inputs with one scale for a block of channels of a pixel, of a 4x4 patch of each 2x2 outputs ("tile"), of the four rows that
+two rows of outputs read ("strip"), or of an image. All other layers are as usual: a scale a block and tap, a scale a block and
+pixel; 8-bit inputs for the layer that reads the image. The fit is that of `dsconv quantize` (crates/distill/src/fit): error
 feedback, then coordinate descent, from the products of the inputs that the quantized network has; 0.4 of the aim is the float
 network's output. Needs numpy and torch.
 """
