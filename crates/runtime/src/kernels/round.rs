@@ -52,6 +52,8 @@ impl<I: Rounds> Task for Quantize<'_, I> {
         unsafe {
             let rounding = Rounding::<I> { limits: I::limits(&rule), rule };
             match Blocks::fits(layout) {
+                Some(4) => rounding.small::<4>(call, codes, scales),
+                Some(8) => rounding.small::<8>(call, codes, scales),
                 Some(length) => rounding.runs(call, length, codes, scales),
                 None if layout.pieces.is_empty() => rounding.columns(call, codes, scales),
                 None => rounding.rows(call, codes, scales),
@@ -107,10 +109,10 @@ struct Blocks {
 }
 
 impl Blocks {
-    /// Returns the length of all blocks of a layout without gaps, if they are rounded as one array.
+    /// Returns the length of all blocks of a layout without gaps, if they are rounded many at a time.
     fn fits(layout: &Layout) -> Option<usize> {
         let length = layout.blocks[0].len();
-        let lines = length.is_multiple_of(LINE) || length == LINE / 2 || length == LINE / 4;
+        let lines = length.is_multiple_of(LINE) || [4, 8, LINE / 4, LINE / 2].contains(&length);
         (lines && layout.pieces.is_empty() && layout.blocks.iter().all(|b| b.len() == length)).then_some(length)
     }
 }
@@ -158,6 +160,44 @@ impl<I: Rounds> Rounding<I> {
                             self.round(x.add(channels.start), inverse, codes.add(*at), channels.len());
                         }
                     }
+                }
+            }
+        }
+    }
+
+    /// Rounds rows of blocks of `N` channels without gaps: those of small groups.
+    #[inline(always)]
+    unsafe fn small<const N: usize>(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+        let QuantizeCall { layout, x, pixels, .. } = *call;
+        let blocks = layout.blocks.len();
+        let (mut largest, mut scale, mut inverse) = ([0.0f32; BLOCKS], [0.0f32; BLOCKS], [0.0f32; BLOCKS]);
+        let larger = |a: f32, b: f32| if b > a { b } else { a };
+        let at_once = BLOCKS / blocks;
+        for (part, pixels) in pixels.chunks(at_once).enumerate() {
+            let rows = |i: usize| x.pixel(part * at_once + i, layout.channels);
+            for (i, largest) in largest.chunks_exact_mut(blocks).take(pixels.len()).enumerate() {
+                for (largest, x) in largest.iter_mut().zip(rows(i).as_chunks::<N>().0) {
+                    *largest = x.iter().fold(0.0, |most, x| larger(most, x.abs()));
+                }
+            }
+            let count = pixels.len() * blocks;
+            self.rule.scale_all(largest[..count].iter().copied(), &mut scale, &mut inverse);
+            for (i, &pixel) in pixels.iter().enumerate() {
+                let pixel = pixel as usize;
+                scales[pixel * blocks..][..blocks].copy_from_slice(&scale[i * blocks..][..blocks]);
+                let codes = &mut codes[pixel * layout.bytes..][..layout.bytes];
+                let inverse = inverse[i * blocks..][..blocks].chunks(LINE / N);
+                for ((x, codes), inverse) in rows(i).chunks(LINE).zip(codes.chunks_mut(LINE)).zip(inverse) {
+                    let mut products = [0.0; LINE];
+                    for ((to, x), inverse) in
+                        products.as_chunks_mut::<N>().0.iter_mut().zip(x.as_chunks::<N>().0).zip(inverse)
+                    {
+                        for k in 0..N {
+                            to[k] = x[k] * inverse;
+                        }
+                    }
+                    // SAFETY: the CPU has the instructions, by the caller; both have as many elements.
+                    unsafe { I::codes(&self.limits, Self::line(products.as_ptr()), codes.as_mut_ptr(), codes.len()) };
                 }
             }
         }
