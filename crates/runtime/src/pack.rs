@@ -63,6 +63,8 @@ pub(crate) struct Packing {
     pub nibbles: bool,
     /// Whether the kernel multiplies `code - OFFSET`, which fits a signed byte.
     pub signed_codes: bool,
+    /// Whether groups of 4 or 8 outputs may share a panel.
+    pub shared_panels: bool,
 }
 
 /// Weights of a convolution, `P` panels of 16 outputs: `weights [P, taps, steps, 16, 4]`, `alpha [P, taps, S, 16]`.
@@ -105,6 +107,9 @@ pub(crate) struct Fields {
     pub bias: Buffer<f32>,
     pub group_bytes: usize,
     pub group_scales: usize,
+    /// The number of groups that share a panel, as many lanes each: 1, 2 or 4. Their scales are those of blocks, and more than one step
+    /// fits sums of 16 bits.
+    pub panel_groups: usize,
     pub depthwise: bool,
     /// The number of steps whose sums of two products each fit 16 bits.
     ///
@@ -129,7 +134,7 @@ impl Packed {
     /// Packs weights in the order in which kernels read them, for an input that lies as `layout` says. Where the layout is
     /// depthwise, no weights are in nibbles.
     pub fn new(w: Integers<'_>, bias: Option<&[f32]>, layout: &Layout, packing: Packing) -> Self {
-        let mut packed = Fields::empty(&w, bias, layout);
+        let mut packed = Fields::empty(&w, bias, layout, packing);
         if layout.depthwise {
             packed.fill_depthwise(&w, layout);
         } else {
@@ -169,16 +174,28 @@ impl Packed {
 }
 
 impl Fields {
+    /// Returns the group of each fourth of a panel's lanes, of `groups`; lanes without an output have any.
+    #[inline(always)]
+    pub fn quarters(&self, panel: usize, groups: usize) -> [usize; 4] {
+        std::array::from_fn(|quarter| (self.panels[panel].group + quarter * self.panel_groups / 4).min(groups - 1))
+    }
+
     /// Tells whether scales are two-level.
     pub fn two_level(&self) -> bool {
         !self.channel.is_empty()
     }
 
-    fn empty(w: &Integers<'_>, bias: Option<&[f32]>, layout: &Layout) -> Self {
+    fn empty(w: &Integers<'_>, bias: Option<&[f32]>, layout: &Layout, packing: Packing) -> Self {
         let [co, _, kh, kw] = w.shape;
         let each = co / layout.groups;
-        let panels: Vec<Panel> = if layout.depthwise {
-            (0..co).step_by(LANES).map(|first| Panel { group: 0, first, lanes: (co - first).min(LANES) }).collect()
+        let fitting = fitting(w.values, layout);
+        let blocks = matches!(w.scale, Scale::Block(_)) && fitting > 1;
+        let shared = packing.shared_panels && blocks && !packing.nibbles && layout.groups > 1 && !layout.depthwise;
+        let panel_groups = if shared && [4, 8].contains(&each) { LANES / each } else { 1 };
+        let panels: Vec<Panel> = if layout.depthwise || panel_groups > 1 {
+            let group = |first: usize| if layout.depthwise { 0 } else { first / each };
+            let panel = |first: usize| Panel { group: group(first), first, lanes: (co - first).min(LANES) };
+            (0..co).step_by(LANES).map(panel).collect()
         } else {
             let panel = |group: usize, i: usize| Panel { group, first: group * each + i, lanes: (each - i).min(LANES) };
             (0..layout.groups).flat_map(|g| (0..each).step_by(LANES).map(move |i| panel(g, i))).collect()
@@ -213,7 +230,8 @@ impl Fields {
             group_bytes: layout.group_bytes(),
             group_scales: layout.group_scales(),
             depthwise: layout.depthwise,
-            fitting: fitting(w.values, layout),
+            fitting,
+            panel_groups,
             panels,
         }
     }
@@ -256,7 +274,7 @@ impl Fields {
         };
     }
 
-    fn fill_dense(&mut self, w: &Integers<'_>, layout: &Layout, Packing { nibbles, signed_codes }: Packing) {
+    fn fill_dense(&mut self, w: &Integers<'_>, layout: &Layout, Packing { nibbles, signed_codes, .. }: Packing) {
         let places = Places::new(w, layout, nibbles);
         self.nibbles = nibbles;
         self.signed_codes = signed_codes;

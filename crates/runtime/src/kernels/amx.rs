@@ -674,7 +674,7 @@ mod tests {
             let mut floats = |n: usize| (0..n).map(|_| noise() as f32 / 32768.0 - 1.0).collect::<Vec<_>>();
             let scales = floats(shape[0] * if self.two_level { 1 } else { block.count(each) * self.taps.len() });
             let scale = if self.two_level { Scale::Channel(&scales) } else { Scale::Block(&scales) };
-            let packing = Packing { nibbles: self.nibbles, signed_codes: false };
+            let packing = Packing { nibbles: self.nibbles, ..Packing::default() };
             let weights = Packed::new(Integers { shape, block, values: &values, scale }, None, &layout, packing);
             let area =
                 self.more + 1 + *self.pixels.iter().max().unwrap() as usize + *self.taps.iter().max().unwrap() as usize;

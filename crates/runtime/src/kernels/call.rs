@@ -113,7 +113,9 @@ impl ConvCall<'_> {
             assert!(w.start.is_empty() || w.start.len() == scales);
             assert!(w.levels.is_empty() || w.levels.len() == scales && w.fitting > 0);
             let codes: usize = w.segments.iter().map(|s| s.steps * 4).sum();
-            let group = w.panels.iter().map(|p| p.group).max().unwrap_or(0);
+            let last = |panel: usize| w.quarters(panel, layout.groups)[3];
+            let group = (0..w.panels.len()).map(last).max().unwrap_or(0);
+            assert!(w.panels.iter().all(|p| p.group < layout.groups) && w.panel_groups <= 4);
             assert!(group * w.group_bytes + codes <= layout.bytes);
             assert!(w.segments.iter().all(|s| group * w.group_scales + s.scale < layout.scales));
         }

@@ -207,6 +207,26 @@ mod of {
             .collect()
     }
 
+    /// Groups of as many outputs as a panel has in two, in four, and in other parts; the last panel is not full.
+    pub fn small_groups() -> Vec<Case> {
+        let groups = [(4, 4), (8, 8), (8, 4), (4, 8), (12, 8), (3, 4), (6, 2), (16, 16), (5, 5), (20, 4)];
+        let case = |(inputs, outputs): (usize, usize)| {
+            [1, 3, 5, 11].map(|groups| Case { channels: groups * inputs, outputs: groups * outputs, groups, ..USUAL })
+        };
+        let cases: Vec<Case> = groups.into_iter().flat_map(case).collect();
+        let each = |case: Case| {
+            let kernel = Case { kernel: [3, 3], padding: 1, bias: true, clamp: Some((0.0, 6.0)), ..case.clone() };
+            [
+                kernel.clone(),
+                Case { signed: true, stride: 2, added: Added::Rows, ..kernel.clone() },
+                Case { bits: 8, ..kernel.clone() },
+                Case { bits: 2, x_bits: 4, extreme: true, x_scale: ActivationScale::Pow2, ..kernel },
+                Case { scales: Scales::Products, block: 8, x_block: 8, ..case },
+            ]
+        };
+        cases.into_iter().flat_map(each).collect()
+    }
+
     pub fn stem_of_extremes() -> Vec<Case> {
         let stem = stems_of_few_channels().into_iter().chain(groups_of_four_channels());
         let bits = |case: Case| {
@@ -289,7 +309,7 @@ macro_rules! suite {
             power_of_two_scales, fewest_bits, two_level_products, two_level_factors, bytes_that_do_not_fit_pairs,
             extremes_of_each_number_of_bits, extremes_with_factors, extremes_in_nibbles, stem_of_extremes,
             nibbles_for_few_pixels, nibbles_for_many_pixels, nibbles_of_an_odd_number_of_steps, nibbles_with_factors,
-            stem_of_three_channels, stems_of_few_channels, groups_of_four_channels, depthwise, depthwise_of_signed_input, depthwise_two_level, depthwise_with_an_end,
+            stem_of_three_channels, stems_of_few_channels, groups_of_four_channels, small_groups, depthwise, depthwise_of_signed_input, depthwise_two_level, depthwise_with_an_end,
             depthwise_of_extreme_input, depthwise_with_extreme_scales, sums_that_leave_the_range_of_floats,
             values_of_a_depthwise_layer
         }

@@ -42,6 +42,8 @@ pub(crate) struct Wants {
     pub factors_apart: bool,
     /// Whether it multiplies signed codes, see [`Packing::signed_codes`](crate::pack::Packing::signed_codes).
     pub signed_codes: bool,
+    /// Whether groups of 4 or 8 outputs may share a panel, see [`panel_groups`](crate::pack::Fields::panel_groups).
+    pub shared_panels: bool,
     /// The number of weights of a layer from which on they are packed two a byte, if they have at most four bits: they come
     /// from far, and are unpacked on their way, or for a strip of pixels. Those of linear layers always are.
     pub nibbles_from: usize,
@@ -63,6 +65,7 @@ impl Wants {
     pub const USUAL: Self = Self {
         factors_apart: false,
         signed_codes: false,
+        shared_panels: false,
         nibbles_from: 128 * 1024,
         tile: 12,
         fewest: 60,

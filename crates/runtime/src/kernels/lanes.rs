@@ -34,6 +34,14 @@ pub(super) trait Lanes: Copy {
         unsafe { with_bits(self, x, u32::max) }
     }
 
+    /// Makes four lanes of each float.
+    #[inline(always)]
+    unsafe fn quarters(x: [f32; 4]) -> Self {
+        let all: [f32; LANES] = std::array::from_fn(|lane| x[lane / 4]);
+        // SAFETY: of the caller.
+        unsafe { Self::load(all.as_ptr()) }
+    }
+
     /// Returns the floats.
     #[inline(always)]
     unsafe fn array(self) -> [f32; LANES] {

@@ -147,13 +147,14 @@ rows!(table);
 pub(super) use rows;
 
 impl AnyKernel {
-    /// Tells whether the kernel reads weights that are packed this way: with factors apart only where it wants them, in
-    /// nibbles with two-level scales only with their factors apart.
+    /// Tells whether the kernel reads weights that are packed this way: with factors apart and panels of several groups only where it
+    /// wants them, in nibbles with two-level scales only with their factors apart.
     fn reads(&self, weights: &Packed) -> bool {
         let wants = self.wants();
         let codes = weights.depthwise || weights.signed_codes == wants.signed_codes;
         let products = weights.levels.is_empty() && !(weights.nibbles && weights.two_level());
-        codes && (products || !weights.levels.is_empty() && wants.factors_apart)
+        let panels = weights.panel_groups == 1 || wants.shared_panels;
+        codes && panels && (products || !weights.levels.is_empty() && wants.factors_apart)
     }
 }
 

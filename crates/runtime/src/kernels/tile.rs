@@ -61,6 +61,8 @@ pub(super) trait Form {
     /// A step with `ONE` may not fit sums of 16 bits, where these are all that the instruction set has.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX2 adds in 16 bits"))]
     const WIDE: bool = false;
+    /// The number of groups that share a panel, see [`panel_groups`](crate::pack::Fields::panel_groups).
+    const GROUPS: usize = 1;
     /// Whether inputs are signed, where that is known.
     const SIGNED: Option<bool> = None;
 }
@@ -75,6 +77,8 @@ pub(super) struct Stem<const TWO: bool, const WIDE: bool>;
 pub(super) struct StemLevels;
 /// A byte a weight, to be multiplied by a factor.
 pub(super) struct Levels;
+/// A byte a weight, and panels of several groups.
+pub(super) struct Shared<const GROUPS: usize>;
 /// A byte a weight, and taps of one step, whose sums start from 0.
 pub(super) struct Step<const TWO: bool>;
 /// A byte a weight, to be multiplied by a factor, and taps of one step, whose sums start from 0.
@@ -83,6 +87,9 @@ pub(super) struct StepLevels;
 impl<const TWO: bool, const SIGNED: bool> Form for Bytes<TWO, SIGNED> {
     const TWO: bool = TWO;
     const SIGNED: Option<bool> = Some(SIGNED);
+}
+impl<const GROUPS: usize> Form for Shared<GROUPS> {
+    const GROUPS: usize = GROUPS;
 }
 impl Form for Nibbles {
     const NIBBLES: bool = true;
@@ -132,14 +139,29 @@ pub(super) struct Run<const R: usize> {
     pub ahead_step: usize,
     /// The number of steps whose sums of two products fit 16 bits, see [`fitting`](crate::pack::Fields::fitting).
     pub fitting: usize,
+    /// How far behind the codes of the panel's first group those of each fourth of its lanes are.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX2 shares panels"))]
+    pub shares: [usize; 4],
 }
 
 impl<const R: usize> Run<R> {
     /// Returns the codes and weights of pixel `r` alone.
     #[inline(always)]
     fn of(&self, r: usize) -> Run<1> {
-        let &Self { at, weights, next, steps, levels, next_levels, ahead, ahead_step, fitting, .. } = self;
-        Run { codes: [self.codes[r]], at, weights, next, steps, levels, next_levels, ahead, ahead_step, fitting }
+        let &Self { at, weights, next, steps, levels, next_levels, ahead, ahead_step, fitting, shares, .. } = self;
+        Run {
+            codes: [self.codes[r]],
+            at,
+            weights,
+            next,
+            steps,
+            levels,
+            next_levels,
+            ahead,
+            ahead_step,
+            fitting,
+            shares,
+        }
     }
 }
 
@@ -193,8 +215,9 @@ impl<I: Isa> Task for Conv<'_, I> {
         let bytes = w.unpacked_bytes();
         let few = count < I::UNPACKED_FROM || unpacked.len() < I::PANELS * bytes + 64;
         let in_registers = w.nibbles && !w.two_level() && few;
-        let step = one_step && w.start.is_empty() && !in_registers && !wide;
-        let stem = step || one_step && !w.start.is_empty();
+        let shares = w.panel_groups > 1;
+        let step = one_step && w.start.is_empty() && !in_registers && !wide && !shares;
+        let stem = step || one_step && !w.start.is_empty() && !shares;
         // SAFETY: this is compiled for, and runs on, CPUs with the instructions.
         let mut noted = unsafe { Noted::<I::Floats>::nothing() };
         let mut panel = call.panels.start;
@@ -241,6 +264,12 @@ impl<I: Isa> Task for Conv<'_, I> {
                 let tile =
                     Tile { call, panel, first, tiles, weights, next, ahead, spots, fitting, out, stride, values };
                 noted = match w.two_level() {
+                    false if I::WANTS.shared_panels && w.panel_groups == 2 => {
+                        tile.run::<I, Shared<2>>(rows, pair, noted)
+                    }
+                    false if I::WANTS.shared_panels && w.panel_groups == 4 => {
+                        tile.run::<I, Shared<4>>(rows, pair, noted)
+                    }
                     true if I::WANTS.factors_apart && !w.levels.is_empty() && step => {
                         tile.run::<I, StepLevels>(rows, pair, noted)
                     }
@@ -378,6 +407,9 @@ impl<I: Isa, F: Form, const R: usize, const P: usize> Task for Tiles<'_, I, F, R
             let all_alpha = w.alpha.as_ptr().wrapping_add(panel * next_scales);
             let all_start = w.start.as_ptr().wrapping_add(panel * next_scales);
             let all_levels = w.levels.as_ptr().wrapping_add(panel * next_scales);
+            let quarters = w.quarters(panel, call.layout.groups);
+            let shares = quarters.map(|quarter| (quarter - group) * w.group_bytes);
+            let scale_shares = quarters.map(|quarter| (quarter - group) * w.group_scales);
             let end = End::<I::Floats, P>::new(call, panel, out, stride, values);
             let ahead_range = self.tile.ahead.as_ptr_range();
             let mut ahead = ahead_range.start;
@@ -391,7 +423,17 @@ impl<I: Isa, F: Form, const R: usize, const P: usize> Task for Tiles<'_, I, F, R
                 }
                 let mut sums = [[I::Floats::splat(0.0); P]; R];
                 let mut dots = [[I::Sums::zero(); P]; R];
-                let rows = Rows { codes, scales: scale_at, next, next_scales, fitting, ahead_step, signed };
+                let rows = Rows {
+                    codes,
+                    scales: scale_at,
+                    next,
+                    next_scales,
+                    fitting,
+                    ahead_step,
+                    signed,
+                    shares,
+                    scale_shares,
+                };
                 let (weights, alpha, start, levels) = (self.tile.weights, all_alpha, all_start, all_levels);
                 let mut cursor = Cursor { at: 0, weights, alpha, start, levels, ahead };
                 if !F::ONE
@@ -432,6 +474,9 @@ struct Rows<const R: usize> {
     fitting: usize,
     ahead_step: usize,
     signed: bool,
+    /// [`Run::shares`], and the same of scales.
+    shares: [usize; 4],
+    scale_shares: [usize; 4],
 }
 
 /// What is read next: the byte of codes, and what is of the tile's first panel.
@@ -455,7 +500,7 @@ impl<const R: usize> Rows<R> {
         sums: &mut [[I::Floats; P]; R],
         dots: &mut [[I::Sums; P]; R],
     ) {
-        let &Self { codes, next, next_scales, fitting, ahead_step, .. } = self;
+        let &Self { codes, next, next_scales, fitting, ahead_step, shares, .. } = self;
         let &mut Cursor { at, weights, alpha, start, levels, ahead } = cursor;
         // SAFETY: of the caller.
         unsafe {
@@ -473,7 +518,7 @@ impl<const R: usize> Rows<R> {
                 }
             }
             let next_levels = next_scales;
-            let run = Run { codes, at, weights, next, steps, levels, next_levels, ahead, ahead_step, fitting };
+            let run = Run { codes, at, weights, next, steps, levels, next_levels, ahead, ahead_step, fitting, shares };
             if !F::ONE {
                 I::multiply::<F, R, P>(dots, &run);
             }
@@ -491,7 +536,11 @@ impl<const R: usize> Rows<R> {
                         I::multiply::<F, 1, P>(&mut dot, &run.of(r));
                         dots[r] = dot[0];
                     }
-                    let s = I::Floats::splat(*scales.add(*self.scales.add(r) + scale));
+                    let s = scales.add(*self.scales.add(r) + scale);
+                    let s = match F::GROUPS {
+                        1 => I::Floats::splat(*s),
+                        _ => I::Floats::quarters(self.scale_shares.map(|share| *s.add(share))),
+                    };
                     for p in 0..P {
                         let factor = if F::TWO { s } else { factors[p].mul(s) };
                         let dot = if F::ONE && self.signed { dots[r][p].biased_floats() } else { dots[r][p].floats() };

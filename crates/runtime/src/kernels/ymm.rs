@@ -33,7 +33,7 @@ instructions!(is_x86_feature_detected, has_avxvnni, run_avxvnni: "avx2", "fma", 
 impl<const VNNI: bool> Isa for Ymm<VNNI> {
     type Floats = Pair<__m256>;
     type Sums = Pair<__m256i>;
-    const WANTS: Wants = Wants { factors_apart: !VNNI, ..Wants::USUAL };
+    const WANTS: Wants = Wants { factors_apart: !VNNI, shared_panels: !VNNI, ..Wants::USUAL };
     const ROWS: usize = if VNNI { 6 } else { 4 };
     const LAST_ROWS: usize = if VNNI { 6 } else { 5 };
     const STEM_ROWS: usize = if VNNI { 6 } else { 3 };
@@ -97,15 +97,15 @@ unsafe fn add_in_16_bits<F: Form, const ONCE: bool, const R: usize, const P: usi
             // registers.
             let pairs = if ONCE { now / 2 } else { 0 };
             for _ in 0..pairs {
-                add_step(&mut short, run, at, weights);
-                add_step(&mut short, run, at + 4, weights.add(64));
+                add_step::<F, R, P>(&mut short, run, at, weights);
+                add_step::<F, R, P>(&mut short, run, at + 4, weights.add(64));
                 Avx2::prefetch::<false>(ahead);
                 ahead = ahead.wrapping_add(2 * run.ahead_step);
                 at += 8;
                 weights = weights.add(128);
             }
             for _ in 2 * pairs..now {
-                add_step(&mut short, run, at, weights);
+                add_step::<F, R, P>(&mut short, run, at, weights);
                 at += 4;
                 weights = weights.add(64);
             }
@@ -132,7 +132,7 @@ unsafe fn add_in_16_bits<F: Form, const ONCE: bool, const R: usize, const P: usi
 
 /// Adds the products of a step in 16 bits.
 #[inline(always)]
-unsafe fn add_step<const R: usize, const P: usize>(
+unsafe fn add_step<F: Form, const R: usize, const P: usize>(
     short: &mut [[Pair<__m256i>; P]; R],
     run: &Run<R>,
     at: usize,
@@ -145,12 +145,20 @@ unsafe fn add_step<const R: usize, const P: usize>(
             q[p] = Sums::load(weights.add(p * run.next).cast());
         }
         for r in 0..R {
-            let a = Avx2::splat(run.codes[r].add(at));
+            let codes = run.codes[r].add(at);
+            let a = match F::GROUPS {
+                1 => Pair(Avx2::splat(codes), Avx2::splat(codes)),
+                2 => Pair(Avx2::splat(codes.add(run.shares[0])), Avx2::splat(codes.add(run.shares[2]))),
+                _ => {
+                    let of = |quarter: usize| Avx2::splat(codes.add(run.shares[quarter]));
+                    Pair(_mm256_blend_epi32::<0xf0>(of(0), of(1)), _mm256_blend_epi32::<0xf0>(of(2), of(3)))
+                }
+            };
             for p in 0..P {
                 let Pair(low, high) = short[r][p];
                 short[r][p] = Pair(
-                    _mm256_add_epi16(low, _mm256_maddubs_epi16(a, q[p].0)),
-                    _mm256_add_epi16(high, _mm256_maddubs_epi16(a, q[p].1)),
+                    _mm256_add_epi16(low, _mm256_maddubs_epi16(a.0, q[p].0)),
+                    _mm256_add_epi16(high, _mm256_maddubs_epi16(a.1, q[p].1)),
                 );
             }
         }

@@ -117,7 +117,8 @@ pub(super) fn pack(
             (_, None) => Scale::Block(codes.scales()),
         },
     };
-    Packed::new(integers, bias, layout, Packing { nibbles, signed_codes: wants.signed_codes })
+    let Wants { signed_codes, shared_panels, .. } = wants;
+    Packed::new(integers, bias, layout, Packing { nibbles, signed_codes, shared_panels })
 }
 
 /// Returns the distance of each tap from the first, in pixels of the input, or in the `lines` of a depthwise layer's; `None`

@@ -7,7 +7,7 @@ use blockfloat::{
 };
 
 use crate::buffer::Buffer;
-use crate::kernels::{AnyKernel, ConvCall, PlanesCall, QuantizeCall, Residual, Rows, SLACK, Target};
+use crate::kernels::{AnyKernel, ConvCall, PlanesCall, QuantizeCall, Residual, Rows, SLACK, Target, Wants};
 use crate::layout::{LayerInput, Layout, OFFSET};
 use crate::math::limit;
 use crate::pack::{Integers, Packed, Packing, Scale};
@@ -167,7 +167,8 @@ impl Case {
         };
         let values = products.as_deref().unwrap_or(w.codes());
         let integers = Integers { shape: w.shape(), block: w.block(), values, scale };
-        let packing = Packing { nibbles: self.nibbles, signed_codes: kernel.wants().signed_codes };
+        let Wants { signed_codes, shared_panels, .. } = kernel.wants();
+        let packing = Packing { nibbles: self.nibbles, signed_codes, shared_panels };
         Packed::new(integers, numbers.bias.as_deref(), layout, packing)
     }
 
