@@ -26,8 +26,6 @@ pub(super) trait Isa: Copy + Send + Sync {
     const MORE_ROWS: usize = Self::ROWS;
     /// The number of pixels of the last tile where `ROWS` leave one over, for the same reason.
     const LAST_ROWS: usize = Self::ROWS;
-    /// The most pixels of a tile of up to four channels.
-    const STEM_ROWS: usize = Self::ROWS;
     /// The most panels of a tile.
     const PANELS: usize = 1;
     /// Whether it adds in 16 bits, see [`fitting`](crate::pack::Fields::fitting).
@@ -236,8 +234,6 @@ impl<I: Isa> Task for Conv<'_, I> {
             let more = pair && !stem && !in_registers && count % I::ROWS == 1 && count.is_multiple_of(I::MORE_ROWS);
             let most = if in_registers {
                 I::NIBBLE_ROWS
-            } else if stem {
-                I::STEM_ROWS
             } else if more {
                 I::MORE_ROWS
             } else {

@@ -36,7 +36,6 @@ impl<const VNNI: bool> Isa for Ymm<VNNI> {
     const WANTS: Wants = Wants { factors_apart: !VNNI, shared_panels: !VNNI, ..Wants::USUAL };
     const ROWS: usize = if VNNI { 6 } else { 4 };
     const LAST_ROWS: usize = if VNNI { 6 } else { 5 };
-    const STEM_ROWS: usize = if VNNI { 6 } else { 3 };
     const NIBBLE_ROWS: usize = 4;
     const SATURATES: bool = !VNNI;
     const UNPACKED_FROM: usize = 8;
