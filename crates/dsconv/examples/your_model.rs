@@ -5,6 +5,7 @@ use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::{Distribution::Default as Uniform, activation::relu, module::adaptive_avg_pool2d};
 use burn::{module::ParamGroup, prelude::*};
 use dsconv::blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleRule, WeightFormat};
+use dsconv::{graph, model};
 
 #[derive(Module, Debug)]
 struct Net {

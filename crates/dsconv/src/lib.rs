@@ -1,5 +1,15 @@
 //! DSConv as burn modules, with straight-through quantization.
 //!
+//! In `Cargo.toml`, with the path of a clone and the burn that its modules are written for:
+//!
+//! ```toml
+//! burn = { version = "0.22.1", default-features = false, features = ["std", "optim", "flex", "simd", "rayon"] }
+//! dsconv = { package = "dsconv-burn", path = "../dsconv/crates/dsconv" }
+//! ```
+//!
+//! burn compiles in minutes; `[profile.release.package."*"]` with `opt-level = 1`, and 3 for `burn-flex`, makes it fewer, as this
+//! repository's `Cargo.toml` does.
+//!
 //! # Layers
 //! [`DsConv2d`] and [`DsLinear`] replace burn's own layers in any model:
 //!
@@ -80,7 +90,7 @@
 //! # Networks
 //! [`Network`] runs a whole [`graph::Graph`], in floats or quantized.
 
-pub use blockfloat;
+pub use {blockfloat, graph, model};
 
 mod activation;
 mod conv2d;

@@ -42,6 +42,8 @@ mod plan;
 mod session;
 
 pub use crate::model::Model;
+pub use ::model::Info;
 pub use error::Error;
+pub use graph::{ChannelOrder, Preprocess, Resize, Shape};
 pub use kernels::{KernelName, kernels};
 pub use session::{MAX_THREADS, Session, StepReport};

@@ -9,10 +9,11 @@ mod scales;
 mod survey;
 
 use std::collections::BTreeMap;
+use std::mem::take;
 
 use blockfloat::{ActivationFormat, QuantizedWeights, WeightFormat};
 use burn::module::{Module, ParamGroup};
-use graph::{Graph, Weights};
+use graph::{Folded, Graph, Op, Role, Tensor, Weights};
 use model::{Info, Model, ModelError, QuantizedLayer};
 
 use crate::Error;
@@ -31,7 +32,7 @@ use survey::Survey;
 /// Other layers keep their floats: transposed and deformable convolutions, and layers with weights of their own. So do the
 /// inputs of layers, which a parameter does not see: a forward pass rounds them where it calls
 /// [`block_float`](crate::block_float), or where it has a [`DsConv2d`](crate::DsConv2d) in place of a `Conv2d`. Batch
-/// normalisation is not folded. Records of the result hold its own parameters: load a float model's record first, then
+/// normalisation stays as it is until [`export`] folds it. Records of the result hold its own parameters: load a float model's record first, then
 /// quantize.
 ///
 /// # Errors
@@ -111,7 +112,11 @@ pub fn shadow_weights<M: Module>(module: &M) -> ParamGroup {
 /// `graph` says how the module computes. Its nodes have the paths of the module's fields as names, `blocks.0.conv1` for
 /// example. Quantized layers are those that [`quantize`] made: a [`DsConv2d`](crate::DsConv2d) gives its codes out itself.
 /// `activation` is what the module's forward pass rounds the inputs of quantized layers to with
-/// [`block_float`](crate::block_float), or `None` where it leaves them in floats.
+/// [`block_float`](crate::block_float), or `None` where it leaves them in floats. A layer whose inputs it rounds in another way
+/// gets that by [`Model::map_layers`].
+///
+/// Batch normalisation with its running statistics becomes part of the layer before it, of its scales and bias, or an
+/// [`Op::Affine`].
 ///
 /// # Errors
 /// [`ModelError`] where codes and parameters are not those that the graph needs, or one of them is NaN or infinite.
@@ -138,9 +143,37 @@ pub fn export<M: Module>(
     let mut weights = Weights::default();
     for parameter in survey.floats() {
         let (name, shape) = (parameter.torch_name(), parameter.torch_shape());
-        weights.insert(name, graph::Tensor::new(shape, host(parameter.kernel())));
+        weights.insert(name, Tensor::new(shape, host(parameter.kernel())));
     }
+    let graph = fold(graph, &mut weights, &mut layers)?;
     let model = Model::new(graph, weights, layers, info)?;
     model.check()?;
     Ok(model)
+}
+
+/// Folds batch normalisation into quantized layers, and into others.
+fn fold(
+    graph: Graph,
+    weights: &mut Weights,
+    layers: &mut BTreeMap<String, QuantizedLayer>,
+) -> Result<Graph, ModelError> {
+    if !graph.nodes().iter().any(|node| matches!(node.op, Op::BatchNorm2d { .. })) {
+        return Ok(graph);
+    }
+    // Weights of 1 become what the normalisation multiplies a filter by.
+    for param in graph.params() {
+        if let Some(layer) = param.name.strip_suffix(".weight").filter(|&layer| layers.contains_key(layer)) {
+            let count = layers[layer].codes.codes().len();
+            weights.insert(param.name.clone(), Tensor::new(param.shape, vec![1.0; count]));
+        }
+    }
+    let (folded, mut parameters) = Folded::new(&graph, take(weights))?.into_parts();
+    for (layer, QuantizedLayer { codes, .. }) in layers.iter_mut() {
+        let Some(factors) = parameters.remove(&Role::Weight.name(layer)) else { continue };
+        let row = codes.codes().len() / codes.shape()[0];
+        let factors: Vec<f32> = factors.data().iter().step_by(row).copied().collect();
+        codes.scale_channels(&factors).map_err(|source| ModelError::Numbers { layer: layer.clone(), source })?;
+    }
+    *weights = parameters;
+    Ok((*folded).clone())
 }

@@ -272,6 +272,7 @@ fn an_exported_module_computes_what_it_simulates() {
     let (bits, scale) = (Bits::new(8).unwrap(), ActivationScale::Float);
     let input = ActivationFormat { bits, block: weight.block, scale };
     let model = dsconv::export(&small, Small::graph(), Some(input), info()).unwrap();
+    assert!(model.graph().find("norm").is_none(), "it is part of the convolution");
 
     let x = Tensor::random([2, 3, 9, 9], Distribution::Normal(0.0, 1.0), &device);
     let want = values(small.forward(x.clone(), input));
@@ -285,7 +286,8 @@ fn an_exported_module_computes_what_it_simulates() {
     // burn adds the products of a linear layer in another order than those of a 1x1 convolution.
     near(&values(Network::new(&model, &device).forward(x.clone())), 1e-6);
     // Where that moves a value over a half, it becomes the neighbouring code of 255.
-    let engine = runtime::Model::new(model).unwrap();
+    let file = model::dsc::write(&model, &model::dsc::Options::EXACT).unwrap();
+    let engine = runtime::Model::from_bytes(&file).unwrap();
     near(engine.session(1).unwrap().run(&values(x)).unwrap(), 1e-2);
 }
 
