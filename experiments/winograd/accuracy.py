@@ -1,19 +1,23 @@
-"""Fits ResNet-20 (CIFAR-10) in the format that exact Winograd needs, and in the usual one.
+"""Fits networks in the format that exact Winograd needs, and in the usual one.
 
     python experiments/winograd/accuracy.py DATA [--networks resnet20] [--images 128] [--score 3000]
 
-DATA holds `weights/NET_cifar10.th` (github.com/akamaster/pytorch_resnet_cifar10) and `cifar10/data_batch_1.bin`,
-`test_batch.bin`. Every 3x3 layer of stride 1, but for the one that reads the image, has weights with one scale for `taps` taps
-and inputs with one scale for a block of channels of a pixel, of a 4x4 patch of each 2x2 outputs ("tile"), of the four rows that
-two rows of outputs read ("strip"), or of an image. All other layers are as usual: a scale a block and tap, a scale a block and
-pixel; 8-bit inputs for the layer that reads the image. The fit is that of `dsconv quantize` (crates/distill/src/fit): error
-feedback, then coordinate descent, from the products of the inputs that the quantized network has; 0.4 of the aim is the float
-network's output. Needs numpy and torch.
+A network is a CIFAR-10 ResNet, DATA/weights/NET_cifar10.th (github.com/akamaster/pytorch_resnet_cifar10), or an ImageNet one,
+DATA/weights/NET.onnx: convolutions, ReLU, pooling, concatenation, LRN, and a classifier, with Caffe's preprocessing (BGR, means 104,
+117, 123). Images: DATA/cifar10/data_batch_1.bin, test_batch.bin; DATA/imagenet/unlabelled, val and val_labels.txt, 256x256.
+
+Every 3x3 layer of stride 1, but for the one that reads the image, has weights with one scale for each tap or for all nine, and
+inputs with one scale for a block of channels of a pixel, of a 4x4 patch of each 2x2 outputs ("tile"), of the four rows that two
+rows of outputs read ("strip"), or of an image, of some bits: `--formats "each pixel 4 32,all tile 5 64"`. All other layers are as usual: a scale a block and tap, a scale a block
+and pixel, 4-bit inputs, 8 bits for the layer that reads the image. The fit is that of `dsconv quantize` (crates/distill/src/fit):
+error feedback, then coordinate descent, from the products of the inputs that the quantized network has, at a sample of pixels;
+0.4 of the aim is the float network's output. Needs numpy and torch, for ONNX also onnx and pillow.
 """
 
 import argparse
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +28,10 @@ RIDGE = 0.2
 PART = 0.4
 SWEEPS = 12
 LEAST_ROWS = 16384
+# The images that are scored at once, those whose values a layer computes at once, and the columns of a block between two products of matrices.
+BATCH = 100
+CHUNK = 16
+PANEL = 32
 
 
 @dataclass(frozen=True)
@@ -71,58 +79,89 @@ def images(path, n, every=None):
     return (x - mean[:, None, None]) / std[:, None, None], torch.from_numpy(data[:, 0].astype(np.int64))
 
 
-def patches(x, kind):
-    """Cuts padded inputs [N, C, H, W] into what one scale each serves: [N * patches, C, h, w]."""
-    n, c, height, width = x.shape
-    if kind == "image":
-        return F.pad(x, (1, 1, 1, 1))
-    x = F.pad(x, (1, 1, 1, 1)).unfold(2, 4, 2)
-    if kind == "strip":
-        return x.permute(0, 2, 1, 4, 3).reshape(-1, c, 4, width + 2)
-    return x.unfold(3, 4, 2).permute(0, 2, 3, 1, 4, 5).reshape(-1, c, 4, 4)
+def photographs(files):
+    """Reads 256x256 images as Caffe does: their centre, BGR less its means."""
+    from PIL import Image
+
+    means = torch.tensor([104.0, 117.0, 123.0])[:, None, None]
+    x = np.stack([np.asarray(Image.open(file).convert("RGB"))[16:240, 16:240, ::-1] for file in files])
+    return torch.from_numpy(x).permute(0, 3, 1, 2).float() - means
 
 
-def together(y, kind, n, height):
-    """Puts the outputs of patches together."""
-    if kind == "image":
-        return y
-    c = y.shape[1]
-    if kind == "strip":
-        return y.reshape(n, height // 2, c, 2, height).permute(0, 2, 1, 3, 4).reshape(n, c, height, height)
-    half = height // 2
-    return y.reshape(n, half, half, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(n, c, height, height)
+def spread(values, n):
+    return [values[i * len(values) // n] for i in range(n)]
 
 
-def rounded(x, format, signed):
-    """Rounds [N, C, H, W] with one scale for a block of channels, of each pixel or of all."""
-    largest = 2 ** (format.bits - 1) - 1 if signed else 2**format.bits - 1
-    low = -largest if signed else 0
+def largest(x, format):
+    """Returns the largest magnitudes that share a scale: of the blocks of a pixel, or for each 4x4 patch [N, blocks, h, w]."""
+    most = torch.cat([part.abs().amax(1, keepdim=True) for part in x.split(format.block, 1)], 1)
+    if format.inputs == "pixel":
+        return most
+    height, width = most.shape[2:]
+    most = F.max_pool2d(F.pad(most, (1, 1 + width % 2, 1, 1 + height % 2)), 4, 2)
+    over = {"tile": (), "strip": (3,), "image": (2, 3)}[format.inputs]
+    return most.amax(over, keepdim=True).expand_as(most) if over else most
+
+
+def rounded(x, most, conv):
+    """Rounds [N, C, ...] with scales by the largest magnitudes [N, blocks, ...] of blocks of channels."""
+    top = 2 ** (conv.format.bits - 1) - 1 if conv.signed else 2**conv.format.bits - 1
     parts = []
-    for part in x.split(format.block, 1):
-        scale = part.abs().amax(1 if format.inputs == "pixel" else (1, 2, 3), keepdim=True) / largest
+    for i, part in enumerate(x.split(conv.format.block, 1)):
+        scale = most[:, i : i + 1] / top
         scale = torch.where(scale > 0, scale, 1.0)
-        parts.append((part / scale).round().clamp(low, largest) * scale)
+        parts.append((part / scale).round_().clamp_(-top if conv.signed else 0, top).mul_(scale))
     return torch.cat(parts, 1)
 
 
-def operands(x, conv):
-    """Returns the rounded inputs as they meet the weights, and the padding that is left."""
-    kind = conv.format.inputs
-    if kind != "pixel":
-        return rounded(patches(x, kind), conv.format, conv.signed), 0
-    return rounded(x, conv.format, conv.signed), conv.padding
+def winograd(x, conv, weight):
+    """Computes F(2x2, 3x3) on patches that are each rounded with their own scales."""
+    n, c, height, width = x.shape
+    most = largest(x, conv.format)
+    x = F.pad(x, (1, 1 + width % 2, 1, 1 + height % 2)).transpose(0, 1).contiguous()
+    h, w = most.shape[2:]
+    most = most.transpose(0, 1).contiguous()[None]
+    d = [[x[:, :, i : i + 2 * h - 1 : 2, j : j + 2 * w - 1 : 2] for j in range(4)] for i in range(4)]
+    d = [[rounded(part[None], most, conv)[0] for part in row] for row in d]
+    half = lambda a, b, c, d: (a - c, b + c, c - b, b - d)
+    columns = [half(*column) for column in zip(*d)]
+    v = torch.stack([part for row in zip(*columns) for part in half(*row)]).reshape(16, c, -1)
+    g = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    u = torch.einsum("ip,ocpq,jq->ijoc", g, weight, g).reshape(16, len(weight), c)
+    m = torch.bmm(u, v).reshape(4, 4, len(weight), n, h, w)
+    rows = (m[0] + m[1] + m[2], m[1] - m[2] - m[3])
+    y = torch.stack([torch.stack((row[0] + row[1] + row[2], row[1] - row[2] - row[3]), -1) for row in rows], -2)
+    return y.permute(1, 0, 2, 4, 3, 5).reshape(n, len(weight), 2 * h, 2 * w)[:, :, :height, :width]
 
 
-def forward(x, conv, weight):
-    a, padding = operands(x, conv)
-    y = F.conv2d(a, weight, None, conv.stride, padding)
-    return y if conv.format.inputs == "pixel" else together(y, conv.format.inputs, x.shape[0], x.shape[2])
+def forward(x, conv, weight, bias):
+    def part(x):
+        if conv.format.inputs == "pixel":
+            return F.conv2d(rounded(x, largest(x, conv.format), conv), weight, bias, conv.stride, conv.padding)
+        return winograd(x, conv, weight) + bias[:, None, None]
+
+    return torch.cat([part(some) for some in x.split(CHUNK)])
 
 
-def rows(a, conv, padding):
-    """Returns rows of inputs [pixels, K] in the order of the weights, and the positions they belong to."""
-    kernel = conv.weight.shape[-1]
-    return F.unfold(a, kernel, padding=padding, stride=conv.stride).transpose(1, 2).reshape(-1, conv.weight[0].numel())
+def sample(conv, shape):
+    """Returns the images and places (n, y, x) of the outputs that a layer is fitted on."""
+    n, _, height, width = shape
+    least = max(LEAST_ROWS, 8 * conv.weight[0].numel())
+    some = torch.randperm(n * height * width, generator=torch.Generator().manual_seed(0))[:least]
+    return some // (height * width), some // width % height, some % width
+
+
+def windows(x, conv, at):
+    """Returns what the outputs `at` read, as it is and rounded: rows [pixels, K] in the order of the weights."""
+    n, y, left = (index[:, None, None] for index in at)
+    kernel = torch.arange(conv.weight.shape[-1])
+    padded = F.pad(x, (conv.padding,) * 4).permute(0, 2, 3, 1)
+    read = padded[n, y * conv.stride + kernel[:, None], left * conv.stride + kernel].permute(0, 3, 1, 2)
+    if conv.format.inputs == "pixel":
+        most = largest(read, conv.format)
+    else:
+        most = largest(x, conv.format)[at[0], :, at[1] // 2, at[2] // 2][:, :, None, None]
+    return read.flatten(1), rounded(read, most, conv).flatten(1)
 
 
 def blocks(conv):
@@ -143,7 +182,7 @@ def search(w):
             alpha = sign * ratio * most / 8
             for _ in range(4):
                 safe = torch.where(alpha != 0, alpha, 1.0)
-                q = (w / safe[:, None]).round().clamp(-8, 7)
+                q = (w / safe[:, None]).round_().clamp_(-8, 7)
                 alpha = (w * q).sum(1) / (q * q).sum(1).clamp(min=1e-30)
             error = ((w - alpha[:, None] * q) ** 2).sum(1)
             better = error < best
@@ -156,84 +195,95 @@ def to_codes(w, alpha):
 
 
 def by_rule(conv):
-    """Returns the weights rounded by the scale rule alone."""
-    w = conv.weight.flatten(1).double()
-    values = torch.zeros_like(w)
+    """Returns the weights rounded by the scale rule alone, as values and codes [F, K] and scales [F, blocks]."""
+    w = conv.weight.flatten(1)
+    values, codes, scales = torch.zeros_like(w), torch.zeros_like(w), []
     for block in blocks(conv):
-        alpha = search(w[:, block])
-        values[:, block] = alpha[:, None] * to_codes(w[:, block], alpha[:, None])
-    return values
+        scales.append(search(w[:, block]))
+        codes[:, block] = to_codes(w[:, block], scales[-1][:, None])
+        values[:, block] = scales[-1][:, None] * codes[:, block]
+    return values, codes, torch.stack(scales, 1)
 
 
-def descend(values, codes, scales, gram, cross, parts):
-    """Sets each code, then each scale, to its best while all others stay. Returns each filter's error."""
+def feed_back(aim, gram, sizes):
+    """Rounds block by block, and has the columns that follow make up for each error."""
+    # H = U D U^T with a unit upper triangle, by the Cholesky factor of the reversed matrix.
+    lower = torch.linalg.cholesky(gram.flip(0, 1)).flip(0, 1)
+    upper, aim = (lower / lower.diagonal()).float(), aim.float()
+    values, codes, scales = torch.zeros_like(aim), torch.zeros_like(aim), []
+    errors, at = torch.zeros_like(aim), 0
+    for size in sizes:
+        base = aim[:, at : at + size] + errors[:, :at] @ upper[:at, at : at + size]
+        alpha = search(base)
+        scales.append(alpha)
+        for j in range(size):
+            codes[:, at + j] = to_codes(base[:, j], alpha)
+            values[:, at + j] = alpha * codes[:, at + j]
+            errors[:, at + j] = error = aim[:, at + j] - values[:, at + j]
+            base[:, j + 1 :] += error[:, None] * upper[at + j, at + j + 1 : at + size]
+        at += size
+    return values, codes, torch.stack(scales, 1)
+
+
+def descend(start, gram, cross, sizes):
+    """Sets each code, then each scale, to its best while all others stay. Returns the values, and each filter's error."""
     # A column of all filters lies together; NumPy has less to do than torch for so few numbers.
-    v, q, scales, gram, cross = values.numpy().T.copy(), codes.numpy().T.copy(), scales.numpy(), gram.numpy(), cross.numpy().T
-    parts = [part.numpy() for part in parts]
+    v, q, scales = (np.ascontiguousarray(part.numpy().T, np.float32) for part in start)
+    gram, cross = gram.numpy().astype(np.float32), np.ascontiguousarray(cross.numpy().T, np.float32)
     diagonal = gram.diagonal()
-    inners = [gram[np.ix_(part, part)].copy() for part in parts]
+    ends = np.cumsum(sizes)
     for _ in range(SWEEPS):
         gradient = cross - gram @ v
         changed = 0
-        for at, (block, inner) in enumerate(zip(parts, inners)):
-            alpha = scales[:, at]
+        for at, (low, high) in enumerate(zip(ends - sizes, ends)):
+            alpha = scales[at]
             inverse = 1 / np.where(alpha != 0, alpha, 1)
-            local, before = gradient[block], v[block]
-            new, old = before.copy(), q[block]
-            codes = old.copy()
-            for i in range(len(block)):
-                code = np.clip(np.rint((new[i] + local[i] / diagonal[block[i]]) * inverse), -8, 7)
-                step = alpha * code - new[i]
-                if step.any():
-                    local -= inner[i][:, None] * step
-                    codes[i], new[i] = code, alpha * code
+            local, before, old = gradient[low:high].copy(), v[low:high].copy(), q[low:high].copy()
+            for first in range(low, high, PANEL):
+                last = min(first + PANEL, high)
+                own, was = local[first - low : last - low], v[first:last].copy()
+                for i in range(first, last):
+                    code = np.clip(np.rint((v[i] + own[i - first] / diagonal[i]) * inverse), -8, 7)
+                    step = alpha * code - v[i]
+                    own -= gram[first:last, i, None] * step
+                    q[i] = code
+                    v[i] += step
+                moved = v[first:last] - was
+                local[: first - low] -= gram[low:first, first:last] @ moved
+                local[last - low :] -= gram[last:high, first:last] @ moved
+            codes = q[low:high]
             changed += (codes != old).sum()
             # The scale: least squares along the block's codes.
-            slope, curve = (codes * local).sum(0), (codes * (inner @ codes)).sum(0)
-            scales[:, at] += np.where(curve > 0, slope / np.maximum(curve, 1e-30), 0)
-            q[block], v[block] = codes, scales[:, at] * codes
-            gradient -= gram[:, block] @ (v[block] - before)
+            slope, curve = (codes * local).sum(0), (codes * (gram[low:high, low:high] @ codes)).sum(0)
+            scales[at] += np.where(curve > 0, slope / np.maximum(curve, 1e-30), 0)
+            v[low:high] = scales[at] * codes
+            gradient -= gram[:, low:high] @ (v[low:high] - before)
         if changed < 2e-4 * q.size:
             break
-    values[:] = torch.from_numpy(v.T)
-    return torch.from_numpy(((gram @ v - 2 * cross) * v).sum(0))
+    return torch.from_numpy(v.T), torch.from_numpy(((gram @ v - 2 * cross) * v).sum(0, dtype=np.float64))
 
 
-def fit(conv, a, target):
+def fit(conv, rule, a, target):
     """Returns weights and bias of least squared error between `a @ weight + bias` and `target` [pixels, Co]."""
     w = conv.weight.flatten(1).double()
-    some = torch.randperm(len(a), generator=torch.Generator().manual_seed(0))[: max(LEAST_ROWS, 8 * a.shape[1])]
-    a, target = a[some].double(), target[some].double()
     mean, wanted = a.mean(0), target.mean(0)
-    gram = a.T @ a / len(a) - torch.outer(mean, mean)
+    centred = a - mean
+    gram, cross = (centred.T @ centred / len(a)).double(), ((target - wanted).T @ centred / len(a)).double()
     k = len(gram)
     ridge = RIDGE * (1 + k / len(a)) * gram.diagonal().mean() + 1e-12
-    cross = (target.T @ a / len(a) - torch.outer(wanted, mean)) + ridge * w
+    cross += ridge * w
     gram += ridge * torch.eye(k)
     aim = torch.linalg.solve(gram, cross.T).T
     parts = blocks(conv)
-    order = torch.cat(parts)
-    # H = U D U^T with a unit upper triangle, by the Cholesky factor of the reversed matrix.
-    lower = torch.linalg.cholesky(gram[order][:, order].flip(0, 1)).flip(0, 1)
-    upper = lower / lower.diagonal()
-    fed = (torch.zeros_like(w), torch.zeros_like(w), torch.zeros(len(w), len(parts), dtype=w.dtype))
-    errors, at = torch.zeros_like(w), 0
-    for i, block in enumerate(parts):
-        base = aim[:, block] + errors[:, :at] @ upper[:at, at : at + len(block)]
-        fed[2][:, i] = alpha = search(base)
-        for j, column in enumerate(block):
-            fed[1][:, column] = to_codes(base[:, j], alpha)
-            fed[0][:, column] = alpha * fed[1][:, column]
-            errors[:, at + j] = error = aim[:, column] - fed[0][:, column]
-            base[:, j + 1 :] += error[:, None] * upper[at + j, at + j + 1 : at + len(block)]
-        at += len(block)
-    rule = (by_rule(conv), torch.zeros_like(w), torch.zeros_like(fed[2]))
-    for i, block in enumerate(parts):
-        rule[2][:, i] = alpha = search(w[:, block])
-        rule[1][:, block] = to_codes(w[:, block], alpha[:, None])
-    errors = [descend(*start, gram, cross, parts) for start in (fed, rule)]
-    values = torch.where((errors[0] <= errors[1])[:, None], fed[0], rule[0])
-    return values, wanted - values @ mean
+    order, sizes = torch.cat(parts), np.array([len(part) for part in parts])
+    gram, cross = gram[order][:, order].contiguous(), cross[:, order]
+    fed = feed_back(aim[:, order], gram, sizes)
+    starts = [torch.cat(both) for both in zip(fed, (rule[0][:, order], rule[1][:, order], rule[2]))]
+    found, errors = descend(starts, gram, torch.cat((cross, cross)), sizes)
+    (fed, rule), (fed_error, rule_error) = found.chunk(2), errors.chunk(2)
+    values = torch.zeros_like(conv.weight).flatten(1)
+    values[:, order] = torch.where((fed_error <= rule_error)[:, None], fed, rule)
+    return values.reshape(conv.weight.shape), wanted - values @ mean
 
 
 class Network:
@@ -255,61 +305,134 @@ class Network:
         return layer("linear", x.mean((2, 3), keepdim=True), None).flatten(1)
 
 
+class Graph:
+    """An ONNX network of few kinds of nodes, whose layers are functions of their names and inputs."""
+
+    def __init__(self, path):
+        import onnx
+
+        graph = onnx.load(path).graph
+        self.input, self.output = graph.input[0].name, graph.output[0].name
+        tensors = {tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
+        self.makers = {output: node for node in graph.node for output in node.output}
+        self.nodes, self.layers = [], {}
+        self.attributes = lambda node: {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        seen = set()
+
+        def visit(name):
+            if name == self.input or name in seen:
+                return
+            seen.add(name)
+            node = self.makers[name]
+            inputs = list(node.input) if node.op_type == "Concat" else [node.input[0]]
+            for value in inputs:
+                visit(value)
+            about = self.attributes(node)
+            if node.op_type in ("Conv", "Gemm"):
+                weight, bias = tensors[node.input[1]], tensors[node.input[2]]
+                weight = weight if weight.dim() == 4 else weight[:, :, None, None]
+                stride, padding = about.get("strides", [1])[0], about.get("pads", [0])[0]
+                self.layers[name] = (weight, bias, stride, padding)
+            elif node.op_type == "Div":
+                about = self.normalisation(node)
+            self.nodes.append((node.op_type, name, inputs, about))
+
+        visit(self.output)
+        self.last = {value: name for _, name, inputs, _ in self.nodes for value in inputs}
+
+    def normalisation(self, node):
+        """Reads `x / (k + alpha * mean of squares)^beta` over `size` channels, as torch exports LRN."""
+        constants = {}
+        while node.op_type != "AveragePool":
+            if node.op_type in ("Pow", "Add", "Mul"):
+                value = self.attributes(self.makers[node.input[1]])["value"].raw_data
+                constants[node.op_type] = float(np.frombuffer(value, np.float32)[0])
+            node = self.makers[node.input[1 if node.op_type == "Div" else 0]]
+        size = self.attributes(node)["kernel_shape"][0]
+        return {"size": size, "alpha": constants["Mul"], "beta": constants["Pow"], "k": constants["Add"]}
+
+    def run(self, x, layer):
+        """`layer(name, x, shortcut)` returns what a layer gives; there is no shortcut here."""
+        values = {self.input: x}
+        for kind, name, inputs, about in self.nodes:
+            taken = [values.pop(value) if self.last[value] == name else values[value] for value in inputs]
+            if kind in ("Conv", "Gemm"):
+                x = layer(name, taken[0], None)
+            else:
+                parts = zip(*(value.split(CHUNK) for value in taken))
+                del taken
+                x = torch.cat([self.compute(kind, about, part) for part in parts])
+            values[name] = x
+        return values[self.output].flatten(1)
+
+    def compute(self, kind, about, taken):
+        x = taken[0]
+        match kind:
+            case "Relu":
+                return F.relu(x)
+            case "Concat":
+                return torch.cat(taken, 1)
+            case "MaxPool":
+                kernel, stride, padding = about["kernel_shape"], about["strides"], about["pads"][:2]
+                return F.max_pool2d(x, kernel, stride, padding, ceil_mode=bool(about.get("ceil_mode", 0)))
+            case "Div":
+                return F.local_response_norm(x, **about)
+            case "GlobalAveragePool":
+                return x.mean((2, 3), keepdim=True)
+            case "Flatten":
+                return x.flatten(1)[:, :, None, None]
+        raise ValueError(f"a node {kind} is not read")
+
+
 def plain(layers):
     def layer(name, x, shortcut):
         weight, bias, stride, padding = layers[name]
-        y = F.conv2d(x, weight, bias, stride, padding)
+        y = torch.cat([F.conv2d(part, weight, bias, stride, padding) for part in x.split(CHUNK)])
         return y if shortcut is None else y + shortcut
 
     return layer
 
 
-def quantize(layers, convs, x):
-    """Quantizes layer by layer: by the scale rule, or fitted to the images `x` where there are any."""
-    solved = {}
+def quantize(network, convs, rules, x, wanted):
+    """Quantizes layer by layer: by the scale rule `rules`, or fitted to the images `x` where there are any."""
     if x is None:
-        return {name: (by_rule(conv).reshape(conv.weight.shape).float(), conv.bias) for name, conv in convs.items()}
-    float_sums, float_layer = {}, plain(layers)
-
-    def note(name, x, shortcut):
-        float_sums[name] = float_layer(name, x, shortcut)
-        return float_sums[name]
-
-    network = Network(layers)
-    network.run(x, note)
+        return {name: (rules[name][0].reshape(conv.weight.shape), conv.bias) for name, conv in convs.items()}
+    solved = {}
 
     def solve(name, x, shortcut):
         conv = convs[name]
-        own = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding)
-        aim = float_sums[name] - (0 if shortcut is None else shortcut)
-        target = (1 - PART) * own + PART * aim
-        a, padding = operands(x, conv)
-        kind = conv.format.inputs
-        # Rows of patches come patch by patch; so do their targets.
-        if kind in ("tile", "strip"):
-            n, c, height, width = target.shape
-            if kind == "strip":
-                t = target.reshape(n, c, height // 2, 2, width).permute(0, 2, 3, 4, 1)
-            else:
-                t = target.reshape(n, c, height // 2, 2, width // 2, 2).permute(0, 2, 4, 3, 5, 1)
-        else:
-            t = target.permute(0, 2, 3, 1)
-        values, bias = fit(conv, rows(a, conv, padding), t.reshape(-1, target.shape[1]))
-        solved[name] = (values.reshape(conv.weight.shape).float(), bias.float())
-        y = forward(x, conv, solved[name][0]) + solved[name][1][:, None, None]
+        at, aim = wanted[name]
+        read, a = windows(x, conv, at)
+        own = read @ conv.weight.flatten(1).T + conv.bias
+        aim = aim - (0 if shortcut is None else shortcut[at[0], :, at[1], at[2]])
+        solved[name] = fit(conv, rules[name], a, (1 - PART) * own + PART * aim)
+        y = forward(x, conv, *solved[name])
         return y if shortcut is None else y + shortcut
 
     network.run(x, solve)
     return solved
 
 
-def score(layers, convs, solved, x, labels, reference):
+def float_samples(network, layers, x):
+    """Returns, for each layer, the outputs that it is fitted on and the float network's values there."""
+    wanted, float_layer = {}, plain(layers)
+
+    def note(name, x, shortcut):
+        y = float_layer(name, x, shortcut)
+        at = sample(Conv(*layers[name], None), y.shape)
+        wanted[name] = (at, y[at[0], :, at[1], at[2]])
+        return y
+
+    network.run(x, note)
+    return wanted
+
+
+def score(network, convs, solved, x, labels, reference):
     def layer(name, x, shortcut):
-        y = forward(x, convs[name], solved[name][0]) + solved[name][1][:, None, None]
+        y = forward(x, convs[name], *solved[name])
         return y if shortcut is None else y + shortcut
 
-    network = Network(layers)
-    logits = torch.cat([network.run(part, layer) for part in x.split(100)])
+    logits = torch.cat([network.run(part, layer) for part in x.split(BATCH)])
     centred = lambda y: y - y.mean(1, keepdim=True)
     noise = ((centred(logits) - centred(reference)) ** 2).sum()
     same = (logits.argmax(1) == reference.argmax(1)).float().mean()
@@ -319,39 +442,56 @@ def score(layers, convs, solved, x, labels, reference):
     return f"{100 * top1:.2f} / {100 * same:.1f} % / {sqnr:.1f} dB ({won}/{lost})"
 
 
+def read(data, net, count, scored):
+    """Returns a network, its layers, the images to fit on, and those to score on with their labels."""
+    if (data / f"weights/{net}_cifar10.th").exists():
+        layers = load(data / f"weights/{net}_cifar10.th")
+        given, _ = images(data / "cifar10/data_batch_1.bin", count, every=True)
+        return Network(layers), layers, given, *images(data / "cifar10/test_batch.bin", scored)
+    network = Graph(data / f"weights/{net}.onnx")
+    given = photographs(spread(sorted((data / "imagenet/unlabelled").glob("*.jpg")), count))
+    lines = (data / "imagenet/val_labels.txt").read_text().split()
+    files, labels = zip(*spread(list(zip(lines[::2], lines[1::2])), scored))
+    x = photographs([data / "imagenet/val" / file for file in files])
+    return network, network.layers, given, x, torch.tensor(list(map(int, labels)))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--networks", default="resnet20")
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--score", type=int, default=3000)
-    parser.add_argument("--formats", default="each pixel,all image,each image,all pixel,all tile,all strip")
-    parser.add_argument("--bits", default="4,5")
-    parser.add_argument("--blocks", default="32")
+    parser.add_argument("--formats", default="each pixel 4 32,all tile 4 32,all image 4 32")
+    parser.add_argument("--fitted-only", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    given, _ = images(args.data / "cifar10/data_batch_1.bin", args.images, every=True)
-    x, labels = images(args.data / "cifar10/test_batch.bin", args.score)
     for net in args.networks.split(","):
-        layers = load(args.data / f"weights/{net}_cifar10.th")
-        reference = torch.cat([Network(layers).run(part, plain(layers)) for part in x.split(100)])
+        network, layers, given, x, labels = read(args.data, net, args.images, args.score)
+        first = next(iter(layers))
+        reference = torch.cat([network.run(part, plain(layers)) for part in x.split(BATCH)])
         print(f"{net}: FP32 {100 * (reference.argmax(1) == labels).float().mean():.2f}", flush=True)
-        for block in map(int, args.blocks.split(",")):
-            for bits in map(int, args.bits.split(",")):
-                for taps, inputs in map(str.split, args.formats.split(",")):
-                    start = time.time()
-                    convs = {}
-                    for name, (weight, bias, stride, padding) in layers.items():
-                        eligible = weight.shape[-1] == 3 and stride == 1 and name != "conv1"
-                        wide = Format(taps, inputs, bits, block)
-                        usual = Format("each", "pixel", 8 if name == "conv1" else bits, 32)
-                        convs[name] = Conv(weight, bias, stride, padding, wide if eligible else usual, name == "conv1")
-                    unfitted, fitted = (
-                        score(layers, convs, quantize(layers, convs, some), x, labels, reference) for some in (None, given)
-                    )
-                    row = f"W4A{bits} B={block} | taps {taps} | {inputs} | {unfitted} | {fitted}"
-                    print(f"| {row} | {time.time() - start:.0f} s", flush=True)
+        wanted = float_samples(network, layers, given)
+
+        @cache
+        def rule(name, taps, block):
+            return by_rule(Conv(*layers[name], Format(taps, "pixel", 4, block)))
+
+        for text in args.formats.split(","):
+            start = time.time()
+            taps, inputs, bits, block = text.split()
+            wide, convs = Format(taps, inputs, int(bits), int(block)), {}
+            for name, layer in layers.items():
+                eligible = layer[0].shape[-1] == 3 and layer[2] == 1 and name != first
+                usual = Format("each", "pixel", 8 if name == first else 4, wide.block)
+                convs[name] = Conv(*layer, wide if eligible else usual, name == first)
+            rules = {name: rule(name, conv.format.taps, conv.format.block) for name, conv in convs.items()}
+            cells = []
+            for some in [given] if args.fitted_only else [None, given]:
+                solved = quantize(network, convs, rules, some, wanted)
+                cells.append(score(network, convs, solved, x, labels, reference))
+            print(f"| W4A{bits} B={block} | {taps} | {inputs} | {' | '.join(cells)} | {time.time() - start:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
