@@ -31,7 +31,7 @@ LEAST_ROWS = 16384
 # The images that are scored at once, those whose values a layer computes at once, and the columns of a block between two products of matrices.
 BATCH = 100
 CHUNK = 16
-PANEL = 32
+PANEL = 16
 
 
 @dataclass(frozen=True)
@@ -175,19 +175,21 @@ def blocks(conv):
 
 def search(w):
     """Returns the scales of rows [F, n] for codes -8..7 of least squared error, from both signs and several clippings."""
-    best, scale = torch.full((len(w),), torch.inf, dtype=w.dtype), torch.zeros(len(w), dtype=w.dtype)
-    most = w.abs().amax(1)
-    for ratio in np.linspace(0.4, 1.1, 15):
-        for sign in (1, -1):
-            alpha = sign * ratio * most / 8
-            for _ in range(4):
-                safe = torch.where(alpha != 0, alpha, 1.0)
-                q = (w / safe[:, None]).round_().clamp_(-8, 7)
-                alpha = (w * q).sum(1) / (q * q).sum(1).clamp(min=1e-30)
-            error = ((w - alpha[:, None] * q) ** 2).sum(1)
-            better = error < best
-            best, scale = torch.where(better, error, best), torch.where(better, alpha, scale)
-    return scale
+    ratios = torch.linspace(0.4, 1.1, 15, dtype=w.dtype)
+    starts = torch.cat((ratios, -ratios))[:, None] * w.abs().amax(1) / 8
+
+    def solve(alpha):
+        """Rounds with each scale; returns the best scale for those codes, and how much of the square of `w` it explains."""
+        q = (w / torch.where(alpha != 0, alpha, 1.0)[..., None]).round_().clamp_(-8, 7)
+        along, square = torch.einsum("fn,...fn->...f", w, q), torch.einsum("...fn,...fn->...f", q, q).clamp_(min=1e-30)
+        return along / square, along * along / square
+
+    alpha, explained = solve(starts)
+    best = explained.topk(2, 0).indices
+    alpha = alpha.gather(0, best)
+    for _ in range(4):
+        alpha, explained = solve(alpha)
+    return alpha.gather(0, explained.argmax(0, keepdim=True))[0]
 
 
 def to_codes(w, alpha):
@@ -243,11 +245,16 @@ def descend(start, gram, cross, sizes):
                 last = min(first + PANEL, high)
                 own, was = local[first - low : last - low], v[first:last].copy()
                 for i in range(first, last):
-                    code = np.clip(np.rint((v[i] + own[i - first] / diagonal[i]) * inverse), -8, 7)
-                    step = alpha * code - v[i]
-                    own -= gram[first:last, i, None] * step
+                    code = own[i - first] / diagonal[i]
+                    code += v[i]
+                    code *= inverse
+                    np.rint(code, out=code)
+                    np.minimum(code, 7, out=code)
+                    np.maximum(code, -8, out=code)
                     q[i] = code
-                    v[i] += step
+                    code *= alpha
+                    own -= gram[i, first:last, None] * (code - v[i])
+                    v[i] = code
                 moved = v[first:last] - was
                 local[: first - low] -= gram[low:first, first:last] @ moved
                 local[last - low :] -= gram[last:high, first:last] @ moved
