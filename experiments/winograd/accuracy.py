@@ -8,10 +8,11 @@ DATA/weights/NET.onnx: convolutions, ReLU, pooling, concatenation, LRN, and a cl
 
 Every 3x3 layer of stride 1, but for the one that reads the image, has weights with one scale for each tap or for all nine, and
 inputs with one scale for a block of channels of a pixel, of a 4x4 patch of each 2x2 outputs ("tile"), of the four rows that two
-rows of outputs read ("strip"), or of an image, of some bits: `--formats "each pixel 4 32,all tile 5 64"`. All other layers are as usual: a scale a block and tap, a scale a block
-and pixel, 4-bit inputs, 8 bits for the layer that reads the image. The fit is that of `dsconv quantize` (crates/distill/src/fit):
-error feedback, then coordinate descent, from the products of the inputs that the quantized network has, at a sample of pixels;
-0.4 of the aim is the float network's output. Needs numpy and torch, for ONNX also onnx and pillow.
+rows of outputs read ("strip"), or of an image: `--formats "each pixel 4 32,all tile 5 64"` are taps, inputs, bits of inputs, and
+block. All other layers are as usual: blocks of the same length, a scale a block and tap, a scale a block and pixel, 4-bit inputs,
+8 bits for the layer that reads the image. The fit is that of `dsconv quantize` (crates/distill/src/fit): error feedback, then
+coordinate descent, from the products of the inputs that the quantized network has, at a sample of pixels; 0.4 of the aim is the
+float network's output. Needs numpy and torch, for ONNX also onnx and pillow.
 """
 
 import argparse
