@@ -1,11 +1,12 @@
 //! Memory that begins at a cache line.
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 /// The number of bytes of a cache line, and of the widest vector.
 const LINE: usize = 64;
 
 /// A fixed number of elements whose first one begins a cache line.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Buffer<T> {
     data: Vec<T>,
     start: usize,
@@ -36,6 +37,13 @@ impl<T: Copy + Default> Buffer<T> {
     /// Returns the number of bytes that the buffer takes.
     pub fn bytes(&self) -> usize {
         self.data.len() * size_of::<T>()
+    }
+}
+
+/// Shows the number of elements, since there are millions of them.
+impl<T> fmt::Debug for Buffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer").field("len", &self.len).finish_non_exhaustive()
     }
 }
 

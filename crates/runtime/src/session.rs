@@ -1,4 +1,5 @@
 //! The memory and the threads that a model runs in.
+use std::fmt;
 use std::time::Instant;
 
 use graph::Shape;
@@ -35,7 +36,6 @@ impl Model {
 }
 
 /// The memory in which one caller runs a [`Model`]. After the first run of a batch size, runs allocate nothing.
-#[derive(Debug)]
 pub struct Session {
     model: Model,
     threads: usize,
@@ -46,6 +46,14 @@ pub struct Session {
     head: Option<(usize, Workspace)>,
     rows: Vec<f32>,
     logits: Vec<f32>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Session");
+        shown.field("model", &self.model).field("threads", &self.threads).field("bytes", &self.bytes());
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// The time that a step of a run took.

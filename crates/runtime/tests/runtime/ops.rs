@@ -251,6 +251,18 @@ fn a_dsc_file_runs_as_the_model_it_was_made_from() {
 }
 
 #[test]
+fn a_session_is_shown_without_its_values() {
+    let mut b = Builder::new("wide", Shape::new(3, 32, 32));
+    let x = b.conv("conv", Conv2d::new(3, 32, 3).padding(1), b.input());
+    let x = b.push("pool", Op::AdaptiveAvgPool2d { output: [1, 1] }, vec![x]);
+    b.linear("fc", 1000, x);
+    let mut session = runtime::Model::new(quantize(b)).unwrap().session(crate::threads(2)).unwrap();
+    session.run(formula_input([1, 3, 32, 32]).data()).unwrap();
+    let text = format!("{session:?}");
+    assert!(text.starts_with("Session {") && text.len() < 2000, "{} characters: {text:.500}", text.len());
+}
+
+#[test]
 fn what_is_no_image_is_refused() {
     let model = runtime::Model::new(quantize(every_exact_operation())).unwrap();
     let mut session = model.session(crate::threads(2)).unwrap();
