@@ -31,7 +31,8 @@ typedef struct dsconv_model dsconv_model;
 /* The memory and the threads to run a network. */
 typedef struct dsconv_session dsconv_session;
 
-/* Returns the reason of this thread's last failed call, or "" before any. It is valid until this thread's next call. */
+/* Returns the reason of this thread's last failed call, or "" before any. It is valid until this thread's next call. A model
+ * or session that is NULL is explained by the call that returned it, if no call failed and none made another in between. */
 const char *dsconv_last_error(void);
 
 /* Loads a file. Returns NULL if that fails. */

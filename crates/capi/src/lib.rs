@@ -29,8 +29,32 @@ pub struct CSession {
     images: Vec<f32>,
 }
 
+/// What a call makes, and returns null in place of if it fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    Model,
+    Session,
+}
+
+impl Made {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Session => "session",
+        }
+    }
+}
+
+/// Why the last call that failed did so.
+#[derive(Debug, Default)]
+struct Failure {
+    why: CString,
+    /// What the call did not make, until a later call makes one.
+    missing: Option<Made>,
+}
+
 thread_local! {
-    static LAST_ERROR: RefCell<CString> = RefCell::default();
+    static LAST: RefCell<Failure> = RefCell::default();
 }
 
 fn c_string(text: impl Into<String>) -> CString {
@@ -39,24 +63,37 @@ fn c_string(text: impl Into<String>) -> CString {
     CString::new(text).unwrap_or_default()
 }
 
-/// Runs a call. If it fails or panics, the reason becomes the last error, and the caller gets `failed`.
-fn call<T>(failed: T, body: impl FnOnce() -> Result<T, String>) -> T {
+/// Runs a call, which makes something or not. If it fails or panics, the reason becomes the last error, and the caller gets
+/// `failed`.
+fn call<T>(made: Option<Made>, failed: T, body: impl FnOnce() -> Result<T, String>) -> T {
     let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
         Err(format!("a defect in dsconv: {text}"))
     });
-    result.unwrap_or_else(|why| {
-        LAST_ERROR.set(c_string(why));
-        failed
+    LAST.with_borrow_mut(|last| match result {
+        Ok(value) => {
+            if last.missing == made {
+                last.missing = None;
+            }
+            value
+        }
+        Err(why) => {
+            *last = Failure { why: c_string(why), missing: made };
+            failed
+        }
     })
 }
 
-/// Returns the pointer, or for null an error that repeats why an earlier call failed, since that may have returned the null.
-fn given<T>(pointer: Option<T>, what: &str) -> Result<T, String> {
+/// Returns the pointer, or an error for null. If the last call that failed should have made what is missing, its reason is
+/// repeated, since the null is its result.
+fn given<T>(pointer: Option<T>, what: Made) -> Result<T, String> {
     pointer.ok_or_else(|| {
-        let earlier = LAST_ERROR.with_borrow(|text| text.to_string_lossy().into_owned());
-        if earlier.is_empty() { format!("{what} is null") } else { format!("{what} is null: {earlier}") }
+        let name = what.name();
+        LAST.with_borrow(|last| match last.missing {
+            Some(missing) if missing == what => format!("{name} is null: {}", last.why.to_string_lossy()),
+            _ => format!("{name} is null"),
+        })
     })
 }
 
@@ -81,7 +118,7 @@ fn boxed(model: Result<Model, String>) -> Result<*mut CModel, String> {
 /// See `include/dsconv.h`.
 #[unsafe(no_mangle)]
 pub extern "C" fn dsconv_last_error() -> *const c_char {
-    LAST_ERROR.with_borrow(|text| text.as_ptr())
+    LAST.with_borrow(|last| last.why.as_ptr())
 }
 
 /// See `include/dsconv.h`.
@@ -90,7 +127,7 @@ pub extern "C" fn dsconv_last_error() -> *const c_char {
 /// `path` is null or a string that ends in a zero byte.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dsconv_model_load(path: *const c_char) -> *mut CModel {
-    call(ptr::null_mut(), || {
+    call(Some(Made::Model), ptr::null_mut(), || {
         if path.is_null() {
             return Err("path is null".into());
         }
@@ -108,7 +145,7 @@ pub unsafe extern "C" fn dsconv_model_load(path: *const c_char) -> *mut CModel {
 /// `data` is null or points to `size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dsconv_model_from_bytes(data: *const c_void, size: usize) -> *mut CModel {
-    call(ptr::null_mut(), || {
+    call(Some(Made::Model), ptr::null_mut(), || {
         if data.is_null() {
             return Err("data is null".into());
         }
@@ -173,9 +210,9 @@ pub unsafe extern "C" fn dsconv_model_class(model: *const CModel, index: usize) 
 /// `model` is null or alive.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dsconv_session_new(model: *const CModel, threads: usize) -> *mut CSession {
-    call(ptr::null_mut(), || {
+    call(Some(Made::Session), ptr::null_mut(), || {
         // SAFETY: null or alive by this function's contract.
-        let model = given(unsafe { model.as_ref() }, "model")?;
+        let model = given(unsafe { model.as_ref() }, Made::Model)?;
         let normaliser = model.model.info().preprocess.normaliser();
         let session = model.model.session(threads).map_err(|error| error.to_string())?;
         Ok(Box::into_raw(Box::new(CSession { session, normaliser, images: Vec::new() })))
@@ -205,9 +242,9 @@ pub unsafe extern "C" fn dsconv_session_run(
     count: usize,
     logits: *mut f32,
 ) -> c_int {
-    call(1, || {
+    call(None, 1, || {
         // SAFETY: null or alive, and this thread's alone, by this function's contract.
-        let session = &mut given(unsafe { session.as_mut() }, "session")?.session;
+        let session = &mut given(unsafe { session.as_mut() }, Made::Session)?.session;
         let size = size_of_images(session, count, images.is_null() || logits.is_null())?;
         // SAFETY: not null, and `count` images by this function's contract.
         let images = unsafe { slice::from_raw_parts(images, size) };
@@ -227,9 +264,9 @@ pub unsafe extern "C" fn dsconv_session_run_rgb(
     count: usize,
     logits: *mut f32,
 ) -> c_int {
-    call(1, || {
+    call(None, 1, || {
         // SAFETY: null or alive, and this thread's alone, by this function's contract.
-        let CSession { session, normaliser, images: normalised } = given(unsafe { session.as_mut() }, "session")?;
+        let CSession { session, normaliser, images: normalised } = given(unsafe { session.as_mut() }, Made::Session)?;
         let size = size_of_images(session, count, images.is_null() || logits.is_null())?;
         let input = session.model().input();
         if input.channels != normaliser.channels() {

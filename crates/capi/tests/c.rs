@@ -193,6 +193,47 @@ fn misuse_is_an_error_with_a_reason() {
     }
 }
 
+#[test]
+fn a_null_is_explained_by_the_call_that_returned_it_and_by_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing.dsc");
+    let mut logits = [0.0; 3];
+    // SAFETY: null is allowed everywhere; the rest are pointers of this library.
+    unsafe {
+        let mut run_null = || {
+            assert_eq!(dsconv_session_run(null_mut(), null(), 1, logits.as_mut_ptr()), 1);
+            last_error()
+        };
+        assert_eq!(run_null(), "session is null");
+        assert_eq!(run_null(), "session is null", "the message is replaced, not repeated");
+
+        assert!(load(&missing).is_null());
+        let why = last_error();
+        assert!(why.contains("missing.dsc"), "{why}");
+        assert!(dsconv_session_new(null(), 1).is_null());
+        assert_eq!(last_error(), format!("model is null: {why}"));
+        assert_eq!(run_null(), format!("session is null: model is null: {why}"));
+        assert_eq!(run_null(), "session is null", "the call before returned no session");
+
+        assert!(load(&missing).is_null());
+        assert_eq!(run_null(), "session is null", "the call before returned no session");
+
+        assert!(load(&missing).is_null());
+        let model = load(&save(folder.path()));
+        assert!(last_error().contains("missing.dsc"), "the last failed call is still that one");
+        assert!(dsconv_session_new(null(), 1).is_null());
+        assert_eq!(last_error(), "model is null", "a model was loaded since");
+
+        assert!(dsconv_session_new(model, 100_000).is_null());
+        let why = last_error();
+        let session = dsconv_session_new(model, 1);
+        assert_eq!(last_error(), why);
+        assert_eq!(run_null(), "session is null", "a session was made since");
+        dsconv_session_free(session);
+        dsconv_model_free(model);
+    }
+}
+
 /// A file of a kilobyte that asks for an image of 2^32 pixels, in the C program and here.
 #[test]
 fn a_small_file_that_asks_for_much_memory_is_an_error() {
