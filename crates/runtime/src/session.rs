@@ -14,7 +14,8 @@ use crate::{Error, Model};
 pub const MAX_THREADS: usize = 1024;
 
 impl Model {
-    /// Makes the memory to run the model in, and a pool of `threads` threads; 0 counts as one thread.
+    /// Makes the memory to run the model in, and a pool of `threads` threads; 0 counts as one thread. WebAssembly
+    /// has no threads: more than one is an error there.
     ///
     /// # Errors
     /// [`Error::Threads`] for more than [`MAX_THREADS`], or where the system does not give as many; [`Error::Memory`],
