@@ -1,4 +1,5 @@
-/* dsconv: runs quantized networks (.dsc files) in integers. The same file gives the same bits on every CPU.
+/* dsconv: runs the networks that dsconv writes: .dsc files and safetensors, quantized ones in integers, and safetensors that
+ * hold floats in floats. The same file gives the same bits on every CPU.
  *
  *     dsconv_model *model = dsconv_model_load("resnet50.dsc");
  *     dsconv_session *session = dsconv_session_new(model, 1);
@@ -35,7 +36,8 @@ typedef struct dsconv_session dsconv_session;
  * or session that is NULL is explained by the call that returned it, if no call failed and none made another in between. */
 const char *dsconv_last_error(void);
 
-/* Loads a file. Returns NULL if that fails. */
+/* Loads a .dsc file, or safetensors that dsconv wrote, quantized or floats; which it is, the content tells. Returns NULL if
+ * that fails. */
 dsconv_model *dsconv_model_load(const char *path);
 /* Loads the content of a file, which may be freed afterwards. Returns NULL if that fails. */
 dsconv_model *dsconv_model_from_bytes(const void *data, size_t size);

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::slice;
 
+use files::FileError;
 use graph::Normaliser;
 use runtime::{Model, Session};
 
@@ -101,12 +102,16 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// Loads a model's bytes into the engine, `.dsc` or packed safetensors. A `.dsc` file is packed layer by layer.
+/// Loads a model's bytes into the engine, `.dsc` or packed safetensors, quantized or in floats. A `.dsc` file is packed layer by layer.
 fn load(bytes: &[u8]) -> Result<Model, String> {
     if bytes.starts_with(&model::dsc::MAGIC) {
         return Model::from_bytes(bytes).map_err(text);
     }
-    Model::new(files::from_bytes(bytes).map_err(text)?).map_err(text)
+    let model = files::from_bytes(bytes).map_err(|error| match error {
+        FileError::Container(why) => format!("neither a .dsc file nor a safetensors file of dsconv: {why}"),
+        other => text(other),
+    })?;
+    Model::new(model).map_err(text)
 }
 
 fn boxed(model: Result<Model, String>) -> Result<*mut CModel, String> {

@@ -167,7 +167,8 @@ fn misuse_is_an_error_with_a_reason() {
         assert!(dsconv_model_load(null()).is_null());
         assert_eq!(last_error(), "path is null");
         assert!(dsconv_model_from_bytes(b"not a model".as_ptr().cast(), 11).is_null());
-        assert!(!last_error().is_empty());
+        let neither = "neither a .dsc file nor a safetensors file of dsconv: ";
+        assert!(last_error().starts_with(neither), "{}", last_error());
         assert!(dsconv_session_new(null(), 1).is_null());
         assert_eq!(dsconv_session_run(null_mut(), null(), 1, null_mut()), 1);
         assert_eq!(dsconv_model_outputs(null()), 0);
@@ -191,6 +192,29 @@ fn misuse_is_an_error_with_a_reason() {
         dsconv_session_free(session);
         dsconv_model_free(model);
     }
+}
+
+#[test]
+fn a_network_in_floats_runs() {
+    let quantized = network();
+    let info = Info { preprocess: Preprocess::imagenet_statistics(), classes: vec![], source: "a test".into() };
+    let graph = quantized.graph().clone();
+    let weights = Weights::init(&graph, 1);
+    let model = Model::float(graph, weights, info).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("floats.safetensors");
+    files::save(&model, &path, &SaveOptions::EXACT).unwrap();
+    let mut logits = [0.0; 3];
+    // SAFETY: pointers of this library, and slices as long as the functions are told.
+    unsafe {
+        let loaded = load(&path);
+        let session = dsconv_session_new(loaded, 1);
+        let run = dsconv_session_run_rgb(session, picture().as_ptr(), 1, logits.as_mut_ptr());
+        assert_eq!(run, 0, "{}", last_error());
+        dsconv_session_free(session);
+        dsconv_model_free(loaded);
+    }
+    assert_eq!(logits.as_slice(), expected(&model));
 }
 
 #[test]
