@@ -27,7 +27,17 @@ pub fn allocate(layers: &[Vec<Choice>], budget: u64) -> Option<Vec<usize>> {
     let least: u64 = layers.iter().map(smallest).sum();
     let room = budget.checked_sub(least)?;
     let most: u64 = layers.iter().map(|c| c.iter().map(|choice| choice.cost).max().unwrap_or(0) - smallest(c)).sum();
-    let room = room.min(most);
+    if room >= most {
+        // Costs in cells, which are rounded up, would take more than there is.
+        let least_noise = |choices: &Vec<Choice>| {
+            let order = |&a: &usize, &b: &usize| {
+                let (a, b) = (choices[a], choices[b]);
+                a.noise.total_cmp(&b.noise).then(a.cost.cmp(&b.cost))
+            };
+            (0..choices.len()).min_by(order).expect("a layer has choices")
+        };
+        return Some(layers.iter().map(least_noise).collect());
+    }
     let cell = room.div_ceil(CELLS).max(1);
     let cells = (room / cell) as usize;
 
@@ -148,6 +158,9 @@ mod tests {
         // All of it: yet nothing is spent on what makes nothing better.
         assert_eq!(allocate(&layers, u64::MAX), Some(vec![0, 0]));
         assert_eq!(allocate(&[], 0), Some(vec![]));
+        // Costs of more than the cells, each of which is rounded up.
+        let many = vec![vec![choice(1, 1.0), choice(CELLS + 2, 0.5)]; 20];
+        assert_eq!(allocate(&many, u64::MAX), Some(vec![1; 20]));
         // A format that no number can tell is taken only where no other fits.
         let broken = vec![vec![choice(1, f64::INFINITY), choice(3, 2.0)], vec![choice(1, f64::INFINITY)]];
         assert_eq!(allocate(&broken, 2), Some(vec![0, 0]));
