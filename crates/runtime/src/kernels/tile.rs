@@ -138,7 +138,6 @@ pub(super) struct Run<const R: usize> {
     /// The number of steps whose sums of two products fit 16 bits, see [`fitting`](crate::pack::Fields::fitting).
     pub fitting: usize,
     /// How far behind the codes of the panel's first group those of each fourth of its lanes are.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX2 shares panels"))]
     pub shares: [usize; 4],
 }
 
