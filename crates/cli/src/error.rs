@@ -146,4 +146,34 @@ mod tests {
         }
         assert_eq!(Error::from(std::fmt::Error).advice(), None);
     }
+
+    #[test]
+    fn a_chain_of_library_errors_says_nothing_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let (missing, text) = (folder.path().join("missing"), folder.path().join("text"));
+        std::fs::write(&text, "a text, and longer than eight bytes").unwrap();
+        let numbers = || blockfloat::Error::NonFiniteScale { index: 3 };
+        let layer = || model::ModelError::Numbers { layer: "conv1".into(), error: numbers() };
+        let mut errors: Vec<Box<dyn StdError>> = vec![
+            Box::new(onnx::import(b"a text", &onnx::ImportOptions::default()).unwrap_err()),
+            Box::new(distill::predictions(&missing).unwrap_err()),
+            Box::new(distill::Error::Model(layer())),
+            Box::new(dsconv::Error::Numbers { path: "conv1.weight".into(), error: numbers() }),
+            Box::new(ImageError::Io { path: missing.clone(), error: std::fs::read(&missing).unwrap_err() }),
+        ];
+        for file in [&missing, &text] {
+            errors.push(Box::new(runtime::Model::load(file).unwrap_err()));
+            errors.push(Box::new(files::load(file).unwrap_err()));
+            errors.push(Box::new(zoo::checkpoint::Checkpoint::open(file).unwrap_err()));
+        }
+        for error in errors {
+            let mut chain = vec![error.to_string()];
+            let mut source = error.source();
+            while let Some(error) = source {
+                chain.push(error.to_string());
+                source = error.source();
+            }
+            assert!(chain.windows(2).all(|pair| !pair[0].contains(&pair[1])), "{chain:#?}");
+        }
+    }
 }

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// A file or folder could not be read or written.
-    #[error("`{}`: {source}", path.display())]
+    #[error("`{}`: {error}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What went wrong.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A file of a run folder does not hold what it must.
     #[error("`{}`: {why}", path.display())]
@@ -105,9 +105,9 @@ pub enum Error {
         /// The reason that was given.
         reason: Option<String>,
     },
-    /// The training loop failed, by an error of burn or of what it called, or for the reason that the source says.
+    /// The training loop failed, by an error of burn or of what it called, or for the reason that is given.
     #[error("training failed: {0}")]
-    Training(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Training(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {
@@ -126,7 +126,7 @@ impl Error {
 
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { path, source }
+        move |error| Self::Io { path, error }
     }
 
     pub(crate) fn file(path: &Path, why: impl ToString) -> Self {

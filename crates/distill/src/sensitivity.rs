@@ -347,7 +347,7 @@ impl Walker<'_> {
         let formats = self.candidates.plans[plan].get(&node.name).expect("a trial is of a planned layer");
         let shape = node.weight_shape().expect("a planned layer has a weight");
         let codes = codes(formats, self.candidates.network.weights()[&Role::Weight.name(&node.name)].data(), shape)
-            .map_err(|source| ModelError::Numbers { layer: node.name.clone(), source })?;
+            .map_err(|error| ModelError::Numbers { layer: node.name.clone(), error })?;
         let twin = |activation| {
             let &LayerPlan { weight, signed, .. } = formats;
             let quantization = QuantizationConfig { weight, activation, signed, scale_update: ScaleUpdate::Fixed };

@@ -37,12 +37,12 @@ pub enum Error {
         found: usize,
     },
     /// The weights at a path of a module cannot be quantized, or are no codes and scales.
-    #[error("'{path}': {source}")]
+    #[error("'{path}': {error}")]
     Numbers {
         /// The path of the parameter, `conv1.weight` for example.
         path: String,
         /// What is wrong with its numbers.
-        source: blockfloat::Error,
+        error: blockfloat::Error,
     },
     /// A parameter that is to be quantized already has a reparameterization: it is quantized, or has a LoRA adapter.
     #[error("'{path}' is reparameterized already")]

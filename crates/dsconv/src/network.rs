@@ -108,7 +108,7 @@ impl Network {
         for (node, layer) in plan.layers() {
             let weight = weights.of(node).weight();
             let found = QuantizedWeights::quantize(weight.data(), shape4(weight.shape()), layer.weight)
-                .map_err(|source| ModelError::Numbers { layer: node.clone(), source })?;
+                .map_err(|error| ModelError::Numbers { layer: node.clone(), error })?;
             codes.insert(node.as_str(), found);
         }
         Ok(Self::build(graph, weights, device, |node, geometry| {
@@ -320,7 +320,7 @@ impl Network {
         for (name, layer) in self.named_layers() {
             if let Layer::Ds(conv) = layer {
                 let QuantizationConfig { activation, signed, .. } = conv.quantization();
-                let codes = conv.codes().map_err(|source| ModelError::Numbers { layer: name.into(), source })?;
+                let codes = conv.codes().map_err(|error| ModelError::Numbers { layer: name.into(), error })?;
                 layers.insert(name.to_owned(), QuantizedLayer { codes, activation, signed });
                 if let Some(bias) = &conv.bias {
                     insert(&mut weights, name, Role::Bias, bias.val());

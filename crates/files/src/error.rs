@@ -6,35 +6,35 @@ use model::dsc::DscError;
 
 use crate::version::{FORMAT, VERSION};
 
-/// Why a model cannot be read from a file or written to one.
+/// Why a model cannot be read from a file or written to one. The message holds that of the cause, so that there is no `source`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
     /// The file system refused to read or write.
-    #[error("`{}`: {source}", path.display())]
+    #[error("`{}`: {error}", path.display())]
     Io {
         /// The path of the file.
         path: PathBuf,
         /// The error of the file system.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The content of a file is not a model.
-    #[error("`{}`: {source}", path.display())]
+    #[error("`{}`: {error}", path.display())]
     File {
         /// The path of the file.
         path: PathBuf,
         /// What is wrong with its content.
-        source: Box<FileError>,
+        error: Box<FileError>,
     },
     /// The bytes are not a safetensors file.
     #[error("not a safetensors file: {0}")]
-    Container(#[from] safetensors::SafeTensorError),
+    Container(safetensors::SafeTensorError),
     /// The safetensors file has tensors, but no `dsconv` metadata.
     #[error("a safetensors file without `dsconv` metadata: bare weights, not a model")]
     NoHeader,
     /// The `dsconv` metadata do not parse, or cannot hold a number such as NaN.
     #[error("`dsconv` metadata: {0}")]
-    Header(#[from] serde_json::Error),
+    Header(serde_json::Error),
     /// The checksum of the metadata and tensors is not the one that the file states.
     #[error(
         "checksum {expected:#010x}, its metadata and tensors have {found:#010x}: the file is damaged, or was changed by another program"
@@ -66,6 +66,18 @@ pub enum FileError {
     /// The model itself is not valid.
     #[error(transparent)]
     Model(#[from] ModelError),
+}
+
+impl From<safetensors::SafeTensorError> for FileError {
+    fn from(error: safetensors::SafeTensorError) -> Self {
+        Self::Container(error)
+    }
+}
+
+impl From<serde_json::Error> for FileError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Header(error)
+    }
 }
 
 impl From<WeightsError> for FileError {

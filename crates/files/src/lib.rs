@@ -81,8 +81,8 @@ pub use state_dict::state_dict;
 /// [`FileError::Io`], or [`FileError::File`] with the error of [`from_bytes`].
 pub fn load(path: impl AsRef<Path>) -> Result<Model, FileError> {
     let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(|source| FileError::Io { path: path.into(), source })?;
-    from_bytes(&bytes).map_err(|source| FileError::File { path: path.into(), source: Box::new(source) })
+    let bytes = std::fs::read(path).map_err(|error| FileError::Io { path: path.into(), error })?;
+    from_bytes(&bytes).map_err(|error| FileError::File { path: path.into(), error: Box::new(error) })
 }
 
 /// Reads the bytes of a model's file, packed safetensors or `.dsc`.
@@ -114,6 +114,6 @@ pub fn save_dsc(model: &Model, path: impl AsRef<Path>, options: &dsc::Options) -
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<u64, FileError> {
-    write_atomic(path, bytes).map_err(|source| FileError::Io { path: path.into(), source })?;
+    write_atomic(path, bytes).map_err(|error| FileError::Io { path: path.into(), error })?;
     Ok(bytes.len() as u64)
 }

@@ -184,7 +184,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Model, FileError> {
         if info.dtype != Dtype::U8 {
             return Err(wrong_dtype(&codes, "U8", info.dtype));
         }
-        let numbers = |source| ModelError::Numbers { layer: name.clone(), source };
+        let numbers = |error| ModelError::Numbers { layer: name.clone(), error };
         let codes = unpack(packed, bits, shape.iter().product()).map_err(numbers)?;
         let codes = match scales {
             ScaleFormat::Float => {

@@ -78,7 +78,7 @@ fn read(
     let mut pixels = Vec::new();
     let mut found = None;
     for path in paths {
-        let bytes = std::fs::read(path).map_err(|source| ImageError::Io { path: path.clone(), source })?;
+        let bytes = std::fs::read(path).map_err(|error| ImageError::Io { path: path.clone(), error })?;
         let fail = |reason: String| ImageError::Cifar { path: path.clone(), reason };
         let layout = RecordLayout::of(path, bytes.len()).ok_or_else(|| {
             fail(format!(

@@ -30,12 +30,12 @@ pub enum ImageError {
     },
 
     /// A file or folder cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// The reason that the system gives.
-        source: std::io::Error,
+        error: std::io::Error,
     },
 
     /// A folder has no images.

@@ -51,12 +51,12 @@ pub enum FetchError {
     },
 
     /// There was no answer.
-    #[error("{url}: {source}")]
+    #[error("{url}: {error}")]
     Connect {
         /// The address.
         url: String,
         /// The reason.
-        source: Box<ureq::Error>,
+        error: Box<ureq::Error>,
     },
 
     /// The answer ended early.
@@ -89,12 +89,12 @@ pub enum FetchError {
     NotAChecksum(String),
 
     /// A file cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// The reason that the system gives.
-        source: io::Error,
+        error: io::Error,
     },
 
     /// An archive is damaged, or holds something other than files and folders that stay inside it.
@@ -274,7 +274,7 @@ fn download(
         request = request.header("Range", format!("bytes={have}-"));
     }
     let response =
-        request.call().map_err(|source| FetchError::Connect { url: url.to_owned(), source: Box::new(source) })?;
+        request.call().map_err(|error| FetchError::Connect { url: url.to_owned(), error: Box::new(error) })?;
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
 
     let mut open = OpenOptions::new();
@@ -366,7 +366,7 @@ fn remove(path: &Path) -> Result<(), FetchError> {
 
 /// Makes the error of a file that cannot be read or written.
 pub(crate) fn io_error(path: &Path) -> impl Fn(io::Error) -> FetchError {
-    move |source| FetchError::Io { path: path.to_owned(), source }
+    move |error| FetchError::Io { path: path.to_owned(), error }
 }
 
 #[cfg(test)]

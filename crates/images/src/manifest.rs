@@ -105,8 +105,7 @@ impl Manifest {
         }
         let path = datasets.join(format!("{name}.toml"));
         if path.is_file() {
-            let text =
-                std::fs::read_to_string(&path).map_err(|source| ImageError::Io { path: path.clone(), source })?;
+            let text = std::fs::read_to_string(&path).map_err(|error| ImageError::Io { path: path.clone(), error })?;
             return Self::parse(name, &text, &path).map(Some);
         }
         match BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
@@ -183,7 +182,7 @@ impl Manifest {
             return Ok(());
         }
         let folder = datasets.join(&self.name);
-        std::fs::create_dir_all(&folder).map_err(|source| FetchError::Io { path: folder.clone(), source })?;
+        std::fs::create_dir_all(&folder).map_err(|error| FetchError::Io { path: folder.clone(), error })?;
         for archive in &self.archives {
             let file = folder.join(archive.file_name().ok_or_else(|| ImageError::Manifest {
                 path: datasets.join(format!("{}.toml", self.name)),
@@ -192,7 +191,7 @@ impl Manifest {
             let what = Expected { sha256: Some(&archive.sha256), bytes: Some(archive.bytes) };
             fetch(&archive.url, &what, &file, access, progress)?;
             unpack_tar_gz(&file, &folder, archive.most_unpacked())?;
-            std::fs::remove_file(&file).map_err(|source| FetchError::Io { path: file.clone(), source })?;
+            std::fs::remove_file(&file).map_err(|error| FetchError::Io { path: file.clone(), error })?;
         }
         for &split in self.splits.keys() {
             self.files_of(split, datasets)?;

@@ -100,7 +100,7 @@ impl From<&[String]> for ClassNames {
 
 /// Reads a text file of a reasonable size, without the byte order mark that Windows puts before UTF-8.
 pub(crate) fn read_text(path: &Path) -> Result<String, ImageError> {
-    let fail = |source| ImageError::Io { path: path.to_owned(), source };
+    let fail = |error| ImageError::Io { path: path.to_owned(), error };
     let size = path.metadata().map_err(fail)?.len();
     if size > MOST_BYTES {
         let reason = format!("{size} bytes: a file of names has {MOST_BYTES} at most");

@@ -37,7 +37,7 @@ pub(crate) fn walk(root: &Path) -> Result<Tree, ImageError> {
     let (mut folders, mut links) = (vec![root.to_owned()], BTreeSet::new());
     loop {
         while let Some(folder) = folders.pop() {
-            let fail = |source| ImageError::Io { path: folder.clone(), source };
+            let fail = |error| ImageError::Io { path: folder.clone(), error };
             for entry in std::fs::read_dir(&folder).map_err(fail)? {
                 let entry = entry.map_err(fail)?;
                 let (path, kind) = (entry.path(), entry.file_type().map_err(fail)?);
@@ -129,7 +129,7 @@ fn has_extension(path: &Path, extensions: &[&str]) -> bool {
 }
 
 fn canonical(path: &Path) -> Result<PathBuf, ImageError> {
-    path.canonicalize().map_err(|source| ImageError::Io { path: path.to_owned(), source })
+    path.canonicalize().map_err(|error| ImageError::Io { path: path.to_owned(), error })
 }
 
 #[cfg(test)]

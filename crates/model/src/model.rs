@@ -60,12 +60,12 @@ pub enum ModelError {
         index: usize,
     },
     /// A layer's weight cannot be quantized, or its codes or scales are not valid.
-    #[error("layer `{layer}`: {source}")]
+    #[error("layer `{layer}`: {error}")]
     Numbers {
         /// The name of the layer's node.
         layer: String,
         /// What is wrong with the numbers.
-        source: blockfloat::Error,
+        error: blockfloat::Error,
     },
     /// A quantized layer does not fit the graph.
     #[error("layer `{layer}`: {why}")]
@@ -212,7 +212,7 @@ impl Model {
                     ScaleFormat::Float => Ok(codes),
                     ScaleFormat::TwoLevel => codes.refit_two_level(weight.data(), plan.weight.rule),
                 })
-                .map_err(|source| ModelError::Numbers { layer: name.clone(), source })?;
+                .map_err(|error| ModelError::Numbers { layer: name.clone(), error })?;
             let layer = QuantizedLayer { codes, activation: plan.activation, signed: plan.signed };
             layers.insert(name.clone(), layer);
         }
@@ -327,8 +327,8 @@ impl Model {
         self.check_fit()?;
         for (name, layer) in &self.layers {
             if let Some(index) = layer.codes.scales().iter().position(|s| !s.is_finite()) {
-                let source = blockfloat::Error::NonFiniteScale { index };
-                return Err(ModelError::Numbers { layer: name.clone(), source });
+                let error = blockfloat::Error::NonFiniteScale { index };
+                return Err(ModelError::Numbers { layer: name.clone(), error });
             }
         }
         check_finite(&self.weights)

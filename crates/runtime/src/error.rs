@@ -1,25 +1,25 @@
 //! The errors of this crate.
 use std::path::PathBuf;
 
-/// The reason why a model cannot be loaded or run.
+/// The reason why a model cannot be loaded or run. The message holds that of the cause, so that there is no `source`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file cannot be read.
-    #[error("`{}`: {source}", path.display())]
+    #[error("`{}`: {error}", path.display())]
     Io {
         /// The path of the file.
         path: PathBuf,
         /// The system's error.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The content of a file is not a model that runs.
-    #[error("`{}`: {source}", path.display())]
+    #[error("`{}`: {error}", path.display())]
     File {
         /// The path of the file.
         path: PathBuf,
         /// The error that its content gave.
-        source: Box<Error>,
+        error: Box<Error>,
     },
     /// The parts of a model do not fit each other.
     #[error(transparent)]

@@ -46,8 +46,8 @@ impl Model {
     /// [`Error::Io`]; [`Error::File`] around [`Error::Dsc`], [`Error::Model`], [`Error::Layer`] or [`Error::Kernel`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        Self::from_bytes(&bytes).map_err(|source| Error::File { path: path.to_owned(), source: Box::new(source) })
+        let bytes = std::fs::read(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
+        Self::from_bytes(&bytes).map_err(|error| Error::File { path: path.to_owned(), error: Box::new(error) })
     }
 
     /// Loads a `.dsc` file from its bytes, as [`Model::load`] does. Layers are decoded and packed one by one.

@@ -81,12 +81,12 @@ impl Task<'_> {
         found.into_iter().for_each(|solved| all.append(solved));
         let Solved { codes, scales, bias, power } = all;
         let codes = QuantizedWeights::from_parts(self.shape, self.format.bits, self.format.block, codes, scales)
-            .map_err(|source| self.refused(source))?;
+            .map_err(|error| self.refused(error))?;
         Ok(Solution { codes, bias: self.bias.map(|_| bias), power })
     }
 
-    fn refused(&self, source: blockfloat::Error) -> Error {
-        ModelError::Numbers { layer: self.name.to_owned(), source }.into()
+    fn refused(&self, error: blockfloat::Error) -> Error {
+        ModelError::Numbers { layer: self.name.to_owned(), error }.into()
     }
 }
 
@@ -135,7 +135,7 @@ impl GroupTask<'_> {
         };
 
         let rounded = QuantizedWeights::quantize(weight, [filters, cg, kh, kw], format)
-            .map_err(|source| self.task.refused(source))?;
+            .map_err(|error| self.task.refused(error))?;
         let mut codes = Codes::of(&rounded, self.columns);
         let weights = self.columns.arrange(weight);
         let [signal, before] = missing(&target, &outputs(&x, &codes.values), &offsets(&codes.values));

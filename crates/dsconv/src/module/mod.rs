@@ -91,7 +91,7 @@ pub fn quantize<M: Module>(module: M, format: WeightFormat, group: &ParamGroup) 
 pub fn codes<M: Module>(module: &M) -> Result<BTreeMap<String, QuantizedWeights>, Error> {
     let quantized = Survey::of(module).shadows().into_iter().map(|(path, shadow)| match shadow.codes() {
         Ok(codes) => Ok((path, codes)),
-        Err(source) => Err(Error::Numbers { path, source }),
+        Err(error) => Err(Error::Numbers { path, error }),
     });
     quantized.collect()
 }
@@ -137,7 +137,7 @@ pub fn export<M: Module>(
         let layer = path.strip_suffix(".weight").unwrap_or(&path).to_owned();
         match shadow.codes() {
             Ok(codes) => layers.insert(layer.clone(), QuantizedLayer { codes, activation, signed: is_signed(&layer) }),
-            Err(source) => return Err(ModelError::Numbers { layer, source }),
+            Err(error) => return Err(ModelError::Numbers { layer, error }),
         };
     }
     let mut weights = Weights::default();
@@ -172,7 +172,7 @@ fn fold(
         let Some(factors) = parameters.remove(&Role::Weight.name(layer)) else { continue };
         let row = codes.codes().len() / codes.shape()[0];
         let factors: Vec<f32> = factors.data().iter().step_by(row).copied().collect();
-        codes.scale_channels(&factors).map_err(|source| ModelError::Numbers { layer: layer.clone(), source })?;
+        codes.scale_channels(&factors).map_err(|error| ModelError::Numbers { layer: layer.clone(), error })?;
     }
     *weights = parameters;
     Ok((*folded).clone())

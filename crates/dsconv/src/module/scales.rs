@@ -96,8 +96,8 @@ impl Reparameterizer for &mut Attach {
         let weight = host(kernel);
         let codes = match QuantizedWeights::quantize(&weight, shape, self.format) {
             Ok(codes) => codes,
-            Err(source) => {
-                self.error = Some(Error::Numbers { path: path.to_owned(), source });
+            Err(error) => {
+                self.error = Some(Error::Numbers { path: path.to_owned(), error });
                 return (param, None);
             }
         };

@@ -7,7 +7,7 @@ use graph::GraphError;
 pub enum ImportError {
     /// The bytes are not protocol buffers, or are cut off.
     #[error("not an ONNX file: {0}")]
-    Decode(#[from] prost::DecodeError),
+    Decode(prost::DecodeError),
     /// The bytes are protocol buffers, but not a usable model.
     #[error("not an ONNX model: {why}")]
     Malformed {
@@ -73,6 +73,12 @@ pub enum ImportError {
     /// The nodes do not make a graph.
     #[error(transparent)]
     Graph(#[from] GraphError),
+}
+
+impl From<prost::DecodeError> for ImportError {
+    fn from(error: prost::DecodeError) -> Self {
+        Self::Decode(error)
+    }
 }
 
 impl ImportError {

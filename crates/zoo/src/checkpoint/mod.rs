@@ -51,12 +51,12 @@ pub use self::identify::{Assumption, Identified};
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The file cannot be opened or read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// The reason that the system gives.
-        source: io::Error,
+        error: io::Error,
     },
     /// The file contradicts its own format: it was cut off or damaged.
     #[error("{}: {why}", path.display())]
@@ -99,12 +99,12 @@ pub enum CheckpointError {
         value: f32,
     },
     /// Tensors are missing, unexpected or of a wrong shape.
-    #[error("{}: {}", path.display(), misfit(source, looks_like.as_deref(), prefix))]
+    #[error("{}: {}", path.display(), misfit(differences, looks_like.as_deref(), prefix))]
     Weights {
         /// The file.
         path: PathBuf,
         /// Every difference from the graph.
-        source: Box<WeightsError>,
+        differences: Box<WeightsError>,
         /// The network of the zoo to which the parameters belong, if there is one.
         looks_like: Option<String>,
         /// The prefix of the names in the file.
@@ -129,7 +129,7 @@ impl CheckpointError {
         match self {
             Self::NotACheckpoint { hint, .. } => Some(hint),
             Self::Weights { looks_like: Some(_), .. } => Some("name that network, or the file alone"),
-            Self::Weights { source, .. } if lacks_statistics(source) => Some(WITH_STATISTICS),
+            Self::Weights { differences, .. } if lacks_statistics(differences) => Some(WITH_STATISTICS),
             Self::Unknown { path, nearest, .. } => Some(advice(path, nearest.as_deref())),
             _ => None,
         }
@@ -138,7 +138,7 @@ impl CheckpointError {
     /// Returns every difference in names and shapes; the message shows only the first ones.
     pub fn differences(&self) -> Option<&WeightsError> {
         match self {
-            Self::Weights { source, .. } => Some(source),
+            Self::Weights { differences, .. } => Some(differences),
             Self::Unknown { nearest, .. } => nearest.as_deref(),
             _ => None,
         }
@@ -258,7 +258,7 @@ impl Checkpoint {
             let found = identify::identify(&index, &Config::default()).ok();
             let looks_like = found.map(|found| describe(&found.config));
             let (path, prefix) = (self.path.clone(), fit.prefix);
-            return Err(CheckpointError::Weights { path, source: Box::new(fit.differences), looks_like, prefix });
+            return Err(CheckpointError::Weights { path, differences: Box::new(fit.differences), looks_like, prefix });
         }
         let weights = self.weights(graph, &fit)?;
         let mut details = Vec::new();
@@ -313,7 +313,7 @@ impl Fault {
     fn at(self, path: &Path) -> CheckpointError {
         let path = path.to_owned();
         match self {
-            Self::Io(source) => CheckpointError::Io { path, source },
+            Self::Io(error) => CheckpointError::Io { path, error },
             Self::Broken(why) => CheckpointError::Broken { path, why },
             Self::Refused { what, hint } => CheckpointError::NotACheckpoint { path, what, hint },
         }

@@ -435,14 +435,14 @@ fn what_does_not_fit_is_named() {
     b.batch_norm("bn1", 1e-5, x);
     let other = b.finish().unwrap();
     for file in ["zip.pth", "f32.safetensors"] {
-        let CheckpointError::Weights { source, .. } = load(golden(file), &other).unwrap_err() else {
+        let CheckpointError::Weights { differences, .. } = load(golden(file), &other).unwrap_err() else {
             panic!("{file} fits another graph");
         };
-        assert_eq!(source.missing, ["conv1.bias"]);
-        assert_eq!(source.unexpected, ["fc.bias", "fc.weight"]);
-        assert_eq!(source.wrong_shape[3], ("bn1.weight".into(), vec![5], vec![4]));
-        assert_eq!(source.wrong_shape[4], ("conv1.weight".into(), vec![5, 3, 3, 3], vec![4, 3, 3, 3]));
-        assert_eq!(source.wrong_shape.len(), 5);
+        assert_eq!(differences.missing, ["conv1.bias"]);
+        assert_eq!(differences.unexpected, ["fc.bias", "fc.weight"]);
+        assert_eq!(differences.wrong_shape[3], ("bn1.weight".into(), vec![5], vec![4]));
+        assert_eq!(differences.wrong_shape[4], ("conv1.weight".into(), vec![5, 3, 3, 3], vec![4, 3, 3, 3]));
+        assert_eq!(differences.wrong_shape.len(), 5);
     }
 }
 
