@@ -1,7 +1,7 @@
 //! The errors of image sets.
 use std::path::PathBuf;
 
-#[cfg(not(target_family = "wasm"))]
+#[cfg(feature = "download")]
 use crate::FetchError;
 use crate::Skipped;
 
@@ -170,7 +170,7 @@ pub enum ImageError {
     },
 
     /// A download failed.
-    #[cfg(not(target_family = "wasm"))]
+    #[cfg(feature = "download")]
     #[error(transparent)]
     Fetch(#[from] FetchError),
 }
@@ -186,7 +186,7 @@ impl ImageError {
             }
             Self::Inputs { hint, .. } => (!hint.is_empty()).then(|| hint.clone()),
             Self::SizesDiffer { .. } => Some("give them one size, `--crop 224` for example".to_owned()),
-            #[cfg(not(target_family = "wasm"))]
+            #[cfg(feature = "download")]
             Self::Fetch(error) => error.hint().map(str::to_owned),
             _ => None,
         }

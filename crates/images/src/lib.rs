@@ -32,7 +32,9 @@
 //! # Ok::<(), images::ImageError>(())
 //! ```
 //!
-//! A [`Picture`] is decoded from bytes in memory. That works on WebAssembly too, where there are no files and no downloads.
+//! A [`Picture`] is decoded from bytes in memory. That works on WebAssembly too, where there are no files.
+//!
+//! The feature `download` fetches the data sets' files: `Manifest::fetch` and `fetch`.
 #![forbid(unsafe_code)]
 
 mod cifar;
@@ -40,7 +42,7 @@ mod classes;
 mod decode;
 mod embedded;
 mod error;
-#[cfg(not(target_family = "wasm"))]
+#[cfg(feature = "download")]
 mod fetch;
 mod fingerprint;
 mod folder;
@@ -54,7 +56,7 @@ mod open;
 mod random;
 mod resize;
 mod set;
-#[cfg(not(target_family = "wasm"))]
+#[cfg(feature = "download")]
 mod unpack;
 mod walk;
 
@@ -62,7 +64,7 @@ pub use classes::{Classes, Matched};
 pub use decode::Picture;
 pub use embedded::{CLASSES as EMBEDDED_CLASSES, embedded, embedded_preprocess, embedded_unlabelled};
 pub use error::ImageError;
-#[cfg(not(target_family = "wasm"))]
+#[cfg(feature = "download")]
 pub use fetch::{Access, Expected, FetchError, Progress, fetch};
 pub use fingerprint::Fingerprint;
 pub use generated::generated;

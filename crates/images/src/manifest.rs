@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use graph::Preprocess;
 use serde::{Deserialize, Serialize};
 
-#[cfg(not(target_family = "wasm"))]
+#[cfg(feature = "download")]
 use crate::fetch::{Access, Expected, FetchError, Progress, fetch};
-#[cfg(not(target_family = "wasm"))]
+#[cfg(feature = "download")]
 use crate::unpack::unpack_tar_gz;
 use crate::{ImageError, Split};
 
@@ -88,7 +88,7 @@ impl Archive {
     }
 
     /// Returns the limit of bytes to which it may unpack. Photographs hardly grow, and CIFAR's bytes by a tenth.
-    #[cfg(not(target_family = "wasm"))]
+    #[cfg(feature = "download")]
     fn most_unpacked(&self) -> u64 {
         self.bytes.saturating_mul(4).saturating_add(64 << 20)
     }
@@ -171,7 +171,7 @@ impl Manifest {
     /// # Errors
     /// [`ImageError::Fetch`] where a download fails or an archive is damaged; [`ImageError::NotFetched`] where the data set
     /// cannot be downloaded; [`ImageError::Manifest`] where an address does not end in the name of a file.
-    #[cfg(not(target_family = "wasm"))]
+    #[cfg(feature = "download")]
     pub fn fetch(
         &self,
         datasets: &Path,
