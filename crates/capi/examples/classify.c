@@ -1,8 +1,9 @@
 /* Classifies a raw picture: height x width x 3 bytes, red, green, blue, of the network's input size.
  *
- *     cargo build --release -p dsconv-capi
- *     cc -Icrates/capi/include crates/capi/examples/classify.c -Ltarget/release -ldsconv_c -o classify
- *     LD_LIBRARY_PATH=target/release ./classify network.dsc picture.rgb
+ *     bash crates/capi/install ~/dsconv
+ *     export PKG_CONFIG_PATH=~/dsconv/lib/pkgconfig LD_LIBRARY_PATH=~/dsconv/lib
+ *     cc crates/capi/examples/classify.c $(pkg-config --cflags --libs dsconv) -o classify
+ *     ./classify network.dsc picture.rgb
  */
 #include <dsconv.h>
 #include <stdio.h>
@@ -10,7 +11,7 @@
 
 int main(int argc, char **argv) {
     if (argc != 3) {
-        fprintf(stderr, "usage: %s NETWORK.dsc PICTURE.rgb\n", argv[0]);
+        fprintf(stderr, "usage: %s NETWORK.dsc PICTURE.rgb (dsconv %s)\n", argv[0], dsconv_version());
         return 2;
     }
     dsconv_model *model = dsconv_model_load(argv[1]);

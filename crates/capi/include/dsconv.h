@@ -32,6 +32,10 @@ typedef struct dsconv_model dsconv_model;
 /* The memory and the threads to run a network. */
 typedef struct dsconv_session dsconv_session;
 
+/* Returns the version of the library, such as "0.1.0". Before 1.0, versions with another second number may have other
+ * functions; the shared library is named after both numbers, so that no program loads one that it was not made for. */
+const char *dsconv_version(void);
+
 /* Returns the reason of this thread's last failed call, or "" before any. It is valid until this thread's next call. A model
  * or session that is NULL is explained by the call that returned it, if no call failed and none made another in between. */
 const char *dsconv_last_error(void);

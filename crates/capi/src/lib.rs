@@ -122,6 +122,12 @@ fn boxed(model: Result<Model, String>) -> Result<*mut CModel, String> {
 
 /// See `include/dsconv.h`.
 #[unsafe(no_mangle)]
+pub extern "C" fn dsconv_version() -> *const c_char {
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}
+
+/// See `include/dsconv.h`.
+#[unsafe(no_mangle)]
 pub extern "C" fn dsconv_last_error() -> *const c_char {
     LAST.with_borrow(|last| last.why.as_ptr())
 }

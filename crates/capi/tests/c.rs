@@ -80,29 +80,33 @@ fn last_error() -> String {
     unsafe { CStr::from_ptr(dsconv_last_error()) }.to_str().unwrap().to_owned()
 }
 
-/// Compiles the example against the library that cargo has put beside this test.
+fn stdout(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Installs the library that cargo has put beside this test, and compiles the example with what pkg-config says of it.
 fn compile(folder: &Path) -> Option<PathBuf> {
-    let Ok(found) = Command::new("cc").arg("--version").output() else {
-        eprintln!("skipped: no C compiler");
+    let has = |tool: &&str| Command::new(tool).arg("--version").output().is_ok();
+    if !cfg!(target_os = "linux") || !["bash", "cc", "pkg-config"].iter().all(has) {
+        eprintln!("skipped: this needs Linux with bash, cc and pkg-config");
         return None;
-    };
-    assert!(found.status.success());
-    let libraries = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+    }
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (prefix, built) = (folder.join("installed"), std::env::current_exe().unwrap());
+    stdout(Command::new("bash").arg(here.join("install")).args([&prefix, built.parent().unwrap()]));
+    let libraries = prefix.join("lib");
+    let pkg_config = |asked: &[&str]| {
+        let mut command = Command::new("pkg-config");
+        stdout(command.args(asked).arg("dsconv").env("PKG_CONFIG_PATH", libraries.join("pkgconfig")))
+    };
+    assert_eq!(pkg_config(&["--modversion"]).trim(), env!("CARGO_PKG_VERSION"));
     let program = folder.join("classify");
-    let output = Command::new("cc")
-        .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"])
-        .arg("-I")
-        .arg(here.join("include"))
-        .arg(here.join("examples/classify.c"))
-        .arg("-L")
-        .arg(&libraries)
-        .arg(format!("-Wl,-rpath,{}", libraries.display()))
-        .args(["-ldsconv_c", "-o"])
-        .arg(&program)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut cc = Command::new("cc");
+    cc.args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"]).arg(here.join("examples/classify.c"));
+    cc.args(pkg_config(&["--cflags", "--libs"]).split_whitespace());
+    stdout(cc.arg(format!("-Wl,-rpath,{}", libraries.display())).arg("-o").arg(&program));
     Some(program)
 }
 
@@ -123,6 +127,15 @@ fn the_example_says_what_rust_says() {
     assert_eq!(words[..2], [&best.to_string(), ["cat", "dog", "caf\u{e9}"][best]]);
     // %.9g is enough digits to give the same bits back.
     assert_eq!(words[2].parse::<f32>().unwrap(), logits[best]);
+
+    // A program asks for the library by the name that has its version.
+    let [major, minor] = [env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR")];
+    let name = format!("\0libdsconv_c.so.{major}.{minor}\0");
+    assert!(std::fs::read(&program).unwrap().windows(name.len()).any(|bytes| bytes == name.as_bytes()));
+    let usage = Command::new(&program).output().unwrap();
+    assert_eq!(usage.status.code(), Some(2));
+    let version = concat!("(dsconv ", env!("CARGO_PKG_VERSION"), ")\n");
+    assert!(String::from_utf8_lossy(&usage.stderr).ends_with(version));
 
     let output = run(&folder.path().join("missing.dsc"));
     assert_eq!(output.status.code(), Some(1));
