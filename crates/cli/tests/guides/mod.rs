@@ -30,6 +30,31 @@ fn place() -> Place {
 }
 
 #[test]
+fn every_link_between_pages_leads_to_a_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+    let folder = |path: &str| std::fs::read_dir(root.join(path)).unwrap().map(|entry| entry.unwrap().path());
+    let readme = |folder: PathBuf| folder.join("README.md");
+    let pages = folder("crates/dsconv/src/guide").chain(folder("crates").map(readme));
+    let pages = pages.chain(folder("experiments").map(readme)).chain([root.join("README.md")]);
+    let mut links = 0;
+    for page in pages.filter(|page| page.exists() && *page != root.join("crates/dsconv/README.md")) {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let targets = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+        for target in targets.chain(
+            text.lines()
+                .filter_map(|line| line.split_once("]: ").filter(|_| line.starts_with('[')).map(|(_, target)| target)),
+        ) {
+            let file = target.split('#').next().unwrap();
+            if !target.contains("://") && !file.is_empty() {
+                assert!(page.parent().unwrap().join(file).exists(), "{}: {target}", page.display());
+                links += 1;
+            }
+        }
+    }
+    assert!(links > 50, "{links}");
+}
+
+#[test]
 fn every_command_of_the_guides_runs() {
     for guide in ["start", "deploy"] {
         let (place, commands) = (place(), commands(guide));

@@ -22,6 +22,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [read]: https://github.com/dsconv/dsconv/tree/HEAD/crates/model/tests/read_dsc.py
+//! [run]: https://github.com/dsconv/dsconv/tree/HEAD/crates/model/tests/run_dsc.py
+//!
 #![doc = include_str!("format.md")]
 mod error;
 mod layout;
