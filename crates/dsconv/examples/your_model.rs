@@ -52,7 +52,7 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     x = net.push("pool", graph::Op::AdaptiveAvgPool2d { output: [1, 1] }, vec![x]);
     net.linear("head", 10, x);
     let info = model::Info { preprocess: graph::Preprocess::imagenet(), classes: vec![], source: "my own".into() };
-    let model = dsconv::export(&student, net.finish()?, Some(input), info)?;
+    let model = dsconv::export(&student, net.finish()?, |_| Some(input), info)?;
     let file = std::env::temp_dir().join("dsconv_your_model.dsc");
     Ok(std::fs::write(file, model::dsc::write(&model, &model::dsc::Options::EXACT)?)?)
 }

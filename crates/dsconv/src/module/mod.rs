@@ -111,9 +111,8 @@ pub fn shadow_weights<M: Module>(module: &M) -> ParamGroup {
 ///
 /// `graph` says how the module computes. Its nodes have the paths of the module's fields as names, `blocks.0.conv1` for
 /// example. Quantized layers are those that [`quantize`] made: a [`DsConv2d`](crate::DsConv2d) gives its codes out itself.
-/// `activation` is what the module's forward pass rounds the inputs of quantized layers to with
-/// [`block_float`](crate::block_float), or `None` where it leaves them in floats. A layer whose inputs it rounds in another way
-/// gets that by [`Model::map_layers`].
+/// `activation` gets the name of each of them, and says what the module's forward pass rounds the layer's inputs to with
+/// [`block_float`](crate::block_float): `|_| Some(format)` where that is the same for all, `None` where it leaves them in floats.
 ///
 /// Batch normalisation with its running statistics becomes part of the layer before it, of its scales and bias, or an
 /// [`Op::Affine`].
@@ -123,7 +122,7 @@ pub fn shadow_weights<M: Module>(module: &M) -> ParamGroup {
 pub fn export<M: Module>(
     module: &M,
     graph: Graph,
-    activation: Option<ActivationFormat>,
+    activation: impl Fn(&str) -> Option<ActivationFormat>,
     info: Info,
 ) -> Result<Model, ModelError> {
     let survey = Survey::of(module);
@@ -136,7 +135,10 @@ pub fn export<M: Module>(
     for (path, shadow) in survey.shadows() {
         let layer = path.strip_suffix(".weight").unwrap_or(&path).to_owned();
         match shadow.codes() {
-            Ok(codes) => layers.insert(layer.clone(), QuantizedLayer { codes, activation, signed: is_signed(&layer) }),
+            Ok(codes) => {
+                let (activation, signed) = (activation(&layer), is_signed(&layer));
+                layers.insert(layer, QuantizedLayer { codes, activation, signed })
+            }
             Err(error) => return Err(ModelError::Numbers { layer, error }),
         };
     }

@@ -240,9 +240,9 @@ impl Small {
         }
     }
 
-    fn forward(&self, x: Tensor<4>, input: ActivationFormat) -> Tensor<2> {
-        let x = relu(self.norm.forward(self.conv.forward(block_float(x, input, true, 1))));
-        let x = block_float(adaptive_avg_pool2d(x, [1, 1]), input, false, 1);
+    fn forward(&self, x: Tensor<4>, [image, pooled]: [ActivationFormat; 2]) -> Tensor<2> {
+        let x = relu(self.norm.forward(self.conv.forward(block_float(x, image, true, 1))));
+        let x = block_float(adaptive_avg_pool2d(x, [1, 1]), pooled, false, 1);
         self.last.forward(self.head.forward(x.flatten(1, 3)))
     }
 
@@ -269,13 +269,16 @@ fn an_exported_module_computes_what_it_simulates() {
     let group = ParamGroup::from_paths(vec!["conv.weight", "head.weight"]);
     let weight = format(4, 2);
     let small = quantize(Small::new(&device), weight, &group).unwrap();
-    let (bits, scale) = (Bits::new(8).unwrap(), ActivationScale::Float);
-    let input = ActivationFormat { bits, block: weight.block, scale };
-    let model = dsconv::export(&small, Small::graph(), Some(input), info()).unwrap();
+    let [image, pooled] = [8, 5].map(|bits| {
+        let (bits, scale) = (Bits::new(bits).unwrap(), ActivationScale::Float);
+        ActivationFormat { bits, block: weight.block, scale }
+    });
+    let format = |layer: &str| Some(if layer == "conv" { image } else { pooled });
+    let model = dsconv::export(&small, Small::graph(), format, info()).unwrap();
     assert!(model.graph().find("norm").is_none(), "it is part of the convolution");
 
     let x = Tensor::random([2, 3, 9, 9], Distribution::Normal(0.0, 1.0), &device);
-    let want = values(small.forward(x.clone(), input));
+    let want = values(small.forward(x.clone(), [image, pooled]));
     let near = |got: &[f32], tolerance: f32| {
         let largest = want.iter().fold(0.0f32, |most, v| most.max(v.abs()));
         assert_eq!(got.len(), want.len());
@@ -296,10 +299,10 @@ fn a_module_that_is_not_its_graph_is_not_exported() {
     let small = quantize(Small::new(&Device::flex()), format(4, 2), &ParamGroup::all()).unwrap();
     let mut other = Builder::new("other", Shape::new(3, 9, 9));
     other.conv("conv", graph::Conv2d { bias: true, ..graph::Conv2d::new(3, 8, 3) }, other.input());
-    let error = dsconv::export(&small, other.finish().unwrap(), None, info()).unwrap_err();
+    let error = dsconv::export(&small, other.finish().unwrap(), |_| None, info()).unwrap_err();
     assert!(error.to_string().contains("head"), "{error}");
     let mut bad = small;
     bad.last.bias = bad.last.bias.map(|bias| bias.map(|x| x * f32::NAN));
-    let error = dsconv::export(&bad, Small::graph(), None, info()).unwrap_err();
+    let error = dsconv::export(&bad, Small::graph(), |_| None, info()).unwrap_err();
     assert!(error.to_string().contains("last.bias"), "{error}");
 }
