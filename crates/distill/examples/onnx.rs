@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use distill::{Context, LayerFit, evaluate};
 use dsconv::Network;
 use images::OpenOptions;
-use model::{Info, Model, Policy, dsc};
+use model::{Info, Model, Policy, SaveOptions};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
@@ -46,5 +46,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (name, found) in [("rounded", &logits[1]), ("fitted", &logits[2])] {
         println!("{name}: same class for {:.1} %", found.agreement(&logits[0]));
     }
-    Ok(std::fs::write(to, dsc::write(&fitted, &dsc::Options::default())?)?)
+    Ok(std::fs::write(to, runtime::to_dsc(&fitted, &SaveOptions::default())?)?)
 }

@@ -54,5 +54,5 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let info = model::Info { preprocess: graph::Preprocess::imagenet(), classes: vec![], source: "my own".into() };
     let model = dsconv::export(&student, net.finish()?, |_| Some(input), info)?;
     let file = std::env::temp_dir().join("dsconv_your_model.dsc");
-    Ok(std::fs::write(file, model::dsc::write(&model, &model::dsc::Options::EXACT)?)?)
+    Ok(std::fs::write(file, runtime::to_dsc(&model, &model::SaveOptions::EXACT)?)?)
 }

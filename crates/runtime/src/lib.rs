@@ -30,6 +30,7 @@
 #![deny(unsafe_code)]
 
 mod buffer;
+mod dsc;
 mod error;
 mod exec;
 mod float;
@@ -43,6 +44,7 @@ mod session;
 
 pub use crate::model::Model;
 pub use ::model::Info;
+pub use dsc::to_dsc;
 pub use error::Error;
 pub use graph::{ChannelOrder, Preprocess, Resize, Shape};
 pub use kernels::{KernelName, kernels};

@@ -289,7 +289,7 @@ fn an_exported_module_computes_what_it_simulates() {
     // burn adds the products of a linear layer in another order than those of a 1x1 convolution.
     near(&values(Network::new(&model, &device).forward(x.clone())), 1e-6);
     // Where that moves a value over a half, it becomes the neighbouring code of 255.
-    let file = model::dsc::write(&model, &model::dsc::Options::EXACT).unwrap();
+    let file = runtime::to_dsc(&model, &model::SaveOptions::EXACT).unwrap();
     let engine = runtime::Model::from_bytes(&file).unwrap();
     near(engine.session(1).unwrap().run(&values(x)).unwrap(), 1e-2);
 }

@@ -1,7 +1,7 @@
 //! Operations that the zoo does not have, files, and what is refused.
 use blockfloat::{ActivationScale, QuantizedWeights};
 use graph::{Activation, Builder, Conv2d, NodeId, Op, Pool2d, Preprocess, Shape};
-use model::{Info, Model, Policy, dsc};
+use model::{Info, Model, Policy, SaveOptions, dsc};
 use zoo::testing::{formula_input, formula_weights};
 
 use crate::networks::check;
@@ -232,13 +232,16 @@ fn functions_with_transcendentals_are_near_the_interpreter() {
 #[cfg_attr(target_family = "wasm", ignore = "there are no folders")]
 fn a_dsc_file_runs_as_the_model_it_was_made_from() {
     let model = quantize(every_exact_operation());
-    let bytes = dsc::write(&model, &dsc::Options::EXACT).unwrap();
+    let bytes = runtime::to_dsc(&model, &SaveOptions::EXACT).unwrap();
     let image: Vec<f32> = (0..363).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
     let from_file = runtime::Model::from_bytes(&bytes).unwrap().session(1).unwrap().run(&image).unwrap().to_vec();
-    let stored = dsc::File::parse(&bytes).unwrap().to_model().unwrap();
+    let file = dsc::File::parse(&bytes).unwrap();
+    let stored = file.to_model().unwrap();
     let from_model = runtime::Model::new(stored.clone()).unwrap().session(1).unwrap().run(&image).unwrap().to_vec();
     assert_eq!(from_file, from_model);
     assert_eq!(from_file, plain::run(&stored, &image));
+    let seed = file.pair().unwrap().seed;
+    file.check_logits(&plain::run(&stored, &dsc::Pair::input(seed, model.graph().input()))).unwrap();
 
     let folder = std::env::temp_dir().join(format!("dsconv-runtime-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
