@@ -1,5 +1,6 @@
-//! Commands for other programs: Python calls `quantize` and `analyze` with the words of the command line, so that options, their
-//! defaults and errors are the same, and gets values in place of text.
+//! Commands for other programs: Python calls [`quantize`] and [`analyze`] with the words that follow the name of the command on
+//! its line, `["resnet50.pth", "--bits", "4"]`, so that options, their defaults and errors are the same, and gets values in place
+//! of text.
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ pub use images::Picture;
 use crate::args::{Cli, Command};
 use crate::checkpoint;
 use crate::commands::analyze::{self, AnalyzeOptions};
+use crate::commands::eval::{self, EvalOptions};
 use crate::commands::fitted::FitImages;
 use crate::commands::quantize::{self, QuantizeOptions};
 use crate::commands::{compare, export};
@@ -85,7 +87,7 @@ pub struct Quantized {
     inputs: Vec<PathBuf>,
 }
 
-/// Quantizes a network as `dsconv quantize` with these words does, and writes nothing.
+/// Quantizes a network as `dsconv quantize` followed by these words does, and writes nothing.
 ///
 /// # Errors
 /// Those of the command.
@@ -166,7 +168,7 @@ impl Quantized {
 
 pub use crate::commands::analyze::Analysis;
 
-/// Analyzes a network as `dsconv analyze` with these words does, and writes nothing.
+/// Analyzes a network as `dsconv analyze` followed by these words does, and writes nothing.
 ///
 /// # Errors
 /// Those of the command.
@@ -176,6 +178,18 @@ pub fn analyze(words: &[OsString], given: Given, host: Host) -> Result<Analysis>
     options.model.state_dict = given.state_dict.map(Into::into);
     options.images = given.images.or(options.images);
     analyze::analyze(&options, &Printer::hosted(host))
+}
+
+/// Measures the accuracy of a network as `dsconv eval` followed by these words does, and writes nothing. Returns what
+/// `dsconv eval --json` prints. `state_dict` is that of [`Given`].
+///
+/// # Errors
+/// Those of the command.
+pub fn eval(words: &[OsString], state_dict: Option<Vec<u8>>, host: Host) -> Result<impl Serialize> {
+    let Command::Eval(args) = parse("eval", words)? else { unreachable!("the command that was named") };
+    let mut options = EvalOptions::from(args);
+    options.model.state_dict = state_dict.map(Into::into);
+    Ok(eval::evaluate(&options, &Printer::hosted(host))?.outcome)
 }
 
 /// The results of a run of `dsconv distill`.
@@ -209,7 +223,7 @@ pub fn read_run(run: &Path) -> Result<RunResults> {
     Ok(RunResults { run, metrics: report, config, predictions })
 }
 
-/// Reads the words of a command.
+/// Reads the words that follow the name of a command.
 ///
 /// # Errors
 /// They are no usage of it, and the error says what clap says.

@@ -1,5 +1,5 @@
 //! `dsconv eval`: a model's accuracy is measured.
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use distill::evaluate::predict;
 use distill::{Flips, Logits};
@@ -38,7 +38,7 @@ pub struct EvalOptions {
 
 /// The result of `dsconv eval`.
 #[derive(Debug, Serialize)]
-struct Outcome {
+pub struct Outcome {
     model: String,
     data: String,
     /// The number of images.
@@ -82,12 +82,48 @@ impl Difference {
     }
 }
 
+/// What was measured.
+pub struct Evaluation {
+    /// The result, as `dsconv eval --json` prints it.
+    pub outcome: Outcome,
+    opened: OpenedModel,
+    set: Labelled,
+    /// The logits of the model, and of the one that it is compared with.
+    logits: Vec<Logits>,
+}
+
+/// Measures a model's accuracy, and writes what is asked for.
+///
+/// # Errors
+/// As [`evaluate`]; a file cannot be written.
+pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
+    options.html.check(&options.model.files())?;
+    let Evaluation { outcome, opened, set, logits } = evaluate(options, printer)?;
+    printer.result(&outcome, |printer| show(&outcome, printer));
+    if let (Some(other), Some(Flips { won, lost }), Some(p)) = (&options.against, outcome.flips, outcome.p_value) {
+        let verdict = if p < 0.05 { "more than chance" } else { "no more than chance may do" };
+        printer.talk(format!(
+            "it gets {won} images right that {other} does not, and {lost} the other way round: {verdict} (McNemar's p = {p:.2})"
+        ));
+    }
+    printer.talk(format!(
+        "{}, {}",
+        rate(outcome.images_per_second),
+        duration(Duration::from_secs_f64(outcome.seconds))
+    ));
+    options.html.write(printer, || {
+        let classes = opened.model.graph().head().names(&opened.model.info().classes);
+        let preprocess = opened.model.preprocess();
+        let measured = Measured { set: &set, logits: &logits, classes: &classes, preprocess: &preprocess };
+        measured.page(&outcome, options.against.as_deref())
+    })
+}
+
 /// Measures a model's accuracy.
 ///
 /// # Errors
 /// A model or the images cannot be opened; they do not fit each other; the user interrupts it.
-pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
-    options.html.check(&options.model.files())?;
+pub fn evaluate(options: &EvalOptions, printer: &Printer) -> Result<Evaluation> {
     let device = device::open(options.device.unwrap_or(DeviceName::Cpu))?;
     let opened = models::open(&options.model, printer)?;
     let against = options.against.as_ref().map(|name| models::open_name(name, printer)).transpose()?;
@@ -150,7 +186,7 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
     let outcome = Outcome {
         flips,
         p_value: flips.map(|flips| flips.p_value()),
-        model: opened.name,
+        model: opened.name.clone(),
         data: set.name().to_owned(),
         count: scores.count,
         top1: scores.top1,
@@ -162,13 +198,6 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
         images_per_second: scores.count as f64 / time.as_secs_f64(),
         seconds: time.as_secs_f64(),
     };
-    printer.result(&outcome, |printer| show(&outcome, printer));
-    if let (Some(other), Some(Flips { won, lost }), Some(p)) = (&options.against, outcome.flips, outcome.p_value) {
-        let verdict = if p < 0.05 { "more than chance" } else { "no more than chance may do" };
-        printer.talk(format!(
-            "it gets {won} images right that {other} does not, and {lost} the other way round: {verdict} (McNemar's p = {p:.2})"
-        ));
-    }
     // A network that knows nothing is right once in as many images as there are classes.
     let chance = 100.0 / opened.model.graph().head().classes().max(2) as f64;
     if outcome.count >= 50 && outcome.top1.is_some_and(|top1| top1 < 1.5 * chance && top1 < 60.0) {
@@ -177,13 +206,7 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
              otherwise (--mean, --std, --order, --divide, --resize, --crop)",
         );
     }
-    printer.talk(format!("{}, {}", rate(outcome.images_per_second), duration(time)));
-    options.html.write(printer, || {
-        let classes = opened.model.graph().head().names(&opened.model.info().classes);
-        let preprocess = opened.model.preprocess();
-        let measured = Measured { set: &set, logits: &logits, classes: &classes, preprocess: &preprocess };
-        measured.page(&outcome, options.against.as_deref())
-    })
+    Ok(Evaluation { outcome, opened, set, logits })
 }
 
 /// What a page shows beside the outcome.
