@@ -37,13 +37,14 @@ pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) 
         printer.talk(format!("{shown}: {note}"));
     }
     let input = imported.graph.input();
-    let mut assumed = match input.channels {
-        1 => "a mean and deviation of 0.5 of grey in 0..1",
-        3 => "ImageNet's mean and deviation of RGB in 0..1",
+    let (colour, statistics) = match input.channels {
+        1 => ("grey", "a mean and deviation of 0.5"),
+        3 => ("RGB", "ImageNet's mean and deviation"),
         other => {
             return Err(Error::failed(format!("`{shown}`: takes {other} channels, an image has 3, or 1 of grey")));
         }
     };
+    let mut assumed = format!("{statistics} of {colour} in 0..1");
     let mut preprocess = preprocess(input);
     if let Some(stated) = &imported.preprocess {
         preprocess = stated.clone();
@@ -53,12 +54,8 @@ pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) 
     } else if let Some(divide) = normalised_pixels(&imported.graph, &imported.weights) {
         let Preprocess { resize, crop, order, .. } = preprocess;
         preprocess = Preprocess { resize, crop, divide, ..Preprocess::bytes(order) };
-        assumed = match (divide == 1.0, input.channels) {
-            (true, 1) => "grey in 0..255 as it is, which the network normalises itself",
-            (true, _) => "RGB in 0..255 as it is, which the network normalises itself",
-            (false, 1) => "grey in 0..1 as it is, which the network normalises itself",
-            (false, _) => "RGB in 0..1 as it is, which the network normalises itself",
-        };
+        let most = if divide == 1.0 { 255 } else { 1 };
+        assumed = format!("{colour} in 0..{most} as it is, which the network normalises itself");
     }
     image.apply(&mut preprocess, input.channels).map_err(Error::usage)?;
     let is_prepared = image.says_values() || imported.bytes || imported.preprocess.is_some();
