@@ -178,6 +178,9 @@ pub fn check_file(path: &Path, force: bool, inputs: &[&Path]) -> Result<()> {
     if path.as_os_str().is_empty() {
         return Err(Error::usage("the name of the file to write is empty"));
     }
+    if path == Path::new("-") {
+        return Err(Error::usage("`-`: this is written to a file, not to stdout").hint("`./-` is a file of that name"));
+    }
     if path.is_dir() {
         return Err(Error::usage(format!("`{shown}` is a folder, not a file to write")));
     }

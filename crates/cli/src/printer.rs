@@ -112,6 +112,11 @@ impl Printer {
         Self { manner: Manner { quiet: true, ..self.manner }, ..self.clone() }
     }
 
+    /// Tells whether the result is one JSON document.
+    pub fn is_json(&self) -> bool {
+        self.manner.json
+    }
+
     /// Tells whether details are wanted.
     pub fn is_verbose(&self) -> bool {
         self.manner.verbose

@@ -38,7 +38,7 @@ pub struct Analyze {
     /// for `dsconv quantize --rule-file` and `dsconv distill`
     #[arg(long, value_name = "Nbits|NMB|Nms")]
     pub budget: Option<Budget>,
-    /// The file of rules to write [default: named after the model and the budget, .toml]
+    /// The file of rules to write; `-` prints them in place of the table [default: named after the model and the budget, .toml]
     #[arg(short, long, value_name = "FILE", requires = "budget")]
     pub output: Option<PathBuf>,
     /// Replace files that are there

@@ -24,6 +24,8 @@ use crate::printer::Printer;
 use crate::table::{Table, bytes, count, decibels};
 use crate::{device, pictures, progress, rules};
 
+/// The name of a file that stands for stdout.
+const STDOUT: &str = "-";
 /// The seed of the pictures that are drawn.
 const SEED: u64 = 0x616e_616c;
 
@@ -44,7 +46,7 @@ pub struct AnalyzeOptions {
     pub html: Html,
     /// The limit within which formats are chosen.
     pub budget: Option<Budget>,
-    /// The file of rules to write.
+    /// The file of rules to write, `-` for stdout.
     pub output: Option<PathBuf>,
     /// Whether files that are there are replaced.
     pub force: bool,
@@ -186,7 +188,11 @@ struct Allocation {
 pub fn run(options: &AnalyzeOptions, printer: &Printer) -> Result<()> {
     let spec = &options.model;
     let opened = models::open(spec, printer)?;
-    let rule_file = options.budget.map(|budget| {
+    let to_stdout = options.output.as_deref() == Some(Path::new(STDOUT));
+    if to_stdout && printer.is_json() {
+        return Err(Error::usage("`--json` and `-o -` both print to stdout").hint("name a file for the rules"));
+    }
+    let rule_file = options.budget.filter(|_| !to_stdout).map(|budget| {
         let name = format!("{}_{}.toml", opened.name, budget.to_string().replace(' ', ""));
         options.output.clone().unwrap_or_else(|| name.into())
     });
@@ -201,7 +207,10 @@ pub fn run(options: &AnalyzeOptions, printer: &Printer) -> Result<()> {
     if let Some(path) = &options.svg {
         write(path, &bars::draw(&outcome.model, &outcome.layers))?;
     }
-    printer.result(&outcome, |printer| show(&outcome, printer));
+    match &rules {
+        Some(rules) if to_stdout => printer.line(rules.trim_end()),
+        _ => printer.result(&outcome, |printer| show(&outcome, printer)),
+    }
     if let Some(path) = &options.svg {
         printer.talk(format!("wrote {}", path.display()));
     }

@@ -90,6 +90,15 @@ fn a_budget_becomes_rules_that_quantize_and_distill_take() {
     }
     assert_eq!(counted, at);
 
+    // The rules without a file.
+    let to = |output: &str| {
+        place.run(&["analyze", "tiny.safetensors", "--count", "4", "--proxy", "--budget", "4bits", "-o", output])
+    };
+    let (printed, written) = (to("-").out, std::fs::read_to_string(place.path("tiny_4bits.toml")).unwrap());
+    assert_eq!(printed.replace("FILE", "tiny_4bits.toml"), written);
+    let svg = place.run(&["analyze", "tiny.safetensors", "--svg", "-"]);
+    svg.refuses(2, "error: `-`: this is written to a file, not to stdout\n\nhint: `./-` is a file of that name");
+
     // --layer comes after the file.
     let changed = quantize("changed", &["--rule-file", "tiny_4bits.toml", "--layer", "conv1=float"]);
     assert_eq!(changed["float_layers"], serde_json::json!(["conv1"]));
