@@ -35,11 +35,11 @@ impl GivenClasses {
         }
     }
 
-    /// Gives a model the names.
+    /// Gives a model the names, and says which of them several classes have.
     ///
     /// # Errors
     /// There are more or fewer names than classes.
-    pub fn name(&self, model: &mut Model) -> Result<()> {
+    pub fn name(&self, model: &mut Model, printer: &Printer) -> Result<()> {
         let Self::Names(names) = self else { return Ok(()) };
         let head = model.graph().head();
         if names.len() != head.classes() && !(head.is_binary() && names.len() == 1) {
@@ -47,7 +47,15 @@ impl GivenClasses {
             return Err(Error::usage(format!("{} class names are given, `{name}` has {count} classes", names.len()))
                 .hint("one name for each output, in their order"));
         }
-        model.info_mut().classes = names.shown();
+        let shown = names.shown();
+        for (class, name) in shown.iter().enumerate() {
+            if let Some(before) = shown[..class].iter().position(|other| other == name) {
+                printer.talk(format!(
+                    "classes {before} and {class} are both called `{name}`: only their numbers tell them apart"
+                ));
+            }
+        }
+        model.info_mut().classes = shown;
         Ok(())
     }
 
@@ -64,7 +72,7 @@ impl GivenClasses {
             Self::Names(names) if names.len() == head.classes() => Classes::Given(names),
             Self::Names(_) => Classes::Given(&own),
         };
-        let Matched { set, notes } = set.for_network(head.classes(), classes)?;
+        let Matched { set, notes, .. } = set.for_network(head.classes(), classes)?;
         notes.iter().for_each(|note| printer.warn(note));
         Ok(set)
     }

@@ -76,7 +76,7 @@ pub struct Changes {
 /// As [`open`]; a network that is changed is no checkpoint's.
 pub fn open_changed(spec: &ModelSpec, changes: &Changes, printer: &Printer) -> Result<OpenedModel> {
     let mut opened = open_without_classes(spec, changes, printer)?;
-    GivenClasses::read(spec.classes.as_deref())?.name(&mut opened.model)?;
+    GivenClasses::read(spec.classes.as_deref())?.name(&mut opened.model, printer)?;
     Ok(opened)
 }
 

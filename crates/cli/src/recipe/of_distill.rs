@@ -115,7 +115,7 @@ impl DistillRecipe {
         self.check().map_err(|error| setting_error(file, error, ""))?;
         let mut teacher = open_teacher(self, file, printer)?;
         let classes = GivenClasses::read(self.classes.as_deref()).map_err(|error| file.point("classes", &error))?;
-        classes.name(&mut teacher)?;
+        classes.name(&mut teacher, printer)?;
         let folded = teacher.graph().fold();
         let plan = self.quantize.resolve(&folded).map_err(|error| policy_error(self, file, &error))?;
         if plan.layers().is_empty() {

@@ -99,6 +99,11 @@ fn labels_never_move() {
     );
     assert_eq!(top1(&place.eval("full", &["--classes", "folders"])), 100.0);
     place.write("three.txt", "a\nb\nc\n");
+    place.write("twice.txt", "crane\nheron\ncrane\nstork\n");
+    let ran = place.run(&["predict", "quarter.safetensors", "full/a/0.png", "--classes", "twice.txt"]);
+    let both = "classes 0 and 2 are both called `crane`: only their numbers tell them apart\n";
+    assert!(ran.code == Some(0) && ran.err.contains(both), "{}", ran.err);
+
     let ran = place.eval("full", &["--classes", "three.txt"]);
     assert!(ran.code == Some(2) && ran.err.contains("3 class names are given, `quarter` has 4 classes"), "{}", ran.err);
 }
