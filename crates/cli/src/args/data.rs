@@ -4,6 +4,8 @@ use clap::Subcommand;
 
 use crate::commands::data::MakeOptions;
 
+use super::parse::above_0;
+
 /// The arguments of `dsconv data`.
 #[derive(Debug, clap::Args)]
 pub struct Data {
@@ -32,9 +34,9 @@ pub struct Make {
     /// Where to write train/CLASS, eval/CLASS and adapt/
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
-    /// Only the first images of each split; 16 hold one of each class
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
-    pub limit: Option<u32>,
+    /// Only the first images of each split; 16 hold one of each class, and of fewer some folders stay empty
+    #[arg(long, value_name = "N", value_parser = above_0)]
+    pub limit: Option<usize>,
     /// Write into a folder that is not empty
     #[arg(long)]
     pub force: bool,
@@ -50,6 +52,6 @@ pub struct Get {
 
 impl From<Make> for MakeOptions {
     fn from(Make { dir, limit, force }: Make) -> Self {
-        Self { folder: dir, limit: limit.map(|limit| limit as usize), force }
+        Self { folder: dir, limit, force }
     }
 }

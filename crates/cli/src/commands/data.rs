@@ -185,8 +185,12 @@ pub fn make(options: &MakeOptions, printer: &Printer) -> Result<()> {
         let of_split = OpenOptions { split: Some(split), ..OpenOptions::default() };
         let set = images::open_labelled("embedded", &raw, &of_split)?;
         let (labels, classes) = (set.labels().to_vec(), set.class_names().to_vec());
-        // The number keeps the order of the classes, which readers take from the folders' names.
-        let place = |i: usize| format!("{split}/{:02}_{}/{i:05}.png", labels[i], classes[labels[i]]);
+        // The number keeps the order of the classes, which readers take from the folders' names, with or without images.
+        let folder = |class: usize| format!("{split}/{class:02}_{}", classes[class]);
+        for class in 0..classes.len() {
+            std::fs::create_dir_all(options.folder.join(folder(class)))?;
+        }
+        let place = |i: usize| format!("{}/{i:05}.png", folder(labels[i]));
         write(&set.without_labels(), place, options, printer)
     };
     let (train, eval) = (labelled(Split::Train)?, labelled(Split::Eval)?);

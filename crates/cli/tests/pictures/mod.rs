@@ -25,6 +25,14 @@ fn embedded_images_become_files_that_score_the_same() {
     order.sort_by_key(|&i| set.labels()[i]);
     let (read, made) = (read.batch(&(0..48).collect::<Vec<_>>()).unwrap(), set.batch(&order).unwrap());
     assert!(read.images.pixels == made.images.pixels && read.labels == made.labels);
+
+    // Folders without images keep the numbers of the classes.
+    assert_eq!(place.json(&["data", "make", "few", "--limit", "3"])["eval"], 3);
+    let few = place.path("few/eval");
+    let read = images::open_labelled(few.to_str().unwrap(), &Preprocess::imagenet_statistics(), &options).unwrap();
+    let mut labels = set.labels()[..3].to_vec();
+    labels.sort();
+    assert_eq!((read.labels(), read.class_names().len()), (&labels[..], 16));
 }
 
 #[test]
