@@ -2,9 +2,11 @@
 use std::path::Path;
 
 use clap::Command;
+use clap::builder::PossibleValuesParser;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
+use crate::built_in;
 use crate::error::{Error, Result};
 use crate::printer::Printer;
 
@@ -12,10 +14,39 @@ use crate::printer::Printer;
 ///
 /// # Errors
 /// The output cannot be made.
-pub fn completions(shell: Shell, mut command: Command, printer: &Printer) -> Result<()> {
+pub fn completions(shell: Shell, command: Command, printer: &Printer) -> Result<()> {
+    let recipes: Vec<&str> = built_in::recipes().collect();
+    let mut command = with_recipes(command, &recipes);
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut command, "dsconv", &mut text);
-    print(&text, printer)
+    print(beside_files(shell, String::from_utf8_lossy(&text).into_owned(), &recipes.join(" ")).as_bytes(), printer)
+}
+
+/// The commands that take a recipe as their argument `config`.
+const OF_RECIPES: [&str; 3] = ["distill", "sweep", "train"];
+
+/// Offers the recipes where a command takes one.
+fn with_recipes(command: Command, recipes: &[&'static str]) -> Command {
+    OF_RECIPES.iter().fold(command, |command, name| {
+        command.mut_subcommand(name, |inner| {
+            inner.mut_arg("config", |arg| arg.value_parser(PossibleValuesParser::new(recipes)))
+        })
+    })
+}
+
+/// Offers files beside the recipes, which zsh takes for all that there is, and offers recipes in fish, for which clap writes none.
+/// Other shells offer files by themselves.
+fn beside_files(shell: Shell, text: String, recipes: &str) -> String {
+    match shell {
+        Shell::Zsh => text.replace(
+            &format!(":({recipes})'"),
+            &format!(":{{_alternative \"recipes:recipe:({recipes})\" \"files:file:_files\"}}'"),
+        ),
+        Shell::Fish => OF_RECIPES.iter().fold(text, |text, name| {
+            text + &format!("complete -c dsconv -n \"__fish_dsconv_using_subcommand {name}\" -a \"{recipes}\"\n")
+        }),
+        _ => text,
+    }
 }
 
 /// Prints the page of `man` of the whole command, or writes one for every command to a folder.
