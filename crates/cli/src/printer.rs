@@ -140,9 +140,10 @@ impl Printer {
         self.write_out(self.stdout(), &harmless(&text.to_string()));
     }
 
-    /// Prints a table of the result.
+    /// Prints a table of the result, on a terminal in its width.
     pub fn table(&self, table: &Table) {
-        let mut lines = table.lines();
+        let terminal = terminal_size::terminal_size_of(io::stdout());
+        let mut lines = table.lines(terminal.map_or(usize::MAX, |(width, _)| width.0.into()));
         for (i, line) in lines.iter_mut().enumerate().take(2) {
             let style = if i == 0 { BOLD } else { DIM };
             *line = format!("{style}{line}{style:#}");

@@ -53,22 +53,53 @@ impl Table {
         self.rows.iter().map(Vec::as_slice)
     }
 
-    /// Returns the lines: the headings, a rule and the rows.
-    pub fn lines(&self) -> Vec<String> {
-        let cell = |row: &[String], column: usize| row.get(column).cloned().unwrap_or_default();
-        let widths: Vec<usize> = (0..self.head.len())
-            .map(|c| self.rows.iter().chain([&self.head]).map(|row| width(&cell(row, c))).max().unwrap_or(0))
-            .collect();
-        let line = |row: &[String]| {
-            let cells = widths.iter().enumerate().map(|(c, &wide)| {
-                let text = cell(row, c);
-                let space = " ".repeat(wide - width(&text));
-                if self.left.contains(&c) { text + &space } else { space + &text }
-            });
-            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    /// Returns the lines: the headings, a rule and the rows. Where a line would be wider than `most`, columns stand closer, and if
+    /// that is not enough, left-aligned cells are wrapped between words, the widest column first, as far as this makes it fit.
+    pub fn lines(&self, most: usize) -> Vec<String> {
+        let columns = 0..self.head.len();
+        let widest = |c: usize, of: &dyn Fn(&str) -> usize| {
+            self.rows
+                .iter()
+                .filter_map(|row| row.get(c))
+                .map(|cell| of(cell))
+                .max()
+                .unwrap_or(0)
+                .max(width(&self.head[c]))
         };
-        let rule = widths.iter().map(|&wide| "-".repeat(wide)).collect::<Vec<_>>().join("  ");
-        [line(&self.head), rule].into_iter().chain(self.rows.iter().map(|row| line(row))).collect()
+        let mut widths: Vec<usize> = columns.clone().map(|c| widest(c, &width)).collect();
+        let line_of =
+            |widths: &[usize], gap: &str| widths.iter().sum::<usize>() + gap.len() * widths.len().saturating_sub(1);
+        let gap = if line_of(&widths, "  ") <= most { "  " } else { " " };
+        let mut wrapped: Vec<usize> = columns.filter(|c| self.left.contains(c)).collect();
+        wrapped.sort_by_key(|&c| std::cmp::Reverse(widths[c]));
+        let mut narrow = widths.clone();
+        for c in wrapped {
+            let excess = line_of(&narrow, gap).saturating_sub(most);
+            let word = widest(c, &|cell| cell.split(' ').map(width).max().unwrap_or(0));
+            narrow[c] = narrow[c].saturating_sub(excess).max(word);
+        }
+        if line_of(&narrow, gap) <= most {
+            widths = narrow;
+        }
+        let lines = |row: &[String]| {
+            let cell = |(c, &wide): (usize, &usize)| match row.get(c) {
+                Some(text) if width(text) > wide => wrap(text, wide),
+                text => vec![text.cloned().unwrap_or_default()],
+            };
+            let cells: Vec<Vec<String>> = widths.iter().enumerate().map(cell).collect();
+            let height = cells.iter().map(Vec::len).max().unwrap_or(0);
+            let line = |y: usize| {
+                let cells = cells.iter().zip(&widths).enumerate().map(|(c, (cell, &wide))| {
+                    let text = cell.get(y).cloned().unwrap_or_default();
+                    let space = " ".repeat(wide - width(&text));
+                    if self.left.contains(&c) { text + &space } else { space + &text }
+                });
+                cells.collect::<Vec<_>>().join(gap).trim_end().to_owned()
+            };
+            (0..height).map(line).collect::<Vec<_>>()
+        };
+        let rule = widths.iter().map(|&wide| "-".repeat(wide)).collect::<Vec<_>>().join(gap);
+        lines(&self.head).into_iter().chain([rule]).chain(self.rows.iter().flat_map(|row| lines(row))).collect()
     }
 }
 
@@ -94,6 +125,12 @@ pub fn harmless(text: &str) -> String {
 
 fn width(text: &str) -> usize {
     text.chars().count()
+}
+
+/// Breaks a text between words into lines of at most `wide` characters.
+fn wrap(text: &str, wide: usize) -> Vec<String> {
+    let options = textwrap::Options::new(wide).word_splitter(textwrap::WordSplitter::NoHyphenation);
+    textwrap::wrap(text, options).into_iter().map(String::from).collect()
 }
 
 /// Writes a size as `1.53 MB`.
@@ -143,7 +180,7 @@ mod tests {
     fn names_cannot_speak_to_the_terminal() {
         let mut table = Table::new(["name"]);
         table.row(["\u{1b}[31mred\nx".to_owned()]);
-        assert_eq!(table.lines()[2], "\u{fffd}[31mred x");
+        assert_eq!(table.lines(80)[2], "\u{fffd}[31mred x");
     }
 
     #[test]
@@ -152,14 +189,32 @@ mod tests {
         table.row(["a".into(), "93.4".into(), "first".into()]);
         table.row(["résnet".into(), "8.0".into()]);
         let expected = ["model   top-1  note", "------  -----  -----", "a        93.4  first", "résnet    8.0"];
-        assert_eq!(table.lines(), expected);
+        assert_eq!(table.lines(80), expected);
+    }
+
+    #[test]
+    fn narrow_terminals_get_closer_columns_and_wrapped_words() {
+        let mut table = Table::new(["layer", "input", "size"]).left([1]);
+        table.row(["conv1".into(), "A4 block 32 float, >= 0".into(), "1.5 kB".into()]);
+        table.row(["layer1.0.conv1".into(), "floats".into(), "9 B".into()]);
+        assert_eq!(table.lines(47)[0].len(), 47);
+        assert_eq!(table.lines(46)[2], "conv1          A4 block 32 float, >= 0 1.5 kB");
+        let expected = [
+            "layer          input                  size",
+            "-------------- -------------------- ------",
+            "conv1          A4 block 32 float,   1.5 kB",
+            "               >= 0",
+            "layer1.0.conv1 floats                  9 B",
+        ];
+        assert_eq!(table.lines(42), expected);
+        assert_eq!(table.lines(20), table.lines(46), "where nothing makes it fit, a row stays a line");
     }
 
     #[test]
     fn empty_columns_go() {
         let mut table = Table::new(["model", "top-5", "note"]).left([2]);
         table.row(["a".into(), NOTHING.into(), "x".into()]);
-        assert_eq!(table.without_empty_columns().lines(), ["model  note", "-----  ----", "a      x"]);
+        assert_eq!(table.without_empty_columns().lines(80), ["model  note", "-----  ----", "a      x"]);
     }
 
     #[test]

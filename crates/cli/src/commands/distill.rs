@@ -64,10 +64,9 @@ pub fn plan(options: &RunOptions, printer: &Printer) -> Result<()> {
     let recipe = DistillRecipe::read(&file, printer)?;
     let DistillInputs { teacher, adapt, eval } = recipe.open(&file, printer)?;
     printer.talk(learns(&recipe, &adapt, &eval));
-    let fp32_bytes = teacher.fp32_bytes();
     let folded = teacher.fold()?;
     let plan = recipe.quantize.resolve(folded.graph()).map_err(Error::usage)?;
-    Planned::new(&folded, &plan, &recipe.export, fp32_bytes).print(printer);
+    Planned::new(&folded, &plan, &recipe.export).print(printer);
     Ok(())
 }
 

@@ -42,6 +42,9 @@ struct Outcome {
     floats: usize,
     /// The bytes of all tensors, without the file's own structure.
     bytes: u64,
+    /// The size of the file; `None` where the network comes from no file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_bytes: Option<u64>,
     fp32_bytes: u64,
     /// The SQNR of the quantized weights against the float model.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,7 +82,9 @@ pub struct LayerReport {
 /// # Errors
 /// A model cannot be opened; the float model does not have the layers of the quantized one.
 pub fn run(options: &InspectOptions, printer: &Printer) -> Result<()> {
-    let model = models::open(&options.model, printer)?.model;
+    let opened = models::open(&options.model, printer)?;
+    let file_bytes = opened.file.map(std::fs::metadata).transpose()?.map(|file| file.len());
+    let model = opened.model;
     let original = options.source.as_ref().map(|source| original(source, &model, printer)).transpose()?;
     let mut layers = Vec::new();
     for node in model.graph().nodes() {
@@ -101,6 +106,7 @@ pub fn run(options: &InspectOptions, printer: &Printer) -> Result<()> {
         float_layers: super::quantize::float_layers(&model),
         floats: model.weights().tensors().map(|tensor| tensor.data().len()).sum(),
         bytes: model.storage_bytes(&stored),
+        file_bytes,
         fp32_bytes: model.fp32_bytes(),
         weight_sqnr,
     };
@@ -203,7 +209,7 @@ fn show(outcome: &Outcome, printer: &Printer) {
             layer.scales.clone(),
             input,
             bytes(layer.bytes),
-            format!("{low:.2e} .. {high:.2e}"),
+            format!("{low:.1e} .. {high:.1e}"),
             decibels(layer.sqnr_db),
         ]);
     }
@@ -220,17 +226,25 @@ fn show(outcome: &Outcome, printer: &Printer) {
         let first: Vec<&str> = outcome.names.iter().take(5).map(String::as_str).collect();
         printer.line(format!("names of classes: {}{more}", first.join(", ")));
     }
-    printer.line(format!(
-        "{} quantized layers, {} floats, {} in all: {:.2} times smaller than FP32",
-        outcome.layers.len(),
-        count(outcome.floats as u64),
-        bytes(outcome.bytes),
-        outcome.fp32_bytes as f64 / outcome.bytes as f64
-    ));
+    let (floats, size) = (count(outcome.floats as u64), bytes(outcome.bytes));
+    printer.line(match outcome.layers.len() {
+        0 => format!("parameters: {floats} floats, {size}"),
+        layers => {
+            let ratio = outcome.fp32_bytes as f64 / outcome.bytes as f64;
+            format!(
+                "parameters: {layers} quantized layers, {floats} floats; {size}, {ratio:.1} times smaller than FP32"
+            )
+        }
+    });
+    if let Some(size) = outcome.file_bytes {
+        printer.line(format!("file: {}, with the network's structure", bytes(size)));
+    }
     if let Some(sqnr) = &outcome.weight_sqnr {
         printer.line(sqnr);
     }
-    if !outcome.float_layers.is_empty() {
+    if outcome.layers.is_empty() {
+        printer.line(format!("in floats: all {} layers", outcome.float_layers.len()));
+    } else if !outcome.float_layers.is_empty() {
         printer.line(format!("in floats: {}", outcome.float_layers.join(", ")));
     }
 }

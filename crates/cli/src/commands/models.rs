@@ -53,13 +53,11 @@ pub fn run(part: &str, printer: &Printer) -> Result<()> {
     }
     printer.result(&rows, |printer| {
         let mut table =
-            Table::new(["name", "family", "input", "classes", "params", "MACs", "top-1", "top-5", "weights"])
-                .left([1, 8]);
+            Table::new(["name", "input", "classes", "params", "MACs", "top-1", "top-5", "weights"]).left([7]);
         for row in &rows {
             let percent = |value: Option<f64>| value.map_or(NOTHING.to_owned(), |percent| format!("{percent:.1}"));
             table.row([
                 row.name.to_owned(),
-                row.family.clone(),
                 format!("{0}x{0}", row.input),
                 row.classes.to_string(),
                 count(row.params),

@@ -35,8 +35,8 @@ struct PlannedLayer {
 }
 
 impl Planned {
-    /// Says what a plan makes of a folded network whose floats are stored so; `fp32_bytes` are those of the network before it was folded.
-    pub fn new(network: &Folded, plan: &Plan, stored: &SaveOptions, fp32_bytes: u64) -> Self {
+    /// Says what a plan makes of a folded network whose floats are stored so.
+    pub fn new(network: &Folded, plan: &Plan, stored: &SaveOptions) -> Self {
         let float = |length: usize| (length * stored.floats.bytes()) as u64;
         let layers = layers(network.graph(), |name, shape| match plan.get(name) {
             Some(plan) => (Some(in_blocks(plan, shape).to_string()), plan.bytes(shape, stored.scale_precision)),
@@ -44,7 +44,7 @@ impl Planned {
         });
         let floats: usize = network.weights().iter().map(|(_, tensor)| tensor.data().len()).sum();
         let other = float(floats - layers.iter().map(|layer| layer.weights).sum::<usize>());
-        Self::of(layers, other, false, fp32_bytes)
+        Self::of(layers, other, false, 4 * floats as u64)
     }
 
     /// Says what a file of a model holds; `bytes` is its size.
@@ -78,8 +78,11 @@ impl Planned {
             table.row(["all".to_owned(), String::new(), String::new(), bytes(self.bytes), bytes(self.fp32_bytes)]);
             printer.table(&table);
             printer.line("");
-            let besides = if self.exact { "" } else { "; a file has its structure and test input besides" };
-            printer.line(format!("{:.1} times smaller than FP32{besides}", self.ratio));
+            let (what, besides) = match self.exact {
+                true => ("file", ""),
+                false => ("parameters", "; a file has its structure and test input besides"),
+            };
+            printer.line(format!("{what}: {:.1} times smaller than FP32{besides}", self.ratio));
         });
         printer.talk("--dry-run: nothing was written");
     }

@@ -156,7 +156,7 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
     let output = Output::new(target, &default, &spec.files())?;
     let job = Job::new(opened, policy, options, printer)?;
     if options.dry_run {
-        Planned::new(&job.folded, &job.plan, &job.stored, job.fp32_bytes).print(printer);
+        Planned::new(&job.folded, &job.plan, &job.stored).print(printer);
         return Ok(());
     }
     let quantized = job.quantize(options, printer)?;
@@ -238,7 +238,6 @@ struct Job {
     plan: Plan,
     policy: Policy,
     stored: SaveOptions,
-    fp32_bytes: u64,
     kept: Vec<String>,
 }
 
@@ -250,13 +249,13 @@ impl Job {
             true => keep_worst(&opened, &mut policy, &cpu(printer)?, printer)?,
             false => Vec::new(),
         };
-        let (name, fp32_bytes) = (opened.name, opened.model.fp32_bytes());
+        let name = opened.name;
         let folded = opened.model.fold().map_err(Error::usage)?;
         let plan = policy.resolve(folded.graph()).map_err(Error::usage)?;
         if plan.layers().is_empty() {
             return Err(Error::usage("every layer is skipped: nothing is left to quantize"));
         }
-        Ok(Self { name, info, folded, plan, policy, stored: options.target.options(Float::F16), fp32_bytes, kept })
+        Ok(Self { name, info, folded, plan, policy, stored: options.target.options(Float::F16), kept })
     }
 
     /// Quantizes and fits the layers, and compares the network with the float one.
