@@ -174,6 +174,7 @@ impl<'de> Deserialize<'de> for BlockSize {
 /// The rule by which the codes and the scale of a weight block are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ScaleRule {
     /// The paper's rule puts the weight `p` of largest magnitude on the code `-2^(b-1)`:
     /// `q = clamp(round(-2^(b-1) / p * w))`, and `alpha = sum(w q) / sum(q^2)`.

@@ -23,6 +23,7 @@ use runtime::Session;
 
 /// The reason why a network cannot be loaded or run.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A file is no model, or the engine cannot run it.
     #[error(transparent)]
@@ -51,6 +52,7 @@ pub enum Error {
 
 /// How wide the integers of a network are, in most of its quantized layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct Widths {
     /// The bits of a weight.
     pub weights: u8,

@@ -48,6 +48,7 @@ pub struct Adaptation<'a> {
 
 /// The result of an adaptation.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Adapted {
     /// The student at its best step.
     pub student: Model,

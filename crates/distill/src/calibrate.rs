@@ -16,6 +16,7 @@ const BATCH: usize = 8;
 
 /// How a range is chosen from the values that were seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Calibration {
     /// The range holds all but one in ten thousand values at either end.
     Percentile,

@@ -7,6 +7,7 @@ use crate::loss::Loss;
 
 /// How far a network's outputs are from those of its teacher, on a handful of images that need no labels.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Fidelity {
     /// The number of images.
     pub images: usize,

@@ -18,6 +18,7 @@ pub enum Chosen {
 
 /// Mean divergence from the teacher, as [`Point::loss`], of both students as their files hold them, on the images held out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Divergence {
     /// The divergence of the student before adaptation.
     pub quantized: f64,
@@ -66,6 +67,7 @@ pub struct Measured {
 /// The classes that the networks of a run named for an image: a row of [`RunFolder::PREDICTIONS`](crate::RunFolder::PREDICTIONS).
 /// A network has none for an image that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Prediction {
     /// The name of the image.
     pub image: String,
@@ -81,6 +83,7 @@ pub struct Prediction {
 
 /// The results of a run: the content of [`RunFolder::METRICS`](crate::RunFolder::METRICS).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Report {
     /// The teacher.
     pub fp32: Measured,

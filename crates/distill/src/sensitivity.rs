@@ -54,6 +54,7 @@ impl Part {
 
 /// How the change of the outputs is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Method {
     /// Everything that follows the layer is run again.
     Exact,

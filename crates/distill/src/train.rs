@@ -71,6 +71,7 @@ pub struct Training<'a> {
 
 /// A trained network.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Trained {
     /// A float network after the last epoch. A quantized network after the epoch that was best on the images held out, with scales
     /// of the precision that they had.

@@ -407,6 +407,7 @@ fn float_conv(node: &Node, weight: Vec<f32>, bias: Option<Tensor<1>>, device: &D
 /// One node of a network, to be run alone, by those who go through a network node by node without holding all of its
 /// layers.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Step {
     op: Op,
     layer: Option<Layer>,

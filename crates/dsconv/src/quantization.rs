@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 /// How the block scales of a layer change while it is trained. The scale rule finds the first ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ScaleUpdate {
     /// Gradients train a gain for each block, which starts at 1 and multiplies the first scale.
     #[default]

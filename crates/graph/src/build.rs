@@ -101,6 +101,7 @@ pub struct Graph {
 
 /// Why a graph cannot be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum GraphError {
     /// Two nodes share a name.
     #[error("two nodes are named `{name}`")]

@@ -7,6 +7,7 @@ const LANES: usize = 16;
 
 /// What running a network on one image takes, estimated from its graph. A sum that does not fit a `u64` is `u64::MAX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Cost {
     /// The number of parameters: weights, biases and those of normalisations.
     pub parameters: u64,

@@ -7,6 +7,7 @@ use crate::op::Shape;
 /// The order of an image's channels that the network was trained with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ChannelOrder {
     /// Red, green, blue (torchvision).
     #[default]

@@ -78,6 +78,7 @@ pub enum Classes<'a> {
 
 /// A set whose labels are outputs of a network.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Matched {
     /// The set. Its class names are those of the network's classes, where they are known.
     pub set: Labelled,

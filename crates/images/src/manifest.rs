@@ -58,6 +58,7 @@ pub struct Manifest {
 /// The format of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum DatasetFormat {
     /// The images are drawn by this crate.
     Embedded,

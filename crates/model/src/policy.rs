@@ -150,6 +150,7 @@ impl Plan {
 
 /// Why a policy does not fit a graph.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PolicyError {
     /// A rule is for layers that the graph does not have.
     #[error("no layer of `{graph}` is named `{pattern}`{}", hint(nearest))]

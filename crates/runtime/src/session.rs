@@ -59,6 +59,7 @@ impl fmt::Debug for Session {
 
 /// The time that a step of a run took.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct StepReport {
     /// The name of the node that the step begins with: of a convolution and the depthwise one that runs with it, the first.
     pub name: String,

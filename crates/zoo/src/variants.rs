@@ -14,6 +14,7 @@ const EMBEDDED_INPUT: usize = 32;
 /// A family of architectures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Family {
     /// AlexNet (Krizhevsky 2014).
     AlexNet,
@@ -42,6 +43,7 @@ impl std::fmt::Display for Family {
 /// The stem of a network: the layers before its first block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Stem {
     /// The stem of the paper, for inputs near 224x224.
     ImageNet,
@@ -64,6 +66,7 @@ impl std::fmt::Display for Stem {
 
 /// The published weights of a variant.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Pretrained {
     /// The address of the file.
     pub url: String,
@@ -81,6 +84,7 @@ pub struct Pretrained {
 
 /// One row of the table: a network with its input and, where they are published, its weights.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Variant {
     /// The name by which [`crate::Config::name`] selects this variant.
     pub name: &'static str,

@@ -82,6 +82,7 @@ pub struct LayerFit<'a> {
 
 /// The result of a [`LayerFit`].
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Fitted {
     layers: BTreeMap<String, Found>,
     report: Vec<FittedLayer>,
@@ -96,6 +97,7 @@ pub(crate) struct Found {
 
 /// How a layer was fitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct FittedLayer {
     /// The layer's name.
     pub layer: String,

@@ -2,6 +2,7 @@ use std::fmt;
 
 /// A part of a `.dsc` file.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Section {
     /// The first 64 bytes.
     Header,
@@ -37,6 +38,7 @@ impl fmt::Display for Section {
 /// Why a `.dsc` file is refused, and where.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{section}, byte {offset}: {reason}")]
+#[non_exhaustive]
 pub struct DscError {
     /// The section with the fault.
     pub section: Section,

@@ -13,6 +13,7 @@ use crate::precision::{Float, SaveOptions};
 /// How a layer's scales are stored in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum StoredScales {
     /// Each block has a binary32.
     F32,
@@ -35,6 +36,7 @@ impl fmt::Display for StoredScales {
 /// The description of a quantized layer in a file's metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct LayerInfo {
     /// The name of its node in the graph.
     pub node: String,

@@ -20,6 +20,7 @@ pub type Ranges = BTreeMap<String, Range>;
 
 /// The 8-bit integers that represent activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum ActivationCodes {
     /// `UINT8`, with a zero point where values can be negative, so that all 256 codes are used. ONNX Runtime and OpenVINO run
     /// these fastest.

@@ -57,6 +57,7 @@ pub struct ImportOptions {
 
 /// A network that was imported.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Imported {
     /// The network. Batch normalisations are not folded.
     pub graph: Graph,

@@ -8,6 +8,7 @@ use crate::variants::{Stem, Variant, variants};
 
 /// The network to which the parameters of a checkpoint belong.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Identified {
     /// The settings of the network.
     pub config: Config,

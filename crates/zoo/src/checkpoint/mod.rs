@@ -49,6 +49,7 @@ pub use self::identify::{Assumption, Identified};
 
 /// The reason why a checkpoint cannot be loaded. [`CheckpointError::hint`] says what the user can do about it.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CheckpointError {
     /// The file cannot be opened or read.
     #[error("{}: {error}", path.display())]
@@ -199,6 +200,7 @@ pub struct Checkpoint {
 
 /// The weights that were read from a checkpoint.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Loaded {
     /// The weights, which fit the graph.
     pub weights: Weights,
