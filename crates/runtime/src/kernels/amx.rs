@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 use super::avx512::Avx512Vnni;
 use super::end::{End, Noted};
 use super::tile::{Isa, unpack};
-use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, SLACK, STRIP, Task};
+use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, SLACK, STRIP, Task, Wants};
 use crate::layout::LANES;
 
 /// The number of rows of a tile: pixels, or steps.
@@ -65,6 +65,9 @@ fn permitted() -> bool {
 }
 
 impl Kernel for Amx {
+    /// Long strips: each unpacks the weights again.
+    const WANTS: Wants = Wants { tile: 16, fewest: 64, strip: 128 * 1024, long_strip: 256 * 1024, ..Wants::USUAL };
+
     fn new() -> Option<Self> {
         let vnni = Avx512Vnni::new()?;
         (cpu_has_tiles() && permitted()).then_some(Self(vnni))
@@ -193,36 +196,38 @@ struct Spot {
     count: usize,
     /// The number of pixels from row to row; 0 where codes and scales are copied, row by row.
     distance: usize,
-    /// The number of rows up to that of the last output.
-    rows: usize,
+    /// The row of each output.
+    rows: [u8; ROWS],
 }
 
 impl Spot {
-    /// Takes output `first` and those after it, as many as a tile holds.
-    fn new(call: &ConvCall<'_>, first: usize) -> Self {
+    /// Takes output `first` and those after it, as many as a tile holds. The last tap is `reach` pixels from the first.
+    fn new(call: &ConvCall<'_>, reach: usize, first: usize) -> Self {
         let pixels = &call.pixels[first..call.pixels.len().min(first + ROWS)];
         let distance = pixels.get(1).map_or(1, |next| next.saturating_sub(pixels[0])) as usize;
-        let row = |pixel: &u32| {
-            let from_first = pixel.checked_sub(pixels[0])? as usize;
-            (from_first.checked_rem(distance)? == 0 && from_first / distance < ROWS).then(|| from_first / distance)
-        };
-        let rows = pixels.iter().map_while(row).max().map_or(0, |last| last + 1);
-        let count = pixels.iter().map_while(row).count();
+        let mut rows = std::array::from_fn(|i| i as u8);
+        let mut count = 1;
+        while count < pixels.len() {
+            let row = match pixels[count].checked_sub(pixels[count - 1]).map(|step| step as usize) {
+                Some(step) if step == distance => usize::from(rows[count - 1]) + 1,
+                Some(step) if distance > 0 && step % distance == 0 => usize::from(rows[count - 1]) + step / distance,
+                _ => ROWS,
+            };
+            if row >= ROWS {
+                break;
+            }
+            rows[count] = row as u8;
+            count += 1;
+        }
         // All rows are read, also those without an output.
-        let last = pixels[0] as usize + (ROWS - 1) * distance + call.taps.iter().max().map_or(0, |&tap| tap as usize);
+        let last = pixels[0] as usize + (ROWS - 1) * distance + reach;
         let inside = (last + 1) * call.layout.bytes + SLACK <= call.codes.len()
             && (last + 1) * call.layout.scales <= call.scales.len();
         if inside && (count == pixels.len() || count >= DENSE) {
             Self { first, count, distance, rows }
         } else {
-            Self { first, count: pixels.len(), distance: 0, rows: pixels.len() }
+            Self { first, count: pixels.len(), distance: 0, rows: std::array::from_fn(|i| i as u8) }
         }
-    }
-
-    /// Returns the row of output `first + i`.
-    fn row(&self, call: &ConvCall<'_>, i: usize) -> usize {
-        let pixel = |i: usize| call.pixels[self.first + i] as usize;
-        (pixel(i) - pixel(0)).checked_div(self.distance).unwrap_or(i)
     }
 }
 
@@ -259,8 +264,9 @@ impl<T: Tiles> Task for Conv<'_, T> {
         let w = call.weights;
         let mut spots = [Spot::default(); SPOTS];
         let (mut first, mut count) = (0, 0);
+        let reach = call.taps.iter().max().map_or(0, |&tap| tap as usize);
         while first < call.pixels.len() {
-            spots[count] = Spot::new(call, first);
+            spots[count] = Spot::new(call, reach, first);
             first += spots[count].count;
             count += 1;
         }
@@ -291,17 +297,17 @@ impl<T: Tiles> Task for Conv<'_, T> {
                 (weights, next) = (unpacked.as_ptr(), bytes);
             }
             let block = Block { call, panel, weights, next, out: out.as_mut_ptr(), stride, steps };
-            for spots in spots[..count].chunks(2) {
-                // SAFETY: `call` was checked; spots, panels and chunks lie in it.
-                noted = unsafe {
-                    match (spots.len(), pair) {
-                        (2, true) => block.run::<T, 2, 2>(tiles, spots, &mut scratch, noted),
-                        (_, true) => block.run::<T, 1, 2>(tiles, spots, &mut scratch, noted),
-                        (2, false) => block.run::<T, 2, 1>(tiles, spots, &mut scratch, noted),
-                        (_, false) => block.run::<T, 1, 1>(tiles, spots, &mut scratch, noted),
-                    }
-                };
-            }
+            let (pairs, rest) = spots[..count].split_at(count / 2 * 2);
+            // SAFETY: `call` was checked; spots, panels and chunks lie in it.
+            noted = unsafe {
+                if pair {
+                    noted = block.run::<T, 2, 2>(tiles, pairs, &mut scratch, noted);
+                    block.run::<T, 1, 2>(tiles, rest, &mut scratch, noted)
+                } else {
+                    noted = block.run::<T, 2, 1>(tiles, pairs, &mut scratch, noted);
+                    block.run::<T, 1, 1>(tiles, rest, &mut scratch, noted)
+                }
+            };
             panel += if pair { 2 } else { 1 };
         }
         // SAFETY: they were configured.
@@ -325,7 +331,7 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Computes `R` tiles of pixels by `P` panels; returns `noted` with their outputs.
+    /// Computes tiles of pixels, `R` at a time, by `P` panels; returns `noted` with their outputs.
     unsafe fn run<T: Tiles, const R: usize, const P: usize>(
         &self,
         tiles: &mut T,
@@ -338,7 +344,7 @@ impl Block<'_> {
     }
 }
 
-/// `R` tiles of pixels by `P` panels.
+/// Tiles of pixels, `R` at a time, by `P` panels.
 struct Part<'a, T, const R: usize, const P: usize> {
     block: &'a Block<'a>,
     tiles: &'a mut T,
@@ -353,7 +359,7 @@ impl<T: Tiles, const R: usize, const P: usize> Task for Part<'_, T, R, P> {
     #[inline(always)]
     fn run(self) -> Noted<__m512> {
         let Self { block, tiles, spots, scratch, mut noted } = self;
-        let Block { call, panel, mut weights, next, out, stride, steps } = *block;
+        let Block { call, panel, next, out, stride, steps, .. } = *block;
         let w = call.weights;
         let group = w.panels[panel].group;
         let (bytes, floats) = (call.layout.bytes, call.layout.scales);
@@ -380,130 +386,222 @@ impl<T: Tiles, const R: usize, const P: usize> Task for Part<'_, T, R, P> {
         unsafe {
             let all_codes = call.codes.as_ptr().add(group * w.group_bytes);
             let all_scales = call.scales.as_ptr().add(group * w.group_scales);
-            let pixel = |r: usize, i: usize| *call.pixels.get_unchecked(spots[r].first + i) as usize;
-            let scale_distance: [usize; R] = std::array::from_fn(|r| (spots[r].distance * floats).max(1));
-            for r in 0..R {
-                for p in 0..P {
-                    sums[2 * r + p][..spots[r].rows * LANES].fill(0.0);
-                }
-            }
-            let mut alpha = w.alpha.as_ptr().wrapping_add(panel * next_scales);
-            let mut start = w.start.as_ptr().wrapping_add(panel * next_scales);
-            // Scales of the segment before, whose integer sums are in the other half of `dots`.
-            let mut before: Option<[*const f32; R]> = None;
+            let alpha = w.alpha.as_ptr().wrapping_add(panel * next_scales);
+            let start = w.start.as_ptr().wrapping_add(panel * next_scales);
+            let ends: [_; P] = std::array::from_fn(|p| End::<__m512, 1>::new(call, panel + p, out, stride, None));
             let mut half = 0;
-            macro_rules! add_before {
-                ($r:literal, $p:literal, $t:literal) => {
-                    if let Some(scales) = before {
-                        let alpha = alpha.wrapping_sub(LANES).wrapping_add($p * next_scales);
-                        let (dots, sums) = (&dots[1 - half][$t], &mut sums[$t]);
-                        let (scales, distance, rows) = (scales[$r], scale_distance[$r], spots[$r].rows);
-                        if two_level {
-                            add::<true>(dots, sums, alpha, scales, distance, rows);
-                        } else {
-                            add::<false>(dots, sums, alpha, scales, distance, rows);
+            // Not a closure, which would be compiled for any CPU.
+            macro_rules! end {
+                ($before:expr) => {
+                    noted = match (two_level, $before.first) {
+                        (true, true) => $before.end::<true, true, P>(&ends, next_scales, &dots[1 - half], sums, noted),
+                        (true, false) => {
+                            $before.end::<true, false, P>(&ends, next_scales, &dots[1 - half], sums, noted)
+                        }
+                        (false, true) => {
+                            $before.end::<false, true, P>(&ends, next_scales, &dots[1 - half], sums, noted)
+                        }
+                        (false, false) => {
+                            $before.end::<false, false, P>(&ends, next_scales, &dots[1 - half], sums, noted)
                         }
                     }
                 };
             }
-            for &tap in call.taps {
-                let tap = tap as usize;
-                let mut at = tap * bytes;
-                for segment in &w.segments {
-                    macro_rules! begin {
-                        ($r:literal, $p:literal, $t:literal) => {
-                            if w.start.is_empty() {
-                                tiles.zero::<$t>();
-                            } else {
-                                // The same row 16 times.
-                                tiles.load::<$t>(start.add($p * next_scales).cast(), 0);
-                            }
-                        };
-                    }
-                    each!(begin);
-                    let mut left = segment.steps;
-                    while left > 0 {
-                        let here = left.min(steps);
-                        let mut lines: [_; P] = std::array::from_fn(|p| weights.add(p * next));
-                        if here < steps {
-                            for p in 0..P {
-                                copy_lines(lines[p], here, &mut weight_rows[p]);
-                                lines[p] = weight_rows[p].as_ptr();
-                            }
-                        }
-                        macro_rules! load_codes {
-                            ($r:literal, $t:literal) => {
-                                if spots[$r].distance > 0 {
-                                    let from = all_codes.add(pixel($r, 0) * bytes + at);
-                                    tiles.load::<$t>(from, spots[$r].distance * bytes);
+            // The segment before, whose integer sums are in the other half of `dots`. The last one of some pixels ends among
+            // the multiplications of the next ones.
+            let mut before: Option<Before<'_, R>> = None;
+            for spots in spots.chunks_exact(R) {
+                let spots: &[Spot; R] = spots.try_into().expect("chunks of this size");
+                let pixel = |r: usize, i: usize| *call.pixels.get_unchecked(spots[r].first + i) as usize;
+                let codes: [_; R] = std::array::from_fn(|r| all_codes.add(pixel(r, 0) * bytes));
+                let distance: [usize; R] = std::array::from_fn(|r| (spots[r].distance * floats).max(1));
+                let (mut weights, mut alpha, mut start) = (block.weights, alpha, start);
+                let mut first = true;
+                for &tap in call.taps {
+                    let tap = tap as usize;
+                    let mut at = tap * bytes;
+                    for segment in &w.segments {
+                        macro_rules! begin {
+                            ($r:literal, $p:literal, $t:literal) => {
+                                if w.start.is_empty() {
+                                    tiles.zero::<$t>();
                                 } else {
-                                    for i in 0..spots[$r].count {
-                                        let line = _mm512_loadu_si512(all_codes.add(pixel($r, i) * bytes + at).cast());
-                                        _mm512_storeu_si512(code_rows[$r].as_mut_ptr().add(LINE * i).cast(), line);
-                                    }
-                                    tiles.load::<$t>(code_rows[$r].as_ptr(), LINE);
+                                    // The same row 16 times.
+                                    tiles.load::<$t>(start.add($p * next_scales).cast(), 0);
                                 }
                             };
                         }
-                        load_codes!(0, 4);
-                        tiles.load::<6>(lines[0], LINE);
-                        tiles.dot::<0, 4, 6>();
-                        if P == 2 {
-                            tiles.load::<7>(lines[P - 1], LINE);
-                            tiles.dot::<1, 4, 7>();
-                        }
-                        if R == 2 {
-                            load_codes!(1, 5);
-                            tiles.dot::<2, 5, 6>();
-                            if P == 2 {
-                                tiles.dot::<3, 5, 7>();
+                        each!(begin);
+                        let mut left = segment.steps;
+                        while left > 0 {
+                            let here = left.min(steps);
+                            let mut lines: [_; P] = std::array::from_fn(|p| weights.add(p * next));
+                            if here < steps {
+                                for p in 0..P {
+                                    copy_lines(lines[p], here, &mut weight_rows[p]);
+                                    lines[p] = weight_rows[p].as_ptr();
+                                }
                             }
+                            macro_rules! load_codes {
+                                ($r:literal, $t:literal) => {
+                                    if spots[$r].distance > 0 {
+                                        tiles.load::<$t>(codes[$r].add(at), spots[$r].distance * bytes);
+                                    } else {
+                                        for i in 0..spots[$r].count {
+                                            let from = all_codes.add(pixel($r, i) * bytes + at);
+                                            let to = code_rows[$r].as_mut_ptr().add(LINE * i);
+                                            _mm512_storeu_si512(to.cast(), _mm512_loadu_si512(from.cast()));
+                                        }
+                                        tiles.load::<$t>(code_rows[$r].as_ptr(), LINE);
+                                    }
+                                };
+                            }
+                            load_codes!(0, 4);
+                            tiles.load::<6>(lines[0], LINE);
+                            tiles.dot::<0, 4, 6>();
+                            if P == 2 {
+                                tiles.load::<7>(lines[P - 1], LINE);
+                                tiles.dot::<1, 4, 7>();
+                            }
+                            if R == 2 {
+                                load_codes!(1, 5);
+                                tiles.dot::<2, 5, 6>();
+                                if P == 2 {
+                                    tiles.dot::<3, 5, 7>();
+                                }
+                            }
+                            weights = weights.add(LINE * here);
+                            at += 4 * here;
+                            left -= here;
                         }
-                        weights = weights.add(LINE * here);
-                        at += 4 * here;
-                        left -= here;
+                        let scales: [_; R] = std::array::from_fn(|r| {
+                            let from = all_scales.add(tap * floats + segment.scale);
+                            if spots[r].distance > 0 {
+                                return from.add(pixel(r, 0) * floats);
+                            }
+                            let to = &mut scale_rows[half][r];
+                            for i in 0..spots[r].count {
+                                to[i] = *from.add(pixel(r, i) * floats);
+                            }
+                            to.as_ptr()
+                        });
+                        macro_rules! store {
+                            ($r:literal, $p:literal, $t:literal) => {
+                                tiles.store::<$t>(dots[half][$t].as_mut_ptr().cast(), LINE);
+                                if !first && let Some(before) = &before {
+                                    before.add::<$r>(two_level, $p * next_scales, &dots[1 - half][$t], &mut sums[$t]);
+                                }
+                            };
+                        }
+                        each!(store);
+                        if first && let Some(before) = &before {
+                            end!(before);
+                        }
+                        before = Some(Before { spots, scales, distance, alpha, first });
+                        first = false;
+                        half = 1 - half;
+                        alpha = alpha.wrapping_add(LANES);
+                        start = start.wrapping_add(LANES);
                     }
-                    let scales: [_; R] = std::array::from_fn(|r| {
-                        let from = all_scales.add(tap * floats + segment.scale);
-                        if spots[r].distance > 0 {
-                            return from.add(pixel(r, 0) * floats);
-                        }
-                        let to = &mut scale_rows[half][r];
-                        for i in 0..spots[r].count {
-                            to[i] = *from.add(pixel(r, i) * floats);
-                        }
-                        to.as_ptr()
-                    });
-                    macro_rules! store {
-                        ($r:literal, $p:literal, $t:literal) => {
-                            tiles.store::<$t>(dots[half][$t].as_mut_ptr().cast(), LINE);
-                            add_before!($r, $p, $t);
-                        };
-                    }
-                    each!(store);
-                    before = Some(scales);
-                    half = 1 - half;
-                    alpha = alpha.wrapping_add(LANES);
-                    start = start.wrapping_add(LANES);
                 }
             }
-            each!(add_before);
-            for p in 0..P {
-                let end = End::<__m512, 1>::new(call, panel + p, out, stride, None);
-                for r in 0..R {
-                    let Spot { first, count, .. } = spots[r];
-                    let sum = |i: usize| [_mm512_loadu_ps(sums[2 * r + p].as_ptr().add(spots[r].row(call, i) * LANES))];
+            if let Some(before) = &before {
+                end!(before);
+            }
+        }
+        noted
+    }
+}
+
+/// A segment of `R` tiles of pixels whose integer sums were stored.
+struct Before<'a, const R: usize> {
+    spots: &'a [Spot; R],
+    /// The scale of each tile's first row, and how far the next row's is behind it.
+    scales: [*const f32; R],
+    distance: [usize; R],
+    /// The scales of the first panel's lanes.
+    alpha: *const f32,
+    /// Whether it is the first one of its outputs, whose float sums are 0.
+    first: bool,
+}
+
+impl<const R: usize> Before<'_, R> {
+    /// Adds the integer sums of tile `r`, scaled, to its float sums.
+    #[inline(always)]
+    unsafe fn add<const TILE: usize>(
+        &self,
+        two_level: bool,
+        panel: usize,
+        dots: &[i32; ROWS * LANES],
+        sums: &mut [f32; ROWS * LANES],
+    ) {
+        let (alpha, scales, distance) = (self.alpha.wrapping_add(panel), self.scales[TILE], self.distance[TILE]);
+        // SAFETY: of the caller.
+        unsafe {
+            match (two_level, self.first) {
+                (true, true) => add::<true, true>(dots, sums, alpha, scales, distance),
+                (true, false) => add::<true, false>(dots, sums, alpha, scales, distance),
+                (false, true) => add::<false, true>(dots, sums, alpha, scales, distance),
+                (false, false) => add::<false, false>(dots, sums, alpha, scales, distance),
+            }
+        }
+    }
+
+    /// Ends the outputs whose last segment this is; returns `noted` with them.
+    #[inline(always)]
+    unsafe fn end<const TWO: bool, const FIRST: bool, const P: usize>(
+        &self,
+        ends: &[End<__m512, 1>; P],
+        next_scales: usize,
+        dots: &[[i32; ROWS * LANES]; 4],
+        sums: &[[f32; ROWS * LANES]; 4],
+        mut noted: Noted<__m512>,
+    ) -> Noted<__m512> {
+        // SAFETY: of the caller.
+        unsafe {
+            for r in 0..R {
+                let Spot { first, count, rows, .. } = &self.spots[r];
+                for p in 0..P {
+                    let (dots, sums) = (&dots[2 * r + p], &sums[2 * r + p]);
+                    let alpha = self.alpha.wrapping_add(p * next_scales);
+                    let alpha = if TWO { _mm512_setzero_ps() } else { _mm512_loadu_ps(alpha) };
+                    // Not a closure, which would be compiled for any CPU.
+                    macro_rules! sum {
+                        ($i:expr) => {{
+                            let row = usize::from(rows[$i]);
+                            [scaled::<TWO, FIRST>(dots, sums, row, alpha, *self.scales[r].add(row * self.distance[r]))]
+                        }};
+                    }
                     let fours = count / 4 * 4;
                     for i in (0..fours).step_by(4) {
-                        noted = end.store(first + i, [sum(i), sum(i + 1), sum(i + 2), sum(i + 3)], noted);
+                        noted = ends[p].store(first + i, [sum!(i), sum!(i + 1), sum!(i + 2), sum!(i + 3)], noted);
                     }
-                    for i in fours..count {
-                        noted = end.store(first + i, [sum(i)], noted);
+                    for i in fours..*count {
+                        noted = ends[p].store(first + i, [sum!(i)], noted);
                     }
                 }
             }
         }
         noted
+    }
+}
+
+/// Returns a row's float sums with its integer sums, scaled.
+#[inline(always)]
+unsafe fn scaled<const TWO: bool, const FIRST: bool>(
+    dots: &[i32; ROWS * LANES],
+    sums: &[f32; ROWS * LANES],
+    row: usize,
+    alpha: __m512,
+    scale: f32,
+) -> __m512 {
+    // SAFETY: of the caller: a tile has 16 rows.
+    unsafe {
+        let s = _mm512_set1_ps(scale);
+        let factor = if TWO { s } else { _mm512_mul_ps(alpha, s) };
+        let dot = _mm512_cvtepi32_ps(_mm512_loadu_si512(dots.as_ptr().add(row * LANES).cast()));
+        let sum = if FIRST { _mm512_setzero_ps() } else { _mm512_loadu_ps(sums.as_ptr().add(row * LANES)) };
+        _mm512_fmadd_ps(factor, dot, sum)
     }
 }
 
@@ -521,24 +619,20 @@ unsafe fn copy_lines(from: *const u8, lines: usize, to: &mut [u8; ROWS * LINE]) 
 
 /// Adds a segment's integer sums, scaled, to the float sums. Row `i`'s scale is `scales[i * distance]`.
 #[inline(always)]
-unsafe fn add<const TWO: bool>(
+unsafe fn add<const TWO: bool, const FIRST: bool>(
     dots: &[i32; ROWS * LANES],
     sums: &mut [f32; ROWS * LANES],
     alpha: *const f32,
     scales: *const f32,
     distance: usize,
-    rows: usize,
 ) {
-    // SAFETY: of the caller: a panel's scales, and one of each row; a tile has 16 rows.
+    // SAFETY: of the caller: a panel's scales, and one of each row.
     unsafe {
         let alpha = if TWO { _mm512_setzero_ps() } else { _mm512_loadu_ps(alpha) };
         let mut scales = scales;
-        for (dots, sums) in dots.chunks_exact(LANES).zip(sums.chunks_exact_mut(LANES)).take(rows) {
-            let s = _mm512_set1_ps(*scales);
-            let factor = if TWO { s } else { _mm512_mul_ps(alpha, s) };
-            let dot = _mm512_cvtepi32_ps(_mm512_loadu_si512(dots.as_ptr().cast()));
-            let sum = _mm512_fmadd_ps(factor, dot, _mm512_loadu_ps(sums.as_ptr()));
-            _mm512_storeu_ps(sums.as_mut_ptr(), sum);
+        for row in 0..ROWS {
+            let sum = scaled::<TWO, FIRST>(dots, sums, row, alpha, *scales);
+            _mm512_storeu_ps(sums.as_mut_ptr().add(row * LANES), sum);
             scales = scales.wrapping_add(distance);
         }
     }
