@@ -65,12 +65,14 @@ pub(crate) struct Packing {
     pub signed_codes: bool,
     /// Whether groups of 4 or 8 outputs may share a panel.
     pub shared_panels: bool,
+    /// Whether weights of two steps lie together: eight of each output.
+    pub paired_steps: bool,
 }
 
 /// Weights of a convolution, `P` panels of 16 outputs: `weights [P, taps, steps, 16, 4]`, `alpha [P, taps, S, 16]`.
 ///
-/// Each tap has the same `S` segments. Where `nibbles`, two steps share 64 bytes, the first one in the low halves, and
-/// segments have an even number of steps in memory. Depthwise weights are `[P, taps, 16]`, all of them.
+/// Each tap has the same `S` segments. Where `paired_steps`, two steps are `[16, 8]`, but for the last one of an odd number. Where
+/// `nibbles`, 128 bytes share 64, the first ones in the low halves, and segments have an even number of steps in memory. Depthwise weights are `[P, taps, 16]`, all of them.
 ///
 /// Only [`Packed::new`] makes them, and nothing changes them: kernels rely on how long each buffer is.
 #[derive(Debug)]
@@ -85,6 +87,8 @@ pub(crate) struct Fields {
     pub nibbles: bool,
     /// Whether sums are of signed codes, see [`Packing::signed_codes`].
     pub signed_codes: bool,
+    /// Whether weights of two steps lie together, see [`Packing::paired_steps`].
+    pub paired_steps: bool,
     pub weights: Buffer<u8>,
     /// The number of bytes of a panel's weights.
     pub panel_bytes: usize,
@@ -217,6 +221,7 @@ impl Fields {
             segments: Vec::new(),
             nibbles: false,
             signed_codes: false,
+            paired_steps: packing.paired_steps,
             weights: Buffer::default(),
             panel_bytes: 0,
             values: Buffer::default(),
@@ -322,8 +327,9 @@ impl Fields {
         let filter = &w.values[output * cg * taps..][..cg * taps];
         let (segment, first_step) = places.at[block];
         let range = &places.blocks[block];
-        let base = p * self.panel_bytes + (tap * places.tap_lines + places.lines[segment]) * LINE + lane * 4;
+        let base = p * self.panel_bytes + (tap * places.tap_lines + places.lines[segment]) * LINE;
         let (bytes, nibbles) = (&mut self.weights[base..], self.nibbles);
+        let paired = if self.paired_steps { places.segments[segment].steps / 2 * 2 } else { 0 };
         let mut sum = 0;
         for (i, c) in range.clone().step_by(4).enumerate() {
             let q = |k: usize| filter[(c + k) * taps + tap];
@@ -334,15 +340,20 @@ impl Fields {
             sum += q.iter().map(|&q| i32::from(q)).sum::<i32>();
             let step = first_step + i;
             let word = u32::from_le_bytes(q.map(|q| q as u8));
-            let (line, word) = match nibbles {
-                true => (step / 2, (word & 0x0f0f_0f0f) << (step % 2 * 4)),
-                false => (step, word),
+            // Where it lies, a byte a weight.
+            let at = match step < paired {
+                true => step / 2 * 2 * LINE + lane * 8 + step % 2 * 4,
+                false => step * LINE + lane * 4,
             };
-            let to = bytes[line * LINE..].first_chunk_mut().expect("a line has 16 words");
+            let (at, word) = match nibbles {
+                true => (at / (2 * LINE) * LINE + at % LINE, (word & 0x0f0f_0f0f) << (at / LINE % 2 * 4)),
+                false => (at, word),
+            };
+            let to = bytes[at..].first_chunk_mut().expect("a line has 16 words");
             *to = (u32::from_le_bytes(*to) | word).to_le_bytes();
         }
         if spare {
-            bytes[cg] = (-sum) as u8;
+            bytes[lane * 4 + cg] = (-sum) as u8;
         }
         let at = ((p * taps + tap) * places.segments.len() + segment) * LANES + lane;
         let of = (output * places.blocks.len() + block) * taps + tap;

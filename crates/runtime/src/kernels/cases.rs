@@ -309,9 +309,9 @@ macro_rules! suite {
             power_of_two_scales, fewest_bits, two_level_products, two_level_factors, bytes_that_do_not_fit_pairs,
             extremes_of_each_number_of_bits, extremes_with_factors, extremes_in_nibbles, stem_of_extremes,
             nibbles_for_few_pixels, nibbles_for_many_pixels, nibbles_of_an_odd_number_of_steps, nibbles_with_factors,
-            stem_of_three_channels, stems_of_few_channels, groups_of_four_channels, small_groups, depthwise, depthwise_of_signed_input, depthwise_two_level, depthwise_with_an_end,
-            depthwise_of_extreme_input, depthwise_with_extreme_scales, sums_that_leave_the_range_of_floats,
-            values_of_a_depthwise_layer
+            stem_of_three_channels, stems_of_few_channels, groups_of_four_channels, small_groups, depthwise,
+            depthwise_of_signed_input, depthwise_two_level, depthwise_with_an_end, depthwise_of_extreme_input, depthwise_with_extreme_scales,
+            sums_that_leave_the_range_of_floats, values_of_a_depthwise_layer
         }
     };
     ($kernel:expr; $($case:ident),+) => {
@@ -349,6 +349,14 @@ fn check(name: KernelName, cases: Vec<Case>) {
             continue;
         }
         case.check(&kernel, i as u64);
+    }
+}
+
+/// Tests of a kernel are skipped where the CPU does not run it, but not where it is asked for.
+#[test]
+fn the_kernel_that_is_asked_for_can_be_made() {
+    if let Ok(name) = std::env::var("DSCONV_KERNEL") {
+        assert!(name.parse::<KernelName>().is_ok_and(|name| name.make().is_some()), "{name}");
     }
 }
 

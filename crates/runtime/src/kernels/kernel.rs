@@ -1,5 +1,6 @@
 //! The trait of kernels, and what they want of the planner.
 use super::{ConvCall, PlanesCall, QuantizeCall, Target};
+use crate::pack::Packing;
 
 /// An instruction set's loops. A value can be made only where the CPU has the instructions.
 pub(crate) trait Kernel: Copy + Send + Sync {
@@ -40,10 +41,12 @@ pub(crate) struct Wants {
     /// Whether it is faster with the factors of two-level scales apart: products of a factor and a weight do not fit its
     /// sums.
     pub factors_apart: bool,
-    /// Whether it multiplies signed codes, see [`Packing::signed_codes`](crate::pack::Packing::signed_codes).
+    /// Whether it multiplies signed codes, see [`Packing::signed_codes`].
     pub signed_codes: bool,
     /// Whether groups of 4 or 8 outputs may share a panel, see [`panel_groups`](crate::pack::Fields::panel_groups).
     pub shared_panels: bool,
+    /// Whether it multiplies weights of two steps at once, see [`Packing::paired_steps`].
+    pub paired_steps: bool,
     /// The number of weights of a layer from which on they are packed two a byte, if they have at most four bits: they come
     /// from far, and are unpacked on their way, or for a strip of pixels. Those of linear layers always are.
     pub nibbles_from: usize,
@@ -66,6 +69,7 @@ impl Wants {
         factors_apart: false,
         signed_codes: false,
         shared_panels: false,
+        paired_steps: false,
         nibbles_from: 128 * 1024,
         tile: 12,
         fewest: 60,
@@ -73,4 +77,10 @@ impl Wants {
         long_strip: 192 * 1024,
         large: 512 * 1024,
     };
+
+    /// Returns how weights are packed for the kernel, in `nibbles` or not.
+    pub fn packing(self, nibbles: bool) -> Packing {
+        let Self { signed_codes, shared_panels, paired_steps, .. } = self;
+        Packing { nibbles, signed_codes, shared_panels, paired_steps }
+    }
 }

@@ -6,6 +6,9 @@
 //! starts from has `128 * sum(q)` in it. All factors are bytes for 2 to 8 bits of either, signed or not, so the
 //! sums are exact; where inputs are signed the flipped code is the mantissa, and no start is left. `usdot` would save the
 //! flip, one instruction for 16 codes, but only newer CPUs have it.
+//!
+//! [`NeonI8mm`] is for these: `usmmla` multiplies 2 pixels by 8 unsigned codes with 2 outputs by 8 signed weights, twice the
+//! products of `sdot`. Its sums of 2 pixels by 2 outputs are put in order after a segment; a last step of four codes takes `usdot`.
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -17,30 +20,42 @@ use super::tile::{Form, Isa, Run};
 use super::{Task, Wants};
 use crate::layout::LANES;
 
-/// The kernel of CPUs with NEON's dot products.
+/// The kernel of CPUs with NEON's dot products, and with its products of matrices where `MATRICES`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct NeonDot(());
+pub(crate) struct Neon<const MATRICES: bool>(());
+
+/// The kernel of CPUs with NEON's dot products.
+pub(crate) type NeonDot = Neon<false>;
+
+/// The kernel of CPUs with NEON's products of matrices (`FEAT_I8MM`).
+pub(crate) type NeonI8mm = Neon<true>;
 
 instructions!(is_aarch64_feature_detected, has_neon_dot, run_neon_dot: "neon", "dotprod");
+instructions!(is_aarch64_feature_detected, has_neon_i8mm, run_neon_i8mm: "neon", "dotprod", "i8mm");
 
-impl Isa for NeonDot {
+impl<const MATRICES: bool> Isa for Neon<MATRICES> {
     type Floats = Pair<Pair<float32x4_t>>;
     type Sums = Pair<Pair<int32x4_t>>;
-    const WANTS: Wants = Wants { signed_codes: true, ..Wants::USUAL };
-    const ROWS: usize = 4;
+    const WANTS: Wants = Wants { signed_codes: !MATRICES, paired_steps: MATRICES, ..Wants::USUAL };
+    const ROWS: usize = if MATRICES { 6 } else { 4 };
 
     fn detect() -> Option<Self> {
-        has_neon_dot().then_some(Self(()))
+        (if MATRICES { has_neon_i8mm() } else { has_neon_dot() }).then_some(Self(()))
     }
 
     #[inline(always)]
     unsafe fn vectorize<T: Task>(task: T) -> T::Output {
         // SAFETY: of the caller.
-        unsafe { run_neon_dot(task) }
+        unsafe { if MATRICES { run_neon_i8mm(task) } else { run_neon_dot(task) } }
     }
 
     #[inline(always)]
     unsafe fn multiply<F: Form, const R: usize, const P: usize>(sums: &mut [[Self::Sums; P]; R], run: &Run<R>) {
+        if MATRICES {
+            // SAFETY: of the caller.
+            unsafe { multiply_matrices::<F, R, P>(sums, run) };
+            return;
+        }
         let (mut at, mut weights) = (run.at, run.weights.cast::<i8>());
         let mut left = if F::ONE { 1 } else { run.steps };
         // SAFETY: of the caller. A vector of codes may reach behind the last pixel, by less than `SLACK`: only the bytes of
@@ -133,6 +148,93 @@ unsafe fn step<const LANE: usize, const R: usize, const P: usize>(
     }
 }
 
+/// Adds the dot products of a segment, two steps of two pixels and two outputs at a time.
+#[inline(always)]
+unsafe fn multiply_matrices<F: Form, const R: usize, const P: usize>(
+    sums: &mut [[Pair<Pair<int32x4_t>>; P]; R],
+    run: &Run<R>,
+) {
+    let (mut at, mut weights) = (run.at, run.weights.cast::<i8>());
+    let mut left = if F::ONE { 1 } else { run.steps };
+    // SAFETY: of the caller. Weights of two steps lie together, but for the last one of an odd number.
+    unsafe {
+        // Pixels `2 i` and `2 i + 1` by the outputs `2 v` and `2 v + 1` of each panel; the last pixel of an odd number is its own pair.
+        let mut squares = [[[vdupq_n_s32(0); 8]; P]; R];
+        while left >= 2 {
+            let mut a = [vdupq_n_u8(0); R];
+            for i in 0..R.div_ceil(2) {
+                let pixels = [2 * i, (2 * i + 1).min(R - 1)];
+                let [first, second] = pixels.map(|r| vld1_u8(run.codes[r].add(at)));
+                a[i] = vcombine_u8(first, second);
+            }
+            for p in 0..P {
+                let from = weights.add(p * run.next);
+                for v in 0..8 {
+                    let q = match (F::NIBBLES, v / 4) {
+                        (false, _) => vld1q_s8(from.add(16 * v)),
+                        (true, 0) => vshrq_n_s8::<4>(vshlq_n_s8::<4>(vld1q_s8(from.add(16 * v)))),
+                        (true, _) => vshrq_n_s8::<4>(vld1q_s8(from.add(16 * (v - 4)))),
+                    };
+                    for i in 0..R.div_ceil(2) {
+                        multiply_square(&mut squares[i][p][v], a[i], q);
+                    }
+                }
+            }
+            weights = weights.add(if F::NIBBLES { 64 } else { 128 });
+            at += 8;
+            left -= 2;
+        }
+        if left > 0 {
+            for r in 0..R {
+                let word = run.codes[r].add(at).cast::<u32>().read_unaligned();
+                let a = vreinterpretq_u8_u32(vdupq_n_u32(word));
+                for p in 0..P {
+                    let q = load(weights.add(p * run.next));
+                    for v in 0..4 {
+                        let q = if F::NIBBLES { vshrq_n_s8::<4>(vshlq_n_s8::<4>(q[v])) } else { q[v] };
+                        add_products(sums[r][p].quarter_mut(v), q, a);
+                    }
+                }
+            }
+        }
+        if !F::ONE {
+            for r in 0..R {
+                for p in 0..P {
+                    for v in 0..4 {
+                        let [low, high] = [squares[r / 2][p][2 * v], squares[r / 2][p][2 * v + 1]];
+                        let [low, high] = [vreinterpretq_s64_s32(low), vreinterpretq_s64_s32(high)];
+                        let four = if r % 2 == 0 { vzip1q_s64(low, high) } else { vzip2q_s64(low, high) };
+                        let sum = sums[r][p].quarter_mut(v);
+                        *sum = vaddq_s32(*sum, vreinterpretq_s32_s64(four));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of two pixels' eight codes with two outputs' eight weights: `[pixel, output]`.
+#[inline(always)]
+unsafe fn multiply_square(sum: &mut int32x4_t, a: uint8x16_t, q: int8x16_t) {
+    // The intrinsic `vusmmlaq_s32` is not stable.
+    // SAFETY: the instruction reads and writes these registers only, and the CPU has it, by the caller.
+    unsafe {
+        asm!("usmmla {sum:v}.4s, {a:v}.16b, {q:v}.16b", sum = inout(vreg) *sum, a = in(vreg) a, q = in(vreg) q,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+}
+
+/// Adds the products of four codes, the same ones for all lanes, with four weights a lane.
+#[inline(always)]
+unsafe fn add_products(sum: &mut int32x4_t, q: int8x16_t, a: uint8x16_t) {
+    // The intrinsic `vusdotq_s32` is not stable.
+    // SAFETY: the instruction reads and writes these registers only, and the CPU has it, by the caller.
+    unsafe {
+        asm!("usdot {sum:v}.4s, {a:v}.16b, {q:v}.16b", sum = inout(vreg) *sum, a = in(vreg) a, q = in(vreg) q,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+}
+
 /// The limits and the offset of four codes.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
@@ -141,7 +243,7 @@ pub(super) struct Limits {
     offset: int32x4_t,
 }
 
-impl Rounds for NeonDot {
+impl<const MATRICES: bool> Rounds for Neon<MATRICES> {
     type Limits = Limits;
 
     #[inline(always)]

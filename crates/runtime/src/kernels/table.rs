@@ -20,6 +20,8 @@ macro_rules! rows {
             simd128, Simd128: wasm::Simd128, if all(target_arch = "wasm32", target_feature = "simd128");
             /// NEON with dot products, of 64-bit Arm.
             neondot, NeonDot: neon::NeonDot, if all(target_arch = "aarch64", target_endian = "little");
+            /// NEON with products of 8-bit matrices (i8mm), of 64-bit Arm.
+            neoni8mm, NeonI8mm: neon::NeonI8mm, if all(target_arch = "aarch64", target_endian = "little");
             /// AVX2 and FMA.
             avx2, Avx2: ymm::Avx2, if target_arch = "x86_64";
             /// AVX-VNNI: 256-bit integer dot products.
@@ -154,7 +156,8 @@ impl AnyKernel {
         let codes = weights.depthwise || weights.signed_codes == wants.signed_codes;
         let products = weights.levels.is_empty() && !(weights.nibbles && weights.two_level());
         let panels = weights.panel_groups == 1 || wants.shared_panels;
-        codes && panels && (products || !weights.levels.is_empty() && wants.factors_apart)
+        let steps = weights.depthwise || weights.paired_steps == wants.paired_steps;
+        codes && panels && steps && (products || !weights.levels.is_empty() && wants.factors_apart)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::Error;
 use crate::float::{FloatConv, FloatOp, PostOp};
 use crate::kernels::Wants;
 use crate::layout::Layout;
-use crate::pack::{Integers, Packed, Packing, Scale};
+use crate::pack::{Integers, Packed, Scale};
 
 impl Draft<'_> {
     /// Makes step `i`, a layer that computes `conv`; a sum and a limit at the front of `posts` become part of it.
@@ -117,8 +117,7 @@ pub(super) fn pack(
             (_, None) => Scale::Block(codes.scales()),
         },
     };
-    let Wants { signed_codes, shared_panels, .. } = wants;
-    Packed::new(integers, bias, layout, Packing { nibbles, signed_codes, shared_panels })
+    Packed::new(integers, bias, layout, wants.packing(nibbles))
 }
 
 /// Returns the distance of each tap from the first, in pixels of the input, or in the `lines` of a depthwise layer's; `None`

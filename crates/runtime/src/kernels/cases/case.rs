@@ -7,10 +7,10 @@ use blockfloat::{
 };
 
 use crate::buffer::Buffer;
-use crate::kernels::{AnyKernel, ConvCall, PlanesCall, QuantizeCall, Residual, Rows, SLACK, Target, Wants};
+use crate::kernels::{AnyKernel, ConvCall, PlanesCall, QuantizeCall, Residual, Rows, SLACK, Target};
 use crate::layout::{LayerInput, Layout, OFFSET};
 use crate::math::limit;
-use crate::pack::{Integers, Packed, Packing, Scale};
+use crate::pack::{Integers, Packed, Scale};
 
 /// How the scales of weights are stored.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -167,9 +167,7 @@ impl Case {
         };
         let values = products.as_deref().unwrap_or(w.codes());
         let integers = Integers { shape: w.shape(), block: w.block(), values, scale };
-        let Wants { signed_codes, shared_panels, .. } = kernel.wants();
-        let packing = Packing { nibbles: self.nibbles, signed_codes, shared_panels };
-        Packed::new(integers, numbers.bias.as_deref(), layout, packing)
+        Packed::new(integers, numbers.bias.as_deref(), layout, kernel.wants().packing(self.nibbles))
     }
 
     fn layout(&self) -> Layout {
