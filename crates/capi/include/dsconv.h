@@ -56,7 +56,7 @@ size_t dsconv_model_outputs(const dsconv_model *model);
 const char *dsconv_model_class(const dsconv_model *model, size_t index);
 
 /* Makes a session that runs a model with `threads` threads, 0 to 1024. Returns NULL if there is not enough memory or if the
- * threads cannot be started. */
+ * threads cannot be started. A process that is forked can go on with the session: it starts threads of its own. */
 dsconv_session *dsconv_session_new(const dsconv_model *model, size_t threads);
 /* Frees a session. NULL is ignored. */
 void dsconv_session_free(dsconv_session *session);

@@ -172,6 +172,44 @@ fn floats_and_bytes_give_the_same_logits_for_every_count() {
     }
 }
 
+#[cfg(unix)]
+unsafe extern "C" {
+    fn fork() -> i32;
+    fn waitpid(process: i32, status: *mut i32, options: i32) -> i32;
+    fn alarm(seconds: u32) -> u32;
+    fn _exit(status: i32) -> !;
+}
+
+#[cfg(unix)]
+#[test]
+fn a_forked_process_goes_on_with_a_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = load(&save(folder.path()));
+    let (pictures, expected) = (picture().repeat(3), expected(&network()).repeat(3));
+    // SAFETY: as above. The child does what a C program would do, which the alarm ends if it hangs.
+    unsafe {
+        let session = dsconv_session_new(model, 2);
+        dsconv_model_free(model);
+        let runs = || {
+            let mut logits = vec![0.0; 9];
+            dsconv_session_run_rgb(session, pictures.as_ptr(), 3, logits.as_mut_ptr()) == 0 && logits == expected
+        };
+        assert!(runs(), "{}", last_error());
+        let child = fork();
+        if child == 0 {
+            alarm(20);
+            let same = runs() && runs();
+            dsconv_session_free(session);
+            _exit(i32::from(!same));
+        }
+        let mut status = -1;
+        assert_eq!(waitpid(child, &raw mut status, 0), child);
+        assert_eq!(status, 0, "it exits with 0");
+        assert!(runs(), "the parent goes on, too");
+        dsconv_session_free(session);
+    }
+}
+
 #[test]
 fn misuse_is_an_error_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();

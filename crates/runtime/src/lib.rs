@@ -41,6 +41,7 @@ mod model;
 mod pack;
 mod plan;
 mod session;
+mod threads;
 
 pub use crate::model::Model;
 pub use ::model::Info;
@@ -48,4 +49,5 @@ pub use dsc::to_dsc;
 pub use error::Error;
 pub use graph::{ChannelOrder, Preprocess, Resize, Shape};
 pub use kernels::{KernelName, kernels};
-pub use session::{MAX_THREADS, Session, StepReport};
+pub use session::{Session, StepReport};
+pub use threads::MAX_THREADS;

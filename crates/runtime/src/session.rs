@@ -8,39 +8,29 @@ use crate::exec::{Given, Images, Observer, Run, Workspace, copy_output, hand_on}
 use crate::float::finite;
 use crate::kernels::{Environment, Task};
 use crate::plan::{Part, Step};
+use crate::threads::Threads;
 use crate::{Error, Model};
-
-/// The most threads that a [`Session`] can have.
-pub const MAX_THREADS: usize = 1024;
 
 impl Model {
     /// Makes the memory to run the model in, and a pool of `threads` threads; 0 counts as one thread. WebAssembly
-    /// has no threads: more than one is an error there.
+    /// has no threads: more than one is an error there. A process that is forked can go on with the session: it makes threads of its own.
     ///
     /// # Errors
-    /// [`Error::Threads`] for more than [`MAX_THREADS`], or where the system does not give as many; [`Error::Memory`],
+    /// [`Error::Threads`] for more than [`MAX_THREADS`](crate::MAX_THREADS), or where the system does not give as many; [`Error::Memory`],
     /// [`Error::Allocation`] where one image takes too much.
     pub fn session(&self, threads: usize) -> Result<Session, Error> {
-        let threads = threads.max(1);
-        let refuse = |why: String| Error::Threads { threads, why };
-        if threads > MAX_THREADS {
-            return Err(refuse(format!("a session has at most {MAX_THREADS}")));
-        }
-        self.plan().check_memory(1, threads)?;
-        let body = Workspace::new(self.plan().program(Part::Body), 1, threads)?;
-        let builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("dsconv-{i}"));
-        let builder = builder.start_handler(|_| Environment::keep());
-        let pool = (threads > 1).then(|| builder.build().map_err(|error| refuse(error.to_string()))).transpose()?;
+        let threads = Threads::new(threads)?;
+        self.plan().check_memory(1, threads.count())?;
+        let body = Workspace::new(self.plan().program(Part::Body), 1, threads.count())?;
         let model = self.clone();
-        Ok(Session { model, threads, pool, bodies: vec![body], head: None, rows: vec![], logits: vec![] })
+        Ok(Session { model, threads, bodies: vec![body], head: None, rows: vec![], logits: vec![] })
     }
 }
 
 /// The memory in which one caller runs a [`Model`]. After the first run of a batch size, runs allocate nothing.
 pub struct Session {
     model: Model,
-    threads: usize,
-    pool: Option<rayon::ThreadPool>,
+    threads: Threads,
     /// The body's buffers, for each image that runs at the same time.
     bodies: Vec<Workspace>,
     /// The head's buffers, and the number of images that they are for.
@@ -88,7 +78,7 @@ impl Session {
         let _floats = Environment::standard();
         self.check(input)?;
         let images = input.len() / self.model.input().elements();
-        self.in_pool(|session| session.forward(input, images))?;
+        self.on_threads(|session| session.forward(input, images))?;
         Ok(&self.logits)
     }
 
@@ -128,7 +118,7 @@ impl Session {
             times.push((now - last).as_secs_f64());
             last = now;
         };
-        self.in_pool(|session| {
+        self.on_threads(|session| {
             body(&session.model, &mut session.bodies[0], input, &mut session.rows, Some(&mut observe))?;
             session.head(1, Some(&mut observe))
         })?;
@@ -181,14 +171,14 @@ impl Session {
     fn reserve(&mut self, images: usize, bodies: usize) -> Result<usize, Error> {
         let plan = self.model.plan();
         let (body, head) = (plan.program(Part::Body), plan.program(Part::Head));
-        let more = plan.check_memory(images, self.threads)? / body.bytes(1, 1).max(1);
+        let more = plan.check_memory(images, self.threads.count())? / body.bytes(1, 1).max(1);
         let bodies = bodies.min(usize::try_from(more).unwrap_or(usize::MAX).saturating_add(1));
         while self.bodies.len() < bodies {
             self.bodies.push(Workspace::new(body, 1, 1)?);
         }
         if self.head.as_ref().is_none_or(|(batch, _)| *batch != images) {
             self.head = None;
-            self.head = Some((images, Workspace::new(head, images, self.threads)?));
+            self.head = Some((images, Workspace::new(head, images, self.threads.count())?));
         }
         for (values, each) in [(&mut self.rows, plan.row()), (&mut self.logits, plan.outputs())] {
             let len = images * each;
@@ -199,16 +189,17 @@ impl Session {
         Ok(bodies)
     }
 
-    /// Calls `work` in the pool, if there is one.
-    fn in_pool<T: Send>(&mut self, work: impl FnOnce(&mut Self) -> T + Send) -> T {
-        let Some(pool) = self.pool.take() else { return work(self) };
-        let result = pool.install(|| work(self));
-        self.pool = Some(pool);
-        result
+    /// Calls `work` on the threads.
+    fn on_threads(&mut self, work: impl FnOnce(&mut Self) -> Result<(), Error> + Send) -> Result<(), Error> {
+        match self.threads.pool()? {
+            Some(pool) => pool.install(|| work(self)),
+            None => work(self),
+        }
     }
 
     fn forward(&mut self, input: &[f32], images: usize) -> Result<(), Error> {
-        let bodies = self.reserve(images, if images >= self.threads { self.threads } else { 1 })?;
+        let threads = self.threads.count();
+        let bodies = self.reserve(images, if images >= threads { threads } else { 1 })?;
         let (model, plan) = (&self.model, self.model.plan());
         let images_and_rows =
             Images { images: input, image: plan.input().elements(), rows: &mut self.rows, row: plan.row() };
