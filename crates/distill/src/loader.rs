@@ -7,13 +7,15 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor, TensorData};
 use images::{Batch, ImageError};
+use rayon::ThreadPoolBuilder;
 
 /// The pixels of a batch as a tensor `[N, C, H, W]`.
 pub(crate) fn tensor(batch: Batch, device: &Device) -> Tensor<4> {
     Tensor::from_data(TensorData::new(batch.pixels, batch.shape), device)
 }
 
-/// An iterator over items that a thread makes ahead, in order: decoding and augmentation run beside the network.
+/// An iterator over items that a thread makes ahead, in order: decoding and augmentation run beside the network. They have threads of
+/// their own, since rayon's common ones are lost where a program forks.
 pub(crate) struct Prefetch<T> {
     receiver: Option<Receiver<T>>,
     thread: Option<JoinHandle<()>>,
@@ -25,6 +27,10 @@ impl<T: Send + 'static> Prefetch<T> {
         let (sender, receiver) = sync_channel(2);
         // A failed send means that nobody listens any more.
         let work = move || range.map(make).try_for_each(|item| sender.send(item)).unwrap_or(());
+        let work = move || match ThreadPoolBuilder::new().build() {
+            Ok(pool) => pool.install(work),
+            Err(_) => work(),
+        };
         Self { receiver: Some(receiver), thread: Some(thread::spawn(work)) }
     }
 }
