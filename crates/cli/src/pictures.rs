@@ -82,7 +82,7 @@ pub fn labelled<'a>(named: Option<&'a str>, model: &Model) -> Result<&'a str> {
 
 /// Tells whether a set of this name was drawn.
 pub fn are_drawn(set: &str) -> bool {
-    set.starts_with("generated/")
+    set == images::DRAWN
 }
 
 /// Says which images these are: `8 drawn pictures`, `8 images of photos`, `8 given inputs`.

@@ -15,6 +15,9 @@ use crate::decode::{Picture, to_grey};
 use crate::random::Random;
 use crate::set::{DecodedImages, Unlabelled};
 
+/// The name of a set of drawn pictures.
+pub const DRAWN: &str = "drawn pictures";
+
 /// The side of the square of samples that are averaged to a pixel.
 const SAMPLES: usize = 2;
 /// The limit of the areas of all leaves together, in areas of the picture. 14 leave about `e^-14` of it bare.
@@ -49,7 +52,7 @@ pub fn generated(count: usize, seed: u64, preprocess: &Preprocess, size: [usize;
         out.copy_from_slice(&picture.pixels);
     });
     let memory = Arc::new(DecodedImages::new(channels, size, pixels));
-    Unlabelled::from_fitted(format!("generated/{seed}"), memory, preprocess)
+    Unlabelled::from_fitted(DRAWN.to_owned(), memory, preprocess)
 }
 
 /// What the leaves of one picture have in common.
@@ -255,7 +258,7 @@ mod tests {
     fn pictures_follow_the_seed_and_the_input() {
         let imagenet = Preprocess::imagenet();
         let pictures = generated(3, 7, &imagenet, [20, 30]);
-        assert_eq!((pictures.len(), pictures.shape(), pictures.name()), (3, [3, 20, 30], "generated/7"));
+        assert_eq!((pictures.len(), pictures.shape(), pictures.name()), (3, [3, 20, 30], "drawn pictures"));
         let batch = pictures.batch(&[0, 1, 2]).unwrap();
         let image = 3 * 20 * 30;
         assert_ne!(batch.pixels[..image], batch.pixels[image..2 * image]);

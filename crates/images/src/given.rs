@@ -11,6 +11,10 @@ use crate::{ImageError, OpenOptions};
 /// The part of a channel's range by which an input may lie outside it: some ways of resizing overshoot.
 const OVERSHOOT: f32 = 0.1;
 
+/// The part of the range of pixels that pictures surely take more of, taken together. Inputs that were normalised take less of 0..255:
+/// ImageNet's 4.8.
+const SPREAD: f32 = 0.02;
+
 /// Makes a set of pictures, or of those that are spread over them if they are more than [`OpenOptions::limit`]. They are
 /// resized, cropped and normalised as those of files are.
 ///
@@ -52,7 +56,8 @@ pub fn open_pictures(
 ///
 /// # Errors
 /// [`ImageError::Inputs`] for no images, another number of values or channels, a value that is NaN or infinite, one that no
-/// pixel becomes, and where all are those of pixels in 0..1 that were not normalised; [`ImageError::Preprocess`].
+/// pixel becomes, where all are those of pixels in 0..1 that were not normalised, and where all lie within a fiftieth of the range, as
+/// normalised ones do in 0..255; [`ImageError::Preprocess`].
 pub fn open_inputs(
     values: Arc<Vec<f32>>,
     shape: [usize; 4],
@@ -89,6 +94,15 @@ pub fn open_inputs(
     let signed = ranges.iter().all(|&[low, high]| low < 0.0 && high > 1.0);
     if signed && values.iter().all(|value| (0.0..=1.0).contains(value)) {
         return refused("all inputs are from 0 to 1, as pixels are before they are normalised".to_owned(), NORMALISED);
+    }
+    let [low, high] =
+        ranges.iter().fold([f32::MAX, f32::MIN], |all, range| [all[0].min(range[0]), all[1].max(range[1])]);
+    let [least, most] = values.iter().fold([f32::MAX, f32::MIN], |all, value| [all[0].min(*value), all[1].max(*value)]);
+    if most - least < SPREAD * (high - low) {
+        return refused(
+            format!("all inputs are from {least} to {most}: those of pictures spread over {low:.3} to {high:.3}"),
+            NORMALISED,
+        );
     }
     let set = Unlabelled::from_inputs("given inputs".to_owned(), values, [height, width], preprocess);
     Ok(set.take(options.limit.unwrap_or(count)))
@@ -165,6 +179,13 @@ mod tests {
         // Where a network takes pixels in 0..1, those are its inputs.
         let plain = Preprocess { mean: vec![0.0; 3], std: vec![1.0; 3], ..preprocess.clone() };
         inputs(&[0.0, 0.1, 0.5, 1.0, 0.9, 0.0], shape, &plain).unwrap();
+        // Where it takes 0..255, normalised ones are not: 2.6 + 2.1 is less than a fiftieth of 255.
+        let bytes = Preprocess::bytes(graph::ChannelOrder::Rgb);
+        for wrong in [[-2.0, 2.2, -2.1, 2.4, -1.8, 2.6], [0.0, 0.1, 0.5, 1.0, 0.9, 0.0]] {
+            let error = inputs(&wrong, shape, &bytes).unwrap_err().to_string();
+            assert!(error.contains("those of pictures spread over 0.000 to 255.000"), "{error}");
+        }
+        inputs(&[0.0, 5.2, 1.0, 2.0, 3.0, 4.0], shape, &bytes).unwrap();
         assert!(open_pictures(&[], &plain, &OpenOptions::default()).is_err());
     }
 }
