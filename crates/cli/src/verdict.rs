@@ -13,8 +13,10 @@ use crate::error::{Error, Result};
 use crate::pictures;
 use crate::printer::Printer;
 
-/// The images on which networks are compared where the user gives none.
+/// The images on which networks are compared where the user gives none, or holds fewer out of a fit.
 pub const COUNT: usize = 8;
+/// The most images held out on which networks are compared.
+pub const MOST_HELD: usize = 16;
 /// The seed of the pictures that are drawn.
 pub const SEED: u64 = 0x7665_7264;
 /// The noise and the divergence above which, both, a network is called broken. Of nine networks in eight formats each, all that
@@ -40,12 +42,25 @@ pub struct Verdict {
     pub broken: bool,
 }
 
+/// The kind of images on which networks are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On {
+    /// The user's, held out of a fit.
+    Held,
+    /// Drawn pictures, as those that layers were fitted on.
+    Fitted,
+    /// Others.
+    Others,
+}
+
 impl Verdict {
-    fn new(on: &Unlabelled, fidelity: Fidelity, is_fitted: bool) -> Self {
+    fn new(images: &Unlabelled, fidelity: Fidelity, on: On) -> Self {
         let Fidelity { noise, divergence, .. } = fidelity;
-        let limits = if is_fitted { BROKEN_FITTED } else { BROKEN };
+        let limits = if on == On::Fitted { BROKEN_FITTED } else { BROKEN };
         let broken = noise.is_nan() || divergence.is_nan() || (noise > limits.0 && divergence > limits.1);
-        Self { on: on.name().to_owned(), fidelity, sqnr_db: fidelity.sqnr_db(), broken }
+        let name = images.name();
+        let on = if on == On::Held { format!("{name}, held out") } else { name.to_owned() };
+        Self { on, fidelity, sqnr_db: fidelity.sqnr_db(), broken }
     }
 
     /// Warns where the network is broken.
@@ -90,15 +105,15 @@ impl Reference {
         Ok(Self { images, logits })
     }
 
-    /// Compares a quantized model with the float network. `is_fitted` says that its layers were fitted on drawn pictures.
+    /// Compares a quantized model with the float network.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn verdict(&self, model: &Model, is_fitted: bool, context: &Context) -> Result<Verdict, distill::Error> {
+    pub fn verdict(&self, model: &Model, on: On, context: &Context) -> Result<Verdict, distill::Error> {
         let model = model.clone().without_head();
         let network = Network::new(&model, &context.device);
         let logits = predict("check", &[&network], &self.images, context)?.remove(0);
-        Ok(Verdict::new(&self.images, Fidelity::of(&logits, &self.logits, model.graph()), is_fitted))
+        Ok(Verdict::new(&self.images, Fidelity::of(&logits, &self.logits, model.graph()), on))
     }
 }
 

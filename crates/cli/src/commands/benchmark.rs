@@ -197,9 +197,9 @@ pub fn run(options: &BenchmarkOptions, printer: &Printer) -> Result<()> {
     for format in &FORMATS {
         let plan = format.policy().resolve(folded.graph()).map_err(Error::usage)?;
         let mut quantized = Model::quantize_folded(&folded, &plan, info.clone())?;
-        if let Some((fitted, outcome)) = fitted::fit(&options.images, &folded, &plan, &quantized, &context, printer)? {
-            quantized = fitted;
-            fitted_on = Some(outcome.described());
+        if let Some(found) = fitted::fit(&options.images, &folded, &plan, &quantized, &context, printer)? {
+            quantized = found.model;
+            fitted_on = Some(found.outcome.described());
         }
         quantized.round(&stored);
         let bytes = deploy::bytes(&quantized, &stored, printer)?.len() as u64;

@@ -41,6 +41,14 @@ impl FitOutcome {
         self.drawn > 0 || pictures::are_drawn(&self.images)
     }
 
+    /// Warns where drawn pictures join few given images: who only gets the network may not know.
+    pub fn warn(&self, printer: &Printer) {
+        if self.drawn > 0 {
+            let (count, drawn) = (self.count, self.drawn);
+            printer.warn(format!("layers are fitted on few images ({count}): {drawn} drawn pictures join them"));
+        }
+    }
+
     /// Says which images layers were fitted on.
     pub fn described(&self) -> String {
         let images = pictures::described(self.count, &self.images);
@@ -88,6 +96,16 @@ struct HeldOut {
     after: Scores,
 }
 
+/// A network whose layers were fitted.
+pub struct Fit {
+    /// The network.
+    pub model: Model,
+    /// What the fit did.
+    pub outcome: FitOutcome,
+    /// The images that were held out of it.
+    pub held: Option<Unlabelled>,
+}
+
 /// Fits the layers of a folded network on images; `None` where there are none to fit on. `plain` is the network as its scale
 /// rule alone quantizes it.
 ///
@@ -100,7 +118,7 @@ pub fn fit(
     plain: &Model,
     context: &Context,
     printer: &Printer,
-) -> Result<Option<(Model, FitOutcome)>> {
+) -> Result<Option<Fit>> {
     let fit = |given: Option<&Unlabelled>, drawn: Option<&Unlabelled>| -> std::result::Result<_, distill::Error> {
         let job = LayerFit { teacher: folded, weights: folded.weights(), plan, given, drawn, seed: SEED };
         let fitted = job.run(context)?;
@@ -120,7 +138,7 @@ pub fn fit(
                 }
             };
             let outcome = FitOutcome { images: set.name().to_owned(), count, drawn: 0, held_out: None, layers };
-            Ok(Some((fitted, outcome)))
+            Ok(Some(Fit { model: fitted, outcome, held: None }))
         }
         FitImages::Given(given, count) => {
             let set = pictures::open(Some(given), *count, SEED, plain, printer)?;
@@ -132,7 +150,8 @@ pub fn fit(
                 false => Some(measure(folded, plain, &fitted, &held, context)?),
             };
             let (name, drawn) = (set.name().to_owned(), drawn.map_or(0, |drawn| drawn.len()));
-            Ok(Some((fitted, FitOutcome { images: name, count: images.len(), drawn, held_out, layers })))
+            let outcome = FitOutcome { images: name, count: images.len(), drawn, held_out, layers };
+            Ok(Some(Fit { model: fitted, outcome, held: (!held.is_empty()).then_some(held) }))
         }
     }
 }

@@ -10,7 +10,7 @@ use model::{Float, Info, Model, Plan, Policy, QuantizedLayer, SaveOptions};
 use report::{Item, Page, Section};
 use serde::Serialize;
 
-use super::fitted::{self, FitImages, FitOutcome};
+use super::fitted::{self, Fit, FitImages, FitOutcome};
 use super::plan::{Planned, in_blocks};
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ use crate::models::{ModelSpec, OpenedModel};
 use crate::output::{Ending, Output, Target, Written, check_file};
 use crate::printer::Printer;
 use crate::table::{Table, count, decibels};
-use crate::verdict::{Reference, Verdict};
+use crate::verdict::{On, Reference, Verdict};
 use crate::{deploy, device, models, pictures, progress, rules, verdict};
 
 /// The result of `dsconv quantize`.
@@ -186,6 +186,7 @@ pub fn quantize(options: &QuantizeOptions, printer: &Printer) -> Result<Quantize
     let opened = models::open(&options.model, printer)?;
     let quantized = Job::new(opened, policy, options, printer)?.quantize(options, printer)?;
     quantized.summary.warn(printer);
+    quantized.summary.fit.iter().for_each(|fit| fit.warn(printer));
     Ok(quantized)
 }
 
@@ -266,11 +267,11 @@ impl Job {
         // From here on the user's Ctrl-C is heard between two steps.
         let context = cpu(printer)?;
         let mut model = Model::quantize_folded(&folded, &plan, info)?;
-        let found = fitted::fit(&options.images, &folded, &plan, &model, &context, printer)?;
-        let fit = found.map(|(fitted, outcome)| {
-            model = fitted;
-            outcome
-        });
+        let (mut fit, mut held) = (None, None);
+        if let Some(found) = fitted::fit(&options.images, &folded, &plan, &model, &context, printer)? {
+            let Fit { model: fitted, outcome, held: images } = found;
+            (model, fit, held) = (fitted, Some(outcome), images);
+        }
         model.round(&stored);
         let layers = measure(&folded, &model, &plan);
         let pictures = pictures::open(None, verdict::COUNT, verdict::SEED, &model, printer)?;
@@ -278,14 +279,19 @@ impl Job {
             Some(_) => html::layers(&folded, &model, Some(&pictures), &context)?,
             None => Vec::new(),
         };
-        let reference = verdict::known(Reference::new(&folded, pictures, &context), printer)?;
+        let is_on_drawn = fit.as_ref().is_some_and(FitOutcome::is_on_drawn);
+        let (images, on) = match held {
+            Some(held) if held.len() >= verdict::COUNT => (held.take(verdict::MOST_HELD), On::Held),
+            _ if is_on_drawn => (pictures, On::Fitted),
+            _ => (pictures, On::Others),
+        };
+        let reference = verdict::known(Reference::new(&folded, images, &context), printer)?;
         drop(folded);
 
         let weight_sqnr = WeightSqnr::of(layers.iter().map(|(name, layer)| (name.as_str(), layer.sqnr_db)));
         let float_layers = float_layers(&model);
-        let is_fitted = fit.as_ref().is_some_and(FitOutcome::is_on_drawn);
         let verdict = reference
-            .map(|reference| verdict::known(reference.verdict(&model, is_fitted, &context), printer))
+            .map(|reference| verdict::known(reference.verdict(&model, on, &context), printer))
             .transpose()?
             .flatten();
         let summary = Summary { weight_sqnr, verdict, kept, image_layers, layers, float_layers, fit };
