@@ -171,6 +171,9 @@ struct Allocation {
     mean_bits: f64,
     /// The bytes of all parameters.
     bytes: u64,
+    /// The most bytes of the file that `dsconv quantize` writes; `None` where the budget is none of bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_bytes: Option<u64>,
     /// The milliseconds of an image on one thread of this machine; `None` where they were not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     milliseconds: Option<f64>,
@@ -378,10 +381,11 @@ fn allocated(found: &Allocation) -> String {
     let at = found.layers_at_bits.iter().map(|(bits, layers)| format!("{layers} at {bits}")).collect::<Vec<_>>();
     let predicted = decibels(found.predicted_sqnr_db);
     format!(
-        "budget {}: {:.2} bits a weight, {}{}, predicted {predicted} dB; layers: {}",
+        "budget {}: {:.2} bits a weight, {}{}{}, predicted {predicted} dB; layers: {}",
         found.budget,
         found.mean_bits,
         bytes(found.bytes),
+        found.file_bytes.map_or(String::new(), |most| format!(" of parameters in a file of at most {}", bytes(most))),
         found.milliseconds.map_or(String::new(), |ms| format!(", {ms:.2} ms")),
         at.join(", ")
     )
@@ -428,6 +432,7 @@ fn choose(
         rules: path.map(|path| path.to_string_lossy().into_owned()),
         mean_bits,
         bytes: size,
+        file_bytes: costs.file_bytes(taken),
         milliseconds: costs.milliseconds(taken),
         predicted_noise: noise,
         predicted_sqnr_db,

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use blockfloat::packed_len;
 use distill::Context;
 use graph::Folded;
-use model::{Float, Info, LayerPlan, Model, Plan};
+use model::dsc::{self, Pair};
+use model::{Float, Info, LayerPlan, Model, Plan, SaveOptions};
 use runtime::Session;
 
 use crate::error::{Error, Result};
@@ -16,13 +17,18 @@ use crate::table::bytes;
 /// How often each layer is timed; its time is the shortest.
 const PROFILES: usize = 15;
 
+/// The bytes at whose multiples the layers of a `.dsc` file begin.
+const ALIGN: u64 = 64;
+/// Room for what a file's description of formats and of a softmax may take more than was measured, in bytes.
+const SLACK: u64 = 512;
+
 /// A limit within which formats are chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Budget {
     /// The mean number of bits of a weight's code, over the weights of all layers. Scales are not counted, so that all layers at
     /// 4 bits are just within 4.
     Bits(f64),
-    /// The bytes of all parameters.
+    /// The bytes of the file, `.dsc` or `.safetensors`, as `dsconv quantize` writes it where nothing else is asked for.
     Bytes(u64),
     /// The milliseconds of an image in the integer engine, on one thread of this machine.
     Milliseconds(f64),
@@ -88,8 +94,15 @@ impl Costs {
                 of_all(plans, |name, plan| packed_len(shape(name).iter().product(), plan.weight.bits) as u64)
             }
             Budget::Bytes(_) => {
-                rest = rules::float_bytes(network, &plans[0]);
-                of_all(plans, |name, plan| plan.bytes(shape(name), Float::F16))
+                let bytes = |name: &str, plan: &LayerPlan| {
+                    let codes = packed_len(shape(name).iter().product(), plan.weight.bits) as u64;
+                    let scales = plan.bytes(shape(name), Float::F16) - codes;
+                    (codes.next_multiple_of(4) + scales).next_multiple_of(ALIGN)
+                };
+                let layers = of_all(plans, bytes);
+                let of_layers: u64 = layers[0].values().sum();
+                rest = file_bytes(network, &plans[0], info)?.saturating_sub(of_layers) + SLACK;
+                layers
             }
             Budget::Milliseconds(_) => {
                 let (layers, others) = times(network, plans, info, context)?;
@@ -135,6 +148,11 @@ impl Costs {
         self.room
     }
 
+    /// Returns the most bytes of a file where the layers take `layers` bytes; `None` for other budgets.
+    pub fn file_bytes(&self, layers: u64) -> Option<u64> {
+        matches!(self.budget, Budget::Bytes(_)).then_some(layers + self.rest)
+    }
+
     /// Returns the time of an image in milliseconds where the layers take `layers` nanoseconds; `None` for other budgets.
     pub fn milliseconds(&self, layers: u64) -> Option<f64> {
         matches!(self.budget, Budget::Milliseconds(_)).then(|| (layers + self.rest) as f64 / 1e6)
@@ -145,6 +163,15 @@ impl Costs {
 fn of_all(plans: &[Plan], cost: impl Fn(&str, &LayerPlan) -> u64) -> Vec<BTreeMap<String, u64>> {
     let of_plan = |plan: &Plan| plan.layers().iter().map(|(name, plan)| (name.clone(), cost(name, plan))).collect();
     plans.iter().map(of_plan).collect()
+}
+
+/// Returns the bytes of the larger of the files that a network of this plan can be written to.
+fn file_bytes(network: &Folded, plan: &Plan, info: &Info) -> Result<u64> {
+    let model = Model::quantize_folded(network, plan, info.clone())?;
+    let floats = SaveOptions { floats: Float::F32, scale_precision: Float::F16 };
+    let pair = Some(Pair { seed: 0, logits: vec![0.0; model.graph().output().elements()] });
+    let dsc = dsc::write(&model, &dsc::Options { floats, pair })?.len();
+    Ok(dsc.max(files::packed::to_bytes(&model, &floats)?.len()) as u64)
 }
 
 /// Times the layers of every plan on one thread, in nanoseconds, and the least of all that is no planned layer.
