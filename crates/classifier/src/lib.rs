@@ -120,6 +120,11 @@ impl Classifier {
         self.head().names(&self.engine().info().classes)
     }
 
+    /// Returns how a picture becomes the network's input, with all sizes.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
     fn head(&self) -> Head {
         self.graph.head()
     }
@@ -160,13 +165,17 @@ impl Classifier {
         }
     }
 
-    /// Runs the input that a `.dsc` file stores and compares the logits with the stored ones, bit by bit. Returns whether the
-    /// file has any.
+    /// Checks a file's bytes as [`Classifier::load`] does, runs the input that a `.dsc` file stores, and compares the logits with the stored
+    /// ones, bit by bit. Returns whether the file has any; packed safetensors have none.
     ///
     /// # Errors
-    /// [`Error::Dsc`] where a logit differs, or where the bytes are no `.dsc` file; [`Error::Engine`].
-    pub fn verify(&mut self, dsc: &[u8]) -> Result<bool, Error> {
-        let file = dsc::File::parse(dsc)?;
+    /// [`Error::Dsc`] where a logit differs or the file is damaged; [`Error::File`], [`Error::Engine`].
+    pub fn verify(&mut self, bytes: &[u8]) -> Result<bool, Error> {
+        if !bytes.starts_with(&dsc::MAGIC) {
+            files::from_bytes(bytes)?;
+            return Ok(false);
+        }
+        let file = dsc::File::parse(bytes)?;
         let Some(pair) = file.pair() else { return Ok(false) };
         let input = dsc::Pair::input(pair.seed, self.engine().input());
         file.check_logits(self.run(&input)?)?;
@@ -217,7 +226,11 @@ mod tests {
     #[test]
     fn the_stored_logits_are_found_again() {
         let bytes = dsc();
-        assert!(Classifier::load(&bytes, 1).unwrap().verify(&bytes).unwrap());
+        let mut classifier = Classifier::load(&bytes, 1).unwrap();
+        assert!(classifier.verify(&bytes).unwrap());
+        let packed = files::packed::to_bytes(&float(), &SaveOptions::EXACT).unwrap();
+        assert!(!classifier.verify(&packed).unwrap(), "it stores none");
+        classifier.verify(&packed[..packed.len() / 2]).unwrap_err();
     }
 
     #[test]
