@@ -31,11 +31,12 @@ impl Source<'_> {
 }
 
 /// Opens a checkpoint as a network of the zoo. What `given` sets is fixed, and without a name the network is found; classes,
-/// width and first layers are the file's. What was found and assumed is said, but nothing of images with `quietly`.
+/// width and first layers are the file's. What was found and assumed is said, but of images only what `image` leaves open, and nothing
+/// without it.
 ///
 /// # Errors
 /// The file is no checkpoint, or its parameters do not fit the network; the network cannot be built.
-pub fn open(source: Source<'_>, given: &zoo::Config, quietly: bool, printer: &Printer) -> Result<Model> {
+pub fn open(source: Source<'_>, given: &zoo::Config, image: Option<&ImageConfig>, printer: &Printer) -> Result<Model> {
     let shown = match source {
         Source::File(path) => path,
         Source::Bytes(_) => Path::new(STATE_DICT),
@@ -65,7 +66,7 @@ pub fn open(source: Source<'_>, given: &zoo::Config, quietly: bool, printer: &Pr
     }
     let mut preprocess = config.preprocess()?;
     ImageConfig::default().apply(&mut preprocess, graph.input().channels).map_err(Error::failed)?;
-    say_assumed(&assumed, &preprocess, named, quietly, printer);
+    say_assumed(&assumed, &preprocess, named, image, printer);
     loaded.notes.iter().for_each(|note| printer.talk(format!("{shown}: {note}")));
     loaded.choice.iter().for_each(|choice| printer.warn(format!("{shown}: {choice}")));
     loaded.details.iter().for_each(|detail| printer.detail(format!("{shown}: {detail}")));
@@ -75,8 +76,14 @@ pub fn open(source: Source<'_>, given: &zoo::Config, quietly: bool, printer: &Pr
     Ok(Model::float(graph, loaded.weights, info)?)
 }
 
-/// Says what was assumed because the parameters do not tell it.
-fn say_assumed(assumed: &[Assumption], preprocess: &Preprocess, named: bool, quietly: bool, printer: &Printer) {
+/// Says what was assumed because neither the parameters nor the user tell it.
+fn say_assumed(
+    assumed: &[Assumption],
+    preprocess: &Preprocess,
+    named: bool,
+    image: Option<&ImageConfig>,
+    printer: &Printer,
+) {
     let in_words = |assumption: &Assumption| match assumption {
         Assumption::CifarStem => {
             Some("its first convolution is 3x3: of stride 1 and without pooling (--stem cifar)".to_owned())
@@ -86,15 +93,13 @@ fn say_assumed(assumed: &[Assumption], preprocess: &Preprocess, named: bool, qui
         _ => None,
     };
     let mut told: Vec<String> = assumed.iter().filter_map(in_words).collect();
-    if !named && !quietly {
-        let values = match preprocess.channels() {
-            1 => "a mean and deviation of 0.5 of grey in 0..1",
-            _ => "ImageNet's mean and deviation of RGB in 0..1",
-        };
-        told.push(format!("{values} (--mean, --std, --order, --divide)"));
+    if image.is_some_and(|image| !image.says_values()) {
+        told.push(format!("{} (--mean, --std, --order, --divide)", import::values(preprocess)));
+    }
+    if image.is_some_and(|image| !image.says_sizes()) {
         told.extend(import::sizes(preprocess).map(|sizes| format!("images {sizes} (--resize, --crop)")));
     }
     if !told.is_empty() {
-        printer.talk(format!("assumed: {}", told.join("; ")));
+        printer.assume(format!("assumed: {}", told.join("; ")));
     }
 }

@@ -35,8 +35,11 @@ pub const STATE_DICT: &str = checkpoint::STATE_DICT;
 
 /// A listener that hears what a command says on stderr.
 pub trait Listener: Progress {
-    /// Hears a sentence about what was found or assumed.
+    /// Hears a sentence about what was found.
     fn note(&self, text: &str);
+
+    /// Hears a sentence about what is assumed because neither a file nor the user says it.
+    fn assume(&self, text: &str);
 
     /// Hears a warning.
     fn warn(&self, text: &str);
@@ -190,6 +193,11 @@ pub fn eval(words: &[OsString], state_dict: Option<Vec<u8>>, host: Host) -> Resu
     let mut options = EvalOptions::from(args);
     options.model.state_dict = state_dict.map(Into::into);
     Ok(eval::evaluate(&options, &Printer::hosted(host))?.outcome)
+}
+
+/// Returns the names of the networks that can be built.
+pub fn networks() -> Vec<&'static str> {
+    zoo::variants().iter().map(|variant| variant.name).collect()
 }
 
 /// The results of a run of `dsconv distill`.

@@ -30,7 +30,7 @@ pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) 
     let mut imported = onnx::import(&bytes, &options(image.input()));
     if let (Err(ImportError::OpenSize { .. }), None) = (&imported, image.input()) {
         imported = onnx::import(&bytes, &options(Some([SIDE; 2])));
-        printer.talk(format!("{shown} does not say how large its images are: {SIDE} is assumed (--input)"));
+        printer.assume(format!("{shown} does not say how large its images are: {SIDE} is assumed (--input)"));
     }
     let imported = imported.map_err(|error| Error::from(error).at(format!("`{shown}`")))?;
     for note in &imported.notes {
@@ -68,7 +68,7 @@ pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) 
     .flatten()
     .collect();
     if !assumed.is_empty() && !quietly {
-        printer.talk(format!("{shown} does not say how its images are prepared; assumed: {}", assumed.join("; ")));
+        printer.assume(format!("{shown} does not say how its images are prepared; assumed: {}", assumed.join("; ")));
     }
     let source = match imported.producer.as_str() {
         "" => format!("{name}.onnx"),
@@ -76,6 +76,20 @@ pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) 
     };
     let info = Info { preprocess, classes: imported.classes, source };
     Ok((Model::float(imported.graph, imported.weights, info)?, is_prepared))
+}
+
+/// Says how the values of images are normalised.
+pub fn values(preprocess: &Preprocess) -> String {
+    let Preprocess { order, divide, mean, std, .. } = preprocess;
+    let is_as =
+        |other: Preprocess| (order, divide, mean, std) == (&other.order, &other.divide, &other.mean, &other.std);
+    if is_as(Preprocess::imagenet_statistics()) {
+        return "ImageNet's mean and deviation of RGB in 0..1".to_owned();
+    }
+    if is_as(Preprocess::grey()) {
+        return "a mean and deviation of 0.5 of grey in 0..1".to_owned();
+    }
+    format!("a mean of {mean:?} and a deviation of {std:?} of {order} in 0..{}", 255.0 / divide)
 }
 
 /// Says to what sizes images are brought; `None` where they only become the network's input.

@@ -92,11 +92,11 @@ fn open_without_classes(spec: &ModelSpec, changes: &Changes, printer: &Printer) 
     let mut opened = match weights {
         Some(weights) => {
             let network = zoo::Config { width, stem, input: square(image)?, ..zoo::Config::new(name) };
-            named(&network, Some(weights), printer)?
+            named(&network, Some(weights), Some(image), printer)?
         }
         None if is_checkpoint(path) => {
             let given = zoo::Config { width, stem, input: square(image)?, ..zoo::Config::default() };
-            bare(path, &given, image.says_values(), printer)?
+            bare(path, &given, Some(image), printer)?
         }
         None if width.is_some() || stem.is_some() => {
             let error = Error::usage(format!("`{name}` is no checkpoint: `--width` and `--stem` are for those"));
@@ -140,9 +140,8 @@ fn state_dict(bytes: &[u8], spec: &ModelSpec, changes: &Changes, printer: &Print
     if is_named {
         variant(name)?;
     }
-    let quietly = is_named || image.says_values();
-    let model = checkpoint::open(Source::Bytes(bytes), &network, quietly, printer)?;
-    Ok(OpenedModel { model, name: name.clone(), file: None, is_prepared: quietly })
+    let model = checkpoint::open(Source::Bytes(bytes), &network, Some(image), printer)?;
+    Ok(OpenedModel { model, name: name.clone(), file: None, is_prepared: is_named || image.says_values() })
 }
 
 /// Returns the side of the input that is asked of a network of the zoo.
@@ -184,7 +183,7 @@ fn onnx(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) -> R
 pub fn open_name(model: &str, printer: &Printer) -> Result<OpenedModel> {
     // `./resnet50` is a file or folder even where a network has that name.
     if zoo::variant(model).is_ok() {
-        return named(&zoo::Config::new(model), None, printer);
+        return named(&zoo::Config::new(model), None, None, printer);
     }
     let path = Path::new(model);
     if path.is_file() {
@@ -225,17 +224,17 @@ pub fn network(model: &Model, device: &Device) -> Network {
 /// Opens a file that dsconv wrote, or a checkpoint.
 fn file(path: &Path, printer: &Printer) -> Result<OpenedModel> {
     if is_checkpoint(path) {
-        return bare(path, &zoo::Config::default(), true, printer);
+        return bare(path, &zoo::Config::default(), None, printer);
     }
     Ok(OpenedModel { model: files::load(path)?, name: stem(path), file: Some(path.to_owned()), is_prepared: true })
 }
 
 /// Opens a checkpoint, whose network is found by its parameters.
-fn bare(path: &Path, given: &zoo::Config, quietly: bool, printer: &Printer) -> Result<OpenedModel> {
+fn bare(path: &Path, given: &zoo::Config, image: Option<&ImageConfig>, printer: &Printer) -> Result<OpenedModel> {
     match slips::of_model(path) {
         Some(error) => Err(error),
         None => {
-            let model = checkpoint::open(Source::File(path), given, quietly, printer)?;
+            let model = checkpoint::open(Source::File(path), given, image, printer)?;
             Ok(OpenedModel { model, name: stem(path), file: None, is_prepared: false })
         }
     }
@@ -287,8 +286,14 @@ fn variant(name: &str) -> Result<&'static zoo::Variant> {
     })
 }
 
-/// Opens a network of the zoo with its own weights, or with those of a file.
-fn named(config: &zoo::Config, weights: Option<&PathBuf>, printer: &Printer) -> Result<OpenedModel> {
+/// Opens a network of the zoo with its own weights, or with those of a file, whose images are assumed to be those of the network. That
+/// is said where `image` leaves it open.
+fn named(
+    config: &zoo::Config,
+    weights: Option<&PathBuf>,
+    image: Option<&ImageConfig>,
+    printer: &Printer,
+) -> Result<OpenedModel> {
     let name = config.name.as_str();
     let variant = variant(name)?;
     if let Some(path) = weights {
@@ -296,14 +301,14 @@ fn named(config: &zoo::Config, weights: Option<&PathBuf>, printer: &Printer) -> 
             let error = Error::usage(format!("`{}`: an ONNX file is a whole network", path.display()));
             return Err(error.hint("name it as the model, without another's name"));
         }
-        let model = checkpoint::open(Source::File(path), config, true, printer)?;
+        let model = checkpoint::open(Source::File(path), config, image, printer)?;
         return Ok(OpenedModel { model, name: name.to_owned(), file: None, is_prepared: true });
     }
     if let Some(model) = built_in::teacher(name) {
         return Ok(OpenedModel { model: model?, name: name.to_owned(), file: None, is_prepared: true });
     }
     if let Some(path) = places::fetched(variant).filter(|path| path.is_file()) {
-        let model = checkpoint::open(Source::File(&path), config, true, printer)?;
+        let model = checkpoint::open(Source::File(&path), config, None, printer)?;
         return Ok(OpenedModel { model, name: name.to_owned(), file: None, is_prepared: true });
     }
     let error = Error::failed(format!("the weights of `{name}` are not here"));

@@ -162,6 +162,14 @@ impl Printer {
         }
     }
 
+    /// Says what is assumed because neither a file nor the user says it, unless the user wants quiet.
+    pub fn assume(&self, text: impl Display) {
+        match &self.host {
+            Some(host) if !self.manner.quiet => host.listener().assume(&harmless(&text.to_string())),
+            _ => self.talk(text),
+        }
+    }
+
     /// Says a detail, where the user wants those.
     pub fn detail(&self, text: impl Display) {
         if self.manner.verbose {

@@ -6,14 +6,14 @@ mod quantize;
 mod work;
 
 use pyo3::create_exception;
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 create_exception!(
     dsconv,
     Error,
-    PyException,
-    "What a command or the engine refuses: the text is that of the command line, with its hint."
+    PyValueError,
+    "What is refused: arguments, or what is wrong with a file. The text ends with a hint of what to do, where there is one."
 );
 
 fn refused(error: impl std::fmt::Display) -> PyErr {
@@ -29,6 +29,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<quantize::Quantized>()?;
     module.add_function(wrap_pyfunction!(quantize::quantize, module)?)?;
     module.add_function(wrap_pyfunction!(quantize::analyze, module)?)?;
+    module.add_function(wrap_pyfunction!(quantize::networks, module)?)?;
     module.add_function(wrap_pyfunction!(quantize::read_run, module)?)?;
     module.add("Error", module.py().get_type::<Error>())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))

@@ -12,7 +12,7 @@ use crate::images::Images;
 use crate::{refused, work};
 
 /// Writes a value as JSON, which Python reads.
-fn json(value: &impl Serialize) -> PyResult<String> {
+pub fn json(value: &impl Serialize) -> PyResult<String> {
     serde_json::to_string(value).map_err(refused)
 }
 
@@ -103,6 +103,12 @@ pub fn analyze(
     let analysis = work::run(py, ear, move |host| host::analyze(&words, given, host))?;
     let report = json(&analysis.document())?;
     Ok((report, analysis.svg(), analysis.rules))
+}
+
+/// Returns the names of the networks that can be built.
+#[pyfunction]
+pub fn networks() -> Vec<&'static str> {
+    host::networks()
 }
 
 /// Reads the results of a run, as JSON.

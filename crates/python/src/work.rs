@@ -1,14 +1,17 @@
 //! Long work on a thread of its own, while Python's thread listens: it hands notes, warnings and progress to Python, and stops the
 //! work at Ctrl-C or where Python raises.
+use std::process;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use cli::host::{Host, Interrupter, Listener, Progress};
 use pyo3::prelude::*;
+use rayon::ThreadPoolBuilder;
 
-use crate::Error;
+use crate::refused;
 
 /// How often Python's thread looks whether it is to stop.
 const POLL: Duration = Duration::from_millis(50);
@@ -21,6 +24,7 @@ const STACK: usize = 8 << 20;
 /// What the work says.
 enum Event {
     Note(String),
+    Assumption(String),
     Warning(String),
     Start { phase: String, total: usize },
     Advance { done: usize, note: String },
@@ -50,16 +54,51 @@ impl Listener for Speaker {
         self.say(Event::Note(text.to_owned()));
     }
 
+    fn assume(&self, text: &str) {
+        self.say(Event::Assumption(text.to_owned()));
+    }
+
     fn warn(&self, text: &str) {
         self.say(Event::Warning(text.to_owned()));
     }
 }
 
-/// Runs work without the GIL. `ear` is Python's listener, with the methods `note`, `warn` and `progress`, which are called on this
-/// thread.
+/// Work that is going on. A process that is forked meanwhile has none of its threads, and would wait for ever for a lock that one of them
+/// holds.
+struct Going;
+
+impl Going {
+    /// # Errors
+    /// The process was forked while work was going on.
+    fn begin() -> PyResult<Self> {
+        let here = process::id();
+        let there = PROCESS.swap(here, Ordering::Relaxed);
+        if there != here && GOING.load(Ordering::Relaxed) > 0 {
+            PROCESS.store(there, Ordering::Relaxed);
+            return Err(refused(
+                "another thread quantized or analyzed a network when this process was forked: start processes by the method `spawn`",
+            ));
+        }
+        GOING.fetch_add(1, Ordering::Relaxed);
+        Ok(Self)
+    }
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        GOING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How much work is going on, and in which process.
+static GOING: AtomicUsize = AtomicUsize::new(0);
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+/// Runs work without the GIL, on threads of its own: rayon's common ones, which last, would be lost in a process that is forked. `ear` is
+/// Python's listener, with the methods `note`, `assume`, `warn`, `progress` and `error`, which are called on this thread.
 ///
 /// # Errors
-/// The work's error as `dsconv.Error`; what `ear` raises, or Python's handler of a signal, which both stop the work.
+/// What `ear.error` makes of the work's error; what `ear` raises, or Python's handler of a signal, which both stop the work.
 pub fn run<T: Send + 'static>(
     py: Python<'_>,
     ear: &Bound<'_, PyAny>,
@@ -68,7 +107,14 @@ pub fn run<T: Send + 'static>(
     let (sender, mut events) = mpsc::channel();
     let interrupter = Interrupter::new();
     let host = Host::new(Arc::new(Speaker(sender)), interrupter.clone());
-    let thread = thread::Builder::new().name("dsconv".to_owned()).stack_size(STACK).spawn(move || work(host))?;
+    let going = Going::begin()?;
+    let threads = ThreadPoolBuilder::new().thread_name(|i| format!("dsconv-{i}")).stack_size(STACK);
+    let threads = threads.build().map_err(refused)?;
+    let work = move || {
+        let _going = going;
+        threads.install(|| work(host))
+    };
+    let thread = thread::Builder::new().name("dsconv".to_owned()).spawn(work)?;
     if let Err(raised) = listen(py, ear, &mut events, &thread) {
         interrupter.stop(None);
         py.detach(|| wait(&thread, GRACE));
@@ -76,7 +122,7 @@ pub fn run<T: Send + 'static>(
     }
     match py.detach(|| thread.join()) {
         Ok(Ok(result)) => Ok(result),
-        Ok(Err(error)) => Err(told(py, &error)),
+        Ok(Err(error)) => Err(told(ear, &error)),
         Err(panic) => std::panic::resume_unwind(panic),
     }
 }
@@ -96,6 +142,7 @@ fn listen<T>(
         py.check_signals()?;
         match event {
             Ok(Event::Note(text)) => drop(ear.call_method1("note", (text,))?),
+            Ok(Event::Assumption(text)) => drop(ear.call_method1("assume", (text,))?),
             Ok(Event::Warning(text)) => drop(ear.call_method1("warn", (text,))?),
             Ok(Event::Start { phase, total }) => {
                 ear.call_method1("progress", (&phase, 0, total, ""))?;
@@ -118,10 +165,10 @@ fn wait<T>(thread: &JoinHandle<T>, most: Duration) {
     }
 }
 
-/// Makes a `dsconv.Error` of a command's error, with its hint as an attribute too.
-fn told(py: Python<'_>, error: &cli::Error) -> PyErr {
-    let raised = Error::new_err(error.to_string());
-    // An exception takes attributes; where it does not, the hint stands in the text.
-    let _ = raised.value(py).setattr("hint", error.advice());
-    raised
+/// Has `ear` make an exception of a command's error.
+fn told(ear: &Bound<'_, PyAny>, error: &cli::Error) -> PyErr {
+    match ear.call_method1("error", (error.to_string(), error.advice())) {
+        Ok(exception) => PyErr::from_value(exception),
+        Err(raised) => raised,
+    }
 }

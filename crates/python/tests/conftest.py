@@ -4,7 +4,11 @@
 """
 
 import os
+import pickle
+import select
+import signal
 import subprocess
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +49,32 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def model(folder):
     return dsconv.load(folder / "model.dsc", threads=1)
+
+
+def in_a_fork(work, seconds=120):
+    """Does work in a forked process, which must end in time, and returns its result."""
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork")
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        # From 3.12 on Python warns of every fork beside threads.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.write(writer, pickle.dumps(work()))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writer)
+    ended = select.select([reader], [], [], seconds)[0]
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0, "it fails" if ended else "it hangs"
+    return pickle.loads(said)
 
 
 def bits(values):

@@ -5,12 +5,19 @@
 Tests that lack a tool are skipped.
 """
 
+import copy
+import functools
 import json
+import os
+import pickle
+import shutil
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
-from conftest import NAMES, PICTURES, bits, command
+from conftest import NAMES, PICTURES, bits, command, in_a_fork
 
 import dsconv
 
@@ -50,6 +57,15 @@ def test_pictures_of_pillow_and_numpy(model):
         opened = image.open(PICTURES / name)
         assert bits(model.input(opened)) == expected, name
         assert bits(model.input(np.asarray(opened.convert("RGB")))) == expected, name
+    # Of 16 bits a file gives the upper 8, and so does Pillow's image, whose own conversion makes them white.
+    assert bits(model.input(image.open(PICTURES / "gray16.png"))) == bits(model.input(PICTURES / "gray16.png"))
+    with pytest.raises(dsconv.Error, match="has the mode F, whose white is not known"):
+        model.input(image.new("F", (4, 4)))
+    # Decoders of JPEG differ by up to 3 levels.
+    std = np.array(model.preprocessing.std)[:, None, None]
+    for name in ["444.JPEG", "gray.jpg", "420.jpg", "progressive.jpg"]:
+        levels = 255 * std * (model.input(image.open(PICTURES / name)) - model.input(PICTURES / name))
+        assert np.abs(levels).max() < 3.01, (name, np.abs(levels).max())
     grey = np.full((9, 7), 40, np.uint8)
     assert bits(model.input(grey)) == bits(model.input(np.repeat(grey[..., None], 3, axis=2)))
     strided = np.asarray(image.open(PICTURES / "rgb.png").convert("RGB"))[::2, ::-1]
@@ -64,23 +80,45 @@ def test_shapes(model):
     assert bits(model.predict(x[1])) == bits(both[1])
     assert bits(model.predict(np.asfortranarray(x))) == bits(both)
     assert model.predict(x[:0]).shape == (0, model.outputs)
+    # What is as clear: doubles, channels last, lists.
+    for same in [x.astype(np.float64), x.transpose(0, 2, 3, 1), list(x), [x[0].transpose(1, 2, 0), x[1].transpose(1, 2, 0)]]:
+        assert bits(model.predict(same)) == bits(both)
+    assert bits(model.predict(x[1].transpose(1, 2, 0))) == bits(both[1])
+    many = np.concatenate([x] * 100)
+    assert bits(model.predict(many)) == bits(np.concatenate([both] * 100))
+
+
+def test_tensors(model):
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(2).standard_normal((2, *model.shape), dtype=np.float32)
+    assert bits(model.predict(torch.from_numpy(x).requires_grad_())) == bits(model.predict(x))
 
 
 def test_what_does_not_fit_is_a_sentence(model, folder, tmp_path):
-    with pytest.raises(dsconv.Error, match=r"the array has the type float64: expected float32"):
-        model.predict(np.zeros(model.shape))
+    with pytest.raises(dsconv.Error, match=r"the array has the type int64: expected floats"):
+        model.predict(np.zeros(model.shape, np.int64))
+    with pytest.raises(dsconv.Error, match=r"the arrays have different shapes: \[3, 8, 8\], \[3, 32, 32\]"):
+        model.predict([np.zeros((3, 8, 8)), np.zeros((3, 32, 32))])
     with pytest.raises(dsconv.Error, match=r"the array has the shape \[3, 8, 8\]: expected \[N, 3, 32, 32\]"):
         model.predict(np.zeros((3, 8, 8), np.float32))
-    with pytest.raises(dsconv.Error, match="element 5 of the input is NaN or infinite"):
-        x = np.zeros(model.shape, np.float32)
-        x.flat[5] = np.nan
-        model.predict(x)
+    for images, at in [(1, 5), (100, 3 * 32 * 32 * 90 + 7)]:
+        x = np.zeros((images, *model.shape), np.float32)
+        x.flat[at] = np.nan
+        with pytest.raises(dsconv.Error, match=f"element {at} of the input is NaN or infinite"):
+            model.predict(x)
     with pytest.raises(dsconv.Error, match="not an image: neither JPEG, PNG, BMP nor WebP"):
         model.classify(b"a text, no picture")
-    with pytest.raises(dsconv.Error, match="the array is float64"):
+    with pytest.raises(dsconv.Error, match=r"a picture is float64 \[4, 4\]"):
         model.classify(np.zeros((4, 4)))
-    with pytest.raises(FileNotFoundError):
-        dsconv.load(tmp_path / "none.dsc")
+    with pytest.raises(dsconv.Error, match="a picture is int: expected a path"):
+        model.classify(3)
+    for top in [0, -1, 2.5, None]:
+        with pytest.raises(ValueError, match="top is "):
+            model.classify(PICTURES / "rgb.png", top=top)
+    for missing in [functools.partial(dsconv.load, tmp_path / "none.dsc"), functools.partial(model.classify, tmp_path / "none.png")]:
+        with pytest.raises(FileNotFoundError, match="none.(dsc|png)`: there is no such file") as error:
+            missing()
+        assert isinstance(error.value, dsconv.Error) and error.value.filename.startswith(str(tmp_path))
     whole = (folder / "model.dsc").read_bytes()
     for damaged in [b"", b"a text", whole[: len(whole) // 2], whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]]:
         path = tmp_path / "damaged.dsc"
@@ -88,6 +126,105 @@ def test_what_does_not_fit_is_a_sentence(model, folder, tmp_path):
         with pytest.raises(dsconv.Error, match="damaged.dsc`: .{10}") as error:
             dsconv.load(path)
         assert "panic" not in str(error.value)
+
+
+def test_files_of_other_kinds_are_named(folder, tmp_path):
+    def said(name, data):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(dsconv.Error) as error:
+            dsconv.load(tmp_path / name)
+        return str(error.value)
+
+    use = "\n\nhint: `dsconv.quantize("
+    onnx = said("a.onnx", (folder / "float.onnx").read_bytes())
+    assert "a.onnx` is an ONNX file, not a model that runs" in onnx and use in onnx
+    jpeg = said("a.dsc", (PICTURES / "420.jpg").read_bytes())
+    assert "is a JPEG picture, not a model" in jpeg and use not in jpeg
+    assert "is a checkpoint of PyTorch" in said("a.pth", b"PK\x03\x04 and so on")
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    other = said("a.safetensors", len(header).to_bytes(8, "little") + header + bytes(4))
+    assert "is a safetensors file of another program" in other and use in other
+
+
+def test_files_without_a_stored_input_are_verified_as_far_as_they_can_be(folder):
+    assert dsconv.load(folder / "model.dsc").verify() is True
+    assert dsconv.load(folder / "float.safetensors").verify() is False
+
+
+def test_a_model_is_passed_on(model, folder, tmp_path):
+    x = np.random.default_rng(4).standard_normal((2, *model.shape), dtype=np.float32)
+    expected = bits(model.predict(x))
+    for other in [pickle.loads(pickle.dumps(model)), copy.deepcopy(model)]:
+        assert bits(other.predict(x)) == expected and other.file == model.file
+    assert model.save(tmp_path / "copy.dsc") == model.size
+    assert (tmp_path / "copy.dsc").read_bytes() == (folder / "model.dsc").read_bytes()
+    with pytest.raises(dsconv.Error, match="a model that was read from a .dsc file is written as one"):
+        model.save(tmp_path / "copy.onnx")
+    # The folder of a run.
+    (tmp_path / "run").mkdir()
+    shutil.copy(folder / "model.dsc", tmp_path / "run")
+    assert bits(dsconv.load(tmp_path / "run").predict(x)) == expected
+
+
+def test_preprocessing_is_shown(model):
+    shown = model.preprocessing
+    assert shown == ((32), (32, 32), "rgb", 255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    text = "shorter side resized to 32, middle 32 x 32 cut out; rgb / 255, mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225"
+    assert str(shown) == text and text in repr(model) and text in model._repr_html_()
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_a_forked_process_goes_on(folder, threads):
+    forked = dsconv.load(folder / "model.dsc", threads=threads)
+    x = np.random.default_rng(1).standard_normal((5, *forked.shape), dtype=np.float32)
+    expected = bits(forked.predict(x))
+    assert in_a_fork(lambda: [bits(forked.predict(x)), bits(dsconv.load(folder / "model.dsc").predict(x))]) == [expected] * 2
+    assert bits(forked.predict(x)) == expected
+
+
+def test_a_process_that_is_forked_while_a_model_runs_does_not_hang(folder):
+    forked = dsconv.load(folder / "model.dsc", threads=2)
+    x = np.zeros((64, *forked.shape), np.float32)
+    stop = threading.Event()
+
+    def run():
+        while not stop.is_set():
+            forked.predict(x)
+
+    def tried():
+        try:
+            return bits(forked.predict(x[0]))
+        except dsconv.Error as error:
+            return str(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        time.sleep(0.05)
+        found = [in_a_fork(tried) for _ in range(5)]
+    finally:
+        stop.set()
+        thread.join()
+    said = "another thread ran this model when the process was forked: load it again"
+    expected = bits(forked.predict(x[0]))
+    assert all(one in (expected, said) for one in found), found
+    assert said in found, "the thread runs it nearly always"
+
+
+def test_ctrl_c_stops_a_prediction(folder):
+    model = dsconv.load(folder / "model.dsc", threads=1)
+    x = np.zeros((64, *model.shape), np.float32)
+    begun = time.monotonic()
+    model.predict(x)
+    # What takes 20 seconds.
+    x = np.broadcast_to(x, (int(20 / (time.monotonic() - begun)) + 1, *x.shape)).reshape(-1, *model.shape)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sent = []
+    threading.Timer(0.5, lambda: (sent.append(time.monotonic()), os.kill(os.getpid(), signal.SIGINT))).start()
+    with pytest.raises(KeyboardInterrupt):
+        model.predict(x)
+    assert time.monotonic() - sent[0] < 2
+    assert model.predict(x[0]).shape == (model.outputs,)
 
 
 def test_other_threads_run_while_it_computes(folder, model):

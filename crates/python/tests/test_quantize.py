@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -14,9 +15,10 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import NAMES, PICTURES, ROOT, bits, command, ran
+from conftest import NAMES, PICTURES, ROOT, bits, command, in_a_fork, ran
 
 import dsconv
+from dsconv._words import said as in_python
 
 NETWORK = "resnet50-embedded"
 #: Files that hold the same as their decoded pixels.
@@ -69,8 +71,10 @@ def test_files_and_figures_are_those_of_the_command(tmp_path, arguments, options
     said = json.loads(done.stdout)
     assert {key: said[key] for key in made.report} == made.report
     assert set(said) - set(made.report) == {"path", "bytes", "fp32_bytes", "ratio", "seconds"}
-    assert [str(one.message) for one in caught] == [
-        line.removeprefix("warning: ") for line in done.stderr.splitlines() if line.startswith("warning: ")
+    # Of drawn pictures that join few the command tells in its result.
+    warned = [str(one.message) for one in caught if "drawn pictures join them" not in str(one.message)]
+    assert warned == [
+        in_python(line.removeprefix("warning: ")) for line in done.stderr.splitlines() if line.startswith("warning: ")
     ]
     assert made.fp32_size == said["fp32_bytes"] and made.size == said["bytes"]
     command("quantize", NETWORK, *options, "-o", tmp_path / "theirs.safetensors")
@@ -108,8 +112,13 @@ def test_an_onnx_file_keeps_what_onnx_runtime_says_of_it(folder, tmp_path):
     assert noise < 0.01, noise
     assert (logits.argmax(1) == expected.argmax(1)).mean() >= 7 / 8
     verdict = made.verdict
-    assert verdict.images == 8 and verdict.same >= 7 and not verdict.broken
+    assert verdict.images == 8 and verdict.same >= 7 and not verdict.broken and verdict.on == "drawn pictures"
     assert str(verdict).startswith(f"on 8 drawn pictures: the class of FP32 for {verdict.same}, logits {verdict.sqnr_db:.1f} dB")
+    # Enough are held out of 64, and the verdict is on them.
+    images = list(np.random.default_rng(3).integers(0, 256, (64, 40, 40, 3), np.uint8))
+    verdict = dsconv.quantize(folder / "float.onnx", images=images, skip=["layer2*", "layer3*", "layer4*"]).verdict
+    assert (verdict.on, verdict.images) == ("given pictures, held out", 8)
+    assert str(verdict).startswith(f"on 8 given pictures, held out: the class of FP32 for {verdict.same}")
 
     # What is written computes in ONNX Runtime what the engine computes, but for sums in another order.
     made.save(tmp_path / "int.onnx")
@@ -178,6 +187,9 @@ def test_a_state_dict_of_torchvision_keeps_its_logits(torch, resnet, tmp_path):
     found = dsconv.quantize(arrays, **few)
     assert bits(found.predict(x)) == expected and found.source == "state_dict"
     assert found.notes[0] == "state_dict is resnet18 with 12 classes, found by its parameters"
+    # As training scripts save it.
+    for nested in [{"epoch": 3, "state_dict": arrays}, {"model": arrays, "optimizer": {"lr": np.zeros(1)}}]:
+        assert bits(dsconv.quantize(nested, **few).predict(x)) == expected
     words = ["--weights", tmp_path / "weights.pth", "--input", SIDE, "--images", "none", "--skip", "layer3*", "--skip", "layer4*"]
     command("quantize", "resnet18", *words, "-o", tmp_path / "theirs.dsc")
     plain.save(tmp_path / "ours.dsc")
@@ -193,7 +205,10 @@ def test_pytorch_computes_the_same_with_the_dequantized_weights(torch, resnet):
     made = dsconv.quantize(resnet.state_dict(), arch="resnet18", input=SIDE, weights_only=True, images="none")
     models = pytest.importorskip("torchvision.models")
     module = models.resnet18(num_classes=12).eval()
-    module.load_state_dict({name: torch.from_numpy(array) for name, array in made.state_dict().items()})
+    module.load_state_dict(made.state_dict())
+    arrays = {name: tensor.numpy() for name, tensor in resnet.state_dict().items()}
+    of_arrays = dsconv.quantize(arrays, arch="resnet18", input=SIDE, weights_only=True, images="none").state_dict()
+    assert all(np.array_equal(of_arrays[name], tensor.numpy()) for name, tensor in made.state_dict().items())
     x = inputs(torch)
     with torch.no_grad():
         expected = module(x).numpy()
@@ -233,33 +248,44 @@ def test_images_of_every_kind_are_the_same_images(photos):
         "bytes": [path.read_bytes() for path in paths],
         "pillow": [image.open(path) for path in paths],
         "mixed": [paths[0], *(np.asarray(image.open(path).convert("RGB")) for path in paths[1:])],
+        "generator": (path for path in paths),
         "inputs": inputs,
         "strided": np.asfortranarray(inputs),
+        "doubles": inputs.astype(np.float64),
+        "channels last": inputs.transpose(0, 2, 3, 1),
+        "list of inputs": list(inputs),
+        "batches": (inputs[i : i + 3] for i in range(0, 8, 3)),
     }
     for kind, images in kinds.items():
         made = quantize(images=images)
-        assert made._dsc == expected._dsc, kind
+        assert made._data == expected._data, kind
         figures = {key: made.report["fit"][key] for key in ["count", "held_out", "layers"]}
         assert figures == {key: expected.report["fit"][key] for key in figures}, kind
     pixels = np.stack([np.asarray(image.open(PICTURES / "rgb.png").convert("RGB"))] * 8)
     array = quantize(images=pixels, image_count=3)
     assert array.report["fit"]["count"] == 3 and array.report["fit"]["images"] == "given pictures"
-    assert array._dsc == quantize(images=[PICTURES / "rgb.png"] * 3)._dsc
+    one = quantize(images=[PICTURES / "rgb.png"])
+    assert array._data == quantize(images=[PICTURES / "rgb.png"] * 3)._data
+    assert quantize(images=pixels.transpose(0, 3, 1, 2), image_count=3)._data == array._data
+    path = PICTURES / "rgb.png"
+    for single in [path, str(path), pixels[0], image.open(path), inputs[LOSSLESS.index("rgb.png")]]:
+        assert quantize(images=single)._data == one._data
 
 
 def test_inputs_that_were_prepared_otherwise_are_refused(quantized):
     good = np.stack([quantized.input(path) for path in pictures()])
     refused = {
-        "float64": (good.astype(np.float64), r"the images are float64 \[8, 3, 32, 32\]: expected inputs of the network, float32"),
-        "one": (good[0], r"the inputs have the shape \[3, 32, 32\]: expected \[N, C, H, W\]"),
+        "integers": (good.astype(np.int64), r"the images are int64 \[8, 3, 32, 32\]: expected inputs of the network, floats"),
+        "flat": (good[0, 0], r"the array has the shape \[32, 32\]: expected \[N, C, H, W\] or \[C, H, W\]"),
+        "sizes": ([good[0], good[0, :, :16]], r"the inputs have different shapes: \[3, 16, 32\], \[3, 32, 32\]"),
+        "labels": ([(good[0], 1)], r"image 0 is a tuple: give images without labels"),
+        "number": (3, "the images have the type int: expected a path"),
         "size": (good[:, :, :16], r"the inputs have the shape \[8, 3, 16, 32\]: expected \[N, 3, 32, 32\]"),
-        "channels": (good.transpose(0, 2, 3, 1), r"the inputs have the shape \[8, 32, 32, 3\]: expected \[N, 3, 32, 32\]"),
         "bytes": (np.full_like(good, 200), r"input \[0, 0, 0, 0\] is 200: a normalised pixel is from -[\d.]+ to [\d.]+"),
         "0..1": (np.full_like(good, 0.5), "all inputs are from 0 to 1, as pixels are before they are normalised"),
         "nan": (np.full_like(good, np.nan), r"input \[0, 0, 0, 0\] is NaN"),
         "none": (good[:0], "0 values are no images of the shape"),
         "no pictures": ([], "no pictures are given"),
-        "grey": (np.zeros((4, 4), np.uint8), r"the images are uint8 \[4, 4\]: expected inputs"),
         "text": ([b"a text"], "not an image: neither JPEG, PNG, BMP nor WebP"),
     }
     for name, (images, words) in refused.items():
@@ -268,7 +294,10 @@ def test_inputs_that_were_prepared_otherwise_are_refused(quantized):
             pytest.fail(name)
     with pytest.raises(dsconv.Error) as error:
         dsconv.analyze(NETWORK, images=np.full_like(good, 0.5))
-    assert "--mean, --std and --divide say how" in error.value.hint
+    assert "mean, std and divide say how" in error.value.hint
+    # A network that takes 0..255 as it is.
+    with pytest.raises(dsconv.Error, match="those of pictures spread over 0.000 to 255.000"):
+        dsconv.quantize(NETWORK, images=good, divide=1, mean=0, std=1)
 
 
 @pytest.mark.parametrize(
@@ -296,28 +325,37 @@ def test_errors_are_those_of_the_command(arguments, words):
     said = ran("quantize", *words, NETWORK)
     assert said.returncode in (1, 2)
     # The command adds how it is used.
-    expected = said.stderr.removeprefix("error: ").split("\n\nUsage:")[0].split("\n\nFor more")[0].strip()
+    expected = in_python(said.stderr.removeprefix("error: ").split("\n\nUsage:")[0].split("\n\nFor more")[0].strip())
     assert str(error.value) == expected and len(expected) > 10
+    assert "--" not in expected and "`dsconv " not in expected
     assert (error.value.hint is None) == ("\n\nhint: " not in expected)
+    assert isinstance(error.value, ValueError) and isinstance(error.value, FileNotFoundError) == ("none." in expected)
 
 
 def test_models_that_are_none_are_named(tmp_path):
     for model in ["resnet5", "no/such.onnx", "--bits", tmp_path, PICTURES / "rgb.png"]:
         with pytest.raises(dsconv.Error) as error:
             dsconv.quantize(model)
-        assert str(error.value) == ran("quantize", "--", model).stderr.removeprefix("error: ").strip()
+        assert str(error.value) == in_python(ran("quantize", "--", model).stderr.removeprefix("error: ").strip())
+        assert isinstance(error.value, FileNotFoundError) == (model == "no/such.onnx")
     for model, words in [
         (3, "the model has the type int: expected a path, a name or a state dict"),
         ({"a": "b"}, "state_dict: `a` has the type str, which is no tensor of numbers"),
-        ({"model": {"a": np.zeros(1)}}, r"give `state_dict\['model'\]`"),
+        ({"model": {"a": "b"}}, "state_dict: `model` has the type dict, which is no tensor"),
+        ({"one": {"a": np.zeros(1)}, "two": {"a": np.zeros(1)}}, "the state dict is one of `one`, `two`: give that one"),
         ({"a": np.zeros(1, complex)}, "state_dict: `a` has the type complex128, which is no tensor"),
         ({"a": np.zeros(1)}, "state_dict: these parameters are of no network that dsconv can build"),
         ({}, "state_dict"),
     ]:
         with pytest.raises(dsconv.Error, match=words):
             dsconv.quantize(model)
-    with pytest.raises(dsconv.Error, match="no network is named `resnet5`: `--weights` needs one\n\nhint: did you mean `resnet50`"):
+    with pytest.raises(dsconv.Error, match="no network is named `resnet5`: `arch` needs one\n\nhint: did you mean `resnet50`"):
         dsconv.quantize({"a": np.zeros(1)}, arch="resnet5")
+    with pytest.raises(dsconv.Error, match="hint: `dsconv.networks()` lists the names".replace("()", r"\(\)")):
+        dsconv.quantize({"a": np.zeros(1)}, arch="transformer")
+    assert "resnet50" in dsconv.networks() and NETWORK in dsconv.networks()
+    with pytest.raises(FileNotFoundError, match="none.png`: there is no such file"):
+        dsconv.quantize(NETWORK, images=[PICTURES / "rgb.png", "none.png"])
     with pytest.raises(TypeError):
         dsconv.quantize(NETWORK, bit=4)
 
@@ -330,6 +368,94 @@ def test_a_warning_is_pythons_at_the_callers_line():
         warnings.simplefilter("error")
         with pytest.raises(UserWarning, match="broken"):
             dsconv.quantize(NETWORK, bits=2, activation_bits=2, images="none")
+
+
+def test_what_is_assumed_is_a_warning(torch, resnet, tmp_path):
+    few = {"input": SIDE, "images": "none", "skip": ["layer*"]}
+    torch.save(resnet.state_dict(), tmp_path / "weights.pth")
+    values = "ImageNet's mean and deviation of RGB in 0..1 (mean, std, order, divide)"
+    sizes = "images of a shorter side of 74, of which the middle 64x64 is cut out (resize, crop)"
+    for model in [resnet.state_dict(), tmp_path / "weights.pth"]:
+        with pytest.warns(UserWarning) as caught:
+            made = dsconv.quantize(model, arch="resnet18", **few)
+        assert [str(one.message) for one in caught] == [f"assumed: {values}; {sizes}"]
+        assert caught[0].filename == __file__ and str(caught[0].message) in made.notes
+    with pytest.warns(UserWarning, match="does not say how its images are prepared; assumed: ImageNet's mean"):
+        dsconv.quantize(ROOT / "crates/cli/tests/mistakes/labels.onnx", images="none")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        told = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "resize": 74, "crop": SIDE}
+        made = dsconv.quantize(resnet.state_dict(), arch="resnet18", **few, **told)
+    assert (made.preprocessing.resize, made.preprocessing.crop) == (74, (SIDE, SIDE))
+
+
+def test_drawn_pictures_beside_few_are_a_warning(photos):
+    with pytest.warns(UserWarning, match=r"layers are fitted on few images \(7\): 25 drawn pictures join them"):
+        made = dsconv.quantize(NETWORK, images=photos, skip="layer*")
+    assert made.report["fit"]["drawn"] == 25
+
+
+def test_a_forked_process_quantizes():
+    expected = dsconv.quantize(NETWORK, image_count=4)
+    x = np.random.default_rng(5).standard_normal((3, *expected.shape), dtype=np.float32)
+    logits = bits(expected.predict(x))
+
+    def again():
+        made = dsconv.quantize(NETWORK, image_count=4)
+        return made._data, bits(made.predict(x)), bits(expected.predict(x))
+
+    assert in_a_fork(again) == (expected._data, logits, logits)
+    assert dsconv.quantize(NETWORK, image_count=4)._data == expected._data
+
+
+def test_a_process_that_is_forked_while_a_network_is_quantized_does_not_hang():
+    def tried():
+        try:
+            return dsconv.quantize(NETWORK, images="none").verify()
+        except dsconv.Error as error:
+            return str(error)
+
+    begun, found = threading.Event(), []
+    thread = threading.Thread(target=lambda: dsconv.quantize(NETWORK, images="embedded", progress=lambda _: begun.set()))
+    thread.start()
+    begun.wait()
+    found.append(in_a_fork(tried))
+    thread.join()
+    found.append(in_a_fork(tried))
+    assert found[0].startswith("another thread quantized or analyzed a network when this process was forked") and found[1] is True
+
+
+def test_a_result_is_pickled_as_the_model_of_its_file(quantized):
+    loaded = pickle.loads(pickle.dumps(quantized))
+    assert type(loaded) is dsconv.Model and loaded.size == quantized.size
+    x = np.random.default_rng(6).standard_normal((2, *loaded.shape), dtype=np.float32)
+    assert bits(loaded.predict(x)) == bits(quantized.predict(x))
+
+
+def test_a_budget_of_bytes_is_that_of_the_file(tmp_path):
+    for size in ["600kB", "905kB", "1300kB"]:
+        found = dsconv.analyze(NETWORK, budget=size, proxy=True)
+        made = dsconv.quantize(NETWORK, rules=found, images="none")
+        sizes = [made.save(tmp_path / f"a.{ending}") for ending in ["dsc", "safetensors"]]
+        most = 1000 * int(size.removesuffix("kB"))
+        assert max(sizes) <= most, (size, sizes)
+        assert max(sizes) > 0.98 * most, (size, sizes)
+
+
+def test_a_line_says_how_far_it_is(capsys, monkeypatch):
+    def said(**arguments):
+        dsconv.quantize(NETWORK, image_count=4, **arguments)
+        return capsys.readouterr().err
+
+    monkeypatch.setattr("dsconv._quantize._Line.FIRST", 0)
+    monkeypatch.setattr("dsconv._quantize._Line.EVERY", 0)
+    assert said() == "", "stderr is no terminal"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    shown = said()
+    assert "fit layers: 1 of " in shown and shown.endswith("\r") and "\n" not in shown
+    assert said(progress=False) == "" and said(progress=lambda _: None) == ""
+    with pytest.raises(dsconv.Error, match="progress has the type str"):
+        said(progress="yes")
 
 
 def test_progress_is_heard_on_the_calling_thread():
@@ -414,9 +540,9 @@ def test_formats_are_chosen_within_a_budget(tmp_path):
     assert found.report["allocation"]["mean_bits"] <= 4.2
     ours = dsconv.quantize(NETWORK, rules=found, images="none")
     command("quantize", NETWORK, "--rule-file", file, "--images", "none", "-o", tmp_path / "theirs.dsc")
-    assert ours._dsc == (tmp_path / "theirs.dsc").read_bytes()
+    assert ours._data == (tmp_path / "theirs.dsc").read_bytes()
     assert len({layer.format for layer in ours.layers}) > 1
-    assert dsconv.quantize(NETWORK, rules=file, images="none")._dsc == ours._dsc
+    assert dsconv.quantize(NETWORK, rules=file, images="none")._data == ours._data
 
 
 def test_classes_are_names_or_a_file(folder, tmp_path):
@@ -451,7 +577,7 @@ def test_the_results_of_a_run_are_read(tmp_path, quantized):
     for missing in [run, tmp_path / "nothing"]:
         with pytest.raises(dsconv.Error) as error:
             dsconv.read_report(missing)
-        assert str(error.value) == ran("compare", missing).stderr.removeprefix("error: ").strip()
+        assert str(error.value) == in_python(ran("compare", missing).stderr.removeprefix("error: ").strip())
     of_result = dsconv.read_report(quantized)
     assert of_result.metrics == quantized.report and of_result.config == {"model": NETWORK, "images": "none", "bits": 4}
     assert "weight_sqnr" not in of_result._repr_html_()
@@ -479,7 +605,14 @@ def test_the_example_of_the_readme_runs(torch, resnet, tmp_path, monkeypatch, ca
 def test_notebooks_show_what_was_made(quantized):
     shown = quantized._repr_html_()
     assert "times smaller than FP32" in shown and "layer1.0.conv1" in shown and "drawn pictures" in shown
-    assert repr(quantized) == "<dsconv.Quantized resnet50-embedded: 4-bit weights, 4-bit activations in most layers, input 3 x 32 x 32>"
+    numbers = "4-bit weights, 4-bit activations in most layers"
+    assert repr(quantized).startswith(f"<dsconv.Quantized resnet50-embedded: {numbers}, input 3 x 32 x 32; pictures: shorter side")
+    assert [name for name in dir(dsconv) if not name.startswith("_")] == sorted(dsconv.__all__)
+    for name in dsconv.__all__:
+        item = getattr(dsconv, name)
+        assert item.__doc__, name
+        members = vars(item).items() if isinstance(item, type) and not issubclass(item, tuple) else []
+        assert all(value.__doc__ for member, value in members if not member.startswith("_") and member != "hint"), name
 
 
 def test_python_without_the_gil_is_warned():

@@ -11,6 +11,8 @@ import dsconv
 
 def classify(path: Path, picture: NDArray[np.uint8]) -> str:
     model: dsconv.Model = dsconv.load(path, threads=2)
+    preprocessing: dsconv.Preprocessing = model.preprocessing
+    print(preprocessing.mean, preprocessing.crop, model.save("copy.dsc"))
     logits: NDArray[np.float32] = model.predict(np.stack([model.input(picture), model.input("cat.jpg")]))
     one: dsconv.Prediction = model.classify(picture, top=3)
     several: list[dsconv.Prediction] = model.classify(["cat.jpg", path])
@@ -18,6 +20,8 @@ def classify(path: Path, picture: NDArray[np.uint8]) -> str:
     bits: int | None = model.weight_bits
     try:
         model.verify()
+    except dsconv.MissingError as error:
+        return str(error.filename)
     except dsconv.Error as error:
         hint: str | None = error.hint
         return str(error) + (hint or "")
@@ -51,6 +55,8 @@ def quantize(weights: Mapping[str, NDArray[np.float32]], inputs: NDArray[np.floa
     verdict: dsconv.Verdict | None = quantized.verdict
     if verdict is not None and verdict.broken:
         print(verdict.same, verdict.text)
+    of_generator = dsconv.quantize(weights, arch="resnet50", images=(path for path in pictures), progress=False)
+    print(of_generator.preprocessing.std, dsconv.networks())
     for name, array in quantized.state_dict().items():
         print(name, array.dtype, array.shape)
     report: dsconv.Report = dsconv.read_report(quantized)

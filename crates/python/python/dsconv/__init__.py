@@ -9,18 +9,18 @@
     model.classify("cat.jpg")          # the likeliest classes
     model.predict(array)               # logits of [N, C, H, W] float32
 
-What is wrong with a file or a value is a `dsconv.Error`, with the sentence that the command `dsconv` prints.
+What is wrong with an argument or a file is a `dsconv.Error`, which is a `ValueError`; a file that is not there is a `dsconv.MissingError`,
+which is a `FileNotFoundError`, too.
 """
 
-from __future__ import annotations
+import sys as _sys
+import warnings as _warnings
 
-import sys
-import warnings
-
-from ._model import Class, Model, Prediction, load
+from ._model import Class, Model, Prediction, Preprocessing, load
 from ._native import Error, __version__
-from ._quantize import Analysis, Layer, LayerNoise, Noise, Progress, Quantized, Verdict, analyze, quantize
+from ._quantize import Analysis, Layer, LayerNoise, Noise, Progress, Quantized, Verdict, analyze, networks, quantize
 from ._report import Report, read_report
+from ._words import MissingError
 
 __all__ = [
     "Analysis",
@@ -28,15 +28,18 @@ __all__ = [
     "Error",
     "Layer",
     "LayerNoise",
+    "MissingError",
     "Model",
     "Noise",
     "Prediction",
+    "Preprocessing",
     "Progress",
     "Quantized",
     "Report",
     "Verdict",
     "analyze",
     "load",
+    "networks",
     "quantize",
     "read_report",
 ]
@@ -45,5 +48,5 @@ __all__ = [
 Error.hint = None
 
 # Python switches the GIL on when it loads the extension, unless it is told not to.
-if not getattr(sys, "_is_gil_enabled", lambda: True)():
-    warnings.warn("dsconv is not tested in Python without the GIL: run it with PYTHON_GIL=1", RuntimeWarning, stacklevel=2)
+if not getattr(_sys, "_is_gil_enabled", lambda: True)():
+    _warnings.warn("dsconv is not tested in Python without the GIL: run it with PYTHON_GIL=1", RuntimeWarning, stacklevel=2)

@@ -1,5 +1,5 @@
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, overload
 
 import numpy as np
@@ -11,15 +11,18 @@ __all__ = [
     "Error",
     "Layer",
     "LayerNoise",
+    "MissingError",
     "Model",
     "Noise",
     "Prediction",
+    "Preprocessing",
     "Progress",
     "Quantized",
     "Report",
     "Verdict",
     "analyze",
     "load",
+    "networks",
     "quantize",
     "read_report",
 ]
@@ -32,16 +35,19 @@ class _Tensor(Protocol):
     def detach(self) -> Any: ...
 
 _Path: TypeAlias = str | os.PathLike[str]
-_Picture: TypeAlias = _Path | bytes | bytearray | memoryview | NDArray[np.uint8] | _Pillow
+_Picture: TypeAlias = _Path | bytes | bytearray | memoryview | NDArray[np.uint8] | _Pillow | _Tensor
+_Inputs: TypeAlias = NDArray[np.floating[Any]] | _Tensor
 _StateDict: TypeAlias = Mapping[str, NDArray[Any]] | Mapping[str, _Tensor] | Mapping[str, Any]
-_Images: TypeAlias = _Path | Sequence[_Picture] | NDArray[np.float32] | NDArray[np.uint8] | _Tensor
+_Images: TypeAlias = _Picture | _Inputs | Iterable[_Picture] | Iterable[_Inputs]
 _Block: TypeAlias = int | Literal["pixel"]
 _Size: TypeAlias = int | tuple[int, int]
 _Rule: TypeAlias = Literal["mse", "l2", "kl", "balanced"]
 _Scale: TypeAlias = Literal["float", "pow2"]
 
-class Error(Exception):
+class Error(ValueError):
     hint: str | None
+
+class MissingError(Error, FileNotFoundError): ...
 
 class Class(NamedTuple):
     index: int  # type: ignore[assignment]  # a tuple has a method of that name
@@ -50,6 +56,14 @@ class Class(NamedTuple):
 
 class Prediction(list[Class]):
     def _repr_html_(self) -> str: ...
+
+class Preprocessing(NamedTuple):
+    resize: int | tuple[int, int] | None
+    crop: tuple[int, int] | None
+    order: Literal["rgb", "bgr", "grey"]
+    divide: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 class Model:
     file: str
@@ -64,6 +78,8 @@ class Model:
     @property
     def shape(self) -> tuple[int, int, int]: ...
     @property
+    def preprocessing(self) -> Preprocessing: ...
+    @property
     def outputs(self) -> int: ...
     @property
     def parameters(self) -> int: ...
@@ -73,13 +89,14 @@ class Model:
     def weight_bits(self) -> int | None: ...
     @property
     def activation_bits(self) -> int | None: ...
-    def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def predict(self, images: _Inputs | Sequence[_Inputs]) -> NDArray[np.float32]: ...
     def input(self, image: _Picture) -> NDArray[np.float32]: ...
     @overload
     def classify(self, image: _Picture, top: int = 5) -> Prediction: ...  # type: ignore[overload-overlap]  # a path is a sequence too
     @overload
-    def classify(self, image: Sequence[_Picture], top: int = 5) -> list[Prediction]: ...
+    def classify(self, image: Sequence[_Picture] | Iterator[_Picture], top: int = 5) -> list[Prediction]: ...
     def verify(self) -> bool: ...
+    def save(self, path: _Path) -> int: ...
     def _repr_html_(self) -> str: ...
 
 def load(path: _Path, threads: int = 0) -> Model: ...
@@ -113,8 +130,7 @@ class Quantized(Model):
     notes: list[str]
     report: dict[str, Any]
     fp32_size: int
-    def save(self, path: _Path) -> int: ...
-    def state_dict(self) -> dict[str, NDArray[np.float32] | NDArray[np.int64]]: ...
+    def state_dict(self) -> dict[str, Any]: ...
 
 def quantize(
     model: _Path | _StateDict,
@@ -145,8 +161,10 @@ def quantize(
     std: float | Sequence[float] | None = None,
     order: Literal["rgb", "bgr", "grey"] | None = None,
     divide: float | None = None,
-    progress: Callable[[Progress], object] | None = None,
+    progress: Callable[[Progress], object] | bool | None = None,
 ) -> Quantized: ...
+
+def networks() -> list[str]: ...
 
 class Noise(NamedTuple):
     format: str
@@ -189,7 +207,7 @@ def analyze(
     std: float | Sequence[float] | None = None,
     order: Literal["rgb", "bgr", "grey"] | None = None,
     divide: float | None = None,
-    progress: Callable[[Progress], object] | None = None,
+    progress: Callable[[Progress], object] | bool | None = None,
 ) -> Analysis: ...
 
 class Report:

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _native
 from ._model import table
-from ._quantize import Quantized, _Ear
+from ._quantize import Quantized, _Ear, _files
 
 
 class Report:
@@ -48,7 +48,7 @@ def read_report(run):
     """
     if isinstance(run, Quantized):
         return Report(run.name, run.report, run._options, None)
-    found = json.loads(_native.read_run(os.fspath(run), _Ear(depth=3)))
+    found = json.loads(_native.read_run(os.fspath(run), _Ear(progress=False, depth=3, files=_files(run))))
     rows = found["predictions"]
     predictions = None
     if rows is not None:
