@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use distill::RunFolder;
 use dsconv::Network;
-use graph::{ImageConfig, Shape, normalised_pixels};
+use graph::{ImageConfig, Preprocess, Resize, Shape, normalised_pixels};
 use model::Model;
 use zoo::Stem;
 
@@ -87,6 +87,7 @@ fn open_without_classes(spec: &ModelSpec, changes: &Changes, printer: &Printer) 
     if let Some(bytes) = &spec.state_dict {
         let mut opened = state_dict(bytes, spec, changes, printer)?;
         adjust(&mut opened.model, image)?;
+        takes(&opened.model, image)?;
         return Ok(sure(opened, printer));
     }
     let mut opened = match weights {
@@ -109,7 +110,29 @@ fn open_without_classes(spec: &ModelSpec, changes: &Changes, printer: &Printer) 
         adjust(&mut opened.model, image)?;
         opened.is_prepared |= image.says_values();
     }
+    takes(&opened.model, image)?;
     Ok(sure(opened, printer))
+}
+
+/// Checks that a network takes images of the size that is asked for.
+///
+/// # Errors
+/// It takes others.
+fn takes(model: &Model, image: &ImageConfig) -> Result<()> {
+    let Shape { height, width, .. } = model.graph().input();
+    let Preprocess { resize, crop, .. } = &model.info().preprocess;
+    let size = match (crop, resize) {
+        (Some(size), _) | (None, Some(Resize::Exact(size))) => size,
+        _ => return Ok(()),
+    };
+    if (image.resize.is_some() || image.crop.is_some()) && *size != [height, width] {
+        let [given_height, given_width] = size;
+        return Err(Error::usage(format!(
+            "images become {given_height}x{given_width} (--resize, --crop), `{}` takes {height}x{width}",
+            model.graph().name()
+        )));
+    }
+    Ok(())
 }
 
 /// Warns where what the model expects of images is doubtful.
