@@ -117,9 +117,13 @@ impl fmt::Display for Error {
     }
 }
 
-/// An error of a library means that the work could not be done. It brings its own hint.
+/// An error of a library means that the work could not be done, or that the user stopped it. It brings its own hint.
 impl<E: StdError + 'static> From<E> for Error {
     fn from(error: E) -> Self {
+        let any: &(dyn StdError + 'static) = &error;
+        if let Some(distill::Error::Interrupted { .. }) = any.downcast_ref() {
+            return Self::interrupted("stopped");
+        }
         Self { hint: hint_of(&error), ..Self::failed(error) }
     }
 }
@@ -136,6 +140,12 @@ fn hint_of(error: &(dyn StdError + 'static)) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_stops_a_command_has_not_seen_it_fail() {
+        let error = Error::from(distill::Error::Interrupted { reason: Some("Ctrl-C".into()) });
+        assert_eq!((error.message(), error.code(), error.is_interruption()), ("stopped", 130, true));
+    }
 
     #[test]
     fn a_library_error_keeps_its_hint_as_data() {

@@ -126,10 +126,7 @@ pub fn keep_worst(network: &Folded, policy: &Policy, images: &Unlabelled, contex
     let graph = network.graph();
     let plans = [policy.resolve(graph).map_err(Error::usage)?, raised.resolve(graph).map_err(Error::usage)?];
     let candidates = Candidates { network, plans: &plans, parts: &[Part::Both], images };
-    let found = sensitivity(&candidates, Method::FirstOrder, context).map_err(|error| match error {
-        distill::Error::Interrupted { .. } => Error::interrupted("stopped"),
-        error => error.into(),
-    })?;
+    let found = sensitivity(&candidates, Method::FirstOrder, context)?;
     let bytes = |name: &str, plan: usize| {
         plans[plan].get(name).expect("a layer of the plan").bytes(weight_shape(network, name), Float::F16)
     };

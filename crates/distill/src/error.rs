@@ -100,7 +100,7 @@ pub enum Error {
         loss: f32,
     },
     /// The caller stopped the run through [`crate::Interrupter::stop`].
-    #[error("stopped{}: resume the run to go on", reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default())]
+    #[error("stopped{}", reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default())]
     Interrupted {
         /// The reason that was given.
         reason: Option<String>,

@@ -273,10 +273,7 @@ fn analyze_opened(
     let parts: &[Part] = if budget.is_some() { &[Part::Both] } else { &Part::ALL };
     let candidates = Candidates { network: &folded, plans: &plans, parts, images: &images };
     let method = if options.proxy { Method::FirstOrder } else { Method::Exact };
-    let found = sensitivity(&candidates, method, &context).map_err(|error| match error {
-        distill::Error::Interrupted { .. } => Error::interrupted("stopped"),
-        error => error.into(),
-    })?;
+    let found = sensitivity(&candidates, method, &context)?;
     let chosen = costs.map(|costs| choose(&costs, rule_file, &folded, &plans, &found, &options.model)).transpose()?;
     let (allocation, rules) = chosen.unzip();
     let outcome = Outcome {
