@@ -534,6 +534,7 @@ def test_layers_are_analyzed_as_the_command_does(photos, tmp_path):
 
 def test_formats_are_chosen_within_a_budget(tmp_path):
     found = dsconv.analyze(NETWORK, budget="4.2bits", proxy=True, bits=[3, 4, 6])
+    assert dsconv.analyze(NETWORK, images="drawn", budget="4.2bits", proxy=True, bits=[3, 4, 6]).rules == found.rules
     file = tmp_path / "rules.toml"
     command("analyze", NETWORK, "--budget", "4.2bits", "--proxy", "--bits", "3,4,6", "-o", file)
     assert found.rules == file.read_text().replace(str(file), "FILE")

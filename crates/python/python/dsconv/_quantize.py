@@ -404,6 +404,8 @@ def analyze(
     this machine.
     """
     given = {name: value for name, value in locals().items() if name not in ("model", "images", "progress", "arch")}
+    # Without images they are drawn.
+    images = None if isinstance(images, str) and images == "drawn" else images
     ear = _Ear(progress, files=_files(model, images))
     (report, svg, rules), _ = _run(_native.analyze, model, arch, images, _words(given), ear)
     return Analysis(json.loads(report), svg, rules, ear.notes)
