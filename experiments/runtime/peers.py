@@ -25,7 +25,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORKS = ["resnet50", "vgg16", "googlenet", "densenet121", "alexnet", "resnet18", "mobilenet_v2"]
-# The scales of dsconv: what `dsconv quantize` gets.
+# The scales of dsconv: what `dsconv quantize` gets, beside `--image-sum`.
 SCHEMES = {
     "B=64": ["--block", "64"],
     "B=128": ["--block", "128"],
@@ -114,7 +114,7 @@ def quantize_dsc(name, onnx, arguments, path):
         return
     weights = onnx.with_suffix(".pth")
     model = [str(onnx)] if name == "mobilenet_v2" else [name, "--weights", str(weights)]
-    subprocess.run([target() / "dsconv", "quantize", *model, *arguments, "--images", "none", "-o", str(path)], check=True, cwd=ROOT,
+    subprocess.run([target() / "dsconv", "quantize", *model, *arguments, "--image-sum", "--images", "none", "-o", str(path)], check=True, cwd=ROOT,
                    stdout=subprocess.DEVNULL)
 
 

@@ -1,6 +1,7 @@
 //! Activations in block floating point, made from each input without calibration.
 //!
-//! At every pixel, up to `B` consecutive channels of one group share a scale `s`, found from their largest magnitude:
+//! At every pixel, up to `B` consecutive channels of one group share a scale `s`, found from their largest magnitude; with
+//! [`BlockSize::IMAGE`](crate::BlockSize::IMAGE), all channels of a group do at all pixels of an image:
 //! - `pow2`: with `E = floor(log2(max |x|))`, read from the exponent bits, `s = 2^(E-m+2)` for signed input and
 //!   `2^(E-m+1)` for input known to be non-negative;
 //! - `float`: `s = max |x| / largest code`, one correctly rounded division (of `max |x|` limited to `2^127`).
@@ -51,7 +52,8 @@ impl QuantizedActivations {
         &self.mantissas
     }
 
-    /// Returns the scales `s`, `[N, groups * blocks, H, W]`. Block `i` of group `g` is plane `g * blocks + i`.
+    /// Returns the scales `s`, `[N, groups * blocks, H, W]`. Block `i` of group `g` is plane `g * blocks + i`. That of a whole
+    /// image is repeated at each pixel.
     pub fn scales(&self) -> &[f32] {
         &self.scales
     }
@@ -99,10 +101,12 @@ pub fn quantize_activations(x: &[f32], spec: &ActivationSpec) -> Result<Quantize
     let mut mantissas = vec![0; x.len()];
     let mut scales = Vec::with_capacity(batch * groups * format.block.count(group) * area);
     for first in (0..batch * channels).step_by(group) {
+        let largest = |elements: &mut dyn Iterator<Item = usize>| elements.map(|i| x[i].abs()).fold(0.0, f32::max);
+        let whole = format.block.is_image().then(|| largest(&mut (first * area..(first + group) * area)));
         for block in format.block.ranges(group) {
             for pixel in 0..area {
                 let elements = block.clone().map(|c| (first + c) * area + pixel);
-                let max = elements.clone().map(|i| x[i].abs()).fold(0.0, f32::max);
+                let max = whole.unwrap_or_else(|| largest(&mut elements.clone()));
                 let (scale, inv) = rounding.scale(max);
                 for i in elements {
                     mantissas[i] = (x[i] * inv).round_ties_even().clamp(lo as f32, hi as f32) as i16;
@@ -131,7 +135,11 @@ pub fn dequantized_activations(x: &[f32], spec: &ActivationSpec, out: &mut [f32]
     if x.is_empty() {
         return;
     }
-    let (area, group) = (height * width, channels / groups);
+    let (mut area, mut group) = (height * width, channels / groups);
+    if format.block.is_image() {
+        // All elements of a group are a block at one pixel.
+        (area, group) = (1, group * area);
+    }
     let block = format.block.len_in(group) * area;
     let rounding = Rounding::new(format, signed);
     // Chunks of whole groups, so that the last block of each may be shorter.
@@ -343,6 +351,17 @@ mod tests {
     }
 
     #[test]
+    fn all_pixels_of_an_image_share_the_scale_of_the_largest() {
+        // Two images of two channels and two pixels: the largest magnitudes are 7 and 14.
+        let x = [1.0, -7.0, 2.0, 0.5, 14.0, 1.0, 3.0, -6.0];
+        let format = ActivationFormat { block: BlockSize::IMAGE, ..format(4, 1, ActivationScale::Float) };
+        let x =
+            quantize_activations(&x, &ActivationSpec { shape: [2, 2, 1, 2], groups: 1, format, signed: true }).unwrap();
+        assert_eq!(x.scales, [1.0, 1.0, 2.0, 2.0]);
+        assert_eq!(x.mantissas, [1, -7, 2, 0, 7, 0, 2, -3]);
+    }
+
+    #[test]
     fn groups_that_do_not_divide_the_channels_are_refused() {
         let format = format(8, 2, ActivationScale::Float);
         for groups in [0, 2] {
@@ -353,7 +372,8 @@ mod tests {
     }
 
     fn formats() -> impl Strategy<Value = ActivationFormat> {
-        let block = prop_oneof![4 => (1..9usize).prop_map(|n| BlockSize::new(n).unwrap()), 1 => Just(BlockSize::PIXEL)];
+        let whole = prop_oneof![Just(BlockSize::PIXEL), Just(BlockSize::IMAGE)];
+        let block = prop_oneof![4 => (1..9usize).prop_map(|n| BlockSize::new(n).unwrap()), 2 => whole];
         let scale = prop_oneof![Just(ActivationScale::Pow2), Just(ActivationScale::Float)];
         (2u8..=8, block, scale).prop_map(|(b, block, scale)| ActivationFormat {
             bits: Bits::new(b).unwrap(),

@@ -78,18 +78,21 @@ struct Block {
 ///    exact in i32, and `acc = fma(sx, t as f32, acc)`, where `t as f32` is rounded once, half to even.
 /// 4. Last, `y = fma(acc, s[o], bias[o])` where there is a bias, else `y = acc * s[o]`.
 ///
+/// Where all pixels of the activation share a scale ([`BlockSize::IMAGE`](crate::BlockSize::IMAGE)), `t` is the sum over all
+/// taps, exact in i32, and there is one step `acc = fma(sx, t as f32, 0)`.
+///
 /// # Both
 /// A block whose mantissas are all 0 leaves the accumulator as it is, so an engine may skip it or may compute padding
 /// (as long as `alpha * sx` does not overflow).
 ///
 /// # Blocks
-/// The activation's block length must be a multiple of the weight's, or [`BlockSize::PIXEL`](crate::BlockSize::PIXEL):
-/// every weight block lies in one activation block and uses its scale.
+/// The activation's block length must be a multiple of the weight's, or [`BlockSize::PIXEL`](crate::BlockSize::PIXEL) or
+/// [`BlockSize::IMAGE`](crate::BlockSize::IMAGE): every weight block lies in one activation block and uses its scale.
 ///
 /// # Errors
 /// [`Error::Groups`] where `Co` does not split into the groups, [`Error::Channels`] where `x` does not have the weight's
 /// channels and groups, [`Error::BlockMismatch`], [`Error::BlockTooLong`] where a dot product, or with two-level scales
-/// the sum over an activation block, could exceed an i32, [`Error::Geometry`], [`Error::Shape`] where the output would not
+/// the sum over an activation block, or over all taps, could exceed an i32, [`Error::Geometry`], [`Error::Shape`] where the output would not
 /// fit memory, and [`Error::Length`] for a bias of another length than `Co`.
 pub fn conv2d(
     x: &QuantizedActivations,
@@ -128,8 +131,11 @@ pub fn conv2d(
         blocks.push(Block { index, x_block: range.start / x_len, channels: range });
     }
     let two_level = w.two_level();
-    if two_level.is_some() && x_len as i64 > i64::from(i32::MAX) / (127 * i64::from(hi.max(-lo))) {
-        return Err(Error::BlockTooLong { len: x_len });
+    // With two-level scales, one sum is over an activation block, at all taps where these share its scale.
+    let whole = x.spec.format.block.is_image();
+    let summed = x_len * if whole { kh * kw } else { 1 };
+    if two_level.is_some() && summed as i64 > i64::from(i32::MAX) / (127 * i64::from(hi.max(-lo))) {
+        return Err(Error::BlockTooLong { len: summed });
     }
 
     let mut y = vec![0.0; elements([batch, filters, out_height, out_width])?];
@@ -138,7 +144,7 @@ pub fn conv2d(
         let g = o / (filters / groups);
         for (i, y) in y.iter_mut().enumerate() {
             let (row, column) = (i / out_width * params.stride[0], i % out_width * params.stride[1]);
-            let mut acc = 0.0f32;
+            let (mut acc, mut sum) = (0.0f32, 0i32);
             for tap in 0..kh * kw {
                 // Row and column in the padded input; those before the padding wrap around and fail the test.
                 let row = (row + tap / kw * params.dilation[0]).wrapping_sub(params.padding[0]);
@@ -168,10 +174,18 @@ pub fn conv2d(
                     Some(levels) => {
                         for blocks in blocks.chunk_by(|a, b| a.x_block == b.x_block) {
                             let t: i32 = blocks.iter().map(|b| i32::from(levels.factors()[scale(b)]) * dot(b)).sum();
-                            acc = sx(blocks[0].x_block).mul_add(t as f32, acc);
+                            if whole {
+                                sum += t;
+                            } else {
+                                acc = sx(blocks[0].x_block).mul_add(t as f32, acc);
+                            }
                         }
                     }
                 }
+            }
+            if whole && two_level.is_some() {
+                // Every pixel has the same scale.
+                acc = x.scales[(n * groups + g) * area].mul_add(sum as f32, acc);
             }
             *y = match (two_level, bias) {
                 (None, None) => acc,
@@ -256,6 +270,23 @@ mod tests {
             assert_eq!(conv2d(&x, &w, Some(&[0.25]), &ConvParams::default()), Ok(vec![0.5 * t + 0.25]), "{b}");
             assert_eq!(conv2d(&x, &w, None, &ConvParams::default()), Ok(vec![0.5 * t]), "{b}");
         }
+    }
+
+    #[test]
+    fn pixels_that_share_a_scale_share_a_two_level_sum() {
+        // One 2x2 filter of one channel, s = 0.5, k = 1, 2, 3, -1, codes 1, -2, 3, 4, over 3x3 with a border: the largest
+        // magnitude is 127, so that mantissas are the elements.
+        let two_level = TwoLevel::new(vec![0.5], vec![1, 2, 3, -1]);
+        let bits = Bits::new(4).unwrap();
+        let w = QuantizedWeights::from_parts_two_level([1, 1, 2, 2], bits, block(1), vec![1, -2, 3, 4], two_level);
+        let format = ActivationFormat { bits: Bits::MAX, block: BlockSize::IMAGE, scale: ActivationScale::Float };
+        let spec = ActivationSpec { shape: [1, 1, 2, 2], groups: 1, format, signed: true };
+        let x = quantize_activations(&[127.0, 2.0, -3.0, 5.0], &spec).unwrap();
+        let params = ConvParams { padding: [1, 1], ..ConvParams::default() };
+        let y = conv2d(&x, &w.unwrap(), Some(&[1.0]), &params).unwrap();
+        // Weights 1, -4, 9, -4; at the top left only the last one lies on the image.
+        let sums = [-4 * 127, 9 * 127 - 4 * 2, 9 * 2, -4 * 127 + 4 * 3, 127 - 8 - 27 - 20, 2 + 45, 12, -3 - 20, 5];
+        assert_eq!(y, sums.map(|t| 0.5 * t as f32 + 1.0));
     }
 
     #[test]

@@ -7,9 +7,12 @@ pub enum Error {
     /// A bit width lies outside 2 to 8.
     #[error("{0} bits: expected 2 to 8")]
     Bits(u64),
-    /// A block length is neither a positive integer nor `pixel`.
-    #[error("block size `{0}`: expected a positive integer or `pixel`")]
+    /// A block length is none.
+    #[error("block size `{0}`: expected a positive integer or `pixel`, or for an activation `image`")]
     BlockSize(String),
+    /// The blocks of weights are those of an activation.
+    #[error("weights have no blocks of a whole image")]
+    ImageBlock,
     /// A name is none of the allowed ones.
     #[error("unknown {what} `{name}`: expected one of {allowed}")]
     UnknownName {

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use crate::error::{check_finite, check_len, elements};
 use crate::rules::balance;
 use crate::search::{LANES, pad};
-use crate::weights::{BlockLayout, check_codes};
+use crate::weights::{BlockLayout, check_block, check_codes};
 use crate::{Bits, BlockSize, Error, QuantizedWeights, ScaleRule, round};
 
 /// The largest magnitude of `k q`.
@@ -75,6 +75,7 @@ impl QuantizedWeights {
         two_level: TwoLevel,
     ) -> Result<Self, Error> {
         check_len("codes", elements(shape)?, codes.len())?;
+        check_block(block)?;
         check_len("channel scales", shape[0], two_level.channel.len())?;
         let layout = BlockLayout::new(shape, block);
         check_len("factors", layout.scales(), two_level.factors.len())?;

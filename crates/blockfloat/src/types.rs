@@ -76,13 +76,24 @@ impl From<Bits> for u64 {
 }
 
 /// A block length `B`: how many consecutive channels of one group share a scale, or all of them
-/// ([`BlockSize::PIXEL`], written `pixel`). Blocks never cross a group.
+/// ([`BlockSize::PIXEL`], written `pixel`), for an activation also at all pixels of an image ([`BlockSize::IMAGE`], written
+/// `image`). Blocks never cross a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct BlockSize(Option<NonZeroUsize>);
+pub struct BlockSize(Extent);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Extent {
+    Channels(NonZeroUsize),
+    Pixel,
+    Image,
+}
 
 impl BlockSize {
     /// The block length at which one block holds all channels of a group.
-    pub const PIXEL: Self = Self(None);
+    pub const PIXEL: Self = Self(Extent::Pixel);
+
+    /// The block length at which one block holds all channels of a group at all pixels. Weights have no such blocks.
+    pub const IMAGE: Self = Self(Extent::Image);
 
     /// Makes a block length of a number of channels.
     ///
@@ -90,14 +101,22 @@ impl BlockSize {
     /// [`Error::BlockSize`] for zero.
     pub fn new(channels: usize) -> Result<Self, Error> {
         match NonZeroUsize::new(channels) {
-            Some(n) => Ok(Self(Some(n))),
+            Some(n) => Ok(Self(Extent::Channels(n))),
             None => Err(Error::BlockSize("0".into())),
         }
     }
 
-    /// Returns the number of channels, or `None` for [`BlockSize::PIXEL`].
+    /// Returns the number of channels, or `None` for [`BlockSize::PIXEL`] and [`BlockSize::IMAGE`].
     pub fn get(self) -> Option<usize> {
-        self.0.map(NonZeroUsize::get)
+        match self.0 {
+            Extent::Channels(n) => Some(n.get()),
+            Extent::Pixel | Extent::Image => None,
+        }
+    }
+
+    /// Tells whether a block holds all pixels of an image: [`BlockSize::IMAGE`].
+    pub fn is_image(self) -> bool {
+        self.0 == Extent::Image
     }
 
     /// Returns the length of a whole block in a group of `channels` channels: at most `channels` and at least 1.
@@ -119,9 +138,10 @@ impl BlockSize {
 
 impl fmt::Display for BlockSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.get() {
-            Some(n) => n.fmt(f),
-            None => "pixel".fmt(f),
+        match self.0 {
+            Extent::Channels(n) => n.fmt(f),
+            Extent::Pixel => "pixel".fmt(f),
+            Extent::Image => "image".fmt(f),
         }
     }
 }
@@ -129,10 +149,11 @@ impl fmt::Display for BlockSize {
 impl FromStr for BlockSize {
     type Err = Error;
     fn from_str(s: &str) -> Result<Self, Error> {
-        if s == "pixel" {
-            return Ok(Self::PIXEL);
+        match s {
+            "pixel" => Ok(Self::PIXEL),
+            "image" => Ok(Self::IMAGE),
+            _ => s.parse().ok().and_then(|n| Self::new(n).ok()).ok_or_else(|| Error::BlockSize(s.into())),
         }
-        s.parse().ok().and_then(|n| Self::new(n).ok()).ok_or_else(|| Error::BlockSize(s.into()))
     }
 }
 
@@ -140,7 +161,7 @@ impl Serialize for BlockSize {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.get() {
             Some(n) => serializer.serialize_u64(n as u64),
-            None => serializer.serialize_str("pixel"),
+            None => serializer.collect_str(self),
         }
     }
 }
@@ -151,7 +172,7 @@ impl<'de> Deserialize<'de> for BlockSize {
         impl Visitor<'_> for BlockVisitor {
             type Value = BlockSize;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a positive integer or \"pixel\"")
+                f.write_str("a positive integer, \"pixel\" or \"image\"")
             }
             fn visit_u64<E: de::Error>(self, n: u64) -> Result<BlockSize, E> {
                 let size = usize::try_from(n).ok().and_then(|n| BlockSize::new(n).ok());
@@ -285,7 +306,7 @@ pub struct WeightFormat {
 pub struct ActivationFormat {
     /// The bits of a mantissa, its sign included where the input is signed.
     pub bits: Bits,
-    /// The number of channels that share a scale at one pixel.
+    /// The number of channels that share a scale at one pixel, or [`BlockSize::IMAGE`] for all channels at all pixels.
     pub block: BlockSize,
     /// The function from a block's largest magnitude to its scale.
     pub scale: ActivationScale,
@@ -344,9 +365,18 @@ mod tests {
         }
         assert_eq!(parse(64i64).unwrap().get(), Some(64));
         assert_eq!(parse("pixel"), Ok(BlockSize::PIXEL));
-        assert_eq!(parse(0u64).unwrap_err(), "block size `0`: expected a positive integer or `pixel`");
-        assert_eq!(parse(-1i64).unwrap_err(), "block size `-1`: expected a positive integer or `pixel`");
-        assert_eq!(parse("all").unwrap_err(), "block size `all`: expected a positive integer or `pixel`");
+        assert_eq!(
+            parse(0u64).unwrap_err(),
+            "block size `0`: expected a positive integer or `pixel`, or for an activation `image`"
+        );
+        assert_eq!(
+            parse(-1i64).unwrap_err(),
+            "block size `-1`: expected a positive integer or `pixel`, or for an activation `image`"
+        );
+        assert_eq!(
+            parse("all").unwrap_err(),
+            "block size `all`: expected a positive integer or `pixel`, or for an activation `image`"
+        );
         for block in [BlockSize::PIXEL, BlockSize::new(32).unwrap()] {
             assert_eq!(block.to_string().parse(), Ok(block));
         }

@@ -26,11 +26,13 @@ impl QuantizedWeights {
     /// the number of threads. An all-zero block has codes 0 and the scale 0.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Length`], or [`Error::NonFinite`] with the position of the first NaN or infinity.
+    /// [`Error::Shape`], [`Error::Length`], [`Error::ImageBlock`], or [`Error::NonFinite`] with the position of the first NaN
+    /// or infinity.
     pub fn quantize(weights: &[f32], shape: [usize; 4], format: WeightFormat) -> Result<Self, Error> {
         let WeightFormat { bits, block, rule } = format;
         check_len("weights", elements(shape)?, weights.len())?;
         check_finite(weights)?;
+        check_block(block)?;
         let layout = BlockLayout::new(shape, block);
         let mut codes = vec![0; weights.len()];
         let mut scales = vec![0.0; layout.scales()];
@@ -54,7 +56,7 @@ impl QuantizedWeights {
     ///
     /// # Errors
     /// [`Error::Shape`]; [`Error::Length`] where codes or scales do not have the length of their shape;
-    /// [`Error::CodeRange`]; [`Error::NonFiniteScale`].
+    /// [`Error::CodeRange`]; [`Error::NonFiniteScale`]; [`Error::ImageBlock`].
     pub fn from_parts(
         shape: [usize; 4],
         bits: Bits,
@@ -63,6 +65,7 @@ impl QuantizedWeights {
         scales: Vec<f32>,
     ) -> Result<Self, Error> {
         check_len("codes", elements(shape)?, codes.len())?;
+        check_block(block)?;
         check_scales(&scales, BlockLayout::new(shape, block).scales())?;
         check_codes(&codes, bits)?;
         Ok(Self { shape, bits, block, codes, scales, two_level: None })
@@ -137,6 +140,11 @@ impl QuantizedWeights {
         (self.scales, self.two_level) = (scales, two_level);
         Ok(())
     }
+}
+
+/// Checks that weights can have blocks of this length.
+pub(crate) fn check_block(block: BlockSize) -> Result<(), Error> {
+    if block.is_image() { Err(Error::ImageBlock) } else { Ok(()) }
 }
 
 pub(crate) fn check_codes(codes: &[i8], bits: Bits) -> Result<(), Error> {

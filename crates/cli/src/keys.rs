@@ -31,6 +31,8 @@ pub enum Allowed {
     OneOf(&'static [&'static str]),
     /// The value is a number of channels, or `pixel`.
     Block,
+    /// The value is a number of channels, `pixel` or `image`.
+    InputBlock,
     /// The value is a text, as described.
     Text(&'static str),
     /// The value is a list of texts.
@@ -60,6 +62,7 @@ impl Allowed {
             Self::Switch => "true, false".to_owned(),
             Self::OneOf(words) => words.join(", "),
             Self::Block => "1 and more, pixel".to_owned(),
+            Self::InputBlock => "1 and more, pixel, image".to_owned(),
             Self::Text(what) => what.to_owned(),
             Self::List => "a list of texts".to_owned(),
             Self::Size => "1 to 4096, or [height, width]".to_owned(),
@@ -139,12 +142,17 @@ const DISTILL: &[Key] = &[
     ),
     key("quantize.linear", Allowed::Switch, "quantize fully connected layers too"),
     key("quantize.activation.bits", Allowed::Between(2, 8), "bits of a layer's input; activation = false: floats"),
-    key("quantize.activation.block", Allowed::Block, "input channels that share a scale; a multiple of quantize.block"),
+    key(
+        "quantize.activation.block",
+        Allowed::InputBlock,
+        "input channels that share a scale; a multiple of quantize.block",
+    ),
     key("quantize.activation.scale", Allowed::OneOf(&["float", "pow2"]), "the kind of an input's scale"),
     key("quantize.image_bits", Allowed::Between(2, 8), "least bits of the input of a layer that reads the image"),
+    key("quantize.image_sum", Allowed::Switch, "one integer sum for each output of a convolution that reads the image"),
     optional(
         "quantize.rules",
-        Allowed::Tables("layers, and bits, block, rule, activation or skip"),
+        Allowed::Tables("layers, and bits, block, rule, scales, activation or skip"),
         "[{ layers = \"conv1\", bits = 8 }]",
         "layers that differ; `*` stands for any letters",
     ),
@@ -350,9 +358,11 @@ pub mod tests {
                 let crate::recipe::DistillData { adapt: images, .. } = data;
                 let eval = Some(images.clone());
                 let data = crate::recipe::DistillData { adapt: images, eval, limit: Some(1), eval_limit: Some(1) };
-                let model::Policy { bits, block, rule, scales, linear, activation, image_bits, .. } = quantize;
+                let model::Policy { bits, block, rule, scales, linear, activation, image_bits, image_sum, .. } =
+                    quantize;
                 let rules = vec![model::policy::Rule { layers: "x".into(), skip: Some(true), ..Default::default() }];
-                let quantize = model::Policy { bits, block, rule, scales, linear, activation, image_bits, rules };
+                let quantize =
+                    model::Policy { bits, block, rule, scales, linear, activation, image_bits, image_sum, rules };
                 let (weights, classes) = (Some("w.pth".into()), Some("names.txt".into()));
                 let image = full_image();
                 let config =
@@ -423,6 +433,9 @@ pub mod tests {
                     Allowed::Switch => (strings(&["false"]), strings(&["1", "\"true\""])),
                     Allowed::OneOf(words) => (text(words), text(&["other", ""])),
                     Allowed::Block => (strings(&["64", "\"pixel\""]), strings(&["0", "-1", "\"all\""])),
+                    Allowed::InputBlock => {
+                        (strings(&["64", "\"pixel\"", "\"image\""]), strings(&["0", "-1", "\"all\""]))
+                    }
                     Allowed::Text(_) => (strings(&["\"resnet20\""]), strings(&["1", "true"])),
                     Allowed::List => (strings(&["[]", "[\"layer1\"]"]), strings(&["\"layer1\"", "[1]"])),
                     Allowed::Size => (strings(&["32", "[48, 192]"]), strings(&["0", "4097", "\"none\"", "[1, 2, 3]"])),

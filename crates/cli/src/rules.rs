@@ -77,6 +77,7 @@ pub fn of_layer(name: &str, plan: &LayerPlan, policy: &Policy) -> Rule {
         bits: Some(plan.weight.bits),
         block: differs(plan.weight.block == policy.block).then_some(plan.weight.block),
         rule: differs(plan.weight.rule == policy.rule).then_some(plan.weight.rule),
+        scales: differs(plan.scales == policy.scales).then_some(plan.scales),
         activation: Some(activation.unwrap_or(ActivationRule::Off)),
         skip: None,
     }
@@ -102,7 +103,7 @@ pub fn to_toml(remark: &str, model: &ModelSpec, rules: &[Rule]) -> Result<String
     for rule in rules {
         text += "\n[[quantize.rules]]\n";
         let table = toml::Table::try_from(rule)?;
-        for key in ["layers", "bits", "block", "rule", "activation", "skip"] {
+        for key in ["layers", "bits", "block", "rule", "scales", "activation", "skip"] {
             if let Some(value) = table.get(key) {
                 // A table stays in its line: `activation = { bits = 4 }`.
                 let _ = writeln!(text, "{key} = {value}");

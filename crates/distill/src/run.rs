@@ -2,7 +2,6 @@
 use std::fs;
 use std::path::Path;
 
-use blockfloat::ScaleFormat;
 use dsconv::Network;
 use graph::Head;
 use images::{Labelled, Unlabelled};
@@ -245,14 +244,11 @@ fn adapted(
     context: &Context,
 ) -> Result<Ended, Error> {
     let adapted = job.adaptation().run(folder, context)?;
-    let mut student = adapted.student;
-    if job.config.quantize.scales == ScaleFormat::TwoLevel {
-        student = student.to_two_level()?;
-    }
-    let bytes = files::packed::to_bytes(&student, &job.config.export)?;
     let before = folder.file(RunFolder::QUANTIZED);
-    let (divergence, agreement) =
-        divergence(job.teacher, &files::load(&before)?, &files::from_bytes(&bytes)?, held, context)?;
+    let quantized = files::load(&before)?;
+    let student = adapted.student.with_scales_as(&quantized)?;
+    let bytes = files::packed::to_bytes(&student, &job.config.export)?;
+    let (divergence, agreement) = divergence(job.teacher, &quantized, &files::from_bytes(&bytes)?, held, context)?;
     let chosen = if divergence.adapted > divergence.quantized { Chosen::Quantized } else { Chosen::Adapted };
     let (best_step, held_out, diverged_at) = (adapted.best_step, adapted.points, adapted.diverged_at);
     let won = match (chosen, best_step, adapted.fit) {

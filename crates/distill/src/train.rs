@@ -222,10 +222,7 @@ pub fn train(job: &Training<'_>, folder: &RunFolder, context: &Context) -> Resul
         let journal = harness.journal();
         best_epoch(&journal, journal.points.len() - 1)
     };
-    let mut model = harness.network(trainee, best)?.to_model(job.info())?;
-    if before.layers().values().any(|layer| layer.codes.two_level().is_some()) {
-        model = model.to_two_level()?;
-    }
+    let mut model = harness.network(trainee, best)?.to_model(job.info())?.with_scales_as(before)?;
     model.round(&SaveOptions { scale_precision: before.scale_precision(), ..SaveOptions::EXACT });
     let networks = [before, &model].map(|model| Network::new(model, &context.device));
     let logits = predict("evaluate", &[&networks[0], &networks[1]], &eval.without_labels(), context)?;

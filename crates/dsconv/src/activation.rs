@@ -8,7 +8,8 @@ use crate::flex;
 /// Rounds `x` to block floating point (BFP), with a straight-through gradient: the output is exactly the BFP value of `x`, and
 /// the backward pass hands the gradient to `x` unchanged.
 ///
-/// - `x` is `[N, C, H, W]`; at every pixel, blocks of `format.block` consecutive channels of one group share a scale.
+/// - `x` is `[N, C, H, W]`; at every pixel, blocks of `format.block` consecutive channels of one group share a scale, or with
+///   [`BlockSize::IMAGE`](blockfloat::BlockSize::IMAGE) all channels at all pixels of an image.
 /// - `signed = false` promises `x >= 0`, as behind a ReLU, and spends no bit on a sign; negative values become 0.
 ///
 /// The value has the bits of [`blockfloat::dequantized_activations`], the reference, on every device: with this crate's feature

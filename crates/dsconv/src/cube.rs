@@ -6,7 +6,7 @@
 //! left to floats is one product of normal numbers, which rounds to nearest on every GPU (Vulkan does not promise even this
 //! direction of rounding).
 
-use blockfloat::{ActivationFormat, ActivationScale};
+use blockfloat::{ActivationFormat, ActivationScale, BlockSize};
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
@@ -28,6 +28,14 @@ pub(crate) fn is_cube(device: &Device) -> bool {
 
 /// Rounds `x` `[N, C, H, W]` to block floating point, with the straight-through gradient.
 pub(crate) fn block_float(x: Tensor<4>, format: ActivationFormat, signed: bool, groups: usize) -> Tensor<4> {
+    if format.block.is_image() {
+        assert_eq!(groups, 1, "only layers of one group share a scale among all pixels");
+        // The image's largest magnitude as one more channel makes it that of every pixel.
+        let [n, c, h, w] = x.dims();
+        let largest = x.clone().detach().abs().reshape([n, 1, 1, c * h * w]).max_dim(3).expand([n, 1, h, w]);
+        let format = ActivationFormat { block: BlockSize::PIXEL, ..format };
+        return block_float(Tensor::cat(vec![x, largest], 1), format, signed, groups).narrow(1, 0, c);
+    }
     Tensor::from_dispatch(<Dispatch as BlockFloat>::block_float(x.into_dispatch(), format, signed, groups))
 }
 

@@ -237,11 +237,23 @@ impl Model {
     /// # Errors
     /// [`ModelError::Policy`] if a layer's activation blocks are too long for the integer sums of two-level scales.
     pub fn to_two_level(&self) -> Result<Self, ModelError> {
+        self.two_level_where(|_| true)
+    }
+
+    /// Returns the model with two-level scales, as [`Model::to_two_level`] fits them, in the layers where another one has them.
+    ///
+    /// # Errors
+    /// As [`Model::to_two_level`].
+    pub fn with_scales_as(&self, other: &Self) -> Result<Self, ModelError> {
+        self.two_level_where(|name| other.layers.get(name).is_some_and(|layer| layer.codes.two_level().is_some()))
+    }
+
+    fn two_level_where(&self, chosen: impl Fn(&str) -> bool) -> Result<Self, ModelError> {
         let mut model = self.clone();
-        for (name, layer) in &mut model.layers {
+        for (name, layer) in model.layers.iter_mut().filter(|(name, _)| chosen(name)) {
             let node = find_layer(&self.graph, name)?;
             let codes = &layer.codes;
-            check_blocks(node, codes.bits(), codes.block(), ScaleFormat::TwoLevel, layer.activation)?;
+            check_blocks(&self.graph, node, codes.bits(), codes.block(), ScaleFormat::TwoLevel, layer.activation)?;
             layer.codes = codes.to_two_level();
         }
         Ok(model)
@@ -352,7 +364,7 @@ impl Model {
                 return refuse("it is said to have no negative inputs, but nothing before it keeps them out".into());
             }
             let scales = layer.codes.two_level().map_or(ScaleFormat::Float, |_| ScaleFormat::TwoLevel);
-            check_blocks(node, layer.codes.bits(), layer.codes.block(), scales, layer.activation)?;
+            check_blocks(&self.graph, node, layer.codes.bits(), layer.codes.block(), scales, layer.activation)?;
             coded.insert(Role::Weight.name(name));
         }
         Ok(self.weights.check_except(&self.graph, |name| coded.contains(name))?)

@@ -9,7 +9,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use graph::{FoldedGraph, Node, Op};
+use graph::{FoldedGraph, Graph, Node, Op};
 
 use crate::pattern;
 use crate::precision::Float;
@@ -19,6 +19,8 @@ use crate::precision::Float;
 pub struct LayerFormat {
     /// The format of the weight.
     pub weight: WeightFormat,
+    /// How the weight's scales are stored.
+    pub scales: ScaleFormat,
     /// The format of the input; `None` keeps the input in floats.
     pub activation: Option<ActivationFormat>,
 }
@@ -35,6 +37,7 @@ pub struct LayerFormat {
 /// linear = true               # quantize fully connected layers too
 /// activation = { bits = 4, block = 32, scale = "float" }  # or false: floats
 /// image_bits = 8              # of a layer that reads the image, where activations have fewer
+/// image_sum = false           # one integer sum for each output of a convolution that reads the image
 ///
 /// [[rules]]
 /// layers = "conv1"            # `*` any characters, `?` one
@@ -67,6 +70,13 @@ pub struct Policy {
     /// says otherwise. A pixel has 8 bits as it comes, a layer that keeps them takes no more room in a file, and fewer cost more
     /// accuracy than in any other layer.
     pub image_bits: Bits,
+    /// Whether each output of a layer that reads the image itself is one integer sum: all pixels of its input share a scale
+    /// ([`BlockSize::IMAGE`]) and its weights' scales have two levels, unless a rule sets one of these. The few weights of a
+    /// tap have a scale to themselves otherwise, which takes more room and time than they do; but the scale of the brightest
+    /// pixel is a coarse one for dark ones.
+    ///
+    /// It is for convolutions of one group whose input is the network's and is not left in floats.
+    pub image_sum: bool,
     /// Exceptions for some layers, in the order in which they apply.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
@@ -87,6 +97,9 @@ pub struct Rule {
     /// How weight codes and scales are found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<ScaleRule>,
+    /// How scales are stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scales: Option<ScaleFormat>,
     /// The format of the input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation: Option<ActivationRule>,
@@ -163,7 +176,7 @@ pub enum PolicyError {
         nearest: Vec<String>,
     },
     /// A rule changes nothing.
-    #[error("the rule for `{pattern}` changes nothing: set `bits`, `block`, `rule`, `activation` or `skip`")]
+    #[error("the rule for `{pattern}` changes nothing: set `bits`, `block`, `rule`, `scales`, `activation` or `skip`")]
     EmptyRule {
         /// The rule's pattern.
         pattern: String,
@@ -190,6 +203,30 @@ pub enum PolicyError {
         layer: String,
         /// The number of channels of a weight block, or, with two-level scales, of an activation block.
         block: usize,
+    },
+    /// A block of weights is said to be a whole image.
+    #[error("layer `{layer}`: weights have no blocks of a whole image: `block = \"image\"` is for `activation`")]
+    WeightBlock {
+        /// The name of the layer's node.
+        layer: String,
+    },
+    /// A layer that does not read the network's input is said to have one scale for all its pixels.
+    #[error(
+        "layer `{layer}`: `activation.block = \"image\"` is for convolutions of one group that read the network's input; \
+         \"pixel\" is for all layers"
+    )]
+    ImageBlock {
+        /// The name of the layer's node.
+        layer: String,
+    },
+    /// A filter is so large that its integer sum could overflow 32 bits.
+    #[error(
+        "layer `{layer}`: the sum over a filter can overflow 32 bits; give it `scales = \"float\"` or another \
+         `activation.block` than \"image\""
+    )]
+    SumTooLong {
+        /// The name of the layer's node.
+        layer: String,
     },
 }
 
@@ -224,6 +261,7 @@ impl Default for Policy {
             linear: true,
             activation: Some(default_activation()),
             image_bits: Bits::MAX,
+            image_sum: false,
             rules: Vec::new(),
         }
     }
@@ -234,6 +272,7 @@ impl Policy {
     pub fn format(&self) -> LayerFormat {
         LayerFormat {
             weight: WeightFormat { bits: self.bits, block: self.block, rule: self.rule },
+            scales: self.scales,
             activation: self.activation,
         }
     }
@@ -271,10 +310,18 @@ impl Policy {
                 rule.apply(&mut format);
                 skip = rule.skip.unwrap_or(skip);
             }
+            let set = |rule: &Rule| rule.sets_sums() && pattern::matches(&rule.layers, &node.name);
+            if let Some(activation) = &mut format.activation
+                && self.image_sum
+                && reads_input(graph, node)
+                && sums_fit(node, activation.bits)
+                && !self.rules.iter().any(set)
+            {
+                (activation.block, format.scales) = (BlockSize::IMAGE, ScaleFormat::TwoLevel);
+            }
             if !skip {
-                let LayerFormat { weight, activation } = format;
-                let scales = self.scales;
-                check_blocks(node, weight.bits, weight.block, scales, activation)?;
+                let LayerFormat { weight, scales, activation } = format;
+                check_blocks(graph, node, weight.bits, weight.block, scales, activation)?;
                 let signed = !non_negative[input];
                 plan.0.insert(node.name.clone(), LayerPlan { weight, scales, activation, signed });
             }
@@ -284,6 +331,16 @@ impl Policy {
 }
 
 impl Rule {
+    /// Tells whether the rule says what scales the sums of a layer are of.
+    fn sets_sums(&self) -> bool {
+        let block = match self.activation {
+            Some(ActivationRule::Change(change)) => change.block.is_some(),
+            Some(ActivationRule::Off) => true,
+            None => false,
+        };
+        block || self.scales.is_some()
+    }
+
     fn is_empty(&self) -> bool {
         *self == Self { layers: self.layers.clone(), ..Self::default() }
     }
@@ -293,6 +350,7 @@ impl Rule {
         weight.bits = self.bits.unwrap_or(weight.bits);
         weight.block = self.block.unwrap_or(weight.block);
         weight.rule = self.rule.unwrap_or(weight.rule);
+        format.scales = self.scales.unwrap_or(format.scales);
         match self.activation {
             None => {}
             Some(ActivationRule::Off) => format.activation = None,
@@ -313,22 +371,45 @@ impl ActivationChange {
     }
 }
 
-/// Checks the engine's two conditions on a layer with integer activations: a weight block lies in one activation block, and an
+/// Tells whether a layer is a convolution of one group whose input is the network's.
+fn reads_input(graph: &Graph, node: &Node) -> bool {
+    let input = graph.nodes()[node.inputs[0].index()].op == Op::Input;
+    input && matches!(&node.op, Op::Conv2d(conv) if conv.groups == 1)
+}
+
+/// Tells whether an i32 holds a sum over a whole filter of two-level products, at most `127 * (2^m - 1)` each.
+fn sums_fit(node: &Node, activation: Bits) -> bool {
+    let weights = node.weight_shape().map_or(0, |[_, cg, kh, kw]| cg * kh * kw);
+    weights as u64 <= (i32::MAX / (127 * activation.unsigned_max())) as u64
+}
+
+/// Checks the engine's conditions on a layer with integer activations: a weight block lies in one activation block, and an
 /// i32 holds the block's dot product, at most `B * 2^(b-1) * (2^m - 1)`. With two-level scales an i32 must hold the sum over
-/// an activation block, at most `127 * (2^m - 1)` for each channel.
+/// an activation block, at most `127 * (2^m - 1)` for each channel; that over all taps where pixels share a scale, which only those of
+/// the network's input do.
 pub(crate) fn check_blocks(
+    graph: &Graph,
     node: &Node,
     bits: Bits,
     block: BlockSize,
     scales: ScaleFormat,
     activation: Option<ActivationFormat>,
 ) -> Result<(), PolicyError> {
+    if block.is_image() {
+        return Err(PolicyError::WeightBlock { layer: node.name.clone() });
+    }
     let Some(activation) = activation else { return Ok(()) };
     let channels = match &node.op {
         Op::Conv2d(conv) => conv.in_channels / conv.groups,
         Op::Linear { in_features, .. } => *in_features,
         _ => unreachable!("only layers have formats"),
     };
+    if activation.block.is_image() && !reads_input(graph, node) {
+        return Err(PolicyError::ImageBlock { layer: node.name.clone() });
+    }
+    if activation.block.is_image() && scales == ScaleFormat::TwoLevel && !sums_fit(node, activation.bits) {
+        return Err(PolicyError::SumTooLong { layer: node.name.clone() });
+    }
     let (weight_len, activation_len) = (block.len_in(channels), activation.block.len_in(channels));
     if activation_len < channels && activation_len % weight_len != 0 {
         return Err(PolicyError::Blocks { layer: node.name.clone(), weight: weight_len, activation: activation_len });
@@ -524,6 +605,22 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_that_reads_the_image_may_have_one_sum_unless_a_rule_says_otherwise() {
+        let conv1 = |toml: &str| resolve(toml).map(|plan| plan.get("conv1").unwrap().to_string());
+        let float = Ok("W4 block 32 mse, A8 block 32 float".to_owned());
+        assert_eq!(conv1("image_sum = true"), Ok("W4 block 32 mse two-level, A8 block image float".into()));
+        let rule = |rule: &str| conv1(&format!("image_sum = true\n[[rules]]\nlayers = 'conv1'\n{rule}"));
+        assert_eq!(rule("activation = { block = 32 }"), float);
+        assert_eq!(rule("scales = 'float'"), float);
+        assert_eq!(rule("bits = 3"), Ok("W3 block 32 mse two-level, A8 block image float".into()));
+        let image = "activation = { block = 'image' }";
+        assert_eq!(rule(image), Ok("W4 block 32 mse, A8 block image float".into()));
+        let refused = |layer: &str, rule: &str| resolve(&format!("[[rules]]\nlayers = '{layer}'\n{rule}")).unwrap_err();
+        assert_eq!(refused("fc", image), PolicyError::ImageBlock { layer: "fc".into() });
+        assert_eq!(refused("fc", "block = 'image'"), PolicyError::WeightBlock { layer: "fc".into() });
+    }
+
+    #[test]
     fn linear_layers_can_be_left_out() {
         assert!(plan("linear = false").iter().all(|(name, ..)| name != "fc"));
     }
@@ -578,12 +675,12 @@ mod tests {
         let cases = [
             (
                 "bit = 4",
-                "unknown field `bit`, expected one of `bits`, `block`, `rule`, `scales`, `linear`, `activation`, `image_bits`, `rules`",
+                "unknown field `bit`, expected one of `bits`, `block`, `rule`, `scales`, `linear`, `activation`, `image_bits`, `image_sum`, `rules`",
             ),
             ("bits = 9", "9 bits: expected 2 to 8"),
             ("bits = 'four'", "invalid type: string \"four\""),
-            ("block = 0", "block size `0`: expected a positive integer or `pixel`"),
-            ("block = 'row'", "block size `row`: expected a positive integer or `pixel`"),
+            ("block = 0", "block size `0`: expected a positive integer or `pixel`, or for an activation `image`"),
+            ("block = 'row'", "block size `row`: expected a positive integer or `pixel`, or for an activation `image`"),
             ("rule = 'l3'", "unknown variant `l3`, expected one of `l2`, `kl`, `mse`, `balanced`"),
             (
                 "activation = true",

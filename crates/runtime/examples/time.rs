@@ -1,5 +1,5 @@
 //! Times a `.dsc` file, `time FILE`, or a zoo network with formula weights, `time NAME [SCHEME]`, SCHEME `float64`,
-//! `float32`, `float128`, `pixel` or `two`.
+//! `float32`, `float128`, `pixel` or `two`, with `+` behind it for one sum in the layer that reads the image.
 //! Prints milliseconds of CPU time, one line a run for each line on standard input.
 use std::io::{BufRead, Write};
 
@@ -56,7 +56,8 @@ fn formula(name: &str, scheme: &str) -> Result<runtime::Model, Box<dyn std::erro
     let graph = zoo::build(&config)?;
     let weights = formula_weights(&graph);
     let info = Info { preprocess: config.preprocess()?, classes: vec![], source: "a formula".into() };
-    let mut policy = Policy { rule: ScaleRule::L2, block: BlockSize::new(64)?, ..Policy::default() };
+    let (scheme, image_sum) = scheme.strip_suffix('+').map_or((scheme, false), |scheme| (scheme, true));
+    let mut policy = Policy { rule: ScaleRule::L2, block: BlockSize::new(64)?, image_sum, ..Policy::default() };
     let activation = policy.activation.as_mut().ok_or("no activation")?;
     (activation.bits, activation.block) = (blockfloat::Bits::MAX, policy.block);
     match scheme.strip_prefix("float") {

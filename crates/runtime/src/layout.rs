@@ -55,6 +55,10 @@ pub(crate) struct Fields {
     /// The number of a pixel's scales.
     pub scales: usize,
     pub depthwise: bool,
+    /// Whether all pixels of an image share the scale, which is repeated.
+    pub whole: bool,
+    /// Whether a pixel's codes were copied together, so that what follows them is anything.
+    pub patches: bool,
 }
 
 /// A layer's integer input.
@@ -68,6 +72,19 @@ pub(crate) struct LayerInput {
     pub signed: bool,
     /// Whether the layer is depthwise: as many outputs and groups as channels.
     pub depthwise: bool,
+    /// How pixels that share a scale are read.
+    pub whole: Whole,
+}
+
+/// How the pixels of an image that share a scale are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whole {
+    /// They share none, or each by itself.
+    Apart,
+    /// Pixels of three channels are three bytes: they are copied to patches, whose sums know no taps.
+    Tight,
+    /// They were copied to patches: a patch is a pixel.
+    Patches,
 }
 
 impl Deref for Layout {
@@ -80,11 +97,15 @@ impl Deref for Layout {
 impl Layout {
     /// Makes the layout that kernels read a layer's input in.
     pub fn new(input: LayerInput) -> Self {
-        let LayerInput { channels, groups, weight_block, format, signed, depthwise } = input;
+        let LayerInput { channels, groups, weight_block, format, signed, depthwise, whole } = input;
         let group = channels / groups;
         let blocks: Vec<Range<usize>> =
             (0..groups).flat_map(|g| shift(format.block.ranges(group), g * group)).collect();
-        let (pieces, bytes) = if depthwise { (vec![], 1) } else { pieces(group, groups, weight_block) };
+        let (pieces, bytes) = match (depthwise, whole) {
+            (true, _) => (vec![], 1),
+            (false, Whole::Tight) => (vec![], channels),
+            (false, _) => pieces(group, groups, weight_block),
+        };
         Self(Fields {
             channels,
             groups,
@@ -97,6 +118,8 @@ impl Layout {
             pieces,
             bytes,
             depthwise,
+            whole: format.block.is_image() && whole != Whole::Patches,
+            patches: whole == Whole::Patches,
         })
     }
 
@@ -123,7 +146,7 @@ impl Layout {
     /// Returns the bytes that follow the codes of a pixel of up to three signed channels. They hold the code of 0, as a border does: the
     /// weights that they meet can take off what the offsets of the others add.
     pub fn spare(&self) -> Range<usize> {
-        let spare = self.signed && self.groups == 1 && self.bytes == 4 && !self.depthwise;
+        let spare = self.signed && self.groups == 1 && self.bytes == 4 && !self.depthwise && !self.patches;
         self.channels..if spare { 4 } else { self.channels }
     }
 

@@ -103,7 +103,7 @@ pub(crate) struct Fields {
     /// The factors of each segment's sum, `[P, taps, S, 16]`, in both 16-bit halves; or nothing.
     pub levels: Buffer<i32>,
     /// What each sum starts from, `[P, taps, S, 16]`: it takes off what the offsets of codes add, times the level where there
-    /// are levels. Empty where that is 0, or a weight does so, see [`Layout::spare`].
+    /// are levels. Segments with a level each that share their scale, and so their sum, have it at the first of them. Empty where that is 0, or a weight does so, see [`Layout::spare`].
     pub start: Buffer<i32>,
     /// The filters' scales `[P, 16]` of the two-level form, applied last.
     pub channel: Buffer<f32>,
@@ -364,7 +364,11 @@ impl Fields {
             Scale::Channel(_) => {}
         }
         if offset != 0 && !spare {
-            self.start[at] += offset * sum * level;
+            // The first segment of the sum.
+            let levels = matches!(w.scale, Scale::Levels(..));
+            let same = |s: &usize| levels && places.segments[*s].scale == places.segments[segment].scale;
+            let first = (0..segment).rev().take_while(same).last().unwrap_or(segment);
+            self.start[at - (segment - first) * LANES] += offset * sum * level;
         }
     }
 }

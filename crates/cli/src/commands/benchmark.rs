@@ -113,7 +113,7 @@ const FORMATS: [Format; 6] = [
     format("W4A8, blocks of 64", "--activation-bits 8 --block 64", 4, 8, 64, false),
     format(
         "W4A8, two-level",
-        "--activation-bits 8 --block 64 --activation-block pixel --scales two-level",
+        "--activation-bits 8 --block 64 --activation-block pixel --scales two-level --image-sum",
         4,
         8,
         64,
@@ -146,7 +146,7 @@ impl Format {
             ..format
         });
         let scales = if self.two_level { ScaleFormat::TwoLevel } else { ScaleFormat::Float };
-        Policy { bits: bits(self.bits), block, activation, scales, ..usual }
+        Policy { bits: bits(self.bits), block, activation, scales, image_sum: self.two_level, ..usual }
     }
 }
 

@@ -71,7 +71,8 @@ fn allowed(key: &Key) -> Value {
         Allowed::Part => json!({ "type": "number", "minimum": 0, "exclusiveMaximum": 1 }),
         Allowed::Switch => json!({ "type": "boolean" }),
         Allowed::OneOf(words) => json!({ "enum": words }),
-        Allowed::Block => block(),
+        Allowed::Block => block(&["pixel"]),
+        Allowed::InputBlock => block(&["pixel", "image"]),
         Allowed::Text(_) => json!({ "type": "string" }),
         Allowed::List => json!({ "type": "array", "items": { "type": "string" } }),
         Allowed::Size => json!({ "anyOf": [side, sides] }),
@@ -85,8 +86,9 @@ fn allowed(key: &Key) -> Value {
     }
 }
 
-fn block() -> Value {
-    json!({ "anyOf": [{ "type": "integer", "minimum": 1 }, { "const": "pixel" }] })
+/// A number of channels, or one of some words.
+fn block(words: &[&str]) -> Value {
+    json!({ "anyOf": [{ "type": "integer", "minimum": 1 }, { "enum": words }] })
 }
 
 /// A rule for some layers: [`model::policy::Rule`].
@@ -100,7 +102,7 @@ fn rule() -> Value {
             names.iter().map(|&(name, key)| (name.to_owned(), in_quantize(key))).collect();
         json!({ "type": "object", "properties": properties, "additionalProperties": false })
     };
-    let mut rule = table(&[("bits", "bits"), ("block", "block"), ("rule", "rule")]);
+    let mut rule = table(&[("bits", "bits"), ("block", "block"), ("rule", "rule"), ("scales", "scales")]);
     let input = [("bits", "activation.bits"), ("block", "activation.block"), ("scale", "activation.scale")];
     rule["properties"]["activation"] = or_false(table(&input));
     rule["properties"]["skip"] = json!({ "type": "boolean" });

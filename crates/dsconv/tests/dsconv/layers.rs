@@ -53,6 +53,7 @@ fn problems() -> impl Strategy<Value = Problem> {
     let blocks = prop_oneof![
         Just((BlockSize::PIXEL, BlockSize::PIXEL)),
         block.clone().prop_map(|b| (b, BlockSize::PIXEL)),
+        block.clone().prop_map(|b| (b, BlockSize::IMAGE)),
         (1usize..=20, 1usize..=3).prop_map(|(b, k)| (BlockSize::new(b).unwrap(), BlockSize::new(k * b).unwrap())),
     ];
     let rule = prop_oneof![Just(ScaleRule::L2), Just(ScaleRule::Kl), Just(ScaleRule::Mse), Just(ScaleRule::Balanced)];

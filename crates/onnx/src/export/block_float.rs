@@ -50,11 +50,13 @@ pub(super) fn call(
     let kind = BlockFloatFunction { pow2: format.scale == ActivationScale::Pow2, ragged: blocks * len > group };
     let (lo, hi) = format.code_range(signed);
     let size = |n: usize| n as i64;
+    let whole = format.block.is_image();
     let mut attributes = vec![
         int("bits", format.bits.get().into()),
         float("lo", lo as f32),
         float("hi", hi as f32),
-        signed_ints("blocks", [0, size(groups * blocks), size(len), -1]),
+        // Elements that share a scale lie along the third axis.
+        signed_ints("blocks", if whole { [0, size(groups), -1, 1] } else { [0, size(groups * blocks), size(len), -1] }),
     ];
     if kind.pow2 {
         let shift = i32::from(format.bits.get()) - if signed { 2 } else { 1 };
@@ -69,12 +71,9 @@ pub(super) fn call(
     let y = out.node(&format!("{layer}.block_float"), &kind.name(), &[x], attributes);
     let node = out.last();
     node.domain = DOMAIN.into();
-    node.doc_string = format!(
-        "{} bits, {}, one {} scale for every {len} channels",
-        format.bits,
-        if signed { "signed" } else { "unsigned" },
-        format.scale
-    );
+    let sign = if signed { "signed" } else { "unsigned" };
+    let share = if whole { "each image".to_owned() } else { format!("every {len} channels") };
+    node.doc_string = format!("{} bits, {sign}, one {} scale for {share}", format.bits, format.scale);
     (y, kind)
 }
 
@@ -163,7 +162,7 @@ pub(super) fn function(kind: BlockFloatFunction) -> FunctionProto {
         attribute: attributes.into_iter().map(String::from).collect(),
         node: body.0,
         doc_string: format!(
-            "Block floating point: the channels of a block share {} at every pixel; y = clip(round(x / scale), lo, hi) * scale.",
+            "Block floating point: the elements of a block, channels at one pixel or a whole image, share {}; y = clip(round(x / scale), lo, hi) * scale.",
             if kind.pow2 { "a power of two, 2^floor(log2(max|x|)) * unit," } else { "the scale max|x| / hi" }
         ),
         opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET_BLOCKS }],

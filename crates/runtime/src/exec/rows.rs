@@ -19,8 +19,13 @@ pub(super) struct Out<'a> {
     pub scratch: &'a mut [f32],
     pub unpacked: &'a mut [u8],
     /// Room for codes and scales between the source and the step.
-    pub band: (&'a mut [u8], &'a mut [f32]),
+    pub band: Room<'a>,
+    /// Room for codes and scales of a strip's patches.
+    pub patches: Room<'a>,
 }
+
+/// Room for codes and scales.
+type Room<'a> = (&'a mut [u8], &'a mut [f32]);
 
 /// A step and what it reads.
 pub(super) struct Work<'a> {
@@ -32,16 +37,19 @@ pub(super) struct Work<'a> {
     pub memory: Memory<'a>,
     pub codes: &'a [Codes],
     pub emits: &'a [CodesView],
+    /// The largest magnitude of the image, where a form of it has one scale.
+    pub largest: Option<f32>,
 }
 
 /// Consecutive output pixels, and where they go.
-struct Strip<'a> {
+struct Strip<'a, 'b> {
     first: usize,
     /// Room for the number of an input pixel for each of them.
     pixels: &'a mut [u32],
     out: &'a mut [f32],
     stride: usize,
     unpacked: &'a mut [u8],
+    patches: &'a mut Room<'b>,
 }
 
 /// Some rows of a step's input, the first of which is row `first` of all, borders included.
@@ -108,7 +116,8 @@ impl Work<'_> {
             let mut emits = Emitted::default();
             emits[0] = Some((&mut codes[at * size[0]..], &mut scales[at * size[1]..]));
             let (scratch, unpacked) = (&mut *out.scratch, &mut *out.unpacked);
-            let mut band = Out { rows: None, emits, scratch, unpacked, band: Default::default() };
+            let patches = (&mut *out.patches.0, &mut *out.patches.1);
+            let mut band = Out { rows: None, emits, scratch, unpacked, band: Default::default(), patches };
             finite[0] &= makes.rows(made.start - pad..made.end - pad, made.start - pad, &mut band, None);
             let band = Band { codes: &*codes, scales: &*scales, first: needs.start };
             finite[1] &= self.rows(y..end, rows.start, out, Some(band));
@@ -133,13 +142,31 @@ impl Work<'_> {
         let rows = values.map_or((None, None), |(low, high)| (Some(low), Some(high)));
         let scratch = out.scratch.split_at_mut(out.scratch.len() / parts * (parts / 2));
         let unpacked = out.unpacked.split_at_mut(out.unpacked.len() / parts * (parts / 2));
-        let codes = out.band.0.split_at_mut(out.band.0.len() / parts * (parts / 2));
-        let scales = out.band.1.split_at_mut(out.band.1.len() / parts * (parts / 2));
-        let band = [(codes.0, scales.0), (codes.1, scales.1)];
-        let ([low, high], [low_band, high_band]) = (emits, band);
+        let room = |(codes, scales): Room<'o>| {
+            let codes = codes.split_at_mut(codes.len() / parts * (parts / 2));
+            let scales = scales.split_at_mut(scales.len() / parts * (parts / 2));
+            [(codes.0, scales.0), (codes.1, scales.1)]
+        };
+        let ([low_band, high_band], [low_patches, high_patches]) = (room(out.band), room(out.patches));
+        let [low, high] = emits;
+        let (low_rows, high_rows) = rows;
         [
-            Out { rows: rows.0, emits: low, scratch: scratch.0, unpacked: unpacked.0, band: low_band },
-            Out { rows: rows.1, emits: high, scratch: scratch.1, unpacked: unpacked.1, band: high_band },
+            Out {
+                rows: low_rows,
+                emits: low,
+                scratch: scratch.0,
+                unpacked: unpacked.0,
+                band: low_band,
+                patches: low_patches,
+            },
+            Out {
+                rows: high_rows,
+                emits: high,
+                scratch: scratch.1,
+                unpacked: unpacked.1,
+                band: high_band,
+                patches: high_patches,
+            },
         ]
     }
 
@@ -147,7 +174,7 @@ impl Work<'_> {
     fn rows(&self, rows: Range<usize>, top: usize, out: &mut Out<'_>, band: Option<Band<'_>>) -> bool {
         let Self { step, kernel, .. } = self;
         let shape = step.shape;
-        let Out { rows: values, emits, scratch, unpacked, .. } = out;
+        let Out { rows: values, emits, scratch, unpacked, patches, .. } = out;
         let (start, end) = (top * shape.width, rows.end * shape.width);
         let planes_only = values.is_none() && self.planes_only();
         let at_once = self.rounds_at_once().filter(|_| values.is_none());
@@ -166,23 +193,27 @@ impl Work<'_> {
                 walk(first - start, shape.width, to, 1, |y| y * emit.width + emit.pad[1]);
                 let (layout, width, scratch) = (self.plan.layout(emit), emit.width, out);
                 let target = Target { layout, width, pixels: to, codes, values: scales, scratch };
-                finite &= kernel.conv_to_values(&self.call(conv, first, pixels, band), unpacked, target);
+                let call = self.call(conv, first, pixels, band, patches);
+                finite &= kernel.conv_to_values(&call, unpacked, target);
                 first += pixels.len();
                 continue;
             }
             if !planes_only {
-                finite &= self.compute(Strip { first, pixels, out, stride, unpacked }, band);
+                finite &= self.compute(Strip { first, pixels, out, stride, unpacked, patches }, band);
             }
             for (emit, slices) in self.emits.iter().zip(&mut *emits) {
                 let Some((codes, scales)) = slices else { continue };
                 let layout = self.plan.layout(emit);
+                let largest = self.largest.filter(|_| layout.whole);
                 walk(first - start, shape.width, pixels, 1, |y| y * emit.width + emit.pad[1]);
                 if planes_only {
                     let (image, area) = (self.memory.image, shape.height * shape.width);
-                    kernel.quantize_planes(&PlanesCall { layout, image, area, first, pixels }, codes, scales);
+                    let call = PlanesCall { layout, image, area, first, pixels, largest };
+                    kernel.quantize_planes(&call, codes, scales);
                 } else {
                     let x = Rows { data: out, stride };
-                    kernel.quantize(&QuantizeCall { layout, x, width: emit.width, pixels }, codes, scales);
+                    let call = QuantizeCall { layout, x, width: emit.width, pixels, largest };
+                    kernel.quantize(&call, codes, scales);
                 }
             }
             first += pixels.len();
@@ -209,7 +240,7 @@ impl Work<'_> {
     }
 
     /// Computes a strip as floats; returns whether all values are finite.
-    fn compute(&self, mut strip: Strip<'_>, band: Option<Band<'_>>) -> bool {
+    fn compute(&self, mut strip: Strip<'_, '_>, band: Option<Band<'_>>) -> bool {
         let Self { step, kernel, memory, .. } = self;
         let mut finite = true;
         match &step.op {
@@ -228,28 +259,30 @@ impl Work<'_> {
     }
 
     /// Returns a strip as the pixels of a float operation.
-    fn pixels<'o>(&self, strip: &'o mut Strip<'_>) -> Pixels<'o> {
+    fn pixels<'o>(&self, strip: &'o mut Strip<'_, '_>) -> Pixels<'o> {
         let Strip { first, stride, .. } = *strip;
         Pixels { shape: self.step.shape, first, count: strip.pixels.len(), out: strip.out, stride }
     }
 
     /// Computes a strip of a convolution; returns whether all values are finite.
-    fn conv(&self, conv: &IntConv, strip: &mut Strip<'_>, band: Option<Band<'_>>) -> bool {
-        let call = self.call(conv, strip.first, strip.pixels, band);
+    fn conv(&self, conv: &IntConv, strip: &mut Strip<'_, '_>, band: Option<Band<'_>>) -> bool {
+        let call = self.call(conv, strip.first, strip.pixels, band, strip.patches);
         self.kernel.conv(&call, strip.unpacked, strip.out, strip.stride)
     }
 
     /// Returns what a kernel is asked for of a convolution: outputs from `start` on, as many as `pixels`, which are filled. The
-    /// input is in its slot or in a band.
+    /// input is in its slot or in a band, or is copied to patches there is `room` for.
     fn call<'c>(
         &'c self,
         conv: &'c IntConv,
         start: usize,
         pixels: &'c mut [u32],
         band: Option<Band<'c>>,
+        room: &'c mut Room<'_>,
     ) -> ConvCall<'c> {
         let slot = &self.codes[conv.input.slot];
-        let Band { codes, scales, first } = band.unwrap_or(Band { codes: &slot.codes, scales: &slot.scales, first: 0 });
+        let band = band.unwrap_or(Band { codes: &slot.codes, scales: &slot.scales, first: 0 });
+        let Band { codes, scales, first } = band;
         let ([sy, sx], width) = (conv.stride, conv.input.width);
         let (shape, input_height) = (self.step.shape, conv.input.height);
         // Images lie below each other; only layers without a border run several at once.
@@ -257,9 +290,21 @@ impl Work<'_> {
             let (image, y) = (y / shape.height, y % shape.height);
             conv.origin + (image * input_height + y * sy - first) * width
         });
+        let layout = self.plan.layout(&conv.input);
+        let (layout, codes, scales) = match &conv.patches {
+            None => (layout, codes, scales),
+            Some(patches) => {
+                // Any pixel of the image has its scale, but those of the border.
+                let [top, left] = conv.input.pad;
+                room.1[..pixels.len()].fill(scales[(top * width + left) * layout.scales]);
+                patches.gather(codes, layout.bytes, pixels, room.0);
+                pixels.iter_mut().zip(0..).for_each(|(pixel, i)| *pixel = i);
+                (self.plan.patch_layout(patches), &*room.0, &*room.1)
+            }
+        };
         ConvCall {
             weights: &conv.weights,
-            layout: self.plan.layout(&conv.input),
+            layout,
             codes,
             scales,
             width,

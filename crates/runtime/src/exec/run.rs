@@ -6,7 +6,7 @@ use super::rows::{Emitted, Out, Work, both, clear};
 use super::workspace::{Codes, Workspace};
 use crate::Error;
 use crate::float::{Memory, Source};
-use crate::kernels::AnyKernel;
+use crate::kernels::{AnyKernel, Largest};
 use crate::layout::Layout;
 use crate::plan::{CodesView, EMITS, Part, Plan, Step};
 
@@ -78,7 +78,7 @@ impl Run<'_> {
         // What a step writes is taken out, so that the rest can be read.
         let mut dest = slot.map(|slot| take(&mut workspace.floats[slot]));
         let (mut scratch, mut unpacked) = (take(&mut workspace.scratch), take(&mut workspace.unpacked));
-        let mut band = take(&mut workspace.band);
+        let (mut band, mut patches) = (take(&mut workspace.band), take(&mut workspace.patches));
         let none: &[CodesView] = &[];
         let mut finite = [true; 2];
         for emits in step.emits.chunks(EMITS).chain(step.emits.is_empty().then_some(none)) {
@@ -92,16 +92,20 @@ impl Run<'_> {
                 scratch: &mut scratch,
                 unpacked: &mut unpacked,
                 band: (&mut band.codes, &mut band.scales),
+                patches: (&mut patches.codes, &mut patches.scales),
             };
             let memory = Memory { floats: &workspace.floats, rows: self.given.rows(), image: self.given.image() };
             let codes = &workspace.codes;
-            let work = Work { plan: self.plan, source, step, kernel: self.kernel, memory, codes, emits };
+            let whole = emits.iter().any(|emit| self.plan.layout(emit).whole);
+            let largest = if whole { Some(self.kernel.run(Largest(memory.image))) } else { None };
+            let work = Work { plan: self.plan, source, step, kernel: self.kernel, memory, codes, emits, largest };
             finite = both(finite, work.split(0..step.shape.height * self.images, out, workspace.parts));
             for (emit, taken) in emits.iter().zip(&mut taken) {
                 workspace.codes[emit.slot] = take(taken);
             }
         }
-        (workspace.scratch, workspace.unpacked, workspace.band) = (scratch, unpacked, band);
+        (workspace.scratch, workspace.unpacked) = (scratch, unpacked);
+        (workspace.band, workspace.patches) = (band, patches);
         if let (Some(slot), Some(dest)) = (slot, dest) {
             workspace.floats[slot] = dest;
         }

@@ -20,6 +20,8 @@ pub(crate) struct Workspace {
     pub scratch: Buffer<f32>,
     /// Room for the rows between two steps that run together, for each part.
     pub band: Codes,
+    /// Room for a strip's patches, for each part.
+    pub patches: Codes,
     /// Room for unpacked panels of weights, for each part.
     pub unpacked: Buffer<u8>,
     pub parts: usize,
@@ -38,12 +40,15 @@ impl Workspace {
             Ok(Codes { codes: bytes.and_then(Buffer::try_new).ok_or_else(no_memory)?, scales: floats(size.scales)? })
         };
         let for_parts = |n: usize| n.checked_mul(parts).ok_or_else(no_memory);
-        let band = Codes {
-            codes: Buffer::try_new(for_parts(program.band.bytes + SLACK)?).ok_or_else(no_memory)?,
-            scales: Buffer::try_new(for_parts(program.band.scales)?).ok_or_else(no_memory)?,
+        let shared = |size: CodeSize| -> Result<Codes, Error> {
+            Ok(Codes {
+                codes: Buffer::try_new(for_parts(size.bytes)?).ok_or_else(no_memory)?,
+                scales: Buffer::try_new(for_parts(size.scales)?).ok_or_else(no_memory)?,
+            })
         };
         Ok(Self {
-            band,
+            band: shared(CodeSize { bytes: program.band.bytes + SLACK, ..program.band })?,
+            patches: shared(program.patches)?,
             floats: program.floats.iter().map(|&n| floats(n)).collect::<Result<_, _>>()?,
             codes: program.codes.iter().map(codes).collect::<Result<_, Error>>()?,
             scratch: program.scratch.checked_mul(parts).and_then(Buffer::try_new).ok_or_else(no_memory)?,
@@ -54,7 +59,7 @@ impl Workspace {
 
     /// Returns the number of bytes that it takes.
     pub fn bytes(&self) -> usize {
-        let codes = self.codes.iter().chain([&self.band]).map(|c| c.codes.bytes() + c.scales.bytes());
+        let codes = self.codes.iter().chain([&self.band, &self.patches]).map(|c| c.codes.bytes() + c.scales.bytes());
         self.floats.iter().map(Buffer::bytes).chain(codes).sum::<usize>() + self.scratch.bytes() + self.unpacked.bytes()
     }
 }

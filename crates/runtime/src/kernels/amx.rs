@@ -647,7 +647,7 @@ mod tests {
     use crate::buffer::Buffer;
     use crate::kernels::Residual;
     use crate::kernels::scalar::Scalar;
-    use crate::layout::{LayerInput, Layout};
+    use crate::layout::{LayerInput, Layout, Whole};
     use crate::pack::{Integers, Packed, Packing, Scale};
 
     /// The tile instructions in plain loops, with the limits of palette 1: what the CPU refuses panics.
@@ -755,7 +755,15 @@ mod tests {
             let (block, activation) = (size(self.block), size(self.block * self.multiple));
             let format = ActivationFormat { bits: Bits::MAX, block: activation, scale: ActivationScale::Float };
             let (channels, signed) = (each * groups, self.signed);
-            let input = LayerInput { channels, groups, weight_block: block, format, signed, depthwise: false };
+            let input = LayerInput {
+                channels,
+                groups,
+                weight_block: block,
+                format,
+                signed,
+                depthwise: false,
+                whole: Whole::Apart,
+            };
             let layout = Layout::new(input);
             let mut state = self.seed;
             let mut noise = || {

@@ -145,7 +145,11 @@ impl Target<'_> {
         let Self { layout, width, pixels, codes, values, scratch } = self;
         let stride = layout.channels;
         let finite = kernel.conv(call, unpacked, scratch, stride);
-        kernel.quantize(&QuantizeCall { layout, x: Rows { data: scratch, stride }, width, pixels }, codes, values);
+        kernel.quantize(
+            &QuantizeCall { layout, x: Rows { data: scratch, stride }, width, pixels, largest: None },
+            codes,
+            values,
+        );
         finite
     }
 }
@@ -158,6 +162,8 @@ pub(crate) struct QuantizeCall<'a> {
     /// The number of pixels of a row, borders included.
     pub width: usize,
     pub pixels: &'a [u32],
+    /// The largest magnitude of the image, where all pixels share its scale.
+    pub largest: Option<f32>,
 }
 
 impl QuantizeCall<'_> {
@@ -186,6 +192,8 @@ pub(crate) struct PlanesCall<'a> {
     pub area: usize,
     pub first: usize,
     pub pixels: &'a [u32],
+    /// The largest magnitude of the image, where all pixels share its scale.
+    pub largest: Option<f32>,
 }
 
 /// The most channels of a [`PlanesCall`].
@@ -200,8 +208,8 @@ impl PlanesCall<'_> {
     /// Panics unless every access of a kernel lies in its slice.
     pub fn check(&self, codes: &[u8], scales: &[f32]) {
         let area = self.pixels.iter().max().map_or(0, |&pixel| pixel as usize + 1);
-        assert!(Self::fits(self.layout) && self.layout.bytes == PLANES && self.pixels.len() <= STRIP);
-        assert!(codes.len() >= area * PLANES && scales.len() >= area);
+        assert!(Self::fits(self.layout) && self.layout.bytes <= PLANES && self.pixels.len() <= STRIP);
+        assert!(codes.len() >= area * self.layout.bytes && scales.len() >= area);
         assert!(self.first + self.pixels.len() <= self.area && self.image.len() >= self.layout.channels * self.area);
     }
 }

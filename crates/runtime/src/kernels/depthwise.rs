@@ -189,7 +189,7 @@ pub(super) fn values(call: &ConvCall<'_>, to: &mut Target<'_>) -> Option<Values>
     }
     assert_eq!(call.pixels.len(), pixels.len(), "a place for each output");
     let x = Rows { data: &*to.scratch, stride: layout.channels };
-    QuantizeCall { layout, x, width, pixels }.check(to.codes, to.values);
+    QuantizeCall { layout, x, width, pixels, largest: None }.check(to.codes, to.values);
     let mut starts = [0; STRIP];
     lines(layout, width, pixels, &mut starts);
     Some(Values { values: to.values.as_mut_ptr(), lines: starts, width, hi: layout.range.1 as f32 })

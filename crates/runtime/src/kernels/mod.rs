@@ -47,6 +47,7 @@ mod ymm;
 pub(crate) use call::{ConvCall, PlanesCall, QuantizeCall, Residual, Rows, SLACK, STRIP, Target};
 pub(crate) use environment::Environment;
 pub(crate) use kernel::{Kernel, Task, Wants};
+pub(crate) use plain::Largest;
 pub(crate) use table::{AnyKernel, select};
 pub use table::{KernelName, kernels};
 

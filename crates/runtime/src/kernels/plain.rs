@@ -2,7 +2,7 @@
 use blockfloat::ActivationScale;
 
 use super::rule::Rule;
-use super::{ConvCall, PLANES, PlanesCall, QuantizeCall, Residual, STRIP};
+use super::{ConvCall, PLANES, PlanesCall, QuantizeCall, Residual, STRIP, Task};
 use crate::layout::{BORDER, LANES, Layout, RAW};
 use crate::math;
 use crate::pack::Packed;
@@ -138,7 +138,8 @@ pub(super) fn quantize(call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [
         let scales = &mut scales[pixel as usize * layout.scales..][..layout.scales];
         let mut pieces = layout.pieces.iter().peekable();
         for (block, scale) in layout.blocks.iter().zip(scales) {
-            let (s, inv) = rule.scale(x[block.clone()].iter().fold(0.0f32, |max, x| max.max(x.abs())));
+            let own = || x[block.clone()].iter().fold(0.0f32, |max, x| max.max(x.abs()));
+            let (s, inv) = rule.scale(call.largest.unwrap_or_else(own));
             *scale = s;
             if layout.pieces.is_empty() {
                 round(&x[block.clone()], inv, &mut codes[block.clone()]);
@@ -169,14 +170,19 @@ pub(super) fn quantize_planes(call: &PlanesCall<'_>, codes: &mut [u8], scales: &
     let (layout, count) = (call.layout, call.pixels.len());
     let rule = Rule::new(layout);
     let plane = |c: usize| &call.image[c * call.area + call.first..][..count];
-    let mut max = [0.0f32; STRIP];
-    for c in 0..layout.channels {
-        for (max, x) in max[..count].iter_mut().zip(plane(c)) {
-            *max = if x.abs() > *max { x.abs() } else { *max };
-        }
-    }
     let (mut scale, mut inv) = ([0.0f32; STRIP], [0.0f32; STRIP]);
-    rule.scale_all(max[..count].iter().copied(), &mut scale, &mut inv);
+    if let Some(largest) = call.largest {
+        let all = rule.scale(largest);
+        (scale, inv) = ([all.0; STRIP], [all.1; STRIP]);
+    } else {
+        let mut max = [0.0f32; STRIP];
+        for c in 0..layout.channels {
+            for (max, x) in max[..count].iter_mut().zip(plane(c)) {
+                *max = if x.abs() > *max { x.abs() } else { *max };
+            }
+        }
+        rule.scale_all(max[..count].iter().copied(), &mut scale, &mut inv);
+    }
     // A pixel's codes are the bytes of a word, the first channel's the lowest.
     let spare = layout.spare().fold(0, |word, byte| word | u32::from(layout.zero()) << (8 * byte));
     let mut words = [spare; STRIP];
@@ -195,11 +201,48 @@ pub(super) fn quantize_planes(call: &PlanesCall<'_>, codes: &mut [u8], scales: &
         while apart(run) != 0 {
             run /= 2;
         }
-        let codes = &mut codes[first * PLANES..][..run * PLANES];
-        for (code, word) in codes.as_chunks_mut::<PLANES>().0.iter_mut().zip(&words[i..]) {
-            *code = word.to_le_bytes();
+        let codes = &mut codes[first * layout.bytes..][..run * layout.bytes];
+        if layout.bytes == PLANES {
+            for (code, word) in codes.as_chunks_mut::<PLANES>().0.iter_mut().zip(&words[i..]) {
+                *code = word.to_le_bytes();
+            }
+        } else if layout.bytes == 3 {
+            let (fours, rest) = words[i..i + run].as_chunks::<4>();
+            let (codes, last) = codes.split_at_mut(12 * fours.len());
+            for (code, [a, b, c, d]) in codes.as_chunks_mut::<12>().0.iter_mut().zip(fours) {
+                let (low, middle, high) = (a | b << 24, b >> 8 | c << 16, c >> 16 | d << 8);
+                *code = (u128::from(low) | u128::from(middle) << 32 | u128::from(high) << 64).to_le_bytes()[..12]
+                    .try_into()
+                    .expect("12 of 16 bytes");
+            }
+            for (code, word) in last.as_chunks_mut::<3>().0.iter_mut().zip(rest) {
+                code.copy_from_slice(&word.to_le_bytes()[..3]);
+            }
+        } else {
+            for (code, word) in codes.chunks_exact_mut(layout.bytes).zip(&words[i..]) {
+                code.copy_from_slice(&word.to_le_bytes()[..layout.bytes]);
+            }
         }
         scales[first..first + run].copy_from_slice(&scale[i..i + run]);
         i += run;
+    }
+}
+
+/// Finds the largest magnitude of finite floats.
+pub(crate) struct Largest<'a>(pub &'a [f32]);
+
+impl Task for Largest<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run(self) -> f32 {
+        let (chunks, rest) = self.0.as_chunks::<32>();
+        let mut max = [0.0f32; 32];
+        for x in chunks.iter().map(|chunk| &chunk[..]).chain([rest]) {
+            for (max, x) in max.iter_mut().zip(x) {
+                *max = if x.abs() > *max { x.abs() } else { *max };
+            }
+        }
+        max.into_iter().fold(0.0, f32::max)
     }
 }

@@ -44,7 +44,7 @@ impl<I: Rounds> Task for Quantize<'_, I> {
         if layout.depthwise {
             return depthwise::quantize(I::FUSED, call, codes, scales);
         }
-        if layout.blocks.len() > BLOCKS {
+        if layout.blocks.len() > BLOCKS || call.largest.is_some() {
             return plain::quantize(call, codes, scales);
         }
         let rule = Rule::new(layout);

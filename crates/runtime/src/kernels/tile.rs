@@ -41,8 +41,8 @@ pub(super) trait Isa: Copy + Send + Sync {
     /// Runs a task that was compiled for this instruction set.
     unsafe fn vectorize<T: Task>(task: T) -> T::Output;
 
-    /// Adds the dot products of a segment, each times its lane's level where `F::LEVELS`, to the sums of `R` pixels by `P`
-    /// panels.
+    /// Adds the dot products of a segment, each times its lane's level where `F::LEVELS`, that of its step where `F::EACH`, to the
+    /// sums of `R` pixels by `P` panels.
     unsafe fn multiply<F: Form, const R: usize, const P: usize>(sums: &mut [[Self::Sums; P]; R], run: &Run<R>);
 }
 
@@ -52,6 +52,8 @@ pub(super) trait Form {
     const TWO: bool = false;
     /// Two-level scales whose factors are apart from the weights.
     const LEVELS: bool = false;
+    /// With `LEVELS`, one tap whose segments are steps of one sum, as those of a patch of an image are.
+    const EACH: bool = false;
     /// Weights are in nibbles.
     const NIBBLES: bool = false;
     /// Each tap is one segment of one step, as up to four channels of an image are.
@@ -75,6 +77,8 @@ pub(super) struct Stem<const TWO: bool, const WIDE: bool>;
 pub(super) struct StemLevels;
 /// A byte a weight, to be multiplied by a factor.
 pub(super) struct Levels;
+/// A byte a weight, to be multiplied by its step's factor.
+pub(super) struct EachLevel;
 /// A byte a weight, and panels of several groups.
 pub(super) struct Shared<const GROUPS: usize>;
 /// A byte a weight, and taps of one step, whose sums start from 0.
@@ -118,6 +122,11 @@ impl Form for StepLevels {
 impl Form for Levels {
     const TWO: bool = true;
     const LEVELS: bool = true;
+}
+impl Form for EachLevel {
+    const TWO: bool = true;
+    const LEVELS: bool = true;
+    const EACH: bool = true;
 }
 
 /// The codes and weights of a segment, at one tap.
@@ -215,6 +224,8 @@ impl<I: Isa> Task for Conv<'_, I> {
         let shares = w.panel_groups > 1;
         let step = one_step && w.start.is_empty() && !in_registers && !wide && !shares;
         let stem = step || one_step && !w.start.is_empty() && !shares;
+        let first = w.segments[0];
+        let each = w.taps == 1 && !w.nibbles && w.segments.iter().all(|s| s.steps == 1 && s.scale == first.scale);
         // SAFETY: this is compiled for, and runs on, CPUs with the instructions.
         let mut noted = unsafe { Noted::<I::Floats>::nothing() };
         let mut panel = call.panels.start;
@@ -272,6 +283,9 @@ impl<I: Isa> Task for Conv<'_, I> {
                     false if step => tile.run::<I, Step<false>>(rows, pair, noted),
                     true if I::WANTS.factors_apart && !w.levels.is_empty() && stem => {
                         tile.run::<I, StemLevels>(rows, pair, noted)
+                    }
+                    true if I::WANTS.factors_apart && !w.levels.is_empty() && each => {
+                        tile.run::<I, EachLevel>(rows, pair, noted)
                     }
                     true if I::WANTS.factors_apart && !w.levels.is_empty() => tile.run::<I, Levels>(rows, pair, noted),
                     false if in_registers => tile.run::<I, Nibbles>(rows, pair, noted),
@@ -430,8 +444,13 @@ impl<I: Isa, F: Form, const R: usize, const P: usize> Task for Tiles<'_, I, F, R
                     scale_shares,
                 };
                 let (weights, alpha, start, levels) = (self.tile.weights, all_alpha, all_start, all_levels);
-                let mut cursor = Cursor { at: 0, weights, alpha, start, levels, ahead };
-                if !F::ONE
+                let mut cursor = Cursor { at: 0, weights, alpha, start, levels, ahead, fresh: true };
+                if F::EACH {
+                    cursor.at = *taps.get_unchecked(0) as usize * bytes;
+                    let scales = all_scales.add(*taps.get_unchecked(0) as usize * floats);
+                    let segment = Segment { steps: segments.len(), ..*segments.get_unchecked(0) };
+                    rows.add::<I, F, P>(&mut cursor, Segment { last: true, ..segment }, scales, &mut sums, &mut dots);
+                } else if !F::ONE
                     && let (&[tap], &[segment]) = (taps, segments)
                 {
                     // Apart, so that sums need no registers yet.
@@ -482,6 +501,8 @@ struct Cursor {
     start: *const i32,
     levels: *const i32,
     ahead: *const u8,
+    /// Whether sums begin with the next segment.
+    fresh: bool,
 }
 
 impl<const R: usize> Rows<R> {
@@ -496,19 +517,19 @@ impl<const R: usize> Rows<R> {
         dots: &mut [[I::Sums; P]; R],
     ) {
         let &Self { codes, next, next_scales, fitting, ahead_step, shares, .. } = self;
-        let &mut Cursor { at, weights, alpha, start, levels, ahead } = cursor;
+        let &mut Cursor { at, weights, alpha, start, levels, ahead, fresh } = cursor;
         // SAFETY: of the caller.
         unsafe {
             // With levels, segments that share a scale share their sums.
             if !F::LEVELS {
                 *dots = [[I::Sums::zero(); P]; R];
             }
-            if self.signed {
+            if self.signed && (!F::LEVELS || fresh) {
                 for p in 0..P {
                     let start = I::Sums::load(start.add(p * next_scales));
                     let start = if F::ONE { start.biased() } else { start };
                     for r in 0..R {
-                        dots[r][p] = if F::LEVELS { dots[r][p].plus(start) } else { start };
+                        dots[r][p] = start;
                     }
                 }
             }
@@ -553,6 +574,7 @@ impl<const R: usize> Rows<R> {
                 start: start.wrapping_add(LANES),
                 levels: levels.wrapping_add(LANES),
                 ahead: ahead.wrapping_add(ahead_step * steps),
+                fresh: last,
             };
         }
     }

@@ -16,6 +16,7 @@ use super::round::Rounds;
 use super::rule::Rule;
 use super::tile::{Form, Isa, Run};
 use super::{Task, Wants};
+use crate::layout::LANES;
 
 /// The kernel of CPUs with AVX2 and FMA, and with AVX-VNNI where `VNNI`.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +55,9 @@ impl<const VNNI: bool> Isa for Ymm<VNNI> {
     unsafe fn multiply<F: Form, const R: usize, const P: usize>(sums: &mut [[Self::Sums; P]; R], run: &Run<R>) {
         // SAFETY: of the caller.
         unsafe {
-            if F::NIBBLES {
+            if F::EACH {
+                add_each_level(sums, run);
+            } else if F::NIBBLES {
                 dots::nibbles::<Self, R, P>(sums, run);
             } else if VNNI || !F::ONE && !F::LEVELS && run.fitting == 1 {
                 dots::bytes::<Self, F, false, R, P>(sums, run);
@@ -125,6 +128,34 @@ unsafe fn add_in_16_bits<F: Form, const ONCE: bool, const R: usize, const P: usi
             if ONCE {
                 break;
             }
+        }
+    }
+}
+
+/// Adds the products of steps, each of which has levels of its own.
+#[inline(always)]
+unsafe fn add_each_level<const R: usize, const P: usize>(sums: &mut [[Pair<__m256i>; P]; R], run: &Run<R>) {
+    let (mut at, mut weights, mut levels) = (run.at, run.weights, run.levels);
+    // SAFETY: of the caller.
+    unsafe {
+        for _ in 0..run.steps {
+            let mut q = [Pair::<__m256i>::zero(); P];
+            let mut factors = [Pair::<__m256i>::zero(); P];
+            for p in 0..P {
+                q[p] = Sums::load(weights.add(p * run.next).cast());
+                factors[p] = Sums::load(levels.add(p * run.next_levels));
+            }
+            for r in 0..R {
+                let a = Avx2::splat(run.codes[r].add(at));
+                for p in 0..P {
+                    let low = _mm256_madd_epi16(_mm256_maddubs_epi16(a, q[p].0), factors[p].0);
+                    let high = _mm256_madd_epi16(_mm256_maddubs_epi16(a, q[p].1), factors[p].1);
+                    sums[r][p] = sums[r][p].plus(Pair(low, high));
+                }
+            }
+            at += 4;
+            weights = weights.add(64);
+            levels = levels.add(LANES);
         }
     }
 }

@@ -6,7 +6,7 @@ use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, QuantizedWe
 use super::conv::pack;
 use crate::buffer::Buffer;
 use crate::kernels::{AnyKernel, ConvCall, Residual, SLACK};
-use crate::layout::{LayerInput, Layout};
+use crate::layout::{LayerInput, Layout, Whole};
 
 /// The numbers of bits, the blocks and the kind of scales of a layer.
 #[derive(Debug, Clone, Copy)]
@@ -31,10 +31,10 @@ impl Format {
     /// Measures the multiply-accumulates a second of a kernel on one thread, all data in the nearest cache: 48 pixels of 256
     /// channels by 32 outputs, 8 KiB of weights in bytes.
     pub fn ceiling(&self, kernel: &AnyKernel) -> f64 {
-        let (channels, outputs, count) = (256, 32, 48);
+        let (channels, outputs, count, whole) = (256, 32, 48, Whole::Apart);
         let &Self { bits, block, two_level, activation: format, signed } = self;
-        let layout =
-            Layout::new(LayerInput { channels, groups: 1, weight_block: block, format, signed, depthwise: false });
+        let input = LayerInput { channels, groups: 1, weight_block: block, format, signed, depthwise: false, whole };
+        let layout = Layout::new(input);
         let (shape, lowest) = ([outputs, channels, 1, 1], bits.signed_min());
         let codes = (0..outputs * channels).map(|i| (lowest + (i as i32 % (-2 * lowest))) as i8).collect();
         let scales = vec![1.0; outputs * block.count(channels)];

@@ -1,11 +1,11 @@
 //! Convolutions and linear layers: their weights packed, in integers or floats, and what they do on the way.
-use blockfloat::{BlockSize, QuantizedWeights};
+use blockfloat::{Bits, BlockSize, QuantizedWeights, TwoLevel};
 use graph::{Conv2d, Node, Op, Role};
 
 use super::ceiling::Format;
 use super::draft::Draft;
 use super::parameters::Parameters;
-use super::step::{Added, CodesView, IntConv, StepOp};
+use super::step::{Added, CodesView, IntConv, Patches, StepOp};
 use crate::Error;
 use crate::float::{FloatConv, FloatOp, PostOp};
 use crate::kernels::Wants;
@@ -30,8 +30,14 @@ impl Draft<'_> {
         let refuse = |why: &str| Error::Layer { layer: node.name.clone(), why: why.into() };
         let packed = match &self.forms.inputs[i] {
             Some(input) => {
-                let block = layer.as_ref().map_or(BlockSize::PIXEL, |layer| layer.codes.block());
-                Packed::most_bytes(conv.weight_shape(), block, &self.forms.layouts[input.layout])
+                let ([co, cg, kh, kw], layouts) = (conv.weight_shape(), &self.forms.layouts);
+                match self.forms.patches[i] {
+                    Some((patches, block)) => Packed::most_bytes([co, cg * kh * kw, 1, 1], block, &layouts[patches]),
+                    None => {
+                        let block = layer.as_ref().map_or(BlockSize::PIXEL, |layer| layer.codes.block());
+                        Packed::most_bytes([co, cg, kh, kw], block, &layouts[input.layout])
+                    }
+                }
             }
             None => conv.weight_shape().iter().fold(4, |bytes: u64, &n| bytes.saturating_mul(n as u64)),
         };
@@ -48,9 +54,16 @@ impl Draft<'_> {
             return Ok(StepOp::Float(FloatOp::Conv(Box::new(FloatConv::new(conv, &weight, bias)), x)));
         };
         let layer = layer.expect("layers with integer input are quantized");
-        let layout = &self.forms.layouts[input.layout];
         let linear = matches!(node.op, Op::Linear { .. });
-        let weights = pack(self.kernel.wants(), &layer.codes, bias.as_deref(), layout, linear);
+        let layout = &self.forms.layouts[input.layout];
+        let patched = self.forms.patches[i];
+        let weights = match patched {
+            Some((patches, block)) => {
+                let codes = patch_weights(&layer.codes, block);
+                pack(self.kernel.wants(), &codes, bias.as_deref(), &self.forms.layouts[patches], linear)
+            }
+            None => pack(self.kernel.wants(), &layer.codes, bias.as_deref(), layout, linear),
+        };
         let macs = conv.weight_shape().iter().product::<usize>() as u64;
         let all = macs.saturating_mul((node.shape.height * node.shape.width) as u64);
         if let Some(activation) = layer.activation
@@ -63,7 +76,15 @@ impl Draft<'_> {
             self.heaviest = Some((all, format));
         }
         let lines = if layout.depthwise { layout.lines() } else { 1 };
-        let taps = taps(&conv, &input, lines).ok_or_else(|| refuse("its input has more than 2^32 pixels"))?;
+        let mut taps = taps(&conv, &input, lines).ok_or_else(|| refuse("its input has more than 2^32 pixels"))?;
+        let patches = patched.map(|(patches, _)| {
+            let (each, bytes) = (layout.bytes, self.forms.layouts[patches].bytes);
+            // Taps of a row lie side by side.
+            let run = if conv.dilation[1] == 1 { conv.kernel[1] } else { 1 };
+            let runs = taps.iter().step_by(run).map(|&tap| tap as usize * each).collect();
+            taps = vec![0];
+            Patches { layout: patches, bytes, runs, run: run * each }
+        });
         let residual = self.residual(i, posts);
         let clamp =
             posts.first().and_then(|post| if let PostOp::Clamp(lo, hi) = post { Some((*lo, *hi)) } else { None });
@@ -81,6 +102,7 @@ impl Draft<'_> {
             before: None,
             clamp,
             macs,
+            patches,
         })))
     }
 
@@ -118,6 +140,34 @@ pub(super) fn pack(
         },
     };
     Packed::new(integers, bias, layout, wants.packing(nibbles))
+}
+
+/// Returns two-level weights `[Co, Cg, Kh, Kw]` as those of a patch, `[Co, Kh Kw Cg, 1, 1]`, in blocks that divide their own or, where
+/// one holds the whole patch, as the products of factors and codes.
+fn patch_weights(codes: &QuantizedWeights, block: BlockSize) -> QuantizedWeights {
+    let ([outputs, channels, kh, kw], levels) = (codes.shape(), codes.two_level().expect("two-level scales"));
+    let (taps, length) = (kh * kw, codes.block().len_in(channels));
+    let (shape, blocks) = ([outputs, taps * channels, 1, 1], channels.div_ceil(length));
+    let arrange = |values: &[i8]| -> Vec<i8> {
+        let filters = values.chunks_exact(channels * taps);
+        let in_order = |filter| (0..taps).flat_map(move |tap| <[i8]>::iter(filter).skip(tap).step_by(taps).copied());
+        filters.flat_map(in_order).collect()
+    };
+    let (bits, values, factors) = if block == BlockSize::PIXEL {
+        (Bits::MAX, codes.int8_weights().expect("two-level scales"), vec![1; outputs])
+    } else {
+        let step = block.len_in(channels);
+        let factors = (0..outputs).flat_map(|o| {
+            (0..taps).flat_map(move |tap| {
+                let of = move |c: usize| levels.factors()[(o * blocks + c / length) * taps + tap];
+                (0..channels).step_by(step).map(of)
+            })
+        });
+        (codes.bits(), codes.codes().to_vec(), factors.collect())
+    };
+    let levels = TwoLevel::new(levels.channel().to_vec(), factors);
+    QuantizedWeights::from_parts_two_level(shape, bits, block, arrange(&values), levels)
+        .expect("the same numbers in another order")
 }
 
 /// Returns the distance of each tap from the first, in pixels of the input, or in the `lines` of a depthwise layer's; `None`

@@ -56,7 +56,7 @@ impl<'a> Draft<'a> {
             graph,
             placement,
             kernel,
-            forms: Forms::new(graph, placement, formats),
+            forms: Forms::new(graph, placement, formats, kernel.wants()),
             slots,
             sizes,
             room,

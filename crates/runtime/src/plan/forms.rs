@@ -1,14 +1,16 @@
 //! The integer forms of values: which step makes them, for which layers, and where.
 use std::collections::BTreeMap;
 
-use graph::{Graph, Op};
+use blockfloat::{ActivationFormat, BlockSize};
+use graph::{Conv2d, Graph, Op, Shape};
 
 use super::fuse::Post;
 use super::parameters::InputFormat;
 use super::place::{Placement, assign};
 use super::program::CodeSize;
 use super::step::CodesView;
-use crate::layout::{LayerInput, Layout};
+use crate::kernels::Wants;
+use crate::layout::{LayerInput, Layout, Whole};
 
 /// What is rounded, by which step.
 #[derive(Default)]
@@ -23,6 +25,8 @@ pub(super) struct Forms {
     pub sizes: [Vec<CodeSize>; 2],
     /// The largest band of rows between two steps that run together.
     pub band: CodeSize,
+    /// The layout of the patches that each step's input is copied to, and the weight blocks in it, where it is copied.
+    pub patches: Vec<Option<(usize, BlockSize)>>,
 }
 
 /// The number of bytes of a band of rows, which stay in the second-level cache until they are read.
@@ -30,16 +34,25 @@ const BAND: usize = 384 * 1024;
 
 impl Forms {
     /// Decides which step rounds the input of each integer layer, and into which slot.
-    pub fn new(graph: &Graph, placement: &Placement, formats: &BTreeMap<String, InputFormat>) -> Self {
+    pub fn new(graph: &Graph, placement: &Placement, formats: &BTreeMap<String, InputFormat>, wants: Wants) -> Self {
         let n = placement.steps.len();
-        let mut forms = Self { emits: vec![vec![]; n], inputs: vec![None; n], ..Self::default() };
+        let mut forms =
+            Self { emits: vec![vec![]; n], inputs: vec![None; n], patches: vec![None; n], ..Self::default() };
         let mut last_use: Vec<Vec<usize>> = vec![vec![]; n];
         let mut wanted: Vec<Option<(usize, usize)>> = vec![None; n];
         for (i, step) in placement.steps.iter().enumerate() {
             let Some(from) = placement.emitter[i] else { continue };
             let node = &graph.nodes()[step.root];
             let x = graph.nodes()[step.inputs[0]].shape;
-            let layout = forms.layout(x.channels, &node.op, &formats[&node.name]);
+            let format = &formats[&node.name];
+            let layout = match (&node.op, patch_block(x, &node.op, format, wants)) {
+                (Op::Conv2d(conv), Some(block)) => {
+                    let (layout, patches) = forms.patched(conv, format, block);
+                    forms.patches[i] = Some((patches, block));
+                    layout
+                }
+                _ => forms.layout(x, &node.op, format),
+            };
             let at = forms.emits[from].iter().position(|e| e.layout == layout).unwrap_or_else(|| {
                 let (pad, band) = ([0, 0], None);
                 let view = CodesView { slot: 0, layout, pad, width: x.width, height: x.height, band };
@@ -88,20 +101,40 @@ impl Forms {
             if layout.depthwise && rows < all {
                 emit.band = Some(rows);
                 last_use[from][at] = last_use[from][at].max(i);
-                self.band.bytes = self.band.bytes.max(rows * row.bytes);
-                self.band.scales = self.band.scales.max(rows * row.scales);
+                self.band = self.band.or_larger(CodeSize { bytes: rows * row.bytes, scales: rows * row.scales });
             }
         }
     }
 
     /// Returns the number of a layer's layout, which is added if it is new.
-    fn layout(&mut self, channels: usize, op: &Op, format: &InputFormat) -> usize {
+    fn layout(&mut self, x: Shape, op: &Op, format: &InputFormat) -> usize {
         let (groups, depthwise) = match op {
             Op::Conv2d(c) => (c.groups, c.groups == c.in_channels && c.groups == c.out_channels && c.groups > 1),
             _ => (1, false),
         };
-        let &InputFormat { weight: weight_block, activation, signed } = format;
-        let layout = Layout::new(LayerInput { channels, groups, weight_block, format: activation, signed, depthwise });
+        let &InputFormat { weight: weight_block, activation, signed, .. } = format;
+        // One pixel has the scale of its image.
+        let one = x.height * x.width == 1 && activation.block.is_image();
+        let format = ActivationFormat { block: if one { BlockSize::PIXEL } else { activation.block }, ..activation };
+        let whole = Whole::Apart;
+        self.add(LayerInput { channels: x.channels, groups, weight_block, format, signed, depthwise, whole })
+    }
+
+    /// Returns the numbers of the layouts of an image and of the patches that it is copied to, whose weight blocks have a length.
+    fn patched(&mut self, conv: &Conv2d, format: &InputFormat, block: BlockSize) -> (usize, usize) {
+        let &InputFormat { activation, signed, .. } = format;
+        let whole = if block == BlockSize::PIXEL { Whole::Tight } else { Whole::Apart };
+        let (channels, format) = (conv.in_channels, activation);
+        let image = LayerInput { channels, groups: 1, weight_block: block, format, signed, depthwise: false, whole };
+        let channels = channels * conv.kernel[0] * conv.kernel[1];
+        let format = ActivationFormat { block: BlockSize::PIXEL, ..activation };
+        let patches = LayerInput { channels, format, whole: Whole::Patches, ..image };
+        (self.add(image), self.add(patches))
+    }
+
+    /// Returns the number of a layout, which is added if it is new.
+    fn add(&mut self, input: LayerInput) -> usize {
+        let layout = Layout::new(input);
         self.layouts.iter().position(|l| *l == layout).unwrap_or_else(|| {
             self.layouts.push(layout);
             self.layouts.len() - 1
@@ -127,4 +160,24 @@ impl Forms {
             *sizes = needed.into_iter().map(|[bytes, scales]| CodeSize { bytes, scales }).collect();
         }
     }
+}
+
+/// Returns the weight blocks of a convolution whose outputs are one integer sum each, over the patch that it sees: all pixels share
+/// a scale, and weights have two levels. Elsewhere, and where a patch is a pixel, there are none.
+///
+/// Factors that are multiplied apart need blocks that begin at words, in every tap; others are multiplied already, and nothing is
+/// left of blocks.
+fn patch_block(x: Shape, op: &Op, format: &InputFormat, wants: Wants) -> Option<BlockSize> {
+    let Op::Conv2d(conv) = op else { return None };
+    let sums = format.two_level && format.activation.block.is_image() && conv.groups == 1;
+    if !sums || conv.kernel == [1, 1] || x.height * x.width == 1 {
+        return None;
+    }
+    let length = format.weight.len_in(conv.in_channels);
+    let apart = wants.factors_apart && format.bits.get() <= 4;
+    Some(match apart {
+        true if conv.in_channels.is_multiple_of(length) => BlockSize::new(length).expect("a block has channels"),
+        true => BlockSize::new(1).expect("1 is not 0"),
+        false => BlockSize::PIXEL,
+    })
 }

@@ -27,7 +27,7 @@ use self::draft::Draft;
 pub(crate) use self::parameters::Parameters;
 use self::place::Placement;
 pub(crate) use self::program::{CodeSize, Part, Program};
-pub(crate) use self::step::{Added, CodesView, EMITS, IntConv, Step, StepOp};
+pub(crate) use self::step::{Added, CodesView, EMITS, IntConv, Patches, Step, StepOp};
 use crate::Error;
 use crate::float::{FloatOp, View};
 use crate::kernels::AnyKernel;
@@ -99,6 +99,11 @@ impl Plan {
     /// Returns how the pixels of an integer activation lie.
     pub fn layout(&self, view: &CodesView) -> &Layout {
         &self.layouts[view.layout]
+    }
+
+    /// Returns how patches lie.
+    pub fn patch_layout(&self, patches: &Patches) -> &Layout {
+        &self.layouts[patches.layout]
     }
 
     /// Returns the values that the body hands on, and where they begin in a row.

@@ -1,9 +1,9 @@
 //! Where a plan takes its numbers from: a model in memory, or a `.dsc` file that is decoded layer by layer.
 use std::collections::BTreeMap;
 
-use blockfloat::{ActivationFormat, BlockSize};
+use blockfloat::{ActivationFormat, Bits, BlockSize};
 use graph::{Graph, Role, Tensor, Weights};
-use model::dsc::File;
+use model::dsc::{File, StoredScales};
 use model::{Info, Model, QuantizedLayer};
 
 use crate::Error;
@@ -12,6 +12,8 @@ use crate::Error;
 #[derive(Debug, Clone)]
 pub(super) struct InputFormat {
     pub weight: BlockSize,
+    pub bits: Bits,
+    pub two_level: bool,
     pub activation: ActivationFormat,
     pub signed: bool,
 }
@@ -59,19 +61,24 @@ impl<'a> Parameters<'a> {
 
     /// Returns how the inputs of the integer layers are rounded, by node.
     pub(super) fn formats(&self) -> BTreeMap<String, InputFormat> {
-        let format = |weight, activation: Option<ActivationFormat>, signed| {
-            activation.map(|activation| InputFormat { weight, activation, signed })
-        };
         match self {
             Self::Model(model) => model
                 .layers
                 .iter()
-                .filter_map(|(name, l)| Some((name.clone(), format(l.codes.block(), l.activation, l.signed)?)))
+                .filter_map(|(name, l)| {
+                    let (weight, bits, two_level) = (l.codes.block(), l.codes.bits(), l.codes.two_level().is_some());
+                    let (activation, signed) = (l.activation?, l.signed);
+                    Some((name.clone(), InputFormat { weight, bits, two_level, activation, signed }))
+                })
                 .collect(),
             Self::File(file) => file
                 .layers()
                 .iter()
-                .filter_map(|l| Some((l.node.clone(), format(l.block, l.activation, l.signed)?)))
+                .filter_map(|l| {
+                    let (weight, bits, two_level) = (l.block, l.bits, l.scales == StoredScales::TwoLevel);
+                    let (activation, signed) = (l.activation?, l.signed);
+                    Some((l.node.clone(), InputFormat { weight, bits, two_level, activation, signed }))
+                })
                 .collect(),
         }
     }

@@ -22,6 +22,8 @@ pub(crate) struct Program {
     pub codes: Vec<CodeSize>,
     /// The largest band of rows between two steps.
     pub band: CodeSize,
+    /// The most patches of a strip.
+    pub patches: CodeSize,
     /// The number of floats that a strip of any step takes.
     pub scratch: usize,
     /// The number of bytes that a pair of unpacked panels takes.
@@ -39,7 +41,12 @@ impl Program {
             StepOp::Float(_) => 0,
         });
         let (scratch, unpacked) = (scratch.unwrap_or(0), unpacked.max().unwrap_or(0));
-        Self { steps, floats, codes, band, scratch, unpacked }
+        let patches = steps.iter().map(|step| match &step.op {
+            StepOp::Conv(conv) => conv.patches(strip(step)),
+            StepOp::Float(_) => CodeSize::default(),
+        });
+        let patches = patches.fold(CodeSize::default(), CodeSize::or_larger);
+        Self { steps, floats, codes, band, patches, scratch, unpacked }
     }
 
     /// Returns the number of bytes of the buffers that it runs in, for `images` images at a time, each step in up to `parts` parts.
@@ -49,6 +56,8 @@ impl Program {
         let slots = self.floats.iter().map(|&n| floats(n, images));
         let codes = self.codes.iter().flat_map(|size| [bytes(size.bytes, images), floats(size.scales, images)]);
         let band = [bytes(self.band.bytes + SLACK, parts), floats(self.band.scales, parts)];
+        let patches = [bytes(self.patches.bytes, parts), floats(self.patches.scales, parts)];
+        let band = band.into_iter().chain(patches);
         let parts = [floats(self.scratch, parts), bytes(self.unpacked, parts)].into_iter().chain(band);
         slots.chain(codes).chain(parts).fold(0, u64::saturating_add)
     }
@@ -59,4 +68,11 @@ impl Program {
 pub(crate) struct CodeSize {
     pub bytes: usize,
     pub scales: usize,
+}
+
+impl CodeSize {
+    /// Returns the size that holds either.
+    pub fn or_larger(self, other: Self) -> Self {
+        Self { bytes: self.bytes.max(other.bytes), scales: self.scales.max(other.scales) }
+    }
 }

@@ -1,7 +1,9 @@
 //! Steps: what a plan does, one after the other.
 use graph::Shape;
 
+use super::program::CodeSize;
 use crate::float::{FloatOp, PostOp, View};
+use crate::kernels::SLACK;
 use crate::pack::Packed;
 
 /// The most integer forms of one value that a step makes in one pass.
@@ -48,6 +50,43 @@ pub(crate) struct IntConv {
     pub clamp: Option<(f32, f32)>,
     /// The number of multiply-accumulates of an output pixel.
     pub macs: u64,
+    /// How the input is copied together, where it is: then `taps` has the patch alone.
+    pub patches: Option<Patches>,
+}
+
+/// The pixels that an output sees, copied together: what is read of an image whose pixels share a scale.
+#[derive(Debug)]
+pub(crate) struct Patches {
+    /// The layout of a patch.
+    pub layout: usize,
+    /// The number of bytes of a patch.
+    pub bytes: usize,
+    /// The first byte of each run of the image's codes, from the first tap, and the number of bytes of a run.
+    pub runs: Vec<usize>,
+    pub run: usize,
+}
+
+impl Patches {
+    /// Returns the memory that some patches take.
+    pub fn room(&self, patches: usize) -> CodeSize {
+        CodeSize { bytes: patches * self.bytes + SLACK, scales: patches }
+    }
+
+    /// Copies patches together: the codes that each of `pixels`, of `each` bytes, is the first of. More is copied than they have: the next
+    /// run takes its place, or weights of 0 meet it.
+    pub fn gather(&self, codes: &[u8], each: usize, pixels: &[u32], patches: &mut [u8]) {
+        const COPIED: usize = 32;
+        const { assert!(COPIED <= SLACK) };
+        for (i, &pixel) in pixels.iter().enumerate() {
+            let (from, to) = (&codes[pixel as usize * each..], &mut patches[i * self.bytes..]);
+            for (k, &run) in self.runs.iter().enumerate() {
+                let (from, to) = (&from[run..], &mut to[k * self.run..]);
+                for at in (0..self.run).step_by(COPIED) {
+                    to[at..at + COPIED].copy_from_slice(&from[at..at + COPIED]);
+                }
+            }
+        }
+    }
 }
 
 /// What a convolution adds to its sums.
@@ -100,6 +139,12 @@ impl IntConv {
     pub fn unpacked_bytes(&self) -> usize {
         let own = if self.weights.nibbles { 2 * self.weights.unpacked_bytes() + 64 } else { 0 };
         own.max(self.before.as_ref().map_or(0, |before| before.unpacked_bytes()))
+    }
+
+    /// Returns the memory that the patches of a strip take.
+    pub fn patches(&self, strip: usize) -> CodeSize {
+        let own = self.patches.as_ref().map(|patches| patches.room(strip)).unwrap_or_default();
+        own.or_larger(self.before.as_ref().map(|before| before.patches(strip)).unwrap_or_default())
     }
 
     /// Returns the number of bytes that the packed weights take.

@@ -37,3 +37,9 @@ fn two_level_scales_give_these_bits_on_every_cpu() {
     let bits = [0xc02d_254a, 0xc000_4dda, 0xbea8_88cd, 0x4096_2755, 0xbf33_b42b, 0x4082_dfbc, 0x3fa1_08e7];
     check(&policy, bits);
 }
+
+#[test]
+fn a_layer_that_reads_the_image_as_one_sum_gives_these_bits_on_every_cpu() {
+    let bits = [0xc01d_f820, 0xbfcf_970f, 0x3f6d_a748, 0x40b3_114f, 0xbfae_c626, 0x406c_d194, 0x3fb2_8fad];
+    check(&Policy { image_sum: true, ..Policy::default() }, bits);
+}

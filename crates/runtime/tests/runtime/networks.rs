@@ -67,7 +67,7 @@ fn every_family_of_the_zoo_gives_the_interpreters_bits() {
     }
     check(&quantize(&small("alexnet", 0.25), &policy(4, 8, 64, float)), 2);
     check(&quantize(&small("vgg11", 0.25), &policy(4, 4, 32, ActivationScale::Pow2)), 2);
-    check(&quantize(&small("googlenet", 0.5), &policy(4, 8, 64, float)), 2);
+    check(&quantize(&small("googlenet", 0.5), &Policy { image_sum: true, ..policy(4, 8, 64, float) }), 2);
     check(&quantize(&small("resnet18", 0.5), &policy(8, 8, 16, float)), 2);
     check(&quantize(&small("resnet50", 0.25), &policy(4, 8, 64, float)), 2);
     check(&quantize(&small("densenet121", 0.5), &policy(3, 6, 24, float)), 1);
@@ -87,4 +87,29 @@ fn layers_in_floats_and_activations_in_floats_run_too() {
     let input = if crate::quick() { 32 } else { 64 };
     let config = Config { classes: Some(10), width: Some(0.25), input: Some(input), ..Config::new("resnet18") };
     check(&quantize(&config, &policy), 3);
+}
+
+#[test]
+fn an_image_that_shares_a_scale_can_be_read_in_other_ways_too() {
+    // By two convolutions with borders of their own, one of which adds the other's value, by one in floats, and by a pool.
+    let mut b = graph::Builder::new("readers", Shape::new(3, 20, 18));
+    let conv = |name: &str, side: usize, b: &mut graph::Builder| {
+        let conv = graph::Conv2d { padding: [side / 2; 2], ..graph::Conv2d::new(3, 24, side) };
+        b.conv(name, conv, b.input())
+    };
+    let (five, three, float) = (conv("five", 5, &mut b), conv("three", 3, &mut b), conv("float", 3, &mut b));
+    let sum = b.push("sum", graph::Op::Add, vec![five, three]);
+    let pool = graph::Pool2d::new(3, 1).padding(1);
+    let pool = b.push("pool", graph::Op::MaxPool2d(pool), vec![b.input()]);
+    let all = b.push("all", graph::Op::Concat, vec![sum, float, pool]);
+    let x = b.push("mean", graph::Op::AdaptiveAvgPool2d { output: [1, 1] }, vec![all]);
+    let x = b.push("flatten", graph::Op::Flatten, vec![x]);
+    b.linear("fc", 7, x);
+    let graph = b.finish().unwrap();
+    let weights = formula_weights(&graph);
+    let info = Info { preprocess: graph::Preprocess::imagenet(), classes: vec![], source: "a formula".into() };
+    let mut policy = Policy { image_sum: true, ..Policy::default() };
+    policy.rules =
+        vec![model::policy::Rule { layers: "float".into(), skip: Some(true), ..model::policy::Rule::default() }];
+    check(&Model::float(graph, weights, info).unwrap().quantize(&policy).unwrap(), 2);
 }

@@ -138,8 +138,9 @@ fn bands() -> Builder {
 #[test]
 fn steps_that_run_together_give_the_interpreters_bits() {
     let graph = bands().finish().unwrap();
-    for (two_level, scale) in [(false, ActivationScale::Float), (true, ActivationScale::Pow2)] {
-        let mut policy = Policy::default();
+    let [float, pow2] = [ActivationScale::Float, ActivationScale::Pow2];
+    for (two_level, image_sum, scale) in [(false, false, float), (false, true, float), (true, true, pow2)] {
+        let mut policy = Policy { image_sum, ..Policy::default() };
         policy.activation.as_mut().unwrap().scale = scale;
         let model = Model::float(graph.clone(), formula_weights(&graph), info()).unwrap().quantize(&policy).unwrap();
         let model = if two_level { model.to_two_level().unwrap() } else { model };

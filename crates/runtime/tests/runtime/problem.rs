@@ -161,14 +161,16 @@ prop_compose! {
         activation_bits in 2..=8u8,
         weight_block in prop_oneof![1..20usize, Just(0), Just(16), Just(32), Just(64)],
         multiple in 0..4usize,
+        whole in 0..3u8,
         pow2: bool, signed: bool, bias: bool, two_level: bool, exponents in exponents(), seed: u32,
     ) -> Problem {
         let conv = Conv2d {
             in_channels: group * groups, out_channels: out * groups, kernel, stride, padding, dilation, groups, bias,
         };
         let scale = if pow2 { ActivationScale::Pow2 } else { ActivationScale::Float };
-        let activation =
-            ActivationFormat { bits: Bits::new(activation_bits).unwrap(), block: block(weight_block * multiple), scale };
+        // All pixels share a scale only in what reads the image.
+        let x_block = if whole == 0 && groups == 1 && signed { BlockSize::IMAGE } else { block(weight_block * multiple) };
+        let activation = ActivationFormat { bits: Bits::new(activation_bits).unwrap(), block: x_block, scale };
         let input = Shape::new(group * groups, size[0], size[1]);
         Problem { conv, input, weight_bits, weight_block: block(weight_block), activation, signed, two_level, exponents, seed: seed.into() }
     }
@@ -187,20 +189,33 @@ proptest! {
 fn layers_of_real_networks_give_the_reference_bits() {
     let w4a8 = |n| ActivationFormat { bits: Bits::MAX, block: block(n), scale: ActivationScale::Float };
     let conv = |ci, co, k, stride| Conv2d { padding: [k / 2; 2], ..Conv2d::new(ci, co, k).stride(stride) };
+    let (own, whole) = (false, true);
     let cases = [
         // The 7x7 stem, a 3x3 layer, a strided 1x1, a ragged layer of GoogLeNet, a depthwise and a grouped one.
-        (conv(3, 64, 7, 2), 30, 64, true),
-        (conv(128, 128, 3, 1), 14, 64, false),
-        (conv(256, 512, 1, 2), 14, 64, false),
-        (conv(112, 224, 3, 1), 14, 64, false),
-        (Conv2d { groups: 96, ..conv(96, 96, 3, 2) }, 15, 64, false),
-        (Conv2d { groups: 4, ..conv(128, 128, 3, 1) }, 7, 32, true),
+        (conv(3, 64, 7, 2), 30, 64, true, own),
+        (conv(128, 128, 3, 1), 14, 64, false, own),
+        (conv(256, 512, 1, 2), 14, 64, false, own),
+        (conv(112, 224, 3, 1), 14, 64, false, own),
+        (Conv2d { groups: 96, ..conv(96, 96, 3, 2) }, 15, 64, false, own),
+        (Conv2d { groups: 4, ..conv(128, 128, 3, 1) }, 7, 32, true, own),
+        // Stems whose pixels share a scale: ResNet's, VGG's, MobileNet's, AlexNet's, of a grey image, of one row, of more planes
+        // than are rounded at once, of blocks that do not divide their channels.
+        (conv(3, 64, 7, 2), 40, 64, true, whole),
+        (conv(3, 64, 3, 1), 19, 32, true, whole),
+        (conv(3, 32, 3, 2), 33, 16, true, whole),
+        (conv(3, 64, 11, 4), 39, 64, true, whole),
+        (conv(1, 20, 5, 1), 28, 32, true, whole),
+        (Conv2d { kernel: [1, 3], ..conv(1, 8, 1, 1) }, 9, 32, true, whole),
+        (conv(4, 16, 1, 1), 9, 32, true, whole),
+        (conv(12, 40, 3, 1), 12, 32, true, whole),
+        (conv(12, 40, 3, 2), 12, 5, true, whole),
     ];
-    for (conv, size, b, signed) in cases {
+    for (conv, size, b, signed, whole) in cases {
         // Four outputs are enough to reach the largest blocks.
         let size = if crate::quick() { size.min(4) } else { size };
         let input = Shape::new(conv.in_channels, size, size);
-        let (weight_block, activation) = (block(b), w4a8(b));
+        let (weight_block, x_block) = (block(b), if whole { BlockSize::IMAGE } else { block(b) });
+        let activation = ActivationFormat { block: x_block, ..w4a8(b) };
         for two_level in [false, true] {
             let conv = conv.clone();
             let exponents = [0, 0];

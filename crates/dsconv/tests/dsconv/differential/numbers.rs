@@ -46,6 +46,7 @@ pub fn any(random: &mut Random) -> Policy {
         linear: random.pick(&[true, true, true, false]),
         activation: Some(activation).filter(|_| random.pick(&[true, true, true, true, false])),
         image_bits: bits(random),
+        image_sum: random.pick(&[true, false]),
         ..Policy::default()
     }
 }

@@ -8,7 +8,7 @@ use blockfloat::{
 
 use crate::buffer::Buffer;
 use crate::kernels::{AnyKernel, ConvCall, PlanesCall, QuantizeCall, Residual, Rows, SLACK, Target};
-use crate::layout::{LayerInput, Layout, OFFSET};
+use crate::layout::{LayerInput, Layout, OFFSET, Whole};
 use crate::math::limit;
 use crate::pack::{Integers, Packed, Scale};
 
@@ -178,6 +178,7 @@ impl Case {
             format: self.format(),
             signed: self.signed,
             depthwise: self.depthwise(),
+            whole: Whole::Apart,
         })
     }
 
@@ -278,12 +279,13 @@ impl Case {
                 format,
                 signed,
                 depthwise: true,
+                whole: Whole::Apart,
             };
             let layout = Layout::new(input);
             let room = || (vec![9u8; size], vec![7.0f32; size * layout.scales]);
             let ((mut codes, mut values), (mut expected_codes, mut expected)) = (room(), room());
             let x = Rows { data: rows, stride };
-            let quantize = QuantizeCall { layout: &layout, x, width, pixels: &pixels };
+            let quantize = QuantizeCall { layout: &layout, x, width, pixels: &pixels, largest: None };
             kernel.quantize(&quantize, &mut expected_codes, &mut expected);
             let (mut scratch, layout) = (vec![0.0; count * channels], &layout);
             let (pixels, scratch) = (&pixels[..], &mut scratch[..]);
@@ -315,7 +317,7 @@ impl Case {
             }
         }
         let x = Rows { data: &numbers.x, stride: self.channels };
-        kernel.quantize(&QuantizeCall { layout, x, width: bordered, pixels: &pixels }, codes, scales);
+        kernel.quantize(&QuantizeCall { layout, x, width: bordered, pixels: &pixels, largest: None }, codes, scales);
         if pixels.is_empty() || layout.depthwise {
             return;
         }
@@ -346,7 +348,8 @@ impl Case {
         same(codes, scales, "rows");
         if PlanesCall::fits(layout) {
             let (mut plane_codes, mut plane_scales) = (Buffer::new(codes.len()), Buffer::new(scales.len()));
-            let call = PlanesCall { layout, image: &planes, area: height * width, first: 0, pixels: &pixels };
+            let call =
+                PlanesCall { layout, image: &planes, area: height * width, first: 0, pixels: &pixels, largest: None };
             kernel.quantize_planes(&call, &mut plane_codes, &mut plane_scales);
             same(&plane_codes, &plane_scales, "planes");
         }
