@@ -1,10 +1,9 @@
 //! The memory and the threads that a model runs in.
 use std::fmt;
-use std::time::Instant;
 
 use graph::Shape;
 
-use crate::exec::{Given, Images, Observer, Run, Workspace, copy_output, hand_on};
+use crate::exec::{Given, Images, Profile, Run, StepTime, Workspace, copy_output, hand_on};
 use crate::float::finite;
 use crate::kernels::{Environment, Task};
 use crate::plan::{Part, Step};
@@ -61,6 +60,13 @@ pub struct StepReport {
     pub macs: u64,
     /// The time, in seconds.
     pub seconds: f64,
+    /// The seconds that all threads together spend on the sums of convolutions, and on what is done to them before they are
+    /// stored. Rounding is among it where a depthwise layer is all that reads them.
+    pub convolving: f64,
+    /// The seconds that all threads together spend on making integers of floats.
+    pub rounding: f64,
+    /// The seconds that all threads together spend on operations in floats.
+    pub floats: f64,
 }
 
 impl Session {
@@ -111,37 +117,36 @@ impl Session {
             return Err(self.wrong_input(input.len()));
         }
         self.reserve(1, 1)?;
-        let mut times = vec![];
-        let mut last = Instant::now();
-        let mut observe = || {
-            let now = Instant::now();
-            times.push((now - last).as_secs_f64());
-            last = now;
-        };
+        let mut profile = Profile::begin();
         self.on_threads(|session| {
-            body(&session.model, &mut session.bodies[0], input, &mut session.rows, Some(&mut observe))?;
-            session.head(1, Some(&mut observe))
+            body(&session.model, &mut session.bodies[0], input, &mut session.rows, Some(&mut profile))?;
+            session.head(1, Some(&mut profile))
         })?;
         let plan = self.model.plan();
         let steps = plan.steps(Part::Body).iter().chain(plan.steps(Part::Head));
-        let (mut reports, mut times): (Vec<StepReport>, _) = (vec![], times.into_iter());
         let mut source: Option<&Step> = None;
-        for step in steps {
-            if step.runs_with_next() {
+        // Two steps that run together are one.
+        let joined = steps.filter_map(|step| match step.runs_with_next() {
+            true => {
                 source = Some(step);
-                continue;
+                None
             }
-            // Two steps that run together are one.
-            let first = source.take();
-            reports.push(StepReport {
+            false => Some((source.take(), step)),
+        });
+        let report = |((first, step), time): ((Option<&Step>, &Step), StepTime)| {
+            let [convolving, rounding, floats] = time.spent;
+            StepReport {
                 name: first.unwrap_or(step).name.clone(),
                 kind: step.op.kind(),
                 shape: step.shape,
                 macs: step.macs() + first.map_or(0, Step::macs),
-                seconds: times.next().unwrap_or_default(),
-            });
-        }
-        Ok(reports)
+                seconds: time.seconds,
+                convolving,
+                rounding,
+                floats,
+            }
+        };
+        Ok(joined.zip(profile.times).map(report).collect())
     }
 
     /// Returns the number of bytes that the session's buffers take.
@@ -209,11 +214,11 @@ impl Session {
     }
 
     /// Runs the head on the rows of all images, and copies its output.
-    fn head(&mut self, images: usize, observer: Option<Observer<'_>>) -> Result<(), Error> {
+    fn head(&mut self, images: usize, profile: Option<&mut Profile>) -> Result<(), Error> {
         let plan = self.model.plan();
         let (_, workspace) = self.head.as_mut().expect("reserved");
         let given = Given::Rows(&self.rows);
-        Run { plan, part: Part::Head, kernel: self.model.any_kernel(), given, images }.steps(workspace, observer)?;
+        Run { plan, part: Part::Head, kernel: self.model.any_kernel(), given, images }.steps(workspace, profile)?;
         copy_output(plan, workspace, &self.rows, &mut self.logits);
         Ok(())
     }
@@ -237,11 +242,11 @@ fn body(
     workspace: &mut Workspace,
     image: &[f32],
     row: &mut [f32],
-    observer: Option<Observer<'_>>,
+    profile: Option<&mut Profile>,
 ) -> Result<(), Error> {
     let plan = model.plan();
     let run = Run { plan, part: Part::Body, kernel: model.any_kernel(), given: Given::Image(image), images: 1 };
-    run.steps(workspace, observer)?;
+    run.steps(workspace, profile)?;
     hand_on(plan, workspace, row);
     Ok(())
 }

@@ -2,6 +2,7 @@
 use std::mem::take;
 use std::ops::Range;
 
+use super::profile::{Activity, Clock};
 use super::workspace::Codes;
 use crate::float::{Compute, Finish, FloatOp, Memory, Pixels};
 use crate::kernels::{AnyKernel, ConvCall, PlanesCall, QuantizeCall, Residual, Rows, STRIP, Target};
@@ -39,6 +40,7 @@ pub(super) struct Work<'a> {
     pub emits: &'a [CodesView],
     /// The largest magnitude of the image, where a form of it has one scale.
     pub largest: Option<f32>,
+    pub clock: Option<&'a Clock>,
 }
 
 /// Consecutive output pixels, and where they go.
@@ -193,8 +195,10 @@ impl Work<'_> {
                 walk(first - start, shape.width, to, 1, |y| y * emit.width + emit.pad[1]);
                 let (layout, width, scratch) = (self.plan.layout(emit), emit.width, out);
                 let target = Target { layout, width, pixels: to, codes, values: scales, scratch };
-                let call = self.call(conv, first, pixels, band, patches);
-                finite &= kernel.conv_to_values(&call, unpacked, target);
+                finite &= self.time(Activity::Convolve, || {
+                    let call = self.call(conv, first, pixels, band, patches);
+                    kernel.conv_to_values(&call, unpacked, target)
+                });
                 first += pixels.len();
                 continue;
             }
@@ -209,11 +213,11 @@ impl Work<'_> {
                 if planes_only {
                     let (image, area) = (self.memory.image, shape.height * shape.width);
                     let call = PlanesCall { layout, image, area, first, pixels, largest };
-                    kernel.quantize_planes(&call, codes, scales);
+                    self.time(Activity::Round, || kernel.quantize_planes(&call, codes, scales));
                 } else {
                     let x = Rows { data: out, stride };
                     let call = QuantizeCall { layout, x, width: emit.width, pixels, largest };
-                    kernel.quantize(&call, codes, scales);
+                    self.time(Activity::Round, || kernel.quantize(&call, codes, scales));
                 }
             }
             first += pixels.len();
@@ -250,12 +254,21 @@ impl Work<'_> {
                 }
                 finite &= self.conv(conv, &mut strip, band);
             }
-            StepOp::Float(op) => finite &= kernel.run(Compute { op, memory, pixels: self.pixels(&mut strip) }),
+            StepOp::Float(op) => {
+                let pixels = self.pixels(&mut strip);
+                finite &= self.time(Activity::Float, || kernel.run(Compute { op, memory, pixels }));
+            }
         }
         if !step.posts.is_empty() {
-            finite &= kernel.run(Finish { posts: &step.posts, memory, pixels: self.pixels(&mut strip) });
+            let pixels = self.pixels(&mut strip);
+            finite &= self.time(Activity::Float, || kernel.run(Finish { posts: &step.posts, memory, pixels }));
         }
         finite
+    }
+
+    /// Calls `work`, and counts its time where that is asked for.
+    fn time<T>(&self, activity: Activity, work: impl FnOnce() -> T) -> T {
+        Clock::time(self.clock, activity, work)
     }
 
     /// Returns a strip as the pixels of a float operation.
@@ -266,8 +279,10 @@ impl Work<'_> {
 
     /// Computes a strip of a convolution; returns whether all values are finite.
     fn conv(&self, conv: &IntConv, strip: &mut Strip<'_, '_>, band: Option<Band<'_>>) -> bool {
-        let call = self.call(conv, strip.first, strip.pixels, band, strip.patches);
-        self.kernel.conv(&call, strip.unpacked, strip.out, strip.stride)
+        self.time(Activity::Convolve, || {
+            let call = self.call(conv, strip.first, strip.pixels, band, strip.patches);
+            self.kernel.conv(&call, strip.unpacked, strip.out, strip.stride)
+        })
     }
 
     /// Returns what a kernel is asked for of a convolution: outputs from `start` on, as many as `pixels`, which are filled. The

@@ -2,6 +2,7 @@
 use std::mem::take;
 use std::ops::Range;
 
+use super::profile::{Clock, Profile};
 use super::rows::{Emitted, Out, Work, both, clear};
 use super::workspace::{Codes, Workspace};
 use crate::Error;
@@ -29,9 +30,6 @@ impl<'a> Given<'a> {
     }
 }
 
-/// A function that is called after each step.
-pub(crate) type Observer<'a> = &'a mut dyn FnMut();
-
 /// A part of a plan, and what it is run on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Run<'a> {
@@ -48,29 +46,29 @@ impl Run<'_> {
     ///
     /// # Errors
     /// [`Error::NonFinite`] with that step.
-    pub fn steps(&self, workspace: &mut Workspace, mut observer: Option<Observer<'_>>) -> Result<(), Error> {
+    pub fn steps(&self, workspace: &mut Workspace, mut profile: Option<&mut Profile>) -> Result<(), Error> {
         let mut source = None;
         for step in self.plan.steps(self.part) {
             if step.runs_with_next() {
                 source = Some(step);
                 continue;
             }
-            let finite = self.step(source, step, workspace);
+            let finite = self.step(source, step, workspace, profile.as_deref().map(|profile| &profile.clock));
             let steps = [source.take(), Some(step)];
             if let Some((step, _)) = steps.into_iter().zip(finite).find(|(_, finite)| !finite)
                 && let Some(step) = step
             {
                 return Err(Error::NonFinite { step: step.name.clone() });
             }
-            if let Some(observer) = &mut observer {
-                observer();
+            if let Some(profile) = &mut profile {
+                profile.next_step();
             }
         }
         Ok(())
     }
 
     /// Runs a step, and the `source` that runs with it; returns whether all values of the source, and of the step, are finite.
-    fn step(&self, source: Option<&Step>, step: &Step, workspace: &mut Workspace) -> [bool; 2] {
+    fn step(&self, source: Option<&Step>, step: &Step, workspace: &mut Workspace, clock: Option<&Clock>) -> [bool; 2] {
         let slot = step.dest.map(|view| match view.source {
             Source::Slot(slot) => slot,
             Source::Row => unreachable!("the body's rows are copied when it ends"),
@@ -98,7 +96,8 @@ impl Run<'_> {
             let codes = &workspace.codes;
             let whole = emits.iter().any(|emit| self.plan.layout(emit).whole);
             let largest = if whole { Some(self.kernel.run(Largest(memory.image))) } else { None };
-            let work = Work { plan: self.plan, source, step, kernel: self.kernel, memory, codes, emits, largest };
+            let work =
+                Work { plan: self.plan, source, step, kernel: self.kernel, memory, codes, emits, largest, clock };
             finite = both(finite, work.split(0..step.shape.height * self.images, out, workspace.parts));
             for (emit, taken) in emits.iter().zip(&mut taken) {
                 workspace.codes[emit.slot] = take(taken);

@@ -149,7 +149,13 @@ fn steps_that_run_together_give_the_interpreters_bits() {
             let input = formula_input([1, 3, 47, 90]);
             model.session(1).unwrap().profile(input.data()).unwrap()
         };
-        let names: Vec<String> = reports(&model).into_iter().map(|step| step.name).collect();
+        let steps = reports(&model);
+        for step in &steps {
+            let spent = step.convolving + step.rounding + step.floats;
+            assert!(spent > 0.0 && spent <= step.seconds, "{step:?}");
+            assert_eq!(step.convolving > 0.0, step.kind == "integer convolution", "{step:?}");
+        }
+        let names: Vec<String> = steps.into_iter().map(|step| step.name).collect();
         for (first, second) in [("stem", "depth"), ("expand", "narrow"), ("signed", "dilated")] {
             let is_step = |name: &str| names.iter().any(|step| step == name);
             assert!(is_step(first) && !is_step(second), "{first} and {second} in {names:?}");
