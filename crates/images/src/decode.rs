@@ -153,8 +153,11 @@ fn decode_bytes(bytes: &[u8]) -> Result<Picture, String> {
 /// Returns the number of pixels of an image of this height and width, if it may be read.
 fn check_size([height, width]: [usize; 2]) -> Result<usize, String> {
     let pixels = height.saturating_mul(width);
-    let read = pixels > 0 && pixels <= MOST_PIXELS;
-    read.then_some(pixels).ok_or_else(|| format!("{width}x{height} pixels: {MOST_PIXELS} are read at most"))
+    match pixels {
+        0 => Err(format!("{width}x{height} pixels: an image has at least one")),
+        1..=MOST_PIXELS => Ok(pixels),
+        _ => Err(format!("{width}x{height} pixels: {MOST_PIXELS} are read at most")),
+    }
 }
 
 /// Returns whether an end-of-image marker follows the first scan. The segments before it are skipped, since a thumbnail has
@@ -298,7 +301,7 @@ mod tests {
         assert_eq!((rgb.size(), rgb.pixels), ([1, 2], vec![1, 2, 3, 4, 5, 6]));
         let said = |width, height, bytes: &[u8]| Picture::from_rgb(width, height, bytes).unwrap_err().to_string();
         assert_eq!(said(1, 1, &[0; 4]), "4 bytes are not 1x1 pixels of 3 bytes");
-        assert_eq!(said(0, 1, &[]), "0x1 pixels: 67108864 are read at most");
+        assert_eq!(said(0, 1, &[]), "0x1 pixels: an image has at least one");
         assert_eq!(said(usize::MAX, 2, &[]), format!("{}x2 pixels: 67108864 are read at most", usize::MAX));
         assert_eq!(Picture::decode(b"text").unwrap_err().to_string(), "not an image: neither JPEG, PNG, BMP nor WebP");
     }
