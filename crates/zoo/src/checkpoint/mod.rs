@@ -88,7 +88,7 @@ pub enum CheckpointError {
         what: String,
     },
     /// An element of a parameter is infinite or not a number, or too large for f32.
-    #[error("{}: tensor `{tensor}` has {value} at element {index}", path.display())]
+    #[error("{}: tensor `{tensor}` has {} at element {index}", path.display(), infinite(*value))]
     NotFinite {
         /// The file.
         path: PathBuf,
@@ -166,6 +166,11 @@ fn lacks_statistics(error: &WeightsError) -> bool {
     let WeightsError { missing, unexpected, wrong_shape, .. } = error;
     let statistics = |name: &String| name.ends_with(".running_mean") || name.ends_with(".running_var");
     wrong_shape.is_empty() && unexpected.is_empty() && !missing.is_empty() && missing.iter().all(statistics)
+}
+
+/// Writes a value that is no finite f32.
+fn infinite(value: f32) -> String {
+    if value.is_infinite() { format!("{value}, or a number too large for f32,") } else { value.to_string() }
 }
 
 /// Says in as few lines as possible why weights do not fit.
