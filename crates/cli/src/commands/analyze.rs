@@ -2,17 +2,19 @@
 mod bars;
 mod budget;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleRule};
 use distill::{Candidates, Fidelity, Method, Part, Sensitivity, allocate, sensitivity};
-use graph::Folded;
-use model::{Float, Plan, Policy};
+use graph::{Folded, Graph};
+use model::policy::Rule;
+use model::{Float, Info, Plan, Policy};
 use report::{Bars, Item, Page, Plot, Section};
 use serde::Serialize;
 
 pub use self::budget::Budget;
-use self::budget::{Costs, weights};
+use self::budget::{Costs, Measured, weights};
 
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
@@ -171,7 +173,8 @@ struct Allocation {
     mean_bits: f64,
     /// The bytes of all parameters.
     bytes: u64,
-    /// The most bytes of the file that `dsconv quantize` writes; `None` where the budget is none of bytes.
+    /// The bytes of the larger of the files, `.dsc` and `.safetensors`, that `dsconv quantize` writes; `None` where the budget is none of
+    /// bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     file_bytes: Option<u64>,
     /// The milliseconds of an image on one thread of this machine; `None` where they were not measured.
@@ -256,11 +259,14 @@ fn analyze_opened(
 ) -> Result<Analysis> {
     let AnalyzeOptions { formats, budget, .. } = options;
     let device = device::open(options.device.unwrap_or(DeviceName::Cpu))?;
+    let images = pictures::open(options.images.as_ref(), options.count, SEED, &opened.model, printer)?;
+    let info = opened.model.info().clone();
+    let whole = opened.model.fold().map_err(Error::usage)?;
     // What is compared are logits.
-    let model = opened.model.without_head();
-    let images = pictures::open(options.images.as_ref(), options.count, SEED, &model, printer)?;
-    let info = model.info().clone();
-    let folded = model.fold().map_err(Error::usage)?;
+    let folded = match Graph::without_head(whole.graph()) {
+        Some(_) => Cow::Owned(whole.clone().without_head()),
+        None => Cow::Borrowed(&whole),
+    };
     let bits = formats.bits(budget.is_some());
     let plans = bits.iter().map(|&bits| formats.policy(bits).resolve(folded.graph()).map_err(Error::usage));
     let plans = plans.collect::<Result<Vec<Plan>>>()?;
@@ -268,13 +274,13 @@ fn analyze_opened(
         return Err(Error::usage(format!("`{}` has no convolution or linear layer", opened.name)));
     }
     let context = progress::context(device, printer)?;
-    let costs = budget.map(|budget| Costs::new(budget, &folded, &plans, &info, &context)).transpose()?;
+    let costs = budget.map(|budget| Costs::new(budget, &whole, &plans, &info, &context)).transpose()?;
 
     let parts: &[Part] = if budget.is_some() { &[Part::Both] } else { &Part::ALL };
     let candidates = Candidates { network: &folded, plans: &plans, parts, images: &images };
     let method = if options.proxy { Method::FirstOrder } else { Method::Exact };
     let found = sensitivity(&candidates, method, &context)?;
-    let chosen = costs.map(|costs| choose(&costs, rule_file, &folded, &plans, &found, &options.model)).transpose()?;
+    let chosen = costs.map(|costs| choose(costs, rule_file, &whole, &plans, &found, options, &info)).transpose()?;
     let (allocation, rules) = chosen.unzip();
     let outcome = Outcome {
         model: opened.name,
@@ -382,7 +388,10 @@ fn allocated(found: &Allocation) -> String {
         found.budget,
         found.mean_bits,
         bytes(found.bytes),
-        found.file_bytes.map_or(String::new(), |most| format!(" of parameters in a file of at most {}", bytes(most))),
+        found.file_bytes.map_or(String::new(), |most| format!(
+            " of parameters in a .dsc or .safetensors file of at most {}",
+            bytes(most)
+        )),
         found.milliseconds.map_or(String::new(), |ms| format!(", {ms:.2} ms")),
         at.join(", ")
     )
@@ -390,24 +399,36 @@ fn allocated(found: &Allocation) -> String {
 
 /// Chooses formats within a budget. Returns them as the text of a file of rules too, which may be written to `path`.
 fn choose(
-    costs: &Costs,
+    mut costs: Costs,
     path: Option<&Path>,
     network: &Folded,
     plans: &[Plan],
     found: &[Sensitivity],
-    spec: &ModelSpec,
+    options: &AnalyzeOptions,
+    info: &Info,
 ) -> Result<(Allocation, String)> {
+    let spec = &options.model;
     let model = &spec.name;
     let choices = rules::choices(found, |layer, plan| costs.of(layer, plan));
-    let picked = allocate(&choices.layers, costs.room()).ok_or_else(|| Error::usage("the budget cannot be met"))?;
+    let formats = |layer: &str, picked: usize| plans[picked].get(layer).expect("a layer of the plan");
+    let (picked, rules, file_bytes) = loop {
+        let picked = allocate(&choices.layers, costs.room()).ok_or_else(|| Error::usage("the budget cannot be met"))?;
+        let rule =
+            |(layer, picked): (&String, &usize)| rules::of_layer(layer, formats(layer, *picked), &Policy::default());
+        let rules: Vec<Rule> = choices.names.iter().zip(&picked).map(rule).collect();
+        // What `dsconv quantize` makes of the rules.
+        let plan = Policy { rules: rules.clone(), ..Policy::default() }.resolve(network.graph());
+        if let Measured::Fits(bytes) = costs.measure(network, &plan.map_err(Error::usage)?, info)? {
+            break (picked, rules, bytes);
+        }
+    };
     let budget = costs.budget();
-    let (mut rules, mut codes, mut taken, mut noise) = (Vec::new(), 0, 0, 0.0);
+    let (mut codes, mut taken, mut noise) = (0, 0, 0.0);
     let mut size = rules::float_bytes(network, &plans[0]);
     let mut layers_at_bits = std::collections::BTreeMap::new();
     for ((name, choices), picked) in choices.names.iter().zip(&choices.layers).zip(picked) {
-        let plan = plans[picked].get(name).expect("a layer of the plan");
+        let plan = formats(name, picked);
         let shape = rules::weight_shape(network, name);
-        rules.push(rules::of_layer(name, plan, &Policy::default()));
         codes += usize::from(plan.weight.bits.get()) * shape.iter().product::<usize>();
         size += plan.bytes(shape, Float::F16);
         noise += choices[picked].noise;
@@ -429,7 +450,7 @@ fn choose(
         rules: path.map(|path| path.to_string_lossy().into_owned()),
         mean_bits,
         bytes: size,
-        file_bytes: costs.file_bytes(taken),
+        file_bytes,
         milliseconds: costs.milliseconds(taken),
         predicted_noise: noise,
         predicted_sqnr_db,

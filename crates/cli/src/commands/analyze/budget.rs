@@ -19,8 +19,6 @@ const PROFILES: usize = 15;
 
 /// The bytes at whose multiples the layers of a `.dsc` file begin.
 const ALIGN: u64 = 64;
-/// Room for what a file's description of formats and of a softmax may take more than was measured, in bytes.
-const SLACK: u64 = 512;
 
 /// A limit within which formats are chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,7 +26,7 @@ pub enum Budget {
     /// The mean number of bits of a weight's code, over the weights of all layers. Scales are not counted, so that all layers at
     /// 4 bits are just within 4.
     Bits(f64),
-    /// The bytes of the file, `.dsc` or `.safetensors`, as `dsconv quantize` writes it where nothing else is asked for.
+    /// The bytes of the larger of the files, `.dsc` and `.safetensors`, that `dsconv quantize` writes where nothing else is asked for.
     Bytes(u64),
     /// The milliseconds of an image in the integer engine, on one thread of this machine.
     Milliseconds(f64),
@@ -44,9 +42,12 @@ impl FromStr for Budget {
             "bits" | "bit" => return number.map(Self::Bits).ok_or_else(|| "a number above 0 before `bits`".to_owned()),
             "ms" => return number.map(Self::Milliseconds).ok_or_else(|| "a number above 0 before `ms`".to_owned()),
             "B" => 1.0,
-            "kB" => 1e3,
+            "kB" | "KB" => 1e3,
             "MB" => 1e6,
             "GB" => 1e9,
+            "KiB" => 1024.0,
+            "MiB" => 1024.0 * 1024.0,
+            "GiB" => 1024.0 * 1024.0 * 1024.0,
             _ => {
                 return Err("bits of a weight, as 4.2bits, a size in kB, MB or GB, as 6MB, or time, as 12ms".to_owned());
             }
@@ -68,6 +69,15 @@ impl fmt::Display for Budget {
     }
 }
 
+/// Whether a file keeps a budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measured {
+    /// It does, with its bytes where the budget is one of bytes.
+    Fits(Option<u64>),
+    /// It does not: formats are to be chosen again.
+    TooLarge,
+}
+
 /// What the formats of each layer take of a budget.
 #[derive(Debug)]
 pub struct Costs {
@@ -78,6 +88,8 @@ pub struct Costs {
     rest: u64,
     /// What the layers may take.
     room: u64,
+    /// The least that the layers can take.
+    least: u64,
 }
 
 impl Costs {
@@ -101,7 +113,7 @@ impl Costs {
                 };
                 let layers = of_all(plans, bytes);
                 let of_layers: u64 = layers[0].values().sum();
-                rest = file_bytes(network, &plans[0], info)?.saturating_sub(of_layers) + SLACK;
+                rest = file_bytes(network, &plans[0], info)?.saturating_sub(of_layers);
                 layers
             }
             Budget::Milliseconds(_) => {
@@ -119,8 +131,9 @@ impl Costs {
         };
         let least = |name: &String| layers.iter().filter_map(|costs| costs.get(name)).min().expect("its own cost");
         let least: u64 = layers[0].keys().map(least).sum();
-        if let Some(room) = room.filter(|room| *room >= least) {
-            return Ok(Self { budget, layers, rest, room });
+        let costs = Self { budget, layers, rest, room: room.unwrap_or(0), least };
+        if room.is_some_and(|room| room >= least) {
+            return Ok(costs);
         }
         let (what, needed) = match budget {
             Budget::Bits(_) => {
@@ -129,8 +142,32 @@ impl Costs {
             Budget::Bytes(_) => ("smallest", bytes(least + rest)),
             Budget::Milliseconds(_) => ("fastest", format!("{:.2} ms", (least + rest) as f64 / 1e6)),
         };
-        Err(Error::usage(format!("a budget of {budget} cannot be met: the {what} formats take {needed}"))
-            .hint("`--bits` says which numbers of bits are tried, `--block` how many scales there are"))
+        Err(costs.unmet(what, &needed))
+    }
+
+    fn unmet(&self, what: &str, needed: &str) -> Error {
+        Error::usage(format!("a budget of {} cannot be met: the {what} formats take {needed}", self.budget))
+            .hint("`--bits` says which numbers of bits are tried, `--block` how many scales there are")
+    }
+
+    /// Writes the network of a plan that was chosen, where the budget is one of bytes. What the larger of the files takes more than the
+    /// budget is taken from what the layers may take: block scales that F16 does not hold, for example, take more than was counted.
+    ///
+    /// # Errors
+    /// The layers cannot take less.
+    pub fn measure(&mut self, network: &Folded, plan: &Plan, info: &Info) -> Result<Measured> {
+        let Budget::Bytes(most) = self.budget else { return Ok(Measured::Fits(None)) };
+        let found = file_bytes(network, plan, info)?;
+        let over = found.saturating_sub(most);
+        if over == 0 {
+            return Ok(Measured::Fits(Some(found)));
+        }
+        self.rest += over;
+        match self.room.checked_sub(over).filter(|room| *room >= self.least) {
+            Some(room) => self.room = room,
+            None => return Err(self.unmet("smallest", &bytes(self.least + self.rest))),
+        }
+        Ok(Measured::TooLarge)
     }
 
     /// Returns the budget.
@@ -146,11 +183,6 @@ impl Costs {
     /// Returns what the layers together may take.
     pub fn room(&self) -> u64 {
         self.room
-    }
-
-    /// Returns the most bytes of a file where the layers take `layers` bytes; `None` for other budgets.
-    pub fn file_bytes(&self, layers: u64) -> Option<u64> {
-        matches!(self.budget, Budget::Bytes(_)).then_some(layers + self.rest)
     }
 
     /// Returns the time of an image in milliseconds where the layers take `layers` nanoseconds; `None` for other budgets.
@@ -237,7 +269,10 @@ mod tests {
         assert_eq!(read("6MB"), Ok(Budget::Bytes(6_000_000)));
         assert_eq!(read("1.5 kB"), Ok(Budget::Bytes(1500)));
         assert_eq!(read("12ms"), Ok(Budget::Milliseconds(12.0)));
-        for wrong in ["6", "6mb", "bits", "-1bits", "ms", "0MB", "infbits", ""] {
+        assert_eq!(read("500KB"), Ok(Budget::Bytes(500_000)));
+        assert_eq!(read("2MiB"), Ok(Budget::Bytes(2 << 20)));
+        // A small b may be a bit.
+        for wrong in ["6", "6mb", "6Mb", "bits", "-1bits", "ms", "0MB", "infbits", ""] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
         assert_eq!(
