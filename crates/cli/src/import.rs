@@ -92,6 +92,17 @@ pub fn values(preprocess: &Preprocess) -> String {
     format!("a mean of {mean:?} and a deviation of {std:?} of {order} in 0..{}", 255.0 / divide)
 }
 
+/// Says which mean or deviation is assumed where the user gives other values but not this one.
+pub fn rest(image: &ImageConfig, preprocess: &Preprocess) -> Option<String> {
+    let Preprocess { mean, std, .. } = preprocess;
+    let rest = [
+        image.mean.is_none().then(|| format!("a mean of {mean:?} (--mean)")),
+        image.std.is_none().then(|| format!("a deviation of {std:?} (--std)")),
+    ];
+    let rest: Vec<String> = rest.into_iter().flatten().collect();
+    (image.says_values() && !rest.is_empty()).then(|| rest.join("; "))
+}
+
 /// Says to what sizes images are brought; `None` where they only become the network's input.
 pub fn sizes(preprocess: &Preprocess) -> Option<String> {
     match (preprocess.resize, preprocess.crop) {

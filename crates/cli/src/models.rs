@@ -88,7 +88,7 @@ fn open_without_classes(spec: &ModelSpec, changes: &Changes, printer: &Printer) 
         let mut opened = state_dict(bytes, spec, changes, printer)?;
         adjust(&mut opened.model, image)?;
         takes(&opened.model, image)?;
-        return Ok(sure(opened, printer));
+        return Ok(sure(opened, image, printer));
     }
     let mut opened = match weights {
         Some(weights) => {
@@ -111,7 +111,7 @@ fn open_without_classes(spec: &ModelSpec, changes: &Changes, printer: &Printer) 
         opened.is_prepared |= image.says_values();
     }
     takes(&opened.model, image)?;
-    Ok(sure(opened, printer))
+    Ok(sure(opened, image, printer))
 }
 
 /// Checks that a network takes images of the size that is asked for.
@@ -135,9 +135,12 @@ fn takes(model: &Model, image: &ImageConfig) -> Result<()> {
     Ok(())
 }
 
-/// Warns where what the model expects of images is doubtful.
-fn sure(opened: OpenedModel, printer: &Printer) -> OpenedModel {
+/// Says what is assumed of images beside what `image` says of them, and warns where what the model expects is doubtful.
+fn sure(opened: OpenedModel, image: &ImageConfig, printer: &Printer) -> OpenedModel {
     let (model, preprocess) = (&opened.model, &opened.model.info().preprocess);
+    if let Some(rest) = import::rest(image, preprocess) {
+        printer.assume(format!("assumed: {rest}"));
+    }
     if let Some(doubt) = preprocess.doubt() {
         printer.warn(format!("{doubt} (--divide, --mean, --std)"));
     }
