@@ -1,6 +1,6 @@
 //! The error that ends a command, as the user reads it.
 use std::error::Error as StdError;
-use std::fmt;
+use std::{fmt, io};
 
 use images::{FetchError, ImageError};
 use onnx::ImportError;
@@ -24,6 +24,8 @@ pub struct Error {
     /// The lines of the file at fault, drawn with a caret under the place.
     snippet: Option<String>,
     hint: Option<String>,
+    /// Whether what was named is not there.
+    is_missing: bool,
 }
 
 /// What commands return.
@@ -32,7 +34,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// The work could not be done.
     pub fn failed(message: impl fmt::Display) -> Self {
-        Self { ending: Ending::Failed, message: message.to_string(), snippet: None, hint: None }
+        Self { ending: Ending::Failed, message: message.to_string(), snippet: None, hint: None, is_missing: false }
     }
 
     /// The command was wrongly used: its arguments or its config file are at fault.
@@ -53,6 +55,11 @@ impl Error {
     /// The same error as one of wrong usage.
     pub fn into_usage(self) -> Self {
         Self { ending: Ending::Usage, ..self }
+    }
+
+    /// The same error as one of a name or a path at which there is nothing.
+    pub fn into_missing(self) -> Self {
+        Self { is_missing: true, ..self }
     }
 
     /// Adds what the user can do.
@@ -85,6 +92,11 @@ impl Error {
     /// Tells whether the command was wrongly used.
     pub fn is_usage(&self) -> bool {
         self.ending == Ending::Usage
+    }
+
+    /// Tells whether there is nothing at a name or a path that the user gave.
+    pub fn is_missing(&self) -> bool {
+        self.is_missing
     }
 
     /// The message alone, without drawing and hint.
@@ -124,8 +136,24 @@ impl<E: StdError + 'static> From<E> for Error {
         if let Some(distill::Error::Interrupted { .. }) = any.downcast_ref() {
             return Self::interrupted("stopped");
         }
-        Self { hint: hint_of(&error), ..Self::failed(error) }
+        Self { hint: hint_of(&error), is_missing: is_missing(&error), ..Self::failed(error) }
     }
+}
+
+/// Tells whether an error of a library is that of a file, or of images, that are not there.
+fn is_missing(error: &(dyn StdError + 'static)) -> bool {
+    let of_images = |error: &ImageError| match error {
+        ImageError::NotFound { .. } | ImageError::NotFetched { .. } => true,
+        ImageError::Io { error, .. } => error.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    };
+    if let Some(distill::Error::Images(error)) = error.downcast_ref() {
+        return of_images(error);
+    }
+    if let Some(CheckpointError::Io { error, .. }) = error.downcast_ref() {
+        return error.kind() == io::ErrorKind::NotFound;
+    }
+    error.downcast_ref().is_some_and(of_images)
 }
 
 /// The hint that an error of one of the project's libraries carries.

@@ -226,13 +226,14 @@ pub fn open_name(model: &str, printer: &Printer) -> Result<OpenedModel> {
     let looks_like_a_path = model.contains(['/', '\\']) || path.extension().is_some();
     let file = slips::of_file(path);
     if looks_like_a_path {
-        let error = Error::usage(format!("no model at `{model}`: there is no such file or run folder"));
+        let error = Error::usage(format!("no model at `{model}`: there is no such file or run folder")).into_missing();
         return Err(match file {
             Some(near) => error.hint(names::did_you_mean(Some(&near), "")),
             None => error,
         });
     }
-    let error = Error::usage(format!("no model is named `{model}`, and there is no such file or run folder"));
+    let error =
+        Error::usage(format!("no model is named `{model}`, and there is no such file or run folder")).into_missing();
     let near = names::nearest_network(model).map(str::to_owned).or(file);
     Err(error.hint(names::did_you_mean(near.as_deref(), names::MODELS)))
 }
@@ -307,7 +308,7 @@ fn folder(run: &Path, printer: &Printer) -> Result<OpenedModel> {
 /// It has none of that name.
 fn variant(name: &str) -> Result<&'static zoo::Variant> {
     zoo::variant(name).map_err(|_| {
-        let error = Error::usage(format!("no network is named `{name}`: `--weights` needs one"));
+        let error = Error::usage(format!("no network is named `{name}`: `--weights` needs one")).into_missing();
         error.hint(names::did_you_mean(names::nearest_network(name), names::MODELS))
     })
 }
@@ -337,7 +338,7 @@ fn named(
         let model = checkpoint::open(Source::File(&path), config, None, printer)?;
         return Ok(OpenedModel { model, name: name.to_owned(), file: None, is_prepared: true });
     }
-    let error = Error::failed(format!("the weights of `{name}` are not here"));
+    let error = Error::failed(format!("the weights of `{name}` are not here")).into_missing();
     Err(error.hint(match &variant.source {
         Some(_) => format!("`dsconv data get {name}` downloads them, or give your own with `--weights FILE`"),
         None => "give a file with `--weights FILE`, or train some: `dsconv train CONFIG`".to_owned(),

@@ -186,7 +186,7 @@ pub fn check_file(path: &Path, force: bool, inputs: &[&Path]) -> Result<()> {
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
-        return Err(Error::failed(format!("there is no folder `{}`", folder.display())));
+        return Err(Error::failed(format!("there is no folder `{}`", folder.display())).into_missing());
     }
     // Also what cannot be looked up, such as a name that is too long.
     match path.symlink_metadata() {

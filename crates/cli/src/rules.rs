@@ -51,7 +51,7 @@ struct Quantize {
 /// The file cannot be read, or holds something else.
 pub fn read(path: &Path, printer: &Printer) -> Result<Vec<Rule>> {
     if !path.is_file() {
-        return Err(Error::usage(format!("--rule-file `{}`: there is no such file", path.display())));
+        return Err(Error::usage(format!("--rule-file `{}`: there is no such file", path.display())).into_missing());
     }
     let file = ConfigFile::open(&path.to_string_lossy(), ConfigKind::Distill, &[], printer)?;
     let RuleFile { quantize, .. } = file.parse()?;

@@ -125,7 +125,7 @@ pub fn find(given: &Path) -> Result<PathBuf> {
         let known = runs::all();
         let known: Vec<String> = known.iter().map(|run| runs::run_name(run)).collect();
         let name = given.display().to_string();
-        let error = Error::usage(format!("no run folder at `{name}`"));
+        let error = Error::usage(format!("no run folder at `{name}`")).into_missing();
         let near = names::nearest(&name, known.iter().map(String::as_str));
         error.hint(names::did_you_mean(near, &format!("runs are in `{}`", places::runs().display())))
     })
@@ -138,7 +138,9 @@ pub fn find(given: &Path) -> Result<PathBuf> {
 pub fn read(run: &Path) -> Result<Run> {
     let path = run.join(RunFolder::METRICS);
     let text = std::fs::read_to_string(&path).map_err(|error| {
+        let is_missing = error.kind() == std::io::ErrorKind::NotFound;
         let error = Error::failed(format!("`{}`: {error}", path.display()));
+        let error = if is_missing { error.into_missing() } else { error };
         match RunFolder::is_run(run) {
             true => error.hint("the run is not finished: `dsconv distill CONFIG --resume` goes on with it"),
             false => error.hint("that is no run folder of `dsconv distill`"),
