@@ -10,14 +10,13 @@ use std::time::Instant;
 use burn::tensor::Device;
 use clap::Parser;
 use distill::{Context, Prediction, Report, RunFolder};
-use model::Model;
+use model::{Model, SaveOptions, dsc};
 use serde::Serialize;
 
 pub use distill::{Interrupter, Progress};
 pub use images::Picture;
 
 use crate::args::{Cli, Command};
-use crate::checkpoint;
 use crate::commands::analyze::{self, AnalyzeOptions};
 use crate::commands::eval::{self, EvalOptions};
 use crate::commands::fitted::FitImages;
@@ -27,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::models::ModelSpec;
 use crate::output::{Ending, Output, Target};
 use crate::printer::Printer;
+use crate::{checkpoint, deploy};
 
 pub use crate::pictures::GivenImages;
 
@@ -82,19 +82,38 @@ pub struct Given {
     pub images: Option<GivenImages>,
 }
 
-/// A quantized network, with what was found out about it.
+/// A quantized network, which can be written to a file.
 #[derive(Debug)]
 pub struct Quantized {
-    quantized: quantize::Quantized,
+    name: String,
+    model: Model,
+    /// How its floats are stored.
+    stored: SaveOptions,
     /// The files that were read, which are not replaced.
     inputs: Vec<PathBuf>,
+}
+
+/// What was found out about a quantized network.
+#[derive(Debug)]
+pub struct Findings(quantize::Summary);
+
+impl Findings {
+    /// Returns what `dsconv quantize --json` prints of a file.
+    pub fn document(&self) -> impl Serialize {
+        &self.0
+    }
+
+    /// Returns the verdict in words; `None` where there is none.
+    pub fn verdict(&self) -> Option<String> {
+        self.0.verdict.as_ref().map(ToString::to_string)
+    }
 }
 
 /// Quantizes a network as `dsconv quantize` followed by these words does, and writes nothing.
 ///
 /// # Errors
 /// Those of the command.
-pub fn quantize(words: &[OsString], given: Given, host: Host) -> Result<Quantized> {
+pub fn quantize(words: &[OsString], given: Given, host: Host) -> Result<(Quantized, Findings)> {
     let printer = Printer::hosted(host);
     let Command::Quantize(args) = parse("quantize", words)? else { unreachable!("the command that was named") };
     let count = args.image_count;
@@ -103,29 +122,37 @@ pub fn quantize(words: &[OsString], given: Given, host: Host) -> Result<Quantize
     if let Some(images) = given.images {
         options.images = FitImages::Given(images, count.unwrap_or(FitImages::GIVEN));
     }
-    let quantized = quantize::quantize(&options, &printer)?;
-    Ok(Quantized { quantized, inputs: files(&options.model) })
+    let quantize::Quantized { name, model, stored, summary, .. } = quantize::quantize(&options, &printer)?;
+    Ok((Quantized { name, model, stored, inputs: files(&options.model) }, Findings(summary)))
 }
 
 impl Quantized {
+    /// Makes the network again of the bytes of its `.dsc` file, and of what the other functions return.
+    ///
+    /// # Errors
+    /// The bytes are no `.dsc` file.
+    pub fn restore(name: String, dsc: &[u8], stored: SaveOptions, inputs: Vec<PathBuf>) -> Result<Self> {
+        Ok(Self { name, model: dsc::File::parse(dsc)?.to_model()?, stored, inputs })
+    }
+
     /// Returns the name of the network that was quantized.
     pub fn name(&self) -> &str {
-        &self.quantized.name
+        &self.name
     }
 
     /// Returns the quantized model.
     pub fn model(&self) -> &Model {
-        &self.quantized.model
+        &self.model
     }
 
-    /// Returns what was found out, as `dsconv quantize --json` prints it of a file.
-    pub fn summary(&self) -> impl Serialize {
-        &self.quantized.summary
+    /// Returns how its floats are stored.
+    pub fn stored(&self) -> &SaveOptions {
+        &self.stored
     }
 
-    /// Returns the verdict in words; `None` where there is none.
-    pub fn verdict(&self) -> Option<String> {
-        self.quantized.summary.verdict.as_ref().map(ToString::to_string)
+    /// Returns the files that were read.
+    pub fn inputs(&self) -> &[PathBuf] {
+        &self.inputs
     }
 
     /// Returns the bytes of its `.dsc` file. Where the integer engine cannot run it, the host is warned.
@@ -133,7 +160,7 @@ impl Quantized {
     /// # Errors
     /// None in practice.
     pub fn dsc(&self, host: Host) -> Result<Vec<u8>> {
-        self.quantized.dsc(&Printer::hosted(host))
+        deploy::bytes(&self.model, &self.stored, &Printer::hosted(host))
     }
 
     /// Returns a state dict of dequantized floats, as the bytes of a safetensors file. Where its names are not torchvision's, the
@@ -142,7 +169,7 @@ impl Quantized {
     /// # Errors
     /// None in practice.
     pub fn state_dict(&self, host: Host) -> Result<Vec<u8>> {
-        export::state_dict(&self.quantized.model, &Printer::hosted(host))
+        export::state_dict(&self.model, &Printer::hosted(host))
     }
 
     /// Writes it in the format of the file's ending, and returns the size of the file. A file that is there is replaced, but for
@@ -155,7 +182,7 @@ impl Quantized {
         let target = Target { path: Some(path.to_owned()), force: true, ..Target::default() };
         let inputs: Vec<&Path> = self.inputs.iter().map(PathBuf::as_path).collect();
         let output = Output::new(&target, "", &inputs)?;
-        let quantize::Quantized { model, stored, .. } = &self.quantized;
+        let Self { model, stored, .. } = self;
         let start = Instant::now();
         let written = match ending {
             Ending::Safetensors => output.save(model, stored, start)?,

@@ -32,5 +32,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(quantize::networks, module)?)?;
     module.add_function(wrap_pyfunction!(quantize::read_run, module)?)?;
     module.add("Error", module.py().get_type::<Error>())?;
+    module.add("MOST_THREADS", runtime::MAX_THREADS)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

@@ -29,6 +29,14 @@ pub struct Quantized {
 
 #[pymethods]
 impl Quantized {
+    /// Makes a network again of the bytes of its file and the other properties.
+    #[new]
+    fn new(name: String, dsc: Vec<u8>, stored: &str, inputs: Vec<PathBuf>) -> PyResult<Self> {
+        let stored = serde_json::from_str(stored).map_err(refused)?;
+        let network = host::Quantized::restore(name, &dsc, stored, inputs).map_err(refused)?;
+        Ok(Self { network: Arc::new(network), dsc: dsc.into() })
+    }
+
     #[getter]
     fn name(&self) -> &str {
         self.network.name()
@@ -40,16 +48,16 @@ impl Quantized {
         self.network.model().fp32_bytes()
     }
 
-    /// What was found out, as JSON.
+    /// How its floats are stored, as JSON.
     #[getter]
-    fn summary(&self) -> PyResult<String> {
-        json(&self.network.summary())
+    fn stored(&self) -> PyResult<String> {
+        json(self.network.stored())
     }
 
-    /// The verdict in words.
+    /// The files that it was made of.
     #[getter]
-    fn verdict(&self) -> Option<String> {
-        self.network.verdict()
+    fn inputs(&self) -> Vec<PathBuf> {
+        self.network.inputs().to_vec()
     }
 
     /// The bytes of its `.dsc` file.
@@ -72,7 +80,7 @@ impl Quantized {
     }
 }
 
-/// Quantizes a network as the command does with these words.
+/// Quantizes a network as the command does with these words. Returns it, what was found out as JSON, and the verdict in words.
 #[pyfunction]
 pub fn quantize(
     py: Python<'_>,
@@ -80,14 +88,15 @@ pub fn quantize(
     state_dict: Option<Vec<u8>>,
     images: Option<PyRef<'_, Images>>,
     ear: &Bound<'_, PyAny>,
-) -> PyResult<Quantized> {
+) -> PyResult<(Quantized, String, Option<String>)> {
     let given = given(state_dict, images);
-    let (network, dsc) = work::run(py, ear, move |host| {
-        let network = host::quantize(&words, given, host.clone())?;
+    let (network, findings, dsc) = work::run(py, ear, move |host| {
+        let (network, findings) = host::quantize(&words, given, host.clone())?;
         let dsc = network.dsc(host)?;
-        Ok((network, dsc))
+        Ok((network, findings, dsc))
     })?;
-    Ok(Quantized { network: Arc::new(network), dsc: dsc.into() })
+    let network = Quantized { network: Arc::new(network), dsc: dsc.into() };
+    Ok((network, json(&findings.document())?, findings.verdict()))
 }
 
 /// Analyzes a network as the command does with these words. Returns the result as JSON, the picture as SVG, and the rules.

@@ -167,7 +167,7 @@ fn wait<T>(thread: &JoinHandle<T>, most: Duration) {
 
 /// Has `ear` make an exception of a command's error.
 fn told(ear: &Bound<'_, PyAny>, error: &cli::Error) -> PyErr {
-    match ear.call_method1("error", (error.to_string(), error.advice())) {
+    match ear.call_method1("error", (error.to_string(), error.advice(), error.is_missing())) {
         Ok(exception) => PyErr::from_value(exception),
         Err(raised) => raised,
     }

@@ -14,6 +14,7 @@ import shutil
 import signal
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -66,6 +67,10 @@ def test_pictures_of_pillow_and_numpy(model):
     for name in ["444.JPEG", "gray.jpg", "420.jpg", "progressive.jpg"]:
         levels = 255 * std * (model.input(image.open(PICTURES / name)) - model.input(PICTURES / name))
         assert np.abs(levels).max() < 3.01, (name, np.abs(levels).max())
+    with open(PICTURES / "rgb.png", "rb") as file:
+        assert bits(model.input(file)) == bits(model.input(PICTURES / "rgb.png"))
+    rgb = np.asarray(image.open(PICTURES / "rgb.png").convert("RGB"))
+    assert bits(model.input(rgb.transpose(2, 0, 1))) == bits(model.input(rgb)), "as tensors have it"
     grey = np.full((9, 7), 40, np.uint8)
     assert bits(model.input(grey)) == bits(model.input(np.repeat(grey[..., None], 3, axis=2)))
     strided = np.asarray(image.open(PICTURES / "rgb.png").convert("RGB"))[::2, ::-1]
@@ -81,8 +86,9 @@ def test_shapes(model):
     assert bits(model.predict(np.asfortranarray(x))) == bits(both)
     assert model.predict(x[:0]).shape == (0, model.outputs)
     # What is as clear: doubles, channels last, lists.
-    for same in [x.astype(np.float64), x.transpose(0, 2, 3, 1), list(x), [x[0].transpose(1, 2, 0), x[1].transpose(1, 2, 0)]]:
+    for same in [x.astype(np.float64), x.transpose(0, 2, 3, 1), list(x), iter(x), [x[0].transpose(1, 2, 0), x[1].transpose(1, 2, 0)]]:
         assert bits(model.predict(same)) == bits(both)
+    assert model.predict([]).shape == (0, model.outputs)
     assert bits(model.predict(x[1].transpose(1, 2, 0))) == bits(both[1])
     many = np.concatenate([x] * 100)
     assert bits(model.predict(many)) == bits(np.concatenate([both] * 100))
@@ -92,6 +98,8 @@ def test_tensors(model):
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(2).standard_normal((2, *model.shape), dtype=np.float32)
     assert bits(model.predict(torch.from_numpy(x).requires_grad_())) == bits(model.predict(x))
+    halves = torch.from_numpy(x).bfloat16()
+    assert bits(model.predict(halves)) == bits(model.predict(halves.float()))
 
 
 def test_what_does_not_fit_is_a_sentence(model, folder, tmp_path):
@@ -110,15 +118,29 @@ def test_what_does_not_fit_is_a_sentence(model, folder, tmp_path):
         model.classify(b"a text, no picture")
     with pytest.raises(dsconv.Error, match=r"a picture is float64 \[4, 4\]"):
         model.classify(np.zeros((4, 4)))
-    with pytest.raises(dsconv.Error, match="a picture is int: expected a path"):
-        model.classify(3)
-    for top in [0, -1, 2.5, None]:
+    for top in [0, -1]:
         with pytest.raises(ValueError, match="top is "):
             model.classify(PICTURES / "rgb.png", top=top)
+    for threads in [-1, 1025, 10**30]:
+        with pytest.raises(ValueError, match=f"threads is {threads}: expected 1 to 1024, or 0"):
+            dsconv.load(folder / "model.dsc", threads=threads)
+    with pytest.raises(dsconv.Error, match="0x0 pixels: an image has at least one"):
+        model.classify(np.zeros((0, 0, 3), np.uint8))
+    with pytest.raises(dsconv.Error, match=r"input \[1, 0, 2, 0\] is 1e\+300, which is too large for float32"):
+        x = np.zeros((2, *model.shape))
+        x[1, 0, 2, 0] = 1e300
+        model.predict(x)
+    for shown, use in [("is a folder, not a picture", model.classify), ("has no `model.dsc`", dsconv.load)]:
+        with pytest.raises(dsconv.Error, match=shown):
+            use(PICTURES)
     for missing in [functools.partial(dsconv.load, tmp_path / "none.dsc"), functools.partial(model.classify, tmp_path / "none.png")]:
         with pytest.raises(FileNotFoundError, match="none.(dsc|png)`: there is no such file") as error:
             missing()
         assert isinstance(error.value, dsconv.Error) and error.value.filename.startswith(str(tmp_path))
+        again = pickle.loads(pickle.dumps(error.value))
+        assert (type(again), str(again), again.filename) == (dsconv.MissingError, str(error.value), error.value.filename)
+    with pytest.raises(dsconv.MissingError, match="there is no folder"):
+        model.save(tmp_path / "none/model.dsc")
     whole = (folder / "model.dsc").read_bytes()
     for damaged in [b"", b"a text", whole[: len(whole) // 2], whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]]:
         path = tmp_path / "damaged.dsc"
@@ -126,6 +148,42 @@ def test_what_does_not_fit_is_a_sentence(model, folder, tmp_path):
         with pytest.raises(dsconv.Error, match="damaged.dsc`: .{10}") as error:
             dsconv.load(path)
         assert "panic" not in str(error.value)
+
+
+def test_what_is_of_another_kind_is_a_type_error(model, tmp_path):
+    with open(PICTURES / "rgb.png") as text:
+        of_models = [None, 3, "text", b"bytes", {}, {1.0}, [None], [3.0], text]
+        of_pictures = [None, 3, {}, {1.0}, [None], text]
+        of_files = [None, 3, b"bytes", {}, [], text]
+        tried = [(model.predict, one) for one in of_models] + [(model.classify, one) for one in of_pictures]
+        tried += [(model.input, one) for one in [*of_pictures, []]] + [(dsconv.load, one) for one in of_files]
+        tried += [(model.save, one) for one in of_files] + [(dsconv.read_report, one) for one in of_files]
+        tried += [(functools.partial(dsconv.load, tmp_path), one) for one in [True, 1.5, "x", None]]
+        tried += [(functools.partial(model.classify, PICTURES / "rgb.png"), one) for one in [True, 2.5, "x", None]]
+        for call, value in tried:
+            with pytest.raises(TypeError, match="has the type .*: expected|a picture is a file of text: open it as a binary file"):
+                call(value)
+                pytest.fail(f"{call} takes {value!r}")
+
+
+def test_inputs_that_were_not_normalised_are_warned_of(model, folder):
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.stack([np.asarray(image.open(PICTURES / "rgb.png").convert("RGB").resize((32, 32)))] * 2).transpose(0, 3, 1, 2)
+    for wrong, part in [(pixels.astype(np.float32), "10 to 254"), (pixels / 255.0, "0.039.. to 0.996.")]:
+        with pytest.warns(UserWarning, match=f"the inputs are from {part}.*, where this network takes pixels normalised to -2.118 to 2.64") as caught:
+            model.predict(wrong)
+        assert caught[0].filename == __file__
+    plain = dsconv.quantize("resnet50-embedded", images="none", mean=0, std=1, divide=1)
+    with pytest.warns(UserWarning, match="this network takes pixels normalised to 0 to 255"):
+        plain.predict(model.input(PICTURES / "rgb.png"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        random = np.random.default_rng(1).standard_normal((64, *model.shape), np.float32)
+        for right in [random, np.zeros(model.shape), np.stack([model.input(path) for path in map(PICTURES.joinpath, NAMES)])]:
+            model.predict(right)
+        model.predict(0.3 * random.clip(-1, 1) + 0.4)
+        plain.predict(pixels.astype(np.float32))
+        plain.classify(PICTURES / "rgb.png")
 
 
 def test_files_of_other_kinds_are_named(folder, tmp_path):
@@ -138,6 +196,8 @@ def test_files_of_other_kinds_are_named(folder, tmp_path):
     use = "\n\nhint: `dsconv.quantize("
     onnx = said("a.onnx", (folder / "float.onnx").read_bytes())
     assert "a.onnx` is an ONNX file, not a model that runs" in onnx and use in onnx
+    quantized = said("b.onnx", b"\x08 and so on, DequantizeLinear")
+    assert "b.onnx` is an ONNX file of a quantized network" in quantized and use not in quantized and ".dsc` file" in quantized
     jpeg = said("a.dsc", (PICTURES / "420.jpg").read_bytes())
     assert "is a JPEG picture, not a model" in jpeg and use not in jpeg
     assert "is a checkpoint of PyTorch" in said("a.pth", b"PK\x03\x04 and so on")
@@ -240,5 +300,6 @@ def test_other_threads_run_while_it_computes(folder, model):
 
 def test_notebooks_show_tables(model):
     assert "4-bit weights" in model._repr_html_() and "4-bit weights" in repr(model)
+    assert "1,480,624 parameters in 0." in repr(model)
     shown = model.classify(PICTURES / "rgb.png")
     assert "<meter" in shown._repr_html_() and "%" in str(shown)

@@ -1,5 +1,6 @@
 """`dsconv.quantize`, `analyze` and `read_report` against the command line, ONNX Runtime, PyTorch and torchvision."""
 
+import copy
 import csv
 import functools
 import json
@@ -216,6 +217,54 @@ def test_pytorch_computes_the_same_with_the_dequantized_weights(torch, resnet):
     assert np.abs(made.predict(x.numpy()) - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+def test_a_state_dict_comes_back_under_the_names_that_it_was_given(torch, resnet):
+    class Trained(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.DataParallel(resnet)
+
+    for module in [resnet, torch.nn.DataParallel(resnet), torch.compile(resnet), Trained()]:
+        given = module.state_dict()
+        made = dsconv.quantize(given, arch="resnet18", input=SIDE, images="none", skip=["layer3*", "layer4*"])
+        assert list(made.state_dict()) != [] and set(made.state_dict()) == set(given)
+        # `strict` is the default. The fixture keeps its weights.
+        copy.deepcopy(module).load_state_dict(made.state_dict())
+
+
+def test_images_are_those_of_pytorchs_data(torch, quantized):
+    data = torch.utils.data
+    inputs = torch.from_numpy(np.stack([quantized.input(path) for path in pictures()] * 2))
+    quantize = functools.partial(dsconv.quantize, NETWORK, skip="layer*")
+    expected = quantize(images=inputs)._data
+    labelled = data.TensorDataset(inputs, torch.zeros(len(inputs)))
+
+    class Watched(data.Dataset):
+        """Items that are written down when they are read."""
+
+        def __init__(self, items):
+            self.items, self.indices = items, []
+
+        def __len__(self):
+            return len(self.items)
+
+        def __getitem__(self, index):
+            self.indices.append(index)
+            return self.items[index]
+
+    for images in [labelled, data.TensorDataset(inputs), data.DataLoader(labelled, 3), data.Subset(labelled, range(16))]:
+        assert quantize(images=images)._data == expected, type(images)
+    # Of a data set as many are read as are used, and of a loader the first.
+    watched = Watched(labelled)
+    assert quantize(images=watched, image_count=4)._data == quantize(images=inputs, image_count=4)._data
+    assert watched.indices == [0, 4, 8, 12]
+    first = quantize(images=inputs[:4])._data
+    assert quantize(images=data.DataLoader(labelled, 3), image_count=4)._data == first
+    pixels = torch.randint(0, 256, (6, 3, 40, 40), dtype=torch.uint8)
+    of_pixels = data.TensorDataset(pixels, torch.zeros(6))
+    for images in [of_pixels, data.DataLoader(of_pixels, 4), pixels]:
+        assert quantize(images=images)._data == quantize(images=list(pixels.numpy()))._data
+
+
 def test_inputs_are_those_of_torchvision(torch, resnet):
     transforms = pytest.importorskip("torchvision.transforms")
     image = pytest.importorskip("PIL.Image")
@@ -278,14 +327,14 @@ def test_inputs_that_were_prepared_otherwise_are_refused(quantized):
         "integers": (good.astype(np.int64), r"the images are int64 \[8, 3, 32, 32\]: expected inputs of the network, floats"),
         "flat": (good[0, 0], r"the array has the shape \[32, 32\]: expected \[N, C, H, W\] or \[C, H, W\]"),
         "sizes": ([good[0], good[0, :, :16]], r"the inputs have different shapes: \[3, 16, 32\], \[3, 32, 32\]"),
-        "labels": ([(good[0], 1)], r"image 0 is a tuple: give images without labels"),
-        "number": (3, "the images have the type int: expected a path"),
         "size": (good[:, :, :16], r"the inputs have the shape \[8, 3, 16, 32\]: expected \[N, 3, 32, 32\]"),
         "bytes": (np.full_like(good, 200), r"input \[0, 0, 0, 0\] is 200: a normalised pixel is from -[\d.]+ to [\d.]+"),
         "0..1": (np.full_like(good, 0.5), "all inputs are from 0 to 1, as pixels are before they are normalised"),
         "nan": (np.full_like(good, np.nan), r"input \[0, 0, 0, 0\] is NaN"),
-        "none": (good[:0], "0 values are no images of the shape"),
+        "none": (good[:0], "no images are given: the array is empty"),
         "no pictures": ([], "no pictures are given"),
+        "large": (good.astype(np.float64) * 1e300, r"input \[0, 0, 0, \d\] is -?[\d.]+e\+\d+, which is too large for float32"),
+        "folders": ([PICTURES], "a folder, not an image"),
         "text": ([b"a text"], "not an image: neither JPEG, PNG, BMP nor WebP"),
     }
     for name, (images, words) in refused.items():
@@ -304,10 +353,11 @@ def test_inputs_that_were_prepared_otherwise_are_refused(quantized):
     ("arguments", "words"),
     [
         ({"bits": 9}, ["--bits=9"]),
-        ({"bits": "four"}, ["--bits=four"]),
+        ({"scales": "f8"}, ["--scales=f8"]),
         ({"image_count": 0}, ["--image-count=0"]),
         ({"images": "none", "image_count": 3}, ["--images=none", "--image-count=3"]),
-        ({"images": "no-such-folder"}, ["--images=no-such-folder"]),
+        ({"images": "none.folder"}, ["--images=none.folder"]),
+        ({"images": "none. "}, ["--images=none. "]),
         ({"weights_only": True, "activation_bits": 8}, ["--activation-bits=8", "--weights-only"]),
         ({"layers": {"nothing*": 8}}, ["--layer=nothing*=8"]),
         ({"layers": {"conv1": 1}}, ["--layer=conv1=1"]),
@@ -327,30 +377,37 @@ def test_errors_are_those_of_the_command(arguments, words):
     # The command adds how it is used.
     expected = in_python(said.stderr.removeprefix("error: ").split("\n\nUsage:")[0].split("\n\nFor more")[0].strip())
     assert str(error.value) == expected and len(expected) > 10
-    assert "--" not in expected and "`dsconv " not in expected
+    assert "--" not in expected and "`dsconv " not in expected and "possible values" not in expected
     assert (error.value.hint is None) == ("\n\nhint: " not in expected)
     assert isinstance(error.value, ValueError) and isinstance(error.value, FileNotFoundError) == ("none." in expected)
 
 
 def test_models_that_are_none_are_named(tmp_path):
-    for model in ["resnet5", "no/such.onnx", "--bits", tmp_path, PICTURES / "rgb.png"]:
+    for model in ["resnet5", "resnet50", "no/such.onnx", "--bits", tmp_path, PICTURES / "rgb.png"]:
         with pytest.raises(dsconv.Error) as error:
             dsconv.quantize(model)
         assert str(error.value) == in_python(ran("quantize", "--", model).stderr.removeprefix("error: ").strip())
-        assert isinstance(error.value, FileNotFoundError) == (model == "no/such.onnx")
+        is_missing = isinstance(model, str)
+        assert isinstance(error.value, FileNotFoundError) == is_missing
+        assert not is_missing or error.value.filename == model
     for model, words in [
-        (3, "the model has the type int: expected a path, a name or a state dict"),
-        ({"a": "b"}, "state_dict: `a` has the type str, which is no tensor of numbers"),
-        ({"model": {"a": "b"}}, "state_dict: `model` has the type dict, which is no tensor"),
         ({"one": {"a": np.zeros(1)}, "two": {"a": np.zeros(1)}}, "the state dict is one of `one`, `two`: give that one"),
-        ({"a": np.zeros(1, complex)}, "state_dict: `a` has the type complex128, which is no tensor"),
+        ({"a": np.zeros(1, complex)}, "state_dict: `a` has the type complex128: expected numbers"),
         ({"a": np.zeros(1)}, "state_dict: these parameters are of no network that dsconv can build"),
-        ({}, "state_dict"),
+        ({}, "the state dict is empty"),
     ]:
         with pytest.raises(dsconv.Error, match=words):
             dsconv.quantize(model)
-    with pytest.raises(dsconv.Error, match="no network is named `resnet5`: `arch` needs one\n\nhint: did you mean `resnet50`"):
+    with pytest.raises(dsconv.MissingError, match="no network is named `resnet5`: `arch` needs one\n\nhint: did you mean `resnet50`"):
         dsconv.quantize({"a": np.zeros(1)}, arch="resnet5")
+    for missing in [{"arch": "resnet18", "model": "none.pth"}, {"classes": "none.txt"}, {"rules": "none.toml"}, {"images": "none"}]:
+        if "images" in missing:
+            missing = functools.partial(dsconv.analyze, missing.pop("model", NETWORK), **missing)
+        else:
+            missing = functools.partial(dsconv.quantize, missing.pop("model", NETWORK), **missing)
+        with pytest.raises(dsconv.MissingError, match="none") as error:
+            missing()
+        assert error.value.filename.startswith("none")
     with pytest.raises(dsconv.Error, match="hint: `dsconv.networks()` lists the names".replace("()", r"\(\)")):
         dsconv.quantize({"a": np.zeros(1)}, arch="transformer")
     assert "resnet50" in dsconv.networks() and NETWORK in dsconv.networks()
@@ -358,6 +415,61 @@ def test_models_that_are_none_are_named(tmp_path):
         dsconv.quantize(NETWORK, images=[PICTURES / "rgb.png", "none.png"])
     with pytest.raises(TypeError):
         dsconv.quantize(NETWORK, bit=4)
+
+
+def test_what_is_of_another_kind_is_a_type_error(quantized):
+    with open(PICTURES / "rgb.png", "rb") as file, open(ROOT / "README.md") as text:
+        models = [None, 3, b"bytes", [], file, np.zeros(3), {"a": "b"}, {"model": {"a": "b"}}, {1: np.zeros(1)}]
+        tried = [(dsconv.quantize, {"model": model}) for model in models]
+        tried += [
+            (dsconv.quantize, {name: value})
+            for name, values in {
+                "bits": [True, "4", 4.0, [4]],
+                "images": [3, True, {}, text, [None], [3], [[1]], [(PICTURES / "rgb.png", 1)], [{"image": 1}]],
+                "image_count": [True, 8.0],
+                "arch": [3, b"resnet18"],
+                "block": [True, 32.0],
+                "rule": [3],
+                "weights_only": [1, "yes"],
+                "keep_worst": [5, []],
+                "layers": [5, "conv1", [("conv1", 8)], {"conv1": None}, {"conv1": True}, {"conv1": 8.5}, {3: 4}],
+                "skip": [5, True, [5]],
+                "rules": [5, b"rules", {}, file, quantized],
+                "classes": [5, {"a": 1}, [1, 2], file],
+                "mean": ["0.5", True, [None], {}],
+                "input": [True, 32.0],
+                "resize": [False, b"3"],
+                "scales": [16],
+                "progress": [5, "yes"],
+            }.items()
+            for value in values
+        ]
+        tried += [(dsconv.analyze, {"bits": True}), (dsconv.analyze, {"bits": [4.0]}), (dsconv.analyze, {"bits": "4,8"})]
+        tried += [(dsconv.analyze, {"budget": 4.2}), (dsconv.analyze, {"proxy": 1}), (dsconv.analyze, {"count": 8.0})]
+        for function, arguments in tried:
+            with pytest.raises(TypeError, match="(has the type|is ).*: (expected|give|open)"):
+                function(**{"model": NETWORK, **arguments})
+                pytest.fail(f"it takes {arguments}")
+    with pytest.raises(dsconv.Error, match="classes has no names"):
+        dsconv.quantize(NETWORK, classes=[])
+
+
+def test_numbers_of_numpy_and_pytorch_are_numbers(torch):
+    plain = dsconv.quantize(NETWORK, bits=3, images="none", mean=(0.25, 0.5, 0.75), std=0.5, layers={"fc": 8}, weights_only=True)
+    arguments = {"mean": torch.tensor([0.25, 0.5, 0.75]), "std": np.float32(0.5), "layers": {"fc": np.int64(8)}}
+    made = dsconv.quantize(NETWORK, bits=np.uint8(3), images="none", weights_only=np.True_, skip=iter([]), **arguments)
+    assert made._data == plain._data
+
+
+def test_what_is_said_by_half_is_assumed(quantized):
+    for said, rest in [
+        ({"mean": 0.5}, "a deviation of [0.229, 0.224, 0.225] (std)"),
+        ({"std": 0.5}, "a mean of [0.485, 0.456, 0.406] (mean)"),
+        ({"order": "bgr"}, "a mean of [0.485, 0.456, 0.406] (mean); a deviation of [0.229, 0.224, 0.225] (std)"),
+    ]:
+        with pytest.warns(UserWarning) as caught:
+            dsconv.quantize(NETWORK, images="none", **said)
+        assert [str(one.message) for one in caught] == [f"assumed: {rest}"]
 
 
 def test_a_warning_is_pythons_at_the_callers_line():
@@ -425,21 +537,49 @@ def test_a_process_that_is_forked_while_a_network_is_quantized_does_not_hang():
     assert found[0].startswith("another thread quantized or analyzed a network when this process was forked") and found[1] is True
 
 
-def test_a_result_is_pickled_as_the_model_of_its_file(quantized):
-    loaded = pickle.loads(pickle.dumps(quantized))
-    assert type(loaded) is dsconv.Model and loaded.size == quantized.size
-    x = np.random.default_rng(6).standard_normal((2, *loaded.shape), dtype=np.float32)
-    assert bits(loaded.predict(x)) == bits(quantized.predict(x))
+def test_a_result_stays_what_it_is_when_it_is_passed_on(quantized, folder, tmp_path):
+    analysis = dsconv.analyze(NETWORK, budget="4.2bits", proxy=True, count=2)
+    both = {"fitted": dsconv.quantize(NETWORK, rules=analysis, image_count=2, scales="two-level"), "plain": quantized}
+    for name, made in both.items():
+        others = [pickle.loads(pickle.dumps(made)), copy.deepcopy(made)]
+        for other in others:
+            assert type(other) is dsconv.Quantized
+            for fact in ["name", "report", "verdict", "layers", "float_layers", "notes", "fp32_size", "file", "size", "_repr_html_"]:
+                ours, theirs = getattr(other, fact), getattr(made, fact)
+                assert (ours() == theirs()) if callable(ours) else (ours == theirs), fact
+        for other in others:
+            for ending in ["dsc", "safetensors", "onnx"]:
+                files = [tmp_path / f"{name}-{i}.{ending}" for i in range(2)]
+                for one, file in zip([made, copy.copy(other)], files):
+                    one.save(file)
+                assert files[0].read_bytes() == files[1].read_bytes(), ending
+            x = np.random.default_rng(6).standard_normal((2, *made.shape), dtype=np.float32)
+            assert bits(other.predict(x)) == bits(made.predict(x))
+            assert {name: array.tobytes() for name, array in other.state_dict().items()} == {
+                name: array.tobytes() for name, array in made.state_dict().items()
+            }
+    with pytest.raises(dsconv.Error, match="is the file that is read"):
+        pickle.loads(pickle.dumps(dsconv.quantize(folder / "float.onnx", images="none"))).save(folder / "float.onnx")
 
 
-def test_a_budget_of_bytes_is_that_of_the_file(tmp_path):
-    for size in ["600kB", "905kB", "1300kB"]:
-        found = dsconv.analyze(NETWORK, budget=size, proxy=True)
-        made = dsconv.quantize(NETWORK, rules=found, images="none")
+def test_a_budget_of_bytes_is_that_of_the_file(quantized, tmp_path):
+    # Scales that are too small for halves are floats: only a layer that was quantized tells.
+    small = {name: 1e-4 * array if ".bn3.weight" in name else array for name, array in quantized.state_dict().items()}
+    names = {"classes": [f"the class of the number {i}" for i in range(16)]}
+    for network, size, most, more in [
+        (NETWORK, "600kB", 600_000, {}),
+        (NETWORK, "905KB", 905_000, names),
+        (NETWORK, 1_300_000, 1_300_000, {}),
+        (small, "600kB", 600_000, {}),
+        (small, "1MiB", 1 << 20, names),
+    ]:
+        found = dsconv.analyze(network, budget=size, proxy=True, **more)
+        made = dsconv.quantize(network, rules=found, images="none", **more)
         sizes = [made.save(tmp_path / f"a.{ending}") for ending in ["dsc", "safetensors"]]
-        most = 1000 * int(size.removesuffix("kB"))
         assert max(sizes) <= most, (size, sizes)
         assert max(sizes) > 0.98 * most, (size, sizes)
+        assert found.report["allocation"]["file_bytes"] == max(sizes)
+        assert f"{max(sizes):,} bytes" in repr(found)
 
 
 def test_a_line_says_how_far_it_is(capsys, monkeypatch):
@@ -454,8 +594,6 @@ def test_a_line_says_how_far_it_is(capsys, monkeypatch):
     shown = said()
     assert "fit layers: 1 of " in shown and shown.endswith("\r") and "\n" not in shown
     assert said(progress=False) == "" and said(progress=lambda _: None) == ""
-    with pytest.raises(dsconv.Error, match="progress has the type str"):
-        said(progress="yes")
 
 
 def test_progress_is_heard_on_the_calling_thread():
@@ -530,6 +668,7 @@ def test_layers_are_analyzed_as_the_command_does(photos, tmp_path):
     assert found.rules is None and "<td" in found._repr_html_() and found.layers[0].name in repr(found)
     with pytest.raises(dsconv.Error, match="the analysis has no rules"):
         dsconv.quantize(NETWORK, rules=found)
+    assert found.layers._repr_html_() == found._repr_html_()
 
 
 def test_formats_are_chosen_within_a_budget(tmp_path):
@@ -579,6 +718,7 @@ def test_the_results_of_a_run_are_read(tmp_path, quantized):
         with pytest.raises(dsconv.Error) as error:
             dsconv.read_report(missing)
         assert str(error.value) == in_python(ran("compare", missing).stderr.removeprefix("error: ").strip())
+        assert isinstance(error.value, dsconv.MissingError) and error.value.filename == str(missing)
     of_result = dsconv.read_report(quantized)
     assert of_result.metrics == quantized.report and of_result.config == {"model": NETWORK, "images": "none", "bits": 4}
     assert "weight_sqnr" not in of_result._repr_html_()
@@ -607,7 +747,10 @@ def test_notebooks_show_what_was_made(quantized):
     shown = quantized._repr_html_()
     assert "times smaller than FP32" in shown and "layer1.0.conv1" in shown and "drawn pictures" in shown
     numbers = "4-bit weights, 4-bit activations in most layers"
-    assert repr(quantized).startswith(f"<dsconv.Quantized resnet50-embedded: {numbers}, input 3 x 32 x 32; pictures: shorter side")
+    size = f"1,480,624 parameters in {quantized.size / 1e6:.2f} MB, 6.7 times smaller than FP32"
+    assert repr(quantized).startswith(f"<dsconv.Quantized resnet50-embedded: {numbers}, {size}; input 3 x 32 x 32; pictures: shorter side")
+    assert quantized.layers._repr_html_() in shown and quantized.layers[:1] == [quantized.layers[0]]
+    assert "class of FP32" in quantized.verdict._repr_html_() and str(quantized.verdict) in quantized.verdict._repr_html_()
     assert [name for name in dir(dsconv) if not name.startswith("_")] == sorted(dsconv.__all__)
     for name in dsconv.__all__:
         item = getattr(dsconv, name)

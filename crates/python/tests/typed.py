@@ -16,6 +16,8 @@ def classify(path: Path, picture: NDArray[np.uint8]) -> str:
     logits: NDArray[np.float32] = model.predict(np.stack([model.input(picture), model.input("cat.jpg")]))
     one: dsconv.Prediction = model.classify(picture, top=3)
     several: list[dsconv.Prediction] = model.classify(["cat.jpg", path])
+    with path.open("rb") as file:
+        print(model.classify(file), model.predict(iter([model.input(picture)])))
     best: dsconv.Class = several[0][0]
     bits: int | None = model.weight_bits
     try:
@@ -32,7 +34,7 @@ def quantize(weights: Mapping[str, NDArray[np.float32]], inputs: NDArray[np.floa
     def hear(step: dsconv.Progress) -> None:
         print(step.phase, step.done / step.total, step.note)
 
-    analysis: dsconv.Analysis = dsconv.analyze(weights, arch="resnet50", images=inputs, bits=[4, 8], budget="4.2bits")
+    analysis: dsconv.Analysis = dsconv.analyze(weights, arch="resnet50", images=inputs, bits=[4, 8], budget=500_000, classes=["cat"])
     layer: dsconv.LayerNoise = analysis.layers[0]
     noise: dsconv.Noise = layer.formats[0]
     rules: str | None = analysis.rules
@@ -52,9 +54,10 @@ def quantize(weights: Mapping[str, NDArray[np.float32]], inputs: NDArray[np.floa
     )
     model: dsconv.Model = quantized
     first: dsconv.Layer = quantized.layers[0]
+    shown: str = quantized.layers._repr_html_() + analysis.layers._repr_html_()
     verdict: dsconv.Verdict | None = quantized.verdict
     if verdict is not None and verdict.broken:
-        print(verdict.same, verdict.text)
+        print(verdict.same, verdict.text, shown, verdict._repr_html_())
     of_generator = dsconv.quantize(weights, arch="resnet50", images=(path for path in pictures), progress=False)
     print(of_generator.preprocessing.std, dsconv.networks())
     for name, array in quantized.state_dict().items():

@@ -1,6 +1,6 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, overload
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,25 +34,38 @@ class _Pillow(Protocol):
 class _Tensor(Protocol):
     def detach(self) -> Any: ...
 
+class _File(Protocol):
+    def read(self) -> bytes: ...
+
+# A data set of PyTorch, whose items begin with an image.
+class _Dataset(Protocol):
+    def __getitem__(self, index: int) -> Any: ...
+    def __len__(self) -> int: ...
+
 _Path: TypeAlias = str | os.PathLike[str]
-_Picture: TypeAlias = _Path | bytes | bytearray | memoryview | NDArray[np.uint8] | _Pillow | _Tensor
+_Picture: TypeAlias = _Path | _File | bytes | bytearray | memoryview | NDArray[np.uint8] | _Pillow | _Tensor
 _Inputs: TypeAlias = NDArray[np.floating[Any]] | _Tensor
 _StateDict: TypeAlias = Mapping[str, NDArray[Any]] | Mapping[str, _Tensor] | Mapping[str, Any]
-_Images: TypeAlias = _Picture | _Inputs | Iterable[_Picture] | Iterable[_Inputs]
+_Images: TypeAlias = _Picture | _Inputs | Iterable[_Picture] | Iterable[_Inputs] | Iterable[Sequence[_Tensor]] | _Dataset
 _Block: TypeAlias = int | Literal["pixel"]
 _Size: TypeAlias = int | tuple[int, int]
 _Rule: TypeAlias = Literal["mse", "l2", "kl", "balanced"]
 _Scale: TypeAlias = Literal["float", "pow2"]
+_Row = TypeVar("_Row")
 
 class Error(ValueError):
     hint: str | None
 
-class MissingError(Error, FileNotFoundError): ...
+class MissingError(Error, FileNotFoundError):
+    def __init__(self, text: str, filename: str | None = None) -> None: ...
 
 class Class(NamedTuple):
     index: int  # type: ignore[assignment]  # a tuple has a method of that name
     name: str | None
     probability: float
+
+class _Listed(list[_Row]):
+    def _repr_html_(self) -> str: ...
 
 class Prediction(list[Class]):
     def _repr_html_(self) -> str: ...
@@ -89,7 +102,7 @@ class Model:
     def weight_bits(self) -> int | None: ...
     @property
     def activation_bits(self) -> int | None: ...
-    def predict(self, images: _Inputs | Sequence[_Inputs]) -> NDArray[np.float32]: ...
+    def predict(self, images: _Inputs | Sequence[_Inputs] | Iterator[_Inputs]) -> NDArray[np.float32]: ...
     def input(self, image: _Picture) -> NDArray[np.float32]: ...
     @overload
     def classify(self, image: _Picture, top: int = 5) -> Prediction: ...  # type: ignore[overload-overlap]  # a path is a sequence too
@@ -122,9 +135,10 @@ class Verdict(NamedTuple):
     divergence: float
     broken: bool
     text: str
+    def _repr_html_(self) -> str: ...
 
 class Quantized(Model):
-    layers: list[Layer]
+    layers: _Listed[Layer]
     float_layers: list[str]
     verdict: Verdict | None
     notes: list[str]
@@ -179,7 +193,7 @@ class LayerNoise(NamedTuple):
     formats: list[Noise]
 
 class Analysis:
-    layers: list[LayerNoise]
+    layers: _Listed[LayerNoise]
     rules: str | None
     svg: str
     notes: list[str]
@@ -194,7 +208,8 @@ def analyze(
     arch: str | None = None,
     bits: int | Iterable[int] | None = None,
     proxy: bool = False,
-    budget: str | None = None,
+    budget: str | int | None = None,
+    classes: _Path | Sequence[str] | None = None,
     activation_bits: int | None = None,
     block: _Block | None = None,
     rule: _Rule | None = None,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import html
 import json
-import operator
 import os
-from collections.abc import Iterator, Sequence
+import warnings
 from typing import NamedTuple
 
 import numpy as np
 
-from . import _native
+from . import _kinds, _native
+from ._images import array, doubt, floats, is_several, picture
 from ._native import Error
 from ._words import failure, read
 
@@ -154,34 +154,40 @@ class Model:
 
         The values are those of a network's input, floats in an array, a tensor or a list of these: `model.input(image)` makes them of a
         picture. Where the shape tells that channels come last, they are put first. At Ctrl-C it stops between two batches.
+
+        Warns of values that no normalised pixels have, such as those from 0 to 255 where the network takes them normalised.
         """
-        native = self._native
-        images = floats(images, native.shape)
+        images = floats(images, self.shape)
         if images.size == 0:
-            return np.empty((0, native.outputs), np.float32)
-        logits = native.run(images.reshape(-1))
-        return logits[0] if images.ndim == 3 else logits
+            return np.empty((0, self.outputs), np.float32)
+        doubtful = doubt(images, self.preprocessing)
+        if doubtful is not None:
+            warnings.warn(doubtful, UserWarning, stacklevel=2)
+        return self._logits(images)
+
+    def _logits(self, inputs):
+        logits = self._native.run(inputs.reshape(-1))
+        return logits[0] if inputs.ndim == 3 else logits
 
     def input(self, image):
         """Makes the input `[C, H, W]` of a picture: it is resized, cropped and normalised as `preprocessing` says.
 
-        A picture is the path of a JPEG, PNG, BMP or WebP file, the bytes of one, an image of Pillow, or a uint8 array
+        A picture is the path of a JPEG, PNG, BMP or WebP file, an open binary file, the bytes of one, an image of Pillow, or a uint8 array
         `[H, W]`, `[H, W, 3]` or `[H, W, 4]`. A file has the same input as on the command line. Of a JPEG, Pillow's own decoder makes pixels
-        that differ by up to 3 levels of 255.
+        that differ by up to 3 levels of 255. An orientation in EXIF is not applied, as in torchvision's `ImageFolder`:
+        `PIL.ImageOps.exif_transpose` does. Alpha is dropped, and of 16 bits the upper 8 count.
         """
         return self._native.input(picture(image)).reshape(self.shape)
 
     def classify(self, image, top=5):
         """Returns the `top` likeliest classes of a picture, best first; for several pictures, a list of them."""
-        try:
-            top = operator.index(top)
-        except TypeError:
-            raise Error(f"top is {top!r}: expected the number of classes") from None
+        top = _kinds.whole("top", top)
         if top < 1:
             raise Error(f"top is {top}: expected at least 1")
+        image = array(image)
         if is_several(image):
             return [self.classify(one, top) for one in image]
-        probabilities = np.asarray(self._native.probabilities(self.predict(self.input(image))))
+        probabilities = np.asarray(self._native.probabilities(self._logits(self.input(image))))
         order = np.argsort(-probabilities, kind="stable")[:top]
         names = self.classes or [None] * len(probabilities)
         return Prediction(Class(int(i), names[i], float(probabilities[i])) for i in order)
@@ -195,11 +201,14 @@ class Model:
 
     def save(self, path):
         """Writes the file that it was read from once more, and returns its size. `dsconv.quantize` makes files of other formats."""
-        path, ending = os.fspath(path), _ending(self._data)
+        path, ending = _kinds.path("path", path), _ending(self._data)
         if os.path.splitext(path)[1].lower() != ending:
             raise Error(f"`{path}`: a model that was read from a {ending} file is written as one")
-        with open(path, "wb") as file:
-            file.write(self._data)
+        try:
+            with open(path, "wb") as file:
+                file.write(self._data)
+        except FileNotFoundError:
+            raise failure(f"there is no folder `{os.path.dirname(path)}`", is_missing=True, named=(os.path.dirname(path),)) from None
         return len(self._data)
 
     def _facts(self):
@@ -209,7 +218,7 @@ class Model:
             bits = f"{self.weight_bits}-bit weights, {activations} in most layers"
         return {
             "network": f"{self.name}, {self.parameters:,} parameters",
-            "file": f"{self.file}, {self.size / 1e6:.2f} MB",
+            "file": f"{self.file}, {self._in_megabytes()}",
             "numbers": bits,
             "input": " x ".join(map(str, self.shape)),
             "pictures": str(self.preprocessing),
@@ -219,10 +228,25 @@ class Model:
 
     def __repr__(self):
         facts = self._facts()
-        return f"<dsconv.{type(self).__name__} {self.name}: {facts['numbers']}, input {facts['input']}; pictures: {facts['pictures']}>"
+        numbers = f"{facts['numbers']}, {self.parameters:,} parameters in {self._in_megabytes()}"
+        return f"<dsconv.{type(self).__name__} {self.name}: {numbers}; input {facts['input']}; pictures: {facts['pictures']}>"
+
+    def _in_megabytes(self):
+        return f"{self.size / 1e6:.2f} MB"
 
     def _repr_html_(self):
         return table(self._facts().items())
+
+
+class Listed(list):
+    """A list that notebooks show as a table."""
+
+    def __init__(self, items, shown):
+        super().__init__(items)
+        self._shown = shown
+
+    def _repr_html_(self):
+        return self._shown
 
 
 def table(rows, head=()):
@@ -241,73 +265,6 @@ def table(rows, head=()):
     return f"<table>{top}<tbody>{''.join(row(cells, 'td') for cells in rows)}</tbody></table>"
 
 
-def array(value):
-    """Returns an array or a tensor as an array, and anything else as it is."""
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
-
-
-def floats(images, shape=None):
-    """Returns inputs as float32 `[N, C, H, W]` or `[C, H, W]`, with channels first where the shape tells that they come last.
-
-    `shape` is the `(C, H, W)` that a network takes.
-    """
-    if isinstance(images, (list, tuple)):
-        images = [array(one) for one in images]
-        shapes = {np.shape(one) for one in images}
-        if len(shapes) > 1:
-            raise Error(f"the arrays have different shapes: {', '.join(str(list(one)) for one in sorted(shapes))}")
-    images = np.asarray(array(images))
-    if images.dtype.kind != "f":
-        raise Error(f"the array has the type {images.dtype}: expected floats, inputs of the network; `Model.input` makes them of pictures")
-    expected = f"[{', '.join(map(str, shape))}]" if shape else "[C, H, W]"
-    if images.ndim in (3, 4):
-        last = images.shape[-1:] + images.shape[-3:-1]
-        is_last = last == shape != images.shape[-3:] if shape else last[0] in (1, 3) and images.shape[-3] not in (1, 3)
-        if is_last:
-            images = np.moveaxis(images, -1, -3)
-    if images.ndim not in (3, 4) or (shape and images.shape[-3:] != shape):
-        raise Error(f"the array has the shape {list(images.shape)}: expected [N, {expected[1:]} or {expected}")
-    return np.ascontiguousarray(images, np.float32)
-
-
-def is_several(images):
-    """Tells whether something is several pictures, not one."""
-    if isinstance(images, (str, bytes, bytearray, memoryview)):
-        return False
-    return isinstance(images, (Sequence, Iterator)) or (isinstance(images, np.ndarray) and images.ndim == 4)
-
-
-def picture(image):
-    """Decodes a picture: a path, the bytes of a file, an image of Pillow, or a uint8 array."""
-    if isinstance(image, (str, os.PathLike)):
-        try:
-            return _native.Picture.decode(read(image))
-        except FileNotFoundError:
-            raise
-        except Error as error:
-            raise Error(f"`{os.fspath(image)}`: {error}") from None
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        return _native.Picture.decode(bytes(image))
-    pixels = np.asarray(_of_pillow(image) if hasattr(image, "convert") else array(image))
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4)):
-        what = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(image, np.ndarray) or hasattr(image, "detach") else type(image).__name__
-        raise Error(
-            f"a picture is {what}: expected a path, the bytes of a file, an image of Pillow, or uint8 [H, W], [H, W, 3] or [H, W, 4]"
-        )
-    pixels = pixels[..., :3] if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-    return _native.Picture.from_rgb(pixels.shape[1], pixels.shape[0], pixels.tobytes())
-
-
-def _of_pillow(image):
-    """Returns the pixels of an image of Pillow, of 16 bits the upper 8, as files have them; Pillow's own conversion makes them white."""
-    # Pillow before 11 reads a PNG of 16 bits as 32.
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        return (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-    if image.mode in ("I", "F"):
-        raise Error(f"an image of Pillow has the mode {image.mode}, whose white is not known: convert it to L or RGB")
-    return image.convert("RGB")
-
-
 #: What files of other kinds begin with, and what to do with them.
 _KINDS = [
     (b"\xff\xd8\xff", "a JPEG picture", None),
@@ -317,12 +274,19 @@ _KINDS = [
     (b"\x93NUMPY", "an array of NumPy", None),
     (b"\x08", "an ONNX file", "quantize"),
 ]
+#: The operations by which ONNX files say that a network is quantized.
+_QUANTIZED = (b"DequantizeLinear", b"QLinearConv", b"ConvInteger", b"QLinearMatMul", b"MatMulInteger", b"MatMulNBits")
 
 
 def _not_a_model(path, data, error):
     """Says what a file is that cannot be loaded, where that can be seen."""
-    shown = os.fspath(path)
+    shown = path
     is_onnx = shown.lower().endswith(".onnx")
+    if is_onnx and any(op in data for op in _QUANTIZED):
+        return failure(
+            f"`{shown}` is an ONNX file of a quantized network, not a model that runs here",
+            "load the `.dsc` file of the same network; `dsconv.quantize` takes the float network that it was made of",
+        )
     for begin, kind, what in _KINDS:
         if data.startswith(begin) and (begin != b"\x08" or is_onnx):
             hint = f"`dsconv.quantize({shown!r})` makes a model of it" if what else "`classify` of a model takes pictures"
@@ -345,10 +309,18 @@ def load(path, threads=0):
 
     `path` may be the folder of a run of `dsconv distill`, too.
     """
-    if isinstance(path, (str, os.PathLike)) and os.path.isdir(path):
-        path = os.path.join(path, "model.dsc")
-    data = read(path)
+    path = _kinds.path("path", path)
+    threads = _kinds.whole("threads", threads)
+    if not 0 <= threads <= _native.MOST_THREADS:
+        raise Error(f"threads is {threads}: expected 1 to {_native.MOST_THREADS}, or 0 for one of each core")
+    file = path
+    if os.path.isdir(path):
+        file = os.path.join(path, "model.dsc")
+        if not os.path.exists(file):
+            text = f"`{path}` is a folder that has no `model.dsc`: expected a file, or the folder of a finished run of `dsconv distill`"
+            raise failure(text, is_missing=True, named=(path,))
+    data = read(file)
     try:
-        return Model(data, os.fspath(path), threads)
+        return Model(data, file, threads)
     except Error as error:
-        raise _not_a_model(path, data, error) from None
+        raise _not_a_model(file, data, error) from None

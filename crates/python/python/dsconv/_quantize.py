@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import html
 import json
 import os
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
-from . import _native
-from ._model import Model, array, floats, picture, table
+from . import _kinds, _native, _state_dict
+from ._images import images_of, is_picture_file
+from ._kinds import is_tensor, wrong
+from ._model import Listed, Model, table
 from ._native import Error
-from ._words import failure, names_a_file, said
+from ._words import failure, said
 
 
 class Progress(NamedTuple):
@@ -64,35 +65,49 @@ class Verdict(NamedTuple):
     def __str__(self):
         return self.text
 
+    def _repr_html_(self):
+        rows = (
+            ("images", f"{self.images} of {self.on}"),
+            ("class of FP32", f"{self.same} of {self.images}"),
+            ("logits", "the same" if self.sqnr_db is None else f"{self.sqnr_db:.1f} dB"),
+            ("divergence", f"{max(self.divergence, 0):.3f}"),
+            ("broken", "yes" if self.broken else "no"),
+        )
+        return f"{table(rows)}<p>{html.escape(self.text)}</p>"
+
 
 class Quantized(Model):
-    """A quantized network, ready to run in the integer engine and to be saved; `dsconv.quantize` makes it.
+    """A quantized network, ready to run in the integer engine and to be saved; `dsconv.quantize` makes it."""
 
-    Pickled, it becomes the `Model` of its `.dsc` file.
-    """
-
-    def __init__(self, native: _native.Quantized, notes: list[str], options: dict, tensors: bool = False):
+    def __init__(self, native: _native.Quantized, report: str, verdict: str | None, notes: list[str], options: dict, given: dict | None):
         self._quantized = native
         self._data = native.dsc
         self._threads = 0
-        #: Whether it was made of tensors.
-        self._tensors = tensors
+        #: The names of the parameters that it was made of, and whether these were tensors.
+        self._names = None if given is None else tuple(given)
+        self._tensors = given is not None and any(map(is_tensor, given.values()))
         #: The file that it was saved to last.
         self.file = "not saved"
         #: What was found and assumed, in the sentences of the command line.
         self.notes = notes
         #: All that was found out, as `dsconv quantize --json` prints it.
-        self.report = json.loads(native.summary)
+        self.report = json.loads(report)
         self._options = options
         #: The bytes that all parameters take in the float network.
         self.fp32_size = native.fp32_bytes
-        layers = self.report["layers"].items()
-        self.layers = [Layer(name, layer["format"], layer["weights"], layer["sqnr_db"]) for name, layer in layers]
+        layers = [Layer(name, *map(layer.get, Layer._fields[1:])) for name, layer in self.report["layers"].items()]
+        rows = [(layer.name, layer.format, layer.weights, _decibels(layer.sqnr_db)) for layer in layers]
+        self.layers = Listed(layers, table(rows, ("layer", "format", "weights", "SQNR dB")))
         #: The names of the convolutions and linear layers that stay in floats.
         self.float_layers = self.report["float_layers"]
-        verdict = self.report["verdict"]
+        found = self.report["verdict"]
         names = [name for name in Verdict._fields if name != "text"]
-        self.verdict = verdict and Verdict(*(verdict[name] for name in names), native.verdict)
+        self.verdict = found and Verdict(*(found[name] for name in names), verdict)
+
+    def __reduce__(self):
+        native = self._quantized
+        state = {name: value for name, value in vars(self).items() if name not in ("_quantized", "_native")}
+        return _restored, (native.name, self._data, native.stored, native.inputs, state)
 
     @functools.cached_property
     def _native(self):
@@ -114,8 +129,9 @@ class Quantized(Model):
         `.dsc` is for the integer engine: `dsconv.load`, `dsconv predict`, C and browsers; `.safetensors` for `dsconv distill` and
         other programs; `.onnx` for ONNX Runtime. A file that is there is replaced, but not the one that the network came from.
         """
-        size = self._quantized.save(os.fspath(path), _Ear(progress=False, depth=3))
-        self.file = os.fspath(path)
+        path = _kinds.path("path", path)
+        size = self._quantized.save(path, _Ear(progress=False, depth=3, named=(os.path.dirname(path),)))
+        self.file = path
         return size
 
     def state_dict(self):
@@ -123,8 +139,13 @@ class Quantized(Model):
         NumPy, which `torch.from_numpy` takes.
 
             module.load_state_dict(quantized.state_dict())
+
+        The names are those of the state dict that was given, also where its module is wrapped (`module.conv1.weight`); of a file, those
+        of the network by itself. What only training uses, such as the second outputs of GoogLeNet, is not there: `strict=False`.
         """
-        arrays = _read_safetensors(self._quantized.state_dict(_Ear(progress=False, depth=3)))
+        arrays = _state_dict.from_bytes(self._quantized.state_dict(_Ear(progress=False, depth=3)))
+        if self._names is not None:
+            arrays = _state_dict.named_as(self._names, arrays)
         if not self._tensors:
             return arrays
         import torch
@@ -140,17 +161,27 @@ class Quantized(Model):
 
     def _facts(self):
         facts = super()._facts()
-        facts["file"] = f"{self.file}, {self.size / 1e6:.2f} MB, {self.fp32_size / self.size:.1f} times smaller than FP32"
+        facts["layers"] = f"{len(self.layers)} quantized, {len(self.float_layers)} in floats"
         if self.verdict:
             facts["verdict"] = str(self.verdict)
         for i, note in enumerate(self.notes):
             facts[f"note {i + 1}"] = note
         return facts
 
+    def _in_megabytes(self):
+        return f"{super()._in_megabytes()}, {self.fp32_size / self.size:.1f} times smaller than FP32"
+
     def _repr_html_(self):
-        rows = [(layer.name, layer.format, layer.weights, _decibels(layer.sqnr_db)) for layer in self.layers]
-        layers = table(rows, ("layer", "format", "weights", "SQNR dB"))
-        return f"{super()._repr_html_()}<details><summary>{len(rows)} quantized layers</summary>{layers}</details>"
+        layers = f"<details><summary>{len(self.layers)} quantized layers</summary>{self.layers._repr_html_()}</details>"
+        return super()._repr_html_() + layers
+
+
+def _restored(name, data, stored, inputs, state):
+    """Makes the result again that `Quantized.__reduce__` took apart."""
+    made = Quantized.__new__(Quantized)
+    vars(made).update(state)
+    made._quantized = _native.Quantized(name, data, stored, inputs)
+    return made
 
 
 class Noise(NamedTuple):
@@ -188,19 +219,27 @@ class Analysis:
             name = parts[format["part"]].format(**format)
             return Noise(name, format["noise"], format["sqnr_db"], format.get("divergence"), format.get("agreement"))
 
-        self.layers = [
+        layers = [
             LayerNoise(layer["layer"], layer["weights"], [noise(format) for format in layer["formats"]])
             for layer in report["layers"]
         ]
+        head = [format.format for format in layers[0].formats] if layers else []
+        rows = [(layer.name, layer.weights, *(_decibels(one.sqnr_db) for one in layer.formats)) for layer in layers]
+        self.layers = Listed(layers, table(rows, ("layer", "weights", *(f"{name}, dB" for name in head))))
 
     def __repr__(self):
-        worst = f", worst is {self.layers[0].name}" if self.layers else ""
-        return f"<dsconv.Analysis {self.report['model']}: {len(self.layers)} layers{worst}>"
+        weights = sum(layer.weights for layer in self.layers)
+        facts = [f"{len(self.layers)} layers of {weights:,} weights"]
+        if self.layers:
+            facts.append(f"worst is {self.layers[0].name}")
+        chosen = self.report.get("allocation")
+        if chosen:
+            size = chosen.get("file_bytes", chosen["bytes"])
+            facts.append(f"for {chosen['budget']}: {chosen['mean_bits']:.2f} bits a weight, {size:,} bytes")
+        return f"<dsconv.Analysis {self.report['model']}: {', '.join(facts)}>"
 
     def _repr_html_(self):
-        head = [format.format for format in self.layers[0].formats] if self.layers else []
-        rows = [(layer.name, layer.weights, *(_decibels(one.sqnr_db) for one in layer.formats)) for layer in self.layers]
-        return table(rows, ("layer", "weights", *(f"{name}, dB" for name in head)))
+        return self.layers._repr_html_()
 
 
 def _decibels(value):
@@ -245,18 +284,16 @@ def _is_watched():
 class _Ear:
     """Hears what a command says. Its methods are called on the thread that called the command.
 
-    `files` are the paths that the caller named: where one is not there, the error is that of a missing file.
+    `named` are the paths and names that the caller gave: one of them it is where an error says that something is not there.
     """
 
-    def __init__(self, progress=None, depth=4, files=()):
-        if not (progress is None or isinstance(progress, bool) or callable(progress)):
-            raise Error(f"progress has the type {type(progress).__name__}: expected a function, or False for no line on stderr")
+    def __init__(self, progress=None, depth=4, named=()):
         self.notes = []
         self._line = _Line() if progress is True or (progress is None and _is_watched()) else None
         self._progress = progress if callable(progress) else self._line
         #: The frames from `warn` to the user's: of `warn`, `_run` and `quantize` or `analyze`.
         self._depth = depth
-        self._files = files
+        self._named = tuple(name for name in named if isinstance(name, (str, os.PathLike)) and os.fsdecode(name))
 
     def note(self, text):
         self.notes.append(said(text))
@@ -270,8 +307,8 @@ class _Ear:
         self.clear()
         warnings.warn(said(text), UserWarning, stacklevel=self._depth)
 
-    def error(self, text, hint):
-        return failure(text, hint, self._files)
+    def error(self, text, hint, is_missing):
+        return failure(text, hint, is_missing, self._named)
 
     def progress(self, phase, done, total, note):
         if self._progress is not None:
@@ -328,6 +365,8 @@ def quantize(
     - pictures: a list or a generator of what `Model.input` takes, or uint8 `[N, H, W, 3]` or `[N, 3, H, W]`;
     - inputs of the network: floats `[N, C, H, W]` or `[N, H, W, C]`, an array, a tensor, or a list or generator of these. They
       are taken as they are; those that no picture becomes as the network's preprocessing says are refused.
+    - a data set or a loader of PyTorch, of inputs or of pictures: of each item or batch the first part, what follows being labels. Of a
+      loader the first `image_count` images are taken, so that it should shuffle.
     At most `image_count` are used, spread over them: 128, or 32 drawn ones. Drawn ones join fewer than 32.
 
     Numbers: `bits` of a weight and `activation_bits` of a layer's input, 2 to 8 (4); `image_bits`, the least of a layer that
@@ -349,25 +388,29 @@ def quantize(
     `progress` is called with a `Progress` on this thread. Where it raises, or at Ctrl-C, the work stops. Without it a line on
     stderr says how far the work is, where that is a terminal or a notebook's; `False` is for none.
 
-    Raises `dsconv.Error` for what is refused, `dsconv.MissingError` where a file is not there.
+    Raises `TypeError` for an argument of another kind, `dsconv.Error` for what is refused, `dsconv.MissingError` where there is nothing
+    at a path or of a name.
     """
-    given = {name: value for name, value in locals().items() if name not in ("model", "images", "progress") and _is_given(value)}
-    options = {name: value for name, value in given.items() if name not in ("arch", "layers", "rules", "classes")}
-    words = _words(options) + [f"--layer={name}={value}" for name, value in (layers or {}).items()]
-    ear = _Ear(progress, files=_files(model, images, rules, classes))
+    given = _kinds.checked({name: value for name, value in locals().items() if name not in ("model", "images", "rules")})
+    given.pop("progress", None)
+    ear = _Ear(progress, named=(model, images, rules, classes, arch))
+    if rules is not None:
+        if not isinstance(rules, (str, os.PathLike, Analysis)):
+            raise wrong("rules", rules, "a path, or the result of `dsconv.analyze`")
+        if isinstance(rules, Analysis) and rules.rules is None:
+            raise Error("the analysis has no rules: `dsconv.analyze(..., budget=...)` makes some")
+        given["rules"] = rules
+    words = _words({name: value for name, value in given.items() if name not in ("layers", "rules", "classes")})
+    words += [f"--layer={name}={value}" for name, value in given.get("layers", {}).items()]
     with contextlib.ExitStack() as files:
         if isinstance(rules, Analysis):
-            if rules.rules is None:
-                raise Error("the analysis has no rules: `dsconv.analyze(..., budget=...)` makes some")
             rules = _file(files, ".toml", rules.rules)
-        if classes is not None and not isinstance(classes, (str, os.PathLike)):
-            classes = _file(files, ".json", json.dumps(list(classes)))
-        words += _words({"rule_file": rules, "classes": classes})
-        native, tensors = _run(_native.quantize, model, arch, images, words, ear)
+        words += _words({"rule_file": rules, "classes": _classes(files, given)})
+        found, state_dict = _run(_native.quantize, model, given, images, words, ear, given.get("image_count", _MOST))
     origin = {"model": "state_dict" if isinstance(model, Mapping) else os.fspath(model)}
     if isinstance(images, (str, os.PathLike)):
         origin["images"] = os.fspath(images)
-    return Quantized(native, ear.notes, origin | given, tensors)
+    return Quantized(*found, ear.notes, origin | given, state_dict)
 
 
 def analyze(
@@ -379,6 +422,7 @@ def analyze(
     bits=None,
     proxy=False,
     budget=None,
+    classes=None,
     activation_bits=None,
     block=None,
     rule=None,
@@ -395,19 +439,27 @@ def analyze(
 ):
     """Finds what the quantization of each layer alone does to a network.
 
-    `model`, `arch`, `images`, `progress` and what describes images are those of `dsconv.quantize`; `count` images are used (8).
+    `model`, `arch`, `classes`, `images`, `progress` and what describes images are those of `dsconv.quantize`; `count` images are used (8).
     `bits` are the widths to try, one or several (4 and 8); `activation_bits` the least of a layer's input, which has as many as
     the weight otherwise. `proxy` estimates to first order, several times as fast.
 
     With a `budget` a format is chosen for every layer, which `dsconv.quantize(model, rules=analysis)` takes: "4.2bits", the
-    mean bits of a weight; "6MB" or "900kB", the size of the file; "12ms", the time of an image in the engine on one thread of
-    this machine.
+    mean bits of a weight; "6MB", "900kB" or a number of bytes, the size of the file, `.dsc` or `.safetensors`; "12ms", the time of an
+    image in the engine on one thread of this machine. The file is that of `dsconv.quantize` without other formats, and with the
+    same `classes`, whose names it holds.
+
+    Raises `TypeError`, `dsconv.Error` and `dsconv.MissingError` as `dsconv.quantize` does.
     """
-    given = {name: value for name, value in locals().items() if name not in ("model", "images", "progress", "arch")}
+    given = _kinds.checked({name: value for name, value in locals().items() if name not in ("model", "images")}, _kinds.ANALYZED)
+    given.pop("progress", None)
+    if _kinds.is_whole(budget):
+        given["budget"] = f"{budget}B"
     # Without images they are drawn.
     images = None if isinstance(images, str) and images == "drawn" else images
-    ear = _Ear(progress, files=_files(model, images))
-    (report, svg, rules), _ = _run(_native.analyze, model, arch, images, _words(given), ear)
+    ear = _Ear(progress, named=(model, images, classes, arch))
+    with contextlib.ExitStack() as files:
+        words = _words(given | {"classes": _classes(files, given)})
+        (report, svg, rules), _ = _run(_native.analyze, model, given, images, words, ear, given.get("count", _MOST_ANALYZED))
     return Analysis(json.loads(report), svg, rules, ear.notes)
 
 
@@ -416,95 +468,46 @@ def networks():
     return _native.networks()
 
 
-def _run(command, model, arch, images, words, ear):
-    """Calls a command for a model and images of any kind. Returns what it returns, and whether the model was given as tensors."""
-    state_dict, tensors = None, False
+#: The most images that `quantize` and `analyze` use where no number is said.
+_MOST = 128
+_MOST_ANALYZED = 8
+
+
+def _run(command, model, given, images, words, ear, most):
+    """Calls a command for a model and at most so many images of any kind. Returns what it returns, and the state dict that was given."""
+    state_dict, data = None, None
+    arch = given.get("arch")
     if isinstance(model, Mapping):
-        model = _state_dict(model)
-        state_dict = _write_safetensors(model)
-        tensors = any(hasattr(tensor, "detach") for tensor in model.values())
-        name = arch or "state_dict"
+        state_dict = _state_dict.find(model)
+        data = _state_dict.to_bytes(state_dict)
+        name = "state_dict" if arch is None else arch
     elif isinstance(model, (str, os.PathLike)):
-        name = os.fspath(model)
+        name = os.fsdecode(model)
         if arch is not None:
             words = [*words, f"--weights={name}"]
             name = arch
     else:
         advice = ": give `model.state_dict()`" if hasattr(model, "state_dict") else ""
-        raise Error(f"the model has the type {type(model).__name__}: expected a path, a name or a state dict{advice}")
+        raise wrong("the model", model, f"a path, a name or a state dict{advice}")
     if isinstance(images, (str, os.PathLike)):
-        if _is_picture(images):
+        if is_picture_file(images):
             images = [images]
         else:
-            words = [*words, f"--images={os.fspath(images)}"]
+            words = [*words, f"--images={os.fsdecode(images)}"]
             images = None
     try:
         # After `--` a name may begin with a dash.
-        return command([*words, "--", name], state_dict, _images(images), ear), tensors
+        return command([*words, "--", name], data, images_of(images, most), ear), state_dict
     finally:
         ear.clear()
 
 
-def _files(*named):
-    """Returns the paths among what a caller named."""
-    return tuple(name for name in named if names_a_file(name))
-
-
-def _is_picture(path):
-    return os.path.isfile(path) and os.path.splitext(path)[1].lower() in (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-
-
-def _images(images):
-    """Takes images that are in memory, or the paths of a list."""
-    if images is None:
-        return None
-    if hasattr(images, "convert") or isinstance(images, (bytes, bytearray, memoryview)):
-        images = [images]
-    images = array(images)
-    if isinstance(images, np.ndarray):
-        if images.dtype.kind == "f":
-            return _inputs([images])
-        images = _pixels(images)
-    elif not isinstance(images, Iterable) or isinstance(images, Mapping):
-        raise Error(f"the images have the type {type(images).__name__}: expected a path, pictures, or inputs in an array or a tensor")
-    images = [array(image) for image in images]
-    labelled = next((i for i, image in enumerate(images) if isinstance(image, (tuple, list))), None)
-    if labelled is not None:
-        kind = type(images[labelled]).__name__
-        raise Error(f"image {labelled} is a {kind}: give images without labels, as `(image for image, _ in data)`")
-    if images and all(isinstance(image, (str, os.PathLike)) for image in images):
-        missing = next((image for image in images if not os.path.exists(image)), None)
-        if missing is not None:
-            raise failure(f"`{os.fspath(missing)}`: there is no such file", files=(missing,))
-        return _native.Images.files([os.fspath(image) for image in images])
-    if images and all(isinstance(image, np.ndarray) and image.dtype.kind == "f" for image in images):
-        return _inputs(images)
-    return _native.Images.pictures([picture(image) for image in images])
-
-
-def _inputs(arrays):
-    """Takes inputs of a network: one after the other, or in batches."""
-    batches = [floats(one) for one in arrays]
-    batches = [one if one.ndim == 4 else one[None] for one in batches]
-    shapes = {one.shape[1:] for one in batches}
-    if len(shapes) > 1:
-        raise Error(f"the inputs have different shapes: {', '.join(str(list(shape)) for shape in sorted(shapes))}")
-    return _native.Images.inputs(batches[0] if len(batches) == 1 else np.concatenate(batches))
-
-
-def _pixels(images):
-    """Takes one picture or several of an array of bytes, also with channels first, as tensors have them."""
-    if images.dtype != np.uint8 or images.ndim not in (2, 3, 4):
-        raise Error(
-            f"the images are {images.dtype} {list(images.shape)}: expected inputs of the network, floats [N, C, H, W], or pictures, "
-            "uint8 [N, H, W, 3]"
-        )
-    if images.ndim >= 3 and images.shape[-1] not in (1, 3, 4) and images.shape[-3] in (1, 3):
-        images = np.moveaxis(images, -3, -1)
-    if images.ndim >= 3 and images.shape[-1] == 1:
-        images = images[..., 0]
-        return images if images.ndim == 3 else images[None]
-    return images if images.ndim == 4 else images[None]
+def _classes(stack, given):
+    """Returns the file of the classes' names: the one that is given, or a temporary one."""
+    classes = given.get("classes")
+    if classes == []:
+        raise Error("classes has no names")
+    return _file(stack, ".json", json.dumps(classes)) if isinstance(classes, list) else classes
 
 
 def _words(options):
@@ -512,27 +515,21 @@ def _words(options):
     words = []
     for name, value in options.items():
         option = "--" + name.replace("_", "-")
+        if name in ("arch",) or value is None:
+            continue
         if value is True:
             words.append(option)
         elif name == "skip":
             words += [f"{option}={layer}" for layer in ([value] if isinstance(value, str) else value)]
-        elif _is_given(value):
+        else:
             words.append(f"{option}={_word(value)}")
     return words
 
 
-def _is_given(value):
-    return not (value is None or value is False or (isinstance(value, tuple) and not value))
-
-
 def _word(value):
-    if isinstance(value, (str, os.PathLike)):
-        return os.fspath(value)
-    if isinstance(value, (int, np.integer)):
-        return str(int(value))
-    if isinstance(value, (float, np.floating)):
-        return repr(float(value))
-    return ",".join(_word(one) for one in value)
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_word, value))
+    return os.fsdecode(value) if isinstance(value, (str, os.PathLike)) else repr(value)
 
 
 def _file(stack, ending, text):
@@ -542,80 +539,3 @@ def _file(stack, ending, text):
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
     return path
-
-
-#: The types of safetensors by those of NumPy.
-_TYPES = {
-    "f2": "F16",
-    "f4": "F32",
-    "f8": "F64",
-    "b1": "BOOL",
-    "i1": "I8",
-    "i2": "I16",
-    "i4": "I32",
-    "i8": "I64",
-    "u1": "U8",
-    "u2": "U16",
-    "u4": "U32",
-    "u8": "U64",
-}
-
-
-#: The keys under which checkpoints have their state dict, as PyTorch's examples, timm, Lightning and others write them.
-_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
-
-
-def _state_dict(model):
-    """Returns the state dict in a checkpoint: the mapping itself where it holds tensors, else the one under a usual key."""
-
-    def is_tensor(value):
-        return hasattr(value, "detach") or isinstance(value, (np.ndarray, np.generic))
-
-    if any(map(is_tensor, model.values())):
-        return model
-    inside = {key: value for key, value in model.items() if isinstance(value, Mapping) and any(map(is_tensor, value.values()))}
-    usual = next((key for key in _KEYS if key in inside), None)
-    if usual is not None:
-        return inside[usual]
-    if len(inside) == 1:
-        return next(iter(inside.values()))
-    if inside:
-        keys = ", ".join(f"`{key}`" for key in inside)
-        raise Error(f"the state dict is one of {keys}: give that one")
-    return model
-
-
-def _write_safetensors(state_dict):
-    """Writes tensors or arrays as the bytes of a safetensors file."""
-    header, parts, at = {}, [], 0
-    for name, tensor in state_dict.items():
-        if hasattr(tensor, "detach"):
-            tensor = tensor.detach().cpu()
-            # NumPy has no bfloat16; every one of its numbers is a float32.
-            tensor = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
-        array = tensor if isinstance(tensor, (np.ndarray, np.generic)) else None
-        kind = None if array is None else _TYPES.get(f"{array.dtype.kind}{array.dtype.itemsize}")
-        if kind is None:
-            what = type(tensor).__name__ if array is None else array.dtype
-            raise Error(f"state_dict: `{name}` has the type {what}, which is no tensor of numbers")
-        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
-        header[str(name)] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [at, at + len(data)]}
-        parts.append(data)
-        at += len(data)
-    text = json.dumps(header).encode()
-    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
-
-
-def _read_safetensors(data):
-    """Reads the bytes of a safetensors file as arrays."""
-    kinds = {kind: numpy for numpy, kind in _TYPES.items()}
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
-    header.pop("__metadata__", None)
-    arrays = {}
-    for name, tensor in header.items():
-        first, last = tensor["data_offsets"]
-        array = np.frombuffer(data[start + first : start + last], "<" + kinds[tensor["dtype"]])
-        # A copy: an array of another's bytes cannot be written to.
-        arrays[name] = array.reshape(tensor["shape"]).copy()
-    return arrays

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 
 import numpy as np
 
-from . import _native
+from . import _kinds, _native
 from ._model import table
-from ._quantize import Quantized, _Ear, _files
+from ._quantize import Quantized, _Ear
 
 
 class Report:
@@ -48,7 +47,8 @@ def read_report(run):
     """
     if isinstance(run, Quantized):
         return Report(run.name, run.report, run._options, None)
-    found = json.loads(_native.read_run(os.fspath(run), _Ear(progress=False, depth=3, files=_files(run))))
+    run = _kinds.path("run", run, "a path, a name, or the result of `dsconv.quantize`")
+    found = json.loads(_native.read_run(run, _Ear(progress=False, depth=3, named=(run,))))
     rows = found["predictions"]
     predictions = None
     if rows is not None:

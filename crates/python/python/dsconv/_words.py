@@ -13,12 +13,19 @@ from ._native import Error
 
 
 class MissingError(Error, FileNotFoundError):
-    """A file that was named is not there: a `dsconv.Error` and a `FileNotFoundError`."""
+    """There is nothing at a path or a name: a `dsconv.Error` and a `FileNotFoundError`, whose `filename` is the path or the name."""
 
     __module__ = "dsconv"
 
+    def __init__(self, text: str, filename: str | None = None):
+        super().__init__(text)
+        self.errno, self.filename = errno.ENOENT, filename
+
     def __str__(self):
         return str(self.args[0])
+
+    def __reduce__(self):
+        return MissingError, (self.args[0], self.filename), {"hint": self.hint}
 
 
 #: Sentences that say something else in Python.
@@ -31,6 +38,7 @@ _SENTENCES = [
     (r"(images go to) `--data`", r"\1 `images`"),
     (r"for `dsconv verify`", "for `verify()`"),
     (r" \(--stem cifar\)", ""),
+    (r"\n +\[possible values: ([^\]]*)\]", r": one of \1"),
     (r"`dsconv (quantize|analyze)`", r"`dsconv.\1`"),
     (r"(?<!the command )`dsconv [a-z][^`]*`", r"the command \g<0>"),
 ]
@@ -63,21 +71,19 @@ def said(text: str) -> str:
     return "".join(parts)
 
 
-def failure(text: str, hint: str | None = None, files: tuple = ()) -> Error:
-    """Makes the exception of a command's error, with its hint as an attribute, too. `files` are those that were named."""
+def failure(text: str, hint: str | None = None, is_missing: bool = False, named: tuple = ()) -> Error:
+    """Makes the exception of a command's error, with its hint as an attribute, too.
+
+    `is_missing` says that there is nothing at a path or a name, which is one of those that the caller `named`.
+    """
+    names = [name for name in map(os.fsdecode, named) if name in text]
+    filename = next((name for name in names if f"`{name}`" in text), names[0] if names else None)
     text = said(text.removesuffix(f"\n\nhint: {hint}"))
-    missing = next((path for path in map(os.fspath, files) if str(path) in text and not os.path.exists(path)), None)
     hint = hint and said(hint)
-    error = (Error if missing is None else MissingError)(f"{text}\n\nhint: {hint}" if hint else text)
+    whole = f"{text}\n\nhint: {hint}" if hint else text
+    error = MissingError(whole, filename) if is_missing else Error(whole)
     error.hint = hint
-    if missing is not None:
-        error.errno, error.filename = errno.ENOENT, missing
     return error
-
-
-def names_a_file(name: object) -> bool:
-    """Tells whether a name is that of a file, also where none is there: that of a network has neither a folder nor an ending."""
-    return isinstance(name, os.PathLike) or (isinstance(name, str) and ("/" in name or os.sep in name or "." in name))
 
 
 def read(path: str | os.PathLike) -> bytes:
@@ -86,4 +92,4 @@ def read(path: str | os.PathLike) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError:
-        raise failure(f"`{os.fspath(path)}`: there is no such file", files=(path,)) from None
+        raise failure(f"`{os.fspath(path)}`: there is no such file", is_missing=True, named=(path,)) from None
