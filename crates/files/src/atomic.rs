@@ -1,10 +1,19 @@
 //! Writes files whole or not at all.
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The beginning and the end of the names of unfinished files.
 const UNFINISHED: [&str; 2] = [".dsconv-", ".tmp"];
+
+/// The temporary names of the files that this process is writing.
+static WRITING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn writing() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    WRITING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Writes a file whole or not at all: it is written under a temporary name in the same folder, forced to the disk, then
 /// renamed. A reader finds the old file or the new one, whatever happens in between. The file has the permissions of any new
@@ -19,13 +28,31 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     // Temporary files are private by default; this one becomes an ordinary file.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut others = writing();
     let mut file = builder.prefix(prefix).suffix(suffix).tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
+    let temporary = file.path().to_owned();
+    others.insert(temporary.clone());
+    drop(others);
+    let written = file.write_all(bytes).and_then(|()| file.as_file().sync_all());
+    let mut others = writing();
+    others.remove(&temporary);
+    written?;
     file.persist(path)?;
+    drop(others);
     // The folder is forced to the disk for the new name; not every system can do that.
     let _ = File::open(folder).and_then(|folder| folder.sync_all());
     Ok(())
+}
+
+/// Removes the files that this process is writing, and keeps it from writing any more: for a process that is about to end at once.
+/// Who writes a file after this waits for that end.
+pub fn abandon_writes() {
+    let unfinished = writing();
+    for path in unfinished.iter() {
+        // Nobody is left to tell.
+        let _ = fs::remove_file(path);
+    }
+    std::mem::forget(unfinished);
 }
 
 /// Removes the unfinished files that processes killed during [`write_atomic`] left in `folder`. No process may be writing

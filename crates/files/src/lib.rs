@@ -71,7 +71,7 @@ use std::path::Path;
 
 use model::{Model, SaveOptions, dsc};
 
-pub use atomic::{is_unfinished, remove_unfinished, write_atomic};
+pub use atomic::{abandon_writes, is_unfinished, remove_unfinished, write_atomic};
 pub use error::FileError;
 pub use state_dict::state_dict;
 
