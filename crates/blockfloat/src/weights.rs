@@ -29,6 +29,20 @@ impl QuantizedWeights {
     /// [`Error::Shape`], [`Error::Length`], [`Error::ImageBlock`], or [`Error::NonFinite`] with the position of the first NaN
     /// or infinity.
     pub fn quantize(weights: &[f32], shape: [usize; 4], format: WeightFormat) -> Result<Self, Error> {
+        Ok(Self::quantize_unless(weights, shape, format, &|| false)?.expect("nothing stops it"))
+    }
+
+    /// Quantizes as [`quantize`](Self::quantize) does, unless `stop`, which is asked before every filter, says yes: then the result
+    /// is `None`.
+    ///
+    /// # Errors
+    /// As [`quantize`](Self::quantize).
+    pub fn quantize_unless(
+        weights: &[f32],
+        shape: [usize; 4],
+        format: WeightFormat,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Self>, Error> {
         let WeightFormat { bits, block, rule } = format;
         check_len("weights", elements(shape)?, weights.len())?;
         check_finite(weights)?;
@@ -37,18 +51,22 @@ impl QuantizedWeights {
         let mut codes = vec![0; weights.len()];
         let mut scales = vec![0.0; layout.scales()];
         let filters = weights.par_chunks(layout.filter).zip(codes.par_chunks_mut(layout.filter));
-        filters.zip(scales.par_chunks_mut(layout.filter_scales)).for_each_init(
+        let done = filters.zip(scales.par_chunks_mut(layout.filter_scales)).try_for_each_init(
             || (BlockQuantizer::new(bits, rule), Vec::new()),
             |(quantizer, buffer), ((weights, codes), scales)| {
+                if stop() {
+                    return None;
+                }
                 layout.for_each_block(|scale, block| {
                     buffer.clear();
                     buffer.extend(block.clone().map(|i| weights[i]));
                     scales[scale] = quantizer.quantize(buffer);
                     block.zip(quantizer.codes()).for_each(|(i, &q)| codes[i] = q);
                 });
+                Some(())
             },
         );
-        Ok(Self { shape, bits, block, codes, scales, two_level: None })
+        Ok(done.map(|()| Self { shape, bits, block, codes, scales, two_level: None }))
     }
 
     /// Makes quantized weights of codes `[Co, Ci/G, Kh, Kw]` and scales `[Co, blocks, Kh, Kw]` that are known already, from

@@ -80,11 +80,13 @@ pub fn calibrate(
         let [len, ..] = x.dims();
         let part = |range: std::ops::Range<usize>| (network.clone(), x.clone().narrow(0, range.start, range.len()));
         let parts = workers.parts(len).into_iter().map(part).collect();
+        let stop = || context.interrupter.should_stop();
         let seen = workers.run(parts, |(network, x): (Network, Tensor<4>)| {
-            let (_, values) = network.forward_taps(x, nodes);
-            values.into_iter().map(|value| Histogram::of(&host(value))).collect::<Vec<_>>()
+            let (_, values) = network.forward_taps_unless(x, nodes, &stop)?;
+            Some(values.into_iter().map(|value| Histogram::of(&host(value))).collect::<Vec<_>>())
         });
         for part in seen {
+            let part = part.ok_or_else(|| context.interrupted())?;
             for (sum, part) in histograms.iter_mut().zip(part) {
                 sum.add(part);
             }

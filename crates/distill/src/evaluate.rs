@@ -13,6 +13,8 @@ use crate::{Context, Error};
 const BATCH: usize = 64;
 /// The least images of a part of a batch. An image's logits do not depend on the others beside it.
 const LEAST: usize = 8;
+/// The most operations of a node on a core: a second or two, after which work that was stopped ends.
+const OPERATIONS: u64 = 1 << 34;
 
 /// Runs several networks on all images and returns each network's outputs. An image is decoded once for all of them, ahead of
 /// them, on another thread. `phase` names the work to [`Progress`](crate::Progress).
@@ -31,7 +33,7 @@ pub fn predict(
     }
     let count = images.len();
     // Values of large images take much memory.
-    let most = networks.iter().map(|network| network.graph().at_once(BATCH)).min().unwrap_or(BATCH);
+    let most = networks.iter().map(|network| at_once(network.graph())).min().unwrap_or(BATCH);
     let batches = count.div_ceil(most);
     let workers = Workers::new(&context.device, cores().min(count.min(most) / LEAST))?;
     let source = {
@@ -54,9 +56,13 @@ pub fn predict(
             let part =
                 |range: std::ops::Range<usize>| ((*network).clone(), x.clone().narrow(0, range.start, range.len()));
             let parts = workers.parts(len).into_iter().map(part).collect();
-            let logits = workers.run(parts, |(network, x): (Network, Tensor<4>)| host(network.forward(x)));
+            let stop = || context.interrupter.should_stop();
+            let logits = workers.run(parts, |(network, x): (Network, Tensor<4>)| {
+                Some(host(network.forward_taps_unless(x, &[], &stop)?.0))
+            });
+            let logits: Option<Vec<_>> = logits.into_iter().collect();
             let first = output.len();
-            output.extend(logits.into_iter().flatten());
+            output.extend(logits.ok_or_else(|| context.interrupted())?.into_iter().flatten());
             check_finite(network.graph(), images, &seen, first, output)?;
         }
         context.progress.advance(count.min(number * most), "");
@@ -64,6 +70,13 @@ pub fn predict(
     context.progress.finish();
     let heads = networks.iter().map(|network| network.graph().head());
     Ok(heads.zip(outputs).map(|(head, values)| Logits::of_images(head, seen.clone(), values)).collect())
+}
+
+/// The images that run together: few where a node takes long, but enough that every core has a part.
+fn at_once(graph: &Graph) -> usize {
+    let longest = graph.operations().into_iter().max().unwrap_or(0).max(1);
+    let affordable = usize::try_from(OPERATIONS / longest).unwrap_or(usize::MAX).max(LEAST);
+    graph.at_once(BATCH.min(affordable.saturating_mul(cores())))
 }
 
 /// Runs a network on images and returns the values of some of its nodes, those of all images one after the other.

@@ -8,6 +8,7 @@
 //! - [`evaluate`] runs networks on images; [`Logits`] has their accuracy, agreement and signal-to-noise ratio.
 //! - [`Fidelity`] says how far a quantized network is from the float one, on images without labels.
 //! - [`sensitivity()`] finds what the quantization of each layer alone does to the outputs, [`allocate()`] chooses formats by it.
+//! - [`quantize()`] quantizes a network by its scale rule alone.
 //! - [`calibrate()`] finds the ranges of a network's values.
 //! - [`run`] measures, quantizes, adapts, stores and measures again, with the settings of a [`DistillConfig`], in a
 //!   [`RunFolder`].
@@ -43,6 +44,7 @@ mod loss;
 mod optimize;
 mod origin;
 mod progress;
+mod quantize;
 mod random;
 mod reestimate;
 mod report;
@@ -66,6 +68,7 @@ pub use journal::Point;
 pub use logits::{Flips, Logits, Scores};
 pub use optimize::Optimizer;
 pub use progress::{Context, Progress};
+pub use quantize::quantize;
 pub use report::{Chosen, Divergence, Measured, Prediction, Report, Stage, StageName};
 pub use run::{Distillation, Eval, predictions, run};
 pub use sensitivity::{Candidates, Method, Part, Sensitivity, sensitivity};

@@ -64,10 +64,12 @@ impl Context {
     /// # Errors
     /// [`Error::Interrupted`] once [`Interrupter::stop`] was called.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.interrupter.should_stop() {
-            return Err(Error::Interrupted { reason: self.interrupter.get_message() });
-        }
-        Ok(())
+        if self.interrupter.should_stop() { Err(self.interrupted()) } else { Ok(()) }
+    }
+
+    /// The error of a run that was stopped.
+    pub(crate) fn interrupted(&self) -> Error {
+        Error::Interrupted { reason: self.interrupter.get_message() }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::loss::Loss;
 use crate::origin::{Origin, claim, claim_text};
 use crate::report::{Chosen, Divergence, Measured, Prediction, Report, Stage, StageName};
 use crate::settings::DistillConfig;
-use crate::{Context, Error, write};
+use crate::{Context, Error, quantize, write};
 
 /// Images to measure on.
 #[derive(Debug, Clone)]
@@ -317,7 +317,9 @@ fn measure_before(
     let meter = Meter::start(Cost::default());
     let folded = teacher.clone().fold()?;
     let plan = job.config.quantize.resolve(folded.graph())?;
-    files::save(&Model::quantize_folded(&folded, &plan, teacher.info().clone())?, &quantized, &job.config.export)?;
+    let rounded = quantize(&folded, &plan, teacher.info().clone(), context)?;
+    files::save(&rounded, &quantized, &job.config.export)?;
+    drop(rounded);
     let cost = meter.cost();
     let student = Network::new(&files::load(&quantized)?, &context.device);
     let original = Network::trainable(folded.graph(), folded.weights(), &context.device);

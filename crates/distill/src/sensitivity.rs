@@ -275,6 +275,7 @@ impl Walker<'_> {
             let chunk = |first: usize| images.batch(&(first..end.min(first + most)).collect::<Vec<_>>());
             parts.push((start..end).step_by(most).map(chunk).collect::<Result<Vec<_>, _>>()?);
         }
+        let stop = || context.interrupter.should_stop();
         let chunk = |batch: images::Batch| {
             let seen = batch.indices.clone();
             let gradients = match &trained {
@@ -284,12 +285,12 @@ impl Walker<'_> {
             let x = tensor(batch, &context.device);
             let mut values = vec![None; nodes];
             values[0] = Some(x.clone());
-            let outputs = host(rest(teacher, 0, x, &values));
-            Chunk { images: seen, values, outputs, gradients }
+            let outputs = host(rest(teacher, 0, x, &values, &stop)?);
+            Some(Chunk { images: seen, values, outputs, gradients })
         };
         let parts = workers.run(parts, |batches: Vec<images::Batch>| {
-            let wanted = |batch: &images::Batch| !batch.indices.is_empty() && !context.interrupter.should_stop();
-            batches.into_iter().filter(wanted).map(chunk).collect::<Vec<_>>()
+            let wanted = |batch: &images::Batch| !batch.indices.is_empty() && !stop();
+            batches.into_iter().filter(wanted).filter_map(chunk).collect::<Vec<_>>()
         });
         context.check()?;
         self.check_finite(&parts)?;
@@ -347,8 +348,10 @@ impl Walker<'_> {
         let node = &self.graph().nodes()[index];
         let formats = self.candidates.plans[plan].get(&node.name).expect("a trial is of a planned layer");
         let shape = node.weight_shape().expect("a planned layer has a weight");
-        let codes = codes(formats, self.candidates.network.weights()[&Role::Weight.name(&node.name)].data(), shape)
-            .map_err(|error| ModelError::Numbers { layer: node.name.clone(), error })?;
+        let weight = self.candidates.network.weights()[&Role::Weight.name(&node.name)].data();
+        let codes = codes(formats, weight, shape, &|| self.context.interrupter.should_stop())
+            .map_err(|error| ModelError::Numbers { layer: node.name.clone(), error })?
+            .ok_or_else(|| self.context.interrupted())?;
         let twin = |activation| {
             let &LayerPlan { weight, signed, .. } = formats;
             let quantization = QuantizationConfig { weight, activation, signed, scale_update: ScaleUpdate::Fixed };
@@ -367,9 +370,10 @@ impl Walker<'_> {
             Part::Activations => teacher.forward_node(index, vec![rounded.input(x)]),
             Part::Both => rounded.forward(x),
         };
+        let stop = || context.interrupter.should_stop();
         let found = workers.run(parts.iter().collect(), |chunks: &Vec<Chunk>| {
             let one = |chunk: &Chunk| {
-                if context.interrupter.should_stop() {
+                if stop() {
                     return Vec::new();
                 }
                 let x = chunk.values[input].clone().expect("nodes are in order");
@@ -379,7 +383,7 @@ impl Walker<'_> {
                         let change = y - teacher.forward_node(index, vec![x]);
                         host((change * gradient.clone()).flatten::<2>(1, 3).sum_dim(1))
                     }
-                    None => host(rest(teacher, index, y, &chunk.values)),
+                    None => rest(teacher, index, y, &chunk.values, &stop).map_or(Vec::new(), host),
                 }
             };
             chunks.iter().map(one).collect::<Vec<_>>()
@@ -400,8 +404,15 @@ impl Walker<'_> {
     }
 }
 
-/// Computes the outputs where the node number `index` gives `y`, and nodes before it what `values` hold of them.
-fn rest(network: &Network, index: usize, y: Tensor<4>, values: &[Option<Tensor<4>>]) -> Tensor<2> {
+/// Computes the outputs where the node number `index` gives `y`, and nodes before it what `values` hold of them; `None` where `stop`
+/// says yes before it is done.
+fn rest(
+    network: &Network,
+    index: usize,
+    y: Tensor<4>,
+    values: &[Option<Tensor<4>>],
+    stop: &dyn Fn() -> bool,
+) -> Option<Tensor<2>> {
     let nodes = network.graph().nodes();
     let inputs = |node: &graph::Node| node.inputs.iter().map(|id| id.index()).collect::<Vec<_>>();
     let mut uses = vec![0; nodes.len()];
@@ -409,10 +420,13 @@ fn rest(network: &Network, index: usize, y: Tensor<4>, values: &[Option<Tensor<4
     let mut values = values.to_vec();
     values[index] = Some(y);
     for (at, node) in nodes.iter().enumerate().skip(index + 1) {
+        if stop() {
+            return None;
+        }
         let taken = take(&mut values, &mut uses, &inputs(node));
         values[at] = Some(network.forward_node(at, taken));
     }
-    values.pop().flatten().expect("the last node is the output").flatten(1, 3)
+    Some(values.pop().flatten().expect("the last node is the output").flatten(1, 3))
 }
 
 /// Takes the values of the nodes `inputs`, out of `values` at their last use.
@@ -435,12 +449,17 @@ fn signs(image: usize, head: graph::Head) -> Vec<f32> {
     signs
 }
 
-/// Quantizes a weight as [`model::Model::quantize_folded`] does.
-fn codes(plan: &LayerPlan, weight: &[f32], shape: [usize; 4]) -> Result<QuantizedWeights, blockfloat::Error> {
-    let codes = QuantizedWeights::quantize(weight, shape, plan.weight)?;
-    match plan.scales {
-        ScaleFormat::Float => Ok(codes),
-        ScaleFormat::TwoLevel => codes.refit_two_level(weight, plan.weight.rule),
+/// Quantizes a weight as [`model::Model::quantize_folded_unless`] does.
+fn codes(
+    plan: &LayerPlan,
+    weight: &[f32],
+    shape: [usize; 4],
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<Option<QuantizedWeights>, blockfloat::Error> {
+    let codes = QuantizedWeights::quantize_unless(weight, shape, plan.weight, stop)?;
+    match (codes, plan.scales) {
+        (Some(codes), ScaleFormat::TwoLevel) => codes.refit_two_level(weight, plan.weight.rule).map(Some),
+        (codes, _) => Ok(codes),
     }
 }
 

@@ -162,16 +162,33 @@ impl Network {
     ///
     /// What is dropped depends on `seed`, the node and the shape alone, and on no generator that others draw from.
     pub fn forward_with_dropout(&self, x: Tensor<4>, seed: u64) -> Tensor<2> {
-        self.run(x, &[], Some(seed)).0
+        self.run(x, &[], Some(seed), &|| false).expect("nothing stops it").0
     }
 
     /// Computes the logits, and gives the outputs of the `taps` in their order beside them, each `[N, C, H, W]`.
     pub fn forward_taps(&self, x: Tensor<4>, taps: &[NodeId]) -> (Tensor<2>, Vec<Tensor<4>>) {
-        self.run(x, taps, None)
+        self.forward_taps_unless(x, taps, &|| false).expect("nothing stops it")
+    }
+
+    /// Computes what [`forward_taps`](Self::forward_taps) does, unless `stop`, which is asked before every node, says yes: then the
+    /// result is `None`.
+    pub fn forward_taps_unless(
+        &self,
+        x: Tensor<4>,
+        taps: &[NodeId],
+        stop: &dyn Fn() -> bool,
+    ) -> Option<(Tensor<2>, Vec<Tensor<4>>)> {
+        self.run(x, taps, None, stop)
     }
 
     /// Computes logits and taps; dropouts drop where there is a seed.
-    fn run(&self, x: Tensor<4>, taps: &[NodeId], seed: Option<u64>) -> (Tensor<2>, Vec<Tensor<4>>) {
+    fn run(
+        &self,
+        x: Tensor<4>,
+        taps: &[NodeId],
+        seed: Option<u64>,
+        stop: &dyn Fn() -> bool,
+    ) -> Option<(Tensor<2>, Vec<Tensor<4>>)> {
         let nodes = self.graph.nodes();
         let mut uses = self.graph.uses();
         uses[nodes.len() - 1] += 1;
@@ -187,6 +204,9 @@ impl Network {
                 uses[at] -= 1;
                 if uses[at] == 0 { values[at].take() } else { values[at].clone() }.expect("nodes are in order")
             };
+            if stop() {
+                return None;
+            }
             let inputs: Vec<_> = node.inputs.iter().map(|&id| take(id)).collect();
             let y = self.forward_node(i, inputs);
             values[i] = Some(match (&node.op, seed) {
@@ -196,7 +216,7 @@ impl Network {
         }
         let tapped = taps.iter().map(|tap| values[tap.index()].clone().expect("taps are kept")).collect();
         let output = values.pop().flatten().expect("the last node is the output");
-        (output.flatten(1, 3), tapped)
+        Some((output.flatten(1, 3), tapped))
     }
 
     /// Computes the output of the graph's node number `index` from its inputs, each `[N, C, H, W]`.

@@ -199,6 +199,20 @@ impl Model {
     /// [`ModelError::Numbers`] or [`ModelError::NonFinite`] with the layer or parameter that has a NaN or an infinity, which
     /// a negative variance also makes; [`ModelError::Layer`] or [`ModelError::Policy`] if the plan is for another graph.
     pub fn quantize_folded(folded: &Folded, plan: &Plan, info: Info) -> Result<Self, ModelError> {
+        Ok(Self::quantize_folded_unless(folded, plan, info, &|| false)?.expect("nothing stops it"))
+    }
+
+    /// Quantizes as [`quantize_folded`](Self::quantize_folded) does, unless `stop`, which is asked before every filter, says yes: then
+    /// the result is `None`.
+    ///
+    /// # Errors
+    /// As [`quantize_folded`](Self::quantize_folded).
+    pub fn quantize_folded_unless(
+        folded: &Folded,
+        plan: &Plan,
+        info: Info,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Self>, ModelError> {
         let (graph, mut weights) = ((**folded.graph()).clone(), Weights::default());
         let mut layers = BTreeMap::new();
         for name in plan.layers().keys() {
@@ -207,12 +221,12 @@ impl Model {
         for node in graph.nodes() {
             let (Some(plan), Some(shape)) = (plan.get(&node.name), node.weight_shape()) else { continue };
             let (name, weight) = (&node.name, folded.weights().of(&node.name).weight());
-            let codes = QuantizedWeights::quantize(weight.data(), shape, plan.weight)
-                .and_then(|codes| match plan.scales {
-                    ScaleFormat::Float => Ok(codes),
-                    ScaleFormat::TwoLevel => codes.refit_two_level(weight.data(), plan.weight.rule),
-                })
-                .map_err(|error| ModelError::Numbers { layer: name.clone(), error })?;
+            let refused = |error| ModelError::Numbers { layer: name.clone(), error };
+            let codes = QuantizedWeights::quantize_unless(weight.data(), shape, plan.weight, stop).map_err(refused)?;
+            let Some(mut codes) = codes else { return Ok(None) };
+            if plan.scales == ScaleFormat::TwoLevel {
+                codes = codes.refit_two_level(weight.data(), plan.weight.rule).map_err(refused)?;
+            }
             let layer = QuantizedLayer { codes, activation: plan.activation, signed: plan.signed };
             layers.insert(name.clone(), layer);
         }
@@ -223,7 +237,7 @@ impl Model {
             }
         }
         check_finite(&weights)?;
-        Self::new(graph, weights, layers, info)
+        Self::new(graph, weights, layers, info).map(Some)
     }
 
     /// Tells whether any layer is quantized.

@@ -134,8 +134,10 @@ impl GroupTask<'_> {
             None => vec![0.0; filters],
         };
 
-        let rounded = QuantizedWeights::quantize(weight, [filters, cg, kh, kw], format)
-            .map_err(|error| self.task.refused(error))?;
+        let stop = || context.interrupter.should_stop();
+        let rounded = QuantizedWeights::quantize_unless(weight, [filters, cg, kh, kw], format, &stop)
+            .map_err(|error| self.task.refused(error))?
+            .ok_or_else(|| context.interrupted())?;
         let mut codes = Codes::of(&rounded, self.columns);
         let weights = self.columns.arrange(weight);
         let [signal, before] = missing(&target, &outputs(&x, &codes.values), &offsets(&codes.values));
