@@ -274,7 +274,8 @@ impl<'a> Lowering<'a> {
                 super::layers::NORMALISATION,
             )),
             op if is_quantized(op) => Err(Refusal::hint("the network is quantized already", FLOAT_ONE)),
-            _ => Err(Refusal::hint("not supported", "the operators that are: see the documentation of `onnx::import`")),
+            // Each name above is one of these.
+            _ => Err(Refusal::hint("not supported", SUPPORTED)),
         }
     }
 
@@ -379,6 +380,13 @@ fn needs<'a>(graph: &'a GraphProto, needed: &mut std::collections::HashSet<&'a s
         }
     }
 }
+
+/// The hint of an operator that is not supported. Between constants there may be others.
+pub(super) const SUPPORTED: &str = "operators that are: Abs, Add, ArgMax, AveragePool, BatchNormalization, Cast, CastLike, Celu, Clip, \
+                                    Concat, Conv, Div, Dropout, Elu, Expand, Flatten, Gather, Gemm, GlobalAveragePool, GlobalMaxPool, \
+                                    HardSigmoid, HardSwish, Identity, If, LRN, LeakyRelu, Log, LogSoftmax, MatMul, Max, MaxPool, Mean, \
+                                    Min, Mish, Mul, Neg, PRelu, Pad, Pow, ReduceMax, ReduceMean, ReduceMin, ReduceSum, Relu, Reshape, \
+                                    Selu, Sigmoid, Slice, Softmax, Softplus, Split, Squeeze, Sub, Sum, Swish, Tanh, Transpose, Unsqueeze";
 
 /// The advice for a quantized network.
 const FLOAT_ONE: &str = "import the float network it came from: the file before `quantize_static`, or the model exported \

@@ -82,6 +82,10 @@ fn refusals_name_node_and_op() {
     let one = |op: &str| refused(&model(vec![node("/features/3/Resize", op, &["x"], "out")], vec![]));
     assert_eq!(one("Resize"), "node '/features/3/Resize' (op Resize): not supported");
     assert_eq!(one("Erf"), "node '/features/3/Resize' (op Erf): not supported");
+    for op in super::lower::SUPPORTED.strip_prefix("operators that are: ").unwrap().split(", ") {
+        let found = read(&model(vec![node("n", op, &["x"], "out")], vec![]));
+        assert!(found.is_ok() || !found.unwrap_err().to_string().ends_with(": not supported"), "{op}");
+    }
     assert!(one("LayerNormalization").contains("(op LayerNormalization): not supported: only batch normalisation"));
 
     let foreign = NodeProto { domain: "com.microsoft".into(), ..node("gelu", "Gelu", &["x"], "out") };
