@@ -1,9 +1,11 @@
 //! Reads CIFAR's binary files, records of label bytes and 32x32 planar RGB.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::ImageError;
 use crate::set::DecodedImages;
+use crate::{ImageError, walk};
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
@@ -49,6 +51,43 @@ impl RecordLayout {
             }
         }
     }
+}
+
+/// Says what a file is by its content, and what is wanted, where it is surely no CIFAR file.
+///
+/// # Errors
+/// [`ImageError::Io`].
+pub(crate) fn is_other(path: &Path) -> Result<Option<(&'static str, &'static str)>, ImageError> {
+    const BEGINNING: u64 = 4096;
+    if walk::detect(path).is_some() {
+        return Ok(Some((
+            "one picture",
+            "name the folder that holds the pictures; `dsconv predict MODEL PICTURE` classifies a single one",
+        )));
+    }
+    let fail = |error| ImageError::Io { path: path.to_owned(), error };
+    let file = File::open(path).map_err(fail)?;
+    let length = file.metadata().map_err(fail)?.len();
+    let mut start = Vec::new();
+    file.take(BEGINNING).read_to_end(&mut start).map_err(fail)?;
+    if length > 0 && RecordLayout::of(path, usize::try_from(length).unwrap_or(usize::MAX)).is_some() {
+        return Ok(None);
+    }
+    let is_archive =
+        start.starts_with(b"PK") || start.starts_with(&[0x1f, 0x8b]) || start.get(257..262) == Some(b"ustar");
+    // The last letter may be cut.
+    let is_text = match std::str::from_utf8(&start) {
+        Ok(text) => !text.is_empty() && text.chars().all(|c| !c.is_control() || c.is_whitespace()),
+        Err(error) => error.error_len().is_none() && error.valid_up_to() > 0,
+    };
+    Ok(match (is_archive, is_text) {
+        (true, _) => Some(("an archive", "unpack it, and name the folder")),
+        (_, true) => Some((
+            "a text",
+            "name the folder of the images; their labels lie in it as labels.txt or labels.csv, or a table .csv is named itself",
+        )),
+        _ => None,
+    })
 }
 
 /// Reads the images of one or more files, in order, without their labels.
@@ -146,6 +185,29 @@ mod tests {
         let set = open_labelled(&spec, &bytes_as_they_are(), &OpenOptions::default()).unwrap();
         assert_eq!(set.labels(), [71]);
         assert!(set.class_names().is_empty());
+    }
+
+    #[test]
+    fn other_files_are_told_by_their_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let cases: [(&str, &[u8], &str); 6] = [
+            ("a.bin", b"\x89PNG\r\n\x1a\nxxxxxxxxxxxxxxxx", "a.bin is one picture, no set of images"),
+            ("b.png", b"GIF89a", "b.png is one picture, no set of images"),
+            ("labels.txt", "tür.png 3\n".as_bytes(), "labels.txt is a text, no set of images"),
+            ("c", b"PK\x03\x04", "c is an archive, no set of images"),
+            ("d.tgz", b"\x1f\x8b\x08", "d.tgz is an archive, no set of images"),
+            ("e", b"\x00\x01\x02", "e: 3 bytes are no whole number of CIFAR records"),
+        ];
+        for (name, bytes, expected) in cases {
+            let spec = file(&folder, name, &[bytes.to_vec()]);
+            let labelled = open_labelled(&spec, &bytes_as_they_are(), &OpenOptions::default()).unwrap_err();
+            let unlabelled = open_unlabelled(&spec, &bytes_as_they_are(), &OpenOptions::default()).unwrap_err();
+            assert_eq!(labelled.to_string(), unlabelled.to_string());
+            assert!(labelled.to_string().contains(expected), "{labelled}");
+        }
+        // A record of letters is a text by its content, and CIFAR by its length.
+        let spec = file(&folder, "letters.bin", &[vec![b'\n'; 3073]]);
+        assert!(open_unlabelled(&spec, &bytes_as_they_are(), &OpenOptions::default()).is_ok());
     }
 
     #[test]

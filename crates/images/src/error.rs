@@ -38,6 +38,17 @@ pub enum ImageError {
         error: std::io::Error,
     },
 
+    /// A file is no set of images.
+    #[error("{} is {what}, no set of images", path.display())]
+    NoSet {
+        /// The file.
+        path: PathBuf,
+        /// The kind of file that it is by its content.
+        what: &'static str,
+        /// The advice for the user.
+        hint: &'static str,
+    },
+
     /// A folder has no images.
     #[error("{}: no images there", path.display())]
     Empty {
@@ -180,7 +191,7 @@ impl ImageError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotFound { known, .. } => Some(format!("data sets are {known}")),
-            Self::Empty { hint, .. } => Some((*hint).to_owned()),
+            Self::Empty { hint, .. } | Self::NoSet { hint, .. } => Some((*hint).to_owned()),
             Self::NoLabels { hint, .. } | Self::Classes { hint, .. } | Self::NotFetched { hint, .. } => {
                 Some(hint.clone())
             }

@@ -19,6 +19,9 @@ use crate::{ImageError, OpenOptions, Skipped};
 const LABEL_HINT: &str = "give each class a subfolder, or put lines `name.jpg index` into labels.txt inside the folder \
                           or into <folder>_labels.txt beside it, or a table with the columns `file` and `label` into labels.csv";
 
+/// The hint of a folder without images.
+pub(crate) const READ: &str = "JPEG, PNG, BMP and WebP files are read";
+
 /// The files of a set before they are decoded, and their labels.
 pub(crate) struct LabelledFiles {
     pub(crate) paths: Vec<PathBuf>,
@@ -61,11 +64,12 @@ pub(crate) fn unlabelled(
     Ok(Opening { root, preprocess, options, strict: false }.open(picked, tree)?.images)
 }
 
-/// Opens files, all of which must be images.
+/// Opens files, which must all be images if `strict`.
 pub(crate) fn files(
     paths: &[PathBuf],
     preprocess: &Preprocess,
     options: &OpenOptions,
+    strict: bool,
 ) -> Result<Unlabelled, ImageError> {
     let tree = Tree { folders: Vec::new(), images: Vec::new(), skipped: Vec::new(), notes: Vec::new() };
     let root = match paths {
@@ -73,7 +77,8 @@ pub(crate) fn files(
         _ => Path::new("given files"),
     };
     let picked = pick(paths.len(), options).into_iter().map(|i| paths[i].clone()).collect();
-    match (Opening { root, preprocess, options, strict: true }.open(picked, tree)) {
+    let options = &OpenOptions { max_bad: 1.0, ..options.clone() };
+    match (Opening { root, preprocess, options, strict }.open(picked, tree)) {
         Ok(opened) => Ok(opened.images),
         Err(ImageError::TooManyBad { mut bad, .. }) if !bad.is_empty() => {
             let Skipped { path, reason } = bad.swap_remove(0);
@@ -114,7 +119,7 @@ impl Opening<'_> {
         let allowed = if strict { 0 } else { options.allowed_bad(total) };
         let too_many = |bad| ImageError::TooManyBad { set: name.clone(), bad, total, allowed };
         if total == 0 {
-            return Err(ImageError::Empty { path: root.to_owned(), hint: "JPEG, PNG, BMP and WebP files are read" });
+            return Err(ImageError::Empty { path: root.to_owned(), hint: READ });
         }
         if skipped.len() > allowed || paths.is_empty() {
             return Err(too_many(skipped));
@@ -541,7 +546,9 @@ mod tests {
         // `b` may be either file.
         tree.text("set/labels.csv", "file,label\na,1\nb,2\n");
         let set = tree.labelled().unwrap();
-        assert_eq!((set.labels(), set.skipped().len()), (&[1][..], 3));
+        assert_eq!((set.labels(), set.skipped().len()), (&[1][..], 0));
+        let notes = set.without_labels().notes().to_vec();
+        assert!(notes[0].contains("set: 2 of 3 images are not listed in "), "{notes:?}");
     }
 
     #[test]
@@ -550,9 +557,23 @@ mod tests {
         tree.text("set/labels.txt", "a.png 1\nc.png 2\n");
         let set = tree.labelled().unwrap();
         assert_eq!(set.labels(), [1]);
-        let skipped = set.skipped();
-        assert!(skipped[0].path.ends_with("b.png") && skipped[0].reason.starts_with("not listed"));
-        assert!(skipped[1].path.ends_with("c.png") && skipped[1].reason.ends_with("not there"));
+        assert!(set.skipped().is_empty(), "nothing is wrong with a file");
+        let notes = set.without_labels().notes().to_vec();
+        assert!(
+            notes[0].contains("`b.png` is not listed in ") && notes[0].ends_with("labels.txt: left out"),
+            "{notes:?}"
+        );
+        assert!(notes[1].contains("labels.txt lists `c.png`, which is not in "), "{notes:?}");
+        // Any part of a folder may have labels, but some must.
+        for number in 0..20 {
+            tree.image(&format!("more/{number}.png"), 1);
+        }
+        assert_eq!(tree.labelled().unwrap().labels(), [1]);
+        let tree = Tree::new(&[("a.png", 1), ("b.png", 2)]);
+        tree.text("set/labels.txt", "c.png 2\n");
+        let error = tree.labelled().unwrap_err();
+        assert!(matches!(error, ImageError::NoLabels { .. }), "{error}");
+        assert!(error.hint().unwrap().ends_with("labels.txt lists `c.png`, the images are `a.png`, ..."), "{error:?}");
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use csv::{ReaderBuilder, StringRecord, Trim};
 
+use crate::ImageError;
 use crate::classes::{Labels, Named, Source};
 use crate::folder::{LabelledFiles, by_subfolder};
 use crate::names::{ClassNames, Found, from_lines, read_text};
 use crate::walk::Tree;
-use crate::{ImageError, Skipped};
 
 /// A file that labels the images of a folder.
 pub(crate) enum LabelsFile {
@@ -78,7 +78,7 @@ pub(crate) fn listed(root: &Path, file: &Path, tree: &mut Tree) -> Result<Labell
             return Err(fail(i + 1, format!("`{}` is listed before with another index", name.trim_end())));
         }
     }
-    Ok(assign(labels, file, tree, Vec::new(), Labels::Outputs))
+    assign(labels, root, file, tree, Vec::new(), Labels::Outputs)
 }
 
 /// The headings of columns of files, and of labels; letters are small, and `-` and blanks are `_`.
@@ -138,14 +138,14 @@ pub(crate) fn table(root: &Path, file: &Path, tree: &mut Tree) -> Result<Labelle
     let numbers: Option<HashMap<PathBuf, usize>> =
         named.iter().map(|(path, label)| Some((path.clone(), label.parse().ok()?))).collect();
     if let Some(numbers) = numbers {
-        return Ok(assign(numbers, file, tree, Vec::new(), Labels::Outputs));
+        return assign(numbers, root, file, tree, Vec::new(), Labels::Outputs);
     }
     let classes: Vec<&str> = named.values().copied().collect::<BTreeSet<_>>().into_iter().collect();
     let class = |label: &str| classes.binary_search(&label).expect("one of them");
     let labels = named.iter().map(|(path, label)| (path.clone(), class(label))).collect();
     let from = Source::Table { file: file.display().to_string() };
     let kind = Labels::Named(Named { from, listed: None, empty: Vec::new() });
-    Ok(assign(labels, file, tree, classes.into_iter().map(str::to_owned).collect(), kind))
+    assign(labels, root, file, tree, classes.into_iter().map(str::to_owned).collect(), kind)
 }
 
 /// The columns of a table.
@@ -200,27 +200,53 @@ impl Files {
     }
 }
 
-/// Gives the images of a folder the labels that a file has for them. What only one of the two has is skipped.
+/// Gives the images of a folder the labels that a file has for them. What only one of the two has is left out, with a note.
+///
+/// # Errors
+/// [`ImageError::NoLabels`] where the file lists none of the images.
 fn assign(
     mut labels: HashMap<PathBuf, usize>,
+    root: &Path,
     file: &Path,
     tree: &mut Tree,
     classes: Vec<String>,
     kind: Labels,
-) -> LabelledFiles {
+) -> Result<LabelledFiles, ImageError> {
     let mut files = LabelledFiles { paths: Vec::new(), labels: Vec::new(), classes, kind };
+    let mut unlisted = Vec::new();
     for path in std::mem::take(&mut tree.images) {
         match labels.remove(&path) {
             Some(label) => {
                 files.paths.push(path);
                 files.labels.push(label);
             }
-            None => tree.skipped.push(Skipped { path, reason: format!("not listed in {}", file.display()) }),
+            None => unlisted.push(path),
         }
     }
     let mut missing: Vec<PathBuf> = labels.into_keys().collect();
     missing.sort();
-    let reason = format!("listed in {}, but not there", file.display());
-    tree.skipped.extend(missing.into_iter().map(|path| Skipped { path, reason: reason.clone() }));
-    files
+    let inside = |paths: &[PathBuf]| {
+        let first = paths.first().map_or(Path::new(""), |path| path.strip_prefix(root).unwrap_or(path));
+        format!("`{}`{}", first.display(), if paths.len() > 1 { ", ..." } else { "" })
+    };
+    let (root, file) = (root.display(), file.display());
+    if let (true, [_, ..], [_, ..]) = (files.paths.is_empty(), unlisted.as_slice(), missing.as_slice()) {
+        let hint = format!("{file} lists {}, the images are {}", inside(&missing), inside(&unlisted));
+        return Err(ImageError::NoLabels { name: root.to_string(), hint });
+    }
+    match unlisted.len() {
+        0 => {}
+        1 => tree.notes.push(format!("{root}: {} is not listed in {file}: left out", inside(&unlisted))),
+        count => tree.notes.push(format!(
+            "{root}: {count} of {} images are not listed in {file}, {}: left out",
+            count + files.paths.len(),
+            inside(&unlisted)
+        )),
+    }
+    match missing.len() {
+        0 => {}
+        1 => tree.notes.push(format!("{file} lists {}, which is not in {root}", inside(&missing))),
+        count => tree.notes.push(format!("{file} lists {count} files that are not in {root}: {}", inside(&missing))),
+    }
+    Ok(files)
 }

@@ -7,6 +7,7 @@ use graph::Preprocess;
 use crate::classes::Labels;
 use crate::embedded::{embedded_as, embedded_unlabelled_as};
 use crate::manifest::{DatasetFormat, Manifest, dataset_names};
+use crate::walk::walk;
 use crate::{ImageError, Labelled, Split, Unlabelled, cifar, folder};
 
 /// The options of opening a set.
@@ -107,7 +108,32 @@ pub fn open_unlabelled(spec: &str, preprocess: &Preprocess, options: &OpenOption
 /// [`ImageError::Unreadable`] for the first file that is not there or is no image.
 pub fn open_files(paths: &[PathBuf], preprocess: &Preprocess, options: &OpenOptions) -> Result<Unlabelled, ImageError> {
     preprocess.check().map_err(ImageError::Preprocess)?;
-    folder::files(paths, preprocess, options)
+    folder::files(paths, preprocess, options, true)
+}
+
+/// Opens files as [`open_files`] does, but for those that cannot be read, which [`Unlabelled::skipped`] names.
+///
+/// # Errors
+/// [`ImageError::Unreadable`] for the first file where none can be read.
+pub fn open_readable_files(
+    paths: &[PathBuf],
+    preprocess: &Preprocess,
+    options: &OpenOptions,
+) -> Result<Unlabelled, ImageError> {
+    preprocess.check().map_err(ImageError::Preprocess)?;
+    folder::files(paths, preprocess, options, false)
+}
+
+/// Returns the paths of all pictures in a folder and in the folders of it, sorted. Their names tell that they are pictures.
+///
+/// # Errors
+/// [`ImageError::Empty`] where there are none; [`ImageError::Io`].
+pub fn pictures_in(folder: &Path) -> Result<Vec<PathBuf>, ImageError> {
+    let pictures = walk(folder)?.images;
+    match pictures.is_empty() {
+        true => Err(ImageError::Empty { path: folder.to_owned(), hint: folder::READ }),
+        false => Ok(pictures),
+    }
 }
 
 /// The images that a spec names.
@@ -146,6 +172,9 @@ fn resolve(spec: &str, options: &OpenOptions, split: Split) -> Result<ImageSourc
         return Ok(ImageSource::Table(path.to_owned()));
     }
     if path.is_file() {
+        if let Some((what, hint)) = cifar::is_other(path)? {
+            return Err(ImageError::NoSet { path: path.to_owned(), what, hint });
+        }
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         return Ok(ImageSource::Cifar { name, paths: vec![path.to_owned()] });
     }

@@ -97,13 +97,13 @@ impl Tree {
 
 /// The image format that was detected in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Detected {
+pub(crate) enum Detected {
     Supported,
     Other,
 }
 
 /// Detects an image by the first bytes of a regular file.
-fn detect(path: &Path) -> Option<Detected> {
+pub(crate) fn detect(path: &Path) -> Option<Detected> {
     if !path.metadata().ok()?.is_file() {
         return None;
     }
