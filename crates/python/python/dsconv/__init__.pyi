@@ -159,6 +159,7 @@ def quantize(
     activation_block: _Block | None = None,
     activation_scale: _Scale | None = None,
     image_bits: int | None = None,
+    image_sum: bool = False,
     weights_only: bool = False,
     layers: Mapping[str, int | Literal["float"]] | None = None,
     rules: _Path | Analysis | None = None,

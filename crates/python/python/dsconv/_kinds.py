@@ -104,6 +104,7 @@ KINDS = {
     "scales": _TEXT,
     "floats": _TEXT,
     "order": _TEXT,
+    "image_sum": _FLAG,
     "weights_only": _FLAG,
     "keep_worst": _FLAG,
     "convolutions_only": _FLAG,
