@@ -65,11 +65,34 @@ struct TimedStep {
     ms: f64,
     /// The part of the time of all steps that it takes.
     share: f64,
+    /// The milliseconds of all threads together that the step works, by what it does.
+    works: Work,
     #[serde(skip_serializing_if = "Option::is_none")]
     gmacs: Option<f64>,
     /// The speed as a part of the ceiling of all threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     of_ceiling: Option<f64>,
+}
+
+/// What a step does, in milliseconds.
+#[derive(Debug, Serialize)]
+struct Work {
+    /// The sums of convolutions, and what is done to them before they are stored.
+    sums: f64,
+    /// Making integers of floats, for the layers that read them.
+    rounding: f64,
+    /// Operations in floats.
+    floats: f64,
+}
+
+impl Work {
+    /// Returns the percents of each, as `90/8/2`.
+    fn percents(&self) -> String {
+        let Self { sums, rounding, floats } = *self;
+        let all = sums + rounding + floats;
+        let percent = |part: f64| if all > 0.0 { format!("{:.0}", 100.0 * part / all) } else { "-".to_owned() };
+        [sums, rounding, floats].map(percent).join("/")
+    }
 }
 
 /// The model to time, and how.
@@ -138,7 +161,8 @@ pub fn run(options: &BenchOptions, printer: &Printer) -> Result<()> {
 fn page(outcome: &Outcome) -> Page {
     let layers = outcome.layers.iter().map(|layer| (layer.name.clone(), layer.ms, format!("{:.3} ms", layer.ms)));
     let bars = Bars { caption: "Milliseconds of each step of one image.".to_owned(), bars: layers.collect() };
-    let note = "A step is a layer with what is computed along with it, by its shortest time.";
+    let note = "A step is a layer with what is computed along with it, by its shortest time: sums of convolutions with what is done \
+        to them before they are stored, rounding for the layers that read them, operations in floats.";
     Page {
         title: format!("{}: time", outcome.model),
         summary: format!(
@@ -193,7 +217,9 @@ fn time_steps(session: &mut Session, one: &[f32], begun: Instant) -> Result<Vec<
             break;
         }
         for (step, again) in steps.iter_mut().zip(session.profile(one)?) {
-            step.seconds = step.seconds.min(again.seconds);
+            if again.seconds < step.seconds {
+                *step = again;
+            }
         }
     }
     Ok(steps)
@@ -231,6 +257,7 @@ fn layers(steps: &[StepReport], ceiling: f64) -> Vec<TimedStep> {
             shape: [step.shape.channels, step.shape.height, step.shape.width],
             ms: step.seconds * 1e3,
             share: step.seconds / total,
+            works: Work { sums: 1e3 * step.convolving, rounding: 1e3 * step.rounding, floats: 1e3 * step.floats },
             gmacs,
             of_ceiling: gmacs.map(|gmacs| gmacs / ceiling),
         }
@@ -245,7 +272,9 @@ fn show(outcome: &Outcome, printer: &Printer) {
 }
 
 fn steps(outcome: &Outcome) -> Table {
-    let mut table = Table::new(["layer", "computes", "output", "ms", "share %", "GMAC/s", "of ceiling %"]).left([1, 2]);
+    let parts = "sums/rounding/floats %";
+    let mut table =
+        Table::new(["layer", "computes", "output", "ms", "share %", parts, "GMAC/s", "of ceiling %"]).left([1, 2]);
     for layer in &outcome.layers {
         let [c, h, w] = layer.shape;
         table.row([
@@ -254,6 +283,7 @@ fn steps(outcome: &Outcome) -> Table {
             format!("{c}x{h}x{w}"),
             format!("{:.3}", layer.ms),
             format!("{:.1}", 100.0 * layer.share),
+            layer.works.percents(),
             layer.gmacs.map_or(String::new(), |gmacs| format!("{gmacs:.1}")),
             layer.of_ceiling.map_or(String::new(), |part| format!("{:.0}", 100.0 * part)),
         ]);

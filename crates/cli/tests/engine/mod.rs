@@ -83,6 +83,16 @@ fn bench_times_every_layer() {
     let integers = layers.iter().filter(|layer| layer["kind"] == "integer convolution");
     // 3 stages of 3 blocks of 2 convolutions, the first one and the classifier.
     assert_eq!(integers.count(), 20);
+    for layer in layers {
+        // Of two threads together.
+        let [sums, rounding, floats] =
+            ["sums", "rounding", "floats"].map(|work| layer["works"][work].as_f64().unwrap());
+        let (works, is_convolution) = (sums + rounding + floats, layer["kind"] == "integer convolution");
+        assert!(
+            works > 0.0 && works <= 2.0 * layer["ms"].as_f64().unwrap() && (sums > 0.0) == is_convolution,
+            "{layer}"
+        );
+    }
     let shown = place.run(&["bench", "tiny.dsc", "--runs", "2"]);
     assert_eq!(shown.code, Some(0), "{}", shown.err);
     assert!(shown.out.contains("layer3.2.conv2") && shown.out.contains("ms median"), "{}", shown.out);
