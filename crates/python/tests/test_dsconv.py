@@ -170,7 +170,8 @@ def test_inputs_that_were_not_normalised_are_warned_of(model, folder):
     image = pytest.importorskip("PIL.Image")
     pixels = np.stack([np.asarray(image.open(PICTURES / "rgb.png").convert("RGB").resize((32, 32)))] * 2).transpose(0, 3, 1, 2)
     for wrong, part in [(pixels.astype(np.float32), "10 to 254"), (pixels / 255.0, "0.039.. to 0.996.")]:
-        with pytest.warns(UserWarning, match=f"the inputs are from {part}.*, where this network takes pixels normalised to -2.118 to 2.64") as caught:
+        said = f"the inputs are from {part}.*, where this network takes pixels normalised to -2.118 to 2.64"
+        with pytest.warns(UserWarning, match=said) as caught:
             model.predict(wrong)
         assert caught[0].filename == __file__
     plain = dsconv.quantize("resnet50-embedded", images="none", mean=0, std=1, divide=1)

@@ -750,7 +750,7 @@ def test_notebooks_show_what_was_made(quantized):
     size = f"1,480,624 parameters in {quantized.size / 1e6:.2f} MB, 6.7 times smaller than FP32"
     assert repr(quantized).startswith(f"<dsconv.Quantized resnet50-embedded: {numbers}, {size}; input 3 x 32 x 32; pictures: shorter side")
     assert quantized.layers._repr_html_() in shown and quantized.layers[:1] == [quantized.layers[0]]
-    assert "class of FP32" in quantized.verdict._repr_html_() and str(quantized.verdict) in quantized.verdict._repr_html_()
+    assert "with the class of FP32" in quantized.verdict._repr_html_() and str(quantized.verdict) in quantized.verdict._repr_html_()
     assert [name for name in dir(dsconv) if not name.startswith("_")] == sorted(dsconv.__all__)
     for name in dsconv.__all__:
         item = getattr(dsconv, name)

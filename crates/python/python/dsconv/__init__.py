@@ -9,8 +9,8 @@
     model.classify("cat.jpg")          # the likeliest classes
     model.predict(array)               # logits of [N, C, H, W] float32
 
-What is wrong with an argument or a file is a `dsconv.Error`, which is a `ValueError`; where there is nothing at a path or of a name, it is a
-`dsconv.MissingError`, which is a `FileNotFoundError`, too. An argument of another kind is a `TypeError`.
+What is wrong with an argument or a file is a `dsconv.Error`, which is a `ValueError`; where there is nothing at a path or of a name, it is
+a `dsconv.MissingError`, which is a `FileNotFoundError`, too. An argument of another kind is a `TypeError`.
 """
 
 import sys as _sys

@@ -67,8 +67,9 @@ class Verdict(NamedTuple):
 
     def _repr_html_(self):
         rows = (
-            ("images", f"{self.images} of {self.on}"),
-            ("class of FP32", f"{self.same} of {self.images}"),
+            ("on", self.on),
+            ("images", self.images),
+            ("with the class of FP32", self.same),
             ("logits", "the same" if self.sqnr_db is None else f"{self.sqnr_db:.1f} dB"),
             ("divergence", f"{max(self.divergence, 0):.3f}"),
             ("broken", "yes" if self.broken else "no"),
