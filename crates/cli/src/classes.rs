@@ -7,6 +7,7 @@ use model::Model;
 
 use crate::error::{Error, Result};
 use crate::printer::Printer;
+use crate::table::counted;
 
 /// The word by which a user says that the classes are the class folders.
 const FOLDERS: &str = "folders";
@@ -44,7 +45,9 @@ impl GivenClasses {
         let head = model.graph().head();
         if names.len() != head.classes() && !(head.is_binary() && names.len() == 1) {
             let (name, count) = (model.graph().name(), head.classes());
-            return Err(Error::usage(format!("{} class names are given, `{name}` has {count} classes", names.len()))
+            let (given, classes) = (counted(names.len(), "class name"), counted(count, "class"));
+            let verb = if names.len() == 1 { "is" } else { "are" };
+            return Err(Error::usage(format!("{given} {verb} given, `{name}` has {classes}"))
                 .hint("one name for each output, in their order"));
         }
         let shown = names.shown();
@@ -92,7 +95,7 @@ pub fn report_late(set: &Unlabelled, known: usize, printer: &Printer) {
         printer.warn(format!("{}: {}: left out", file.path.display(), file.reason));
     }
     if found.len() > 5 {
-        printer.warn(format!("and {} more files left out", found.len() - 5));
+        printer.warn(format!("and {} left out", counted(found.len() - 5, "more file")));
     }
 }
 

@@ -178,7 +178,7 @@ impl Quantized {
     /// # Errors
     /// The ending names no format; the file cannot be written.
     pub fn save(&self, path: &Path, host: Host) -> Result<u64> {
-        let ending = Ending::of(path)?;
+        let ending = Ending::of(path, &Ending::ALL)?;
         let target = Target { path: Some(path.to_owned()), force: true, ..Target::default() };
         let inputs: Vec<&Path> = self.inputs.iter().map(PathBuf::as_path).collect();
         let output = Output::new(&target, "", &inputs)?;

@@ -1,4 +1,5 @@
-//! Names that are nearly right.
+//! Names that are nearly right, and names as they are typed.
+use std::fmt::Display;
 
 /// The hint for a name that is no model's.
 pub const MODELS: &str = "`dsconv models` lists the names";
@@ -30,6 +31,16 @@ pub fn quoted<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
+/// Writes a word as it is typed on a shell's line: quoted, where it holds what a shell would read otherwise.
+pub fn typed(word: impl Display) -> String {
+    let word = word.to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./:=@%+,~^".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word,
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
 /// Returns the hint for a wrong word: the one that was probably meant where one is near, and all that are allowed where they
 /// are few. `what` introduces the latter.
 pub fn suggestion(given: &str, what: &str, names: &[&str]) -> Option<String> {
@@ -44,6 +55,22 @@ pub fn suggestion(given: &str, what: &str, names: &[&str]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn typed_words_stay_whole() {
+        let cases = [
+            ("models/net-1.onnx", "models/net-1.onnx"),
+            ("my net.pth", "'my net.pth'"),
+            ("it's.dsc", "'it'\\''s.dsc'"),
+            ("a*b", "'a*b'"),
+            ("dir ü", "'dir ü'"),
+            ("ü.dsc", "ü.dsc"),
+            ("", "''"),
+        ];
+        for (word, expected) in cases {
+            assert_eq!(typed(word), expected);
+        }
+    }
 
     #[test]
     fn nearest_forgives_a_third_of_the_letters() {

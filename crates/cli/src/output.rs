@@ -7,6 +7,7 @@ use model::{Float, Model, SaveOptions};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::names;
 use crate::printer::lossy;
 use crate::table::{bytes, duration};
 
@@ -22,16 +23,32 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// Reads the ending of a file to write, in upper or lower case.
+    /// All formats.
+    pub const ALL: [Self; 3] = [Self::Safetensors, Self::Dsc, Self::Onnx];
+
+    /// Returns the ending with its dot.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Safetensors => ".safetensors",
+            Self::Dsc => ".dsc",
+            Self::Onnx => ".onnx",
+        }
+    }
+
+    /// Reads the ending of a file to write, in upper or lower case. `written` are the formats that are offered where it is none.
     ///
     /// # Errors
     /// There is no ending, or it is that of a format that is not written.
-    pub fn of(path: &Path) -> Result<Self> {
+    pub fn of(path: &Path, written: &[Self]) -> Result<Self> {
         let shown = path.display();
         let stem = path.with_extension("");
+        let offered = |stem: &str| {
+            let names: Vec<String> = written.iter().map(|ending| format!("{stem}{}", ending.as_str())).collect();
+            format!("{} can be written", names::quoted(names.iter().map(String::as_str)))
+        };
         let Some(ending) = path.extension() else {
             return Err(Error::usage(format!("`{shown}`: the ending names the format, and there is none"))
-                .hint(format!("`{0}.safetensors`, `{0}.dsc` and `{0}.onnx` are formats", stem.display())));
+                .hint(offered(&stem.to_string_lossy())));
         };
         match ending.to_string_lossy().to_lowercase().as_str() {
             "safetensors" => Ok(Self::Safetensors),
@@ -39,13 +56,14 @@ impl Ending {
             "onnx" => Ok(Self::Onnx),
             "pth" | "pt" | "th" | "bin" | "ckpt" | "pkl" => {
                 Err(Error::usage(format!("`{shown}`: PyTorch's own format is not written")).hint(format!(
-                    "`dsconv export MODEL --format state-dict -o {stem}.safetensors` writes what \
+                    "`dsconv export MODEL --format state-dict -o {}` writes what \
                      `model.load_state_dict(safetensors.torch.load_file(\"{stem}.safetensors\"))` loads",
+                    names::typed(format!("{}.safetensors", stem.display())),
                     stem = stem.display()
                 )))
             }
             other => Err(Error::usage(format!("`{shown}`: the ending names the format, and `.{other}` names none"))
-                .hint("`.safetensors`, `.dsc` and `.onnx` are formats")),
+                .hint(offered(""))),
         }
     }
 }
@@ -168,6 +186,18 @@ impl Output {
     }
 }
 
+/// Checks that the ending of a file to write is one of those that such files have. `what` says what it is: `a config is a TOML file`.
+///
+/// # Errors
+/// It is another.
+pub fn check_ending(path: &Path, what: &str, endings: &[&str]) -> Result<()> {
+    match path.extension() {
+        Some(found) if endings.iter().any(|ending| found.eq_ignore_ascii_case(ending)) => Ok(()),
+        _ => Err(Error::usage(format!("`{}`: {what}", path.display()))
+            .hint(format!("name it `{}`", path.with_extension(endings[0]).display()))),
+    }
+}
+
 /// Checks that a file can be written without losing anything.
 ///
 /// # Errors
@@ -256,7 +286,7 @@ mod tests {
 
     #[test]
     fn endings_name_formats() {
-        let of = |name: &str| Ending::of(Path::new(name));
+        let of = |name: &str| Ending::of(Path::new(name), &Ending::ALL);
         assert_eq!(of("a/b.DSC").unwrap(), Ending::Dsc);
         assert_eq!(of("x.y.safetensors").unwrap(), Ending::Safetensors);
         assert_eq!(of("x.Onnx").unwrap(), Ending::Onnx);
@@ -270,6 +300,12 @@ mod tests {
             assert_eq!((error.message(), error.code()), (message, 2));
             assert!(error.advice().is_some());
         }
+        let hint = |written| Ending::of(Path::new("x.foo"), written).unwrap_err().advice().unwrap().to_owned();
+        assert_eq!(hint(&Ending::ALL), "`.safetensors`, `.dsc`, `.onnx` can be written");
+        assert_eq!(hint(&[Ending::Dsc]), "`.dsc` can be written");
+        check_ending(Path::new("a/x.HTML"), "a report is a page", &["html", "htm"]).unwrap();
+        let error = check_ending(Path::new("a/x.txt"), "a report is a page", &["html", "htm"]).unwrap_err();
+        assert_eq!((error.message(), error.advice()), ("`a/x.txt`: a report is a page", Some("name it `a/x.html`")));
     }
 
     #[test]

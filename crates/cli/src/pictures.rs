@@ -7,6 +7,7 @@ use model::Model;
 
 use crate::error::{Error, Result};
 use crate::printer::Printer;
+use crate::table::counted;
 use crate::{classes, places};
 
 /// The images that a user gives.
@@ -88,8 +89,8 @@ pub fn are_drawn(set: &str) -> bool {
 /// Says which images these are: `8 drawn pictures`, `8 images of photos`, `8 given inputs`.
 pub fn described(count: usize, set: &str) -> String {
     match are_drawn(set) {
-        true => format!("{count} drawn pictures"),
+        true => counted(count, "drawn picture"),
         false if set.starts_with("given ") => format!("{count} {set}"),
-        false => format!("{count} images of {set}"),
+        false => format!("{} of {set}", counted(count, "image")),
     }
 }

@@ -143,12 +143,12 @@ impl Printer {
     /// Prints a table of the result, on a terminal in its width.
     pub fn table(&self, table: &Table) {
         let terminal = terminal_size::terminal_size_of(io::stdout());
-        let mut lines = table.lines(terminal.map_or(usize::MAX, |(width, _)| width.0.into()));
-        for (i, line) in lines.iter_mut().enumerate().take(2) {
-            let style = if i == 0 { BOLD } else { DIM };
+        let mut blocks = table.blocks(terminal.map_or(usize::MAX, |(width, _)| width.0.into()));
+        for (line, style) in blocks.iter_mut().flat_map(|lines| lines.iter_mut().zip([BOLD, DIM])) {
             *line = format!("{style}{line}{style:#}");
         }
-        self.write_out(self.stdout(), &lines.join("\n"));
+        let blocks: Vec<String> = blocks.iter().map(|lines| lines.join("\n")).collect();
+        self.write_out(self.stdout(), &blocks.join("\n\n"));
     }
 
     /// Says what is being done, unless the user wants quiet.

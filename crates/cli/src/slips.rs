@@ -16,9 +16,9 @@ pub fn of_model(path: &Path) -> Option<Error> {
     let refused = |what: &str| Error::usage(format!("`{shown}` is {what}, not a model"));
     Some(match ending.as_str() {
         "jpg" | "jpeg" | "png" | "bmp" | "webp" | "gif" | "tif" | "tiff" => {
-            refused("a picture").hint(format!("the model comes first: `dsconv predict MODEL {shown}`"))
+            refused("a picture").hint(format!("the model comes first: `dsconv predict MODEL {}`", names::typed(shown)))
         }
-        "toml" => refused("a config").hint(format!("`dsconv distill {shown}` runs it")),
+        "toml" => refused("a config").hint(format!("`dsconv distill {}` runs it", names::typed(shown))),
         "zip" | "tar" | "gz" | "tgz" | "xz" | "7z" => refused("an archive").hint("unpack it first"),
         "tflite" | "pb" | "h5" | "keras" | "mlmodel" | "engine" | "plan" | "caffemodel" | "pdmodel" | "pdiparams" => {
             refused("a file of another framework").hint("ONNX files are read: that framework may write one")

@@ -53,6 +53,35 @@ impl Table {
         self.rows.iter().map(Vec::as_slice)
     }
 
+    /// Returns the table as tables that are no wider than `most`, each of them with the first column and as many of the others as it
+    /// has room for; whole where it fits, or where not even two columns do.
+    pub fn blocks(&self, most: usize) -> Vec<Vec<String>> {
+        let fits = |table: &Self| table.lines(most).iter().all(|line| width(line) <= most);
+        if self.head.len() <= 2 || fits(self) {
+            return vec![self.lines(most)];
+        }
+        let mut parts = vec![vec![0]];
+        for column in 1..self.head.len() {
+            let last = parts.last_mut().expect("there is one");
+            last.push(column);
+            if last.len() > 2 && !fits(&self.part(last)) {
+                last.pop();
+                parts.push(vec![0, column]);
+            }
+        }
+        parts.iter().map(|columns| self.part(columns).lines(most)).collect()
+    }
+
+    /// Returns the table of some columns.
+    fn part(&self, columns: &[usize]) -> Self {
+        let of = |row: &Vec<String>| columns.iter().map(|&c| row.get(c).cloned().unwrap_or_default()).collect();
+        Self {
+            head: of(&self.head),
+            left: (0..columns.len()).filter(|&at| self.left.contains(&columns[at])).collect(),
+            rows: self.rows.iter().map(of).collect(),
+        }
+    }
+
     /// Returns the lines: the headings, a rule and the rows. Where a line would be wider than `most`, columns stand closer, and if
     /// that is not enough, left-aligned cells are wrapped between words, the widest column first, as far as this makes it fit.
     pub fn lines(&self, most: usize) -> Vec<String> {
@@ -143,6 +172,16 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
+/// Writes a number of things: `1 layer`, `3 classes`.
+pub fn counted(count: usize, thing: &str) -> String {
+    let ending = match (count, thing.ends_with('s')) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{count} {thing}{ending}")
+}
+
 /// Writes a count as `25.6 M`.
 pub fn count(count: u64) -> String {
     match count {
@@ -208,6 +247,17 @@ mod tests {
         ];
         assert_eq!(table.lines(42), expected);
         assert_eq!(table.lines(20), table.lines(46), "where nothing makes it fit, a row stays a line");
+        assert_eq!(table.blocks(42), [table.lines(42)]);
+        let [inputs, sizes] = table.blocks(27).try_into().unwrap();
+        let expected = [
+            "layer          input",
+            "-------------- ------------",
+            "conv1          A4 block 32",
+            "               float, >= 0",
+        ];
+        assert_eq!(inputs[..4], expected);
+        assert_eq!(sizes[..3], ["layer             size", "--------------  ------", "conv1           1.5 kB"]);
+        assert_eq!(table.blocks(10).len(), 2, "no part has fewer than two columns");
     }
 
     #[test]
@@ -221,6 +271,10 @@ mod tests {
     fn figures_have_units() {
         assert_eq!([bytes(999), bytes(1_500), bytes(1_530_000)], ["999 B", "1.5 kB", "1.53 MB"]);
         assert_eq!([count(25_557_032), count(4_089_184_256)], ["25.6 M", "4.09 G"]);
+        assert_eq!(
+            [counted(1, "layer"), counted(0, "layer"), counted(2, "class")],
+            ["1 layer", "0 layers", "2 classes"]
+        );
         let rates = [2000.0, 12.3, 0.25, 0.0025].map(rate);
         let expected = ["2000", "12.3", "0.250", "0.00250"].map(|rate| format!("{rate} images a second"));
         assert_eq!(rates, expected);

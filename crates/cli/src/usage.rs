@@ -37,7 +37,7 @@ fn unknown_command(word: &str) -> Error {
     let refused = Error::usage(format!("no command is named `{word}`"));
     let is_model = zoo::variant(word).is_ok() || Path::new(word).exists();
     match is_model {
-        true => refused.hint(format!("a command comes first, such as `dsconv inspect {word}`")),
+        true => refused.hint(format!("a command comes first, such as `dsconv inspect {}`", names::typed(word))),
         false => refused.hint("`dsconv --help` lists the commands"),
     }
 }
@@ -45,6 +45,7 @@ fn unknown_command(word: &str) -> Error {
 /// A word after the model of a command that takes no more.
 fn unexpected_word(word: &str, command: &str) -> Option<Error> {
     let refused = Error::usage(format!("`{word}`: `dsconv {command}` takes one model and nothing after it"));
+    let word = names::typed(word);
     match command {
         "eval" => Some(refused.hint(format!("images: `--data {word}`; a model to compare with: `--against {word}`"))),
         "quantize" | "export" => Some(refused.hint(format!("a file to write: `-o {word}`"))),

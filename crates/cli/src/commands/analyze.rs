@@ -20,11 +20,11 @@ use crate::device::DeviceName;
 use crate::error::{Error, Result};
 use crate::html::{self, Html};
 use crate::models::{self, ModelSpec, OpenedModel};
-use crate::output::check_file;
+use crate::output::{check_ending, check_file};
 use crate::pictures::GivenImages;
 use crate::printer::Printer;
-use crate::table::{Table, bytes, count, decibels};
-use crate::{device, pictures, progress, rules};
+use crate::table::{Table, bytes, count, counted, decibels};
+use crate::{device, names, pictures, progress, rules};
 
 /// The name of a file that stands for stdout.
 const STDOUT: &str = "-";
@@ -205,6 +205,8 @@ pub fn run(options: &AnalyzeOptions, printer: &Printer) -> Result<()> {
     for file in [&options.svg, &rule_file].into_iter().flatten() {
         check_file(file, options.force, &spec.files())?;
     }
+    options.svg.iter().try_for_each(|path| check_ending(path, "the bars are an SVG picture", &["svg"]))?;
+    rule_file.iter().try_for_each(|path| check_ending(path, "the rules are a TOML file", &["toml"]))?;
     options.html.check(&spec.files())?;
     let Analysis { outcome, rules } = analyze_opened(opened, options, rule_file.as_deref(), printer)?;
     if let (Some(path), Some(rules)) = (&rule_file, &rules) {
@@ -312,7 +314,7 @@ fn page(outcome: &Outcome) -> Page {
     }
     Page {
         title: format!("{}: what each layer's quantization does", outcome.model),
-        summary: format!("Each of {} layers was quantized alone, on {on}.", outcome.layers.len()),
+        summary: format!("{}, each quantized alone, on {on}.", counted(outcome.layers.len(), "layer")),
         sections: vec![result, bars],
     }
 }
@@ -408,7 +410,7 @@ fn choose(
     info: &Info,
 ) -> Result<(Allocation, String)> {
     let spec = &options.model;
-    let model = &spec.name;
+    let model = names::typed(&spec.name);
     let choices = rules::choices(found, |layer, plan| costs.of(layer, plan));
     let formats = |layer: &str, picked: usize| plans[picked].get(layer).expect("a layer of the plan");
     let (picked, rules, file_bytes) = loop {
@@ -442,7 +444,7 @@ fn choose(
          `dsconv analyze {model} --budget` wrote it; `dsconv quantize {model} --rule-file {}` takes it, and it is a config of `dsconv distill`,\n\
          with the images to adapt to added: `adapt = \"photos/\"` in `[data]`.",
         bytes(size),
-        path.unwrap_or(Path::new("FILE")).display()
+        names::typed(path.unwrap_or(Path::new("FILE")).display())
     );
     let text = rules::to_toml(&remark, spec, &rules)?;
     let allocation = Allocation {

@@ -10,8 +10,8 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::html::{self, Html};
 use crate::printer::{Bar, Printer};
-use crate::table::{Table, bytes, rate};
-use crate::{engine, slips};
+use crate::table::{Table, bytes, counted, rate};
+use crate::{engine, names, slips};
 
 /// The number of profiles of which each step's shortest time counts.
 const PROFILES: usize = 15;
@@ -126,8 +126,12 @@ pub fn run(options: &BenchOptions, printer: &Printer) -> Result<()> {
     let first_answer_ms = ms(start);
 
     if one.len().saturating_mul(batch) > BATCH_BYTES / size_of::<f32>() {
-        return Err(Error::failed(format!("{batch} images take more than {}", bytes(BATCH_BYTES as u64)))
-            .hint("a smaller --batch"));
+        return Err(Error::failed(format!(
+            "{} at once: more than {}",
+            counted(batch, "image"),
+            bytes(BATCH_BYTES as u64)
+        ))
+        .hint("a smaller --batch"));
     }
     let images = one.repeat(batch);
     session.run(&images)?;
@@ -166,10 +170,10 @@ fn page(outcome: &Outcome) -> Page {
     Page {
         title: format!("{}: time", outcome.model),
         summary: format!(
-            "An image takes {:.2} ms in the median, with {} threads and {} images at once, on the kernel {}.",
+            "An image takes {:.2} ms in the median, with {} and {} at once, on the kernel {}.",
             outcome.latency_ms.median / outcome.batch as f64,
-            outcome.threads,
-            outcome.batch,
+            counted(outcome.threads, "thread"),
+            counted(outcome.batch, "image"),
             outcome.kernel
         ),
         sections: vec![
@@ -233,8 +237,11 @@ fn check(file: &Path) -> Result<()> {
     }
     let shown = file.display();
     Err(slips::of_model(file).unwrap_or_else(|| {
-        Error::usage(format!("`{shown}` is no .dsc file: only those are timed"))
-            .hint(format!("`dsconv quantize {shown} -o {}` makes one", file.with_extension("dsc").display()))
+        Error::usage(format!("`{shown}` is no .dsc file: only those are timed")).hint(format!(
+            "`dsconv quantize {} -o {}` makes one",
+            names::typed(shown),
+            names::typed(file.with_extension("dsc").display())
+        ))
     }))
 }
 
@@ -297,7 +304,10 @@ fn totals(outcome: &Outcome) -> Table {
     let Latency { min, median, p95 } = outcome.latency_ms;
     row("kernel", format!("{}, ceiling {:.0} GMAC/s a thread", outcome.kernel, outcome.ceiling_gmacs));
     row("threads, batch", format!("{}, {}", outcome.threads, outcome.batch));
-    row("latency", format!("{median:.2} ms median, {min:.2} least, {p95:.2} at 95 %, {} runs", outcome.runs));
+    row(
+        "latency",
+        format!("{median:.2} ms median, {min:.2} least, {p95:.2} at 95 %, {}", counted(outcome.runs, "run")),
+    );
     row("throughput", rate(outcome.images_per_second));
     row("first answer", format!("{:.0} ms after starting to load", outcome.first_answer_ms));
     let peak = outcome.peak_bytes.map_or(String::new(), |peak| format!("{} at most; ", bytes(peak)));

@@ -17,7 +17,7 @@ use crate::html::{self, Html};
 use crate::models::{self, ModelSpec};
 use crate::onnxruntime::OnnxRuntime;
 use crate::printer::Printer;
-use crate::table::{NOTHING, Table, bytes, decibels, percent};
+use crate::table::{NOTHING, Table, bytes, counted, decibels, percent};
 use crate::{classes, deploy, engine, pictures, places, progress};
 
 /// The network to measure, and how.
@@ -318,7 +318,7 @@ fn measured(outcome: &Outcome) -> String {
         Some(images) => format!("layers fitted on {images}"),
         None => "layers not fitted".to_owned(),
     };
-    let (count, data) = (outcome.count, &outcome.data);
+    let (images, data) = (counted(outcome.count, "image"), &outcome.data);
     let others = outcome.onnxruntime.as_ref().map_or(String::new(), |version| format!(" or ONNX Runtime {version}"));
     format!(
         "{count} images of {data}; {fitted}; ms: an image in the integer engine{others} on one thread of this machine, median of \

@@ -8,7 +8,7 @@ use crate::config::{self, ConfigKind};
 use crate::error::{Error, Result};
 use crate::keys;
 use crate::names;
-use crate::output::check_file;
+use crate::output::{check_ending, check_file};
 use crate::printer::{Printer, lossy};
 use crate::table::Table;
 
@@ -169,10 +169,7 @@ pub enum Beginning {
 /// # Errors
 /// The name is not that of a TOML file; there is no such model or config; the file cannot be written.
 pub fn create(path: &Path, beginning: &Beginning, force: bool, printer: &Printer) -> Result<()> {
-    if !path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("toml")) {
-        let error = Error::usage(format!("`{}`: a config is a TOML file", path.display()));
-        return Err(error.hint(format!("name it `{}`", path.with_extension("toml").display())));
-    }
+    check_ending(path, "a config is a TOML file", &["toml"])?;
     check_file(path, force, &[])?;
     let mut has_images = true;
     let (kind, text) = match beginning {
@@ -185,7 +182,8 @@ pub fn create(path: &Path, beginning: &Beginning, force: bool, printer: &Printer
     };
     files::write_atomic(path, text.as_bytes())
         .map_err(|error| Error::failed(format!("`{}`: {error}", path.display())))?;
-    let written = NewConfig { path: path.to_owned(), command: format!("dsconv {kind} {}", path.display()) };
+    let written =
+        NewConfig { path: path.to_owned(), command: format!("dsconv {kind} {}", names::typed(path.display())) };
     printer.result(&written, |printer| {
         let first = if has_images { "" } else { "put the folder of your images into it: " };
         printer.line(format!("wrote {}: {first}`{}` runs it", written.path.display(), written.command));

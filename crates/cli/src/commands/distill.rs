@@ -18,8 +18,8 @@ use crate::output::Written;
 use crate::printer::{Printer, lossy};
 use crate::recipe::{DistillInputs, DistillRecipe, run_error};
 use crate::runs::RunOptions;
-use crate::table::{NOTHING, Table, bytes, percent};
-use crate::{classes, deploy, device, models, progress, scores};
+use crate::table::{NOTHING, Table, bytes, counted, percent};
+use crate::{classes, deploy, device, models, names, progress, scores};
 
 /// The file of the exported student for the integer engine, in the run folder.
 pub const DEPLOYED: &str = "model.dsc";
@@ -73,12 +73,12 @@ pub fn plan(options: &RunOptions, printer: &Printer) -> Result<()> {
 /// Says on which images a student learns and is measured.
 fn learns(recipe: &DistillRecipe, adapt: &Unlabelled, eval: &Eval) -> String {
     let on = match eval {
-        Eval::Labelled(set) => format!("{} of {}", set.len(), set.name()),
-        Eval::Unlabelled(set) => format!("{} of {} without labels", set.len(), set.name()),
+        Eval::Labelled(set) => format!("{} of {}", counted(set.len(), "image"), set.name()),
+        Eval::Unlabelled(set) => format!("{} of {} without labels", counted(set.len(), "image"), set.name()),
         Eval::HeldOut => "those held out".to_owned(),
     };
-    let (model, count, name) = (&recipe.model, adapt.len(), adapt.name());
-    format!("{model} learns from {count} images of {name} without labels, measured on {on}")
+    let (model, images, name) = (&recipe.model, counted(adapt.len(), "image"), adapt.name());
+    format!("{model} learns from {images} of {name} without labels, measured on {on}")
 }
 
 /// Runs a config of `dsconv distill` to its end, and writes its report.

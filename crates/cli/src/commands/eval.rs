@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::html::{self, Compared, Html, Named};
 use crate::models::{self, ModelSpec, OpenedModel};
 use crate::printer::Printer;
-use crate::table::{Table, bytes, duration, percent, rate};
+use crate::table::{Table, bytes, counted, duration, percent, rate};
 use crate::{classes, device, engine, pictures, places, progress};
 
 /// The model to measure, and how.
@@ -238,7 +238,7 @@ impl Measured<'_> {
             sections.push(compared.pictures(&shown, &labels, [&float, &other], self.preprocess)?);
         }
         let top1 = percent(outcome.top1);
-        let mut summary = format!("{top1} % of {} images of {} are classified right.", outcome.count, outcome.data);
+        let mut summary = format!("Top-1 is {top1} % on {} of {}.", counted(outcome.count, "image"), outcome.data);
         if let (Some(against), Some(agreement)) = (against, outcome.agreement) {
             summary += &format!(" For {agreement:.1} % it names the class that {against} names.");
         }

@@ -11,7 +11,8 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::pictures::{self, GivenImages};
 use crate::printer::Printer;
-use crate::table::decibels;
+use crate::progress;
+use crate::table::{counted, decibels};
 
 /// The most images that are held out.
 const MOST_HELD_OUT: usize = 64;
@@ -44,15 +45,19 @@ impl FitOutcome {
     /// Warns where drawn pictures join few given images: who only gets the network may not know.
     pub fn warn(&self, printer: &Printer) {
         if self.drawn > 0 {
-            let (count, drawn) = (self.count, self.drawn);
-            printer.warn(format!("layers are fitted on few images ({count}): {drawn} drawn pictures join them"));
+            let (images, drawn) = (counted(self.count, "image"), counted(self.drawn, "drawn picture"));
+            printer.warn(format!("layers are fitted on {images} alone: {drawn} joined them"));
         }
     }
 
     /// Says which images layers were fitted on.
     pub fn described(&self) -> String {
         let images = pictures::described(self.count, &self.images);
-        if self.drawn == 0 { images } else { format!("{images}, and {} drawn pictures beside them", self.drawn) }
+        if self.drawn == 0 {
+            images
+        } else {
+            format!("{images}, and {} beside them", counted(self.drawn, "drawn picture"))
+        }
     }
 }
 
@@ -194,7 +199,8 @@ pub fn show(outcome: &FitOutcome, printer: &Printer) {
     let Some(HeldOut { count, before, after }) = &outcome.held_out else { return };
     let decibels = |scores: &Scores| scores.sqnr_db.map_or("no difference".to_owned(), |db| format!("{db:.1} dB"));
     printer.line(format!(
-        "{count} images held out: same class as the float network {:.1} -> {:.1} %, SQNR of the logits {} -> {}",
+        "{} held out: same class as the float network {:.1} -> {:.1} %, SQNR of the logits {} -> {}",
+        counted(*count, "image"),
         before.agreement,
         after.agreement,
         decibels(before),

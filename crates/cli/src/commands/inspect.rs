@@ -11,7 +11,7 @@ use super::quantize::{WeightSqnr, sqnr};
 use crate::error::{Error, Result};
 use crate::models::{self, ModelSpec};
 use crate::printer::Printer;
-use crate::table::{Table, bytes, count, decibels};
+use crate::table::{Table, bytes, count, counted, decibels};
 
 /// The model to look into, and how.
 #[derive(Debug, Clone)]
@@ -218,7 +218,12 @@ fn show(outcome: &Outcome, printer: &Printer) {
         printer.line("");
     }
     let [c, h, w] = outcome.input;
-    printer.line(format!("{}: {c}x{h}x{w} to {} classes, from {}", outcome.network, outcome.classes, outcome.source));
+    printer.line(format!(
+        "{}: {c}x{h}x{w} to {}, from {}",
+        outcome.network,
+        counted(outcome.classes, "class"),
+        outcome.source
+    ));
     printer.line(format!("outputs: {}", outcome.outputs));
     printer.line(format!("images: {}", prepared(&outcome.preprocess)));
     if !outcome.names.is_empty() {
@@ -232,7 +237,8 @@ fn show(outcome: &Outcome, printer: &Printer) {
         layers => {
             let ratio = outcome.fp32_bytes as f64 / outcome.bytes as f64;
             format!(
-                "parameters: {layers} quantized layers, {floats} floats; {size}, {ratio:.1} times smaller than FP32"
+                "parameters: {}, {floats} floats; {size}, {ratio:.1} times smaller than FP32",
+                counted(layers, "quantized layer")
             )
         }
     });
@@ -243,7 +249,7 @@ fn show(outcome: &Outcome, printer: &Printer) {
         printer.line(sqnr);
     }
     if outcome.layers.is_empty() {
-        printer.line(format!("in floats: all {} layers", outcome.float_layers.len()));
+        printer.line(format!("in floats: {}", counted(outcome.float_layers.len(), "layer")));
     } else if !outcome.float_layers.is_empty() {
         printer.line(format!("in floats: {}", outcome.float_layers.join(", ")));
     }

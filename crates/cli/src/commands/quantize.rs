@@ -18,9 +18,9 @@ use crate::html::{self, Html};
 use crate::models::{ModelSpec, OpenedModel};
 use crate::output::{Ending, Output, Target, Written, check_file};
 use crate::printer::Printer;
-use crate::table::{Table, count, decibels};
+use crate::table::{Table, count, counted, decibels};
 use crate::verdict::{On, Reference, Verdict};
-use crate::{deploy, device, models, pictures, progress, rules, verdict};
+use crate::{deploy, device, models, names, pictures, progress, rules, verdict};
 
 /// The result of `dsconv quantize`.
 #[derive(Debug, Serialize)]
@@ -169,7 +169,7 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
     let outcome = Outcome { written, summary: &quantized.summary };
     printer.result(&outcome, |printer| show(&outcome, printer));
     outcome.summary.warn(printer);
-    let (model, file) = (&spec.name, outcome.written.path.display());
+    let (model, file) = (names::typed(&spec.name), names::typed(outcome.written.path.display()));
     printer.talk(format!(
         "how accurate it is, only images tell: `dsconv eval {file} --data DATA --against {model}`; `dsconv distill` wins \
          accuracy back"
@@ -346,13 +346,12 @@ fn keep_worst(opened: &OpenedModel, policy: &mut Policy, context: &Context, prin
 fn ending(QuantizeOptions { model, target, dry_run, .. }: &QuantizeOptions) -> Result<Ending> {
     let Some(path) = &target.path else { return Ok(Ending::Safetensors) };
     check_file(path, target.force || *dry_run, &model.files())?;
-    match Ending::of(path)? {
+    match Ending::of(path, &[Ending::Safetensors, Ending::Dsc])? {
         Ending::Onnx => {
-            let (dsc, onnx) = (path.with_extension("dsc"), path.display());
-            Err(Error::usage(format!("`{onnx}`: `quantize` writes .safetensors and .dsc")).hint(format!(
+            let (dsc, onnx) = (names::typed(path.with_extension("dsc").display()), names::typed(path.display()));
+            Err(Error::usage(format!("`{}`: `quantize` writes .safetensors and .dsc", path.display())).hint(format!(
                 "`dsconv quantize {} -o {dsc}`, then `dsconv export {dsc} -o {onnx}`",
-                model.name,
-                dsc = dsc.display()
+                names::typed(&model.name)
             )))
         }
         ending => Ok(ending),
@@ -381,12 +380,13 @@ fn show(Outcome { written, summary }: &Outcome<'_>, printer: &Printer) {
 /// Says what was quantized.
 fn lines(summary: &Summary) -> Vec<String> {
     let weights: usize = summary.layers.values().map(|layer| layer.weights).sum();
-    let mut lines = vec![format!("{} layers, {} weights quantized", summary.layers.len(), count(weights as u64))];
+    let mut lines =
+        vec![format!("{}, {} weights quantized", counted(summary.layers.len(), "layer"), count(weights as u64))];
     let depthwise: Vec<&LayerLoss> = summary.layers.values().filter(|layer| layer.one_channel).collect();
     if !depthwise.is_empty() {
         lines.push(format!(
-            "{} layers of one channel a filter, {} weights, have a scale for each weight: 16 bits more than a code",
-            depthwise.len(),
+            "{} of one channel a filter, {} weights: a scale for each weight, 16 bits more than a code",
+            counted(depthwise.len(), "layer"),
             count(depthwise.iter().map(|layer| layer.weights as u64).sum())
         ));
     }
@@ -398,8 +398,9 @@ fn lines(summary: &Summary) -> Vec<String> {
         lines.push(format!("inputs that keep more bits, since they are the image: of {names}"));
     }
     if !summary.float_layers.is_empty() {
-        let (count, names) = (summary.float_layers.len(), summary.float_layers.join(", "));
-        lines.push(format!("{count} layers stay in floats: {names}"));
+        let (layers, names) = (counted(summary.float_layers.len(), "layer"), summary.float_layers.join(", "));
+        let verb = if summary.float_layers.len() == 1 { "stays" } else { "stay" };
+        lines.push(format!("{layers} {verb} in floats: {names}"));
     }
     lines.push(summary.weight_sqnr.to_string());
     lines

@@ -266,7 +266,8 @@ fn page(rows: &[Row], options: &SweepOptions, printer: &Printer) -> Result<Page>
     let note = format!("A run for each combination of {}.", keys.join(", "));
     let mut sections = vec![Section::new("Results", note).with(html::table(&table(rows)))];
     sections.extend(compare::costs(&runs, printer)?);
-    let summary = format!("{} runs of `{}`; points are named by {}.", rows.len(), options.config, keys.join(", "));
+    let summary =
+        format!("{} of `{}`; points are named by {}.", counted(rows.len(), "run"), options.config, keys.join(", "));
     Ok(Page { title: format!("{}: sweep", options.config), summary, sections })
 }
 

@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::printer::{Printer, lossy};
 use crate::recipe::{TrainInputs, TrainRecipe, run_error};
 use crate::runs::RunOptions;
-use crate::table::{bytes, duration};
-use crate::{classes, device, progress};
+use crate::table::{bytes, counted, duration};
+use crate::{classes, device, names, progress};
 
 /// The result of `dsconv train`.
 #[derive(Debug, Serialize)]

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::printer::{Printer, lossy};
-use crate::table::{bytes, count};
+use crate::table::{bytes, count, counted};
 use crate::{deploy, engine};
 
 /// The result of `dsconv verify`.
@@ -58,9 +58,10 @@ pub fn run(path: &Path, run_stored: bool, printer: &Printer) -> Result<()> {
 fn show(outcome: &Outcome, printer: &Printer) {
     let Outcome { network, layers, weights, .. } = outcome;
     printer.line(format!(
-        "{}: {network}, {}, {layers} layers of {} weights: structure and checksums are right",
+        "{}: {network}, {}, {} of {} weights: structure and checksums are right",
         outcome.path.display(),
         bytes(outcome.bytes as u64),
+        counted(*layers, "layer"),
         count(*weights as u64)
     ));
     printer.line(match outcome.run {

@@ -124,7 +124,7 @@ fn is_toml(path: &Path, typed: &str) -> Result<()> {
     match path.extension() {
         Some(ending) if !ending.eq_ignore_ascii_case("toml") => {
             Err(Error::usage(format!("`{typed}` is no config: that is a TOML file, which names the model"))
-                .hint(format!("`dsconv config new mine.toml --model {typed}` writes one")))
+                .hint(format!("`dsconv config new mine.toml --model {}` writes one", names::typed(typed))))
         }
         _ => Ok(()),
     }

@@ -15,6 +15,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
+use crate::names;
 use crate::printer::Printer;
 
 use change::Change;
@@ -56,7 +57,7 @@ impl ConfigFile {
         };
         match ConfigKind::of_text(&file.text) {
             Some(other) if other != kind => Err(Error::usage(format!("`{typed}` is a config of `dsconv {other}`"))
-                .hint(format!("`dsconv {other} {typed}` runs it"))),
+                .hint(format!("`dsconv {other} {}` runs it", names::typed(typed)))),
             _ => {
                 if file.folder.is_none() {
                     printer.talk(format!("config {}: the one that comes with dsconv", file.path.display()));

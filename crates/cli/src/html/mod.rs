@@ -8,9 +8,9 @@ use report::{Item, Page, Section, Table};
 
 use crate::commands::doctor;
 use crate::error::{Error, Result};
-use crate::output::check_file;
+use crate::output::{check_ending, check_file};
 use crate::printer::Printer;
-use crate::{runs, table};
+use crate::{names, runs, table};
 
 pub use layers::sections as layers;
 pub use named::{Compared, Named};
@@ -30,7 +30,9 @@ impl Html {
     /// # Errors
     /// It cannot.
     pub fn check(&self, inputs: &[&Path]) -> Result<()> {
-        self.path.as_ref().map_or(Ok(()), |path| check_file(path, self.force, inputs))
+        let Some(path) = &self.path else { return Ok(()) };
+        check_file(path, self.force, inputs)?;
+        check_ending(path, "a report is an HTML page", &["html", "htm"])
     }
 
     /// Writes the page that `make` makes, where one is wanted.
@@ -66,11 +68,7 @@ pub fn table(table: &table::Table) -> Item {
 
 /// Says which command made the page, where and when.
 fn made() -> Section {
-    let quoted = |word: String| match word.contains(|c: char| c.is_whitespace() || "'\"$&|;<>*?()".contains(c)) {
-        true => format!("'{}'", word.replace('\'', "'\\''")),
-        false => word,
-    };
-    let words = std::env::args_os().skip(1).map(|word| quoted(word.to_string_lossy().into_owned()));
+    let words = std::env::args_os().skip(1).map(|word| names::typed(word.to_string_lossy()));
     let command = std::iter::once("dsconv".to_owned()).chain(words).collect::<Vec<_>>().join(" ");
     let mut table = Table::new(["what", "is"]);
     doctor::versions().into_iter().for_each(|(what, is)| table.row([what.to_owned(), is]));

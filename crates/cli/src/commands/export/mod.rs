@@ -13,7 +13,7 @@ use super::plan::{Numbers, Planned};
 use crate::error::{Error, Result};
 use crate::output::{Ending, Output, check_file};
 use crate::printer::Printer;
-use crate::{deploy, models};
+use crate::{deploy, models, names};
 
 use fit::{check_scales, refuse_ignored};
 
@@ -71,7 +71,7 @@ pub fn run(options: &ExportOptions, printer: &Printer) -> Result<()> {
 fn format(options: &ExportOptions) -> Result<ExportFormat> {
     let Some(path) = &options.target.path else { return Ok(options.format.unwrap_or(ExportFormat::Safetensors)) };
     check_file(path, options.target.force, &options.model.files())?;
-    let ending = Ending::of(path)?;
+    let ending = Ending::of(path, &Ending::ALL)?;
     let (of_ending, name) = match ending {
         Ending::Safetensors => (ExportFormat::Safetensors, "safetensors"),
         Ending::Dsc => (ExportFormat::Dsc, "dsc"),
@@ -90,14 +90,17 @@ fn format(options: &ExportOptions) -> Result<ExportFormat> {
             };
             let error = Error::usage(format!("`{}` names another format than --format {asked}", path.display()));
             let name_it = path.with_extension(ending);
-            Err(error.hint(format!("`--format {name}`, or `-o {}`", name_it.display())))
+            Err(error.hint(format!("`--format {name}`, or `-o {}`", names::typed(name_it.display()))))
         }
     }
 }
 
 fn not_quantized(model: &str, name: &str) -> Error {
-    Error::usage(format!("`{name}` is not quantized: a .dsc file holds integers"))
-        .hint(format!("`dsconv quantize {model} -o {name}.dsc` makes one"))
+    Error::usage(format!("`{name}` is not quantized: a .dsc file holds integers")).hint(format!(
+        "`dsconv quantize {} -o {}` makes one",
+        names::typed(model),
+        names::typed(format!("{name}.dsc"))
+    ))
 }
 
 /// Writes a state dict, under the names of the zoo's network where the model is one of those, else under its own.

@@ -14,7 +14,7 @@ use crate::models::{self, OpenedModel};
 use crate::output::{Output, Written};
 use crate::pictures::GivenImages;
 use crate::printer::Printer;
-use crate::{device, pictures, progress};
+use crate::{device, names, pictures, progress};
 
 use super::fit::{check_scales, refuse_ignored};
 use super::options::{ExportFormat, ExportOptions, OnnxProfile};
@@ -52,7 +52,7 @@ pub fn run(options: &ExportOptions, opened: OpenedModel, printer: &Printer, star
         return Err(Error::usage(format!("`{name}` is not quantized: the profile {suffix} needs integer weights"))
             .hint(format!(
                 "`dsconv quantize {}{}` makes some, and `--profile fp32` writes floats",
-                options.model.name,
+                names::typed(&options.model.name),
                 if asked == OnnxProfile::Int8 { " --bits 8 --activation-bits 8" } else { "" }
             )));
     }
