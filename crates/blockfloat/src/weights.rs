@@ -256,6 +256,14 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn quantization_that_is_stopped_has_no_result() {
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let stop = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 5;
+        let format = format(4, 2, ScaleRule::Mse);
+        assert_eq!(QuantizedWeights::quantize_unless(&[1.0; 64], [32, 2, 1, 1], format, &stop), Ok(None));
+    }
+
+    #[test]
     fn a_block_is_consecutive_channels_of_one_filter_at_one_tap() {
         // [Co=1, Cg=3, Kh=1, Kw=2] in blocks of 2: channels {0, 1} and {2} at each of the two taps.
         // Tap 0 holds 8, -4, 2; tap 1 holds 80, -40, 20.

@@ -8,12 +8,15 @@ use model::Model;
 
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
+use crate::progress;
 
 /// The extension of the files that the engine runs.
 pub const EXTENSION: &str = "dsc";
 
 /// The number of images that run together: a linear layer's weights are read once for all of them.
 const BATCH: usize = 32;
+/// The most operations of a run on a thread: some tenths of a second, after which work that was stopped ends.
+const OPERATIONS: u64 = 1 << 35;
 
 /// Tells whether a command runs the integer engine: it does for a `.dsc` file, unless a device or the simulation is asked for.
 pub fn is_for(model: &str, device: Option<DeviceName>, simulate: bool) -> bool {
@@ -66,7 +69,8 @@ pub fn predict(phase: &str, model: &Model, images: &Unlabelled, context: &Contex
 
 /// Returns how many images of a network run together.
 pub fn at_once(graph: &Graph) -> usize {
-    graph.at_once(BATCH)
+    let affordable = OPERATIONS.saturating_mul(threads() as u64) / graph.cost().operations.max(1);
+    graph.at_once(BATCH.min(usize::try_from(affordable).unwrap_or(BATCH).max(1)))
 }
 
 /// Computes the logits for a set of images, at most `most` at a time, by what `run` makes of the pixels of some.
@@ -85,7 +89,7 @@ pub fn predict_by(
     context.progress.start(phase, images.len());
     for first in (0..images.len()).step_by(most) {
         if context.interrupter.should_stop() {
-            return Err(Error::interrupted("stopped"));
+            return Err(progress::stopped());
         }
         let batch = images.batch(&(first..images.len().min(first + most)).collect::<Vec<_>>())?;
         if !batch.indices.is_empty() {

@@ -134,7 +134,7 @@ impl<E: StdError + 'static> From<E> for Error {
     fn from(error: E) -> Self {
         let any: &(dyn StdError + 'static) = &error;
         if let Some(distill::Error::Interrupted { .. }) = any.downcast_ref() {
-            return Self::interrupted("stopped");
+            return crate::progress::stopped();
         }
         Self { hint: hint_of(&error), is_missing: is_missing(&error), ..Self::failed(error) }
     }

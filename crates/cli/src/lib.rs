@@ -1,7 +1,8 @@
 //! The `dsconv` command: quantizes convolutional networks and wins their accuracy back without labels.
 //!
 //! `args` declares what can be typed, `commands` does it with plain values, and this file connects them. `printer::Printer` owns
-//! stdout and stderr. The exit status is 0 for a result, 1 where the work failed, 2 for wrong usage or a wrong config.
+//! stdout and stderr. The exit status is 0 for a result, 1 where the work failed, 2 for wrong usage or a wrong config, 130 where the
+//! user stopped it.
 //!
 //! The program is this library's [`main`]. [`host`] is for other programs, such as Python's: they give the words of a command and
 //! get its result as a value.
@@ -64,7 +65,9 @@ pub fn main() -> ExitCode {
         },
     };
     let printer = Printer::new(&Manner::from(&global));
-    match run(command, &printer) {
+    let ended = progress::hear(&printer).and_then(|()| run(command, &printer));
+    progress::keep_end();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             printer.error(&error);

@@ -1,6 +1,9 @@
 //! The progress of long work: bars on a terminal, lines off it.
 use std::io::{self, IsTerminal};
-use std::sync::{Arc, Mutex};
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -12,17 +15,81 @@ use distill::{Context, Interrupter, Progress};
 /// The time after which a phase says again how far it is, off a terminal.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// Makes a [`Context`] on `device` that shows bars and stops at Ctrl-C. A second Ctrl-C ends the process at once. Where a host
-/// listens, progress goes to it, and it alone stops the work.
-///
-/// # Errors
-/// The system refuses the handler of Ctrl-C.
-pub fn context(device: Device, printer: &Printer) -> Result<Context> {
+/// How long work that was stopped may take to end by itself. After that the process ends without it.
+const GRACE: Duration = Duration::from_millis(700);
+
+/// The interrupter of all that this process does, once it does something that can be stopped.
+static WORK: OnceLock<Interrupter> = OnceLock::new();
+/// Whether a dashboard has the terminal, which it alone gives back.
+static DASHBOARD: AtomicBool = AtomicBool::new(false);
+/// How stopped work is gone on with.
+static GOES_ON: Mutex<Option<String>> = Mutex::new(None);
+/// Held by the thread that ends the process.
+static END: Mutex<()> = Mutex::new(());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes a [`Context`] on `device` that shows bars and is stopped as [`hear`] says. Where a host listens, progress goes to it, and it
+/// alone stops the work.
+pub fn context(device: Device, printer: &Printer) -> Context {
     if let Some(host) = printer.host() {
-        return Ok(host.context(device));
+        return host.context(device);
     }
     let bars = Bars { printer: printer.clone(), phase: Mutex::default() };
-    Ok(Context { device, progress: Arc::new(bars), interrupter: interrupter(printer)?, dashboard: false })
+    let interrupter = WORK.get_or_init(Interrupter::new).clone();
+    Context { device, progress: Arc::new(bars), interrupter, dashboard: false }
+}
+
+/// Ends this process at Ctrl-C, or where it is told to terminate. Work that can be stopped has a moment to end by itself; nothing is
+/// lost where it does not, since files are written whole or not at all, and runs go on from their last checkpoint.
+///
+/// # Errors
+/// The system refuses the handler.
+pub fn hear(printer: &Printer) -> Result<()> {
+    let printer = printer.clone();
+    let stop = move || match WORK.get() {
+        Some(work) if !work.should_stop() => {
+            work.stop(Some("Ctrl-C"));
+            if !DASHBOARD.load(Ordering::Relaxed) {
+                let printer = printer.clone();
+                thread::spawn(move || {
+                    thread::sleep(GRACE);
+                    end(&printer);
+                });
+            }
+        }
+        _ => end(&printer),
+    };
+    ctrlc::set_handler(stop).map_err(|error| Error::failed(format!("cannot listen for Ctrl-C: {error}")))
+}
+
+/// Ends the process in the middle of its work.
+fn end(printer: &Printer) {
+    let _ended = lock(&END);
+    files::abandon_writes();
+    printer.error(&stopped());
+    process::exit(130);
+}
+
+/// Keeps the process from being ended by another thread, which is about to end by itself.
+pub fn keep_end() {
+    std::mem::forget(lock(&END));
+}
+
+/// The error of work that was stopped, with what [`goes_on`] was told.
+pub fn stopped() -> Error {
+    let error = Error::interrupted("stopped");
+    match &*lock(&GOES_ON) {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// Takes down how the work is gone on with, should it be stopped.
+pub fn goes_on(hint: String) {
+    lock(&GOES_ON).get_or_insert(hint);
 }
 
 /// Checks that a dashboard that is wanted can be shown.
@@ -30,34 +97,12 @@ pub fn context(device: Device, printer: &Printer) -> Result<Context> {
 /// # Errors
 /// Stdin and stdout are no terminal.
 pub fn check_dashboard(wanted: bool) -> Result<()> {
+    DASHBOARD.store(wanted, Ordering::Relaxed);
     if wanted && !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
         let error = Error::usage("`--tui` needs a terminal to draw on and to hear keys from");
         return Err(error.hint("without it, a line says every 30 seconds how far it is"));
     }
     Ok(())
-}
-
-/// The interrupter of Ctrl-C, which is one for all that this process does.
-///
-/// # Errors
-/// The system refuses the handler.
-fn interrupter(printer: &Printer) -> Result<Interrupter> {
-    static HEARD: Mutex<Option<Interrupter>> = Mutex::new(None);
-    let mut heard = HEARD.lock().expect("registering a handler does not panic");
-    if let Some(interrupter) = &*heard {
-        return Ok(interrupter.clone());
-    }
-    let interrupter = Interrupter::new();
-    let (stop, voice) = (interrupter.clone(), printer.clone());
-    ctrlc::set_handler(move || {
-        if stop.should_stop() {
-            std::process::exit(130);
-        }
-        voice.talk("stopping at the next step; Ctrl-C again ends at once");
-        stop.stop(Some("Ctrl-C"));
-    })
-    .map_err(|error| Error::failed(format!("cannot listen for Ctrl-C: {error}")))?;
-    Ok(heard.insert(interrupter).clone())
 }
 
 struct Bars {

@@ -9,9 +9,9 @@ use images::Unlabelled;
 use model::Model;
 use serde::Serialize;
 
-use crate::error::{Error, Result};
-use crate::pictures;
+use crate::error::Result;
 use crate::printer::Printer;
+use crate::{pictures, progress};
 
 /// The images on which networks are compared where the user gives none, or holds fewer out of a fit.
 pub const COUNT: usize = 8;
@@ -124,7 +124,7 @@ impl Reference {
 pub fn known<T>(found: Result<T, distill::Error>, printer: &Printer) -> Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
-        Err(distill::Error::Interrupted { .. }) => Err(Error::interrupted("stopped")),
+        Err(distill::Error::Interrupted { .. }) => Err(progress::stopped()),
         Err(error) => {
             printer.warn(format!("how far the network is from the float one is not known: {error}"));
             Ok(None)

@@ -9,7 +9,7 @@ use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleRule};
 use distill::{Candidates, Fidelity, Method, Part, Sensitivity, allocate, sensitivity};
 use graph::{Folded, Graph};
 use model::policy::Rule;
-use model::{Float, Info, Plan, Policy};
+use model::{Float, Plan, Policy};
 use report::{Bars, Item, Page, Plot, Section};
 use serde::Serialize;
 
@@ -275,14 +275,14 @@ fn analyze_opened(
     if plans.iter().all(|plan| plan.layers().is_empty()) {
         return Err(Error::usage(format!("`{}` has no convolution or linear layer", opened.name)));
     }
-    let context = progress::context(device, printer)?;
+    let context = progress::context(device, printer);
     let costs = budget.map(|budget| Costs::new(budget, &whole, &plans, &info, &context)).transpose()?;
 
     let parts: &[Part] = if budget.is_some() { &[Part::Both] } else { &Part::ALL };
     let candidates = Candidates { network: &folded, plans: &plans, parts, images: &images };
     let method = if options.proxy { Method::FirstOrder } else { Method::Exact };
     let found = sensitivity(&candidates, method, &context)?;
-    let chosen = costs.map(|costs| choose(costs, rule_file, &whole, &plans, &found, options, &info)).transpose()?;
+    let chosen = costs.map(|costs| choose(costs, rule_file, &whole, &plans, &found, options)).transpose()?;
     let (allocation, rules) = chosen.unzip();
     let outcome = Outcome {
         model: opened.name,
@@ -401,13 +401,12 @@ fn allocated(found: &Allocation) -> String {
 
 /// Chooses formats within a budget. Returns them as the text of a file of rules too, which may be written to `path`.
 fn choose(
-    mut costs: Costs,
+    mut costs: Costs<'_>,
     path: Option<&Path>,
     network: &Folded,
     plans: &[Plan],
     found: &[Sensitivity],
     options: &AnalyzeOptions,
-    info: &Info,
 ) -> Result<(Allocation, String)> {
     let spec = &options.model;
     let model = names::typed(&spec.name);
@@ -420,7 +419,7 @@ fn choose(
         let rules: Vec<Rule> = choices.names.iter().zip(&picked).map(rule).collect();
         // What `dsconv quantize` makes of the rules.
         let plan = Policy { rules: rules.clone(), ..Policy::default() }.resolve(network.graph());
-        if let Measured::Fits(bytes) = costs.measure(network, &plan.map_err(Error::usage)?, info)? {
+        if let Measured::Fits(bytes) = costs.measure(network, &plan.map_err(Error::usage)?)? {
             break (picked, rules, bytes);
         }
     };

@@ -166,7 +166,7 @@ pub fn run(options: &BenchmarkOptions, printer: &Printer) -> Result<()> {
     let images = set.without_labels();
     classes::report(&images, printer);
     let set = GivenClasses::read(options.model.classes.as_deref())?.labelled(&set, &opened.model, printer)?;
-    let context = progress::context(device::open(DeviceName::Cpu)?, printer)?;
+    let context = progress::context(device::open(DeviceName::Cpu)?, printer);
     let runtime = OnnxRuntime::find()?;
 
     let (name, info, fp32_bytes) = (opened.name, opened.model.info().clone(), opened.model.fp32_bytes());
@@ -196,7 +196,7 @@ pub fn run(options: &BenchmarkOptions, printer: &Printer) -> Result<()> {
     let stored = SaveOptions { floats: Float::F32, scale_precision: Float::F16 };
     for format in &FORMATS {
         let plan = format.policy().resolve(folded.graph()).map_err(Error::usage)?;
-        let mut quantized = Model::quantize_folded(&folded, &plan, info.clone())?;
+        let mut quantized = distill::quantize(&folded, &plan, info.clone(), &context)?;
         if let Some(found) = fitted::fit(&options.images, &folded, &plan, &quantized, &context, printer)? {
             quantized = found.model;
             fitted_on = Some(found.outcome.described());
@@ -321,7 +321,7 @@ fn measured(outcome: &Outcome) -> String {
     let (images, data) = (counted(outcome.count, "image"), &outcome.data);
     let others = outcome.onnxruntime.as_ref().map_or(String::new(), |version| format!(" or ONNX Runtime {version}"));
     format!(
-        "{count} images of {data}; {fitted}; ms: an image in the integer engine{others} on one thread of this machine, median of \
+        "{images} of {data}; {fitted}; ms: an image in the integer engine{others} on one thread of this machine, median of \
          {} runs",
         bench::RUNS
     )

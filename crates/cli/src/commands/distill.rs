@@ -99,8 +99,9 @@ pub fn ran(options: &RunOptions, printer: &Printer) -> Result<Ran> {
     let DistillInputs { teacher, adapt, eval } = recipe.open(&file, printer)?;
     let folder = options.place.take(&file.name(), printer)?;
     printer.talk(learns(&recipe, &adapt, &eval));
+    progress::goes_on(format!("`dsconv distill --resume {}` goes on", names::typed(folder.path().display())));
 
-    let context = Context { dashboard: options.tui, ..progress::context(device, printer)? };
+    let context = Context { dashboard: options.tui, ..progress::context(device, printer) };
     let sets: Vec<Unlabelled> = [Some(adapt.clone()), eval.images()].into_iter().flatten().collect();
     let known: Vec<usize> = sets.iter().map(|set| set.skipped().len()).collect();
     let config = recipe.config();
@@ -108,7 +109,7 @@ pub fn ran(options: &RunOptions, printer: &Printer) -> Result<Ran> {
     let job = Distillation { teacher: &teacher, images: &adapt, eval: &eval, config: &config, recipe: Some(&text) };
     let ran = distill::run(&job, &folder, &context);
     sets.iter().zip(known).for_each(|(set, known)| classes::report_late(set, known, printer));
-    let report = ran.map_err(|error| run_error(error, &file, &folder, ""))?;
+    let report = ran.map_err(|error| run_error(error, &file, ""))?;
     let run = folder.path().to_owned();
     let chosen = match report.chosen {
         Chosen::Adapted => &report.adapted,

@@ -135,7 +135,7 @@ pub fn evaluate(options: &EvalOptions, printer: &Printer) -> Result<Evaluation> 
     classes::report(&images, printer);
     let set = GivenClasses::read(options.model.classes.as_deref())?.labelled(&set, &opened.model, printer)?;
 
-    let context = progress::context(device, printer)?;
+    let context = progress::context(device, printer);
     let images_of_other = match &against {
         Some(other) if other.model.preprocess() == opened.model.preprocess() => None,
         Some(other) if other.is_prepared => {

@@ -8,7 +8,7 @@ use model::{Model, Plan};
 use report::Item;
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pictures::{self, GivenImages};
 use crate::printer::Printer;
 use crate::progress;
@@ -136,7 +136,7 @@ pub fn fit(
             let set = pictures::open(None, count, SEED, plain, printer)?;
             let (fitted, layers) = match fit(None, Some(&set)) {
                 Ok(found) => found,
-                Err(distill::Error::Interrupted { .. }) => return Err(Error::interrupted("stopped")),
+                Err(distill::Error::Interrupted { .. }) => return Err(progress::stopped()),
                 Err(error) => {
                     printer.warn(format!("layers are not fitted, the scale rule alone decides: {error}"));
                     return Ok(None);

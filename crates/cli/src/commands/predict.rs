@@ -97,7 +97,7 @@ pub fn run(options: &PredictOptions, printer: &Printer) -> Result<()> {
         error => Error::from(error),
     })?;
     classes::report(&set, printer);
-    let context = progress::context(device, printer)?;
+    let context = progress::context(device, printer);
     let logits = if engine::is_for(&options.model.name, options.device, options.simulate) {
         engine::predict("predict", &opened.model, &set, &context)?
     } else {

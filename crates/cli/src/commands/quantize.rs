@@ -264,9 +264,8 @@ impl Job {
         let Self { name, info, folded, plan, policy, stored, kept, .. } = self;
         let image_layers = image_layers(folded.graph(), &plan, &policy);
         printer.detail(format!("quantizing {name} to {}", formats(&plan)));
-        // From here on the user's Ctrl-C is heard between two steps.
         let context = cpu(printer)?;
-        let mut model = Model::quantize_folded(&folded, &plan, info)?;
+        let mut model = distill::quantize(&folded, &plan, info, &context)?;
         let (mut fit, mut held) = (None, None);
         if let Some(found) = fitted::fit(&options.images, &folded, &plan, &model, &context, printer)? {
             let Fit { model: fitted, outcome, held: images } = found;
@@ -322,7 +321,7 @@ fn policy(QuantizeOptions { policy, rule_file, .. }: &QuantizeOptions, printer: 
 
 /// The surroundings of work on the CPU that Ctrl-C stops.
 fn cpu(printer: &Printer) -> Result<Context> {
-    progress::context(device::open(DeviceName::Cpu)?, printer)
+    Ok(progress::context(device::open(DeviceName::Cpu)?, printer))
 }
 
 /// Puts rules before those of the policy that keep the layers that matter most at 8 bits, and returns the names of these layers.

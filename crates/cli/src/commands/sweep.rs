@@ -142,6 +142,7 @@ struct Outcome {
 pub fn run(options: &SweepOptions, printer: &Printer) -> Result<()> {
     let combinations = combinations(options, printer)?;
     let folder = folder(options, printer)?;
+    progress::goes_on("the same command with `--resume` goes on".to_owned());
     let mut rows: Vec<Row> = Vec::new();
     for (number, combination) in combinations.iter().enumerate() {
         printer.talk(format!("run {} of {}: {combination}", number + 1, combinations.len()));
@@ -151,7 +152,7 @@ pub fn run(options: &SweepOptions, printer: &Printer) -> Result<()> {
         let set = options.set.iter().cloned().chain(combination.changes()).collect();
         let run = RunOptions { config: options.config.clone(), set, place, device: options.device, tui: false };
         let ran = distill::ran(&run, printer).map_err(|error| match error.is_interruption() {
-            true => Error::interrupted("stopped").hint("the same command with `--resume` goes on"),
+            true => error,
             false => error.at(combination.to_string()),
         })?;
         let value = |(key, value): &(String, String)| (key.clone(), value.clone().into());

@@ -48,9 +48,13 @@ pub fn run(options: &RunOptions, printer: &Printer) -> Result<()> {
     let device = device::open(options.device.unwrap_or(DeviceName::Cpu))?;
     let TrainInputs { start: beginning, preprocess, train, eval } = recipe.open(&file, printer)?;
     let folder = options.place.take(&file.name(), printer)?;
-    printer.talk(format!("training {} on {} images of {}", recipe.model.name, train.len(), train.name()));
+    progress::goes_on(format!(
+        "the same command with `--resume --out {}` goes on",
+        names::typed(folder.path().display())
+    ));
+    printer.talk(format!("training {} on {} of {}", recipe.model.name, counted(train.len(), "image"), train.name()));
 
-    let context = Context { dashboard: options.tui, ..progress::context(device, printer)? };
+    let context = Context { dashboard: options.tui, ..progress::context(device, printer) };
     let known = [train.skipped().len(), eval.skipped().len()];
     let training = Training {
         start: beginning.start(),
@@ -62,7 +66,7 @@ pub fn run(options: &RunOptions, printer: &Printer) -> Result<()> {
     let trained = distill::train(&training, &folder, &context);
     classes::report_late(&train.without_labels(), known[0], printer);
     classes::report_late(&eval.without_labels(), known[1], printer);
-    let trained = trained.map_err(|error| run_error(error, &file, &folder, "train."))?;
+    let trained = trained.map_err(|error| run_error(error, &file, "train."))?;
     let run = folder.path().to_owned();
     let path = run.join(RunFolder::MODEL);
     // A quantized network's scales have the precision that its file had.

@@ -1,5 +1,4 @@
 //! Errors of the libraries in the words of a config, pointed at where the file has the value at fault.
-use distill::RunFolder;
 use images::ImageError;
 
 use crate::config::ConfigFile;
@@ -17,7 +16,7 @@ pub fn setting_error(file: &ConfigFile, error: distill::Error, table: &str) -> E
 }
 
 /// Tells an error of a run in the words of the command line; `table` is where the library's settings lie in the config.
-pub fn run_error(error: distill::Error, file: &ConfigFile, folder: &RunFolder, table: &str) -> Error {
+pub fn run_error(error: distill::Error, file: &ConfigFile, table: &str) -> Error {
     match error {
         distill::Error::Config { .. } => setting_error(file, error, table),
         distill::Error::RunExists { .. } => {
@@ -27,8 +26,6 @@ pub fn run_error(error: distill::Error, file: &ConfigFile, folder: &RunFolder, t
         distill::Error::OtherRun { .. } => Error::usage(error).hint(
             "resume with what it was begun with (config, device, weights and images), or choose another folder with `--out`",
         ),
-        distill::Error::Interrupted { .. } => Error::interrupted("stopped")
-            .hint(format!("the same command with `--resume --out {}` goes on", folder.path().display())),
         error => Error::from(error),
     }
 }

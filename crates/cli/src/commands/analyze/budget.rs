@@ -7,12 +7,12 @@ use blockfloat::packed_len;
 use distill::Context;
 use graph::Folded;
 use model::dsc::{self, Pair};
-use model::{Float, Info, LayerPlan, Model, Plan, SaveOptions};
+use model::{Float, Info, LayerPlan, Plan, SaveOptions};
 use runtime::Session;
 
 use crate::error::{Error, Result};
-use crate::rules;
 use crate::table::bytes;
+use crate::{progress, rules};
 
 /// How often each layer is timed; its time is the shortest.
 const PROFILES: usize = 15;
@@ -79,9 +79,11 @@ pub enum Measured {
 }
 
 /// What the formats of each layer take of a budget.
-#[derive(Debug)]
-pub struct Costs {
+pub struct Costs<'a> {
     budget: Budget,
+    /// What the network's file says of it.
+    info: &'a Info,
+    context: &'a Context,
     /// For each plan what each layer takes: bytes, or nanoseconds.
     layers: Vec<BTreeMap<String, u64>>,
     /// What everything that is no planned layer takes.
@@ -92,12 +94,18 @@ pub struct Costs {
     least: u64,
 }
 
-impl Costs {
+impl<'a> Costs<'a> {
     /// Finds out what layers take, for a budget of time by running each plan's network in the integer engine.
     ///
     /// # Errors
     /// The smallest formats take more than the budget; the engine cannot run the network; the user interrupts it.
-    pub fn new(budget: Budget, network: &Folded, plans: &[Plan], info: &Info, context: &Context) -> Result<Self> {
+    pub fn new(
+        budget: Budget,
+        network: &Folded,
+        plans: &[Plan],
+        info: &'a Info,
+        context: &'a Context,
+    ) -> Result<Self> {
         let shape = |name: &str| rules::weight_shape(network, name);
         let mut rest = 0;
         let layers = match budget {
@@ -113,7 +121,7 @@ impl Costs {
                 };
                 let layers = of_all(plans, bytes);
                 let of_layers: u64 = layers[0].values().sum();
-                rest = file_bytes(network, &plans[0], info)?.saturating_sub(of_layers);
+                rest = file_bytes(network, &plans[0], info, context)?.saturating_sub(of_layers);
                 layers
             }
             Budget::Milliseconds(_) => {
@@ -131,7 +139,7 @@ impl Costs {
         };
         let least = |name: &String| layers.iter().filter_map(|costs| costs.get(name)).min().expect("its own cost");
         let least: u64 = layers[0].keys().map(least).sum();
-        let costs = Self { budget, layers, rest, room: room.unwrap_or(0), least };
+        let costs = Self { budget, info, context, layers, rest, room: room.unwrap_or(0), least };
         if room.is_some_and(|room| room >= least) {
             return Ok(costs);
         }
@@ -155,9 +163,9 @@ impl Costs {
     ///
     /// # Errors
     /// The layers cannot take less.
-    pub fn measure(&mut self, network: &Folded, plan: &Plan, info: &Info) -> Result<Measured> {
+    pub fn measure(&mut self, network: &Folded, plan: &Plan) -> Result<Measured> {
         let Budget::Bytes(most) = self.budget else { return Ok(Measured::Fits(None)) };
-        let found = file_bytes(network, plan, info)?;
+        let found = file_bytes(network, plan, self.info, self.context)?;
         let over = found.saturating_sub(most);
         if over == 0 {
             return Ok(Measured::Fits(Some(found)));
@@ -198,8 +206,8 @@ fn of_all(plans: &[Plan], cost: impl Fn(&str, &LayerPlan) -> u64) -> Vec<BTreeMa
 }
 
 /// Returns the bytes of the larger of the files that a network of this plan can be written to.
-fn file_bytes(network: &Folded, plan: &Plan, info: &Info) -> Result<u64> {
-    let model = Model::quantize_folded(network, plan, info.clone())?;
+fn file_bytes(network: &Folded, plan: &Plan, info: &Info, context: &Context) -> Result<u64> {
+    let model = distill::quantize(network, plan, info.clone(), context)?;
     let floats = SaveOptions { floats: Float::F32, scale_precision: Float::F16 };
     let pair = Some(Pair { seed: 0, logits: vec![0.0; model.graph().output().elements()] });
     let dsc = dsc::write(&model, &dsc::Options { floats, pair })?.len();
@@ -219,7 +227,7 @@ fn times(
     let (mut layers, mut rest) = (Vec::new(), u64::MAX);
     context.progress.start("time layers", plans.len());
     for (done, plan) in plans.iter().enumerate() {
-        let engine = runtime::Model::new(Model::quantize_folded(network, plan, info.clone())?)?;
+        let engine = runtime::Model::new(distill::quantize(network, plan, info.clone(), context)?)?;
         let steps = steps(&mut engine.session(1)?, context)?;
         // A layer that the engine runs in another step takes nothing by itself.
         let mut of_plan: BTreeMap<String, u64> = plan.layers().keys().map(|name| (name.clone(), 0)).collect();
@@ -241,7 +249,7 @@ fn steps(session: &mut Session, context: &Context) -> Result<Vec<(String, u64)>>
     let mut least: Vec<(String, u64)> = Vec::new();
     for _ in 0..PROFILES {
         if context.interrupter.should_stop() {
-            return Err(Error::interrupted("stopped"));
+            return Err(progress::stopped());
         }
         let found = session.profile(&image)?.into_iter().map(|step| (step.name, (step.seconds * 1e9) as u64));
         match least.is_empty() {

@@ -83,7 +83,7 @@ pub fn run(options: &ExportOptions, opened: OpenedModel, printer: &Printer, star
             }
             let (given, count) = (GivenImages::Named(images.clone()), onnx.calibration_images);
             let set = pictures::open(Some(&given), count.unwrap_or(CALIBRATION_IMAGES), 0, &model, printer)?;
-            let context = progress::context(device::open(DeviceName::Cpu)?, printer)?;
+            let context = progress::context(device::open(DeviceName::Cpu)?, printer);
             let ranges = ranges(&set, onnx.calibration.unwrap_or(Calibration::Mse), &model, &context)?;
             for (node, Range { min, max }) in &ranges {
                 printer.detail(format!("{node}: {min:.4} to {max:.4}"));
