@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::models::ModelSpec;
 use crate::output::{Ending, Output, Target};
 use crate::printer::Printer;
-use crate::{checkpoint, deploy};
+use crate::{checkpoint, deploy, usage};
 
 pub use crate::pictures::GivenImages;
 
@@ -264,12 +264,7 @@ pub fn read_run(run: &Path) -> Result<RunResults> {
 /// They are no usage of it, and the error says what clap says.
 fn parse(command: &str, words: &[OsString]) -> Result<Command> {
     let words = [OsString::from("dsconv"), command.into()].into_iter().chain(words.iter().cloned());
-    Cli::try_parse_from(words).map(|cli| cli.command).map_err(|error| {
-        let text = error.render().to_string();
-        let text = text.strip_prefix("error: ").unwrap_or(&text);
-        // How the command is used stands after a blank line.
-        Error::usage(text.split("\n\n").next().unwrap_or(text).trim_end())
-    })
+    Cli::try_parse_from(words).map(|cli| cli.command).map_err(|error| usage::in_short(&error))
 }
 
 fn files(model: &ModelSpec) -> Vec<PathBuf> {

@@ -56,13 +56,7 @@ use printer::{Manner, Printer};
 pub fn main() -> ExitCode {
     let Cli { command, global } = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => match usage::explain(&error) {
-            Some(better) => {
-                Printer::new(&Manner::default()).error(&better);
-                return ExitCode::from(better.code());
-            }
-            None => error.exit(),
-        },
+        Err(error) => return usage::refuse(&error),
     };
     let printer = Printer::new(&Manner::from(&global));
     let ended = progress::hear(&printer).and_then(|()| run(command, &printer));

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
@@ -36,6 +36,18 @@ pub struct Printer {
     bars: MultiProgress,
     /// The program that hears talk, warnings and progress in the terminal's place.
     host: Option<Host>,
+    /// Whether stdout has its one JSON document.
+    has_document: Arc<AtomicBool>,
+}
+
+/// An error as a JSON document.
+#[derive(Debug, Serialize)]
+struct ErrorDocument<'a> {
+    error: &'a str,
+    /// What the user can do; `null` where the message says it.
+    hint: Option<&'a str>,
+    /// The exit status.
+    status: u8,
 }
 
 /// A progress bar that knows where it began, so that work done by an earlier process does not count in its speed.
@@ -93,13 +105,18 @@ impl Printer {
     pub fn new(manner: &Manner) -> Self {
         // indicatif draws nothing off a terminal.
         let target = if manner.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        Self { manner: *manner, bars: MultiProgress::with_draw_target(target), host: None }
+        Self {
+            manner: *manner,
+            bars: MultiProgress::with_draw_target(target),
+            host: None,
+            has_document: Arc::default(),
+        }
     }
 
     /// Makes a printer that hands on what it is told to say.
     pub fn hosted(host: Host) -> Self {
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
-        Self { manner: Manner::default(), bars, host: Some(host) }
+        Self { manner: Manner::default(), bars, host: Some(host), has_document: Arc::default() }
     }
 
     /// Returns the program that listens in the terminal's place.
@@ -125,13 +142,21 @@ impl Printer {
     /// Prints the result: `document` where JSON is wanted, else what `text` prints.
     pub fn result<T: Serialize>(&self, document: &T, text: impl FnOnce(&Self)) {
         if self.manner.json {
-            match serde_json::to_string_pretty(document) {
-                // As it is: names in it may hold what a stream without colour strips.
-                Ok(json) => self.write_out(io::stdout().lock(), &json),
-                Err(error) => self.give_up(&format!("cannot write the result as JSON: {error}")),
-            }
+            self.document(document);
         } else {
             text(self);
+        }
+    }
+
+    /// Prints the one JSON document; a second one, an error's after the result, is not printed.
+    fn document<T: Serialize>(&self, document: &T) {
+        if self.has_document.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        match serde_json::to_string_pretty(document) {
+            // As it is: names in it may hold what a stream without colour strips.
+            Ok(json) => self.write_out(io::stdout().lock(), &json),
+            Err(error) => self.give_up(&format!("cannot write the result as JSON: {error}")),
         }
     }
 
@@ -186,7 +211,7 @@ impl Printer {
         }
     }
 
-    /// Prints the error that ends a command.
+    /// Prints the error that ends a command, where JSON is wanted also as a document on stdout.
     pub fn error(&self, error: &Error) {
         let mut text = format!("{ERROR}error{ERROR:#}: {}", harmless(error.message()));
         if let Some(drawing) = error.drawing() {
@@ -196,6 +221,9 @@ impl Printer {
             text += &format!("\n\n{HINT}hint{HINT:#}: {}", harmless(hint));
         }
         self.write_err(&text);
+        if self.manner.json {
+            self.document(&ErrorDocument { error: error.message(), hint: error.advice(), status: error.code() });
+        }
     }
 
     /// Shows a progress bar on stderr, unless that is no terminal. `unit` is what is counted.

@@ -1,5 +1,6 @@
 //! Errors of usage that are explained better than clap does.
 use std::path::Path;
+use std::process::ExitCode;
 
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -7,10 +8,31 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::args::Cli;
 use crate::error::Error;
 use crate::names;
+use crate::printer::{Manner, Printer};
+
+/// Prints an error of usage, or the help or version that was asked for, and returns the exit status.
+pub fn refuse(error: &clap::Error) -> ExitCode {
+    let json = words().any(|word| word == "--json");
+    let told = explain(error).or_else(|| (json && error.use_stderr()).then(|| in_short(error)));
+    match told {
+        Some(told) => {
+            Printer::new(&Manner { json, ..Manner::default() }).error(&told);
+            ExitCode::from(told.code())
+        }
+        None => error.exit(),
+    }
+}
+
+/// Says what clap says, without the lines on how the command is used.
+pub fn in_short(error: &clap::Error) -> Error {
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    Error::usage(text.split("\n\n").next().unwrap_or(text).trim_end())
+}
 
 /// Explains an error of usage better than clap does, where that is possible: a model in a command's place, another command's
 /// option.
-pub fn explain(error: &clap::Error) -> Option<Error> {
+fn explain(error: &clap::Error) -> Option<Error> {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         _ => None,

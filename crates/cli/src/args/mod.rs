@@ -67,7 +67,7 @@ pub struct Cli {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Output")]
 pub struct Global {
-    /// Print the result as one JSON document on stdout
+    /// Print the result as one JSON document on stdout, and an error too: {"error", "hint", "status"}
     #[arg(long, global = true)]
     pub json: bool,
     /// Say more, on stderr

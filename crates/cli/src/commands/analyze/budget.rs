@@ -99,13 +99,7 @@ impl<'a> Costs<'a> {
     ///
     /// # Errors
     /// The smallest formats take more than the budget; the engine cannot run the network; the user interrupts it.
-    pub fn new(
-        budget: Budget,
-        network: &Folded,
-        plans: &[Plan],
-        info: &'a Info,
-        context: &'a Context,
-    ) -> Result<Self> {
+    pub fn new(budget: Budget, network: &Folded, plans: &[Plan], info: &'a Info, context: &'a Context) -> Result<Self> {
         let shape = |name: &str| rules::weight_shape(network, name);
         let mut rest = 0;
         let layers = match budget {
