@@ -1,5 +1,6 @@
 //! The outputs of a network for a set of images, and the numbers by which networks are compared.
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use graph::{Head, Outputs};
 use serde::{Deserialize, Serialize};
@@ -105,6 +106,13 @@ impl Logits {
     /// probability is more than a half, else class 0.
     pub fn class(&self, row: usize) -> usize {
         largest(&ranks(self.head, self.row(row)))
+    }
+
+    /// The most images for which one and the same class is named: all of them where the network does not tell images apart.
+    pub fn alike(&self) -> usize {
+        let mut counts = BTreeMap::<usize, usize>::new();
+        (0..self.len()).for_each(|row| *counts.entry(self.class(row)).or_default() += 1);
+        counts.into_values().max().unwrap_or(0)
     }
 
     /// The class that is named for an image of the set; `None` for one that could not be read.
@@ -387,6 +395,7 @@ mod tests {
     #[test]
     fn one_output_names_two_classes() {
         let of_logits = logits(Outputs::Logits, 1, &[0.3, -0.3, 0.0]);
+        assert_eq!(of_logits.alike(), 2);
         assert_eq!([0, 1, 2].map(|image| of_logits.class(image)), [1, 0, 0]);
         let of_sigmoid = logits(Outputs::Sigmoid, 1, &[0.6, 0.4, 0.5]);
         assert_eq!([0, 1, 2].map(|image| of_sigmoid.class(image)), [1, 0, 0]);

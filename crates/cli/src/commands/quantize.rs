@@ -219,9 +219,9 @@ impl Summary {
     /// Warns where the network has lost more than a little.
     fn warn(&self, printer: &Printer) {
         self.verdict.iter().for_each(|verdict| verdict.warn(printer));
-        let broken = self.verdict.as_ref().is_some_and(|verdict| verdict.broken);
+        let is_said = self.verdict.as_ref().is_some_and(|verdict| verdict.broken || verdict.constant);
         let agreement = self.fit.as_ref().and_then(FitOutcome::agreement);
-        if let Some(agreement) = agreement.filter(|agreement| *agreement < GOOD && !broken) {
+        if let Some(agreement) = agreement.filter(|agreement| *agreement < GOOD && !is_said) {
             printer.warn(format!(
                 "it names another class than the float network for {:.0} % of the images held out: points of accuracy are lost; more \
                  bits, `--keep-worst` and `dsconv distill` help, `dsconv analyze` names the layers",
