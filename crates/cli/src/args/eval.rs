@@ -18,7 +18,8 @@ pub struct Eval {
     #[arg(long, value_name = "N", value_parser = above_0)]
     pub limit: Option<usize>,
     /// Also compare with this model: agreement, SQNR of the logits less their means, and the largest difference of an image's logits
-    /// in parts of its largest. Each model gets its images as its file says
+    /// in parts of its largest. Each model gets its images as its file says: options for images are for MODEL, and for a file that
+    /// says nothing. A .dsc file beside itself is compared with its simulation
     #[arg(long, value_name = "MODEL")]
     pub against: Option<String>,
     /// Run a `.dsc` file in the simulation, not in the integer engine

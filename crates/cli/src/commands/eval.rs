@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 use distill::evaluate::predict;
 use distill::{Flips, Logits};
 use graph::Preprocess;
-use images::{Labelled, OpenOptions};
+use images::{Labelled, OpenOptions, Unlabelled};
 use report::{Page, Section};
 use serde::Serialize;
 
+use super::inspect::prepared;
 use crate::classes::GivenClasses;
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
@@ -40,6 +41,9 @@ pub struct EvalOptions {
 #[derive(Debug, Serialize)]
 pub struct Outcome {
     model: String,
+    /// The other model. Where it is the same file, it runs in the simulation, not in the integer engine, as is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    against: Option<String>,
     data: String,
     /// The number of images.
     count: usize,
@@ -136,64 +140,69 @@ pub fn evaluate(options: &EvalOptions, printer: &Printer) -> Result<Evaluation> 
     let set = GivenClasses::read(options.model.classes.as_deref())?.labelled(&set, &opened.model, printer)?;
 
     let context = progress::context(device, printer);
-    let images_of_other = match &against {
-        Some(other) if other.model.preprocess() == opened.model.preprocess() => None,
-        Some(other) if other.is_prepared => {
-            printer.talk(format!("{} and {} get their images as their own files say", opened.name, other.name));
-            Some(images::open_labelled(data, &other.model.preprocess(), &spread)?.without_labels())
-        }
-        Some(other) => {
-            let (name, first) = (&other.name, &opened.name);
-            printer.talk(format!("{name} does not say how its images are prepared: as those of {first}"));
-            None
-        }
-        None => None,
-    };
-    let images_of_other = images_of_other.as_ref().unwrap_or(&images);
-    let other = against.as_ref().map(|opened| models::network(&opened.model, &context.device));
-    if let Some(other) = &other
-        && other.graph().head().count != opened.model.graph().head().count
+    if let Some(other) = &against
+        && other.model.graph().head().count != opened.model.graph().head().count
     {
         return Err(Error::usage("the two models have different numbers of classes"));
     }
+    let own_images = match &against {
+        Some(other) if say_prepared(&options.model, &opened, other, printer) => {
+            Some(images::open_labelled(data, &other.model.preprocess(), &spread)?.without_labels())
+        }
+        _ => None,
+    };
+    let in_engine = engine::is_for(&options.model.name, options.device, options.simulate);
+    let is_asked = options.simulate || options.device.is_some();
+    if let Some(name) =
+        options.against.as_ref().filter(|name| !in_engine && !is_asked && engine::is_for(name, None, false))
+    {
+        printer.talk(format!("{name} is simulated here: named first, it runs in the integer engine"));
+    }
+    // Quantized networks that are compared run the same way: what differs is then theirs. A file beside itself can only differ by that.
+    let file = |opened: &OpenedModel| opened.file.as_ref().and_then(|file| file.canonicalize().ok());
+    let is_simulated = in_engine && against.as_ref().is_some_and(|other| file(other) == file(&opened));
     let bytes = size(&opened)?;
     let start = Instant::now();
-    let logits = if engine::is_for(&options.model.name, options.device, options.simulate) {
-        let mut logits = vec![engine::predict("eval", &opened.model, &images, &context)?];
-        if let Some(other) = &other {
-            logits.extend(predict("eval", &[other], images_of_other, &context)?);
+    let run = |opened: &OpenedModel, images: &Unlabelled, in_engine: bool| -> Result<Logits> {
+        match in_engine && opened.model.is_quantized() {
+            true => engine::predict("eval", &opened.model, images, &context),
+            false => {
+                let network = models::network(&opened.model, &context.device);
+                Ok(predict("eval", &[&network], images, &context)?.remove(0))
+            }
         }
-        logits
-    } else {
-        let network = models::network(&opened.model, &context.device);
-        match &other {
-            Some(other) if std::ptr::eq(images_of_other, &images) => {
-                predict("eval", &[&network, other], &images, &context)?
-            }
-            Some(other) => {
-                let mut logits = predict("eval", &[&network], &images, &context)?;
-                logits.extend(predict("eval", &[other], images_of_other, &context)?);
-                logits
-            }
-            None => predict("eval", &[&network], &images, &context)?,
+    };
+    let logits = match (&against, &own_images) {
+        (None, _) => vec![run(&opened, &images, in_engine)?],
+        (Some(other), None) if !in_engine => {
+            let networks = [&opened, other].map(|opened| models::network(&opened.model, &context.device));
+            predict("eval", &[&networks[0], &networks[1]], &images, &context)?
+        }
+        (Some(other), own) => {
+            let own = own.as_ref().unwrap_or(&images);
+            vec![run(&opened, &images, in_engine)?, run(other, own, in_engine && !is_simulated)?]
         }
     };
     let time = start.elapsed();
     classes::report_resized(&images, &opened.model.info().preprocess, opened.model.graph().input(), printer);
     classes::report_late(&images, known, printer);
     let scores = logits[0].scores(Some(set.labels()), logits.last().expect("one network at least"));
-    let flips = other.as_ref().map(|_| logits[0].flips(set.labels(), &logits[1]));
+    let flips = against.as_ref().map(|_| logits[0].flips(set.labels(), &logits[1]));
     let outcome = Outcome {
         flips,
         p_value: flips.map(|flips| flips.p_value()),
         model: opened.name.clone(),
+        against: against.as_ref().map(|other| match is_simulated {
+            true => format!("{}, simulated", other.name),
+            false => other.name.clone(),
+        }),
         data: set.name().to_owned(),
         count: scores.count,
         top1: scores.top1,
         top5: scores.top5,
-        agreement: other.is_some().then_some(scores.agreement),
-        sqnr_db: scores.sqnr_db.filter(|_| other.is_some()),
-        difference: other.and_then(|_| Difference::new(logits[0].differences(&logits[1]))),
+        agreement: against.is_some().then_some(scores.agreement),
+        sqnr_db: scores.sqnr_db.filter(|_| against.is_some()),
+        difference: against.and_then(|_| Difference::new(logits[0].differences(&logits[1]))),
         bytes,
         images_per_second: scores.count as f64 / time.as_secs_f64(),
         seconds: time.as_secs_f64(),
@@ -207,6 +216,28 @@ pub fn evaluate(options: &EvalOptions, printer: &Printer) -> Result<Evaluation> 
         );
     }
     Ok(Evaluation { outcome, opened, set, logits })
+}
+
+/// Says how each of two models gets its images where that is not the same, or is not as the file of the second one says, and returns
+/// whether the second one gets images of its own.
+fn say_prepared(spec: &ModelSpec, opened: &OpenedModel, other: &OpenedModel, printer: &Printer) -> bool {
+    let by_options = spec.image.says_values() || spec.image.says_sizes();
+    let why = match (by_options, opened.is_prepared) {
+        (true, _) => "as the options say",
+        (false, true) => "as its file says",
+        (false, false) => "as assumed",
+    };
+    let (name, preprocess) = (&opened.name, opened.model.preprocess());
+    if other.model.preprocess() == preprocess {
+        return false;
+    }
+    printer.talk(format!("{name} gets its images {why}: {}", prepared(&preprocess)));
+    let (name, first, own) = (&other.name, name, other.model.preprocess());
+    match other.is_prepared {
+        true => printer.talk(format!("{name} gets its images as its file says: {}", prepared(&own))),
+        false => printer.talk(format!("{name} does not say how its images are prepared: it gets those of {first}")),
+    }
+    other.is_prepared
 }
 
 /// What a page shows beside the outcome.
@@ -266,6 +297,7 @@ fn show(outcome: &Outcome, printer: &Printer) {
 fn table(outcome: &Outcome) -> Table {
     let mut table = Table::new([
         "model",
+        "against",
         "data",
         "images",
         "top-1",
@@ -276,9 +308,10 @@ fn table(outcome: &Outcome) -> Table {
         "difference",
         "size",
     ])
-    .left([1]);
+    .left([1, 2]);
     table.row([
         outcome.model.clone(),
+        outcome.against.clone().unwrap_or_default(),
         outcome.data.clone(),
         outcome.count.to_string(),
         percent(outcome.top1),

@@ -174,7 +174,7 @@ pub fn describe(name: &str, layer: &QuantizedLayer, sqnr_db: Option<f64>) -> Lay
 }
 
 /// Says how an image becomes the input of a network.
-fn prepared(preprocess: &Preprocess) -> String {
+pub fn prepared(preprocess: &Preprocess) -> String {
     let Preprocess { order, divide, mean, std, resize, crop, .. } = preprocess;
     let resized = resize.map(|to| match to {
         Resize::Shorter(side) => format!("resized to a shorter side of {side}"),

@@ -32,6 +32,14 @@ fn the_engine_names_the_classes_that_the_simulation_names() {
         println!("{name}: top-1 {}, agreement {}, SQNR {sqnr:.1} dB", scores["top1"], scores["agreement"]);
         assert_eq!(scores["agreement"], 100.0, "{name}");
         assert!(sqnr > 40.0, "{name}: {sqnr} dB");
+        assert_eq!(scores["against"], format!("{name}, simulated"));
+        // Two files that are compared run the same way.
+        std::fs::copy(place.path(&file), place.path("copy.dsc")).unwrap();
+        for way in [&[][..], &["--simulate"]] {
+            let scores = place.json(&[&["eval", &file, "--against", "copy.dsc", "--limit", "16"], way].concat());
+            let expected = (&100.0.into(), &Value::Null, &"copy".into());
+            assert_eq!((&scores["agreement"], &scores["sqnr_db"], &scores["against"]), expected, "{name}");
+        }
         networks += 1;
     }
     assert_eq!(networks, 5);
