@@ -11,7 +11,8 @@ pub struct Predict {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// JPEG, PNG, BMP or WebP files
+    /// JPEG, PNG, BMP or WebP files, or folders of them. A camera's note how to turn a picture (EXIF) is not followed, as in
+    /// torchvision
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<PathBuf>,
     /// How many classes to show

@@ -1,4 +1,5 @@
 //! `dsconv predict`: images are classified.
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use distill::evaluate::predict;
@@ -11,7 +12,7 @@ use crate::device::DeviceName;
 use crate::error::{Error, Result};
 use crate::models::{self, ModelSpec};
 use crate::printer::{Printer, lossy};
-use crate::table::Table;
+use crate::table::{Table, counted};
 use crate::{classes, device, engine, progress};
 
 /// The images to classify, and how.
@@ -19,7 +20,7 @@ use crate::{classes, device, engine, progress};
 pub struct PredictOptions {
     /// The model.
     pub model: ModelSpec,
-    /// The files.
+    /// The files, and folders of files.
     pub images: Vec<PathBuf>,
     /// The most classes to show.
     pub top: usize,
@@ -84,18 +85,29 @@ impl Probabilities {
     }
 }
 
-/// Classifies images.
+/// Classifies images. Those that can be read are classified even where others cannot.
 ///
 /// # Errors
 /// The model or an image cannot be opened; an output is not finite; the user interrupts it.
 pub fn run(options: &PredictOptions, printer: &Printer) -> Result<()> {
     let device = device::open(options.device.unwrap_or(DeviceName::Cpu))?;
     let opened = models::open(&options.model, printer)?;
-    let set = images::open_files(&options.images, &opened.model.preprocess(), &OpenOptions::default());
+    let files = files(&options.images)?;
+    let set = images::open_readable_files(&files, &opened.model.preprocess(), &OpenOptions::default());
     let set = set.map_err(|error| match error {
-        ImageError::Unreadable { path, reason } => Error::failed(format!("`{}`: {reason}", path.display())),
+        ImageError::Unreadable { path, reason } if files.len() == 1 => {
+            Error::failed(format!("`{}`: {reason}", path.display()))
+        }
+        ImageError::Unreadable { path, reason } => Error::failed(format!(
+            "none of {} can be read, `{}`: {reason}",
+            counted(files.len(), "picture"),
+            path.display()
+        )),
         error => Error::from(error),
     })?;
+    let bad: HashSet<PathBuf> = set.skipped().into_iter().map(|file| file.path).collect();
+    // The images of the set, in its order.
+    let opened_files: Vec<&PathBuf> = files.iter().filter(|file| !bad.contains(*file)).collect();
     classes::report(&set, printer);
     let context = progress::context(device, printer);
     let logits = if engine::is_for(&options.model.name, options.device, options.simulate) {
@@ -110,22 +122,43 @@ pub fn run(options: &PredictOptions, printer: &Printer) -> Result<()> {
     let head = opened.model.graph().head();
     explain(&options.model.name, head, printer);
     let names = names(&opened.model, head, printer);
-    for (i, image) in options.images.iter().enumerate() {
-        check_finite(image, logits.row(i))?;
-    }
-    let predictions: Vec<Prediction> = options
-        .images
+    classes::report_late(&set, bad.len(), printer);
+    let rows: Vec<(&Path, &[f32])> = logits
+        .images()
         .iter()
         .enumerate()
-        .map(|(i, image)| Prediction {
-            image: image.clone(),
-            probabilities: Probabilities::of(head),
-            top: likeliest(logits.row(i), head, options.top, &names),
-            logits: options.logits.then(|| logits.row(i).to_vec()),
-        })
+        .map(|(row, &image)| (opened_files[image].as_path(), logits.row(row)))
         .collect();
+    for (image, outputs) in &rows {
+        check_finite(image, outputs)?;
+    }
+    let prediction = |&(image, outputs): &(&Path, &[f32])| Prediction {
+        image: image.to_owned(),
+        probabilities: Probabilities::of(head),
+        top: likeliest(outputs, head, options.top, &names),
+        logits: options.logits.then(|| outputs.to_vec()),
+    };
+    let predictions: Vec<Prediction> = rows.iter().map(prediction).collect();
     printer.result(&predictions, |printer| show(&predictions, printer));
-    Ok(())
+    match files.len() - predictions.len() {
+        0 => Ok(()),
+        unread => Err(Error::failed(format!("{unread} of {} could not be read", counted(files.len(), "picture")))),
+    }
+}
+
+/// Puts the pictures of a folder in its place.
+///
+/// # Errors
+/// A folder cannot be read or has no pictures.
+fn files(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in given {
+        match path.is_dir() {
+            true => files.extend(images::pictures_in(path)?),
+            false => files.push(path.clone()),
+        }
+    }
+    Ok(files)
 }
 
 /// Says how outputs are read where that is no matter of course.

@@ -211,8 +211,80 @@ fn an_image_is_judged_by_its_content() {
     let ran = place.eval("set", &[]);
     assert!(top1(&ran) == 100.0 && ran.out.contains("\"count\": 10"), "{}", ran.out);
     assert!(ran.err.contains("upload: an image by its content"), "{}", ran.err);
-    let ran = place.run(&["predict", "quarter.safetensors", "set"]);
-    ran.refuses(1, "error: `set`: a folder, not an image");
+}
+
+#[test]
+fn the_pictures_of_a_folder_are_classified_but_for_broken_ones() {
+    let place = Place::new();
+    place.quarter();
+    place.pictures("set", &ALL);
+    let found = place.json(&["predict", "quarter.safetensors", "set", "set/a/0.png"]);
+    let classes: Vec<(&str, u64)> = found
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|found| (found["image"].as_str().unwrap(), found["top"][0]["index"].as_u64().unwrap()))
+        .collect();
+    let sorted = [("a", 0), ("b", 1), ("c", 2), ("d", 3)];
+    let expected: Vec<(String, u64)> =
+        sorted.iter().flat_map(|(name, class)| (0..2).map(move |i| (format!("set/{name}/{i}.png"), *class))).collect();
+    assert_eq!(classes[..8], expected.iter().map(|(name, class)| (name.as_str(), *class)).collect::<Vec<_>>());
+    assert_eq!(classes[8..], [("set/a/0.png", 0)]);
+
+    place.write("set/b/1.png", "no picture");
+    place.write("set/c/note.gif", "GIF89a");
+    let ran = place.run(&["predict", "quarter.safetensors", "set", "nothing.png", "--json"]);
+    let found: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((ran.code, found.as_array().unwrap().len()), (Some(1), 7));
+    assert!(
+        ran.err.contains("set/b/1.png: not an image") && ran.err.contains("nothing.png: No such file"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.trim_end().ends_with("error: 2 of 9 pictures could not be read"), "{}", ran.err);
+    let ran = place.run(&["predict", "quarter.safetensors", "set/b/1.png", "nothing.png"]);
+    let none = "error: none of 2 pictures can be read, `set/b/1.png`: not an image: neither JPEG, PNG, BMP nor WebP";
+    ran.refuses(1, none);
+}
+
+#[test]
+fn a_table_may_label_a_part_of_a_folder() {
+    let place = Place::new();
+    place.quarter();
+    place.pictures("set", &ALL);
+    place.write("set/labels.csv", "file,label\na/0.png,0\nc/0.png,2\nc/1.png,3\nlost.png,1\n");
+    let ran = place.eval("set", &[]);
+    assert!((top1(&ran) - 200.0 / 3.0).abs() < 1e-9 && ran.out.contains("\"count\": 3"), "{}", ran.out);
+    assert!(
+        ran.err.contains("set: 5 of 8 images are not listed in set/labels.csv, `a/1.png`, ...: left out"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.contains("set/labels.csv lists `lost.png`, which is not in set"), "{}", ran.err);
+    place.write("set/labels.csv", "file,label\nx/0.png,0\n");
+    refused(
+        &place.eval("set", &[]),
+        "set: the images have no labels",
+        "set/labels.csv lists `x/0.png`, the images are",
+    );
+}
+
+#[test]
+fn each_of_two_models_gets_its_images_as_it_is_said() {
+    let place = Place::new();
+    place.quarter();
+    place.pictures("set", &ALL);
+    let quarter = quarter(Shape::new(3, 32, 32));
+    let exported = onnx::export(&quarter, &onnx::Profile::Fp32).unwrap();
+    std::fs::write(place.path("same.onnx"), &exported).unwrap();
+    let ran = place.eval("set", &["--against", "same.onnx"]);
+    assert!(top1(&ran) == 100.0 && !ran.err.contains("gets its images"), "{}", ran.err);
+    let ran = place.eval("set", &["--against", "same.onnx", "--mean", "0.5", "--std", "0.5"]);
+    let [first, second] = [
+        "quarter gets its images as the options say: resized to a shorter side of 32, cut to 32x32; rgb / 255, mean [0.5, 0.5, 0.5]",
+        "same gets its images as its file says: resized to a shorter side of 32, cut to 32x32; rgb / 255, mean [0.485, 0.456, 0.406]",
+    ];
+    assert!(ran.err.contains(first) && ran.err.contains(second), "{}", ran.err);
 }
 
 #[test]
