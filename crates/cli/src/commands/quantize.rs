@@ -6,6 +6,8 @@ use std::time::Instant;
 use blockfloat::BlockSize;
 use distill::Context;
 use graph::{Folded, Graph, Node, Weights};
+use model::pattern::matches;
+use model::policy::Rule;
 use model::{Float, Info, Model, Plan, Policy, QuantizedLayer, SaveOptions};
 use report::{Item, Page, Section};
 use serde::Serialize;
@@ -253,6 +255,7 @@ impl Job {
         let name = opened.name;
         let folded = opened.model.fold().map_err(Error::usage)?;
         let plan = policy.resolve(folded.graph()).map_err(Error::usage)?;
+        check_rules(&options.policy.rules, folded.graph())?;
         if plan.layers().is_empty() {
             return Err(Error::usage("every layer is skipped: nothing is left to quantize"));
         }
@@ -317,6 +320,32 @@ fn policy(QuantizeOptions { policy, rule_file, .. }: &QuantizeOptions, printer: 
     let mut rules = rule_file.as_ref().map(|path| rules::read(path, printer)).transpose()?.unwrap_or_default();
     rules.extend_from_slice(&policy.rules);
     Ok(Policy { rules, ..policy.clone() })
+}
+
+/// Checks that each rule of the command line says something of a layer that no later one says otherwise.
+///
+/// # Errors
+/// One does not.
+fn check_rules(rules: &[Rule], graph: &Graph) -> Result<()> {
+    let layers: Vec<&str> =
+        graph.nodes().iter().filter(|node| node.weight_shape().is_some()).map(|node| node.name.as_str()).collect();
+    let shown = |rule: &Rule| match rule.bits {
+        Some(bits) => format!("`{}={bits}`", rule.layers),
+        None => format!("`{}=float`", rule.layers),
+    };
+    for (rule, later) in rules.iter().zip(1..).map(|(rule, next)| (rule, &rules[next..])) {
+        let own = layers.iter().filter(|layer| matches(&rule.layers, layer));
+        let said_later = own.map(|layer| later.iter().find(|other| matches(&other.layers, layer)));
+        if let Some(Some(other)) = said_later.collect::<Option<Vec<_>>>().map(|others| others.first().copied()) {
+            return Err(Error::usage(format!(
+                "{} is without effect: {} decides of the same layers",
+                shown(rule),
+                shown(other)
+            ))
+            .hint("leave one of them out; of several rules the last one counts, and `--skip` comes after `--layer`"));
+        }
+    }
+    Ok(())
 }
 
 /// The surroundings of work on the CPU that Ctrl-C stops.
