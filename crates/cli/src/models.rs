@@ -297,7 +297,7 @@ fn folder(run: &Path, printer: &Printer) -> Result<OpenedModel> {
                 .hint("a model is a name, a file or a run folder; images go to `--data`"));
         }
         return Err(Error::failed(format!("`{shown}` has no `{}`: the run is not finished", RunFolder::MODEL))
-            .hint("a run that was stopped goes on with `dsconv distill CONFIG --resume`"));
+            .hint(format!("a run that was stopped goes on with `dsconv distill --resume {}`", names::typed(shown))));
     }
     Ok(OpenedModel { name: runs::run_name(run), ..file(&path, printer)? })
 }

@@ -37,6 +37,22 @@ pub struct RunOptions {
     pub tui: bool,
 }
 
+impl RunOptions {
+    /// Takes a run that is to be resumed, where it is named in the place of a config: its own config and its folder are meant.
+    pub fn of_run(&self) -> Self {
+        let is_named = self.place.existing == Existing::Resume && self.place.out.is_none();
+        let run = is_named.then(|| find(Path::new(&self.config))).flatten();
+        match run.filter(|run| run.join(RunFolder::CONFIG).is_file()) {
+            Some(run) => Self {
+                config: run.join(RunFolder::CONFIG).to_string_lossy().into_owned(),
+                place: RunPlace { out: Some(run), existing: Existing::Resume },
+                ..self.clone()
+            },
+            None => self.clone(),
+        }
+    }
+}
+
 /// Where a run goes.
 #[derive(Debug, Clone)]
 pub struct RunPlace {

@@ -11,7 +11,7 @@ use super::parse::existing;
 /// more, and exports it. Prints one table; the run folder keeps the rest.
 #[derive(Debug, clap::Args)]
 pub struct Distill {
-    /// The recipe: a TOML file, or its name in `configs/`
+    /// The recipe: a TOML file, or its name in `configs/`; with --resume also the folder of a run
     #[arg(value_name = "CONFIG")]
     pub config: String,
     /// Where the run goes, instead of NAME-TIME in the folder of runs (`dsconv doctor`)

@@ -142,7 +142,10 @@ pub fn read(run: &Path) -> Result<Run> {
         let error = Error::failed(format!("`{}`: {error}", path.display()));
         let error = if is_missing { error.into_missing() } else { error };
         match RunFolder::is_run(run) {
-            true => error.hint("the run is not finished: `dsconv distill CONFIG --resume` goes on with it"),
+            true => error.hint(format!(
+                "the run is not finished: `dsconv distill --resume {}` goes on with it",
+                names::typed(run.display())
+            )),
             false => error.hint("that is no run folder of `dsconv distill`"),
         }
     })?;

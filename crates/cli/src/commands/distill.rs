@@ -88,6 +88,7 @@ fn learns(recipe: &DistillRecipe, adapt: &Unlabelled, eval: &Eval) -> String {
 pub fn ran(options: &RunOptions, printer: &Printer) -> Result<Ran> {
     let start = Instant::now();
     progress::check_dashboard(options.tui)?;
+    let options = &options.of_run();
     let file = ConfigFile::open(&options.config, ConfigKind::Distill, &options.set, printer)?;
     let mut recipe = DistillRecipe::read(&file, printer)?;
     let device = match options.device {
@@ -98,8 +99,8 @@ pub fn ran(options: &RunOptions, printer: &Printer) -> Result<Ran> {
     let device = device::open(device)?;
     let DistillInputs { teacher, adapt, eval } = recipe.open(&file, printer)?;
     let folder = options.place.take(&file.name(), printer)?;
-    printer.talk(learns(&recipe, &adapt, &eval));
     progress::goes_on(format!("`dsconv distill --resume {}` goes on", names::typed(folder.path().display())));
+    printer.talk(learns(&recipe, &adapt, &eval));
 
     let context = Context { dashboard: options.tui, ..progress::context(device, printer) };
     let sets: Vec<Unlabelled> = [Some(adapt.clone()), eval.images()].into_iter().flatten().collect();

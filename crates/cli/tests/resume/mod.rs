@@ -99,9 +99,60 @@ fn ctrl_c_stops_cleanly() {
     let ran: Ran = child.wait_with_output().unwrap().into();
     assert_eq!(ran.code, Some(130), "{}", ran.err);
     assert!(
-        ran.err.trim_end().ends_with("error: stopped\n\nhint: the same command with `--resume --out run` goes on"),
+        ran.err.trim_end().ends_with("error: stopped\n\nhint: `dsconv distill --resume run` goes on"),
         "{}",
         ran.err
     );
     assert!(ran.out.is_empty() && !place.path("run/model.safetensors").exists());
+}
+
+#[test]
+fn a_run_goes_on_by_its_folder() {
+    let place = Place::new();
+    place.write("configs/mine.toml", RECIPE);
+    let mut child = place.command(&["distill", "mine", "--out", "a run"]).stderr(Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    while !place.path("a run/config.toml").exists() && begun.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let refused = place.run(&["distill", "a run"]);
+    refused.refuses(
+        2,
+        "error: `a run` is a folder, not a TOML file\n\nhint: `dsconv distill --resume 'a run'` goes on with the run in it",
+    );
+    let ran = place.run(&["distill", "--resume", "a run", "--json"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(place.path("a run/report.html").is_file());
+}
+
+/// A fully connected layer of 16 million weights takes the better part of a minute at two bits by the slowest rule.
+#[cfg(unix)]
+#[test]
+fn work_is_stopped_in_the_middle_of_a_layer() {
+    let place = Place::new();
+    let mut b = graph::Builder::new("large", graph::Shape::new(3, 32, 32));
+    let x = b.push("flatten", graph::Op::Flatten, vec![b.input()]);
+    b.linear("fc", 6000, x);
+    let graph = b.finish().unwrap();
+    let weights = Weights::init(&graph, 1);
+    let info = Info { preprocess: Preprocess::imagenet_statistics(), classes: vec![], source: String::new() };
+    let model = Model::float(graph, weights, info).unwrap();
+    files::save(&model, place.path("large.safetensors"), &SaveOptions::default()).unwrap();
+    let args = ["quantize", "large.safetensors", "--images", "none", "--rule", "balanced", "--bits", "8", "--json"];
+    let child = place.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    let begun = Instant::now();
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    if ran.code == Some(0) {
+        println!("SKIPPED: it was done before it was stopped");
+        return;
+    }
+    assert_eq!((ran.code, ran.err.trim_end()), (Some(130), "error: stopped"));
+    let document: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(document, serde_json::json!({ "error": "stopped", "hint": null, "status": 130 }));
+    assert_eq!(std::fs::read_dir(place.folder.path()).unwrap().count(), 4, "no traces");
 }

@@ -222,7 +222,7 @@ fn a_dashboard_is_left_by_its_keys_and_by_ctrl_c() {
         let Some((code, shown)) = on_a_terminal(&place, &args, keys) else { return };
         assert_eq!(code, Some(130), "{run}: {shown}");
         let after = &shown[shown.rfind(SCREEN[1]).unwrap()..];
-        assert!(after.contains(&format!("`--resume --out {run}` goes on")), "{run}: {shown}");
+        assert!(after.contains(&format!("`dsconv distill --resume {run}` goes on")), "{run}: {shown}");
     }
 }
 
