@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use distill::RunFolder;
 use dsconv::Network;
-use graph::{ImageConfig, Preprocess, Resize, Shape, normalised_pixels};
+use graph::{ImageConfig, Op, Preprocess, Resize, Role, Shape, normalised_pixels};
 use model::Model;
 use zoo::Stem;
 
@@ -87,8 +87,7 @@ fn open_without_classes(spec: &ModelSpec, changes: &Changes, printer: &Printer) 
     if let Some(bytes) = &spec.state_dict {
         let mut opened = state_dict(bytes, spec, changes, printer)?;
         adjust(&mut opened.model, image)?;
-        takes(&opened.model, image)?;
-        return Ok(sure(opened, image, printer));
+        return sure(opened, spec, printer);
     }
     let mut opened = match weights {
         Some(weights) => {
@@ -110,8 +109,7 @@ fn open_without_classes(spec: &ModelSpec, changes: &Changes, printer: &Printer) 
         adjust(&mut opened.model, image)?;
         opened.is_prepared |= image.says_values();
     }
-    takes(&opened.model, image)?;
-    Ok(sure(opened, image, printer))
+    sure(opened, spec, printer)
 }
 
 /// Checks that a network takes images of the size that is asked for.
@@ -135,10 +133,43 @@ fn takes(model: &Model, image: &ImageConfig) -> Result<()> {
     Ok(())
 }
 
-/// Says what is assumed of images beside what `image` says of them, and warns where what the model expects is doubtful.
-fn sure(opened: OpenedModel, image: &ImageConfig, printer: &Printer) -> OpenedModel {
+/// Checks that the parameters of a float network can be those of one.
+///
+/// # Errors
+/// One is NaN or infinite; a variance is negative.
+fn sound(model: &Model, file: &str) -> Result<()> {
+    let at = |name: &str, (index, value): (usize, &f32), why: &str| {
+        Error::failed(format!("`{file}`: `{name}` has {value} at element {index}: {why}"))
+            .hint("the file is damaged, or its training diverged: take another checkpoint")
+    };
+    for (name, tensor) in model.weights().iter() {
+        if let Some(found) = tensor.data().iter().enumerate().find(|(_, value)| !value.is_finite()) {
+            return Err(at(name, found, "parameters are finite numbers"));
+        }
+    }
+    for node in model.graph().nodes() {
+        let Op::BatchNorm2d { eps, .. } = node.op else { continue };
+        let Some(variances) = model.weights().of(&node.name).get(Role::Variance) else { continue };
+        let is_negative = |found: &(usize, &f32)| f64::from(*found.1) + eps <= 0.0;
+        if let Some(found) = variances.data().iter().enumerate().find(is_negative) {
+            return Err(at(&Role::Variance.name(&node.name), found, "a variance is never negative"));
+        }
+    }
+    Ok(())
+}
+
+/// Checks what the model is and expects of images, says what is assumed beside what is said of these, and warns where that is
+/// doubtful.
+///
+/// # Errors
+/// Images become of another size than it takes; a parameter of it is no number that a network can have.
+fn sure(opened: OpenedModel, spec: &ModelSpec, printer: &Printer) -> Result<OpenedModel> {
+    takes(&opened.model, &spec.image)?;
+    if !opened.model.is_quantized() {
+        sound(&opened.model, &spec.weights.as_ref().map_or(spec.name.clone(), |path| path.display().to_string()))?;
+    }
     let (model, preprocess) = (&opened.model, &opened.model.info().preprocess);
-    if let Some(rest) = import::rest(image, preprocess) {
+    if let Some(rest) = import::rest(&spec.image, preprocess) {
         printer.assume(format!("assumed: {rest}"));
     }
     if let Some(doubt) = preprocess.doubt() {
@@ -153,7 +184,7 @@ fn sure(opened: OpenedModel, image: &ImageConfig, printer: &Printer) -> OpenedMo
             "the network's first operations normalise pixels of 0 to {most}, but images are normalised before that, too (--divide, --mean, --std)"
         ));
     }
-    opened
+    Ok(opened)
 }
 
 /// Opens a checkpoint in memory.

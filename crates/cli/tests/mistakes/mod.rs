@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use model::{Policy, SaveOptions};
+use model::{Model, Policy, SaveOptions};
 
 use super::{Place, Ran, tiny};
 
@@ -47,6 +47,10 @@ fn place() -> Place {
     damaged[at] ^= 4;
     std::fs::write(place.path("damaged.safetensors"), damaged).unwrap();
     place.write("empty.dsc", "");
+    let mut weights = tiny().weights().clone();
+    weights.get_mut("layer1.0.bn1.running_var").unwrap().data_mut()[2] = -1.0;
+    let negative = Model::float(tiny().graph().clone(), weights, tiny().info().clone()).unwrap();
+    files::save(&negative, place.path("negative.safetensors"), &SaveOptions::default()).unwrap();
     place.write("notes.txt", "a text\n");
     place.write("notes.png", "a text\n");
     place.write("pictures.zip", "PK\x03\x04");
