@@ -37,15 +37,15 @@ pub fn open(path: &Path, image: &ImageConfig, quietly: bool, printer: &Printer) 
         printer.talk(format!("{shown}: {note}"));
     }
     let input = imported.graph.input();
-    let (colour, statistics) = match input.channels {
-        1 => ("grey", "a mean and deviation of 0.5"),
-        3 => ("RGB", "ImageNet's mean and deviation"),
+    let colour = match input.channels {
+        1 => "grey",
+        3 => "RGB",
         other => {
             return Err(Error::failed(format!("`{shown}`: takes {other} channels, an image has 3, or 1 of grey")));
         }
     };
-    let mut assumed = format!("{statistics} of {colour} in 0..1");
     let mut preprocess = preprocess(input);
+    let mut assumed = values(&preprocess);
     if let Some(stated) = &imported.preprocess {
         preprocess = stated.clone();
     } else if imported.bytes {
