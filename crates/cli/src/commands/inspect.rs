@@ -137,7 +137,7 @@ fn original(source: &ModelSpec, model: &Model, printer: &Printer) -> Result<Weig
 }
 
 /// Says what the outputs of a network are.
-fn outputs(head: Head) -> String {
+pub fn outputs(head: Head) -> String {
     match (head.outputs, head.count) {
         (Outputs::Logits, 1) => "the logit of class 1".to_owned(),
         (_, 1) => "the probability of class 1".to_owned(),

@@ -3,10 +3,12 @@ use std::time::Instant;
 
 use ::onnx::{ActivationCodes, Range, Ranges};
 use distill::{Calibration, Context, calibrate};
+use graph::Outputs;
 use images::Unlabelled;
 use model::{Float, Model, SaveOptions};
 use serde::Serialize;
 
+use super::super::inspect::outputs;
 use super::super::plan::{Numbers, Planned};
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
@@ -104,6 +106,12 @@ pub fn run(options: &ExportOptions, opened: OpenedModel, printer: &Printer, star
         };
         Planned::file(&model, &numbers, bytes.len() as u64).print(printer);
         return Ok(());
+    }
+    if model.graph().head().outputs == Outputs::Logits {
+        printer.talk(format!(
+            "the file's output is {}: a softmax or sigmoid after it makes probabilities",
+            outputs(model.graph().head())
+        ));
     }
     let written = output.save_bytes(&bytes, &model, start)?;
     let outcome = Outcome { written, profile: profile.name() };
