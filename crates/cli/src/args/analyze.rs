@@ -33,8 +33,9 @@ pub struct Analyze {
     /// Also write a report to look at and to pass on: one page that holds all it shows, .html
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Choose a format of --bits for every layer so that all take no more: mean bits of a weight, as 4.2bits, the size of the
-    /// file that `dsconv quantize` writes, .dsc or .safetensors, as 6MB, or the time of an image in the integer engine on one thread of this machine, as 12ms; writes rules
+    /// Choose a format of --bits for every layer so that all take no more: mean bits of a weight, as 4.2bits (codes alone: scales and
+    /// what stays in floats come on top), the size of the file that `dsconv quantize` writes, .dsc or .safetensors, as 6MB (with all of
+    /// it), or the time of an image in the integer engine on one thread of this machine, as 12ms; writes rules
     /// for `dsconv quantize --rule-file` and `dsconv distill`
     #[arg(long, value_name = "Nbits|NMB|Nms")]
     pub budget: Option<Budget>,

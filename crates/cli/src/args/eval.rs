@@ -11,7 +11,8 @@ pub struct Eval {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Labelled images: a folder with one folder a class or a labels file, a table of labels (.csv), a name of `dsconv data list`,
-    /// or CIFAR .bin files [default for the embedded networks: `embedded`]
+    /// or CIFAR .bin files; a camera's note how to turn a picture (EXIF) is not followed, as in torchvision [default for the
+    /// embedded networks: `embedded`]
     #[arg(long, value_name = "DATA")]
     pub data: Option<String>,
     /// Use at most this many images, spread over the set

@@ -67,7 +67,8 @@ pub struct Quantize {
     #[arg(long, help_heading = "Numbers")]
     pub convolutions_only: bool,
     /// Unlabelled images on which every layer is fitted to the float network's: a name of `dsconv data list`, a folder, a CIFAR
-    /// .bin file; `drawn`: pictures that are drawn; `none`: --rule alone decides
+    /// .bin file; `drawn`: pictures that are drawn; `none`: --rule alone decides. A camera's note how to turn a picture (EXIF) is
+    /// not followed, as in torchvision
     #[arg(long, value_name = "DATA", default_value = "drawn")]
     pub images: String,
     /// Use at most this many images, spread over the set [default: 128, and 32 drawn ones]

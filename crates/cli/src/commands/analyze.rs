@@ -386,14 +386,13 @@ fn allocated(found: &Allocation) -> String {
     let at = found.layers_at_bits.iter().map(|(bits, layers)| format!("{layers} at {bits}")).collect::<Vec<_>>();
     let predicted = decibels(found.predicted_sqnr_db);
     format!(
-        "budget {}: {:.2} bits a weight, {}{}{}, predicted {predicted} dB; layers: {}",
+        "budget {}: codes of {:.2} bits a weight in the mean, with scales and floats {}{}{}, predicted {predicted} dB; layers: {}",
         found.budget,
         found.mean_bits,
         bytes(found.bytes),
-        found.file_bytes.map_or(String::new(), |most| format!(
-            " of parameters in a .dsc or .safetensors file of at most {}",
-            bytes(most)
-        )),
+        found
+            .file_bytes
+            .map_or(String::new(), |most| format!(", a .dsc or .safetensors file of at most {}", bytes(most))),
         found.milliseconds.map_or(String::new(), |ms| format!(", {ms:.2} ms")),
         at.join(", ")
     )

@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 use crate::output::check_folder;
 use crate::printer::{Printer, lossy};
 use crate::runs::{Existing, RunOptions, RunPlace};
-use crate::table::Table;
-use crate::{html, places, scores};
+use crate::table::{Table, counted};
+use crate::{html, places, progress, scores};
 
 /// The files that a sweep leaves beside its runs.
 const CSV: &str = "results.csv";
