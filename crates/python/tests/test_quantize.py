@@ -217,6 +217,14 @@ def test_pytorch_computes_the_same_with_the_dequantized_weights(torch, resnet):
     assert np.abs(made.predict(x.numpy()) - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+def test_a_network_that_gives_one_class_to_all_images_is_no_measure(torch, resnet):
+    weights = resnet.state_dict()
+    weights["fc.bias"] = 1e3 * torch.eye(12)[3]
+    with pytest.warns(UserWarning, match=r"the float network itself gives one class to 8 of 8 drawn pictures.*\(mean, std, order, divide\)"):
+        made = dsconv.quantize(weights, arch="resnet18", input=SIDE, images="none", skip=["layer3*", "layer4*"])
+    assert made.verdict.constant and made.verdict.alike == 8 and "not known" in made.verdict._repr_html_()
+
+
 def test_a_state_dict_comes_back_under_the_names_that_it_was_given(torch, resnet):
     class Trained(torch.nn.Module):
         def __init__(self):

@@ -133,6 +133,8 @@ class Verdict(NamedTuple):
     noise: float
     sqnr_db: float | None
     divergence: float
+    alike: int
+    constant: bool
     broken: bool
     text: str
     def _repr_html_(self) -> str: ...

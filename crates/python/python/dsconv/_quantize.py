@@ -57,6 +57,10 @@ class Verdict(NamedTuple):
     sqnr_db: float | None
     #: The mean divergence of probabilities, in nats.
     divergence: float
+    #: The most images to which the float network gives one class, and whether these are too many for a verdict: its weights are not
+    #: trained, or its images are prepared otherwise than it expects.
+    alike: int
+    constant: bool
     #: Whether the network says other things than the float one.
     broken: bool
     #: The sentence of the command line.
@@ -72,7 +76,7 @@ class Verdict(NamedTuple):
             ("with the class of FP32", self.same),
             ("logits", "the same" if self.sqnr_db is None else f"{self.sqnr_db:.1f} dB"),
             ("divergence", f"{max(self.divergence, 0):.3f}"),
-            ("broken", "yes" if self.broken else "no"),
+            ("broken", "yes" if self.broken else "not known" if self.constant else "no"),
         )
         return f"{table(rows)}<p>{html.escape(self.text)}</p>"
 
