@@ -510,7 +510,7 @@ def test_what_is_assumed_is_a_warning(torch, resnet, tmp_path):
 
 
 def test_drawn_pictures_beside_few_are_a_warning(photos):
-    with pytest.warns(UserWarning, match=r"layers are fitted on few images \(7\): 25 drawn pictures join them"):
+    with pytest.warns(UserWarning, match="only 7 images to fit layers on: 25 drawn pictures join them"):
         made = dsconv.quantize(NETWORK, images=photos, skip="layer*")
     assert made.report["fit"]["drawn"] == 25
 

@@ -46,7 +46,7 @@ impl FitOutcome {
     pub fn warn(&self, printer: &Printer) {
         if self.drawn > 0 {
             let (images, drawn) = (counted(self.count, "image"), counted(self.drawn, "drawn picture"));
-            printer.warn(format!("layers are fitted on {images} alone: {drawn} joined them"));
+            printer.warn(format!("only {images} to fit layers on: {drawn} join them"));
         }
     }
 
