@@ -266,8 +266,14 @@ fn every_operation_and_format_gives_the_same_in_onnx_runtime() {
         let block_size = |n: Option<usize>| n.map_or(BlockSize::PIXEL, |n| BlockSize::new(n).unwrap());
         let width = |n: u8| Bits::new(n).unwrap();
         let activation = ActivationFormat { bits: width(activation_bits), block: block_size(activation_block), scale };
-        let policy =
-            Policy { bits: width(bits), block: block_size(block), activation: Some(activation), ..Policy::default() };
+        let policy = Policy {
+            bits: width(bits),
+            block: block_size(block),
+            activation: Some(activation),
+            // One scale of either kind for all pixels of the image.
+            image_sum: [3, 5].contains(&bits),
+            ..Policy::default()
+        };
         let mut model = float.quantize(&policy).unwrap();
         if bits == 4 {
             model.round_scales_f16();
