@@ -10,7 +10,6 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use blockfloat::{QuantizedWeights, ScaleFormat};
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use dsconv::{DsConv2d, Network, QuantizationConfig, ScaleUpdate};
@@ -349,7 +348,9 @@ impl Walker<'_> {
         let formats = self.candidates.plans[plan].get(&node.name).expect("a trial is of a planned layer");
         let shape = node.weight_shape().expect("a planned layer has a weight");
         let weight = self.candidates.network.weights()[&Role::Weight.name(&node.name)].data();
-        let codes = codes(formats, weight, shape, &|| self.context.interrupter.should_stop())
+        let stop = || self.context.interrupter.should_stop();
+        let codes = formats
+            .quantize_unless(weight, shape, &stop)
             .map_err(|error| ModelError::Numbers { layer: node.name.clone(), error })?
             .ok_or_else(|| self.context.interrupted())?;
         let twin = |activation| {
@@ -447,20 +448,6 @@ fn signs(image: usize, head: graph::Head) -> Vec<f32> {
         signs.iter_mut().for_each(|sign| *sign -= mean);
     }
     signs
-}
-
-/// Quantizes a weight as [`model::Model::quantize_folded_unless`] does.
-fn codes(
-    plan: &LayerPlan,
-    weight: &[f32],
-    shape: [usize; 4],
-    stop: &(dyn Fn() -> bool + Sync),
-) -> Result<Option<QuantizedWeights>, blockfloat::Error> {
-    let codes = QuantizedWeights::quantize_unless(weight, shape, plan.weight, stop)?;
-    match (codes, plan.scales) {
-        (Some(codes), ScaleFormat::TwoLevel) => codes.refit_two_level(weight, plan.weight.rule).map(Some),
-        (codes, _) => Ok(codes),
-    }
 }
 
 /// Counts the work done, by the operations that it takes.

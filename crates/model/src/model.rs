@@ -222,11 +222,8 @@ impl Model {
             let (Some(plan), Some(shape)) = (plan.get(&node.name), node.weight_shape()) else { continue };
             let (name, weight) = (&node.name, folded.weights().of(&node.name).weight());
             let refused = |error| ModelError::Numbers { layer: name.clone(), error };
-            let codes = QuantizedWeights::quantize_unless(weight.data(), shape, plan.weight, stop).map_err(refused)?;
-            let Some(mut codes) = codes else { return Ok(None) };
-            if plan.scales == ScaleFormat::TwoLevel {
-                codes = codes.refit_two_level(weight.data(), plan.weight.rule).map_err(refused)?;
-            }
+            let codes = plan.quantize_unless(weight.data(), shape, stop).map_err(refused)?;
+            let Some(codes) = codes else { return Ok(None) };
             let layer = QuantizedLayer { codes, activation: plan.activation, signed: plan.signed };
             layers.insert(name.clone(), layer);
         }

@@ -3,7 +3,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use blockfloat::{
-    ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule, WeightFormat, packed_len,
+    ActivationFormat, ActivationScale, Bits, BlockSize, QuantizedWeights, ScaleFormat, ScaleRule, WeightFormat,
+    packed_len,
 };
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
@@ -425,6 +426,23 @@ pub(crate) fn check_blocks(
 }
 
 impl LayerPlan {
+    /// Quantizes a weight `[Co, Ci/G, Kh, Kw]`, unless `stop`, which is asked before every filter, says yes: then the result is `None`.
+    ///
+    /// # Errors
+    /// As [`QuantizedWeights::quantize`].
+    pub fn quantize_unless(
+        &self,
+        weight: &[f32],
+        shape: [usize; 4],
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<QuantizedWeights>, blockfloat::Error> {
+        let codes = QuantizedWeights::quantize_unless(weight, shape, self.weight, stop)?;
+        match (codes, self.scales) {
+            (Some(codes), ScaleFormat::TwoLevel) => codes.refit_two_level(weight, self.weight.rule).map(Some),
+            (codes, _) => Ok(codes),
+        }
+    }
+
     /// Returns the bytes that a weight of this shape, `[Co, Ci/G, Kh, Kw]`, takes in this format with float scales of
     /// `scale_precision`: its codes and scales, without the file's header.
     pub fn bytes(&self, [co, cg, kh, kw]: [usize; 4], scale_precision: Float) -> u64 {
