@@ -108,7 +108,7 @@ pub enum ImageError {
     },
 
     /// More files cannot be used than the options allow.
-    #[error("{set}: {} of {total} images cannot be used, {allowed} may{}", bad.len(), first_of(bad))]
+    #[error("{set}: {}{}", too_many(bad.len(), *total, *allowed), first_of(bad))]
     TooManyBad {
         /// The name of the set.
         set: String,
@@ -201,6 +201,15 @@ impl ImageError {
             Self::Fetch(error) => error.hint().map(str::to_owned),
             _ => None,
         }
+    }
+}
+
+/// Says how many images cannot be used.
+fn too_many(bad: usize, total: usize, allowed: usize) -> String {
+    match (bad, total) {
+        (1, 1) => "its one image cannot be used".to_owned(),
+        _ if bad >= total => format!("none of its {total} images can be used"),
+        _ => format!("{bad} of {total} images cannot be used, {allowed} may"),
     }
 }
 

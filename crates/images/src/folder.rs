@@ -657,3 +657,8 @@ mod tests {
         assert_eq!(set.labels(), [0, 1]);
     }
 }
+        fs::remove_file(tree.path("set/e.png")).unwrap();
+        let error = tree.unlabelled(&OpenOptions::default()).unwrap_err().to_string();
+        assert!(error.starts_with("set: none of its 4 images can be used\n"), "{error}");
+        tree.image("e.png", 1);
+
