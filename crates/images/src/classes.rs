@@ -100,12 +100,17 @@ impl Labelled {
             Labels::Outputs => (None, given(classes, count)?.shown(), Vec::new()),
         };
         let set = self.relabelled(labels.as_deref(), names);
-        match set.labels().iter().find(|&&label| label >= count) {
-            Some(label) => Err(refused(
-                self.name(),
-                format!("it has the label {label}, the network {count} classes: 0 to {}", count.saturating_sub(1)),
-                "labels are counted from 0",
-            )),
+        match set.labels().iter().position(|&label| label >= count) {
+            Some(image) => {
+                let (label, last) = (set.labels()[image], count.saturating_sub(1));
+                let images = self.without_labels();
+                let what = images.file_name(image).map_or_else(|| "it".to_owned(), |name| format!("`{name}`"));
+                Err(refused(
+                    self.name(),
+                    format!("{what} has the label {label}, the network {count} classes: 0 to {last}"),
+                    "labels are counted from 0",
+                ))
+            }
             None => Ok(Matched { set, notes }),
         }
     }

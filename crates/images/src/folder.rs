@@ -422,7 +422,7 @@ mod tests {
         let set = tree.labelled().unwrap();
         assert_eq!(set.for_network(4, Classes::OfNetwork(&own)).unwrap().set.class_names(), ["w", "x", "y", "z"]);
         let error = set.for_network(3, Classes::OfNetwork(&own)).unwrap_err().to_string();
-        assert!(error.starts_with("set: it has the label 3, the network 3 classes: 0 to 2"), "{error}");
+        assert!(error.starts_with("set: `a.png` has the label 3, the network 3 classes: 0 to 2"), "{error}");
     }
 
     #[test]

@@ -140,6 +140,9 @@ pub(crate) fn table(root: &Path, file: &Path, tree: &mut Tree) -> Result<Labelle
     if let Some(numbers) = numbers {
         return assign(numbers, root, file, tree, Vec::new(), Labels::Outputs);
     }
+    if let Some((line, label)) = no_index(&records[usize::from(has_head)..], columns.label) {
+        return Err(fail(line, format!("`{label}` is no class index, as the other labels are: those are from 0 up")));
+    }
     let classes: Vec<&str> = named.values().copied().collect::<BTreeSet<_>>().into_iter().collect();
     let class = |label: &str| classes.binary_search(&label).expect("one of them");
     let labels = named.iter().map(|(path, label)| (path.clone(), class(label))).collect();
@@ -147,6 +150,19 @@ pub(crate) fn table(root: &Path, file: &Path, tree: &mut Tree) -> Result<Labelle
     let kind = Labels::Named(Named { from, listed: None, empty: Vec::new() });
     assign(labels, root, file, tree, classes.into_iter().map(str::to_owned).collect(), kind)
 }
+
+/// Returns the line of the first label that is no class index, with the label, where nearly all others are or all are whole numbers.
+fn no_index(records: &[StringRecord], column: usize) -> Option<(u64, &str)> {
+    let labels = || records.iter().map(|record| &record[column]);
+    let others = labels().filter(|label| label.parse::<usize>().is_err()).count();
+    let whole = labels().all(|label| label.parse::<i64>().is_ok());
+    let at = records.iter().find(|record| record[column].parse::<usize>().is_err())?;
+    let meant = whole || others * FEW <= records.len();
+    meant.then(|| (at.position().map_or(1, csv::Position::line), &at[column]))
+}
+
+/// One label in so many may be something else where the others are class indices.
+const FEW: usize = 5;
 
 /// The columns of a table.
 struct Columns {

@@ -210,6 +210,11 @@ impl Unlabelled {
         self
     }
 
+    /// Returns the file of an image inside the set's folder, where it is of a folder.
+    pub(crate) fn file_name(&self, image: usize) -> Option<&str> {
+        self.store.names.get(*self.members.get(image)?).map(String::as_str).filter(|name| !name.is_empty())
+    }
+
     /// Names the images of a set that was just made after their files under `root`.
     pub(crate) fn with_names<'a>(mut self, root: &Path, paths: impl Iterator<Item = &'a PathBuf>) -> Self {
         let inside = |path: &'a PathBuf| path.strip_prefix(root).ok().filter(|name| !name.as_os_str().is_empty());
