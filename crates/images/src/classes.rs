@@ -161,6 +161,15 @@ fn refused(set: &str, reason: String, hint: impl Into<String>) -> ImageError {
     ImageError::Classes { set: set.to_owned(), reason, hint: hint.into() }
 }
 
+/// The advice for class folders that have the names of ImageNet's synsets.
+const SYNSETS_HINT: &str = "they are ImageNet's synsets: `--classes imagenet_class_index.json` (in a config: `classes`) gives each class \
+                            both its names, as `n01440764` and `tench`";
+
+/// Tells whether a name is that of a synset, as `n01440764`.
+fn is_synset(name: &str) -> bool {
+    name.strip_prefix('n').is_some_and(|number| number.len() == 8 && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 const NAMES_HINT: &str = "`--classes FILE` (in a config: `classes`) gives the names of the network's classes, one a line in \
                           the order of its outputs";
 
@@ -195,7 +204,7 @@ impl Match<'_> {
         }
         self.refuse_splits()?;
         if names.is_empty() {
-            self.in_order(&mut notes)?;
+            self.in_order(matches!(classes, Classes::InOrder), &mut notes)?;
             if !matches!(classes, Classes::InOrder) {
                 let order = some_of(self.names.iter().map(String::as_str));
                 notes.push(format!(
@@ -219,17 +228,44 @@ impl Match<'_> {
         let shown = names.shown();
         let (few, known) = (some_of(unknown.iter().copied()), some_of(shown.iter().map(String::as_str)));
         let reason = if unknown.is_empty() {
-            format!("several {}s or classes share a name", self.named.from.what())
+            self.shared(&names, &shown)
         } else {
             format!("no class of the network is called {few}: they are {known}")
         };
+        let hint =
+            if !unknown.is_empty() && unknown.iter().all(|name| is_synset(name)) { SYNSETS_HINT } else { NAMES_HINT };
         Err(self.refused(
             reason,
-            format!(
-                "{NAMES_HINT}; `--classes folders` takes the {}s in the order of their names",
-                self.named.from.what()
-            ),
+            match self.names.len() == self.count {
+                true => {
+                    let what = self.named.from.what();
+                    format!("{hint}; `--classes folders` takes the {what}s in the order of their names")
+                }
+                false => hint.to_owned(),
+            },
         ))
+    }
+
+    /// Says which class has the name of several folders, or which folder the name of several classes.
+    fn shared(&self, names: &ClassNames, shown: &[String]) -> String {
+        let what = self.named.from.what();
+        let mut before: Vec<(usize, &str)> = Vec::new();
+        for name in self.used() {
+            match names.find(name) {
+                Found::Several => {
+                    return format!("several classes of the network are called `{name}`, as one {what} is");
+                }
+                Found::One(class) => match before.iter().find(|(other, _)| *other == class) {
+                    Some((_, first)) => {
+                        let class = &shown[class];
+                        return format!("the {what}s `{first}` and `{name}` share a name, that of the class `{class}`");
+                    }
+                    None => before.push((class, name)),
+                },
+                Found::None => {}
+            }
+        }
+        format!("several {what}s or classes share a name")
     }
 
     /// Adds a note that names the classes without images.
@@ -296,20 +332,23 @@ impl Match<'_> {
         Ok(())
     }
 
-    /// Checks that there are as many folders as classes, and notes what makes their order doubtful.
-    fn in_order(&self, notes: &mut Vec<String>) -> Result<(), ImageError> {
+    /// Checks that there are as many folders as classes, and notes what makes their order doubtful. With `in_order` a user says that they
+    /// are the classes.
+    fn in_order(&self, in_order: bool, notes: &mut Vec<String>) -> Result<(), ImageError> {
         let (root, what) = (self.named.from.place(), self.named.from.what());
         let deep = matches!(self.named.from, Source::Folders { deep: true, .. });
         let found = self.names.len();
         if found != self.count {
             let folders = format!("{found} {what}{}", if found == 1 { "" } else { "s" });
             let names = some_of(self.names.iter().map(String::as_str));
-            let reason = format!("{folders} ({names}), the network has {} classes without names", self.count);
+            let unnamed = if in_order { "" } else { " without names" };
+            let reason = format!("{folders} ({names}), the network has {} classes{unnamed}", self.count);
             let deeper = self.used().next().filter(|_| deep);
             return Err(self.refused(
                 reason,
                 match deeper {
                     Some(first) => format!("all images lie one folder deeper: perhaps `{root}/{first}` is meant"),
+                    None if self.used().all(is_synset) => SYNSETS_HINT.to_owned(),
                     None => format!("which {what} is which class cannot be known: {NAMES_HINT}"),
                 },
             ));

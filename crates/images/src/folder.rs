@@ -308,6 +308,37 @@ mod tests {
     }
 
     #[test]
+    fn names_that_are_shared_are_told() {
+        let refused = |tree: &Tree, classes: &[&str]| {
+            let set = tree.labelled().unwrap();
+            let error = set.for_network(classes.len(), Classes::OfNetwork(&names(classes))).unwrap_err();
+            error.to_string()
+        };
+        let tree = Tree::new(&[("Cat/1.png", 1), ("cat/1.png", 2)]);
+        let error = refused(&tree, &["dog", "CAT"]);
+        assert!(error.ends_with("the class folders `Cat` and `cat` share a name, that of the class `CAT`"), "{error}");
+        let tree = Tree::new(&[("crane/1.png", 1), ("dog/1.png", 2)]);
+        let error = refused(&tree, &["crane", "dog", "crane"]);
+        assert!(
+            error.ends_with("several classes of the network are called `crane`, as one class folder is"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn synsets_are_told_where_their_names_are() {
+        let tree = Tree::new(&[("n01440764/1.png", 1), ("n01443537/1.png", 2)]);
+        let set = tree.labelled().unwrap();
+        for classes in [&["tench", "goldfish", "shark"][..], &[]] {
+            let error = set.for_network(3, Classes::OfNetwork(&names(classes))).unwrap_err();
+            let hint = error.hint().unwrap();
+            assert!(hint.contains("--classes imagenet_class_index.json") && !hint.contains("folders`"), "{hint}");
+        }
+        let error = set.for_network(3, Classes::InOrder).unwrap_err().to_string();
+        assert!(error.ends_with("the network has 3 classes"), "{error}");
+    }
+
+    #[test]
     fn names_decide_where_the_network_has_them() {
         let tree = Tree::new(&[("b/1.png", 1), ("C/1.png", 2)]);
         fs::create_dir(tree.path("set/a")).unwrap();
@@ -631,6 +662,11 @@ mod tests {
         assert!(error.starts_with("set: 4 of 5 images cannot be used, 3 may\n"), "{error}");
         assert!(error.contains("a.png: not an image") && error.ends_with("and 1 more"), "{error}");
 
+        fs::remove_file(tree.path("set/e.png")).unwrap();
+        let error = tree.unlabelled(&OpenOptions::default()).unwrap_err().to_string();
+        assert!(error.starts_with("set: none of its 4 images can be used\n"), "{error}");
+        tree.image("e.png", 1);
+
         tree.image("0.png", 1);
         let error = tree.unlabelled(&lazily()).unwrap().batch(&[0, 1, 2, 3, 4]).unwrap_err();
         assert!(matches!(error, ImageError::TooManyBad { .. }));
@@ -657,8 +693,3 @@ mod tests {
         assert_eq!(set.labels(), [0, 1]);
     }
 }
-        fs::remove_file(tree.path("set/e.png")).unwrap();
-        let error = tree.unlabelled(&OpenOptions::default()).unwrap_err().to_string();
-        assert!(error.starts_with("set: none of its 4 images can be used\n"), "{error}");
-        tree.image("e.png", 1);
-
