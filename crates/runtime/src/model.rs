@@ -7,7 +7,8 @@ use model::Info;
 
 use crate::Error;
 use crate::kernels::{AnyKernel, KernelName, select};
-use crate::plan::{Parameters, Plan};
+use crate::plan::{Format, Parameters, Plan, Sums};
+use crate::session::StepReport;
 
 /// The environment variable that names a kernel.
 const KERNEL: &str = "DSCONV_KERNEL";
@@ -110,6 +111,27 @@ impl Model {
     /// nearest cache, in the format of the layer with the most of them, which the speed of a layer can be compared with. This takes some milliseconds.
     pub fn ceiling(&self) -> f64 {
         self.inner.plan.ceiling(&self.inner.kernel)
+    }
+
+    /// Measures, as [`Model::ceiling`] does, how many multiply-accumulates a second a thread does at most in each step of a
+    /// [profile](crate::Session::profile), in the formats of its own layers; `None` for a step of other work than integer sums, and for
+    /// depthwise layers. Each format is measured once.
+    pub fn ceilings(&self, steps: &[StepReport]) -> Vec<Option<f64>> {
+        let mut known: Vec<(Format, f64)> = Vec::new();
+        let mut seconds = |sums: &Sums| {
+            let found = known.iter().find(|(format, _)| *format == sums.format).map(|&(_, ceiling)| ceiling);
+            let ceiling = found.unwrap_or_else(|| {
+                let ceiling = sums.format.ceiling(&self.inner.kernel);
+                known.push((sums.format, ceiling));
+                ceiling
+            });
+            sums.macs as f64 / ceiling
+        };
+        let ceiling = |step: &StepReport| {
+            let seconds: f64 = step.sums.iter().map(&mut seconds).sum();
+            (seconds > 0.0).then(|| step.macs as f64 / seconds)
+        };
+        steps.iter().map(ceiling).collect()
     }
 
     /// Returns the plan.

@@ -6,7 +6,7 @@ use graph::Shape;
 use crate::exec::{Given, Images, Profile, Run, StepTime, Workspace, copy_output, hand_on};
 use crate::float::finite;
 use crate::kernels::{Environment, Task};
-use crate::plan::{Part, Step};
+use crate::plan::{Part, Step, Sums};
 use crate::threads::Threads;
 use crate::{Error, Model};
 
@@ -67,6 +67,8 @@ pub struct StepReport {
     pub rounding: f64,
     /// The seconds that all threads together spend on operations in floats.
     pub floats: f64,
+    /// The integer sums that its multiply-accumulates are; none where others are among them.
+    pub(crate) sums: Vec<Sums>,
 }
 
 impl Session {
@@ -135,6 +137,9 @@ impl Session {
         });
         let report = |((first, step), time): ((Option<&Step>, &Step), StepTime)| {
             let [convolving, rounding, floats] = time.spent;
+            let parts = [first, Some(step)].into_iter().flatten().filter(|step| step.macs() > 0);
+            let sums: Vec<&[Sums]> = parts.map(|step| plan.sums(step)).collect();
+            let sums = if sums.iter().any(|sums| sums.is_empty()) { Vec::new() } else { sums.concat() };
             StepReport {
                 name: first.unwrap_or(step).name.clone(),
                 kind: step.op.kind(),
@@ -144,6 +149,7 @@ impl Session {
                 convolving,
                 rounding,
                 floats,
+                sums,
             }
         };
         Ok(joined.zip(profile.times).map(report).collect())

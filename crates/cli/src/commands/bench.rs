@@ -42,7 +42,8 @@ struct Outcome {
     weight_bytes: usize,
     /// The size of the activations.
     buffer_bytes: usize,
-    /// The speed of the kernel's innermost loop with all data in the nearest cache, on one thread.
+    /// The speed of the kernel's innermost loop with all data in the nearest cache, on one thread, in the format of the layer with the
+    /// most multiplications.
     ceiling_gmacs: f64,
     /// The steps of one image, each with its shortest time.
     layers: Vec<TimedStep>,
@@ -69,6 +70,9 @@ struct TimedStep {
     works: Work,
     #[serde(skip_serializing_if = "Option::is_none")]
     gmacs: Option<f64>,
+    /// The speed of the kernel's innermost loop in the format of this step, on one thread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ceiling_gmacs: Option<f64>,
     /// The speed as a part of the ceiling of all threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     of_ceiling: Option<f64>,
@@ -142,7 +146,10 @@ pub fn run(options: &BenchOptions, printer: &Printer) -> Result<()> {
     let steps = time_steps(&mut session, &one, begun)?;
     let at = |part: f64| times[((times.len() - 1) as f64 * part).round() as usize];
     let latency_ms = Latency { min: at(0.0), median: at(0.5), p95: at(0.95) };
-    let ceiling_gmacs = model.ceiling() / 1e9;
+    let ceilings = model.ceilings(&steps);
+    let heaviest =
+        steps.iter().zip(&ceilings).filter(|(_, ceiling)| ceiling.is_some()).max_by_key(|(step, _)| step.macs);
+    let ceiling = heaviest.and_then(|(_, ceiling)| *ceiling).unwrap_or_else(|| model.ceiling());
     let outcome = Outcome {
         model: file.display().to_string(),
         kernel: model.kernel().as_str(),
@@ -155,8 +162,8 @@ pub fn run(options: &BenchOptions, printer: &Printer) -> Result<()> {
         peak_bytes: peak_bytes(),
         weight_bytes: model.weight_bytes(),
         buffer_bytes: session.bytes(),
-        ceiling_gmacs,
-        layers: layers(&steps, ceiling_gmacs * threads as f64),
+        ceiling_gmacs: ceiling / 1e9,
+        layers: layers(&steps, &ceilings, threads),
     };
     printer.result(&outcome, |printer| show(&outcome, printer));
     options.html.write(printer, || Ok(page(&outcome)))
@@ -254,9 +261,10 @@ fn ms(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 
-fn layers(steps: &[StepReport], ceiling: f64) -> Vec<TimedStep> {
+fn layers(steps: &[StepReport], ceilings: &[Option<f64>], threads: usize) -> Vec<TimedStep> {
     let total: f64 = steps.iter().map(|step| step.seconds).sum();
-    let layer = |step: &StepReport| {
+    let layer = |(step, ceiling): (&StepReport, &Option<f64>)| {
+        let ceiling_gmacs = ceiling.map(|ceiling| ceiling / 1e9);
         let gmacs = (step.macs > 0).then(|| step.macs as f64 / step.seconds / 1e9);
         TimedStep {
             name: step.name.clone(),
@@ -266,10 +274,11 @@ fn layers(steps: &[StepReport], ceiling: f64) -> Vec<TimedStep> {
             share: step.seconds / total,
             works: Work { sums: 1e3 * step.convolving, rounding: 1e3 * step.rounding, floats: 1e3 * step.floats },
             gmacs,
-            of_ceiling: gmacs.map(|gmacs| gmacs / ceiling),
+            ceiling_gmacs,
+            of_ceiling: gmacs.zip(ceiling_gmacs).map(|(gmacs, ceiling)| gmacs / (ceiling * threads as f64)),
         }
     };
-    steps.iter().map(layer).collect()
+    steps.iter().zip(ceilings).map(layer).collect()
 }
 
 fn show(outcome: &Outcome, printer: &Printer) {
@@ -302,7 +311,15 @@ fn totals(outcome: &Outcome) -> Table {
     let mut table = Table::new(["what", "is"]).left([1]);
     let mut row = |what: &str, is: String| table.row([what.to_owned(), is]);
     let Latency { min, median, p95 } = outcome.latency_ms;
-    row("kernel", format!("{}, ceiling {:.0} GMAC/s a thread", outcome.kernel, outcome.ceiling_gmacs));
+    let ceilings = || outcome.layers.iter().filter_map(|layer| layer.ceiling_gmacs);
+    let [least, most] =
+        [ceilings().fold(outcome.ceiling_gmacs, f64::min), ceilings().fold(outcome.ceiling_gmacs, f64::max)]
+            .map(|gmacs| format!("{gmacs:.0}"));
+    let ceiling = match least == most {
+        true => format!("ceiling {most} GMAC/s a thread"),
+        false => format!("ceiling {least} to {most} GMAC/s a thread, by a layer's format"),
+    };
+    row("kernel", format!("{}, {ceiling}", outcome.kernel));
     row("threads, batch", format!("{}, {}", outcome.threads, outcome.batch));
     row(
         "latency",

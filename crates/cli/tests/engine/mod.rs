@@ -106,3 +106,31 @@ fn bench_times_every_layer() {
     assert!(shown.out.contains("layer3.2.conv2") && shown.out.contains("ms median"), "{}", shown.out);
     place.run(&["bench", "missing.dsc"]).refuses(1, "error: `missing.dsc`: No such file or directory (os error 2)");
 }
+
+/// A layer of 8 bits beside others of 4, whose kernels are others: each has the ceiling of its own.
+#[test]
+fn bench_measures_each_layer_by_the_ceiling_of_its_format() {
+    let place = Place::new();
+    let of = ["quantize", "tiny.safetensors", "-o", "mixed.dsc", "--images", "none"];
+    place.json(&[&of[..], &["--layer", "layer3*=8", "--image-sum", "--skip", "linear"]].concat());
+    let result = place.json(&["bench", "mixed.dsc", "--runs", "1"]);
+    let number = |value: &Value| value.as_f64().unwrap();
+    let mut ceilings = std::collections::BTreeMap::new();
+    for layer in result["layers"].as_array().unwrap() {
+        let name = layer["name"].as_str().unwrap();
+        let Some(ceiling) = layer.get("ceiling_gmacs").map(number) else {
+            assert!(layer.get("of_ceiling").is_none() && layer["kind"] != "integer convolution", "{layer}");
+            continue;
+        };
+        let part = number(&layer["gmacs"]) / ceiling;
+        assert!((number(&layer["of_ceiling"]) - part).abs() < 1e-9 && part > 0.0, "{layer}");
+        ceilings.insert(name.to_owned(), ceiling);
+    }
+    let of = |name: &str| ceilings[name];
+    assert!(!ceilings.contains_key("linear") && of("conv1") > 0.0, "{ceilings:?}");
+    // Measured once for a format.
+    assert_eq!(of("layer1.0.conv1"), of("layer1.2.conv2"));
+    assert_eq!(of("layer3.1.conv1"), of("layer3.2.conv2"));
+    assert_ne!(of("layer1.0.conv1"), of("layer3.1.conv1"));
+    assert!(ceilings.values().any(|ceiling| *ceiling == number(&result["ceiling_gmacs"])), "{result}");
+}

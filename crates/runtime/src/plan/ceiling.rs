@@ -9,7 +9,7 @@ use crate::kernels::{AnyKernel, ConvCall, Residual, SLACK};
 use crate::layout::{LayerInput, Layout, Whole};
 
 /// The numbers of bits, the blocks and the kind of scales of a layer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Format {
     pub bits: Bits,
     pub block: BlockSize,

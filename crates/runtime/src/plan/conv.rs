@@ -65,15 +65,11 @@ impl Draft<'_> {
             None => pack(self.kernel.wants(), &layer.codes, bias.as_deref(), layout, linear),
         };
         let macs = conv.weight_shape().iter().product::<usize>() as u64;
-        let all = macs.saturating_mul((node.shape.height * node.shape.width) as u64);
-        if let Some(activation) = layer.activation
-            && !layout.depthwise
-            && self.heaviest.is_none_or(|(most, _)| all > most)
-        {
+        if let Some(activation) = layer.activation.filter(|_| !layout.depthwise) {
             let (codes, signed) = (&layer.codes, layer.signed);
             let two_level = codes.two_level().is_some();
             let format = Format { bits: codes.bits(), block: codes.block(), two_level, activation, signed };
-            self.heaviest = Some((all, format));
+            self.ceilings.insert(node.name.clone(), format);
         }
         let lines = if layout.depthwise { layout.lines() } else { 1 };
         let mut taps = taps(&conv, &input, lines).ok_or_else(|| refuse("its input has more than 2^32 pixels"))?;

@@ -27,8 +27,8 @@ pub(super) struct Draft<'a> {
     sizes: [Vec<usize>; 2],
     /// The number of bytes that packed weights may still take.
     pub room: u64,
-    /// The integer layer with the most multiplications so far: their number and its format.
-    pub heaviest: Option<(u64, Format)>,
+    /// The formats of the integer layers that are not depthwise, by node name.
+    pub ceilings: BTreeMap<String, Format>,
 }
 
 impl<'a> Draft<'a> {
@@ -60,7 +60,7 @@ impl<'a> Draft<'a> {
             slots,
             sizes,
             room,
-            heaviest: None,
+            ceilings: BTreeMap::new(),
         }
     }
 

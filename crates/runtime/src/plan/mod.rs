@@ -19,10 +19,12 @@ mod program;
 mod step;
 mod steps;
 
+use std::collections::BTreeMap;
+
 use graph::{Budget, Node, Shape};
 use model::Info;
 
-use self::ceiling::Format;
+pub(crate) use self::ceiling::Format;
 use self::draft::Draft;
 pub(crate) use self::parameters::Parameters;
 use self::place::Placement;
@@ -45,8 +47,8 @@ pub(crate) struct Plan {
     input: Shape,
     outputs: usize,
     info: Info,
-    /// The format of the integer layer with the most multiplications.
-    format: Format,
+    /// The layers of each step of integer sums that is not depthwise, by the step's name.
+    sums: BTreeMap<String, Vec<Sums>>,
     /// The most bytes of a session's buffers, and of packed weights.
     most: u64,
 }
@@ -66,7 +68,9 @@ impl Plan {
         draft.check_passes()?;
         let steps: Result<Vec<Step>, Error> =
             (0..placement.steps.len()).map(|i| draft.step(i, &mut parameters)).collect();
-        let (body, head) = separate(steps?, &placement);
+        let steps = steps?;
+        let sums = sums(&steps, &placement, &draft.ceilings);
+        let (body, head) = separate(steps, &placement);
         let last = graph.nodes().len() - 1;
         Ok(Self {
             body: draft.program(body, Part::Body),
@@ -76,7 +80,7 @@ impl Plan {
             output: draft.view(last, true),
             input: graph.input(),
             outputs: graph.output().elements(),
-            format: draft.heaviest.map(|(_, format)| format).unwrap_or_default(),
+            sums,
             layouts: draft.into_layouts(),
             info: parameters.info(),
             most,
@@ -139,7 +143,13 @@ impl Plan {
     /// Measures the multiply-accumulates a second of a kernel's innermost loop on one thread, in the format of the layer with
     /// the most multiplications.
     pub fn ceiling(&self, kernel: &AnyKernel) -> f64 {
-        self.format.ceiling(kernel)
+        let heaviest = self.sums.values().flatten().max_by_key(|sums| sums.macs);
+        heaviest.map(|sums| sums.format).unwrap_or_default().ceiling(kernel)
+    }
+
+    /// Returns the layers that a step of integer sums is of; none where one is depthwise, and for other steps.
+    pub fn sums(&self, step: &Step) -> &[Sums] {
+        self.sums.get(&step.name).map_or(&[], Vec::as_slice)
     }
 
     /// Returns the number of bytes that all packed weights take.
@@ -158,6 +168,28 @@ impl Plan {
         let takes = body.saturating_add(head).saturating_add(rows);
         self.most.checked_sub(takes).ok_or(Error::Memory { images, takes, most: self.most })
     }
+}
+
+/// The integer sums of a layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Sums {
+    /// The number of multiply-accumulates for an image.
+    pub macs: u64,
+    /// The format that they are in.
+    pub format: Format,
+}
+
+/// Finds the layers that each step of integer sums is of: its own, and one that it computes along with it.
+fn sums(steps: &[Step], placement: &Placement, formats: &BTreeMap<String, Format>) -> BTreeMap<String, Vec<Sums>> {
+    let of = |step: &Step| match step.op {
+        StepOp::Conv(_) => formats.get(&step.name).map(|&format| Sums { macs: step.macs(), format }),
+        StepOp::Float(_) => None,
+    };
+    let layers = |(step, fused): (&Step, &fuse::Fused)| {
+        let all = [Some(step), fused.before.map(|before| &steps[before])].into_iter().flatten().map(of);
+        Some((step.name.clone(), all.collect::<Option<Vec<_>>>()?))
+    };
+    steps.iter().zip(&placement.steps).filter_map(layers).collect()
 }
 
 /// Separates the steps of the body from those of the head. Convolutions that another step computes move there.
