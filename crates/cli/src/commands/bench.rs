@@ -90,12 +90,12 @@ struct Work {
 }
 
 impl Work {
-    /// Returns the percents of each, as `90/8/2`.
+    /// Returns the percents of each, as `90/8/2 %`.
     fn percents(&self) -> String {
         let Self { sums, rounding, floats } = *self;
         let all = sums + rounding + floats;
         let percent = |part: f64| if all > 0.0 { format!("{:.0}", 100.0 * part / all) } else { "-".to_owned() };
-        [sums, rounding, floats].map(percent).join("/")
+        [sums, rounding, floats].map(percent).join("/") + " %"
     }
 }
 
@@ -288,14 +288,14 @@ fn show(outcome: &Outcome, printer: &Printer) {
 }
 
 fn steps(outcome: &Outcome) -> Table {
-    let parts = "sums/rounding/floats %";
+    let parts = "sum/round/float";
     let mut table =
-        Table::new(["layer", "computes", "output", "ms", "share %", parts, "GMAC/s", "of ceiling %"]).left([1, 2]);
+        Table::new(["layer", "computes", "output", "ms", "share %", parts, "GMAC/s", "ceiling %"]).left([1, 2]);
     for layer in &outcome.layers {
         let [c, h, w] = layer.shape;
         table.row([
             layer.name.clone(),
-            layer.kind.to_owned(),
+            layer.kind.replace("convolution", "conv"),
             format!("{c}x{h}x{w}"),
             format!("{:.3}", layer.ms),
             format!("{:.1}", 100.0 * layer.share),

@@ -103,6 +103,7 @@ fn bench_times_every_layer() {
     }
     let shown = place.run(&["bench", "tiny.dsc", "--runs", "2"]);
     assert_eq!(shown.code, Some(0), "{}", shown.err);
+    assert!(shown.out.lines().all(|line| line.len() <= 100), "{}", shown.out);
     assert!(shown.out.contains("layer3.2.conv2") && shown.out.contains("ms median"), "{}", shown.out);
     place.run(&["bench", "missing.dsc"]).refuses(1, "error: `missing.dsc`: No such file or directory (os error 2)");
 }
