@@ -58,7 +58,8 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage::refuse(&error),
     };
-    let printer = Printer::new(&Manner::from(&global));
+    let (by_config, images) = (command.is_by_config(), command.images());
+    let printer = Printer::new(&Manner { by_config, images, ..Manner::from(&global) });
     let ended = progress::hear(&printer).and_then(|()| run(command, &printer));
     progress::keep_end();
     match ended {

@@ -324,8 +324,9 @@ fn folder(run: &Path, printer: &Printer) -> Result<OpenedModel> {
     if !path.is_file() {
         let shown = run.display();
         if !RunFolder::is_run(run) {
+            let images = printer.images().map(|to| format!("; {to}")).unwrap_or_default();
             return Err(Error::usage(format!("`{shown}` is a folder, but not that of a run"))
-                .hint("a model is a name, a file or a run folder; images go to `--data`"));
+                .hint(format!("a model is a name, a file or a run folder{images}")));
         }
         return Err(Error::failed(format!("`{shown}` has no `{}`: the run is not finished", RunFolder::MODEL))
             .hint(format!("a run that was stopped goes on with `dsconv distill --resume {}`", names::typed(shown))));

@@ -41,6 +41,27 @@ pub fn typed(word: impl Display) -> String {
     }
 }
 
+/// Options of a model, and what a config says in their place.
+const KEYS: [(&str, &str); 12] = [
+    ("--weights FILE", "--set weights=FILE"),
+    ("--classes FILE` (in a config: `classes`)", "--set classes=FILE`"),
+    ("--classes imagenet_class_index.json` (in a config: `classes`)", "--set classes=imagenet_class_index.json`"),
+    ("--classes folders", "--set classes=folders"),
+    ("--classes)", "classes)"),
+    ("--input", "image.input"),
+    ("--mean", "image.mean"),
+    ("--std", "image.std"),
+    ("--order", "image.order"),
+    ("--divide", "image.divide"),
+    ("--resize", "image.resize"),
+    ("--crop", "image.crop"),
+];
+
+/// Puts the keys of a config in the place of a model's options, for commands that have a config and no such options.
+pub fn in_keys(text: &str) -> String {
+    KEYS.iter().fold(text.to_owned(), |text, (option, key)| text.replace(option, key))
+}
+
 /// Returns the hint for a wrong word: the one that was probably meant where one is near, and all that are allowed where they
 /// are few. `what` introduces the latter.
 pub fn suggestion(given: &str, what: &str, names: &[&str]) -> Option<String> {
@@ -55,6 +76,13 @@ pub fn suggestion(given: &str, what: &str, names: &[&str]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_become_keys() {
+        let hint = "give the weights with `--weights FILE` (--mean, --std)";
+        assert_eq!(in_keys(hint), "give the weights with `--set weights=FILE` (image.mean, image.std)");
+        assert_eq!(in_keys("`dsconv models` lists the names"), "`dsconv models` lists the names");
+    }
 
     #[test]
     fn typed_words_stay_whole() {

@@ -14,6 +14,7 @@ use serde::{Serialize, Serializer};
 
 use crate::error::Error;
 use crate::host::Host;
+use crate::names;
 use crate::table::{Table, duration, harmless};
 
 /// How the user wants to be talked to.
@@ -27,6 +28,10 @@ pub struct Manner {
     pub verbose: bool,
     /// The choice of colour: always, never, or as the terminal says.
     pub colour: ColorChoice,
+    /// Whether a config says what options of a model say in other commands.
+    pub by_config: bool,
+    /// Where images go, if the command takes any.
+    pub images: Option<&'static str>,
 }
 
 /// The printer of results, talk, errors and progress.
@@ -134,6 +139,19 @@ impl Printer {
         self.manner.json
     }
 
+    /// Says where images go, if the command takes any.
+    pub fn images(&self) -> Option<&'static str> {
+        self.manner.images
+    }
+
+    /// Puts the keys of a config in the place of options that its command has not.
+    fn words(&self, text: &str) -> String {
+        match self.manner.by_config {
+            true => names::in_keys(text),
+            false => text.to_owned(),
+        }
+    }
+
     /// Tells whether details are wanted.
     pub fn is_verbose(&self) -> bool {
         self.manner.verbose
@@ -179,7 +197,7 @@ impl Printer {
     /// Says what is being done, unless the user wants quiet.
     pub fn talk(&self, text: impl Display) {
         if !self.manner.quiet {
-            let text = harmless(&text.to_string());
+            let text = harmless(&self.words(&text.to_string()));
             match &self.host {
                 Some(host) => host.listener().note(&text),
                 None => self.write_err(&text),
@@ -204,7 +222,7 @@ impl Printer {
 
     /// Warns of something that the user should know though the work goes on.
     pub fn warn(&self, text: impl Display) {
-        let text = harmless(&text.to_string());
+        let text = harmless(&self.words(&text.to_string()));
         match &self.host {
             Some(host) => host.listener().warn(&text),
             None => self.write_err(&format!("{WARNING}warning{WARNING:#}: {text}")),
@@ -217,12 +235,13 @@ impl Printer {
         if let Some(drawing) = error.drawing() {
             text += &format!("\n{drawing}");
         }
-        if let Some(hint) = error.advice() {
+        let hint = error.advice().map(|hint| self.words(hint));
+        if let Some(hint) = &hint {
             text += &format!("\n\n{HINT}hint{HINT:#}: {}", harmless(hint));
         }
         self.write_err(&text);
         if self.manner.json {
-            self.document(&ErrorDocument { error: error.message(), hint: error.advice(), status: error.code() });
+            self.document(&ErrorDocument { error: error.message(), hint: hint.as_deref(), status: error.code() });
         }
     }
 

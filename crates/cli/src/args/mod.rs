@@ -88,7 +88,7 @@ impl From<&Global> for Manner {
             ColorChoice::Always => anstream::ColorChoice::Always,
             ColorChoice::Never => anstream::ColorChoice::Never,
         };
-        Self { json, quiet, verbose, colour }
+        Self { json, quiet, verbose, colour, ..Self::default() }
     }
 }
 
@@ -133,6 +133,25 @@ pub enum Command {
     Man(Man),
     /// Show versions, devices and folders
     Doctor(Doctor),
+}
+
+impl Command {
+    /// Tells whether a config says what options of a model say in other commands.
+    pub fn is_by_config(&self) -> bool {
+        matches!(self, Self::Distill(_) | Self::Sweep(_) | Self::Train(_))
+    }
+
+    /// Says where images go; `None` for a command that takes none.
+    pub fn images(&self) -> Option<&'static str> {
+        match self {
+            Self::Distill(_) | Self::Sweep(_) => Some("images go to `data.adapt`"),
+            Self::Train(_) => Some("images go to `data.train`"),
+            Self::Quantize(_) | Self::Analyze(_) => Some("images go to `--images`"),
+            Self::Eval(_) | Self::Benchmark(_) => Some("images go to `--data`"),
+            Self::Predict(_) => Some("images come after it"),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]

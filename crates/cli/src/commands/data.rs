@@ -113,8 +113,10 @@ fn images_of(manifest: &Manifest, folder: &Path, printer: &Printer) -> Result<Pa
 /// Downloads the published weights of a network.
 fn weights_of(variant: &zoo::Variant, printer: &Printer) -> Result<PathBuf> {
     let (Some(source), Some(path)) = (&variant.source, places::fetched(variant)) else {
-        return Err(Error::failed(format!("nobody published weights of `{}`", variant.name))
-            .hint("give your own with `--weights FILE`, or train some: `dsconv train CONFIG`"));
+        return Err(Error::failed(format!("nobody published weights of `{}`", variant.name)).hint(format!(
+            "a file of your own: `dsconv quantize {} --weights FILE`; `dsconv train CONFIG` trains some",
+            variant.name
+        )));
     };
     printer.talk(format!("weights of {}; licence: {}", variant.name, source.licence));
     let bar = printer.bar(variant.name, 0, "bytes");
