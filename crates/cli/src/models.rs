@@ -329,7 +329,7 @@ fn folder(run: &Path, printer: &Printer) -> Result<OpenedModel> {
                 .hint(format!("a model is a name, a file or a run folder{images}")));
         }
         return Err(Error::failed(format!("`{shown}` has no `{}`: the run is not finished", RunFolder::MODEL))
-            .hint(format!("a run that was stopped goes on with `dsconv distill --resume {}`", names::typed(shown))));
+            .hint(format!("a run that was stopped goes on with `{}`", runs::resuming(run))));
     }
     Ok(OpenedModel { name: runs::run_name(run), ..file(&path, printer)? })
 }

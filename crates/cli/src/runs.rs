@@ -5,10 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use distill::RunFolder;
 
+use crate::config::ConfigKind;
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
 use crate::output::check_folder;
-use crate::places;
+use crate::{names, places};
 use crate::printer::Printer;
 
 /// What becomes of a run that lies in the folder already.
@@ -17,6 +18,8 @@ pub enum Existing {
     /// It is left alone, and the command fails.
     Keep,
     /// It goes on.
+    /// It goes on, and a new run begins where there is none.
+    ResumeOrBegin,
     Resume,
     /// It is removed, and a new run begins.
     Replace,
@@ -70,7 +73,7 @@ impl RunPlace {
     /// There is nothing to resume; the folder holds a run that is to be kept, or files that are no run's; another process
     /// works in it.
     pub fn take(&self, name: &str, printer: &Printer) -> Result<RunFolder> {
-        let resume = self.existing == Existing::Resume;
+        let resume = matches!(self.existing, Existing::Resume | Existing::ResumeOrBegin);
         let folder = match &self.out {
             Some(path) => {
                 check_folder(path, "a run")?;
@@ -81,9 +84,12 @@ impl RunPlace {
         };
         let run = folder.path().display();
         match (folder.is_empty()?, self.existing) {
-            (false, Existing::Resume) => {
+            (false, Existing::Resume | Existing::ResumeOrBegin) => {
                 check_run(&folder, "--resume")?;
-                printer.talk(format!("going on with {run}"));
+                match is_finished(folder.path()) {
+                    true => printer.talk(format!("the run in {run} is finished: its results are shown")),
+                    false => printer.talk(format!("going on with {run}")),
+                }
             }
             // Killed before it wrote anything, or never begun.
             (true, Existing::Resume) => printer.talk(format!("nothing to resume in {run}: starting")),
@@ -104,6 +110,26 @@ impl RunPlace {
 }
 
 /// Returns the newest run of a config.
+/// Returns the command that a run is of, by the config in its folder.
+fn command(run: &Path) -> ConfigKind {
+    let text = std::fs::read_to_string(run.join(RunFolder::CONFIG)).unwrap_or_default();
+    ConfigKind::of_text(&text).unwrap_or(ConfigKind::Distill)
+}
+
+/// Returns what is typed to resume a run.
+pub fn resuming(run: &Path) -> String {
+    format!("dsconv {} --resume {}", command(run), names::typed(run.display()))
+}
+
+/// Tells whether a run has its results.
+fn is_finished(run: &Path) -> bool {
+    let last = match command(run) {
+        ConfigKind::Distill => RunFolder::METRICS,
+        ConfigKind::Train => RunFolder::MODEL,
+    };
+    run.join(last).is_file()
+}
+
 ///
 /// # Errors
 /// There is none.

@@ -148,7 +148,7 @@ pub fn run(options: &SweepOptions, printer: &Printer) -> Result<()> {
         printer.talk(format!("run {} of {}: {combination}", number + 1, combinations.len()));
         let out = folder.join(combination.folder());
         // A folder that is not there yet is begun.
-        let place = RunPlace { out: Some(out), existing: Existing::Resume };
+        let place = RunPlace { out: Some(out), existing: Existing::ResumeOrBegin };
         let set = options.set.iter().cloned().chain(combination.changes()).collect();
         let run = RunOptions { config: options.config.clone(), set, place, device: options.device, tui: false };
         let ran = distill::ran(&run, printer).map_err(|error| match error.is_interruption() {

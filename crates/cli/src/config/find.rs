@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use distill::RunFolder;
 
 use crate::error::{Error, Result};
-use crate::{built_in, names, places};
+use crate::{built_in, names, places, runs};
 
 use super::kind::ConfigKind;
 
@@ -44,9 +44,8 @@ pub fn find(typed: &str, kind: ConfigKind, here: &Path) -> Result<Found> {
     if !typed.is_empty() && given.is_dir() {
         let error = Error::usage(format!("`{typed}` is a folder, not a TOML file"));
         return Err(match given.join("config.toml").is_file() {
-            true if kind == ConfigKind::Distill && RunFolder::is_run(&given) => {
-                let run = names::typed(typed);
-                error.hint(format!("`dsconv distill --resume {run}` goes on with the run in it"))
+            true if RunFolder::is_run(&given) => {
+                error.hint(format!("`{}` goes on with the run in it", runs::resuming(Path::new(typed))))
             }
             true => error.hint(format!("`{typed}/config.toml` is the config in it")),
             false => error.hint(LIST),
