@@ -9,8 +9,8 @@ use crate::config::ConfigKind;
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
 use crate::output::check_folder;
-use crate::{names, places};
 use crate::printer::Printer;
+use crate::{names, places};
 
 /// What becomes of a run that lies in the folder already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,9 +18,9 @@ pub enum Existing {
     /// It is left alone, and the command fails.
     Keep,
     /// It goes on.
+    Resume,
     /// It goes on, and a new run begins where there is none.
     ResumeOrBegin,
-    Resume,
     /// It is removed, and a new run begins.
     Replace,
 }
@@ -92,7 +92,9 @@ impl RunPlace {
                 }
             }
             // Killed before it wrote anything, or never begun.
-            (true, Existing::Resume) => printer.talk(format!("nothing to resume in {run}: starting")),
+            (true, Existing::Resume) => {
+                printer.warn(format!("there is no run in {run} to resume: a new one begins there"));
+            }
             (false, Existing::Replace) => {
                 check_run(&folder, "--force")?;
                 folder.clear()?;
@@ -109,7 +111,6 @@ impl RunPlace {
     }
 }
 
-/// Returns the newest run of a config.
 /// Returns the command that a run is of, by the config in its folder.
 fn command(run: &Path) -> ConfigKind {
     let text = std::fs::read_to_string(run.join(RunFolder::CONFIG)).unwrap_or_default();
@@ -130,6 +131,7 @@ fn is_finished(run: &Path) -> bool {
     run.join(last).is_file()
 }
 
+/// Returns the newest run of a config.
 ///
 /// # Errors
 /// There is none.
@@ -189,6 +191,15 @@ fn of(name: &str) -> Vec<PathBuf> {
 pub fn all() -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(places::runs()) else { return Vec::new() };
     let mut runs: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    runs.sort();
+    runs
+}
+
+/// Returns the runs in a folder, such as that of a sweep, sorted by name.
+pub fn inside(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut runs: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| RunFolder::is_run(path)).collect();
     runs.sort();
     runs
 }

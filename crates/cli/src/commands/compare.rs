@@ -106,6 +106,9 @@ fn against(runs: &[(String, &Path, &Report)], costs: &[Option<f64>], unit: &str,
     section
 }
 
+/// The most runs of a folder that a hint names.
+const SHOWN: usize = 3;
+
 /// Returns all runs that have results.
 fn finished() -> Result<Vec<PathBuf>> {
     let runs: Vec<PathBuf> = runs::all().into_iter().filter(|run| run.join(RunFolder::METRICS).is_file()).collect();
@@ -142,11 +145,16 @@ pub fn read(run: &Path) -> Result<Run> {
         let error = Error::failed(format!("`{}`: {error}", path.display()));
         let error = if is_missing { error.into_missing() } else { error };
         match RunFolder::is_run(run) {
-            true => error.hint(format!(
-                "the run is not finished: `dsconv distill --resume {}` goes on with it",
-                names::typed(run.display())
-            )),
-            false => error.hint("that is no run folder of `dsconv distill`"),
+            true => error.hint(format!("the run is not finished: `{}` goes on with it", runs::resuming(run))),
+            false => error.hint(match runs::inside(run).as_slice() {
+                [] => "that is no run folder of `dsconv distill`".to_owned(),
+                inside => {
+                    let some = inside.iter().take(SHOWN).map(|run| names::typed(run.display()));
+                    let more = if inside.len() > SHOWN { " ..." } else { "" };
+                    let some = some.collect::<Vec<_>>().join(" ");
+                    format!("that is no run, but a folder of {}: `dsconv compare {some}{more}`", inside.len())
+                }
+            }),
         }
     })?;
     let report =
