@@ -97,8 +97,8 @@ pub(crate) fn claim_text(folder: &RunFolder, file: &str, settings: &str, origin:
     let old = match std::fs::read_to_string(&path) {
         Ok(old) => old,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            // What a run writes first is its origin.
-            if !folder.holds_only(&[RunFolder::ORIGIN])? {
+            // What a run writes first is its origin, after what its caller may have written.
+            if !folder.holds_only(&[RunFolder::ORIGIN, RunFolder::CONFIG])? {
                 return Err(Error::NoRun { path: folder.path().to_owned() });
             }
             // One line: there may be a million images.

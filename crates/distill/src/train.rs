@@ -91,7 +91,7 @@ impl Training<'_> {
     ///
     /// # Errors
     /// Settings that make no sense, images, labels or weights that do not fit the network, an end that is no logits.
-    fn check(&self) -> Result<(), Error> {
+    pub fn check(&self) -> Result<(), Error> {
         let graph = self.start.graph();
         self.config.check()?;
         check_labels(graph, self.images)?;

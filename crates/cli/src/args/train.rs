@@ -8,7 +8,7 @@ use super::parse::existing;
 /// The arguments of `dsconv train`.
 #[derive(Debug, clap::Args)]
 pub struct Train {
-    /// The recipe: a TOML file, or its name in `configs/`
+    /// The recipe: a TOML file, or its name in `configs/`; with --resume also the folder of a run
     #[arg(value_name = "CONFIG")]
     pub config: String,
     /// Where the run goes, instead of NAME-TIME in the folder of runs (`dsconv doctor`)

@@ -43,15 +43,13 @@ struct Outcome {
 pub fn run(options: &RunOptions, printer: &Printer) -> Result<()> {
     let start = Instant::now();
     progress::check_dashboard(options.tui)?;
+    let options = &options.of_run();
     let file = ConfigFile::open(&options.config, ConfigKind::Train, &options.set, printer)?;
     let recipe = TrainRecipe::read(&file, printer)?;
     let device = device::open(options.device.unwrap_or(DeviceName::Cpu))?;
     let TrainInputs { start: beginning, preprocess, train, eval } = recipe.open(&file, printer)?;
     let folder = options.place.take(&file.name(), printer)?;
-    progress::goes_on(format!(
-        "the same command with `--resume --out {}` goes on",
-        names::typed(folder.path().display())
-    ));
+    progress::goes_on(format!("`dsconv train --resume {}` goes on", names::typed(folder.path().display())));
     printer.talk(format!("training {} on {} of {}", recipe.model.name, counted(train.len(), "image"), train.name()));
 
     let context = Context { dashboard: options.tui, ..progress::context(device, printer) };
@@ -63,6 +61,11 @@ pub fn run(options: &RunOptions, printer: &Printer) -> Result<()> {
         preprocess: &preprocess,
         config: &recipe.train,
     };
+    training.check().map_err(|error| run_error(error, &file, "train."))?;
+    // It comes first: by it the run goes on.
+    if folder.is_empty()? {
+        files::write_atomic(&folder.file(RunFolder::CONFIG), toml::to_string(&recipe)?.as_bytes())?;
+    }
     let trained = distill::train(&training, &folder, &context);
     classes::report_late(&train.without_labels(), known[0], printer);
     classes::report_late(&eval.without_labels(), known[1], printer);
