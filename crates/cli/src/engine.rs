@@ -1,14 +1,15 @@
 //! The integer engine, for commands that compute logits.
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use distill::{Context, Logits};
+use distill::{Context, Logits, RunFolder};
 use graph::{Graph, Head};
 use images::Unlabelled;
 use model::Model;
 
+use crate::commands::distill::DEPLOYED;
 use crate::device::DeviceName;
 use crate::error::{Error, Result};
-use crate::progress;
+use crate::{names, progress, runs};
 
 /// The extension of the files that the engine runs.
 pub const EXTENSION: &str = "dsc";
@@ -42,6 +43,32 @@ pub fn load(path: &Path) -> Result<runtime::Model> {
     let model = files::from_bytes(&bytes).map_err(|error| at(&error))?;
     drop(bytes);
     runtime::Model::new(model).map_err(|error| at(&error))
+}
+
+/// Returns the file that a path means: its own, or the `.dsc` file of the run folder that it is, or names.
+///
+/// # Errors
+/// It is a folder without one.
+pub fn file(path: &Path) -> Result<PathBuf> {
+    if path.is_file() {
+        return Ok(path.to_owned());
+    }
+    let Some(run) = runs::find(path) else { return Ok(path.to_owned()) };
+    let file = run.join(DEPLOYED);
+    if file.is_file() {
+        return Ok(file);
+    }
+    let shown = run.display();
+    Err(Error::usage(format!("`{shown}` is a folder, in which there is no {DEPLOYED}")).hint(
+        match RunFolder::is_run(&run) {
+            true if run.join(RunFolder::MODEL).is_file() => {
+                let (run, file) = (names::typed(&shown), names::typed(file.display()));
+                format!("`dsconv quantize {run} -o {file}` makes one")
+            }
+            true => format!("the run is not finished: `{}` goes on with it", runs::resuming(&run)),
+            false => "a .dsc file, or the folder of a run of `dsconv distill`".to_owned(),
+        },
+    ))
 }
 
 /// Computes the logits of a quantized model for a set of images.

@@ -8,7 +8,7 @@ use super::target::HtmlArgs;
 /// The arguments of `dsconv bench`.
 #[derive(Debug, clap::Args)]
 pub struct Bench {
-    /// A quantized model's file, `.dsc`
+    /// A quantized model's file, `.dsc`, or its run folder
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// Threads

@@ -119,7 +119,8 @@ pub struct BenchOptions {
 /// # Errors
 /// The file cannot be read or is no quantized model; the batch is too large.
 pub fn run(options: &BenchOptions, printer: &Printer) -> Result<()> {
-    let &BenchOptions { ref file, threads, batch, .. } = options;
+    let &BenchOptions { threads, batch, .. } = options;
+    let file = &engine::file(&options.file)?;
     let start = Instant::now();
     check(file)?;
     options.html.check(&[file])?;

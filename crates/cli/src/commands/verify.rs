@@ -27,6 +27,7 @@ struct Outcome {
 /// # Errors
 /// The file cannot be read or is damaged; the stored input gives other logits.
 pub fn run(path: &Path, run_stored: bool, printer: &Printer) -> Result<()> {
+    let path = &engine::file(path)?;
     let place = |error: &dyn std::fmt::Display| Error::failed(format!("`{}`: {error}", path.display()));
     let data = std::fs::read(path).map_err(|error| place(&error))?;
     let file = File::parse(&data).map_err(|error| {

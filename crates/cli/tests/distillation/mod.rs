@@ -106,6 +106,17 @@ fn train_writes_a_model_and_resumes() {
     assert!(trained["top1"].is_number());
     let again = place.json(&["train", "teacher", "--out", "run", "--resume"]);
     assert_eq!(again["top1"], trained["top1"]);
+    let again = place.run(&["train", "--resume", "run", "--json"]);
+    assert!(again.code == Some(0) && again.err.contains("the run in run is finished"), "{}", again.err);
+    assert_eq!(serde_json::from_str::<Value>(&again.out).unwrap()["top1"], trained["top1"]);
+    place.run(&["train", "run"]).refuses(
+        2,
+        "error: `run` is a folder, not a TOML file\n\nhint: `dsconv train --resume run` goes on with the run in it",
+    );
+    place.run(&["bench", "run"]).refuses(
+        2,
+        "error: `run` is a folder, in which there is no model.dsc\n\nhint: `dsconv quantize run -o run/model.dsc` makes one",
+    );
     assert_eq!(place.json(&["eval", "run", "--limit", "64"])["top1"], trained["top1"]);
 }
 

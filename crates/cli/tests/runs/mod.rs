@@ -80,6 +80,41 @@ fn a_resume_notices_what_changed() {
 }
 
 #[test]
+fn a_training_that_was_killed_goes_on_by_its_folder() {
+    let place = Place::new();
+    let config =
+        "model = { name = \"resnet20\", classes = 16, width = 0.25 }\n[data]\ntrain_images = 256\neval_images = 64\n";
+    place.write("configs/teacher.toml", &format!("{config}[train]\nepochs = 3\n"));
+    let mut first = place.command(&["train", "teacher", "--out", "run"]);
+    let mut first = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until(&place.path("run/log.csv"));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let unbroken = place.json(&["train", "teacher", "--out", "unbroken"]);
+    let gone_on = place.run(&["train", "--resume", "run", "--json"]);
+    assert_eq!(gone_on.code, Some(0), "{}", gone_on.err);
+    let gone_on: Value = serde_json::from_str(&gone_on.out).unwrap();
+    assert_eq!((&gone_on["run"], &gone_on["top1"]), (&"run".into(), &unbroken["top1"]));
+}
+
+#[test]
+fn the_commands_of_a_dsc_file_take_a_run() {
+    let place = with_pictures();
+    place.json(&["distill", "mine", "--out", "all/run"]);
+    for command in ["bench", "verify"] {
+        let found = place.json(&[command, "all/run"]);
+        let file = found.get("path").or(found.get("model")).unwrap();
+        assert_eq!(file, "all/run/model.dsc");
+    }
+    let again = place.run(&["distill", "--resume", "all/run"]);
+    assert!(again.code == Some(0) && again.err.contains("the run in all/run is finished"), "{}", again.err);
+    let begun = place.run(&["distill", "mine", "--resume", "--out", "tipo"]);
+    assert!(begun.err.contains("warning: there is no run in tipo to resume: a new one begins there"), "{}", begun.err);
+    let ran = place.run(&["compare", "all"]);
+    assert!(ran.err.contains("that is no run, but a folder of 1: `dsconv compare all/run`"), "{}", ran.err);
+}
+
+#[test]
 fn images_without_labels_are_measured_on_all_the_same() {
     let place = with_pictures();
     let run = |args: &[&str]| {
