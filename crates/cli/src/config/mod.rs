@@ -140,13 +140,23 @@ impl ConfigFile {
     /// Checks that the file, or `--set`, has a value for `key`.
     ///
     /// # Errors
-    /// It has none. The error says `what` the key is, and gives an example of a value.
+    /// It has none. The error says `what` the key is, and gives an example of a value, a text.
     pub fn require(&self, key: &str, what: &str, example: &str) -> Result<()> {
-        if self.is_set(key) || self.place(key).is_some() {
+        if self.says(key) {
             return Ok(());
         }
         let error = Error::usage(format!("missing key `{key}`: {what}")).at(self.path.display());
-        Err(error.hint(format!("add `{key} = {example}`; `dsconv config keys` lists all keys")))
+        // A line at the end of a file belongs to the last table in it.
+        let line = match key.rsplit_once('.') {
+            Some((table, last)) => format!("`{last} = \"{example}\"` under `[{table}]`"),
+            None => format!("`{key} = \"{example}\"` above all tables"),
+        };
+        Err(error.hint(format!("`--set {key}={example}`, or in the file {line}; `dsconv config keys` lists all keys")))
+    }
+
+    /// Tells whether the file, or `--set`, has a value for `key`.
+    pub fn says(&self, key: &str) -> bool {
+        self.is_set(key) || self.place(key).is_some()
     }
 
     /// Tells whether `--set` changes the value of `key`.

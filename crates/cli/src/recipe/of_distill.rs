@@ -77,7 +77,7 @@ impl DistillRecipe {
     /// A key or a value is wrong, which is pointed at; the config names no model.
     pub fn read(file: &ConfigFile, printer: &Printer) -> Result<Self> {
         let mut config: Self = file.parse()?;
-        file.require("model", "the network to quantize, by name or as a file", "\"resnet50-embedded\"")?;
+        file.require("model", "the network to quantize, by name or as a file", "resnet50-embedded")?;
         // A name of the zoo is not looked for as a file.
         if zoo::variant(&config.model).is_err() {
             config.model = text(file.resolve("model", Path::new(&config.model), printer));
@@ -123,7 +123,7 @@ impl DistillRecipe {
         }
 
         if !pictures::is_embedded(&teacher) {
-            file.require("data.adapt", "the unlabelled images to adapt to", "\"photos/unlabelled\"")?;
+            file.require("data.adapt", "the unlabelled images to adapt to", "photos/unlabelled")?;
         }
         let eval = self.open_eval(&mut teacher, &classes, file, printer)?;
         let adapt = images::open_unlabelled(&self.data.adapt, &teacher.preprocess(), &spread(self.data.limit))

@@ -181,6 +181,7 @@ hint: data sets are cifar10, embedded, imagenet",
     place.run(&["distill", "empty"]).refuses(
         2,
         "error: configs/empty.toml: missing key `model`: the network to quantize, by name or as a file\n\n\
-         hint: add `model = \"resnet50-embedded\"`; `dsconv config keys` lists all keys",
+         hint: `--set model=resnet50-embedded`, or in the file `model = \"resnet50-embedded\"` above all tables; \
+         `dsconv config keys` lists all keys",
     );
 }
