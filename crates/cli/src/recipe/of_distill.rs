@@ -156,7 +156,13 @@ impl DistillRecipe {
             other => return Ok(other),
         };
         report(&set.without_labels(), teacher, printer);
-        let set = classes.labelled(&set, teacher, printer)?;
+        let set = classes.labelled(&set, teacher, printer).map_err(|error| match file.says("data.eval") {
+            true => file.point("data.eval", &error),
+            false => error.into_usage().hint(format!(
+                "`data.eval` names no images, so the {EMBEDDED} ones are measured on, which are of other classes: \
+                 `--set data.eval=DIR` names images for this network, with or without labels"
+            )),
+        })?;
         if teacher.info().classes.is_empty() && set.class_names().len() == teacher.graph().head().classes() {
             teacher.info_mut().classes = set.class_names().to_vec();
         }
