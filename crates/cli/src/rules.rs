@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use blockfloat::Bits;
 use distill::{Candidates, Choice, Context, Method, Part, Sensitivity, allocate, sensitivity};
-use graph::{Folded, ImageConfig};
+use graph::{Folded, Graph, ImageConfig};
 use images::Unlabelled;
 use model::policy::{ActivationChange, ActivationRule, Rule};
 use model::{Float, LayerPlan, Plan, Policy};
@@ -14,6 +14,7 @@ use crate::config::{ConfigFile, ConfigKind};
 use crate::error::{Error, Result};
 use crate::models::ModelSpec;
 use crate::printer::Printer;
+use crate::recipe::rule_error;
 
 /// The pictures on which the layers are compared, and their seed.
 pub const PICTURES: usize = 16;
@@ -45,11 +46,30 @@ struct Quantize {
     rules: Vec<Rule>,
 }
 
+/// The rules of a file.
+#[derive(Debug)]
+pub struct FileRules {
+    file: ConfigFile,
+    /// The rules.
+    pub rules: Vec<Rule>,
+}
+
+impl FileRules {
+    /// Checks that none of them is without effect on a network because of the others.
+    ///
+    /// # Errors
+    /// One is, which is pointed at.
+    pub fn check(&self, network: &Graph) -> Result<()> {
+        let policy = Policy { rules: self.rules.clone(), ..Policy::default() };
+        policy.check_rules(network).map_err(|error| rule_error(&self.file, &error))
+    }
+}
+
 /// Reads the `[[quantize.rules]]` of a file. Anything else in it but what tells of the model is refused, since it would be without effect.
 ///
 /// # Errors
 /// The file cannot be read, or holds something else.
-pub fn read(path: &Path, printer: &Printer) -> Result<Vec<Rule>> {
+pub fn read(path: &Path, printer: &Printer) -> Result<FileRules> {
     if !path.is_file() {
         return Err(Error::usage(format!("--rule-file `{}`: there is no such file", path.display())).into_missing());
     }
@@ -57,7 +77,7 @@ pub fn read(path: &Path, printer: &Printer) -> Result<Vec<Rule>> {
     let RuleFile { quantize, .. } = file.parse()?;
     match quantize.rules.is_empty() {
         true => Err(Error::usage(format!("--rule-file `{}`: it has no rules", path.display()))),
-        false => Ok(quantize.rules),
+        false => Ok(FileRules { file, rules: quantize.rules }),
     }
 }
 

@@ -31,7 +31,9 @@ mod model;
 pub mod pattern;
 pub mod policy;
 mod precision;
+mod rules;
 
 pub use model::{Info, Model, ModelError, QuantizedLayer};
 pub use policy::{LayerFormat, LayerPlan, Plan, Policy, PolicyError};
 pub use precision::{Float, SaveOptions};
+pub use rules::RuleError;

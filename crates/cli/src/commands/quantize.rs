@@ -20,6 +20,7 @@ use crate::html::{self, Html};
 use crate::models::{ModelSpec, OpenedModel};
 use crate::output::{Ending, Output, Target, Written, check_file};
 use crate::printer::Printer;
+use crate::rules::FileRules;
 use crate::table::{Table, count, counted, decibels};
 use crate::verdict::{On, Reference, Verdict};
 use crate::{deploy, device, models, names, pictures, progress, rules, verdict};
@@ -150,13 +151,13 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
     let QuantizeOptions { model: spec, target, .. } = options;
     let ending = ending(options)?;
     options.html.check(&spec.files())?;
-    let policy = policy(options, printer)?;
+    let (policy, file) = policy(options, printer)?;
     let opened = models::open(spec, printer)?;
     let default = format!("{}_{}.safetensors", opened.name, scheme(&policy));
     // A dry run may say what would replace a file.
     let target = &Target { force: target.force || options.dry_run, ..target.clone() };
     let output = Output::new(target, &default, &spec.files())?;
-    let job = Job::new(opened, policy, options, printer)?;
+    let job = Job::new(opened, policy, file, options, printer)?;
     if options.dry_run {
         Planned::new(&job.folded, &job.plan, &job.stored).print(printer);
         return Ok(());
@@ -184,9 +185,9 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
 /// # Errors
 /// The model cannot be opened or is quantized already; the policy does not fit it; the user interrupts it.
 pub fn quantize(options: &QuantizeOptions, printer: &Printer) -> Result<Quantized> {
-    let policy = policy(options, printer)?;
+    let (policy, file) = policy(options, printer)?;
     let opened = models::open(&options.model, printer)?;
-    let quantized = Job::new(opened, policy, options, printer)?.quantize(options, printer)?;
+    let quantized = Job::new(opened, policy, file, options, printer)?.quantize(options, printer)?;
     quantized.summary.warn(printer);
     quantized.summary.fit.iter().for_each(|fit| fit.warn(printer));
     Ok(quantized)
@@ -246,7 +247,13 @@ struct Job {
 
 impl Job {
     /// Finds the layers that are kept at 8 bits where that is asked for, and the format of every layer.
-    fn new(opened: OpenedModel, mut policy: Policy, options: &QuantizeOptions, printer: &Printer) -> Result<Self> {
+    fn new(
+        opened: OpenedModel,
+        mut policy: Policy,
+        file: Option<FileRules>,
+        options: &QuantizeOptions,
+        printer: &Printer,
+    ) -> Result<Self> {
         let info = opened.model.info().clone();
         let kept = match options.keep_worst {
             true => keep_worst(&opened, &mut policy, &cpu(printer)?, printer)?,
@@ -255,6 +262,7 @@ impl Job {
         let name = opened.name;
         let folded = opened.model.fold().map_err(Error::usage)?;
         let plan = policy.resolve(folded.graph()).map_err(Error::usage)?;
+        file.iter().try_for_each(|file| file.check(folded.graph()))?;
         check_rules(&options.policy.rules, folded.graph())?;
         if plan.layers().is_empty() {
             return Err(Error::usage("every layer is skipped: nothing is left to quantize"));
@@ -312,14 +320,15 @@ fn page(name: &str, Outcome { written, summary }: &Outcome<'_>, layers: Vec<Sect
     Page { title: format!("{name}, quantized"), summary, sections }
 }
 
-/// Returns the policy, with the rules of a file before its own.
+/// Returns the policy, with the rules of a file before its own, and these.
 ///
 /// # Errors
 /// The file cannot be read.
-fn policy(QuantizeOptions { policy, rule_file, .. }: &QuantizeOptions, printer: &Printer) -> Result<Policy> {
-    let mut rules = rule_file.as_ref().map(|path| rules::read(path, printer)).transpose()?.unwrap_or_default();
-    rules.extend_from_slice(&policy.rules);
-    Ok(Policy { rules, ..policy.clone() })
+fn policy(options: &QuantizeOptions, printer: &Printer) -> Result<(Policy, Option<FileRules>)> {
+    let file = options.rule_file.as_ref().map(|path| rules::read(path, printer)).transpose()?;
+    let mut rules = file.as_ref().map(|file| file.rules.clone()).unwrap_or_default();
+    rules.extend_from_slice(&options.policy.rules);
+    Ok((Policy { rules, ..options.policy.clone() }, file))
 }
 
 /// Checks that each rule of the command line says something of a layer that no later one says otherwise.

@@ -6,7 +6,7 @@ mod of_distill;
 mod of_train;
 
 pub use faults::run_error;
-pub use of_distill::{DistillInputs, DistillRecipe};
+pub use of_distill::{DistillInputs, DistillRecipe, rule_error};
 pub use of_train::{TrainInputs, TrainRecipe};
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use distill::{AdaptConfig, Adaptation, DistillConfig, Eval};
 use graph::{ImageConfig, Preprocess};
 use images::{OpenOptions, Unlabelled};
-use model::{Model, Policy, PolicyError, SaveOptions};
+use model::policy::ActivationRule;
+use model::{Model, Policy, PolicyError, RuleError, SaveOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::classes::GivenClasses;
@@ -118,6 +119,8 @@ impl DistillRecipe {
         classes.name(&mut teacher, printer)?;
         let folded = teacher.graph().fold();
         let plan = self.quantize.resolve(&folded).map_err(|error| policy_error(self, file, &error))?;
+        self.quantize.check_rules(&folded).map_err(|error| rule_error(file, &error))?;
+        self.check_image_keys(file)?;
         if plan.layers().is_empty() {
             return Err(file.error_at("quantize", "every layer is skipped: nothing is left to quantize", None));
         }
@@ -136,6 +139,23 @@ impl DistillRecipe {
         let adaptation = Adaptation { teacher: &teacher, policy, images: &adapt, config, seed: self.seed };
         adaptation.check().map_err(|error| setting_error(file, error, ""))?;
         Ok(DistillInputs { teacher, adapt, eval })
+    }
+
+    /// Checks that what is said of the inputs of layers that read the image is not said of inputs in floats.
+    fn check_image_keys(&self, file: &ConfigFile) -> Result<()> {
+        let Policy { activation, image_bits, image_sum, rules, .. } = &self.quantize;
+        // A rule may give a layer integers all the same, for which `image_sum` counts.
+        let some = rules.iter().any(|rule| matches!(rule.activation, Some(ActivationRule::Change(_))));
+        let key = match (activation, *image_bits != Policy::default().image_bits, *image_sum && !some) {
+            (None, true, _) => "image_bits",
+            (None, _, true) => "image_sum",
+            _ => return Ok(()),
+        };
+        Err(file.error_at(
+            &format!("quantize.{key}"),
+            format!("`{key}` is without effect: `activation = false` keeps the inputs of layers in floats"),
+            Some("leave one of them out".to_owned()),
+        ))
     }
 
     /// Opens the images to measure on. The teacher takes the names of its classes from them where it has none.
@@ -252,6 +272,15 @@ fn open_teacher(config: &DistillRecipe, file: &ConfigFile, printer: &Printer) ->
         return Err(file.error_at("model", format!("`{name}` is quantized already: a teacher is in floats"), None));
     }
     Ok(model)
+}
+
+/// Points at the rule of `[quantize]` that is without effect.
+pub fn rule_error(file: &ConfigFile, error: &RuleError) -> Error {
+    let key = match error {
+        RuleError::Skipped { key, .. } => key,
+        _ => "layers",
+    };
+    file.error_at(&format!("quantize.rules.{}.{key}", error.index()), error, Some(error.hint().to_owned()))
 }
 
 /// Points at the rule of `[quantize]` that does not fit the network.
