@@ -59,6 +59,20 @@ pub fn open(
     Ok(set)
 }
 
+/// Checks that images which the user names are there, without decoding them.
+///
+/// # Errors
+/// There are none of that name, or they cannot be listed.
+pub fn check(given: &GivenImages) -> Result<()> {
+    match given {
+        GivenImages::Named(spec) => {
+            let options = OpenOptions { datasets: places::datasets(), ..OpenOptions::default() };
+            Ok(images::check_unlabelled(spec, &options)?)
+        }
+        GivenImages::Files(_) | GivenImages::Pictures(_) | GivenImages::Inputs(..) => Ok(()),
+    }
+}
+
 /// The data set that needs no download.
 pub const EMBEDDED: &str = "embedded";
 

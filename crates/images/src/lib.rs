@@ -72,5 +72,7 @@ pub use given::{open_inputs, open_pictures};
 pub use labelled::{Labelled, LabelledBatch};
 pub use manifest::{Archive, DatasetFormat, Manifest, dataset_names};
 pub use names::ClassNames;
-pub use open::{OpenOptions, open_files, open_labelled, open_readable_files, open_unlabelled, pictures_in};
+pub use open::{
+    OpenOptions, check_unlabelled, open_files, open_labelled, open_readable_files, open_unlabelled, pictures_in,
+};
 pub use set::{Batch, Skipped, Split, Unlabelled};

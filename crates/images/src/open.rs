@@ -102,6 +102,17 @@ pub fn open_unlabelled(spec: &str, preprocess: &Preprocess, options: &OpenOption
     })
 }
 
+/// Checks that there are images at `spec`, which is that of [`open_unlabelled`], and decodes none.
+///
+/// # Errors
+/// [`ImageError`] where there is nothing at `spec`, or no file that can be an image.
+pub fn check_unlabelled(spec: &str, options: &OpenOptions) -> Result<(), ImageError> {
+    match resolve(spec, options, options.split.unwrap_or(Split::Adapt))? {
+        ImageSource::Folder(path) => pictures_in(&path).map(|_| ()),
+        ImageSource::Embedded(_) | ImageSource::Table(_) | ImageSource::Cifar { .. } => Ok(()),
+    }
+}
+
 /// Opens files, in the order given; of more than [`OpenOptions::limit`], those that are spread over them. Their content decides the format, not their names.
 ///
 /// # Errors

@@ -67,6 +67,17 @@ impl FitImages {
     /// The most given images where no number is asked for.
     pub const GIVEN: usize = 128;
 
+    /// Checks that images which the user names are there, without reading them.
+    ///
+    /// # Errors
+    /// There are none of that name.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Self::Given(given, _) => pictures::check(given),
+            Self::None | Self::Drawn(_) => Ok(()),
+        }
+    }
+
     /// Opens the images for finding the ranges of values: those that layers are fitted on, or else drawn ones.
     ///
     /// # Errors

@@ -159,6 +159,7 @@ pub fn run(options: &QuantizeOptions, printer: &Printer) -> Result<()> {
     let output = Output::new(target, &default, &spec.files())?;
     let job = Job::new(opened, policy, file, options, printer)?;
     if options.dry_run {
+        options.images.check()?;
         Planned::new(&job.folded, &job.plan, &job.stored).print(printer);
         return Ok(());
     }
