@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use blockfloat::Bits;
 use distill::{Candidates, Choice, Context, Method, Part, Sensitivity, allocate, sensitivity};
-use graph::{Folded, Graph, ImageConfig};
+use graph::{Folded, FoldedGraph, Graph, ImageConfig};
 use images::Unlabelled;
 use model::policy::{ActivationChange, ActivationRule, Rule};
 use model::{Float, LayerPlan, Plan, Policy};
@@ -135,26 +135,25 @@ pub fn to_toml(remark: &str, model: &ModelSpec, rules: &[Rule]) -> Result<String
 
 /// Finds the layers that are worth 8 bits: those that take most of the predicted noise away for at most 3 % of the model's size.
 ///
-/// The noise of a layer alone is estimated to first order; that of several is taken for their sum.
+/// The noise of a layer alone is estimated to first order; that of several is taken for their sum. Rules of the policy decide of their
+/// layers, which are left out.
 ///
 /// # Errors
 /// The policy does not fit the network; the images cannot be read; the user interrupts it.
 pub fn keep_worst(network: &Folded, policy: &Policy, images: &Unlabelled, context: &Context) -> Result<Vec<Rule>> {
     let eight = Bits::MAX;
-    let raised = Rule { activation: policy.activation.map(|_| change(eight)), ..bits_of("*", eight) };
-    // What stays in floats stays so: `skip` of other rules is not touched.
-    let raised = Policy { rules: policy.rules.iter().cloned().chain([raised]).collect(), ..policy.clone() };
-    let graph = network.graph();
-    let plans = [policy.resolve(graph).map_err(Error::usage)?, raised.resolve(graph).map_err(Error::usage)?];
+    let plans = plans(network.graph(), policy)?;
     let candidates = Candidates { network, plans: &plans, parts: &[Part::Both], images };
     let found = sensitivity(&candidates, Method::FirstOrder, context)?;
     let bytes = |name: &str, plan: usize| {
         plans[plan].get(name).expect("a layer of the plan").bytes(weight_shape(network, name), Float::F16)
     };
-    let choices = choices(&found, bytes);
+    let mut choices = choices(&found, bytes);
     let base: u64 = choices.layers.iter().map(|choices| choices[0].cost).sum();
     let floats = float_bytes(network, &plans[0]);
     let extra = (KEEP_WORST * (base + floats) as f64) as u64;
+    choices.retain(|name| can_be_raised(name, &plans));
+    let base: u64 = choices.layers.iter().map(|choices| choices[0].cost).sum();
     let picked = allocate(&choices.layers, base + extra).unwrap_or_default();
     // Bytes that are left over go to no layer that hardly loses anything.
     let all: f64 = choices.layers.iter().map(|choices| choices[0].noise).sum();
@@ -165,6 +164,32 @@ pub fn keep_worst(network: &Folded, policy: &Policy, images: &Unlabelled, contex
     Ok(raised
         .map(|(name, _)| Rule { activation: policy.activation.map(|_| change(eight)), ..bits_of(name, eight) })
         .collect())
+}
+
+/// Tells whether [`keep_worst`] can give a layer more bits, which `policy` has given fewer and no rule of it decides of.
+///
+/// # Errors
+/// The policy does not fit the network.
+pub fn any_can_be_raised(network: &FoldedGraph, policy: &Policy) -> Result<bool> {
+    let plans = plans(network, policy)?;
+    Ok(plans[0].layers().keys().any(|name| can_be_raised(name, &plans)))
+}
+
+/// Returns the plan of a policy, and that of one which gives all layers 8 bits that the policy's rules do not decide of.
+fn plans(network: &FoldedGraph, policy: &Policy) -> Result<[Plan; 2]> {
+    let all = Rule { activation: policy.activation.map(|_| change(Bits::MAX)), ..bits_of("*", Bits::MAX) };
+    // What stays in floats stays so: `skip` of other rules is not touched.
+    let raised = Policy { rules: [all].into_iter().chain(policy.rules.iter().cloned()).collect(), ..policy.clone() };
+    let plan = |policy: &Policy| policy.resolve(network).map_err(Error::usage);
+    Ok([plan(policy)?, plan(&raised)?])
+}
+
+/// Tells whether a layer has 8 bits in the second of two plans, and fewer in the first.
+fn can_be_raised(name: &str, [usual, raised]: &[Plan; 2]) -> bool {
+    let is_eight = |plan: &&LayerPlan| {
+        plan.weight.bits == Bits::MAX && plan.activation.is_none_or(|activation| activation.bits == Bits::MAX)
+    };
+    raised.get(name).filter(is_eight).is_some_and(|raised| usual.get(name) != Some(raised))
 }
 
 fn bits_of(layers: &str, bits: Bits) -> Rule {
@@ -181,6 +206,14 @@ pub struct Choices {
     pub names: Vec<String>,
     /// A choice for each plan.
     pub layers: Vec<Vec<Choice>>,
+}
+
+impl Choices {
+    /// Leaves out the layers that are not to be chosen for.
+    fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        let (names, layers) = (std::mem::take(&mut self.names), std::mem::take(&mut self.layers));
+        (self.names, self.layers) = names.into_iter().zip(layers).filter(|(name, _)| is_wanted(name)).unzip();
+    }
 }
 
 /// Puts what each format of a layer takes, by `cost` of its name and plan, beside what it does to the outputs.

@@ -78,8 +78,8 @@ impl Verdict {
         Self { on, fidelity, sqnr_db: fidelity.sqnr_db(), alike, constant, broken }
     }
 
-    /// Warns where the network is broken, or where that cannot be told.
-    pub fn warn(&self, printer: &Printer) {
+    /// Warns where the network is broken, or where that cannot be told; `help` is what may make it better.
+    pub fn warn(&self, help: Help, printer: &Printer) {
         let Self { alike, fidelity: Fidelity { images, .. }, .. } = self;
         if self.constant && !self.broken {
             printer.warn(format!(
@@ -90,11 +90,32 @@ impl Verdict {
             ));
         }
         if self.broken {
-            printer.warn(
+            printer.warn(format!(
                 "the quantized network is broken: it says other things than the float one, and has lost several points of accuracy \
-                 or most of it; more bits, `--keep-worst` and `dsconv distill` help, `dsconv analyze` names the layers",
-            );
+                 or most of it; {help}, `dsconv analyze` names the layers"
+            ));
         }
+    }
+}
+
+/// What may make a quantized network better.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Help {
+    /// Whether a layer can have more bits.
+    pub more_bits: bool,
+    /// Whether `--keep-worst` can be given, and would find a layer.
+    pub keep_worst: bool,
+}
+
+/// Writes ``more bits, `--keep-worst` and `dsconv distill` help``.
+impl fmt::Display for Help {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.more_bits, self.keep_worst) {
+            (true, true) => "more bits, `--keep-worst` and `dsconv distill` help",
+            (true, false) => "more bits and `dsconv distill` help",
+            (false, true) => "`--keep-worst` and `dsconv distill` help",
+            (false, false) => "`dsconv distill` helps",
+        })
     }
 }
 

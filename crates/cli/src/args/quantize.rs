@@ -40,7 +40,7 @@ pub struct Quantize {
     /// Scale of a layer's input: float or pow2
     #[arg(long, default_value = "float", value_name = "KIND", help_heading = "Numbers")]
     pub activation_scale: ActivationScale,
-    /// Least bits of the input of a layer that reads the image, whose pixels have 8
+    /// Least bits of the input of a layer that reads the image, whose pixels have 8; --layer decides of layers that it names
     #[arg(long, default_value_t = Policy::default().image_bits, value_name = "2..8", help_heading = "Numbers", value_parser = bits)]
     pub image_bits: Bits,
     /// One scale for all pixels in a convolution that reads the image, and one integer sum for each output: it is two to four
@@ -54,10 +54,11 @@ pub struct Quantize {
     /// counts
     #[arg(long, value_name = "LAYERS=BITS", help_heading = "Numbers", value_parser = layer)]
     pub layer: Vec<Rule>,
-    /// Rules for layers, as `dsconv analyze --budget` writes them; --layer and --skip come after them
+    /// Rules for layers, as `dsconv analyze --budget` writes them: they decide before options for all layers; --layer and --skip
+    /// come after them
     #[arg(long, value_name = "FILE", help_heading = "Numbers", conflicts_with = "weights_only")]
     pub rule_file: Option<PathBuf>,
-    /// Keep the layers that matter most at 8 bits, for at most 3 % of the size
+    /// Keep the layers that matter most at 8 bits, for at most 3 % of the size; --layer decides of layers that it names
     #[arg(long, help_heading = "Numbers", conflicts_with = "rule_file")]
     pub keep_worst: bool,
     /// Keep these layers in floats: a name, `*` and `?` stand for any letters

@@ -3,12 +3,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use blockfloat::BlockSize;
+use blockfloat::{Bits, BlockSize};
 use distill::Context;
-use graph::{Folded, Graph, Node, Weights};
+use graph::{Folded, FoldedGraph, Graph, Node, Op, Weights};
 use model::pattern::matches;
 use model::policy::Rule;
-use model::{Float, Info, Model, Plan, Policy, QuantizedLayer, SaveOptions};
+use model::{Float, Info, LayerPlan, Model, Plan, Policy, QuantizedLayer, SaveOptions};
 use report::{Item, Page, Section};
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ use crate::output::{Ending, Output, Target, Written, check_file};
 use crate::printer::Printer;
 use crate::rules::FileRules;
 use crate::table::{Table, count, counted, decibels};
-use crate::verdict::{On, Reference, Verdict};
+use crate::verdict::{Help, On, Reference, Verdict};
 use crate::{deploy, device, models, names, pictures, progress, rules, verdict};
 
 /// The result of `dsconv quantize`.
@@ -52,6 +52,9 @@ pub struct Summary {
     /// What images were used for.
     #[serde(skip_serializing_if = "Option::is_none")]
     fit: Option<FitOutcome>,
+    /// What may make it better.
+    #[serde(skip)]
+    help: Help,
 }
 
 /// What a quantized layer lost.
@@ -222,14 +225,15 @@ impl Quantized {
 impl Summary {
     /// Warns where the network has lost more than a little.
     fn warn(&self, printer: &Printer) {
-        self.verdict.iter().for_each(|verdict| verdict.warn(printer));
+        self.verdict.iter().for_each(|verdict| verdict.warn(self.help, printer));
         let is_said = self.verdict.as_ref().is_some_and(|verdict| verdict.broken || verdict.constant);
         let agreement = self.fit.as_ref().and_then(FitOutcome::agreement);
         if let Some(agreement) = agreement.filter(|agreement| *agreement < GOOD && !is_said) {
             printer.warn(format!(
-                "it names another class than the float network for {:.0} % of the images held out: points of accuracy are lost; more \
-                 bits, `--keep-worst` and `dsconv distill` help, `dsconv analyze` names the layers",
-                100.0 - agreement
+                "it names another class than the float network for {:.0} % of the images held out: points of accuracy are lost; {}, \
+                 `dsconv analyze` names the layers",
+                100.0 - agreement,
+                self.help
             ));
         }
     }
@@ -256,6 +260,7 @@ impl Job {
         printer: &Printer,
     ) -> Result<Self> {
         let info = opened.model.info().clone();
+        let given = policy.clone();
         let kept = match options.keep_worst {
             true => keep_worst(&opened, &mut policy, &cpu(printer)?, printer)?,
             false => Vec::new(),
@@ -268,12 +273,14 @@ impl Job {
         if plan.layers().is_empty() {
             return Err(Error::usage("every layer is skipped: nothing is left to quantize"));
         }
+        say_deciders(folded.graph(), &plan, options, &given, printer);
         Ok(Self { name, info, folded, plan, policy, stored: options.target.options(Float::F16), kept })
     }
 
     /// Quantizes and fits the layers, and compares the network with the float one.
     fn quantize(self, options: &QuantizeOptions, printer: &Printer) -> Result<Quantized> {
         let Self { name, info, folded, plan, policy, stored, kept, .. } = self;
+        let help = help(folded.graph(), &plan, &policy, options)?;
         let image_layers = image_layers(folded.graph(), &plan, &policy);
         printer.detail(format!("quantizing {name} to {}", formats(&plan)));
         let context = cpu(printer)?;
@@ -305,7 +312,7 @@ impl Job {
             .map(|reference| verdict::known(reference.verdict(&model, on, &context), printer))
             .transpose()?
             .flatten();
-        let summary = Summary { weight_sqnr, verdict, kept, image_layers, layers, float_layers, fit };
+        let summary = Summary { weight_sqnr, verdict, kept, image_layers, layers, float_layers, fit, help };
         Ok(Quantized { name, model, stored, summary, sections })
     }
 }
@@ -371,10 +378,68 @@ fn keep_worst(opened: &OpenedModel, policy: &mut Policy, context: &Context, prin
     let model = opened.model.clone().without_head();
     let pictures = pictures::open(None, rules::PICTURES, rules::SEED, &model, printer)?;
     let network = model.fold().map_err(Error::usage)?;
+    if !rules::any_can_be_raised(network.graph(), policy)? {
+        let why = match policy.rules.is_empty() {
+            true => "all layers have 8 bits",
+            false => "`--layer` and `--skip` decide of all layers",
+        };
+        return Err(Error::usage(format!("`--keep-worst` is without effect: {why}"))
+            .hint("leave it out; it gives 8 bits to layers that no other option decides of"));
+    }
     let kept = rules::keep_worst(&network, policy, &pictures, context)?;
     let names = kept.iter().map(|rule| rule.layers.clone()).collect();
     policy.rules.splice(0..0, kept);
     Ok(names)
+}
+
+/// Tells what may make a network of this plan better: what was given, or cannot be given beside it, does not.
+///
+/// # Errors
+/// The policy does not fit the network, which has a plan of it.
+fn help(graph: &FoldedGraph, plan: &Plan, policy: &Policy, options: &QuantizeOptions) -> Result<Help> {
+    let is_less = |bits: Bits| bits < Bits::MAX;
+    let can_have_more =
+        |layer: &LayerPlan| is_less(layer.weight.bits) || layer.activation.is_some_and(|input| is_less(input.bits));
+    let is_free = !options.keep_worst && options.rule_file.is_none();
+    Ok(Help {
+        more_bits: plan.layers().values().any(can_have_more),
+        keep_worst: is_free && rules::any_can_be_raised(graph, policy)?,
+    })
+}
+
+/// Says what decides where a file of rules or `--layer` says otherwise than an option for all layers.
+fn say_deciders(graph: &Graph, plan: &Plan, options: &QuantizeOptions, policy: &Policy, printer: &Printer) {
+    let own = &options.policy.rules;
+    let ruled = |rules: &[Rule], name: &str| rules.iter().any(|rule| matches(&rule.layers, name));
+    if let Some(file) = &options.rule_file {
+        let of_file = &policy.rules[..policy.rules.len() - own.len()];
+        let (file, layers) = (names::typed(file.display()), plan.layers().len());
+        let decided = plan.layers().keys().filter(|name| ruled(of_file, name) && !ruled(own, name)).count();
+        printer.talk(match layers - decided {
+            0 => format!("{file} decides of all layers, other options of what its rules leave open"),
+            rest => format!(
+                "{file} decides of {decided} of {layers} layers, other options of the {rest} that it does not name"
+            ),
+        });
+        let linear = |node: &&Node| matches!(node.op, Op::Linear { .. }) && !plan.layers().contains_key(&node.name);
+        let left = graph.nodes().iter().filter(linear).filter(|node| ruled(of_file, &node.name));
+        let left: Vec<&str> =
+            left.filter(|node| !policy.linear && !ruled(own, &node.name)).map(|node| node.name.as_str()).collect();
+        if !left.is_empty() {
+            let (verb, names) = (if left.len() == 1 { "stays" } else { "stay" }, left.join(", "));
+            printer.talk(format!("{names} {verb} in floats, whatever {file} says: `--convolutions-only` decides"));
+        }
+    }
+    let image = graph.image_values();
+    for node in graph.nodes().iter().filter(|node| node.inputs.first().is_some_and(|id| image[id.index()])) {
+        let bits = plan.get(&node.name).and_then(|layer| layer.activation).map(|input| input.bits);
+        if let Some(bits) = bits.filter(|&bits| bits < policy.image_bits && ruled(own, &node.name)) {
+            printer.talk(format!(
+                "{} reads the image with {bits} bits, not {}: `--layer` decides, `--image-bits` is for layers that it does not name",
+                node.name, policy.image_bits
+            ));
+        }
+    }
 }
 
 /// Returns the format to write.

@@ -180,6 +180,63 @@ fn the_worst_layers_are_kept_for_three_percent_of_the_size() {
 }
 
 #[test]
+fn layers_of_other_options_are_not_kept() {
+    let place = Place::new();
+    let worst = place.json(&["quantize", "tiny.safetensors", "--keep-worst", "-o", "worst.safetensors"]);
+    let worst = worst["kept"][0].as_str().unwrap().to_owned();
+    let three = format!("{worst}=3");
+    let found =
+        place.json(&["quantize", "tiny.safetensors", "--keep-worst", "--layer", &three, "-o", "other.safetensors"]);
+    let kept = found["kept"].as_array().unwrap();
+    // The 3 % go to others.
+    assert!(!kept.is_empty() && kept.iter().all(|name| *name != *worst), "{kept:?}");
+    assert!(found["layers"][&worst]["format"].as_str().unwrap().starts_with("W3 "), "{found}");
+    for name in kept {
+        assert!(found["layers"][name.as_str().unwrap()]["format"].as_str().unwrap().starts_with("W8 "), "{name}");
+    }
+    // Neither what was given nor what is refused beside it is advised.
+    let two = ["quantize", "resnet50-embedded", "--images", "none", "-o", "two.dsc", "--force"];
+    let advised = |more: &[&str]| {
+        let ran = place.run(&[&two[..], more].concat());
+        assert!(ran.code == Some(0) && ran.err.contains("the quantized network is broken"), "{}", ran.err);
+        ran.err.contains("`--keep-worst`")
+    };
+    let bits = ["--bits", "2", "--activation-bits", "2", "--image-bits", "2"];
+    assert!(advised(&bits));
+    assert!(!advised(&[&bits[..], &["--keep-worst"]].concat()));
+    assert!(!advised(&["--layer", "*=2"]));
+    place.write("rules.toml", "[[quantize.rules]]\nlayers = \"*\"\nbits = 2\nactivation = { bits = 2 }\n");
+    assert!(!advised(&["--rule-file", "rules.toml"]));
+}
+
+#[test]
+fn what_decides_between_options_is_said() {
+    let place = Place::new();
+    place.write(
+        "rules.toml",
+        "[[quantize.rules]]\nlayers = \"layer1*\"\nbits = 8\n[[quantize.rules]]\nlayers = \"linear\"\nbits = 8\n",
+    );
+    let said = |more: &[&str]| {
+        let ran = place.run(&[&["quantize", "tiny.safetensors", "--dry-run"], more].concat());
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        ran.err
+    };
+    let rules = said(&["--rule-file", "rules.toml", "--bits", "3"]);
+    assert!(
+        rules.contains("rules.toml decides of 7 of 20 layers, other options of the 13 that it does not name"),
+        "{rules}"
+    );
+    let rules = said(&["--rule-file", "rules.toml", "--convolutions-only"]);
+    assert!(
+        rules.contains("linear stays in floats, whatever rules.toml says: `--convolutions-only` decides"),
+        "{rules}"
+    );
+    let layer = said(&["--layer", "conv1=3"]);
+    assert!(layer.contains("conv1 reads the image with 3 bits, not 8: `--layer` decides"), "{layer}");
+    assert!(!said(&["--layer", "layer1*=3"]).contains("decides"));
+}
+
+#[test]
 fn a_broken_network_is_called_so() {
     let place = Place::new();
     let fine = place.run(&["quantize", "resnet50-embedded", "--bits", "8", "--activation-bits", "8", "-o", "fine.dsc"]);
