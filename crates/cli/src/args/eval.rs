@@ -12,7 +12,7 @@ pub struct Eval {
     pub model: ModelArgs,
     /// Labelled images: a folder with one folder a class or a labels file, a table of labels (.csv), a name of `dsconv data list`,
     /// or CIFAR .bin files; a camera's note how to turn a picture (EXIF) is not followed, as in torchvision [default for the
-    /// embedded networks: `embedded`]
+    /// embedded networks: `embedded`]. With --against images without labels will do: then accuracy is not measured
     #[arg(long, value_name = "DATA")]
     pub data: Option<String>,
     /// Use at most this many images, spread over the set

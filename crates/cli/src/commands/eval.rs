@@ -1,10 +1,11 @@
-//! `dsconv eval`: a model's accuracy is measured.
+//! `dsconv eval`: a model's accuracy is measured, and how far it is from another one.
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use distill::evaluate::predict;
 use distill::{Flips, Logits};
 use graph::Preprocess;
-use images::{Labelled, OpenOptions, Unlabelled};
+use images::{ImageError, Labelled, OpenOptions, Unlabelled};
 use report::{Page, Section};
 use serde::Serialize;
 
@@ -23,7 +24,7 @@ use crate::{classes, device, engine, pictures, places, progress};
 pub struct EvalOptions {
     /// The model.
     pub model: ModelSpec,
-    /// The labelled images: a data set, a folder or files; `None` for the embedded ones.
+    /// The images, with labels unless models are compared: a data set, a folder or files; `None` for the embedded ones.
     pub data: Option<String>,
     /// The most images, spread over the set.
     pub limit: Option<usize>,
@@ -47,7 +48,7 @@ pub struct Outcome {
     data: String,
     /// The number of images.
     count: usize,
-    /// The top-1 accuracy, in percent.
+    /// The top-1 accuracy, in percent; `None` for images without labels.
     top1: Option<f64>,
     /// The top-5 accuracy, in percent.
     top5: Option<f64>,
@@ -91,7 +92,9 @@ pub struct Evaluation {
     /// The result, as `dsconv eval --json` prints it.
     pub outcome: Outcome,
     opened: OpenedModel,
-    set: Labelled,
+    images: Unlabelled,
+    /// The class of each image, where they have labels.
+    labels: Option<Vec<usize>>,
     /// The logits of the model, and of the one that it is compared with.
     logits: Vec<Logits>,
 }
@@ -102,7 +105,7 @@ pub struct Evaluation {
 /// As [`evaluate`]; a file cannot be written.
 pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
     options.html.check(&options.model.files())?;
-    let Evaluation { outcome, opened, set, logits } = evaluate(options, printer)?;
+    let Evaluation { outcome, opened, images, labels, logits } = evaluate(options, printer)?;
     printer.result(&outcome, |printer| show(&outcome, printer));
     if let (Some(other), Some(Flips { won, lost }), Some(p)) = (&options.against, outcome.flips, outcome.p_value) {
         let verdict = if p < 0.05 { "more than chance" } else { "no more than chance may do" };
@@ -118,9 +121,66 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
     options.html.write(printer, || {
         let classes = opened.model.graph().head().names(&opened.model.info().classes);
         let preprocess = opened.model.preprocess();
-        let measured = Measured { set: &set, logits: &logits, classes: &classes, preprocess: &preprocess };
+        let measured = Measured {
+            images: &images,
+            labels: labels.as_deref(),
+            logits: &logits,
+            classes: &classes,
+            preprocess: &preprocess,
+        };
         measured.page(&outcome, options.against.as_deref())
     })
+}
+
+/// Opens the model to compare with. Options for weights are for the other one.
+fn open_other(name: &str, printer: &Printer) -> Result<OpenedModel> {
+    models::open_name(name, printer).map_err(|error| match error.advice() {
+        Some(advice) if advice.contains("`--weights FILE`") => {
+            let own = "name a file of weights itself: `--against FILE`";
+            let advice = ["give your own with `--weights FILE`", "give a file with `--weights FILE`"]
+                .iter()
+                .fold(advice.to_owned(), |advice, words| advice.replace(words, own));
+            error.hint(advice)
+        }
+        _ => error,
+    })
+}
+
+/// Opens the images to measure on, with labels where they have some. Without, networks can be compared all the same.
+///
+/// # Errors
+/// They cannot be opened; they have no labels, and no other network is there to compare with.
+fn open(
+    data: &str,
+    preprocess: &Preprocess,
+    spread: &OpenOptions,
+    is_compared: bool,
+) -> Result<(Unlabelled, Option<Labelled>, Option<String>)> {
+    match images::open_labelled(data, preprocess, spread) {
+        Ok(set) => Ok((set.without_labels(), Some(set), None)),
+        Err(ImageError::NoLabels { hint, .. }) if is_compared => {
+            Ok((images::open_unlabelled(data, preprocess, spread)?, None, Some(hint)))
+        }
+        Err(error @ ImageError::NoLabels { .. }) => {
+            let hint = error.hint().unwrap_or_default();
+            Err(Error::from(error)
+                .hint(format!("{hint}; without labels, `--against MODEL` compares with another network")))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Names the two models of a comparison: by their names, or as they were typed where these are the same.
+fn named(options: &EvalOptions, opened: &OpenedModel, other: &OpenedModel, is_simulated: bool) -> [String; 2] {
+    let names = [opened.name.clone(), other.name.clone()];
+    if is_simulated {
+        let [name, other] = names;
+        return [name, format!("{other}, simulated")];
+    }
+    let typed = [Some(&options.model.name), options.against.as_ref()].map(|name| name.cloned().unwrap_or_default());
+    let file = |typed: &String| Path::new(typed).file_name().map(|name| name.to_string_lossy().into_owned());
+    let files = typed.each_ref().map(|typed| file(typed).unwrap_or_default());
+    [names, files].into_iter().find(|[one, two]| one != two).unwrap_or(typed)
 }
 
 /// Measures a model's accuracy.
@@ -130,14 +190,19 @@ pub fn run(options: &EvalOptions, printer: &Printer) -> Result<()> {
 pub fn evaluate(options: &EvalOptions, printer: &Printer) -> Result<Evaluation> {
     let device = device::open(options.device.unwrap_or(DeviceName::Cpu))?;
     let opened = models::open(&options.model, printer)?;
-    let against = options.against.as_ref().map(|name| models::open_name(name, printer)).transpose()?;
+    let against = options.against.as_ref().map(|name| open_other(name, printer)).transpose()?;
     let spread = OpenOptions { limit: options.limit, datasets: places::datasets(), ..OpenOptions::default() };
     let data = pictures::labelled(options.data.as_deref(), &opened.model)?;
-    let set = images::open_labelled(data, &opened.model.preprocess(), &spread)?;
-    let images = set.without_labels();
+    let (images, set, unlabelled) = open(data, &opened.model.preprocess(), &spread, against.is_some())?;
     let known = images.skipped().len();
     classes::report(&images, printer);
-    let set = GivenClasses::read(options.model.classes.as_deref())?.labelled(&set, &opened.model, printer)?;
+    if let Some(hint) = unlabelled {
+        let name = images.name();
+        printer.talk(format!("{name} has no labels: the two networks are compared, accuracy is not measured ({hint})"));
+    }
+    let classes = GivenClasses::read(options.model.classes.as_deref())?;
+    let set = set.map(|set| classes.labelled(&set, &opened.model, printer)).transpose()?;
+    let labels = set.map(|set| set.labels().to_vec());
 
     let context = progress::context(device, printer);
     if let Some(other) = &against
@@ -147,7 +212,7 @@ pub fn evaluate(options: &EvalOptions, printer: &Printer) -> Result<Evaluation> 
     }
     let own_images = match &against {
         Some(other) if say_prepared(&options.model, &opened, other, printer) => {
-            Some(images::open_labelled(data, &other.model.preprocess(), &spread)?.without_labels())
+            Some(open(data, &other.model.preprocess(), &spread, true)?.0)
         }
         _ => None,
     };
@@ -186,17 +251,18 @@ pub fn evaluate(options: &EvalOptions, printer: &Printer) -> Result<Evaluation> 
     let time = start.elapsed();
     classes::report_resized(&images, &opened.model.info().preprocess, opened.model.graph().input(), printer);
     classes::report_late(&images, known, printer);
-    let scores = logits[0].scores(Some(set.labels()), logits.last().expect("one network at least"));
-    let flips = against.as_ref().map(|_| logits[0].flips(set.labels(), &logits[1]));
+    let scores = logits[0].scores(labels.as_deref(), logits.last().expect("one network at least"));
+    let flips = against.as_ref().zip(labels.as_ref()).map(|(_, labels)| logits[0].flips(labels, &logits[1]));
+    let [name, other_name] = match &against {
+        Some(other) => named(options, &opened, other, is_simulated),
+        None => [opened.name.clone(), String::new()],
+    };
     let outcome = Outcome {
         flips,
         p_value: flips.map(|flips| flips.p_value()),
-        model: opened.name.clone(),
-        against: against.as_ref().map(|other| match is_simulated {
-            true => format!("{}, simulated", other.name),
-            false => other.name.clone(),
-        }),
-        data: set.name().to_owned(),
+        model: name,
+        against: against.as_ref().map(|_| other_name),
+        data: images.name().to_owned(),
         count: scores.count,
         top1: scores.top1,
         top5: scores.top5,
@@ -215,7 +281,7 @@ pub fn evaluate(options: &EvalOptions, printer: &Printer) -> Result<Evaluation> 
              otherwise (--mean, --std, --order, --divide, --resize, --crop)",
         );
     }
-    Ok(Evaluation { outcome, opened, set, logits })
+    Ok(Evaluation { outcome, opened, images, labels, logits })
 }
 
 /// Says how each of two models gets its images where that is not the same, or is not as the file of the second one says, and returns
@@ -242,7 +308,8 @@ fn say_prepared(spec: &ModelSpec, opened: &OpenedModel, other: &OpenedModel, pri
 
 /// What a page shows beside the outcome.
 struct Measured<'a> {
-    set: &'a Labelled,
+    images: &'a Unlabelled,
+    labels: Option<&'a [usize]>,
     /// The logits of the model, and of the one that it is compared with.
     logits: &'a [Logits],
     classes: &'a [String],
@@ -253,9 +320,10 @@ impl Measured<'_> {
     fn page(&self, outcome: &Outcome, against: Option<&str>) -> Result<Page> {
         let (own, last) = (&self.logits[0], self.logits.last().expect("one network at least"));
         let (mut named, mut places) = (Vec::new(), Vec::new());
-        for (image, &label) in self.set.labels().iter().enumerate() {
+        let label = |image: usize| self.labels.map(|labels| labels[image]);
+        for image in 0..self.images.len() {
             let (Some(other), Some(float)) = (own.named(image), last.named(image)) else { continue };
-            named.push(Named { label: Some(label), float, other });
+            named.push(Named { label: label(image), float, other });
             places.push(image);
         }
         let compared = Compared { float: against, other: &outcome.model, classes: self.classes, named: &named };
@@ -263,17 +331,21 @@ impl Measured<'_> {
         sections.extend(compared.sections());
         let differing: Vec<usize> = compared.differing().into_iter().map(|i| places[i]).collect();
         if against.is_some() && !differing.is_empty() {
-            let shown = self.set.without_labels().select(&differing);
-            let labels: Vec<Option<usize>> = differing.iter().map(|&image| Some(self.set.labels()[image])).collect();
+            let shown = self.images.select(&differing);
+            let labels: Vec<Option<usize>> = differing.iter().map(|&image| label(image)).collect();
             let [float, other] = [last, own].map(|logits| logits.select(&differing));
             sections.push(compared.pictures(&shown, &labels, [&float, &other], self.preprocess)?);
         }
-        let top1 = percent(outcome.top1);
-        let mut summary = format!("Top-1 is {top1} % on {} of {}.", counted(outcome.count, "image"), outcome.data);
+        let (images, data) = (counted(outcome.count, "image"), &outcome.data);
+        let mut summary = match outcome.top1 {
+            Some(_) => format!("Top-1 is {} % on {images} of {data}.", percent(outcome.top1)),
+            None => format!("Compared on {images} of {data}, which have no labels."),
+        };
         if let (Some(against), Some(agreement)) = (against, outcome.agreement) {
             summary += &format!(" For {agreement:.1} % it names the class that {against} names.");
         }
-        Ok(Page { title: format!("{}: accuracy", outcome.model), summary, sections })
+        let what = if outcome.top1.is_some() { "accuracy" } else { "comparison" };
+        Ok(Page { title: format!("{}: {what}", outcome.model), summary, sections })
     }
 }
 

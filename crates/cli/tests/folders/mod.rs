@@ -259,6 +259,63 @@ fn a_table_may_label_a_part_of_a_folder() {
         ran.err.contains("set: 5 of 8 images are not listed in set/labels.csv, `a/1.png`, ...: left out"),
         "{}",
         ran.err
+#[test]
+fn two_networks_are_compared_on_images_without_labels() {
+    let place = Place::new();
+    place.quarter();
+    place.pictures("set", &ALL);
+    std::fs::create_dir(place.path("flat")).unwrap();
+    for (at, (class, _)) in ALL.iter().enumerate() {
+        std::fs::copy(place.path(&format!("set/{class}/0.png")), place.path(&format!("flat/{at}.png"))).unwrap();
+    }
+    let quantize = ["quantize", "quarter.safetensors", "--images", "flat", "-o", "q.dsc"];
+    let ran = place.run(&quantize);
+    // What it advises works with the folder that it was given.
+    assert!(ran.err.contains("`dsconv eval q.dsc --data DATA --against quarter.safetensors`"), "{}", ran.err);
+    let args = ["eval", "q.dsc", "--data", "flat", "--against", "quarter.safetensors"];
+    let ran = place.run(&[&args[..], &["--html", "compared.html"]].concat());
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(
+        ran.err.contains("flat has no labels: the two networks are compared, accuracy is not measured"),
+        "{}",
+        ran.err
+    );
+    assert!(!ran.out.contains("top-1") && !ran.out.contains("won/lost") && !ran.err.contains("McNemar"), "{}", ran.out);
+    let found = place.json(&args);
+    assert_eq!((&found["count"], &found["agreement"]), (&4.into(), &100.0.into()));
+    assert!(found["sqnr_db"].is_number() && found["difference"]["largest"].is_number(), "{found}");
+    for key in ["top1", "top5", "flips", "p_value"] {
+        assert!(found.get(key).is_none_or(serde_json::Value::is_null), "{found}");
+    }
+    let page = std::fs::read_to_string(place.path("compared.html")).unwrap();
+    assert!(page.contains("Compared on 4 images of flat, which have no labels."));
+    let ran = place.run(&args[..4]);
+    refused(&ran, "flat: the images have no labels", "`--against MODEL` compares with another network");
+    // Of one stem, the endings tell them apart.
+    place.json(&["quantize", "quarter.safetensors", "--images", "none", "-o", "q.safetensors"]);
+    let found = place.json(&["eval", "q.dsc", "--data", "flat", "--against", "q.safetensors"]);
+    assert_eq!((&found["model"], &found["against"]), (&"q.dsc".into(), &"q.safetensors".into()));
+}
+
+#[test]
+fn a_label_that_is_no_class_is_shown() {
+    let place = Place::new();
+    place.quarter();
+    place.pictures("set", &ALL);
+    let rows = |last: &str| format!("file,label\na/0.png,0\na/1.png,0\nb/0.png,1\nb/1.png,{last}\nc/0.png,2\n");
+    for wrong in ["-1", "four"] {
+        place.write("set/labels.csv", &rows(wrong));
+        let what = format!("set/labels.csv:5: `{wrong}` is no class index, as the other labels are");
+        refused(&place.eval("set", &[]), &what, "");
+    }
+    place.write("set/labels.csv", &rows("4"));
+    refused(
+        &place.eval("set", &[]),
+        "set: `b/1.png` has the label 4, the network 4 classes: 0 to 3",
+        "labels are counted from 0",
+    );
+}
+
     );
     assert!(ran.err.contains("set/labels.csv lists `lost.png`, which is not in set"), "{}", ran.err);
     place.write("set/labels.csv", "file,label\nx/0.png,0\n");

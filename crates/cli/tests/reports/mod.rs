@@ -72,9 +72,9 @@ fn commands_write_what_they_print_as_a_page() {
     let args = ["eval", "tiny.dsc", "--limit", "48", "--against", "tiny.safetensors", "--html", "eval.html"];
     let scores = place.json(&args);
     let html = page(&place, "eval.html");
-    let cells = row(&html, "tiny");
+    let cells = row(&html, "tiny.dsc");
     let top1 = format!("{:.2}", scores["top1"].as_f64().unwrap());
-    assert_eq!(cells[..4], ["tiny", "embedded/eval", "48", &top1]);
+    assert_eq!(cells[..4], ["tiny.safetensors", "embedded/eval", "48", &top1]);
     let differing = (48.0 * (1.0 - scores["agreement"].as_f64().unwrap() / 100.0)).round() as usize;
     assert_eq!(html.matches("<img ").count(), differing.min(24));
     // Nothing is lost without a word.
