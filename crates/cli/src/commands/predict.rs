@@ -1,5 +1,5 @@
 //! `dsconv predict`: images are classified.
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use distill::evaluate::predict;
@@ -44,6 +44,34 @@ struct Prediction {
     /// The outputs of the network as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     logits: Option<Vec<f32>>,
+}
+
+/// What became of an image.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Entry {
+    Read(Prediction),
+    /// It could not be read.
+    Unread {
+        #[serde(serialize_with = "lossy")]
+        image: PathBuf,
+        /// The reason.
+        error: String,
+    },
+}
+
+impl Entry {
+    fn prediction(&self) -> Option<&Prediction> {
+        match self {
+            Self::Read(prediction) => Some(prediction),
+            Self::Unread { .. } => None,
+        }
+    }
+
+    fn unread(file: &Path, reasons: &HashMap<PathBuf, String>) -> Self {
+        let error = reasons.get(file).cloned().unwrap_or_else(|| "it could not be read".to_owned());
+        Self::Unread { image: file.to_owned(), error }
+    }
 }
 
 /// A class and how likely it is.
@@ -138,9 +166,17 @@ pub fn run(options: &PredictOptions, printer: &Printer) -> Result<()> {
         top: likeliest(outputs, head, options.top, &names),
         logits: options.logits.then(|| outputs.to_vec()),
     };
-    let predictions: Vec<Prediction> = rows.iter().map(prediction).collect();
-    printer.result(&predictions, |printer| show(&predictions, printer));
-    match files.len() - predictions.len() {
+    let mut read: HashMap<usize, Prediction> =
+        logits.images().iter().copied().zip(rows.iter().map(prediction)).collect();
+    let reasons: HashMap<PathBuf, String> = set.skipped().into_iter().map(|file| (file.path, file.reason)).collect();
+    let mut image = 0..;
+    let entry = |file: &PathBuf| {
+        let found = if bad.contains(file) { None } else { image.next().and_then(|image| read.remove(&image)) };
+        found.map_or_else(|| Entry::unread(file, &reasons), Entry::Read)
+    };
+    let entries: Vec<Entry> = files.iter().map(entry).collect();
+    printer.result(&entries, |printer| show(&entries, printer));
+    match entries.iter().filter(|entry| matches!(entry, Entry::Unread { .. })).count() {
         0 => Ok(()),
         unread => Err(Error::failed(format!("{unread} of {} could not be read", counted(files.len(), "picture")))),
     }
@@ -216,8 +252,8 @@ fn likeliest(outputs: &[f32], head: Head, top: usize, names: &[String]) -> Vec<C
     order.into_iter().take(top).map(class).collect()
 }
 
-fn show(predictions: &[Prediction], printer: &Printer) {
-    for (i, prediction) in predictions.iter().enumerate() {
+fn show(entries: &[Entry], printer: &Printer) {
+    for (i, prediction) in entries.iter().filter_map(Entry::prediction).enumerate() {
         if i > 0 {
             printer.line("");
         }

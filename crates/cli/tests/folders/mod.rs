@@ -235,7 +235,19 @@ fn the_pictures_of_a_folder_are_classified_but_for_broken_ones() {
     place.write("set/c/note.gif", "GIF89a");
     let ran = place.run(&["predict", "quarter.safetensors", "set", "nothing.png", "--json"]);
     let found: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
-    assert_eq!((ran.code, found.as_array().unwrap().len()), (Some(1), 7));
+    let found = found.as_array().unwrap();
+    assert_eq!((ran.code, found.len()), (Some(1), 9));
+    for (at, image, why) in [(3, "set/b/1.png", "not an image"), (8, "nothing.png", "No such file")] {
+        let entry = &found[at];
+        assert!(entry["image"] == image && entry["error"].as_str().unwrap().contains(why), "{entry}");
+    }
+    for entry in found.iter().filter(|entry| entry.get("error").is_none()) {
+        let class = entry["top"][0]["index"].as_u64().unwrap() as usize;
+        assert!(
+            entry["image"].as_str().unwrap().starts_with(&format!("set/{}/", ["a", "b", "c", "d"][class])),
+            "{entry}"
+        );
+    }
     assert!(
         ran.err.contains("set/b/1.png: not an image") && ran.err.contains("nothing.png: No such file"),
         "{}",
@@ -247,18 +259,6 @@ fn the_pictures_of_a_folder_are_classified_but_for_broken_ones() {
     ran.refuses(1, none);
 }
 
-#[test]
-fn a_table_may_label_a_part_of_a_folder() {
-    let place = Place::new();
-    place.quarter();
-    place.pictures("set", &ALL);
-    place.write("set/labels.csv", "file,label\na/0.png,0\nc/0.png,2\nc/1.png,3\nlost.png,1\n");
-    let ran = place.eval("set", &[]);
-    assert!((top1(&ran) - 200.0 / 3.0).abs() < 1e-9 && ran.out.contains("\"count\": 3"), "{}", ran.out);
-    assert!(
-        ran.err.contains("set: 5 of 8 images are not listed in set/labels.csv, `a/1.png`, ...: left out"),
-        "{}",
-        ran.err
 #[test]
 fn two_networks_are_compared_on_images_without_labels() {
     let place = Place::new();
@@ -316,6 +316,18 @@ fn a_label_that_is_no_class_is_shown() {
     );
 }
 
+#[test]
+fn a_table_may_label_a_part_of_a_folder() {
+    let place = Place::new();
+    place.quarter();
+    place.pictures("set", &ALL);
+    place.write("set/labels.csv", "file,label\na/0.png,0\nc/0.png,2\nc/1.png,3\nlost.png,1\n");
+    let ran = place.eval("set", &[]);
+    assert!((top1(&ran) - 200.0 / 3.0).abs() < 1e-9 && ran.out.contains("\"count\": 3"), "{}", ran.out);
+    assert!(
+        ran.err.contains("set: 5 of 8 images are not listed in set/labels.csv, `a/1.png`, ...: left out"),
+        "{}",
+        ran.err
     );
     assert!(ran.err.contains("set/labels.csv lists `lost.png`, which is not in set"), "{}", ran.err);
     place.write("set/labels.csv", "file,label\nx/0.png,0\n");
