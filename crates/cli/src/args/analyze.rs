@@ -22,7 +22,7 @@ pub struct Analyze {
     #[arg(long, value_name = "DATA")]
     pub images: Option<String>,
     /// Use at most this many images, spread over the set
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = above_0)]
+    #[arg(long, visible_alias = "image-count", value_name = "N", default_value_t = 8, value_parser = above_0)]
     pub count: usize,
     /// Estimate to first order, several times as fast
     #[arg(long)]

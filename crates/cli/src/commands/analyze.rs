@@ -393,7 +393,7 @@ fn allocated(found: &Allocation) -> String {
         found
             .file_bytes
             .map_or(String::new(), |most| format!(", a .dsc or .safetensors file of at most {}", bytes(most))),
-        found.milliseconds.map_or(String::new(), |ms| format!(", {ms:.2} ms")),
+        found.milliseconds.map_or(String::new(), |ms| format!(", {ms:.2} ms on this machine just now")),
         at.join(", ")
     )
 }
