@@ -56,10 +56,23 @@ fn place() -> Place {
     place.write("pictures.zip", "PK\x03\x04");
 
     let picture = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([x as u8 * 8, y as u8 * 8, 99]));
-    for folder in ["empty", "flat", "three/a", "three/b", "three/c"] {
+    for folder in ["empty", "flat", "three/a", "three/b", "three/c", "synsets/n01440764", "synsets/n01443537", "texts"]
+    {
         std::fs::create_dir_all(place.path(folder)).unwrap();
     }
-    for file in ["picture.png", "flat/1.png", "flat/2.png", "three/a/1.png", "three/b/1.png", "three/c/1.png"] {
+    for file in ["texts/1.png", "texts/2.png"] {
+        place.write(file, "a text\n");
+    }
+    for file in [
+        "picture.png",
+        "flat/1.png",
+        "flat/2.png",
+        "three/a/1.png",
+        "three/b/1.png",
+        "three/c/1.png",
+        "synsets/n01440764/1.png",
+        "synsets/n01443537/1.png",
+    ] {
         picture.save(place.path(file)).unwrap();
     }
     for entry in std::fs::read_dir(Path::new(FILE).parent().unwrap()).unwrap() {
@@ -72,6 +85,12 @@ fn place() -> Place {
     place.write("typo.toml", "model = \"tiny.safetensors\"\n[quantise]\nbits = 3\n");
     place.write("lost.toml", "model = \"tiny.safetensors\"\n[data]\nadapt = \"~/photos\"\n");
     place.write("empty.toml", "# nothing yet\n");
+    let rules = |rules: &str| format!("model = \"tiny.safetensors\"\n{rules}");
+    let rule = "\n[[quantize.rules]]\nlayers = \"conv1\"\n";
+    place.write("both.toml", &rules(&format!("{rule}bits = 8\nskip = true\n")));
+    place.write("later.toml", &rules(&format!("{rule}skip = true\n{rule}bits = 8\n")));
+    place.write("image.toml", &rules("[quantize]\nactivation = false\nimage_bits = 6\n"));
+    place.write("chosen.toml", "model = \"labels.onnx\"\n\n[[quantize.rules]]\nlayers = \"*\"\nbits = 8\n");
     place
 }
 
