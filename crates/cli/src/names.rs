@@ -42,12 +42,14 @@ pub fn typed(word: impl Display) -> String {
 }
 
 /// Options of a model, and what a config says in their place.
-const KEYS: [(&str, &str); 12] = [
+const KEYS: [(&str, &str); 14] = [
     ("--weights FILE", "--set weights=FILE"),
     ("--classes FILE` (in a config: `classes`)", "--set classes=FILE`"),
     ("--classes imagenet_class_index.json` (in a config: `classes`)", "--set classes=imagenet_class_index.json`"),
     ("--classes folders", "--set classes=folders"),
     ("--classes)", "classes)"),
+    ("`--input 224`", "`--set image.input=224`"),
+    ("`--crop 224`", "`--set image.crop=224`"),
     ("--input", "image.input"),
     ("--mean", "image.mean"),
     ("--std", "image.std"),
@@ -81,6 +83,7 @@ mod tests {
     fn options_become_keys() {
         let hint = "give the weights with `--weights FILE` (--mean, --std)";
         assert_eq!(in_keys(hint), "give the weights with `--set weights=FILE` (image.mean, image.std)");
+        assert_eq!(in_keys("give it, such as `--input 224`"), "give it, such as `--set image.input=224`");
         assert_eq!(in_keys("`dsconv models` lists the names"), "`dsconv models` lists the names");
     }
 

@@ -246,7 +246,9 @@ fn labelled(
     let train = train.for_network(count, Classes::InOrder)?;
     let names = ClassNames::from(train.set.class_names());
     let classes = if names.is_empty() { Classes::InOrder } else { Classes::Given(&names) };
-    let eval = eval.for_network(count, classes)?;
+    let eval = eval.for_network(count, classes).map_err(|error| {
+        file.error_at("data.eval", error, Some("its classes have the names of those of `data.train`".to_owned()))
+    })?;
     train.notes.iter().chain(&eval.notes).for_each(|note| printer.warn(note));
     Ok((train.set, eval.set))
 }

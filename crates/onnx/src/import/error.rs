@@ -89,7 +89,7 @@ impl ImportError {
             | Self::Tensor { hint, .. }
             | Self::Input { hint, .. }
             | Self::Output { hint, .. } => *hint,
-            Self::OpenSize { .. } => Some("give it, such as `--input-size 224`"),
+            Self::OpenSize { .. } => Some("give it, such as `--input 224`"),
             Self::Opset { version, .. } if *version < *super::OPSETS.start() => {
                 Some("convert it with `onnx.version_converter.convert_version(model, 17)`")
             }
