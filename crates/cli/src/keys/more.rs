@@ -109,7 +109,7 @@ const DISTILL: &[Said] = &[
     ),
     (
         "quantize.rules",
-        "Rules are merged key by key: of those that name a layer, the last one that sets a key decides of it, and `skip = true` holds until a later rule says `skip = false`. A rule that others leave nothing of is refused. `dsconv analyze MODEL --budget 4.2bits` writes rules that are worth their bytes.",
+        "Rules are merged key by key: of those that name a layer, the last one that sets a key decides of it, and `skip = true` holds until a later rule says `skip = false`. A rule that others leave nothing of is refused. `bits` is the weights', `activation = { bits = 8 }` the input's. `dsconv analyze MODEL --budget 4.2bits` writes rules that are worth their bytes.",
     ),
     (
         "adapt.steps",
