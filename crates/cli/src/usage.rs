@@ -46,6 +46,7 @@ fn explain(error: &clap::Error) -> Option<Error> {
             let command = words().find(|word| root.find_subcommand(word).is_some())?;
             match text(ContextKind::InvalidArg)? {
                 option if option.starts_with("--") => Some(unknown_option(option, &command, &root)),
+                number if number.starts_with('-') && number.parse::<f64>().is_ok() => negative(number, &command),
                 option if option.starts_with('-') => None,
                 word => unexpected_word(word, &command),
             }
@@ -73,6 +74,18 @@ fn unexpected_word(word: &str, command: &str) -> Option<Error> {
         "quantize" | "export" => Some(refused.hint(format!("a file to write: `-o {word}`"))),
         _ => None,
     }
+}
+
+/// A number below 0 after an option that takes none.
+fn negative(number: &str, command: &str) -> Option<Error> {
+    let words: Vec<String> = words().collect();
+    let is_number = |word: &String| word.starts_with(number) && word.parse::<f64>().is_ok();
+    let at = words.iter().position(is_number)?;
+    let option = words[..at].last().filter(|word| word.starts_with("--"))?;
+    Some(
+        Error::usage(format!("invalid value '{}' for '{option}': it is below 0", words[at]))
+            .hint(format!("`dsconv {command} --help` says what it takes")),
+    )
 }
 
 /// An option that a command does not have. The commands that have it are named.
