@@ -335,7 +335,9 @@ mod tests {
                 continue;
             }
             let graph = zoo::build(&zoo::Config::new(&recipe.model)).unwrap();
-            recipe.quantize.resolve(&graph.fold()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let folded = graph.fold();
+            recipe.quantize.resolve(&folded).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            recipe.quantize.check_rules(&folded).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         }
     }
 }
