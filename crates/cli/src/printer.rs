@@ -12,6 +12,7 @@ use anstyle::{AnsiColor, Style};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::{Serialize, Serializer};
 
+use crate::args::QUANTIZE_IMAGES;
 use crate::error::Error;
 use crate::host::Host;
 use crate::names;
@@ -121,7 +122,9 @@ impl Printer {
     /// Makes a printer that hands on what it is told to say.
     pub fn hosted(host: Host) -> Self {
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
-        Self { manner: Manner::default(), bars, host: Some(host), has_document: Arc::default() }
+        // What a host runs takes images as `quantize` does.
+        let manner = Manner { images: Some(QUANTIZE_IMAGES), ..Manner::default() };
+        Self { manner, bars, host: Some(host), has_document: Arc::default() }
     }
 
     /// Returns the program that listens in the terminal's place.

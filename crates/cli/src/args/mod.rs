@@ -135,6 +135,9 @@ pub enum Command {
     Doctor(Doctor),
 }
 
+/// Where `dsconv quantize` takes images.
+pub const QUANTIZE_IMAGES: &str = "images go to `--images`";
+
 impl Command {
     /// Tells whether a config says what options of a model say in other commands.
     pub fn is_by_config(&self) -> bool {
@@ -146,7 +149,7 @@ impl Command {
         match self {
             Self::Distill(_) | Self::Sweep(_) => Some("images go to `data.adapt`"),
             Self::Train(_) => Some("images go to `data.train`"),
-            Self::Quantize(_) | Self::Analyze(_) => Some("images go to `--images`"),
+            Self::Quantize(_) | Self::Analyze(_) => Some(QUANTIZE_IMAGES),
             Self::Eval(_) | Self::Benchmark(_) => Some("images go to `--data`"),
             Self::Predict(_) => Some("images come after it"),
             _ => None,
