@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn weights(w: &[f32], shape: [usize; 4], block: BlockSize) -> QuantizedWeights {
-        let format = WeightFormat { bits: Bits::new(4).unwrap(), block, rule: ScaleRule::L2 };
+        let format = WeightFormat::new(Bits::new(4).unwrap(), block, ScaleRule::L2);
         QuantizedWeights::quantize(w, shape, format).unwrap()
     }
 
@@ -413,7 +413,7 @@ mod tests {
             let scale = if pow2 { ActivationScale::Pow2 } else { ActivationScale::Float };
             let x_format = ActivationFormat { bits: Bits::new(m).unwrap(), block: problem.x_block, scale };
             let w_format =
-                WeightFormat { bits: Bits::new(b).unwrap(), block: problem.w_block, rule: ScaleRule::Mse };
+                WeightFormat::new(Bits::new(b).unwrap(), problem.w_block, ScaleRule::Mse);
             let groups = problem.params.groups;
             let spec = ActivationSpec { shape: problem.x_shape, groups, format: x_format, signed };
             let x = quantize_activations(&problem.x, &spec).unwrap();

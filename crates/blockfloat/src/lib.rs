@@ -34,7 +34,7 @@
 //! use blockfloat::*;
 //!
 //! // One 1x1 filter over four channels, 4-bit codes in blocks of two channels.
-//! let format = WeightFormat { bits: Bits::new(4)?, block: BlockSize::new(2)?, rule: ScaleRule::L2 };
+//! let format = WeightFormat::new(Bits::new(4)?, BlockSize::new(2)?, ScaleRule::L2);
 //! let w = QuantizedWeights::quantize(&[0.8, -0.3, 0.1, 0.1], [1, 4, 1, 1], format)?;
 //! // The largest weight of a block lands on -2^(4-1) = -8; -0.3 is round(-8 / 0.8 * -0.3) = 3.
 //! assert_eq!(w.codes(), [-8, 3, -8, -8]);
@@ -70,5 +70,5 @@ pub use random::SplitMix64;
 pub use rules::BlockQuantizer;
 
 pub use two_level::TwoLevel;
-pub use types::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule, WeightFormat};
+pub use types::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat, ScaleRule, TapScales, WeightFormat};
 pub use weights::QuantizedWeights;

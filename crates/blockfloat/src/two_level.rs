@@ -7,14 +7,15 @@
 //! Codes, `k` and `s` are found together, filter by filter. For a given `s` a block tries the `k` around `alpha / s` of
 //! either sign, rounds its weights to each and keeps the best; for given integers the best `s` is least squares. The two
 //! alternate from the best of a grid of starts. A step `s k` a little longer than the block's own scale costs little,
-//! since the codes are rounded to it; therefore fitting all three is much better than rounding `alpha`.
+//! since the codes are rounded to it; therefore fitting all three is much better than rounding `alpha`. Taps that share a scale share
+//! the factor.
 use rayon::prelude::*;
 
 use crate::error::{check_finite, check_len, elements};
 use crate::rules::balance;
 use crate::search::{LANES, pad};
 use crate::weights::{BlockLayout, check_block, check_codes};
-use crate::{Bits, BlockSize, Error, QuantizedWeights, ScaleRule, round};
+use crate::{Bits, BlockSize, Error, QuantizedWeights, ScaleRule, TapScales, round};
 
 /// The largest magnitude of `k q`.
 const LARGEST: i32 = 127;
@@ -146,6 +147,9 @@ impl QuantizedWeights {
 
     fn fit(&self, weights: &[f32], rule: ScaleRule) -> Self {
         let Self { shape, bits, block, .. } = *self;
+        if self.tap_scales() == TapScales::Shared {
+            return self.joined().fit(weights, rule).at_all_taps(shape, block);
+        }
         let layout = BlockLayout::new(shape, block);
         let mut codes = vec![0; weights.len()];
         let mut factors = vec![0; self.scales.len()];
@@ -404,7 +408,7 @@ mod tests {
         // s = 0.25: k q = 8 * -15 = -120 and 7 * 15 = 105; 12 * -8 and 12 * 7; 9 * -8 ...: all int8 multiples of 0.25.
         let integers = [-120.0, 105.0, 45.0, -96.0, 84.0, 12.0, -72.0, 63.0, 9.0];
         let w: Vec<f32> = integers.iter().map(|i| i * 0.25).collect();
-        let format = WeightFormat { bits: bits(4), block: BlockSize::new(3).unwrap(), rule: ScaleRule::Mse };
+        let format = WeightFormat::new(bits(4), BlockSize::new(3).unwrap(), ScaleRule::Mse);
         let q = QuantizedWeights::quantize(&w, [1, 9, 1, 1], format).unwrap();
         let two = q.refit_two_level(&w, ScaleRule::Mse).unwrap();
         assert!(error(&w, &two) < 1e-9, "{:?} for {w:?}", two.dequantize());
@@ -417,7 +421,7 @@ mod tests {
         let shape = [16, 128, 3, 3];
         let w = normal(3, shape.iter().product());
         for (b, most) in [(2, 0.1), (3, 0.2), (4, 0.35), (5, 1.0), (6, 2.0), (8, 6.0)] {
-            let format = WeightFormat { bits: bits(b), block: BlockSize::new(32).unwrap(), rule: ScaleRule::Mse };
+            let format = WeightFormat::new(bits(b), BlockSize::new(32).unwrap(), ScaleRule::Mse);
             let q = QuantizedWeights::quantize(&w, shape, format).unwrap();
             let two = q.refit_two_level(&w, ScaleRule::Mse).unwrap();
             let loss = 10.0 * (error(&w, &two) / error(&w, &q)).log10();
@@ -427,7 +431,7 @@ mod tests {
 
     #[test]
     fn extreme_weights_fit() {
-        let format = WeightFormat { bits: bits(4), block: BlockSize::new(2).unwrap(), rule: ScaleRule::Mse };
+        let format = WeightFormat::new(bits(4), BlockSize::new(2).unwrap(), ScaleRule::Mse);
         for w in [[f32::MAX, -0.9 * f32::MAX, 0.0, 1.0], [1e-45, -1e-40, 0.0, 0.0], [0.0; 4]] {
             let q = QuantizedWeights::quantize(&w, [1, 4, 1, 1], format).unwrap();
             let two = q.refit_two_level(&w, ScaleRule::Mse).unwrap();
@@ -441,7 +445,7 @@ mod tests {
         let w: Vec<f32> = normal(5, 512).iter().map(|w| w + 0.05).collect();
         let block = BlockSize::new(32).unwrap();
         let sums = |rule| {
-            let q = QuantizedWeights::quantize(&w, shape, WeightFormat { bits: bits(3), block, rule }).unwrap();
+            let q = QuantizedWeights::quantize(&w, shape, WeightFormat::new(bits(3), block, rule)).unwrap();
             let values = q.refit_two_level(&w, rule).unwrap().dequantize();
             let error = |block: usize| (32 * block..32 * block + 32).map(|i| w[i] - values[i]).sum::<f32>();
             (0..16).map(|block| error(block).powi(2)).sum::<f32>()
@@ -454,7 +458,7 @@ mod tests {
         fn a_fit_keeps_its_limits_and_does_not_depend_on_a_power_of_two(
             (w, shape, block) in tensors(), b in 2u8..=8, e in -30..30i32,
         ) {
-            let format = WeightFormat { bits: bits(b), block, rule: ScaleRule::Mse };
+            let format = WeightFormat::new(bits(b), block, ScaleRule::Mse);
             let fit = |w: &[f32]| {
                 QuantizedWeights::quantize(w, shape, format).unwrap().refit_two_level(w, ScaleRule::Mse).unwrap()
             };

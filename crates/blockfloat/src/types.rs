@@ -290,6 +290,18 @@ impl FromStr for ActivationScale {
     }
 }
 
+/// Whether the taps of a filter share the scales of their blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TapScales {
+    /// Each tap has scales of its own, as in the paper.
+    #[default]
+    Own,
+    /// A block's channels have one scale at all taps, which is found for all of them together: `alpha` is the same at every tap. An
+    /// engine may then add products of codes over taps as integers.
+    Shared,
+}
+
 /// The format of a convolution's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct WeightFormat {
@@ -299,6 +311,15 @@ pub struct WeightFormat {
     pub block: BlockSize,
     /// The rule by which codes and scales are found.
     pub rule: ScaleRule,
+    /// Whether the taps of a filter share scales.
+    pub taps: TapScales,
+}
+
+impl WeightFormat {
+    /// Makes a format whose taps have scales of their own.
+    pub const fn new(bits: Bits, block: BlockSize, rule: ScaleRule) -> Self {
+        Self { bits, block, rule, taps: TapScales::Own }
+    }
 }
 
 /// The block floating point format of a convolution's input.

@@ -3,13 +3,13 @@ use rayon::prelude::*;
 
 use crate::error::{check_finite, check_len, elements};
 use crate::rules::BlockQuantizer;
-use crate::{Bits, BlockSize, Error, TwoLevel, WeightFormat};
+use crate::{Bits, BlockSize, Error, TapScales, TwoLevel, WeightFormat};
 
 /// The weights of a convolution: codes `q` of `b` bits and a signed scale `alpha` for each block, `w ~ alpha * q`
 /// (the paper's VQK and KDS, section 3). A block is up to `B` consecutive input channels of one filter at one tap.
 ///
 /// Codes have the weight's shape `[Co, Ci/G, Kh, Kw]`, scales `[Co, blocks, Kh, Kw]` with
-/// `blocks = ceil((Ci/G) / B)`. Every code lies in `-2^(b-1) ..= 2^(b-1)-1` and every scale is finite. Scales may have
+/// `blocks = ceil((Ci/G) / B)`, equal ones at all taps where these share them. Every code lies in `-2^(b-1) ..= 2^(b-1)-1` and every scale is finite. Scales may have
 /// two levels: [`QuantizedWeights::two_level`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedWeights {
@@ -43,10 +43,15 @@ impl QuantizedWeights {
         format: WeightFormat,
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<Self>, Error> {
-        let WeightFormat { bits, block, rule } = format;
+        let WeightFormat { bits, block, rule, taps } = format;
         check_len("weights", elements(shape)?, weights.len())?;
         check_finite(weights)?;
         check_block(block)?;
+        if taps == TapScales::Shared && shape[2] * shape[3] > 1 {
+            let (one, long) = as_one_tap(shape, block);
+            let found = Self::quantize_unless(weights, one, WeightFormat::new(bits, long, rule), stop)?;
+            return Ok(found.map(|found| found.at_all_taps(shape, block)));
+        }
         let layout = BlockLayout::new(shape, block);
         let mut codes = vec![0; weights.len()];
         let mut scales = vec![0.0; layout.scales()];
@@ -87,6 +92,35 @@ impl QuantizedWeights {
         check_scales(&scales, BlockLayout::new(shape, block).scales())?;
         check_codes(&codes, bits)?;
         Ok(Self { shape, bits, block, codes, scales, two_level: None })
+    }
+
+    /// Returns these weights of one tap, whose blocks hold all taps of a filter's blocks, as those of `shape`.
+    pub(crate) fn at_all_taps(self, shape: [usize; 4], block: BlockSize) -> Self {
+        let taps = shape[2] * shape[3];
+        let Self { bits, codes, scales, two_level, .. } = self;
+        let scales = repeated(&scales, taps);
+        let two_level = two_level.map(|levels| TwoLevel::new(levels.channel, repeated(&levels.factors, taps)));
+        Self { shape, bits, block, codes, scales, two_level }
+    }
+
+    /// Returns weights whose taps share scales as those of one tap, whose blocks hold all taps; without a second level.
+    pub(crate) fn joined(&self) -> Self {
+        let (shape, block) = as_one_tap(self.shape, self.block);
+        let scales = self.scales.iter().step_by(self.shape[2] * self.shape[3]).copied().collect();
+        Self { shape, bits: self.bits, block, codes: self.codes.clone(), scales, two_level: None }
+    }
+
+    /// Tells whether the taps of every filter share scales. Those of one tap have them for themselves.
+    pub fn tap_scales(&self) -> TapScales {
+        fn equal<T: PartialEq>(scales: &[T], taps: usize) -> bool {
+            scales.chunks_exact(taps).all(|scales| scales.iter().all(|scale| *scale == scales[0]))
+        }
+        let taps = self.shape[2] * self.shape[3];
+        let shared = match &self.two_level {
+            Some(levels) => equal(&levels.factors, taps),
+            None => equal(&self.scales, taps),
+        };
+        if taps > 1 && shared { TapScales::Shared } else { TapScales::Own }
     }
 
     /// Returns the shape of the weights, `[Co, Ci/G, Kh, Kw]`.
@@ -160,6 +194,20 @@ impl QuantizedWeights {
     }
 }
 
+/// Returns the shape of filters whose taps are channels, and the length of blocks that hold all taps: a filter's weights of a block
+/// lie side by side.
+fn as_one_tap([co, cg, kh, kw]: [usize; 4], block: BlockSize) -> ([usize; 4], BlockSize) {
+    let block = match block.get() {
+        Some(_) => BlockSize::new(block.len_in(cg) * kh * kw).expect("a block has weights"),
+        None => block,
+    };
+    ([co, cg * kh * kw, 1, 1], block)
+}
+
+fn repeated<T: Copy>(values: &[T], times: usize) -> Vec<T> {
+    values.iter().flat_map(|&value| std::iter::repeat_n(value, times)).collect()
+}
+
 /// Checks that weights can have blocks of this length.
 pub(crate) fn check_block(block: BlockSize) -> Result<(), Error> {
     if block.is_image() { Err(Error::ImageBlock) } else { Ok(()) }
@@ -229,7 +277,7 @@ pub(crate) mod tests {
     use crate::rules::{least_squares, round_codes};
 
     fn format(bits: u8, block: usize, rule: ScaleRule) -> WeightFormat {
-        WeightFormat { bits: Bits::new(bits).unwrap(), block: BlockSize::new(block).unwrap(), rule }
+        WeightFormat::new(Bits::new(bits).unwrap(), BlockSize::new(block).unwrap(), rule)
     }
 
     /// Makes tensors small enough for plain loops, with blocks that divide their channels and blocks that do not.
@@ -279,6 +327,29 @@ pub(crate) mod tests {
     fn a_block_longer_than_the_channels_is_one_block() {
         let w = QuantizedWeights::quantize(&[1.0; 6], [2, 3, 1, 1], format(4, 64, ScaleRule::Mse)).unwrap();
         assert_eq!(w.scale_shape(), [2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn taps_that_share_a_scale_are_one_block() {
+        // [Co=1, Cg=3, Kh=1, Kw=2] in blocks of 2: channels {0, 1} at both taps, and {2}.
+        let w = [8.0, 4.0, -4.0, -2.0, 2.0, 20.0];
+        let format = WeightFormat { taps: TapScales::Shared, ..format(4, 2, ScaleRule::L2) };
+        let w = QuantizedWeights::quantize(&w, [1, 3, 1, 2], format).unwrap();
+        assert_eq!(w.shape(), [1, 3, 1, 2]);
+        assert_eq!(w.scales(), [-1.0, -1.0, -2.5, -2.5]);
+        assert_eq!(w.codes(), [-8, -4, 4, 2, -1, -8]);
+        assert_eq!(w.tap_scales(), TapScales::Shared);
+        let two = w.refit_two_level(&w.dequantize(), ScaleRule::Mse).unwrap();
+        assert_eq!((two.shape(), two.block(), two.tap_scales()), (w.shape(), w.block(), TapScales::Shared));
+        let levels = two.two_level().unwrap();
+        let again = QuantizedWeights::from_parts_two_level(
+            w.shape(),
+            w.bits(),
+            w.block(),
+            two.codes().to_vec(),
+            levels.clone(),
+        );
+        assert_eq!(again, Ok(two));
     }
 
     #[test]
@@ -341,7 +412,7 @@ pub(crate) mod tests {
         #[test]
         fn l2_scales_are_least_squares_and_mse_is_no_worse((w, shape, block) in tensors(), bits in 2u8..=8) {
             let bits = Bits::new(bits).unwrap();
-            let quantize = |rule| QuantizedWeights::quantize(&w, shape, WeightFormat { bits, block, rule }).unwrap();
+            let quantize = |rule| QuantizedWeights::quantize(&w, shape, WeightFormat::new(bits, block, rule)).unwrap();
             let (l2, mse) = (quantize(ScaleRule::L2), quantize(ScaleRule::Mse));
             for_each_block(&w, &l2, |w, codes, alpha| assert_eq!(least_squares(w, codes, bits), alpha));
             let error = |q: &QuantizedWeights| -> f64 {
@@ -356,7 +427,7 @@ pub(crate) mod tests {
         #[test]
         fn quantized_values_are_a_fixed_point((w, shape, block) in tensors(), bits in 2u8..=8) {
             let bits = Bits::new(bits).unwrap();
-            let format = WeightFormat { bits, block, rule: ScaleRule::Mse };
+            let format = WeightFormat::new(bits, block, ScaleRule::Mse);
             let q = QuantizedWeights::quantize(&w, shape, format).unwrap();
             for_each_block(&q.dequantize(), &q, |values, codes, alpha| {
                 let mut again = codes.to_vec();

@@ -28,7 +28,7 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::flex().autodiff();
     let conv = |channels| Conv2dConfig::new(channels, [3, 3]).with_padding(PaddingConfig2d::Same).init(&device);
     let teacher = Net { conv1: conv([3, 16]), conv2: conv([16, 32]), head: LinearConfig::new(32, 10).init(&device) };
-    let weight = WeightFormat { bits: Bits::new(4)?, block: BlockSize::new(16)?, rule: ScaleRule::Mse };
+    let weight = WeightFormat::new(Bits::new(4)?, BlockSize::new(16)?, ScaleRule::Mse);
     let input = ActivationFormat { bits: Bits::new(8)?, block: weight.block, scale: ActivationScale::Float };
     let round = |x, signed| dsconv::block_float(x, input, signed, 1);
 

@@ -63,7 +63,8 @@ pub struct DsConv2d {
     pub latent: Param<Tensor<4>>,
     /// The first block scales, `[Co, blocks, Kh, Kw]`, which are not trained.
     pub scales: Param<Tensor<4>>,
-    /// The trained factor of each scale, `[Co, blocks, Kh, Kw]`; only with [`ScaleUpdate::Trained`].
+    /// The trained factor of each scale, `[Co, blocks, Kh, Kw]`, or `[Co, blocks, 1, 1]` where taps share scales; only with
+    /// [`ScaleUpdate::Trained`].
     pub gain: Option<Param<Tensor<4>>>,
     /// The bias, `[Co]`.
     pub bias: Option<Param<Tensor<1>>>,
@@ -165,7 +166,7 @@ impl DsConv2d {
         Self {
             latent: Param::from_tensor(latent),
             scales: Param::from_tensor(scales).set_require_grad(false),
-            gain: is_trained.then(|| Param::from_tensor(Tensor::ones(codes.scale_shape(), device))),
+            gain: is_trained.then(|| Param::from_tensor(Shadow::gains(codes, device))),
             bias: bias.map(Param::from_tensor),
             geometry,
             quantization,

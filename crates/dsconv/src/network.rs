@@ -55,6 +55,7 @@ impl Network {
                     bits: layer.codes.bits(),
                     block: layer.codes.block(),
                     rule: blockfloat::ScaleRule::default(),
+                    taps: layer.codes.tap_scales(),
                 },
                 activation: layer.activation,
                 signed: layer.signed,

@@ -60,7 +60,7 @@ impl QuantizationConfig {
 
 fn w4() -> WeightFormat {
     let ActivationFormat { bits, block, .. } = a4();
-    WeightFormat { bits, block, rule: ScaleRule::Mse }
+    WeightFormat::new(bits, block, ScaleRule::Mse)
 }
 
 fn a4() -> ActivationFormat {

@@ -1,6 +1,6 @@
 //! A shadow weight is what is trained of a quantized weight: floats in steps of its codes, and block scales.
 
-use blockfloat::{Bits, BlockSize, Error, QuantizedWeights};
+use blockfloat::{Bits, BlockSize, Error, QuantizedWeights, TapScales};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::flex;
@@ -12,7 +12,7 @@ pub(crate) struct Shadow {
     pub latent: Tensor<4>,
     /// The first scales, `[Co, blocks, Kh, Kw]`.
     pub scales: Tensor<4>,
-    /// The trained factor of each scale, `[Co, blocks, Kh, Kw]`.
+    /// The trained factor of each scale, `[Co, blocks, Kh, Kw]`, or `[Co, blocks, 1, 1]` where taps share it.
     pub gain: Option<Tensor<4>>,
     /// The bits of a code.
     pub bits: Bits,
@@ -38,13 +38,23 @@ impl Shadow {
         }
     }
 
+    /// Returns gains of 1 for codes: one for each scale, or for all taps that share it.
+    pub fn gains(codes: &QuantizedWeights, device: &Device) -> Tensor<4> {
+        let [co, blocks, kh, kw] = codes.scale_shape();
+        let taps = if codes.tap_scales() == TapScales::Shared { [1, 1] } else { [kh, kw] };
+        Tensor::ones([co, blocks, taps[0], taps[1]], device)
+    }
+
     /// Computes `alpha * q` for every weight, exactly, with the straight-through gradient to the shadow weight.
     pub fn value(self) -> Tensor<4> {
         if !flex::takes(&self.latent) {
             return self.value_step_by_step();
         }
         let Self { latent, scales, gain, bits, block } = self;
-        let gain = gain.unwrap_or_else(|| Tensor::ones(scales.dims(), &scales.device()));
+        let gain = match gain {
+            Some(gain) => gain.expand(scales.dims()),
+            None => Tensor::ones(scales.dims(), &scales.device()),
+        };
         let cut = flex::Cut { bits, block, shape: latent.dims() };
         flex::weight(latent, scales, gain, cut)
     }
@@ -52,9 +62,9 @@ impl Shadow {
     /// Computes [`Shadow::value`] by burn's operations, on any device.
     pub fn value_step_by_step(self) -> Tensor<4> {
         let Self { latent, scales, gain, bits, block } = self;
-        let channels = latent.dims()[1];
+        let (channels, shape) = (latent.dims()[1], scales.dims());
         let scales = spread(scales, block, channels);
-        let gain = gain.map(|gain| spread(gain, block, channels));
+        let gain = gain.map(|gain| spread(gain.expand(shape), block, channels));
         let steps = latent.clone().inner();
         let steps = match &gain {
             Some(gain) => steps / gain.clone().inner(),
@@ -82,9 +92,9 @@ impl Shadow {
     /// # Errors
     /// [`Error::NonFinite`] for a shadow weight that is NaN, [`Error::NonFiniteScale`].
     pub fn codes(self) -> Result<QuantizedWeights, Error> {
-        let shape = self.latent.dims();
+        let (shape, scale_shape) = (self.latent.dims(), self.scales.dims());
         let (mut steps, mut scales) = (host(self.latent), host(self.scales));
-        if let Some(gain) = self.gain.map(host) {
+        if let Some(gain) = self.gain.map(|gain| host(gain.expand(scale_shape))) {
             for_blocks(shape, self.block, |weight, scale| steps[weight] /= gain[scale]);
             scales.iter_mut().zip(&gain).for_each(|(scale, gain)| *scale *= gain);
         }

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use blockfloat::{
-    ActivationFormat, ActivationScale, Bits, BlockSize, QuantizedWeights, ScaleFormat, ScaleRule, WeightFormat,
-    packed_len,
+    ActivationFormat, ActivationScale, Bits, BlockSize, QuantizedWeights, ScaleFormat, ScaleRule, TapScales,
+    WeightFormat, packed_len,
 };
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
@@ -272,7 +272,7 @@ impl Policy {
     /// Returns the formats of a layer that no rule is for and that does not read the image.
     pub fn format(&self) -> LayerFormat {
         LayerFormat {
-            weight: WeightFormat { bits: self.bits, block: self.block, rule: self.rule },
+            weight: WeightFormat::new(self.bits, self.block, self.rule),
             scales: self.scales,
             activation: self.activation,
         }
@@ -458,8 +458,11 @@ impl LayerPlan {
 /// A plan prints as `W4 block 32 mse, A4 block 32 float` or `W4 block 32 mse, A float`.
 impl fmt::Display for LayerPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let WeightFormat { bits, block, rule } = self.weight;
+        let WeightFormat { bits, block, rule, taps } = self.weight;
         write!(f, "W{bits} block {block} {rule}")?;
+        if taps == TapScales::Shared {
+            f.write_str(" of all taps")?;
+        }
         if self.scales == ScaleFormat::TwoLevel {
             f.write_str(" two-level")?;
         }

@@ -129,7 +129,7 @@ impl Numbers {
                 let (bits, block) = (codes.bits(), codes.block());
                 let own = own_block(block, shape);
                 let scales = if codes.two_level().is_some() { ScaleFormat::TwoLevel } else { ScaleFormat::Float };
-                let weight = WeightFormat { bits, block, rule: ScaleRule::default() };
+                let weight = WeightFormat::new(bits, block, ScaleRule::default());
                 let input = match activation {
                     Some(ActivationFormat { bits, block, scale }) => format!("A{bits} block {block} {scale}"),
                     None => "A float".to_owned(),

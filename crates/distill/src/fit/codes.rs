@@ -15,7 +15,7 @@
 //! elsewhere is one matrix product.
 use std::ops::Range;
 
-use blockfloat::{Bits, BlockQuantizer, BlockSize, QuantizedWeights, WeightFormat};
+use blockfloat::{Bits, BlockQuantizer, BlockSize, QuantizedWeights, TapScales, WeightFormat};
 use rayon::prelude::*;
 
 use super::matrix::{Factors, Matrix, multiply};
@@ -27,33 +27,57 @@ const PANEL: usize = 64;
 const STILL: f64 = 2e-4;
 
 /// The places of one filter's weights: columns in the order row of the kernel, column of the kernel, channel, so that
-/// each block is a range of columns.
+/// each block is a range of columns. Where taps share scales, this is the order within a block.
 pub(super) struct Columns {
     /// The columns of each block, in order and without gaps.
     pub(super) blocks: Vec<Range<usize>>,
-    /// The place of each block's scale among the filter's scales.
-    scales: Vec<usize>,
+    /// The places of each block's scale among the filter's scales: several where taps share it.
+    scales: Vec<Range<usize>>,
     /// The place of each column's weight among the filter's weights.
     order: Vec<usize>,
+    channels: usize,
+    taps: usize,
 }
 
 impl Columns {
     /// Lays out filters of `channels` inputs and `taps` kernel elements.
-    pub(super) fn new(channels: usize, taps: usize, block: BlockSize) -> Self {
-        let (mut blocks, mut scales) = (Vec::new(), Vec::new());
-        for tap in 0..taps {
-            for (i, range) in block.ranges(channels).enumerate() {
-                blocks.push(tap * channels + range.start..tap * channels + range.end);
-                scales.push(i * taps + tap);
+    pub(super) fn new(channels: usize, taps: usize, block: BlockSize, share: TapScales) -> Self {
+        let mut columns = Self { blocks: vec![], scales: vec![], order: vec![], channels, taps };
+        let mut add = |(i, channels): (usize, Range<usize>), taps_of: Range<usize>| {
+            let start = columns.order.len();
+            columns.order.extend(taps_of.clone().flat_map(|tap| channels.clone().map(move |c| c * taps + tap)));
+            columns.blocks.push(start..columns.order.len());
+            columns.scales.push(i * taps + taps_of.start..i * taps + taps_of.end);
+        };
+        match share {
+            TapScales::Shared => block.ranges(channels).enumerate().for_each(|block| add(block, 0..taps)),
+            TapScales::Own => {
+                for tap in 0..taps {
+                    block.ranges(channels).enumerate().for_each(|block| add(block, tap..tap + 1));
+                }
             }
         }
-        let order = (0..taps).flat_map(|tap| (0..channels).map(move |c| c * taps + tap)).collect();
-        Self { blocks, scales, order }
+        columns
+    }
+
+    /// Returns the number of scales of a filter in the order of the weights.
+    fn scales(&self) -> usize {
+        self.scales.iter().map(Range::len).sum()
     }
 
     /// Returns the number of columns.
     pub(super) fn len(&self) -> usize {
         self.order.len()
+    }
+
+    /// Arranges patches `[R, K]`, in the order row of the kernel, column of the kernel, channel, as columns.
+    pub(super) fn of_patches(&self, patches: &[f32]) -> Vec<f32> {
+        let Self { order, channels, taps, .. } = self;
+        let from: Vec<usize> = order.iter().map(|at| at % taps * channels + at / taps).collect();
+        if from.iter().copied().eq(0..from.len()) {
+            return patches.to_vec();
+        }
+        patches.chunks_exact(from.len()).flat_map(|patch| from.iter().map(move |&at| patch[at])).collect()
     }
 
     /// Arranges filters `[F, K]` as columns.
@@ -95,10 +119,10 @@ pub(super) struct Codes {
 impl Codes {
     /// Takes codes and scales in the order of the weights.
     pub(super) fn of(quantized: &QuantizedWeights, columns: &Columns) -> Self {
-        let (k, blocks) = (columns.len(), columns.blocks.len());
+        let (k, blocks) = (columns.len(), columns.scales());
         let codes = quantized.codes().chunks_exact(k).flat_map(|row| columns.order.iter().map(move |&at| row[at]));
         let scales =
-            quantized.scales().chunks_exact(blocks).flat_map(|row| columns.scales.iter().map(move |&at| row[at]));
+            quantized.scales().chunks_exact(blocks).flat_map(|row| columns.scales.iter().map(move |at| row[at.start]));
         Self { codes: codes.collect(), scales: scales.collect(), values: columns.arrange(&quantized.dequantize()) }
     }
 
@@ -112,8 +136,9 @@ impl Codes {
         }
         for row in self.scales.chunks_exact(blocks) {
             let start = scales.len();
-            scales.resize(start + blocks, 0.0);
-            columns.scales.iter().zip(row).for_each(|(&at, &scale)| scales[start + at] = scale);
+            scales.resize(start + columns.scales(), 0.0);
+            let of = &mut scales[start..];
+            columns.scales.iter().zip(row).for_each(|(at, &scale)| of[at.clone()].fill(scale));
         }
     }
 
@@ -372,7 +397,7 @@ mod tests {
     }
 
     fn format(bits: u8, block: usize) -> WeightFormat {
-        WeightFormat { bits: Bits::new(bits).unwrap(), block: BlockSize::new(block).unwrap(), rule: ScaleRule::Mse }
+        WeightFormat::new(Bits::new(bits).unwrap(), BlockSize::new(block).unwrap(), ScaleRule::Mse)
     }
 
     /// A problem whose inputs move together.
@@ -402,10 +427,18 @@ mod tests {
     #[test]
     fn no_filter_ends_worse_than_it_began() {
         let context = Context::default();
-        for (shape, bits, block) in [([3, 5, 2, 1], 2, 2), ([4, 40, 3, 3], 4, 32), ([2, 7, 1, 1], 8, 100)] {
+        let (own, shared) = (TapScales::Own, TapScales::Shared);
+        let problems = [
+            ([3, 5, 2, 1], 2, 2, own),
+            ([4, 40, 3, 3], 4, 32, own),
+            ([2, 7, 1, 1], 8, 100, own),
+            ([3, 5, 2, 2], 2, 2, shared),
+            ([4, 40, 3, 3], 4, 32, shared),
+        ];
+        for (shape, bits, block, taps) in problems {
             let [filters, channels, kh, kw] = shape;
-            let columns = Columns::new(channels, kh * kw, BlockSize::new(block).unwrap());
-            let (k, format) = (columns.len(), format(bits, block));
+            let columns = Columns::new(channels, kh * kw, BlockSize::new(block).unwrap(), taps);
+            let (k, format) = (columns.len(), WeightFormat { taps, ..format(bits, block) });
             let weights = uniform(filters * k, 1);
             let start = QuantizedWeights::quantize(&weights, shape, format).unwrap();
             let (gram, weights) = (gram(k, 2 * k), columns.arrange(&weights));
@@ -425,6 +458,7 @@ mod tests {
             codes.append_to(&columns, &mut found, &mut scales);
             let found = QuantizedWeights::from_parts(shape, format.bits, format.block, found, scales).unwrap();
             assert_eq!(columns.arrange(&found.dequantize()), codes.values);
+            assert_eq!(found.tap_scales(), taps);
         }
     }
 
@@ -470,7 +504,7 @@ mod tests {
     #[test]
     fn error_feedback_is_what_solving_for_all_later_columns_gives() {
         let (channels, filters) = (PANEL + 20, 3);
-        let columns = Columns::new(channels, 1, BlockSize::new(16).unwrap());
+        let columns = Columns::new(channels, 1, BlockSize::new(16).unwrap(), TapScales::Own);
         let (gram, target) =
             (gram(channels, 3 * channels), Matrix::new(filters, channels, uniform(filters * channels, 1)));
         let factors = Factors::new(gram.clone()).unwrap();
@@ -492,7 +526,7 @@ mod tests {
         let data = vec![1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.999, 0.0, 0.0, 0.999, 1.0];
         let (gram, format) = (Matrix::new(4, 4, data), format(3, 4));
         let weights = [3.0, -4.0, 0.5, 0.5];
-        let columns = Columns::new(4, 1, format.block);
+        let columns = Columns::new(4, 1, format.block, format.taps);
         let plain = QuantizedWeights::quantize(&weights, [1, 4, 1, 1], format).unwrap();
         let cross = Matrix::new(1, 4, vec![3.0, -4.0, 0.9995, 0.9995]);
         let mut codes = Codes::of(&plain, &columns);

@@ -62,7 +62,7 @@ impl Task<'_> {
     /// [`Error::Interrupted`]; [`Error::Model`] where weights or rows are not finite.
     pub(super) fn solve(&self, rows: Rows, context: &Context) -> Result<Solution, Error> {
         let [co, cg, kh, kw] = self.shape;
-        let (columns, filters) = (Columns::new(cg, kh * kw, self.format.block), co / self.groups);
+        let (columns, filters) = (Columns::new(cg, kh * kw, self.format.block, self.format.taps), co / self.groups);
         let most = (self.most_weights / columns.len()).max(1);
         let Rows { groups, parts } = rows;
         let solve = |(group, rows): (usize, Group)| -> Result<Solved, Error> {
@@ -70,7 +70,7 @@ impl Task<'_> {
             for start in (0..filters).step_by(most) {
                 let part = start..filters.min(start + most);
                 let range = group * filters + part.start..group * filters + part.end;
-                let rows = rows.filters(columns.len(), part);
+                let rows = rows.filters(&columns, part);
                 solved.append(GroupTask { task: self, columns: &columns, parts: &parts, range }.solve(rows, context)?);
             }
             Ok(solved)
@@ -321,8 +321,7 @@ mod tests {
             outputs.map(|(w, o)| dot(x, w) + if bias { *o } else { 0.0 }).collect::<Vec<_>>()
         });
         let rows = Rows::of(input.clone(), target.collect(), vec![0.4; rows]);
-        let format =
-            WeightFormat { bits: Bits::new(3).unwrap(), block: BlockSize::new(32).unwrap(), rule: ScaleRule::Mse };
+        let format = WeightFormat::new(Bits::new(3).unwrap(), BlockSize::new(32).unwrap(), ScaleRule::Mse);
         let (name, shape) = ("fc", [filters, k, 1, 1]);
         let bias = bias.then_some(&*offset);
         let task = Task { name, shape, groups: 1, most_weights, weight: &weight, bias, format };
@@ -360,8 +359,7 @@ mod tests {
     #[test]
     fn rows_that_are_not_finite_are_an_error() {
         let task = |weight: &[f32], input: Vec<f32>| {
-            let format =
-                WeightFormat { bits: Bits::new(4).unwrap(), block: BlockSize::new(2).unwrap(), rule: ScaleRule::Mse };
+            let format = WeightFormat::new(Bits::new(4).unwrap(), BlockSize::new(2).unwrap(), ScaleRule::Mse);
             let (name, shape, most_weights) = ("conv", [1, 2, 1, 1], usize::MAX);
             let task = Task { name, shape, groups: 1, most_weights, weight, bias: None, format };
             task.solve(Rows::of(input, vec![1.0, 2.0], vec![0.4; 2]), &Context::default())

@@ -3,6 +3,7 @@ use std::ops::Range;
 
 use graph::Conv2d;
 
+use super::codes::Columns;
 use super::matrix::Matrix;
 use crate::random::Random;
 
@@ -33,19 +34,20 @@ pub(super) struct Rows {
 /// The rows of one group of filters.
 #[derive(Default)]
 pub(super) struct Group {
-    /// The input patches, `[R, K]`, in the order of [`Columns`](super::codes::Columns).
+    /// The input patches, `[R, K]`, in the order row of the kernel, column of the kernel, channel.
     input: Vec<f32>,
     /// The wanted outputs, `[R, F]`.
     target: Vec<f32>,
 }
 
 impl Group {
-    /// Returns the inputs, and the wanted outputs of some filters, which have `k` weights each.
-    pub(super) fn filters(&self, k: usize, filters: Range<usize>) -> (Matrix, Matrix) {
+    /// Returns the inputs as these columns, and the wanted outputs of some filters.
+    pub(super) fn filters(&self, columns: &Columns, filters: Range<usize>) -> (Matrix, Matrix) {
+        let k = columns.len();
         let rows = self.input.len() / k;
         let all = self.target.len() / rows.max(1);
         let target = self.target.chunks_exact(all.max(1)).flat_map(|row| row[filters.clone()].iter().copied());
-        (Matrix::new(rows, k, self.input.clone()), Matrix::new(rows, filters.len(), target.collect()))
+        (Matrix::new(rows, k, columns.of_patches(&self.input)), Matrix::new(rows, filters.len(), target.collect()))
     }
 }
 
@@ -126,6 +128,7 @@ impl Source<'_> {
 
 #[cfg(test)]
 mod tests {
+    use blockfloat::{BlockSize, TapScales};
     use burn::tensor::module::conv2d;
     use burn::tensor::ops::ConvOptions;
     use burn::tensor::{Device, Tensor, TensorData};
@@ -161,13 +164,16 @@ mod tests {
             let rows = source.rows(each, Random::new(0, &[]));
             assert_eq!(rows.len(), 3 * each.min(4 * 8));
             for (group, rows) in rows.groups.into_iter().enumerate() {
-                let (x, target) = rows.filters(k, 0..filters);
-                for r in 0..x.rows() {
-                    for o in 0..filters {
-                        let filter = &weight[(group * filters + o) * k..][..k];
-                        // Columns are rows of the kernel, its columns, channels; weights are channels first.
-                        let said: f32 = (0..k).map(|i| x.row(r)[i] * filter[i % 2 * 6 + i / 2]).sum();
-                        assert!((said - target.row(r)[o]).abs() < 1e-5);
+                for share in [TapScales::Own, TapScales::Shared] {
+                    let columns = Columns::new(2, 6, BlockSize::new(1).unwrap(), share);
+                    let (x, target) = rows.filters(&columns, 0..filters);
+                    for r in 0..x.rows() {
+                        for o in 0..filters {
+                            let filter = &weight[(group * filters + o) * k..][..k];
+                            let weights = columns.arrange(filter);
+                            let said: f32 = x.row(r).iter().zip(weights.row(0)).map(|(x, w)| x * w).sum();
+                            assert!((said - target.row(r)[o]).abs() < 1e-5);
+                        }
                     }
                 }
             }

@@ -57,7 +57,7 @@ use survey::Survey;
 ///     hidden: LinearConfig::new(64, 32).init(&device),
 ///     output: LinearConfig::new(32, 10).init(&device),
 /// };
-/// let format = WeightFormat { bits: Bits::new(4)?, block: BlockSize::new(32)?, rule: ScaleRule::Mse };
+/// let format = WeightFormat::new(Bits::new(4)?, BlockSize::new(32)?, ScaleRule::Mse);
 /// let model = dsconv::quantize(model, format, &ParamGroup::all())?;
 /// let y: Tensor<2> = model.hidden.forward(Tensor::ones([1, 64], &device)); // integer weights
 ///

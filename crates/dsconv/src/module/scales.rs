@@ -18,7 +18,7 @@ use crate::shadow::{Shadow, host};
 pub struct BlockScales {
     /// The first scales, `[Co, blocks, Kh, Kw]`, which are not trained.
     scales: Param<Tensor<4>>,
-    /// The trained factor of each scale, `[Co, blocks, Kh, Kw]`.
+    /// The trained factor of each scale, `[Co, blocks, Kh, Kw]`, or `[Co, blocks, 1, 1]` where taps share scales.
     gain: Param<Tensor<4>>,
     format: Format,
 }
@@ -105,7 +105,7 @@ impl Reparameterizer for &mut Attach {
         let base = param.map(|_| from_kernel(shadow.latent, dims).set_require_grad(is_tracked));
         // Records hold it as it is: burn would refuse its own transposed record of a weight that is not lazy any more.
         let base = base.save_mapper(|latent| latent).load_mapper(|latent| latent);
-        let gain = Param::from_tensor(Tensor::ones(codes.scale_shape(), &device));
+        let gain = Param::from_tensor(Shadow::gains(&codes, &device));
         let scales = BlockScales {
             scales: Param::from_tensor(shadow.scales).set_require_grad(false),
             // A frozen weight keeps its scales.

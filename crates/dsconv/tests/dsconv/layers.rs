@@ -3,7 +3,7 @@
 
 use blockfloat::{
     ActivationFormat, ActivationScale, ActivationSpec, Bits, BlockSize, ConvParams, QuantizedWeights, ScaleRule,
-    WeightFormat,
+    TapScales, WeightFormat,
 };
 use burn::nn::conv::Conv2dConfig;
 use burn::nn::{LinearConfig, PaddingConfig2d};
@@ -69,7 +69,7 @@ fn problems() -> impl Strategy<Value = Problem> {
                 stride,
                 padding,
                 dilation,
-                weight: WeightFormat { bits: bits(b), block: wb, rule },
+                weight: WeightFormat::new(bits(b), wb, rule),
                 activation: ActivationFormat { bits: bits(m), block: ab, scale },
                 signed,
                 seed,
@@ -158,10 +158,16 @@ fn block_float_is_exact_forward_and_the_identity_backward() {
 #[test]
 fn weight_gradients_follow_the_definition() {
     // y = alpha0 * gain * q + alpha0 * (latent - latent): dL/dlatent = g * alpha0, dL/dgain = sum over the block of
-    // g * alpha0 * q. With w = alpha0 * latent that is dL/dw = g: unchanged, clipped weights included.
+    // g * alpha0 * q. With w = alpha0 * latent that is dL/dw = g: unchanged, clipped weights included. Taps that share scales share gains.
+    for taps in [TapScales::Own, TapScales::Shared] {
+        weight_gradients(taps);
+    }
+}
+
+fn weight_gradients(taps: TapScales) {
     let device = Device::flex().autodiff();
     let conv = Conv2dConfig::new([5, 3], [2, 2]).with_bias(false).init(&device);
-    let weight = WeightFormat { bits: bits(3), block: BlockSize::new(2).unwrap(), rule: ScaleRule::Mse };
+    let weight = WeightFormat { taps, ..WeightFormat::new(bits(3), BlockSize::new(2).unwrap(), ScaleRule::Mse) };
     let config = QuantizationConfig { weight, activation: None, signed: true, scale_update: ScaleUpdate::Trained };
     let layer = DsConv2d::from_conv(conv, config).unwrap();
     let g = noise(60, 3);
@@ -170,6 +176,9 @@ fn weight_gradients_follow_the_definition() {
     let latent = values(layer.latent.val().grad(&grads).unwrap());
     let gain = values(layer.gain.as_ref().unwrap().val().grad(&grads).unwrap());
     let codes = layer.codes().unwrap();
+    assert_eq!(codes.tap_scales(), taps);
+    let gains = if taps == TapScales::Shared { 1 } else { 4 };
+    assert_eq!(gain.len(), 3 * 3 * gains);
     let mut want_gain = vec![0.0f32; gain.len()];
     for o in 0..3 {
         for c in 0..5 {
@@ -177,7 +186,7 @@ fn weight_gradients_follow_the_definition() {
                 let (w, s) = ((o * 5 + c) * 4 + tap, (o * 3 + c / 2) * 4 + tap);
                 let alpha = codes.scales()[s];
                 assert!((latent[w] - g[w] * alpha).abs() <= 1e-6 * alpha.abs());
-                want_gain[s] += g[w] * alpha * f32::from(codes.codes()[w]);
+                want_gain[s / 4 * gains + tap % gains] += g[w] * alpha * f32::from(codes.codes()[w]);
             }
         }
     }
@@ -191,7 +200,7 @@ fn weight_gradients_follow_the_definition() {
 fn recomputed_scales_pass_the_gradient_to_the_shadow_weight() {
     let device = Device::flex().autodiff();
     let conv = Conv2dConfig::new([4, 2], [1, 1]).with_bias(false).init(&device);
-    let weight = WeightFormat { bits: bits(4), block: BlockSize::PIXEL, rule: ScaleRule::L2 };
+    let weight = WeightFormat::new(bits(4), BlockSize::PIXEL, ScaleRule::L2);
     let layer = DsConv2d::from_conv(
         conv,
         QuantizationConfig { weight, activation: None, signed: true, scale_update: ScaleUpdate::Recomputed },
@@ -211,7 +220,7 @@ fn a_linear_layer_is_a_one_by_one_convolution() {
     let x = Tensor::<2>::from_data(TensorData::new(noise(20, 5), [2, 10]), &device);
     let exact: Vec<f32> = linear.forward(x.clone()).into_data().try_to_vec().unwrap();
     let eight = QuantizationConfig {
-        weight: WeightFormat { bits: bits(8), block: BlockSize::new(4).unwrap(), rule: ScaleRule::Mse },
+        weight: WeightFormat::new(bits(8), BlockSize::new(4).unwrap(), ScaleRule::Mse),
         activation: None,
         ..QuantizationConfig::default()
     };
@@ -228,7 +237,7 @@ fn a_linear_layer_is_a_one_by_one_convolution() {
 fn padding_is_that_of_burns_convolution() {
     let device = Device::flex();
     // 8-bit codes of weights that are themselves codes: both layers compute the same products.
-    let weight = WeightFormat { bits: bits(8), block: BlockSize::PIXEL, rule: ScaleRule::L2 };
+    let weight = WeightFormat::new(bits(8), BlockSize::PIXEL, ScaleRule::L2);
     let config = QuantizationConfig::new().with_weight(weight).with_activation(None);
     let paddings = [PaddingConfig2d::Same, PaddingConfig2d::Valid, PaddingConfig2d::Explicit(0, 1, 2, 3)];
     for (padding, kernel, stride, dilation) in paddings.into_iter().flat_map(|padding| {
@@ -257,7 +266,7 @@ fn padding_is_that_of_burns_convolution() {
 #[test]
 fn a_layer_of_codes_gives_the_codes_back() {
     let device = Device::flex();
-    let weight = WeightFormat { bits: bits(3), block: BlockSize::new(2).unwrap(), rule: ScaleRule::Balanced };
+    let weight = WeightFormat::new(bits(3), BlockSize::new(2).unwrap(), ScaleRule::Balanced);
     for scale_update in [ScaleUpdate::Trained, ScaleUpdate::Fixed] {
         let quantization = QuantizationConfig::new().with_weight(weight).with_scale_update(scale_update);
         let config = DsConv2dConfig::new([6, 4], [2, 3]).with_groups(2).with_quantization(quantization);

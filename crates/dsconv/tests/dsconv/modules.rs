@@ -40,7 +40,7 @@ impl Net {
 }
 
 fn format(bits: u8, block: usize) -> WeightFormat {
-    WeightFormat { bits: Bits::new(bits).unwrap(), block: BlockSize::new(block).unwrap(), rule: ScaleRule::Mse }
+    WeightFormat::new(Bits::new(bits).unwrap(), BlockSize::new(block).unwrap(), ScaleRule::Mse)
 }
 
 fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
