@@ -150,6 +150,7 @@ const DISTILL: &[Key] = &[
     key("quantize.activation.scale", Allowed::OneOf(&["float", "pow2"]), "the kind of an input's scale"),
     key("quantize.image_bits", Allowed::Between(2, 8), "least bits of the input of a layer that reads the image"),
     key("quantize.image_sum", Allowed::Switch, "one integer sum for each output of a convolution that reads the image"),
+    optional("quantize.winograd", Allowed::Between(2, 6), "6", "bits of 3x3 layers' inputs, for Winograd's algorithm"),
     optional(
         "quantize.rules",
         Allowed::Tables("layers, and bits, block, rule, scales, activation or skip"),
@@ -364,9 +365,20 @@ pub mod tests {
                 let data = crate::recipe::DistillData { adapt: images, eval, limit: Some(1), eval_limit: Some(1) };
                 let model::Policy { bits, block, rule, scales, linear, activation, image_bits, image_sum, .. } =
                     quantize;
+                let winograd = Some(blockfloat::Bits::new(6).unwrap());
                 let rules = vec![model::policy::Rule { layers: "x".into(), skip: Some(true), ..Default::default() }];
-                let quantize =
-                    model::Policy { bits, block, rule, scales, linear, activation, image_bits, image_sum, rules };
+                let quantize = model::Policy {
+                    bits,
+                    block,
+                    rule,
+                    scales,
+                    linear,
+                    activation,
+                    image_bits,
+                    image_sum,
+                    winograd,
+                    rules,
+                };
                 let (weights, classes) = (Some("w.pth".into()), Some("names.txt".into()));
                 let image = full_image();
                 let config =

@@ -264,7 +264,7 @@ impl Model {
         for (name, layer) in model.layers.iter_mut().filter(|(name, _)| chosen(name)) {
             let node = find_layer(&self.graph, name)?;
             let codes = &layer.codes;
-            check_blocks(&self.graph, node, codes.bits(), codes.block(), ScaleFormat::TwoLevel, layer.activation)?;
+            check_blocks(node, codes.bits(), codes.block(), ScaleFormat::TwoLevel, layer.activation)?;
             layer.codes = codes.to_two_level();
         }
         Ok(model)
@@ -375,7 +375,7 @@ impl Model {
                 return refuse("it is said to have no negative inputs, but nothing before it keeps them out".into());
             }
             let scales = layer.codes.two_level().map_or(ScaleFormat::Float, |_| ScaleFormat::TwoLevel);
-            check_blocks(&self.graph, node, layer.codes.bits(), layer.codes.block(), scales, layer.activation)?;
+            check_blocks(node, layer.codes.bits(), layer.codes.block(), scales, layer.activation)?;
             coded.insert(Role::Weight.name(name));
         }
         Ok(self.weights.check_except(&self.graph, |name| coded.contains(name))?)

@@ -39,6 +39,7 @@ pub struct LayerFormat {
 /// activation = { bits = 4, block = 32, scale = "float" }  # or false: floats
 /// image_bits = 8              # of a layer that reads the image, where activations have fewer
 /// image_sum = false           # one integer sum for each output of a convolution that reads the image
+/// # winograd = 6              # bits of the inputs of 3x3 convolutions, which take the form for Winograd's algorithm
 ///
 /// [[rules]]
 /// layers = "conv1"            # `*` any characters, `?` one
@@ -78,6 +79,15 @@ pub struct Policy {
     ///
     /// It is for convolutions of one group whose input is the network's and is not left in floats.
     pub image_sum: bool,
+    /// The bits of the inputs of 3x3 convolutions of stride 1, which take the form in which Winograd's algorithm gives exactly their
+    /// integers with 2.25 times fewer multiplications: all taps share the scales of blocks ([`TapScales::Shared`]), which have two
+    /// levels, and all pixels of an input share one ([`BlockSize::IMAGE`]), unless a rule sets one of these. `None` leaves them as all
+    /// layers are.
+    ///
+    /// It is for convolutions of one group and a multiple of 16 channels, weights of at most 4 bits, and inputs of at most
+    /// [`MOST_WINOGRAD_BITS`], that do not read the network's input.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "winograd")]
+    pub winograd: Option<Bits>,
     /// Exceptions for some layers, in the order in which they apply.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
@@ -211,14 +221,22 @@ pub enum PolicyError {
         /// The name of the layer's node.
         layer: String,
     },
-    /// A layer that does not read the network's input is said to have one scale for all its pixels.
+    /// A layer that is no convolution of one group is said to have one scale for all its pixels.
     #[error(
-        "layer `{layer}`: `activation.block = \"image\"` is for convolutions of one group that read the network's input; \
-         \"pixel\" is for all layers"
+        "layer `{layer}`: `activation.block = \"image\"` is for convolutions of one group; \"pixel\" is for all layers"
     )]
     ImageBlock {
         /// The name of the layer's node.
         layer: String,
+    },
+    /// Inputs have more bits than Winograd's algorithm has room for.
+    #[error(
+        "`winograd` is the bits of the inputs of 3x3 convolutions, at most {MOST_WINOGRAD_BITS}: {bits} do not fit the bytes \
+         that its sums are made of"
+    )]
+    Winograd {
+        /// The bits that were given.
+        bits: Bits,
     },
     /// A filter is so large that its integer sum could overflow 32 bits.
     #[error(
@@ -263,6 +281,7 @@ impl Default for Policy {
             activation: Some(default_activation()),
             image_bits: Bits::MAX,
             image_sum: false,
+            winograd: None,
             rules: Vec::new(),
         }
     }
@@ -284,6 +303,9 @@ impl Policy {
     /// # Errors
     /// [`PolicyError`] if a rule is for no layer or changes nothing, or if blocks do not fit a layer.
     pub fn resolve(&self, graph: &FoldedGraph) -> Result<Plan, PolicyError> {
+        if let Some(bits) = self.winograd.filter(|bits| bits.get() > MOST_WINOGRAD_BITS) {
+            return Err(PolicyError::Winograd { bits });
+        }
         let layers: Vec<&Node> = graph.nodes().iter().filter(|node| node.weight_shape().is_some()).collect();
         for rule in &self.rules {
             if !layers.iter().any(|node| pattern::matches(&rule.layers, &node.name)) {
@@ -311,18 +333,28 @@ impl Policy {
                 rule.apply(&mut format);
                 skip = rule.skip.unwrap_or(skip);
             }
-            let set = |rule: &Rule| rule.sets_sums() && pattern::matches(&rule.layers, &node.name);
+            let applies = |rule: &Rule| pattern::matches(&rule.layers, &node.name);
             if let Some(activation) = &mut format.activation
-                && self.image_sum
-                && reads_input(graph, node)
-                && sums_fit(node, activation.bits)
-                && !self.rules.iter().any(set)
+                && !self.rules.iter().any(|rule| rule.sets_sums() && applies(rule))
             {
-                (activation.block, format.scales) = (BlockSize::IMAGE, ScaleFormat::TwoLevel);
+                if self.image_sum && reads_input(graph, node) && sums_fit(node, activation.bits) {
+                    (activation.block, format.scales) = (BlockSize::IMAGE, ScaleFormat::TwoLevel);
+                }
+                // A rule's bits are what it says.
+                let own = self.rules.iter().any(|rule| rule.sets_activation_bits() && applies(rule));
+                let bits = self.winograd.map(|bits| if own { activation.bits } else { bits });
+                if let Some(bits) = bits.filter(|bits| bits.get() <= MOST_WINOGRAD_BITS)
+                    && suits_winograd(graph, node)
+                    && format.weight.bits.get() <= MOST_WINOGRAD_WEIGHT_BITS
+                    && sums_fit(node, bits)
+                {
+                    (activation.bits, activation.block) = (bits, BlockSize::IMAGE);
+                    (format.weight.taps, format.scales) = (TapScales::Shared, ScaleFormat::TwoLevel);
+                }
             }
             if !skip {
                 let LayerFormat { weight, scales, activation } = format;
-                check_blocks(graph, node, weight.bits, weight.block, scales, activation)?;
+                check_blocks(node, weight.bits, weight.block, scales, activation)?;
                 let signed = !non_negative[input];
                 plan.0.insert(node.name.clone(), LayerPlan { weight, scales, activation, signed });
             }
@@ -340,6 +372,11 @@ impl Rule {
             None => false,
         };
         block || self.scales.is_some()
+    }
+
+    /// Tells whether the rule says how many bits a layer's input has.
+    fn sets_activation_bits(&self) -> bool {
+        matches!(self.activation, Some(ActivationRule::Change(change)) if change.bits.is_some())
     }
 
     fn is_empty(&self) -> bool {
@@ -378,6 +415,18 @@ fn reads_input(graph: &Graph, node: &Node) -> bool {
     input && matches!(&node.op, Op::Conv2d(conv) if conv.groups == 1)
 }
 
+/// The most bits of inputs and of weights whose transforms fit the bytes that Winograd's algorithm multiplies.
+pub const MOST_WINOGRAD_BITS: u8 = 6;
+const MOST_WINOGRAD_WEIGHT_BITS: u8 = 4;
+
+/// Tells whether a layer is a convolution that Winograd's algorithm F(2x2, 3x3) computes, and that an engine gains from.
+fn suits_winograd(graph: &Graph, node: &Node) -> bool {
+    let Op::Conv2d(conv) = &node.op else { return false };
+    let one = [conv.stride, conv.dilation].iter().all(|n| *n == [1, 1]);
+    let grid = conv.kernel == [3, 3] && one && conv.groups == 1 && conv.in_channels.is_multiple_of(16);
+    grid && !reads_input(graph, node) && node.shape.height * node.shape.width > 1
+}
+
 /// Tells whether an i32 holds a sum over a whole filter of two-level products, at most `127 * (2^m - 1)` each.
 fn sums_fit(node: &Node, activation: Bits) -> bool {
     let weights = node.weight_shape().map_or(0, |[_, cg, kh, kw]| cg * kh * kw);
@@ -386,10 +435,9 @@ fn sums_fit(node: &Node, activation: Bits) -> bool {
 
 /// Checks the engine's conditions on a layer with integer activations: a weight block lies in one activation block, and an
 /// i32 holds the block's dot product, at most `B * 2^(b-1) * (2^m - 1)`. With two-level scales an i32 must hold the sum over
-/// an activation block, at most `127 * (2^m - 1)` for each channel; that over all taps where pixels share a scale, which only those of
-/// the network's input do.
+/// an activation block, at most `127 * (2^m - 1)` for each channel; that over all taps where pixels share a scale, which is for
+/// convolutions of one group.
 pub(crate) fn check_blocks(
-    graph: &Graph,
     node: &Node,
     bits: Bits,
     block: BlockSize,
@@ -405,7 +453,7 @@ pub(crate) fn check_blocks(
         Op::Linear { in_features, .. } => *in_features,
         _ => unreachable!("only layers have formats"),
     };
-    if activation.block.is_image() && !reads_input(graph, node) {
+    if activation.block.is_image() && !matches!(&node.op, Op::Conv2d(conv) if conv.groups == 1) {
         return Err(PolicyError::ImageBlock { layer: node.name.clone() });
     }
     if activation.block.is_image() && scales == ScaleFormat::TwoLevel && !sums_fit(node, activation.bits) {
@@ -499,6 +547,15 @@ impl<'de> Deserialize<'de> for ActivationRule {
             }
         }
         deserializer.deserialize_any(RuleVisitor)
+    }
+}
+
+/// Reads [`Policy::winograd`].
+fn winograd<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bits>, D::Error> {
+    let bits = Option::<Bits>::deserialize(deserializer)?;
+    match bits.filter(|bits| bits.get() > MOST_WINOGRAD_BITS) {
+        Some(bits) => Err(de::Error::custom(PolicyError::Winograd { bits })),
+        None => Ok(bits),
     }
 }
 
@@ -642,6 +699,48 @@ mod tests {
     }
 
     #[test]
+    fn three_by_three_layers_may_suit_winograds_algorithm_unless_a_rule_says_otherwise() {
+        let mut b = Builder::new("grid", Shape::new(3, 8, 8));
+        let grid = |channels| Conv2d { padding: [1, 1], ..Conv2d::new(channels, 32, 3) };
+        let mut x = b.conv("stem", grid(3), b.input());
+        for (name, conv) in [
+            ("three", grid(32)),
+            ("grouped", Conv2d { groups: 2, ..grid(32) }),
+            ("one", Conv2d::new(32, 40, 1)),
+            ("odd", grid(40)),
+            ("strided", grid(32).stride(2)),
+        ] {
+            x = b.relu(format!("{name}.relu"), x);
+            x = b.conv(name, conv, x);
+        }
+        let graph = b.finish().unwrap().fold();
+        let resolve = |toml: &str| toml::from_str::<Policy>(toml).unwrap().resolve(&graph);
+        let three = |toml: &str| resolve(toml).unwrap().get("three").unwrap().to_string();
+        let suits = |bits| format!("W4 block 32 mse of all taps two-level, A{bits} block image float");
+        let usual = "W4 block 32 mse, A4 block 32 float";
+        let plan = resolve("winograd = 6").unwrap();
+        for (name, plan) in plan.layers() {
+            let expected = match name.as_str() {
+                "three" => &*suits(6),
+                "stem" => "W4 block 32 mse, A8 block 32 float",
+                _ => usual,
+            };
+            assert_eq!(plan.to_string(), expected, "{name}");
+        }
+        let rule = |rule: &str| three(&format!("winograd = 6\n[[rules]]\nlayers = 'three'\n{rule}"));
+        assert_eq!(rule("scales = 'float'"), usual);
+        assert_eq!(rule("activation = { block = 32 }"), usual);
+        assert_eq!(rule("activation = { bits = 5 }"), suits(5));
+        assert_eq!(rule("activation = { bits = 8 }"), "W4 block 32 mse, A8 block 32 float");
+        assert_eq!(rule("bits = 8"), "W8 block 32 mse, A4 block 32 float");
+        assert_eq!(three("bits = 3\nwinograd = 4"), suits(4).replace("W4", "W3"));
+        let seven = PolicyError::Winograd { bits: Bits::new(7).unwrap() };
+        let error = toml::from_str::<Policy>("winograd = 7").unwrap_err().to_string();
+        assert!(error.contains(&seven.to_string()), "{error}");
+        assert_eq!(Policy { winograd: Bits::new(7).ok(), ..Policy::default() }.resolve(&graph), Err(seven));
+    }
+
+    #[test]
     fn linear_layers_can_be_left_out() {
         assert!(plan("linear = false").iter().all(|(name, ..)| name != "fc"));
     }
@@ -696,7 +795,7 @@ mod tests {
         let cases = [
             (
                 "bit = 4",
-                "unknown field `bit`, expected one of `bits`, `block`, `rule`, `scales`, `linear`, `activation`, `image_bits`, `image_sum`, `rules`",
+                "unknown field `bit`, expected one of `bits`, `block`, `rule`, `scales`, `linear`, `activation`, `image_bits`, `image_sum`, `winograd`, `rules`",
             ),
             ("bits = 9", "9 bits: expected 2 to 8"),
             ("bits = 'four'", "invalid type: string \"four\""),

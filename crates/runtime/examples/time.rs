@@ -1,9 +1,10 @@
 //! Times a `.dsc` file, `time FILE`, or a zoo network with formula weights, `time NAME [SCHEME]`, SCHEME `float64`,
-//! `float32`, `float128`, `pixel` or `two`, with `+` behind it for one sum in the layer that reads the image.
+//! `float32`, `float128`, `pixel` or `two`, with `+` behind it for one sum in the layer that reads the image, `:a4` for 4-bit inputs and
+//! `:w6` for 3x3 layers by Winograd's algorithm, of 6-bit inputs.
 //! Prints milliseconds of CPU time, one line a run for each line on standard input.
 use std::io::{BufRead, Write};
 
-use blockfloat::{BlockSize, ScaleRule};
+use blockfloat::{Bits, BlockSize, ScaleRule};
 use model::{Info, Model, Policy};
 use zoo::Config;
 use zoo::testing::{formula_input, formula_weights};
@@ -56,10 +57,21 @@ fn formula(name: &str, scheme: &str) -> Result<runtime::Model, Box<dyn std::erro
     let graph = zoo::build(&config)?;
     let weights = formula_weights(&graph);
     let info = Info { preprocess: config.preprocess()?, classes: vec![], source: "a formula".into() };
+    let mut words = scheme.split(':');
+    let scheme = words.next().unwrap_or_default();
     let (scheme, image_sum) = scheme.strip_suffix('+').map_or((scheme, false), |scheme| (scheme, true));
     let mut policy = Policy { rule: ScaleRule::L2, block: BlockSize::new(64)?, image_sum, ..Policy::default() };
+    let mut bits = Bits::MAX;
+    for word in words {
+        let n = Bits::new(word.get(1..).unwrap_or_default().parse()?)?;
+        match word.get(..1) {
+            Some("a") => bits = n,
+            Some("w") => policy.winograd = Some(n),
+            _ => return Err("a4: bits of inputs; w6: those of 3x3 layers by Winograd's algorithm".into()),
+        }
+    }
     let activation = policy.activation.as_mut().ok_or("no activation")?;
-    (activation.bits, activation.block) = (blockfloat::Bits::MAX, policy.block);
+    (activation.bits, activation.block) = (bits, policy.block);
     match scheme.strip_prefix("float") {
         Some(block) => (policy.block, activation.block) = (block.parse()?, block.parse()?),
         None => activation.block = BlockSize::PIXEL,
@@ -68,6 +80,7 @@ fn formula(name: &str, scheme: &str) -> Result<runtime::Model, Box<dyn std::erro
     if scheme == "two" {
         let mut failed = None;
         model = model.map_layers(|_, layer| match two_level(&layer.codes) {
+            _ if layer.codes.two_level().is_some() => {}
             Ok(codes) => layer.codes = codes,
             Err(error) => failed = Some(error),
         })?;

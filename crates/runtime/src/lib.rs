@@ -42,6 +42,7 @@ mod pack;
 mod plan;
 mod session;
 mod threads;
+mod winograd;
 
 pub use crate::model::Model;
 pub use ::model::Info;

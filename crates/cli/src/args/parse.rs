@@ -1,5 +1,6 @@
 use blockfloat::Bits;
 use clap::builder::{RangedU64ValueParser, TypedValueParser};
+use model::policy::MOST_WINOGRAD_BITS;
 
 use crate::runs::Existing;
 
@@ -20,6 +21,14 @@ pub fn existing(resume: bool, force: bool) -> Existing {
         (false, true) => Existing::Replace,
         (false, false) => Existing::Keep,
     }
+}
+
+/// Reads the bits of inputs that suit Winograd's algorithm.
+pub fn winograd_bits(text: &str) -> Result<Bits, String> {
+    bits(text)
+        .ok()
+        .filter(|bits| bits.get() <= MOST_WINOGRAD_BITS)
+        .ok_or_else(|| format!("from 2 to {MOST_WINOGRAD_BITS}"))
 }
 
 /// Reads a number of bits.

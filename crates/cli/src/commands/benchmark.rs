@@ -94,6 +94,8 @@ struct Format {
     /// The block of weights; inputs have the same, or with two levels one of all channels of a pixel.
     block: usize,
     two_level: bool,
+    /// The bits of the inputs of 3x3 convolutions that suit Winograd's algorithm; 0 for none.
+    winograd: u8,
     /// The ONNX file that is made of it, for ONNX Runtime.
     onnx: Option<Onnx>,
 }
@@ -108,7 +110,7 @@ enum Onnx {
 }
 
 /// The usual formats, largest first.
-const FORMATS: [Format; 6] = [
+const FORMATS: [Format; 7] = [
     Format { onnx: Some(Onnx::Int8), ..format("W8A8", "--bits 8 --activation-bits 8", 8, 8, 32, false) },
     format("W4A8, blocks of 64", "--activation-bits 8 --block 64", 4, 8, 64, false),
     format(
@@ -120,6 +122,7 @@ const FORMATS: [Format; 6] = [
         true,
     ),
     Format { onnx: Some(Onnx::Int4), ..format("W4A4", "", 4, 4, 32, false) },
+    Format { winograd: 6, ..format("W4A4, Winograd", "--winograd", 4, 4, 32, false) },
     format("W3A3", "--bits 3 --activation-bits 3", 3, 3, 32, false),
     format("W2A4", "--bits 2", 2, 4, 32, false),
 ];
@@ -132,7 +135,7 @@ const fn format(
     block: usize,
     two_level: bool,
 ) -> Format {
-    Format { name, options, bits, activation_bits, block, two_level, onnx: None }
+    Format { name, options, bits, activation_bits, block, two_level, winograd: 0, onnx: None }
 }
 
 impl Format {
@@ -146,7 +149,15 @@ impl Format {
             ..format
         });
         let scales = if self.two_level { ScaleFormat::TwoLevel } else { ScaleFormat::Float };
-        Policy { bits: bits(self.bits), block, activation, scales, image_sum: self.two_level, ..usual }
+        Policy {
+            bits: bits(self.bits),
+            block,
+            activation,
+            scales,
+            image_sum: self.two_level,
+            winograd: Bits::new(self.winograd).ok(),
+            ..usual
+        }
     }
 }
 

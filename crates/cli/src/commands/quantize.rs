@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use blockfloat::{Bits, BlockSize};
+use blockfloat::{Bits, BlockSize, TapScales};
 use distill::Context;
 use graph::{Folded, FoldedGraph, Graph, Node, Op, Weights};
 use model::pattern::matches;
@@ -407,7 +407,7 @@ fn help(graph: &FoldedGraph, plan: &Plan, policy: &Policy, options: &QuantizeOpt
     })
 }
 
-/// Says what decides where a file of rules or `--layer` says otherwise than an option for all layers.
+/// Says where `--winograd` finds no layer, and what decides where a file of rules or `--layer` says otherwise than an option for all layers.
 fn say_deciders(graph: &Graph, plan: &Plan, options: &QuantizeOptions, policy: &Policy, printer: &Printer) {
     let own = &options.policy.rules;
     let ruled = |rules: &[Rule], name: &str| rules.iter().any(|rule| matches(&rule.layers, name));
@@ -429,6 +429,13 @@ fn say_deciders(graph: &Graph, plan: &Plan, options: &QuantizeOptions, policy: &
             let (verb, names) = (if left.len() == 1 { "stays" } else { "stay" }, left.join(", "));
             printer.talk(format!("{names} {verb} in floats, whatever {file} says: `--convolutions-only` decides"));
         }
+    }
+    let suited = plan.layers().values().any(|layer| layer.weight.taps == TapScales::Shared);
+    if policy.winograd.is_some() && !suited {
+        printer.warn(
+            "`--winograd` is without effect: it is for 3x3 convolutions of stride 1, of one group and a multiple of 16 channels, with weights \
+             of at most 4 bits, that no rule gives other scales",
+        );
     }
     let image = graph.image_values();
     for node in graph.nodes().iter().filter(|node| node.inputs.first().is_some_and(|id| image[id.index()])) {

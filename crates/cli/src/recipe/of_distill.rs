@@ -141,14 +141,15 @@ impl DistillRecipe {
         Ok(DistillInputs { teacher, adapt, eval })
     }
 
-    /// Checks that what is said of the inputs of layers that read the image is not said of inputs in floats.
+    /// Checks that what is said of the inputs of some layers is not said of inputs in floats.
     fn check_image_keys(&self, file: &ConfigFile) -> Result<()> {
-        let Policy { activation, image_bits, image_sum, rules, .. } = &self.quantize;
-        // A rule may give a layer integers all the same, for which `image_sum` counts.
+        let Policy { activation, image_bits, image_sum, winograd, rules, .. } = &self.quantize;
+        // A rule may give a layer integers all the same, for which the others count.
         let some = rules.iter().any(|rule| matches!(rule.activation, Some(ActivationRule::Change(_))));
-        let key = match (activation, *image_bits != Policy::default().image_bits, *image_sum && !some) {
-            (None, true, _) => "image_bits",
-            (None, _, true) => "image_sum",
+        let key = match activation {
+            None if *image_bits != Policy::default().image_bits => "image_bits",
+            None if *image_sum && !some => "image_sum",
+            None if winograd.is_some() && !some => "winograd",
             _ => return Ok(()),
         };
         Err(file.error_at(

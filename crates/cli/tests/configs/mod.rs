@@ -105,7 +105,7 @@ fn config_errors_show_the_line() {
    ·   ╰── not a key here
    ╰────
 
-hint: did you mean `bits`? the keys here are `bits`, `block`, `rule`, `scales`, `linear`, `activation`, `image_bits`, `image_sum`, `rules`",
+hint: did you mean `bits`? the keys here are `bits`, `block`, `rule`, `scales`, `linear`, `activation`, `image_bits`, `image_sum`, `winograd`, `rules`",
         ),
         (
             "model = \"tiny.safetensors\"\n[quantize]\nbits = 9\n",

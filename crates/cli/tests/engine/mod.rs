@@ -108,6 +108,44 @@ fn bench_times_every_layer() {
     place.run(&["bench", "missing.dsc"]).refuses(1, "error: `missing.dsc`: No such file or directory (os error 2)");
 }
 
+#[test]
+fn a_network_without_layers_that_suit_winograds_algorithm_is_told_so() {
+    let place = Place::new();
+    let quantize = ["quantize", "alexnet-embedded", "--layer", "*=8", "--winograd", "--images", "none", "-o", "w.dsc"];
+    let ran = place.run(&quantize);
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(ran.err.contains("warning: `--winograd` is without effect"), "{}", ran.err);
+    let ran = place.run(&["quantize", "vgg-embedded", "--winograd=7", "-o", "w.dsc"]);
+    assert!(ran.code == Some(2) && ran.err.contains("from 2 to 6"), "{}", ran.err);
+}
+
+#[test]
+fn layers_that_suit_winograds_algorithm_have_the_same_logits_on_every_kernel() {
+    let place = Place::new();
+    place.json(&["quantize", "vgg-embedded", "--winograd=5", "--images", "drawn", "--image-count", "2", "-o", "w.dsc"]);
+    let layers = place.json(&["inspect", "w.dsc"])["layers"].clone();
+    let whole = |layer: &&Value| layer["activation"]["block"] == "image" && layer["activation"]["bits"] == 5;
+    let suited = layers.as_array().unwrap().iter().filter(whole).count();
+    assert!(suited > 2, "{layers:#}");
+    place.json(&["data", "make", "pictures", "--limit", "2"]);
+    let logits = |kernel: Option<&str>, extra: &[&str]| -> Vec<f64> {
+        let image = "pictures/adapt/00000.png";
+        let mut command = place.command(&[&["predict", "w.dsc", image, "--logits", "--json"], extra].concat());
+        kernel.map(|kernel| command.env("DSCONV_KERNEL", kernel));
+        let ran: Ran = command.output().unwrap().into();
+        let result: Value = serde_json::from_str(&ran.out).unwrap();
+        result[0]["logits"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+    };
+    let engine = logits(None, &[]);
+    for kernel in place.json(&["doctor"])["kernels"].as_array().unwrap() {
+        assert_eq!(logits(kernel.as_str(), &[]), engine, "{kernel}");
+    }
+    let simulated = logits(None, &["--simulate"]);
+    let largest = simulated.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    let difference = engine.iter().zip(&simulated).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(difference < 0.02 * largest, "{difference} of {largest}");
+}
+
 /// A layer of 8 bits beside others of 4, whose kernels are others: each has the ceiling of its own.
 #[test]
 fn bench_measures_each_layer_by_the_ceiling_of_its_format() {

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize};
+use blockfloat::{ActivationFormat, ActivationScale, Bits, BlockSize, ScaleFormat};
 use burn::tensor::{Device, Tensor, TensorData};
 use dsconv::Network;
 use graph::{Activation, Builder, Conv2d, Op, Pool2d, Preprocess, Shape, Weights};
 use images::OpenOptions;
+use model::policy::{ActivationChange, ActivationRule, Rule};
 use model::{Info, Model, Policy};
 use serde_json::{Value, json};
 
@@ -252,6 +253,15 @@ fn every_operation_and_format_gives_the_same_in_onnx_runtime() {
         std::fs::write(place.path(&file), onnx::export(model, profile).unwrap()).unwrap();
         cases.push(&file, profile.name(), simulated, &images);
     };
+    let whole = |layer: &str| Rule {
+        layers: layer.into(),
+        scales: Some(ScaleFormat::TwoLevel),
+        activation: Some(ActivationRule::Change(ActivationChange {
+            block: Some(BlockSize::IMAGE),
+            ..ActivationChange::default()
+        })),
+        ..Rule::default()
+    };
     let float = every_operation();
     export("floats", &onnx::Profile::Fp32, &float, &float);
     // Weight bits and block, activation bits, block and scale: ragged blocks, whole pixels, codes beyond 4 bits.
@@ -272,6 +282,8 @@ fn every_operation_and_format_gives_the_same_in_onnx_runtime() {
             activation: Some(activation),
             // One scale of either kind for all pixels of the image.
             image_sum: [3, 5].contains(&bits),
+            // One for all pixels of values inside of the network, signed or not.
+            rules: ["mixed", "down"].map(whole).into_iter().filter(|_| [3, 5].contains(&bits)).collect(),
             ..Policy::default()
         };
         let mut model = float.quantize(&policy).unwrap();

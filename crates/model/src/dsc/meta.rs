@@ -171,8 +171,7 @@ impl<'a> Meta<'a> {
                 StoredScales::TwoLevel => ScaleFormat::TwoLevel,
                 _ => ScaleFormat::Float,
             };
-            check_blocks(&self.graph, node, layer.bits, layer.block, scales, layer.activation)
-                .map_err(|error| error.to_string())?;
+            check_blocks(node, layer.bits, layer.block, scales, layer.activation).map_err(|error| error.to_string())?;
         }
         if let Some(layer) = layers.next() {
             return Err(format!("layer `{}` is not in the graph, or not in its order", layer.node));

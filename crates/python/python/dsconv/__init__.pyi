@@ -162,6 +162,7 @@ def quantize(
     activation_scale: _Scale | None = None,
     image_bits: int | None = None,
     image_sum: bool = False,
+    winograd: int | None = None,
     weights_only: bool = False,
     layers: Mapping[str, int | Literal["float"]] | None = None,
     rules: _Path | Analysis | None = None,

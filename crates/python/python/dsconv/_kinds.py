@@ -97,6 +97,7 @@ KINDS = {
     "arch": _TEXT,
     "activation_bits": _WHOLE,
     "image_bits": _WHOLE,
+    "winograd": _WHOLE,
     "block": _BLOCK,
     "activation_block": _BLOCK,
     "rule": _TEXT,

@@ -1,13 +1,18 @@
 //! The rows of a step: shared out to threads, and computed a strip of pixels at a time.
 use std::mem::take;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use graph::Shape;
 
 use super::profile::{Activity, Clock};
 use super::workspace::Codes;
 use crate::float::{Compute, Finish, FloatOp, Memory, Pixels};
-use crate::kernels::{AnyKernel, ConvCall, PlanesCall, QuantizeCall, Residual, Rows, STRIP, Target};
+use crate::kernels::{
+    AnyKernel, ConvCall, Largest, PlanesCall, QuantizeCall, Residual, Rows, STRIP, Target, WinogradCall,
+};
 use crate::layout::Layout;
-use crate::plan::{Added, CodesView, EMITS, IntConv, Plan, Step, StepOp};
+use crate::plan::{Added, CodesView, EMITS, IntConv, Plan, Step, StepOp, WinogradConv};
 
 /// The codes and scales of each integer form.
 pub(super) type Emitted<'a> = [Option<(&'a mut [u8], &'a mut [f32])>; EMITS];
@@ -38,8 +43,10 @@ pub(super) struct Work<'a> {
     pub memory: Memory<'a>,
     pub codes: &'a [Codes],
     pub emits: &'a [CodesView],
-    /// The largest magnitude of the image, where a form of it has one scale.
+    /// The largest magnitude of the value, where a form of it has one scale.
     pub largest: Option<f32>,
+    /// The bits of the largest magnitude that was made, where the step notes it.
+    pub noted: &'a AtomicU32,
     pub clock: Option<&'a Clock>,
 }
 
@@ -70,7 +77,9 @@ pub(super) fn both(a: [bool; 2], b: [bool; 2]) -> [bool; 2] {
 impl Work<'_> {
     /// Runs rows in up to `parts` parts at the same time; returns whether all values of the source, and of the step, are finite.
     pub fn split(&self, rows: Range<usize>, mut out: Out<'_>, parts: usize) -> [bool; 2] {
-        let half = rows.len() / 2;
+        // Tiles of Winograd's algorithm have two rows.
+        let two = if matches!(self.step.op, StepOp::Winograd(_)) { 2 } else { 1 };
+        let half = rows.len() / 2 / two * two;
         if parts < 2 || half == 0 {
             return match (self.source, &self.step.op) {
                 (Some(source), StepOp::Conv(conv)) => self.bands(source, conv, rows, &mut out),
@@ -175,11 +184,15 @@ impl Work<'_> {
     /// Runs rows, a strip at a time; returns whether all values are finite. What is written begins with row `top`.
     fn rows(&self, rows: Range<usize>, top: usize, out: &mut Out<'_>, band: Option<Band<'_>>) -> bool {
         let Self { step, kernel, .. } = self;
+        if let StepOp::Winograd(conv) = &step.op {
+            return self.winograd(conv, rows, top, out);
+        }
         let shape = step.shape;
         let Out { rows: values, emits, scratch, unpacked, patches, .. } = out;
         let (start, end) = (top * shape.width, rows.end * shape.width);
         let planes_only = values.is_none() && self.planes_only();
         let at_once = self.rounds_at_once().filter(|_| values.is_none());
+        let there = self.there().filter(|_| values.is_none());
         let mut pixels = [0u32; STRIP];
         let mut finite = true;
         let mut first = rows.start * shape.width;
@@ -202,8 +215,9 @@ impl Work<'_> {
                 first += pixels.len();
                 continue;
             }
-            if !planes_only {
-                finite &= self.compute(Strip { first, pixels, out, stride, unpacked, patches }, band);
+            if !planes_only && there.is_none() {
+                finite &= self.compute(Strip { first, pixels, out: &mut *out, stride, unpacked, patches }, band);
+                self.note(Rows { data: out, stride }, pixels.len());
             }
             for (emit, slices) in self.emits.iter().zip(&mut *emits) {
                 let Some((codes, scales)) = slices else { continue };
@@ -215,12 +229,65 @@ impl Work<'_> {
                     let call = PlanesCall { layout, image, area, first, pixels, largest };
                     self.time(Activity::Round, || kernel.quantize_planes(&call, codes, scales));
                 } else {
-                    let x = Rows { data: out, stride };
+                    let x = match there {
+                        Some(rows) => Rows { data: &rows.data[first * rows.stride..], ..rows },
+                        None => Rows { data: out, stride },
+                    };
                     let call = QuantizeCall { layout, x, width: emit.width, pixels, largest };
                     self.time(Activity::Round, || kernel.quantize(&call, codes, scales));
                 }
             }
             first += pixels.len();
+        }
+        finite
+    }
+
+    /// Runs rows of a convolution by Winograd's algorithm, an even number at a time; returns as [`Work::rows`].
+    fn winograd(&self, conv: &WinogradConv, rows: Range<usize>, top: usize, out: &mut Out<'_>) -> bool {
+        let Self { step, kernel, .. } = self;
+        let Shape { width, channels, .. } = step.shape;
+        let Out { rows: values, emits, scratch, patches, .. } = out;
+        let input = &self.codes[conv.input.slot];
+        // Any pixel of the image has its scale, but those of the border.
+        let [above, left] = conv.input.pad;
+        let scale = input.scales[above * conv.input.width + left];
+        let (mut finite, codes) = (true, conv.input.pixels(1) * conv.weights.channels);
+        for y in rows.clone().step_by(step.strip / width) {
+            let some = rows.end.min(y + step.strip / width) - y;
+            let (first, count) = (y * width, some * width);
+            let (out, stride): (&mut [f32], usize) = match (&mut *values, step.dest) {
+                (Some(rows), Some(view)) => (&mut rows[(y - top) * width * view.stride + view.offset..], view.stride),
+                _ => (&mut **scratch, channels),
+            };
+            let call = WinogradCall {
+                weights: &conv.weights,
+                codes: &input.codes[..codes],
+                width: conv.input.width,
+                origin: conv.origin + y * conv.input.width,
+                size: [some, width],
+                scale,
+                residual: self.residual(conv.residual, first),
+                clamp: conv.clamp,
+            };
+            finite &= self.time(Activity::Convolve, || kernel.winograd(&call, patches.0, out, stride));
+            if !step.posts.is_empty() {
+                let pixels = Pixels { shape: step.shape, first, count, out: &mut *out, stride };
+                let work = Finish { posts: &step.posts, memory: &self.memory, pixels };
+                finite &= self.time(Activity::Float, || kernel.run(work));
+            }
+            self.note(Rows { data: out, stride }, count);
+            let mut pixels = [0u32; STRIP];
+            for (emit, slices) in self.emits.iter().zip(&mut *emits) {
+                let Some((codes, scales)) = slices else { continue };
+                let layout = self.plan.layout(emit);
+                for at in (0..count).step_by(STRIP) {
+                    let pixels = &mut pixels[..STRIP.min(count - at)];
+                    walk(first + at - top * width, width, pixels, 1, |y| y * emit.width + emit.pad[1]);
+                    let x = Rows { data: &out[at * stride..], stride };
+                    let call = QuantizeCall { layout, x, width: emit.width, pixels, largest: None };
+                    self.time(Activity::Round, || kernel.quantize(&call, codes, scales));
+                }
+            }
         }
         finite
     }
@@ -231,6 +298,23 @@ impl Work<'_> {
         matches!(self.step.op, StepOp::Float(FloatOp::Image))
             && self.step.posts.is_empty()
             && self.emits.iter().all(|emit| PlanesCall::fits(self.plan.layout(emit)))
+    }
+
+    /// Notes the largest magnitude of some pixels that were made.
+    fn note(&self, rows: Rows<'_>, pixels: usize) {
+        if self.step.notes {
+            let work = || largest(self.kernel, rows, pixels, self.step.shape.channels);
+            // The bits of floats that are not negative are in their order.
+            self.noted.fetch_max(self.time(Activity::Round, work).to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the rows of a value that is only rounded: the step that made it found all of them finite.
+    fn there(&self) -> Option<Rows<'_>> {
+        match self.step.op {
+            StepOp::Float(FloatOp::Copy(view)) if self.step.posts.is_empty() => Some(self.memory.rows(view)),
+            _ => None,
+        }
     }
 
     /// Returns the step's convolution if its outputs are nothing but the input of a depthwise layer.
@@ -254,6 +338,7 @@ impl Work<'_> {
                 }
                 finite &= self.conv(conv, &mut strip, band);
             }
+            StepOp::Winograd(_) => unreachable!("its rows are computed two at a time"),
             StepOp::Float(op) => {
                 let pixels = self.pixels(&mut strip);
                 finite &= self.time(Activity::Float, || kernel.run(Compute { op, memory, pixels }));
@@ -326,17 +411,30 @@ impl Work<'_> {
             pixels,
             taps: &conv.taps,
             panels: 0..conv.weights.panels.len(),
-            residual: match conv.residual {
-                None => Residual::None,
-                Some(Added::Dest) => Residual::Output,
-                Some(Added::View(view)) => {
-                    let rows = self.memory.rows(view);
-                    Residual::Rows(Rows { data: &rows.data[start * rows.stride..], ..rows })
-                }
-            },
+            residual: self.residual(conv.residual, start),
             clamp: conv.clamp,
         }
     }
+
+    /// Returns what is added to outputs from `start` on.
+    fn residual(&self, added: Option<Added>, start: usize) -> Residual<'_> {
+        match added {
+            None => Residual::None,
+            Some(Added::Dest) => Residual::Output,
+            Some(Added::View(view)) => {
+                let rows = self.memory.rows(view);
+                Residual::Rows(Rows { data: &rows.data[start * rows.stride..], ..rows })
+            }
+        }
+    }
+}
+
+/// Returns the largest magnitude of the first pixels of some rows, all of which are finite.
+pub(super) fn largest(kernel: &AnyKernel, rows: Rows<'_>, pixels: usize, channels: usize) -> f32 {
+    if rows.stride == channels {
+        return kernel.run(Largest(&rows.data[..pixels * channels]));
+    }
+    (0..pixels).map(|i| kernel.run(Largest(rows.pixel(i, channels)))).fold(0.0, f32::max)
 }
 
 /// Writes zeros to some pixels of a row of an integer activation.

@@ -1,15 +1,16 @@
 //! The steps of a program, one after the other.
 use std::mem::take;
 use std::ops::Range;
+use std::sync::atomic::AtomicU32;
 
 use super::profile::{Clock, Profile};
-use super::rows::{Emitted, Out, Work, both, clear};
+use super::rows::{self, Emitted, Out, Work, both, clear};
 use super::workspace::{Codes, Workspace};
 use crate::Error;
-use crate::float::{Memory, Source};
+use crate::float::{FloatOp, Memory, Source, View};
 use crate::kernels::{AnyKernel, Largest};
 use crate::layout::Layout;
-use crate::plan::{CodesView, EMITS, Part, Plan, Step};
+use crate::plan::{CodesView, EMITS, Part, Plan, Step, StepOp};
 
 /// What a run reads beside its slots.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +78,7 @@ impl Run<'_> {
         let mut dest = slot.map(|slot| take(&mut workspace.floats[slot]));
         let (mut scratch, mut unpacked) = (take(&mut workspace.scratch), take(&mut workspace.unpacked));
         let (mut band, mut patches) = (take(&mut workspace.band), take(&mut workspace.patches));
-        let none: &[CodesView] = &[];
+        let (none, noted): (&[CodesView], _) = (&[], AtomicU32::new(0));
         let mut finite = [true; 2];
         for emits in step.emits.chunks(EMITS).chain(step.emits.is_empty().then_some(none)) {
             let mut taken: [Codes; EMITS] = Default::default();
@@ -95,9 +96,19 @@ impl Run<'_> {
             let memory = Memory { floats: &workspace.floats, rows: self.given.rows(), image: self.given.image() };
             let codes = &workspace.codes;
             let whole = emits.iter().any(|emit| self.plan.layout(emit).whole);
-            let largest = if whole { Some(self.kernel.run(Largest(memory.image))) } else { None };
-            let work =
-                Work { plan: self.plan, source, step, kernel: self.kernel, memory, codes, emits, largest, clock };
+            let largest = whole.then(|| self.largest(step, &memory, &workspace.largest));
+            let work = Work {
+                plan: self.plan,
+                source,
+                step,
+                kernel: self.kernel,
+                memory,
+                codes,
+                emits,
+                largest,
+                noted: &noted,
+                clock,
+            };
             finite = both(finite, work.split(0..step.shape.height * self.images, out, workspace.parts));
             for (emit, taken) in emits.iter().zip(&mut taken) {
                 workspace.codes[emit.slot] = take(taken);
@@ -107,8 +118,21 @@ impl Run<'_> {
         (workspace.band, workspace.patches) = (band, patches);
         if let (Some(slot), Some(dest)) = (slot, dest) {
             workspace.floats[slot] = dest;
+            workspace.largest[slot] = f32::from_bits(noted.into_inner());
         }
         finite
+    }
+
+    /// Returns the largest magnitude of the value that a step gives again, which may have been `noted` by slot.
+    fn largest(&self, step: &Step, memory: &Memory<'_>, noted: &[f32]) -> f32 {
+        match step.op {
+            StepOp::Float(FloatOp::Copy(View { source: Source::Slot(slot), .. })) if step.knows => noted[slot],
+            StepOp::Float(FloatOp::Copy(view)) => {
+                let shape = view.shape;
+                rows::largest(self.kernel, memory.rows(view), shape.height * shape.width, shape.channels)
+            }
+            _ => self.kernel.run(Largest(memory.image)),
+        }
     }
 
     /// Returns the rows of integer forms without their borders, which are cleared.

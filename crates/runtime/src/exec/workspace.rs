@@ -16,6 +16,8 @@ pub(crate) struct Codes {
 pub(crate) struct Workspace {
     pub floats: Vec<Buffer<f32>>,
     pub codes: Vec<Codes>,
+    /// The largest magnitude of the value in each float slot, where it was noted.
+    pub largest: Vec<f32>,
     /// Room for the values that nobody reads as floats: one strip for each part of a step's rows.
     pub scratch: Buffer<f32>,
     /// Room for the rows between two steps that run together, for each part.
@@ -50,6 +52,7 @@ impl Workspace {
             band: shared(CodeSize { bytes: program.band.bytes + SLACK, ..program.band })?,
             patches: shared(program.patches)?,
             floats: program.floats.iter().map(|&n| floats(n)).collect::<Result<_, _>>()?,
+            largest: vec![0.0; program.floats.len()],
             codes: program.codes.iter().map(codes).collect::<Result<_, Error>>()?,
             scratch: program.scratch.checked_mul(parts).and_then(Buffer::try_new).ok_or_else(no_memory)?,
             unpacked: program.unpacked.checked_mul(parts).and_then(Buffer::try_new).ok_or_else(no_memory)?,

@@ -1,5 +1,5 @@
 //! The trait of kernels, and what they want of the planner.
-use super::{ConvCall, PlanesCall, QuantizeCall, Target};
+use super::{ConvCall, PlanesCall, QuantizeCall, Target, WinogradCall};
 use crate::pack::Packing;
 
 /// An instruction set's loops. A value can be made only where the CPU has the instructions.
@@ -18,6 +18,13 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     #[must_use]
     fn conv_to_values(&self, call: &ConvCall<'_>, unpacked: &mut [u8], to: Target<'_>) -> bool {
         to.in_two_passes(self, call, unpacked)
+    }
+    /// Computes the outputs of a call by Winograd's algorithm; returns as [`Kernel::conv`]. `room` has the bytes that
+    /// [`Winograd::places`](crate::winograd::Winograd::places) names.
+    #[must_use]
+    fn winograd(&self, call: &WinogradCall<'_>, room: &mut [u8], out: &mut [f32], stride: usize) -> bool {
+        call.check(room, out, stride);
+        call.plain(out, stride)
     }
     /// Rounds rows to codes and scales.
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]);
@@ -45,6 +52,8 @@ pub(crate) struct Wants {
     pub signed_codes: bool,
     /// Whether groups of 4 or 8 outputs may share a panel, see [`panel_groups`](crate::pack::Fields::panel_groups).
     pub shared_panels: bool,
+    /// Whether it is faster with Winograd's algorithm, see [`Winograd`](crate::winograd::Winograd).
+    pub winograd: bool,
     /// Whether it multiplies weights of two steps at once, see [`Packing::paired_steps`].
     pub paired_steps: bool,
     /// The number of weights of a layer from which on they are packed two a byte, if they have at most four bits: they come
@@ -69,6 +78,7 @@ impl Wants {
         factors_apart: false,
         signed_codes: false,
         shared_panels: false,
+        winograd: false,
         paired_steps: false,
         nibbles_from: 128 * 1024,
         tile: 12,

@@ -41,8 +41,11 @@ mod tile;
 mod vector;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
+mod winograd;
 #[cfg(target_arch = "x86_64")]
 mod ymm;
+#[cfg(target_arch = "x86_64")]
+mod ymm_winograd;
 
 pub(crate) use call::{ConvCall, PlanesCall, QuantizeCall, Residual, Rows, SLACK, STRIP, Target};
 pub(crate) use environment::Environment;
@@ -50,5 +53,6 @@ pub(crate) use kernel::{Kernel, Task, Wants};
 pub(crate) use plain::Largest;
 pub(crate) use table::{AnyKernel, select};
 pub use table::{KernelName, kernels};
+pub(crate) use winograd::WinogradCall;
 
 use call::PLANES;

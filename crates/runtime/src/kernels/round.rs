@@ -44,7 +44,7 @@ impl<I: Rounds> Task for Quantize<'_, I> {
         if layout.depthwise {
             return depthwise::quantize(I::FUSED, call, codes, scales);
         }
-        if layout.blocks.len() > BLOCKS || call.largest.is_some() {
+        if layout.blocks.len() > BLOCKS {
             return plain::quantize(call, codes, scales);
         }
         let rule = Rule::new(layout);
@@ -52,6 +52,7 @@ impl<I: Rounds> Task for Quantize<'_, I> {
         unsafe {
             let rounding = Rounding::<I> { limits: I::limits(&rule), rule };
             match Blocks::fits(layout) {
+                _ if call.largest.is_some() => rounding.whole(call, codes, scales),
                 Some(4) => rounding.small::<4>(call, codes, scales),
                 Some(8) => rounding.small::<8>(call, codes, scales),
                 Some(length) => rounding.runs(call, length, codes, scales),
@@ -160,6 +161,29 @@ impl<I: Rounds> Rounding<I> {
                             self.round(x.add(channels.start), inverse, codes.add(*at), channels.len());
                         }
                     }
+                }
+            }
+        }
+    }
+
+    /// Rounds rows whose blocks have one scale, that of the call's largest magnitude.
+    #[inline(always)]
+    unsafe fn whole(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {
+        let QuantizeCall { layout, x, pixels, largest, .. } = *call;
+        let (scale, inverse) = self.rule.scale(largest.unwrap_or_default());
+        // SAFETY: of the caller: rows have all channels, and each pixel lies in `codes` and `scales`.
+        unsafe {
+            let inverse = I::Floats::splat(inverse);
+            for (i, &pixel) in pixels.iter().enumerate() {
+                let pixel = pixel as usize;
+                scales[pixel * layout.scales..][..layout.scales].fill(scale);
+                let x = x.data.as_ptr().add(i * x.stride);
+                let codes = codes.as_mut_ptr().add(pixel * layout.bytes);
+                if layout.pieces.is_empty() {
+                    self.round(x, inverse, codes, layout.channels);
+                }
+                for Piece { channels, at } in &layout.pieces {
+                    self.round(x.add(channels.start), inverse, codes.add(*at), channels.len());
                 }
             }
         }

@@ -2,7 +2,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, Target, Task, Wants};
+use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, Target, Task, Wants, WinogradCall};
 use crate::Error;
 use crate::pack::Packed;
 
@@ -109,6 +109,17 @@ macro_rules! table {
                 assert!(self.reads(call.weights), "weights packed for another kernel");
                 match self {
                     $(#[cfg($place)] Self::$variant(kernel) => kernel.conv_to_values(call, unpacked, to),)+
+                }
+            }
+
+            /// Calls [`Kernel::winograd`].
+            ///
+            /// # Panics
+            /// Panics if the call does not lie in its slices.
+            #[must_use]
+            pub fn winograd(&self, call: &WinogradCall<'_>, room: &mut [u8], out: &mut [f32], stride: usize) -> bool {
+                match self {
+                    $(#[cfg($place)] Self::$variant(kernel) => kernel.winograd(call, room, out, stride),)+
                 }
             }
 

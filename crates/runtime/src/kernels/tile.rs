@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use super::end::{End, Noted, Values};
 use super::lanes::{Lanes, Sums};
-use super::{ConvCall, STRIP, Task, Wants, depthwise};
+use super::{ConvCall, STRIP, Task, Wants, depthwise, winograd};
 use crate::layout::LANES;
 use crate::pack::{Packed, Segment};
 
@@ -44,6 +44,11 @@ pub(super) trait Isa: Copy + Send + Sync {
     /// Adds the dot products of a segment, each times its lane's level where `F::LEVELS`, that of its step where `F::EACH`, to the
     /// sums of `R` pixels by `P` panels.
     unsafe fn multiply<F: Form, const R: usize, const P: usize>(sums: &mut [[Self::Sums; P]; R], run: &Run<R>);
+
+    /// Computes a call by Winograd's algorithm.
+    unsafe fn winograd(run: winograd::Run<'_>) -> bool {
+        run.call.plain(run.out, run.stride)
+    }
 }
 
 /// What the weights of a tile are like, known when it is compiled.

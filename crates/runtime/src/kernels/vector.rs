@@ -3,6 +3,7 @@ use std::marker::PhantomData;
 
 use super::round::{Quantize, QuantizePlanes, Rounds};
 use super::tile::Conv;
+use super::winograd::{Run, WinogradCall};
 use super::{ConvCall, Kernel, PlanesCall, QuantizeCall, Target, Task, Wants, depthwise};
 
 impl<I: Rounds> Kernel for I {
@@ -29,6 +30,12 @@ impl<I: Rounds> Kernel for I {
             }
         }
         to.in_two_passes(self, call, unpacked)
+    }
+
+    fn winograd(&self, call: &WinogradCall<'_>, room: &mut [u8], out: &mut [f32], stride: usize) -> bool {
+        call.check(room, out, stride);
+        // SAFETY: the CPU has the instructions, or there would be no `self`.
+        unsafe { I::winograd(Run { call, room, out, stride }) }
     }
 
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {

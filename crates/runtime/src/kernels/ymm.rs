@@ -15,7 +15,8 @@ use super::lanes::{Lanes, Magnitudes, Pair, Sums};
 use super::round::Rounds;
 use super::rule::Rule;
 use super::tile::{Form, Isa, Run};
-use super::{Task, Wants};
+use super::ymm_winograd::Tiles;
+use super::{Task, Wants, winograd};
 use crate::layout::LANES;
 
 /// The kernel of CPUs with AVX2 and FMA, and with AVX-VNNI where `VNNI`.
@@ -34,7 +35,7 @@ instructions!(is_x86_feature_detected, has_avxvnni, run_avxvnni: "avx2", "fma", 
 impl<const VNNI: bool> Isa for Ymm<VNNI> {
     type Floats = Pair<__m256>;
     type Sums = Pair<__m256i>;
-    const WANTS: Wants = Wants { factors_apart: !VNNI, shared_panels: !VNNI, ..Wants::USUAL };
+    const WANTS: Wants = Wants { factors_apart: !VNNI, shared_panels: !VNNI, winograd: !VNNI, ..Wants::USUAL };
     const ROWS: usize = if VNNI { 6 } else { 4 };
     const LAST_ROWS: usize = if VNNI { 6 } else { 5 };
     const NIBBLE_ROWS: usize = 4;
@@ -49,6 +50,12 @@ impl<const VNNI: bool> Isa for Ymm<VNNI> {
     unsafe fn vectorize<T: Task>(task: T) -> T::Output {
         // SAFETY: of the caller.
         unsafe { if VNNI { run_avxvnni(task) } else { run_avx2(task) } }
+    }
+
+    #[inline(always)]
+    unsafe fn winograd(run: winograd::Run<'_>) -> bool {
+        // SAFETY: of the caller.
+        unsafe { Self::vectorize(Tiles(run)) }
     }
 
     #[inline(always)]

@@ -5,12 +5,13 @@ use graph::{Conv2d, Node, Op, Role};
 use super::ceiling::Format;
 use super::draft::Draft;
 use super::parameters::Parameters;
-use super::step::{Added, CodesView, IntConv, Patches, StepOp};
+use super::step::{Added, CodesView, IntConv, Patches, StepOp, WinogradConv};
 use crate::Error;
 use crate::float::{FloatConv, FloatOp, PostOp};
 use crate::kernels::Wants;
 use crate::layout::Layout;
 use crate::pack::{Integers, Packed, Scale};
+use crate::winograd::Winograd;
 
 impl Draft<'_> {
     /// Makes step `i`, a layer that computes `conv`; a sum and a limit at the front of `posts` become part of it.
@@ -32,7 +33,11 @@ impl Draft<'_> {
             Some(input) => {
                 let ([co, cg, kh, kw], layouts) = (conv.weight_shape(), &self.forms.layouts);
                 match self.forms.patches[i] {
-                    Some((patches, block)) => Packed::most_bytes([co, cg * kh * kw, 1, 1], block, &layouts[patches]),
+                    Some((patches, block)) => {
+                        let direct = Packed::most_bytes([co, cg * kh * kw, 1, 1], block, &layouts[patches]);
+                        let winograd = self.kernel.wants().winograd && [kh, kw] == [3, 3];
+                        if winograd { direct.max(Winograd::most_bytes([co, cg, kh, kw])) } else { direct }
+                    }
                     None => {
                         let block = layer.as_ref().map_or(BlockSize::PIXEL, |layer| layer.codes.block());
                         Packed::most_bytes([co, cg, kh, kw], block, &layouts[input.layout])
@@ -54,6 +59,19 @@ impl Draft<'_> {
             return Ok(StepOp::Float(FloatOp::Conv(Box::new(FloatConv::new(conv, &weight, bias)), x)));
         };
         let layer = layer.expect("layers with integer input are quantized");
+        let fused = &self.placement.steps[i];
+        let alone = fused.before.is_none() && fused.host.is_none();
+        if self.kernel.wants().winograd
+            && alone
+            && Winograd::suits(&conv, &layer.codes, &self.forms.layouts[input.layout])
+        {
+            let weights = Winograd::new(&layer.codes, bias.as_deref(), &self.forms.layouts[input.layout]);
+            let residual = self.residual(i, posts);
+            let clamp = clamp(posts);
+            let origin = origin(&conv, &input);
+            let macs = conv.weight_shape().iter().product::<usize>() as u64;
+            return Ok(StepOp::Winograd(Box::new(WinogradConv { weights, input, origin, residual, clamp, macs })));
+        }
         let linear = matches!(node.op, Op::Linear { .. });
         let layout = &self.forms.layouts[input.layout];
         let patched = self.forms.patches[i];
@@ -82,14 +100,10 @@ impl Draft<'_> {
             Patches { layout: patches, bytes, runs, run: run * each }
         });
         let residual = self.residual(i, posts);
-        let clamp =
-            posts.first().and_then(|post| if let PostOp::Clamp(lo, hi) = post { Some((*lo, *hi)) } else { None });
-        if clamp.is_some() {
-            posts.remove(0);
-        }
+        let clamp = clamp(posts);
         Ok(StepOp::Conv(Box::new(IntConv {
             weights,
-            origin: (input.pad[0] - conv.padding[0]) * input.width + input.pad[1] - conv.padding[1],
+            origin: origin(&conv, &input),
             input,
             stride: conv.stride,
             reach: (conv.kernel[0] - 1) * conv.dilation[0] + 1,
@@ -111,6 +125,18 @@ impl Draft<'_> {
         posts.remove(0);
         Some(added)
     }
+}
+
+/// Takes a limit from the front of `posts`.
+fn clamp(posts: &mut Vec<PostOp>) -> Option<(f32, f32)> {
+    let Some(&PostOp::Clamp(lo, hi)) = posts.first() else { return None };
+    posts.remove(0);
+    Some((lo, hi))
+}
+
+/// Returns the input pixel under the first tap of output (0, 0).
+fn origin(conv: &Conv2d, input: &CodesView) -> usize {
+    (input.pad[0] - conv.padding[0]) * input.width + input.pad[1] - conv.padding[1]
 }
 
 /// Packs weights as a kernel wants them.

@@ -29,7 +29,7 @@ use self::draft::Draft;
 pub(crate) use self::parameters::Parameters;
 use self::place::Placement;
 pub(crate) use self::program::{CodeSize, Part, Program};
-pub(crate) use self::step::{Added, CodesView, EMITS, IntConv, Patches, Step, StepOp};
+pub(crate) use self::step::{Added, CodesView, EMITS, IntConv, Patches, Step, StepOp, WinogradConv};
 use crate::Error;
 use crate::float::{FloatOp, View};
 use crate::kernels::AnyKernel;
@@ -63,7 +63,8 @@ impl Plan {
         let (graph, formats) = (parameters.graph(), parameters.formats());
         let most = Budget::of(graph.cost().parameters).bytes.saturating_mul(2);
         let integer = |node: &Node| formats.contains_key(&node.name);
-        let placement = Placement::new(&graph, &integer);
+        let whole = |node: &Node| formats.get(&node.name).is_some_and(|format| format.activation.block.is_image());
+        let placement = Placement::new(&graph, &integer, &whole);
         let mut draft = Draft::new(&graph, &placement, &formats, kernel, most);
         draft.check_passes()?;
         let steps: Result<Vec<Step>, Error> =
@@ -183,7 +184,8 @@ pub(crate) struct Sums {
 fn sums(steps: &[Step], placement: &Placement, formats: &BTreeMap<String, Format>) -> BTreeMap<String, Vec<Sums>> {
     let of = |step: &Step| match step.op {
         StepOp::Conv(_) => formats.get(&step.name).map(|&format| Sums { macs: step.macs(), format }),
-        StepOp::Float(_) => None,
+        // Winograd's algorithm multiplies less often than is counted.
+        StepOp::Winograd(_) | StepOp::Float(_) => None,
     };
     let layers = |(step, fused): (&Step, &fuse::Fused)| {
         let all = [Some(step), fused.before.map(|before| &steps[before])].into_iter().flatten().map(of);

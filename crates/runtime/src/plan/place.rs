@@ -38,27 +38,32 @@ pub(crate) struct Placement {
 }
 
 impl Placement {
-    /// Places the values of a graph; `integer` tells the layers that read integers.
-    pub fn new(graph: &Graph, integer: &dyn Fn(&Node) -> bool) -> Self {
+    /// Places the values of a graph; `integer` tells the layers that read integers, `whole` those of them whose input has one scale: what
+    /// makes it must end before any of it is rounded.
+    pub fn new(graph: &Graph, integer: &dyn Fn(&Node) -> bool, whole: &dyn Fn(&Node) -> bool) -> Self {
         let mut copied = BTreeSet::new();
         for _ in 0..ROUNDS {
-            match Self::attempt(graph, integer, &copied) {
+            match Self::attempt(graph, [integer, whole], &copied) {
                 Ok(placement) => return placement,
                 // Each round copies more concatenations.
                 Err(concats) => copied.extend(concats),
             }
         }
         let all = graph.nodes().iter().enumerate().filter(|(_, node)| node.op == Op::Concat).map(|(i, _)| i).collect();
-        Self::attempt(graph, integer, &all).expect("only concatenations that are not copied conflict")
+        Self::attempt(graph, [integer, whole], &all).expect("only concatenations that are not copied conflict")
     }
 
     /// Places values, or returns the concatenations that must be copied.
-    fn attempt(graph: &Graph, integer: &dyn Fn(&Node) -> bool, copied: &BTreeSet<usize>) -> Result<Self, Vec<usize>> {
+    fn attempt(
+        graph: &Graph,
+        [integer, whole]: [&dyn Fn(&Node) -> bool; 2],
+        copied: &BTreeSet<usize>,
+    ) -> Result<Self, Vec<usize>> {
         let nodes = graph.nodes();
         let mut fusion = fuse(graph, copied, integer);
         let reads_integers = |s: &Fused| s.kind == Kind::Node && integer(&nodes[s.root]);
 
-        // Steps in order, with one that rounds before each layer whose input no step of its part makes.
+        // Steps in order, with one that rounds before each layer whose input no step of its part makes, or is rounded as a whole.
         let mut steps: Vec<Fused> = Vec::new();
         let mut emitter: Vec<Option<usize>> = Vec::new();
         let mut moved = vec![0; fusion.steps.len()];
@@ -67,8 +72,10 @@ impl Placement {
             for (old, step) in fusion.steps.iter().enumerate().filter(|(_, s)| s.head == part) {
                 let from = reads_integers(step).then(|| {
                     let input = step.inputs[0];
+                    // The image is known.
+                    let at_once = !whole(&nodes[step.root]) || nodes[input].op == Op::Input;
                     match fusion.roles[input] {
-                        NodeRole::Step(s) if fusion.steps[s].head == part => moved[s],
+                        NodeRole::Step(s) if at_once && fusion.steps[s].head == part => moved[s],
                         _ => *roundings.entry((input, part)).or_insert_with(|| {
                             steps.push(Fused { silent: true, ..copy(input, input, part) });
                             emitter.push(None);

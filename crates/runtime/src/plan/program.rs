@@ -22,7 +22,7 @@ pub(crate) struct Program {
     pub codes: Vec<CodeSize>,
     /// The largest band of rows between two steps.
     pub band: CodeSize,
-    /// The most patches of a strip.
+    /// The most patches of a strip, or its transformed inputs and sums.
     pub patches: CodeSize,
     /// The number of floats that a strip of any step takes.
     pub scratch: usize,
@@ -38,14 +38,17 @@ impl Program {
         let scratch = steps.iter().filter(|s| s.dest.is_none()).map(|s| strip(s) * s.shape.channels).max();
         let unpacked = steps.iter().map(|step| match &step.op {
             StepOp::Conv(conv) => conv.unpacked_bytes(),
-            StepOp::Float(_) => 0,
+            StepOp::Winograd(_) | StepOp::Float(_) => 0,
         });
         let (scratch, unpacked) = (scratch.unwrap_or(0), unpacked.max().unwrap_or(0));
         let patches = steps.iter().map(|step| match &step.op {
             StepOp::Conv(conv) => conv.patches(strip(step)),
+            StepOp::Winograd(conv) => conv.room(strip(step), step.shape.width),
             StepOp::Float(_) => CodeSize::default(),
         });
         let patches = patches.fold(CodeSize::default(), CodeSize::or_larger);
+        // Each part's begin at a cache line.
+        let patches = CodeSize { bytes: patches.bytes.next_multiple_of(SLACK), ..patches };
         Self { steps, floats, codes, band, patches, scratch, unpacked }
     }
 

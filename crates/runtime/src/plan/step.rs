@@ -5,6 +5,7 @@ use super::program::CodeSize;
 use crate::float::{FloatOp, PostOp, View};
 use crate::kernels::SLACK;
 use crate::pack::Packed;
+use crate::winograd::Winograd;
 
 /// The most integer forms of one value that a step makes in one pass.
 pub(crate) const EMITS: usize = 4;
@@ -89,6 +90,27 @@ impl Patches {
     }
 }
 
+/// A 3x3 convolution of stride 1 by Winograd's algorithm.
+#[derive(Debug)]
+pub(crate) struct WinogradConv {
+    pub weights: Winograd,
+    pub input: CodesView,
+    /// The input pixel under the first tap of output (0, 0).
+    pub origin: usize,
+    pub residual: Option<Added>,
+    pub clamp: Option<(f32, f32)>,
+    /// The number of multiply-accumulates of an output pixel, as a direct convolution counts them.
+    pub macs: u64,
+}
+
+impl WinogradConv {
+    /// Returns the memory that a strip of so many pixels works in, in rows of `width`.
+    pub fn room(&self, strip: usize, width: usize) -> CodeSize {
+        let tiles = (strip / width).div_ceil(2) * width.div_ceil(2);
+        CodeSize { bytes: self.weights.places(tiles).bytes, scales: 0 }
+    }
+}
+
 /// What a convolution adds to its sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Added {
@@ -103,6 +125,8 @@ pub(crate) enum Added {
 pub(crate) enum StepOp {
     /// A convolution in integers.
     Conv(Box<IntConv>),
+    /// A convolution in integers by Winograd's algorithm.
+    Winograd(Box<WinogradConv>),
     /// An operation in floats.
     Float(FloatOp),
 }
@@ -112,6 +136,7 @@ impl StepOp {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Conv(_) => "integer convolution",
+            Self::Winograd(_) => "integer Winograd",
             Self::Float(op) => op.kind(),
         }
     }
@@ -132,6 +157,10 @@ pub(crate) struct Step {
     pub emits: Vec<CodesView>,
     /// The number of pixels that are computed at a time.
     pub strip: usize,
+    /// Whether the largest magnitude of the value is noted as it is made, for a step that rounds all of it with one scale.
+    pub notes: bool,
+    /// Whether the largest magnitude of the value, which it copies, was noted.
+    pub knows: bool,
 }
 
 impl IntConv {
@@ -164,6 +193,7 @@ impl Step {
         let pixels = (self.shape.height * self.shape.width) as u64;
         match &self.op {
             StepOp::Conv(conv) => conv.macs * pixels,
+            StepOp::Winograd(conv) => conv.macs * pixels,
             StepOp::Float(FloatOp::Conv(conv, _)) => conv.len() as u64 * pixels,
             StepOp::Float(_) => 0,
         }
@@ -173,6 +203,7 @@ impl Step {
     pub fn weight_bytes(&self) -> usize {
         match &self.op {
             StepOp::Conv(conv) => conv.weight_bytes(),
+            StepOp::Winograd(conv) => conv.weights.bytes(),
             StepOp::Float(FloatOp::Conv(conv, _)) => 4 * conv.len(),
             StepOp::Float(_) => 0,
         }

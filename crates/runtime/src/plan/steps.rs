@@ -2,7 +2,7 @@
 use graph::{Conv2d, Node, Op, Role};
 
 use super::draft::Draft;
-use super::fuse::{Kind, Post};
+use super::fuse::{Fused, Kind, Post};
 use super::parameters::Parameters;
 use super::step::{Step, StepOp};
 use crate::Error;
@@ -27,9 +27,23 @@ impl Draft<'_> {
         let wants = self.kernel.wants();
         let large = matches!(&op, StepOp::Conv(conv) if conv.weights.unpacked_bytes() > wants.large);
         let bytes = if large { wants.long_strip } else { wants.strip };
-        let strip = (bytes / 4 / shape.channels).clamp(wants.fewest, STRIP) / wants.tile * wants.tile;
+        let strip = match &op {
+            StepOp::Winograd(conv) => conv.weights.strip(shape.width) * shape.width,
+            _ => (bytes / 4 / shape.channels).clamp(wants.fewest, STRIP) / wants.tile * wants.tile,
+        };
+        let (notes, knows) = ((i..self.placement.body).any(|j| self.maker(j) == Some(i)), self.maker(i).is_some());
         let (name, emits) = (node.name.clone(), std::mem::take(&mut self.forms.emits[i]));
-        Ok(Step { name, op, posts, shape, dest, emits, strip })
+        Ok(Step { name, op, posts, shape, dest, emits, strip, notes, knows })
+    }
+
+    /// Returns the step that makes the value which step `i` only rounds, with one scale, and that stores nothing else.
+    fn maker(&self, i: usize) -> Option<usize> {
+        let (steps, step) = (&self.placement.steps, &self.placement.steps[i]);
+        let whole = self.forms.emits[i].iter().any(|emit| self.forms.layouts[emit.layout].whole);
+        let &[value] = step.inputs.as_slice() else { return None };
+        let makes = |s: &Fused| !s.silent && s.value == value && s.host.is_none() && !s.head;
+        let at = steps[..i].iter().position(makes).filter(|_| step.silent && !step.head && whole)?;
+        (self.dest(at) == Some(self.view(value, false))).then_some(at)
     }
 
     /// Returns what follows step `i`'s operation.

@@ -67,6 +67,10 @@ fn every_family_of_the_zoo_gives_the_interpreters_bits() {
     }
     check(&quantize(&small("alexnet", 0.25), &policy(4, 8, 64, float)), 2);
     check(&quantize(&small("vgg11", 0.25), &policy(4, 4, 32, ActivationScale::Pow2)), 2);
+    // Layers by Winograd's algorithm: some whose output is the sum of a block, some with a shortcut's convolution beside them.
+    let winograd = |bits| Policy { winograd: Some(Bits::new(bits).unwrap()), ..policy(4, 8, 64, float) };
+    check(&quantize(&small("resnet18", 0.5), &winograd(6)), 2);
+    check(&quantize(&small("googlenet", 0.5), &winograd(5)), 2);
     check(&quantize(&small("googlenet", 0.5), &Policy { image_sum: true, ..policy(4, 8, 64, float) }), 2);
     check(&quantize(&small("resnet18", 0.5), &policy(8, 8, 16, float)), 2);
     check(&quantize(&small("resnet50", 0.25), &policy(4, 8, 64, float)), 2);

@@ -19,6 +19,10 @@ pub struct Problem {
     activation: ActivationFormat,
     signed: bool,
     two_level: bool,
+    /// Whether taps share scales.
+    shared: bool,
+    /// Whether codes are mostly the lowest, or the highest: sums are as large as they can be.
+    extreme: bool,
     /// Powers of two that inputs and weights are multiplied by.
     exponents: [i32; 2],
     seed: u64,
@@ -43,9 +47,22 @@ impl Problem {
         let codes = noise(self.seed, shape.iter().product());
         // Extreme codes are as likely as the others.
         let code = |x: f32| (x * 1.3 * hi as f32).round().clamp(lo as f32, hi as f32) as i8;
-        let codes = codes.into_iter().map(code).collect();
-        let scales = shape[0] * block.count(shape[1]) * shape[2] * shape[3];
-        let scales = noise(self.seed + 1, scales).into_iter().map(|x| times(x, self.exponents[1])).collect();
+        let end = |x: f32| {
+            if x > 0.98 {
+                0
+            } else if x > 0.9 {
+                hi as i8
+            } else {
+                lo as i8
+            }
+        };
+        let codes = codes.into_iter().map(|x| if self.extreme { end(x) } else { code(x) }).collect();
+        let taps = shape[2] * shape[3];
+        let scales = noise(self.seed + 1, shape[0] * block.count(shape[1]) * taps);
+        let mut scales: Vec<f32> = scales.into_iter().map(|x| times(x, self.exponents[1])).collect();
+        if self.shared {
+            scales.chunks_exact_mut(taps).for_each(|scales| scales.fill(scales[0]));
+        }
         let weights = QuantizedWeights::from_parts(shape, bits, block, codes, scales).unwrap();
         if self.two_level { weights.to_two_level() } else { weights }
     }
@@ -168,11 +185,32 @@ prop_compose! {
             in_channels: group * groups, out_channels: out * groups, kernel, stride, padding, dilation, groups, bias,
         };
         let scale = if pow2 { ActivationScale::Pow2 } else { ActivationScale::Float };
-        // All pixels share a scale only in what reads the image.
-        let x_block = if whole == 0 && groups == 1 && signed { BlockSize::IMAGE } else { block(weight_block * multiple) };
+        let x_block = if whole == 0 && groups == 1 { BlockSize::IMAGE } else { block(weight_block * multiple) };
         let activation = ActivationFormat { bits: Bits::new(activation_bits).unwrap(), block: x_block, scale };
         let input = Shape::new(group * groups, size[0], size[1]);
-        Problem { conv, input, weight_bits, weight_block: block(weight_block), activation, signed, two_level, exponents, seed: seed.into() }
+        let (weight_block, shared, extreme, seed) = (block(weight_block), seed % 8 == 0, false, seed.into());
+        Problem { conv, input, weight_bits, weight_block, activation, signed, two_level, shared, extreme, exponents, seed }
+    }
+}
+
+prop_compose! {
+    /// Makes 3x3 layers whose pixels share a scale, as their taps do: most of them suit Winograd's algorithm.
+    fn winograd_problems()(
+        channels in prop_oneof![8 => (1..7usize).prop_map(|n| 16 * n), 1 => 1..70usize], out in 1..70usize,
+        padding in [0..3usize, 0..3usize],
+        size in [3..14usize, 3..14usize],
+        weight_bits in prop_oneof![1 => 2..=3u8, 3 => Just(4u8), 1 => Just(5u8)],
+        activation_bits in 2..=7u8,
+        weight_block in prop_oneof![Just(0usize), Just(8), Just(16), Just(32), Just(48), Just(64)],
+        pow2: bool, signed: bool, bias: bool, extreme: bool, seed: u32,
+    ) -> Problem {
+        let conv = Conv2d { padding, bias, ..Conv2d::new(channels, out, 3) };
+        let scale = if pow2 { ActivationScale::Pow2 } else { ActivationScale::Float };
+        let activation = ActivationFormat { bits: Bits::new(activation_bits).unwrap(), block: BlockSize::IMAGE, scale };
+        let input = Shape::new(channels, size[0], size[1]);
+        let (weight_block, exponents, seed) = (block(weight_block), [0, 0], seed.into());
+        let (two_level, shared) = (true, true);
+        Problem { conv, input, weight_bits, weight_block, activation, signed, two_level, shared, extreme, exponents, seed }
     }
 }
 
@@ -182,6 +220,11 @@ proptest! {
     #[test]
     fn every_kernel_gives_the_reference_bits(problem in problems()) {
         problem.check();
+    }
+
+    #[test]
+    fn winograd_s_algorithm_gives_the_reference_bits(problem in winograd_problems()) {
+        prop_assert!(problem.check());
     }
 }
 
@@ -227,6 +270,8 @@ fn layers_of_real_networks_give_the_reference_bits() {
                 activation,
                 signed,
                 two_level,
+                shared: false,
+                extreme: false,
                 exponents,
                 seed: 1,
             };
@@ -262,6 +307,8 @@ fn sums_that_leave_the_range_of_floats_are_an_error_on_every_kernel() {
                 activation,
                 signed,
                 two_level,
+                shared: false,
+                extreme: false,
                 exponents,
                 seed: 7,
             };

@@ -47,6 +47,7 @@ pub fn any(random: &mut Random) -> Policy {
         activation: Some(activation).filter(|_| random.pick(&[true, true, true, true, false])),
         image_bits: bits(random),
         image_sum: random.pick(&[true, false]),
+        winograd: random.pick(&[None, Bits::new(5).ok()]),
         ..Policy::default()
     }
 }
