@@ -31,6 +31,12 @@ SCHEMES = {
     "B=128": ["--block", "128"],
     "pixel": ["--block", "pixel"],
     "two-level": ["--block", "64", "--activation-block", "pixel", "--scales", "two-level"],
+    # As those before, but for 3x3 layers of stride 1, which suit Winograd's algorithm with inputs of 5 or 6 bits.
+    "B=64-winograd5": ["--block", "64", "--winograd=5"],
+    "B=64-winograd6": ["--block", "64", "--winograd=6"],
+    "B=128-winograd5": ["--block", "128", "--winograd=5"],
+    "pixel-winograd5": ["--block", "pixel", "--winograd=5"],
+    "pixel-winograd6": ["--block", "pixel", "--winograd=6"],
 }
 # What holds dsconv and oneDNN, which OpenVINO runs on, to an instruction set. ONNX Runtime cannot be held.
 ISAS = {

@@ -8,7 +8,7 @@ DATA/weights/NET.onnx: convolutions, ReLU, pooling, concatenation, LRN, and a cl
 
 Every 3x3 layer of stride 1, but for the one that reads the image, has weights with one scale for each tap or for all nine, and
 inputs with one scale for a block of channels of a pixel, of a 4x4 patch of each 2x2 outputs ("tile"), of the four rows that two
-rows of outputs read ("strip"), or of an image: `--formats "each pixel 4 32,all tile 5 64"` are taps, inputs, bits of inputs, and
+rows of outputs read ("strip"), or of an image, or one for all channels of an image ("all"): `--formats "each pixel 4 32,all tile 5 64"` are taps, inputs, bits of inputs, and
 block. All other layers are as usual: blocks of the same length, a scale a block and tap, a scale a block and pixel, 4-bit inputs,
 8 bits for the layer that reads the image. The fit is that of `dsconv quantize` (crates/distill/src/fit): error feedback, then
 coordinate descent, from the products of the inputs that the quantized network has, at a sample of pixels; 0.4 of the aim is the
@@ -100,7 +100,7 @@ def largest(x, format):
         return most
     height, width = most.shape[2:]
     most = F.max_pool2d(F.pad(most, (1, 1 + width % 2, 1, 1 + height % 2)), 4, 2)
-    over = {"tile": (), "strip": (3,), "image": (2, 3)}[format.inputs]
+    over = {"tile": (), "strip": (3,), "image": (2, 3), "all": (1, 2, 3)}[format.inputs]
     return most.amax(over, keepdim=True).expand_as(most) if over else most
 
 
