@@ -253,6 +253,7 @@ impl Winograd {
 
 /// Where things lie in the memory that a kernel works in.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX2 works there"))]
 pub(crate) struct Places {
     /// Where each block's `V` lies.
     pub blocks: Vec<Place>,
@@ -266,6 +267,7 @@ pub(crate) struct Places {
 
 /// `V` of a block: `[group, position, tile, channel]`, a group `group` bytes from the next.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX2 works there"))]
 pub(crate) struct Place {
     pub at: usize,
     pub group: usize,
