@@ -361,6 +361,7 @@ def test_inputs_that_were_prepared_otherwise_are_refused(quantized):
     ("arguments", "words"),
     [
         ({"bits": 9}, ["--bits=9"]),
+        ({"winograd": 7}, ["--winograd=7"]),
         ({"scales": "f8"}, ["--scales=f8"]),
         ({"image_count": 0}, ["--image-count=0"]),
         ({"images": "none", "image_count": 3}, ["--images=none", "--image-count=3"]),

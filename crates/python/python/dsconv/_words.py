@@ -45,8 +45,8 @@ _SENTENCES = [
 #: The options that are arguments of another name; others are those with `_` for `-`.
 _ARGUMENTS = {"layer": "layers", "rule_file": "rules", "weights": "arch", "input_size": "input"}
 _FLAGS = {"weights_only", "keep_worst", "convolutions_only", "proxy"}
-#: `'--bits <2..8>'` of an error of usage; `` `--crop 224` ``; `--mean`. Names of files may hold dashes, too.
-_OPTION = re.compile(r"'--([a-z][a-z-]*)(?: <[^>]*>)?(?:\.\.\.)?'|`--([a-z][a-z-]*)(?: ([^`]+))?`|(?<![^\s(])--([a-z][a-z-]*)")
+#: `'--bits <2..8>'` and `'--winograd[=<2..6>]'` of an error of usage; `` `--crop 224` ``; `--mean`. Names of files may hold dashes, too.
+_OPTION = re.compile(r"'--([a-z][a-z-]*)(?: <[^>]*>|\[=<[^>]*>\])?(?:\.\.\.)?'|`--([a-z][a-z-]*)(?: ([^`]+))?`|(?<![^\s(])--([a-z][a-z-]*)")
 
 
 def said(text: str) -> str:
