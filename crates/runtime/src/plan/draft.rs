@@ -1,5 +1,5 @@
 //! A plan in the making: memory for its values, and limits of what it may ask for.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
 
 use graph::{Budget, Cost, Graph};
@@ -29,6 +29,9 @@ pub(super) struct Draft<'a> {
     pub room: u64,
     /// The formats of the integer layers that are not depthwise, by node name.
     pub ceilings: BTreeMap<String, Format>,
+    /// The steps whose values others round with one scale, and those others.
+    pub noting: BTreeSet<usize>,
+    pub knowing: BTreeSet<usize>,
 }
 
 impl<'a> Draft<'a> {
@@ -52,7 +55,7 @@ impl<'a> Draft<'a> {
             }
             needed.into_iter().map(|[len]| len).collect()
         });
-        Self {
+        let mut draft = Self {
             graph,
             placement,
             kernel,
@@ -61,7 +64,11 @@ impl<'a> Draft<'a> {
             sizes,
             room,
             ceilings: BTreeMap::new(),
-        }
+            noting: BTreeSet::new(),
+            knowing: BTreeSet::new(),
+        };
+        draft.find_makers();
+        draft
     }
 
     /// Refuses a step that is computed so often, once for every [`EMITS`] integer forms of its value, that the network

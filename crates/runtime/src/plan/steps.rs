@@ -1,4 +1,6 @@
 //! Steps, one by one: what each computes, and what follows on it.
+use std::collections::BTreeMap;
+
 use graph::{Conv2d, Node, Op, Role};
 
 use super::draft::Draft;
@@ -31,19 +33,26 @@ impl Draft<'_> {
             StepOp::Winograd(conv) => conv.weights.strip(shape.width) * shape.width,
             _ => (bytes / 4 / shape.channels).clamp(wants.fewest, STRIP) / wants.tile * wants.tile,
         };
-        let (notes, knows) = ((i..self.placement.body).any(|j| self.maker(j) == Some(i)), self.maker(i).is_some());
+        let (notes, knows) = (self.noting.contains(&i), self.knowing.contains(&i));
         let (name, emits) = (node.name.clone(), std::mem::take(&mut self.forms.emits[i]));
         Ok(Step { name, op, posts, shape, dest, emits, strip, notes, knows })
     }
 
-    /// Returns the step that makes the value which step `i` only rounds, with one scale, and that stores nothing else.
-    fn maker(&self, i: usize) -> Option<usize> {
-        let (steps, step) = (&self.placement.steps, &self.placement.steps[i]);
-        let whole = self.forms.emits[i].iter().any(|emit| self.forms.layouts[emit.layout].whole);
-        let &[value] = step.inputs.as_slice() else { return None };
-        let makes = |s: &Fused| !s.silent && s.value == value && s.host.is_none() && !s.head;
-        let at = steps[..i].iter().position(makes).filter(|_| step.silent && !step.head && whole)?;
-        (self.dest(at) == Some(self.view(value, false))).then_some(at)
+    /// Finds the steps that only round a value, with one scale, and those that make such values where they are read.
+    pub(super) fn find_makers(&mut self) {
+        let steps = &self.placement.steps[..self.placement.body];
+        let makes = |s: &Fused| !s.silent && s.host.is_none();
+        let made = steps.iter().enumerate().filter(|(_, s)| makes(s)).map(|(i, s)| (s.value, i));
+        let made: BTreeMap<usize, usize> = made.collect();
+        for (i, step) in steps.iter().enumerate().filter(|(_, step)| step.silent) {
+            let whole = self.forms.emits[i].iter().any(|emit| self.forms.layouts[emit.layout].whole);
+            let value = step.inputs[0];
+            let maker = made.get(&value).filter(|&&at| whole && self.dest(at) == Some(self.view(value, false)));
+            if let Some(&at) = maker {
+                self.noting.insert(at);
+                self.knowing.insert(i);
+            }
+        }
     }
 
     /// Returns what follows step `i`'s operation.
