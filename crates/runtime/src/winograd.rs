@@ -64,8 +64,7 @@ fn transformed(g: &[i8]) -> [i32; POSITIONS] {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Block {
     pub channels: Range<usize>,
-    /// The first byte of its weights, and the first of its [`starts`](Fields::starts), for each panel.
-    weights: Vec<usize>,
+    /// The first of its [`starts`](Fields::starts), for each panel.
     starts: Vec<usize>,
 }
 
@@ -73,11 +72,6 @@ impl Block {
     /// Returns the number of steps of four channels.
     pub fn steps(&self) -> usize {
         self.channels.len() / 4
-    }
-
-    /// Returns the first byte of a panel's weights, and the first number of its starts.
-    pub fn at(&self, panel: usize) -> (usize, usize) {
-        (self.weights[panel], self.starts[panel])
     }
 }
 
@@ -156,10 +150,7 @@ impl Winograd {
         let ranges: Vec<Range<usize>> = codes.block().ranges(channels).collect();
         let mut fields = Fields {
             channels,
-            blocks: ranges
-                .iter()
-                .map(|channels| Block { channels: channels.clone(), weights: vec![], starts: vec![] })
-                .collect(),
+            blocks: ranges.iter().map(|channels| Block { channels: channels.clone(), starts: vec![] }).collect(),
             weights: Buffer::new(panels.len() * channels * POSITIONS * LANES),
             lengths: vec![],
             starts: Buffer::default(),
@@ -183,7 +174,6 @@ impl Winograd {
                     fields.factors[((p * ranges.len() + b) * LANES + lane) * 2..][..2].fill(factor.into());
                 }
                 let steps = fields.blocks[b].steps();
-                fields.blocks[b].weights.push(at);
                 fields.blocks[b].starts.push(starts.len());
                 // A position's weights of a lane and a channel of the block; lanes without an output have none.
                 let of = |position: usize, lane: usize, c: usize| match lane < lanes {
@@ -215,6 +205,12 @@ impl Winograd {
         fields.starts = Buffer::new(starts.len());
         fields.starts.copy_from_slice(&starts);
         Self(fields)
+    }
+
+    /// Returns the first byte of a panel's weights of a block, and the first number of its starts.
+    pub fn at(&self, panel: usize, block: usize) -> (usize, usize) {
+        let Block { channels, starts } = &self.blocks[block];
+        ((panel * self.channels + channels.start) * POSITIONS * LANES, starts[panel])
     }
 
     /// Returns the number of bytes that the weights take.

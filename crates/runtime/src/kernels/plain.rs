@@ -39,26 +39,39 @@ pub(super) fn conv(call: &ConvCall<'_>, out: &mut [f32], stride: usize) -> bool 
             let at = p * LANES;
             for lane in 0..panel.lanes {
                 let bias = w.bias.get(at + lane).copied();
-                let mut y = match (w.channel.get(at + lane), bias) {
+                let y = match (w.channel.get(at + lane), bias) {
                     (Some(s), Some(bias)) => math::mul_add(acc[lane], *s, bias),
                     (Some(s), None) => acc[lane] * s,
                     (None, Some(bias)) => acc[lane] + bias,
                     (None, None) => acc[lane],
                 };
-                let channel = panel.first + lane;
-                match call.residual {
-                    Residual::Rows(r) => y += r.data[i * r.stride + channel],
-                    Residual::Output => y += out[i * stride + channel],
-                    Residual::None => {}
-                }
-                finite &= y.is_finite();
-                if let Some((lo, hi)) = call.clamp {
-                    y = math::limit(y, lo, hi);
-                }
-                out[i * stride + channel] = y;
+                finite &= end(y, call.residual, call.clamp, i, panel.first + lane, (&mut *out, stride));
             }
         }
     }
+    finite
+}
+
+/// Adds what is added to output `i` of a channel, limits and stores it; returns whether it was finite before.
+#[inline(always)]
+pub(super) fn end(
+    mut y: f32,
+    residual: Residual<'_>,
+    clamp: Option<(f32, f32)>,
+    i: usize,
+    channel: usize,
+    (out, stride): (&mut [f32], usize),
+) -> bool {
+    match residual {
+        Residual::Rows(r) => y += r.data[i * r.stride + channel],
+        Residual::Output => y += out[i * stride + channel],
+        Residual::None => {}
+    }
+    let finite = y.is_finite();
+    if let Some((lo, hi)) = clamp {
+        y = math::limit(y, lo, hi);
+    }
+    out[i * stride + channel] = y;
     finite
 }
 

@@ -1,5 +1,5 @@
 //! What a kernel is asked to do of a convolution by Winograd's algorithm, and plain loops that do it.
-use super::Residual;
+use super::{Residual, plain};
 use crate::layout::LANES;
 use crate::math;
 use crate::winograd::{LINE, POSITIONS, Winograd};
@@ -76,7 +76,7 @@ impl WinogradCall<'_> {
             for p in 0..w.panels.len() {
                 let mut sums = [[0i32; LANES]; POSITIONS];
                 for (b, block) in w.blocks.iter().enumerate() {
-                    let (mut at, _) = block.at(p);
+                    let (mut at, _) = w.at(p, b);
                     for (position, sums) in sums.iter_mut().enumerate() {
                         for c in block.channels.clone() {
                             let v = i32::from(self.transformed(&patch, c)[position]) - i32::from(w.offsets[position]);
@@ -126,21 +126,12 @@ impl WinogradCall<'_> {
                 .fold(0i32, |sum, at| sum.wrapping_add((ends[at / 4] * own[at % 4]).wrapping_mul(m[at][lane])));
             let acc = math::mul_add(self.scale, (sum >> 2) as f32, 0.0);
             let s = w.scale[p * LANES + lane];
-            let mut y = match w.bias.get(p * LANES + lane) {
+            let y = match w.bias.get(p * LANES + lane) {
                 Some(bias) => math::mul_add(acc, s, *bias),
                 None => acc * s,
             };
             let (pixel, channel) = (row * width + column, w.panels[p].first + lane);
-            match self.residual {
-                Residual::Rows(r) => y += r.data[pixel * r.stride + channel],
-                Residual::Output => y += out[pixel * stride + channel],
-                Residual::None => {}
-            }
-            finite &= y.is_finite();
-            if let Some((lo, hi)) = self.clamp {
-                y = math::limit(y, lo, hi);
-            }
-            out[pixel * stride + channel] = y;
+            finite &= plain::end(y, self.residual, self.clamp, pixel, channel, (&mut *out, stride));
         }
         finite
     }

@@ -158,7 +158,7 @@ struct Product {
 impl Product {
     #[inline(always)]
     unsafe fn new(w: &Winograd, panel: usize, block: usize) -> Self {
-        let (weights, starts) = w.blocks[block].at(panel);
+        let (weights, starts) = w.at(panel, block);
         let (number, steps) = (panel * w.blocks.len() + block, w.blocks[block].steps());
         // SAFETY: of the caller: the weights have the panel and the block.
         unsafe {
