@@ -332,7 +332,7 @@ pub(crate) mod tests {
     #[test]
     fn taps_that_share_a_scale_are_one_block() {
         // [Co=1, Cg=3, Kh=1, Kw=2] in blocks of 2: channels {0, 1} at both taps, and {2}.
-        let w = [8.0, 4.0, -4.0, -2.0, 2.0, 20.0];
+        let w = [8.0, 4.0, -4.0, -2.0, 2.5, 20.0];
         let format = WeightFormat { taps: TapScales::Shared, ..format(4, 2, ScaleRule::L2) };
         let w = QuantizedWeights::quantize(&w, [1, 3, 1, 2], format).unwrap();
         assert_eq!(w.shape(), [1, 3, 1, 2]);
