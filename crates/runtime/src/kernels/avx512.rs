@@ -39,6 +39,12 @@ impl Isa for Avx512Vnni {
     }
 
     #[inline(always)]
+    unsafe fn ask(at: *const f32) {
+        // SAFETY: nothing is read.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn multiply<F: Form, const R: usize, const P: usize>(sums: &mut [[__m512i; P]; R], run: &Run<R>) {
         // SAFETY: of the caller.
         unsafe {

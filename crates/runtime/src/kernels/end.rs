@@ -1,6 +1,7 @@
 //! What ends the sums of outputs, for every instruction set: channel scales, bias, residual and limits, and rounding to
 //! the values of a depthwise layer.
 use super::lanes::Lanes;
+use super::tile::Isa;
 use super::{ConvCall, Residual, STRIP};
 use crate::layout::LANES;
 use crate::pack::Panel;
@@ -133,6 +134,21 @@ impl<V: Lanes, const P: usize> End<V, P> {
                     inverse: V::splat(1.0 / to.hi),
                 }),
                 lanes,
+            }
+        }
+    }
+
+    /// Asks for the residuals of `R` outputs from `first` on, which need not be there.
+    #[inline(always)]
+    pub unsafe fn ask<I: Isa, const R: usize>(&self, first: usize) {
+        if !self.residual.is_null() {
+            let mut row = self.residual.wrapping_add(first * self.residual_stride);
+            for _ in 0..R {
+                for p in 0..P {
+                    // SAFETY: of the caller; nothing is read.
+                    unsafe { I::ask(row.wrapping_add(p * LANES)) };
+                }
+                row = row.wrapping_add(self.residual_stride);
             }
         }
     }

@@ -45,6 +45,10 @@ pub(super) trait Isa: Copy + Send + Sync {
     /// sums of `R` pixels by `P` panels.
     unsafe fn multiply<F: Form, const R: usize, const P: usize>(sums: &mut [[Self::Sums; P]; R], run: &Run<R>);
 
+    /// Asks for a line of floats that is read soon.
+    #[inline(always)]
+    unsafe fn ask(_: *const f32) {}
+
     /// Computes a call by Winograd's algorithm.
     unsafe fn winograd(run: winograd::Run<'_>) -> bool {
         run.call.plain(run.out, run.stride)
@@ -429,6 +433,7 @@ impl<I: Isa, F: Form, const R: usize, const P: usize> Task for Tiles<'_, I, F, R
             let mut ahead = ahead_range.start;
             for tile in 0..tiles {
                 let first = self.tile.first + tile * R;
+                end.ask::<I, R>(first + R);
                 let ahead_step = if ahead < ahead_range.end { 32 } else { 0 };
                 let scale_at = spots.scales.as_ptr().add(first);
                 let mut codes = [all_codes; R];
