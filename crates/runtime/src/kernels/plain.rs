@@ -249,12 +249,15 @@ impl Task for Largest<'_> {
 
     #[inline(always)]
     fn run(self) -> f32 {
-        let (chunks, rest) = self.0.as_chunks::<32>();
-        let mut max = [0.0f32; 32];
-        for x in chunks.iter().map(|chunk| &chunk[..]).chain([rest]) {
-            for (max, x) in max.iter_mut().zip(x) {
-                *max = if x.abs() > *max { x.abs() } else { *max };
+        let (chunks, rest) = self.0.as_chunks::<64>();
+        let mut max = [0.0f32; 64];
+        for chunk in chunks {
+            for i in 0..64 {
+                max[i] = if chunk[i].abs() > max[i] { chunk[i].abs() } else { max[i] };
             }
+        }
+        for (max, x) in max.iter_mut().zip(rest) {
+            *max = if x.abs() > *max { x.abs() } else { *max };
         }
         max.into_iter().fold(0.0, f32::max)
     }
