@@ -9,10 +9,10 @@ use super::profile::{Activity, Clock};
 use super::workspace::Codes;
 use crate::float::{Compute, Finish, FloatOp, Memory, Pixels};
 use crate::kernels::{
-    AnyKernel, ConvCall, Largest, PlanesCall, QuantizeCall, Residual, Rows, STRIP, Target, WinogradCall,
+    AnyKernel, ConvCall, Largest, PlanesCall, QuantizeCall, Residual, Rows, SLACK, STRIP, Target, Task, WinogradCall,
 };
 use crate::layout::Layout;
-use crate::plan::{Added, CodesView, EMITS, IntConv, Plan, Step, StepOp, WinogradConv};
+use crate::plan::{Added, CodesView, EMITS, IntConv, Patches, Plan, Step, StepOp, WinogradConv};
 
 /// The codes and scales of each integer form.
 pub(super) type Emitted<'a> = [Option<(&'a mut [u8], &'a mut [f32])>; EMITS];
@@ -397,7 +397,8 @@ impl Work<'_> {
                 // Any pixel of the image has its scale, but those of the border.
                 let [top, left] = conv.input.pad;
                 room.1[..pixels.len()].fill(scales[(top * width + left) * layout.scales]);
-                patches.gather(codes, layout.bytes, pixels, room.0);
+                let to = &mut *room.0;
+                self.kernel.run(Gather { from: patches, codes, each: layout.bytes, pixels, to });
                 pixels.iter_mut().zip(0..).for_each(|(pixel, i)| *pixel = i);
                 (self.plan.patch_layout(patches), &*room.0, &*room.1)
             }
@@ -424,6 +425,35 @@ impl Work<'_> {
             Some(Added::View(view)) => {
                 let rows = self.memory.rows(view);
                 Residual::Rows(Rows { data: &rows.data[start * rows.stride..], ..rows })
+            }
+        }
+    }
+}
+
+/// Copies patches together: the codes that each of `pixels`, of `each` bytes, is the first of. More is copied than they have: the next
+/// run takes its place, or weights of 0 meet it.
+struct Gather<'a> {
+    from: &'a Patches,
+    codes: &'a [u8],
+    each: usize,
+    pixels: &'a [u32],
+    to: &'a mut [u8],
+}
+
+impl Task for Gather<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        const COPIED: usize = 32;
+        const { assert!(COPIED <= SLACK) };
+        let Self { from, codes, each, pixels, to } = self;
+        for (i, &pixel) in pixels.iter().enumerate() {
+            for (k, &run) in from.runs.iter().enumerate() {
+                let (read, write) = (pixel as usize * each + run, i * from.bytes + k * from.run);
+                for at in (0..from.run).step_by(COPIED) {
+                    to[write + at..][..COPIED].copy_from_slice(&codes[read + at..][..COPIED]);
+                }
             }
         }
     }
@@ -460,9 +490,10 @@ fn walk(first: usize, width: usize, mut pixels: &mut [u32], step: usize, row: im
     let (mut y, mut x) = (first / width, first % width);
     while !pixels.is_empty() {
         let (here, rest) = pixels.split_at_mut((width - x).min(pixels.len()));
-        let start = row(y) + x * step;
-        for (i, pixel) in here.iter_mut().enumerate() {
-            *pixel = (start + i * step) as u32;
+        let mut next = (row(y) + x * step) as u32;
+        for pixel in here {
+            *pixel = next;
+            next = next.wrapping_add(step as u32);
         }
         (y, x, pixels) = (y + 1, 0, rest);
     }

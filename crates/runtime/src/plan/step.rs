@@ -72,22 +72,6 @@ impl Patches {
     pub fn room(&self, patches: usize) -> CodeSize {
         CodeSize { bytes: patches * self.bytes + SLACK, scales: patches }
     }
-
-    /// Copies patches together: the codes that each of `pixels`, of `each` bytes, is the first of. More is copied than they have: the next
-    /// run takes its place, or weights of 0 meet it.
-    pub fn gather(&self, codes: &[u8], each: usize, pixels: &[u32], patches: &mut [u8]) {
-        const COPIED: usize = 32;
-        const { assert!(COPIED <= SLACK) };
-        for (i, &pixel) in pixels.iter().enumerate() {
-            let (from, to) = (&codes[pixel as usize * each..], &mut patches[i * self.bytes..]);
-            for (k, &run) in self.runs.iter().enumerate() {
-                let (from, to) = (&from[run..], &mut to[k * self.run..]);
-                for at in (0..self.run).step_by(COPIED) {
-                    to[at..at + COPIED].copy_from_slice(&from[at..at + COPIED]);
-                }
-            }
-        }
-    }
 }
 
 /// A 3x3 convolution of stride 1 by Winograd's algorithm.
