@@ -22,8 +22,26 @@ use crate::pack::Panel;
 /// The positions of a transformed patch.
 pub(crate) const POSITIONS: usize = 16;
 
-/// The tiles, of 2x2 outputs, that are multiplied at a time.
-pub(crate) const GROUP: usize = 4;
+/// How a kernel multiplies tiles, of 2x2 outputs, by panels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tiling {
+    /// The most tiles that are multiplied at a time.
+    pub tiles: usize,
+    /// The panels that they are multiplied by at a time.
+    pub panels: usize,
+    /// Whether it adds products in 16 bits, in chains whose sums fit, and in 32 bits otherwise.
+    pub chains: bool,
+    /// The number of weights of a layer from which on they are kept as codes, two a byte, and transformed for each strip: `U` would take
+    /// 3.5 times as long to come from far.
+    pub codes_from: usize,
+    /// The bytes of a strip's `V`, which stay in the second-level cache.
+    pub strip: usize,
+    /// The fewest tiles of an image with which it is faster than nine taps.
+    pub fewest: usize,
+}
+
+/// The taps of a filter.
+pub(crate) const TAPS: usize = 9;
 
 /// The channels that are transformed at a time: blocks are a multiple of them.
 pub(crate) const UNIT: usize = 16;
@@ -35,7 +53,7 @@ pub(crate) const LINE: usize = 4 * LANES;
 const LONGEST: usize = 255;
 
 /// The numbers of a panel's sums of a tile: 2x2 outputs of 16 lanes.
-const OUTPUTS: usize = 4 * LANES;
+pub(crate) const OUTPUTS: usize = 4 * LANES;
 
 /// What is added to `V` at a position to make it an unsigned byte, for mantissas of at most `most`.
 fn offset(position: usize, most: i32, signed: bool) -> i32 {
@@ -64,7 +82,7 @@ fn transformed(g: &[i8]) -> [i32; POSITIONS] {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Block {
     pub channels: Range<usize>,
-    /// The first of its [`starts`](Fields::starts), for each panel.
+    /// The first of its [`starts`](Fields::starts), for each panel, or nothing.
     starts: Vec<usize>,
 }
 
@@ -83,18 +101,25 @@ pub(crate) struct Winograd(Fields);
 /// What kernels read of [`Winograd`] weights.
 #[derive(Debug)]
 pub(crate) struct Fields {
+    /// How the kernel that reads them multiplies.
+    pub tiling: Tiling,
     pub channels: usize,
     pub panels: Vec<Panel>,
     pub blocks: Vec<Block>,
-    /// `U`, for each panel, block and position: `[steps, 16 outputs, 4 channels]`.
+    /// Whether [`Fields::weights`] are codes.
+    pub packed: bool,
+    /// `U`, for each panel, block and position: `[steps, 16 outputs, 4 channels]`. Or codes, for each panel and two steps: `[tap, 16
+    /// outputs, 4 channels]`, those of the first step in the low half of a byte.
     pub weights: Buffer<i8>,
-    /// For each panel, block and position, how many steps of sums fit 16 bits: their products are added there, then widened. 0: not even the
-    /// products of one, whose `V` are then multiplied in two parts, the highest bit and the rest.
+    /// With chains, for each panel, block and position, how many steps of sums fit 16 bits: their products are added there, then widened. 0: not
+    /// even the products of one, whose `V` are then multiplied in two parts, the highest bit and the rest.
     pub lengths: Vec<u8>,
-    /// What the sums of each such chunk begin at, `[16 outputs, 2]`: minus what the offsets of `V` add. Sums wrap around, so
+    /// What the sums of each chain begin at, `[16 outputs, 2]`: minus what the offsets of `V` add. Sums wrap around, so
     /// that only the true ones must fit.
     pub starts: Buffer<i16>,
-    /// The factor of each panel and block, `[16 outputs, 2]`.
+    /// Without chains, what is added to 4 times the sums of a tile of each panel, `[P, 2x2, 16]`: minus what the offsets of `V` add.
+    pub corrections: Buffer<i32>,
+    /// The factor of each panel and block, `[16 outputs, 2]`: twice with chains, otherwise in the halves of 32 bits.
     pub factors: Buffer<i16>,
     /// The scales of filters `[P, 16]`.
     pub scale: Buffer<f32>,
@@ -135,7 +160,7 @@ impl Winograd {
     }
 
     /// Transforms codes that [suit](Winograd::suits).
-    pub fn new(codes: &QuantizedWeights, bias: Option<&[f32]>, layout: &Layout) -> Self {
+    pub fn new(codes: &QuantizedWeights, bias: Option<&[f32]>, layout: &Layout, tiling: Tiling) -> Self {
         let ([outputs, channels, _, _], levels) = (codes.shape(), codes.two_level().expect("two-level scales"));
         let panels: Vec<Panel> = (0..outputs)
             .step_by(LANES)
@@ -148,12 +173,16 @@ impl Winograd {
             out
         };
         let ranges: Vec<Range<usize>> = codes.block().ranges(channels).collect();
+        let packed = codes.codes().len() >= tiling.codes_from;
         let mut fields = Fields {
+            tiling,
             channels,
             blocks: ranges.iter().map(|channels| Block { channels: channels.clone(), starts: vec![] }).collect(),
-            weights: Buffer::new(panels.len() * channels * POSITIONS * LANES),
+            packed,
+            weights: Buffer::new(panels.len() * channels * bytes_of_channel(packed)),
             lengths: vec![],
             starts: Buffer::default(),
+            corrections: Buffer::new(if tiling.chains { 0 } else { panels.len() * OUTPUTS }),
             factors: Buffer::new(panels.len() * ranges.len() * 2 * LANES),
             scale: spread(levels.channel()),
             bias: bias.map(spread).unwrap_or_default(),
@@ -163,18 +192,30 @@ impl Winograd {
         let (mut at, mut starts) = (0, Vec::<i16>::new());
         for p in 0..fields.panels.len() {
             let Panel { first, lanes, .. } = fields.panels[p];
-            // `[lane][channel][position]`
-            let u: Vec<[i32; POSITIONS]> = codes.codes()[first * channels * 9..(first + lanes) * channels * 9]
-                .chunks_exact(9)
-                .map(transformed)
-                .collect();
+            // `[lane][channel][tap]`, and transformed.
+            let own = &codes.codes()[first * channels * 9..(first + lanes) * channels * 9];
+            let u: Vec<[i32; POSITIONS]> = own.chunks_exact(9).map(transformed).collect();
+            if packed {
+                let bytes = &mut fields.weights[p * channels * bytes_of_channel(true)..];
+                for (lane, filter) in own.chunks_exact(channels * 9).enumerate() {
+                    for (at, &q) in filter.iter().enumerate() {
+                        let (c, tap) = (at / 9, at % 9);
+                        let byte = &mut bytes[(c / 8 * 9 + tap) * LINE + lane * 4 + c % 4];
+                        *byte |= if c % 8 < 4 { q & 15 } else { q << 4 };
+                    }
+                }
+            }
             for (b, range) in ranges.iter().enumerate() {
                 for lane in 0..lanes {
                     let factor = levels.factors()[((first + lane) * ranges.len() + b) * 9];
-                    fields.factors[((p * ranges.len() + b) * LANES + lane) * 2..][..2].fill(factor.into());
+                    // Little-endian halves, where there are no chains.
+                    let halves = [factor.into(), if tiling.chains { factor } else { factor >> 7 }.into()];
+                    fields.factors[((p * ranges.len() + b) * LANES + lane) * 2..][..2].copy_from_slice(&halves);
                 }
                 let steps = fields.blocks[b].steps();
-                fields.blocks[b].starts.push(starts.len());
+                if tiling.chains {
+                    fields.blocks[b].starts.push(starts.len());
+                }
                 // A position's weights of a lane and a channel of the block; lanes without an output have none.
                 let of = |position: usize, lane: usize, c: usize| match lane < lanes {
                     true => u[lane * channels + range.start + c][position],
@@ -182,23 +223,34 @@ impl Winograd {
                 };
                 for (position, limits) in (0..POSITIONS).map(|position| (position, limits(position, most, signed))) {
                     let u = |lane: usize, c: usize| of(position, lane, c);
-                    let bytes = &mut fields.weights[at..at + steps * LINE];
-                    for (c, lane) in (0..range.len()).flat_map(|c| (0..LANES).map(move |lane| (c, lane))) {
-                        bytes[c / 4 * LINE + lane * 4 + c % 4] = u(lane, c) as i8;
+                    if !packed {
+                        let bytes = &mut fields.weights[at..at + steps * LINE];
+                        for (c, lane) in (0..range.len()).flat_map(|c| (0..LANES).map(move |lane| (c, lane))) {
+                            bytes[c / 4 * LINE + lane * 4 + c % 4] = u(lane, c) as i8;
+                        }
+                        at += steps * LINE;
                     }
-                    let mut halves =
-                        std::iter::successors(Some(steps.min(LONGEST)), |&n| (n > 1).then(|| n.div_ceil(2)));
-                    let length = halves.find(|&length| fits(&u, lanes, steps, length, limits));
-                    fields.lengths.push(length.unwrap_or(0) as u8);
-                    let length = length.unwrap_or(1);
-                    for first in (0..steps).step_by(length) {
-                        let some = first * 4..(first + length).min(steps) * 4;
-                        starts.extend((0..2 * LANES).map(|i| {
-                            let half = some.clone().filter(|c| c % 4 / 2 == i % 2);
-                            half.fold(0i16, |sum, c| sum.wrapping_add((limits.0 * u(i / 2, c)) as i16))
-                        }));
+                    if tiling.chains {
+                        let length = longest(&u, lanes, steps, limits);
+                        fields.lengths.push(length as u8);
+                        for first in (0..steps).step_by(length.max(1)) {
+                            let some = first * 4..(first + length.max(1)).min(steps) * 4;
+                            starts.extend((0..2 * LANES).map(|i| {
+                                let half = some.clone().filter(|c| c % 4 / 2 == i % 2);
+                                half.fold(0i16, |sum, c| sum.wrapping_add((limits.0 * u(i / 2, c)) as i16))
+                            }));
+                        }
+                        continue;
                     }
-                    at += steps * LINE;
+                    for lane in 0..lanes {
+                        let factor = i32::from(fields.factors[((p * ranges.len() + b) * LANES + lane) * 2]);
+                        let sum = (0..range.len()).fold(0i32, |sum, c| sum.wrapping_add(u(lane, c)));
+                        let added = sum.wrapping_mul(limits.0).wrapping_mul(factor);
+                        for output in 0..4 {
+                            let to = &mut fields.corrections[p * OUTPUTS + output * LANES + lane];
+                            *to = to.wrapping_add(added.wrapping_mul(end(output, position)));
+                        }
+                    }
                 }
             }
         }
@@ -207,10 +259,32 @@ impl Winograd {
         Self(fields)
     }
 
-    /// Returns the first byte of a panel's weights of a block, and the first number of its starts.
-    pub fn at(&self, panel: usize, block: usize) -> (usize, usize) {
-        let Block { channels, starts } = &self.blocks[block];
-        ((panel * self.channels + channels.start) * POSITIONS * LANES, starts[panel])
+    /// Returns the first byte of a panel's weights of a block.
+    pub fn at(&self, panel: usize, block: usize) -> usize {
+        (panel * self.channels + self.blocks[block].channels.start) * bytes_of_channel(self.packed)
+    }
+
+    /// Returns `U` of a channel at a position of a panel's lane.
+    pub fn u(&self, panel: usize, block: usize, position: usize, lane: usize, channel: usize) -> i32 {
+        let c = channel - self.blocks[block].channels.start;
+        let bytes = &self.weights[self.at(panel, block)..];
+        if !self.packed {
+            return bytes[(position * self.blocks[block].steps() + c / 4) * LINE + lane * 4 + c % 4].into();
+        }
+        let code = |tap: usize| {
+            let byte = bytes[(c / 8 * TAPS + tap) * LINE + lane * 4 + c % 4];
+            if c % 8 < 4 { byte << 4 >> 4 } else { byte >> 4 }
+        };
+        transformed(&std::array::from_fn::<i8, TAPS, _>(code))[position]
+    }
+
+    /// Returns the first number of a panel's starts of a block.
+    ///
+    /// # Panics
+    /// Panics without chains.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX2 has chains"))]
+    pub fn starts(&self, panel: usize, block: usize) -> usize {
+        self.blocks[block].starts[panel]
     }
 
     /// Returns the number of bytes that the weights take.
@@ -218,6 +292,7 @@ impl Winograd {
         self.weights.bytes()
             + self.lengths.len()
             + self.starts.bytes()
+            + self.corrections.bytes()
             + self.factors.bytes()
             + self.scale.bytes()
             + self.bias.bytes()
@@ -226,36 +301,45 @@ impl Winograd {
     /// Returns the number of rows of outputs of a strip, `width` pixels each: its transformed inputs and its sums stay in the second-level
     /// cache.
     pub fn strip(&self, width: usize) -> usize {
-        let tiles = (16 * 1024 / self.channels).clamp(16, 64);
+        let tiles = (self.tiling.strip / POSITIONS / self.channels).clamp(16, 64);
         2 * (tiles / width.div_ceil(2)).max(1)
     }
 
     /// Returns where `V` and the sums of `tiles` tiles lie in memory.
     pub fn places(&self, tiles: usize) -> Places {
-        let groups = tiles.div_ceil(GROUP);
+        let Tiling { tiles: most, panels, .. } = self.tiling;
+        // Groups of about the same size: one of few tiles takes nearly as long as a whole one.
+        let size = tiles.div_ceil(tiles.div_ceil(most));
+        let groups = tiles.div_ceil(size);
         // A line between groups: rows of a power of two share too few sets of a cache.
         let blocks = self.blocks.iter().scan(0, |at, block| {
             let place =
-                Place { at: *at, group: POSITIONS * GROUP * block.channels.len() + LINE, len: block.channels.len() };
+                Place { at: *at, group: POSITIONS * size * block.channels.len() + LINE, len: block.channels.len() };
             *at += groups * place.group;
             Some(place)
         });
         let blocks: Vec<Place> = blocks.collect();
-        let products = blocks.last().map_or(0, |last| last.at + groups * last.group);
-        let sums = products + POSITIONS * GROUP * LANES * 4;
-        Places { blocks, products, sums, bytes: sums + groups * GROUP * OUTPUTS * 4 }
+        let weights = blocks.last().map_or(0, |last| last.at + groups * last.group);
+        let most_channels = self.blocks.iter().map(|block| block.channels.len()).max().unwrap_or(0);
+        let products = weights + if self.packed { panels * most_channels * bytes_of_channel(false) } else { 0 };
+        let sums = products + panels * POSITIONS * most * LANES * 4;
+        Places { size, blocks, weights, products, sums, bytes: sums + panels * tiles * OUTPUTS * 4 }
     }
 }
 
 /// Where things lie in the memory that a kernel works in.
 #[derive(Debug, Clone)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX2 works there"))]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 works there"))]
 pub(crate) struct Places {
+    /// The tiles of a group, but the last one, which may have fewer.
+    pub size: usize,
     /// Where each block's `V` lies.
     pub blocks: Vec<Place>,
-    /// The sums of a group of tiles at all positions, `[position, tile, 16]`, 32 bits each.
+    /// `U` of a block, `[panel, position, step, 16, 4]`, where weights are codes.
+    pub weights: usize,
+    /// The sums of a group of tiles at all positions, `[panel, position, tile, 16]`, 32 bits each.
     pub products: usize,
-    /// The sums of all tiles, `[tile, 2x2, 16]`, 32 bits each.
+    /// The sums of all tiles, `[panel, tile, 2x2, 16]`, 32 bits each.
     pub sums: usize,
     /// The number of bytes.
     pub bytes: usize,
@@ -263,12 +347,29 @@ pub(crate) struct Places {
 
 /// `V` of a block: `[group, position, tile, channel]`, a group `group` bytes from the next.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX2 works there"))]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 works there"))]
 pub(crate) struct Place {
     pub at: usize,
     pub group: usize,
     /// The number of channels.
     pub len: usize,
+}
+
+/// Returns the bytes of a panel's weights of a channel.
+const fn bytes_of_channel(packed: bool) -> usize {
+    if packed { TAPS * LANES / 2 } else { POSITIONS * LANES }
+}
+
+/// Returns how often a position's sum counts in an output of a tile: an element of `A^T`, times one.
+pub(crate) fn end(output: usize, position: usize) -> i32 {
+    const ENDS: [[i32; 4]; 2] = [[1, 1, 1, 0], [0, 1, -1, -1]];
+    ENDS[output / 2][position / 4] * ENDS[output % 2][position % 4]
+}
+
+/// Returns the most steps whose sums fit 16 bits, or 0.
+fn longest(u: &impl Fn(usize, usize) -> i32, lanes: usize, steps: usize, limits: (i32, i32)) -> usize {
+    let mut halves = std::iter::successors(Some(steps.min(LONGEST)), |&n| (n > 1).then(|| n.div_ceil(2)));
+    halves.find(|&length| fits(u, lanes, steps, length, limits)).unwrap_or(0)
 }
 
 /// Tells whether the sums of chunks of so many steps fit 16 bits with any `V`: of each half of a step, over a chunk's steps the

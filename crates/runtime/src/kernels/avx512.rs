@@ -1,13 +1,16 @@
 //! AVX-512 VNNI: 16 outputs a vector, 6 pixels by 32 outputs in registers.
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
-use super::Task;
 use super::dots::{self, Dots};
 use super::instructions::instructions;
 use super::lanes::{Lanes, Magnitudes, Sums};
 use super::round::Rounds;
 use super::rule::Rule;
 use super::tile::{Form, Isa, Run};
+use super::tiles::{Bytes, Product, Strip, Tiled, Words};
+use super::{Task, Wants, winograd};
+use crate::winograd::Tiling;
 
 /// The kernel of CPUs with AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +25,7 @@ instructions!(
 impl Isa for Avx512Vnni {
     type Floats = __m512;
     type Sums = __m512i;
+    const WANTS: Wants = Wants { winograd: Some(Self::TILING), ..Wants::USUAL };
     const ROWS: usize = 6;
     const MORE_ROWS: usize = 7;
     const PANELS: usize = 2;
@@ -45,6 +49,12 @@ impl Isa for Avx512Vnni {
     }
 
     #[inline(always)]
+    unsafe fn winograd(run: winograd::Run<'_>) -> bool {
+        // SAFETY: of the caller.
+        unsafe { Self::vectorize(Strip::<Self>(run, PhantomData)) }
+    }
+
+    #[inline(always)]
     unsafe fn multiply<F: Form, const R: usize, const P: usize>(sums: &mut [[__m512i; P]; R], run: &Run<R>) {
         // SAFETY: of the caller.
         unsafe {
@@ -54,6 +64,20 @@ impl Isa for Avx512Vnni {
                 dots::bytes::<Self, F, false, R, P>(sums, run);
             }
         }
+    }
+}
+
+impl Tiled for Avx512Vnni {
+    const TILING: Tiling =
+        Tiling { tiles: 8, panels: 2, chains: false, codes_from: 192 * 1024, strip: 512 * 1024, fewest: 20 };
+    type Bytes = __m512i;
+    type Unit = __m128i;
+    type Words = __m512i;
+
+    #[inline(always)]
+    unsafe fn multiply_tiles<const R: usize, const P: usize>(product: &Product<'_>, v: *const u8, products: *mut i32) {
+        // SAFETY: of the caller.
+        unsafe { dots::tiles::<Self, R, P>(product, v, products) }
     }
 }
 
@@ -266,5 +290,57 @@ impl Sums for __m512i {
     unsafe fn floats(self) -> __m512 {
         // SAFETY: of the caller.
         unsafe { _mm512_cvtepi32_ps(self) }
+    }
+}
+
+impl Words for __m512i {
+    #[inline(always)]
+    unsafe fn store(self, at: *mut i32) {
+        // SAFETY: of the caller.
+        unsafe { _mm512_storeu_si512(at.cast(), self) }
+    }
+    #[inline(always)]
+    unsafe fn minus(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm512_sub_epi32(self, y) }
+    }
+    #[inline(always)]
+    unsafe fn times(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm512_mullo_epi32(self, y) }
+    }
+    #[inline(always)]
+    unsafe fn quarter(self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm512_srai_epi32::<2>(self) }
+    }
+}
+
+impl Bytes for __m512i {
+    const WIDTH: usize = 64;
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm512_loadu_si512(at.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, at: *mut u8) {
+        // SAFETY: of the caller.
+        unsafe { _mm512_storeu_si512(at.cast(), self) }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: u8) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm512_set1_epi8(x.cast_signed()) }
+    }
+    #[inline(always)]
+    unsafe fn wrapping_add(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm512_add_epi8(self, y) }
+    }
+    #[inline(always)]
+    unsafe fn wrapping_sub(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm512_sub_epi8(self, y) }
     }
 }

@@ -1,6 +1,9 @@
 //! Instruction sets that multiply four unsigned bytes by four signed ones and add them to a 32-bit sum, or can do as if.
 use super::lanes::Sums;
 use super::tile::{Form, Isa, Run};
+use super::tiles::{Product, Tiled, Words, next_panel, next_position};
+use crate::layout::LANES;
+use crate::winograd::{LINE, POSITIONS};
 
 /// Dot products of four codes, the same ones for all lanes, with four weights a lane.
 pub(super) trait Dots: Isa {
@@ -82,6 +85,42 @@ pub(super) unsafe fn nibbles<D: Dots, const R: usize, const P: usize>(sums: &mut
                     sums[r][p] = sums[r][p].plus(odd[r][p]);
                 }
             }
+        }
+    }
+}
+
+/// Stores the sums of `R` tiles and `P` panels of Winograd's algorithm at all positions.
+#[inline(always)]
+pub(super) unsafe fn tiles<D: Tiled, const R: usize, const P: usize>(
+    product: &Product<'_>,
+    mut v: *const u8,
+    mut to: *mut i32,
+) {
+    let (mut weights, panel) = (product.first, product.next);
+    let ((tile, position), steps) = (product.apart(), product.steps());
+    // SAFETY: of the caller.
+    unsafe {
+        for _ in 0..POSITIONS {
+            let mut sums = [[D::Sums::zero(); P]; R];
+            for step in 0..steps {
+                let mut u = [D::Sums::zero(); P];
+                for p in 0..P {
+                    u[p] = D::Sums::load(weights.add(p * panel).cast());
+                }
+                for r in 0..R {
+                    let a = D::splat(v.add(r * tile + 4 * step));
+                    for p in 0..P {
+                        sums[r][p] = D::dot::<false>(sums[r][p], a, u[p]);
+                    }
+                }
+                weights = weights.add(LINE);
+            }
+            for r in 0..R {
+                for p in 0..P {
+                    Words::store(sums[r][p], to.add(p * next_panel(D::TILING) + r * LANES));
+                }
+            }
+            (v, to) = (v.add(position), to.add(next_position(D::TILING)));
         }
     }
 }

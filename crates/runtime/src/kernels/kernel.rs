@@ -1,6 +1,7 @@
 //! The trait of kernels, and what they want of the planner.
 use super::{ConvCall, PlanesCall, QuantizeCall, Target, WinogradCall};
 use crate::pack::Packing;
+use crate::winograd::Tiling;
 
 /// An instruction set's loops. A value can be made only where the CPU has the instructions.
 pub(crate) trait Kernel: Copy + Send + Sync {
@@ -52,8 +53,8 @@ pub(crate) struct Wants {
     pub signed_codes: bool,
     /// Whether groups of 4 or 8 outputs may share a panel, see [`panel_groups`](crate::pack::Fields::panel_groups).
     pub shared_panels: bool,
-    /// Whether it is faster with Winograd's algorithm, see [`Winograd`](crate::winograd::Winograd).
-    pub winograd: bool,
+    /// How it multiplies by Winograd's algorithm, see [`Winograd`](crate::winograd::Winograd), where it is faster with it.
+    pub winograd: Option<Tiling>,
     /// Whether it multiplies weights of two steps at once, see [`Packing::paired_steps`].
     pub paired_steps: bool,
     /// The number of weights of a layer from which on they are packed two a byte, if they have at most four bits: they come
@@ -78,7 +79,7 @@ impl Wants {
         factors_apart: false,
         signed_codes: false,
         shared_panels: false,
-        winograd: false,
+        winograd: None,
         paired_steps: false,
         nibbles_from: 128 * 1024,
         tile: 12,

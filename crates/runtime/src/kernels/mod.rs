@@ -19,6 +19,8 @@ mod avx512;
 mod call;
 #[cfg(test)]
 mod cases;
+#[cfg(target_arch = "x86_64")]
+mod chains;
 mod depthwise;
 #[cfg(target_arch = "x86_64")]
 mod dots;
@@ -38,14 +40,14 @@ mod rule;
 mod scalar;
 mod table;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod vector;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
 mod winograd;
 #[cfg(target_arch = "x86_64")]
 mod ymm;
-#[cfg(target_arch = "x86_64")]
-mod ymm_winograd;
 
 pub(crate) use call::{ConvCall, PlanesCall, QuantizeCall, Residual, Rows, SLACK, STRIP, Target};
 pub(crate) use environment::Environment;

@@ -2,7 +2,7 @@
 use super::{Residual, plain};
 use crate::layout::LANES;
 use crate::math;
-use crate::winograd::{LINE, POSITIONS, Winograd};
+use crate::winograd::{self, POSITIONS, Winograd};
 
 /// Some rows of outputs of a 3x3 convolution of stride 1.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct WinogradCall<'a> {
 /// A checked call, and where it works and writes.
 pub(super) struct Run<'a> {
     pub call: &'a WinogradCall<'a>,
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX2 works in it"))]
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 works in it"))]
     pub room: &'a mut [u8],
     pub out: &'a mut [f32],
     pub stride: usize,
@@ -63,7 +63,8 @@ impl WinogradCall<'_> {
         assert!(room.len() >= w.places(self.tiles()[1]).bytes && room.as_ptr().addr().is_multiple_of(64), "room");
         let lanes = w.panels.len() * LANES;
         assert!(w.scale.len() == lanes && (w.bias.is_empty() || w.bias.len() == lanes));
-        assert!(w.lengths.len() == w.panels.len() * w.blocks.len() * POSITIONS);
+        let chains = if w.tiling.chains { w.panels.len() * w.blocks.len() * POSITIONS } else { 0 };
+        assert!(w.lengths.len() == chains && (w.tiling.chains || w.corrections.len() == lanes * 4));
         assert!(w.panels.iter().all(|p| p.lanes <= LANES));
     }
 
@@ -76,18 +77,14 @@ impl WinogradCall<'_> {
             for p in 0..w.panels.len() {
                 let mut sums = [[0i32; LANES]; POSITIONS];
                 for (b, block) in w.blocks.iter().enumerate() {
-                    let (mut at, _) = w.at(p, b);
                     for (position, sums) in sums.iter_mut().enumerate() {
                         for c in block.channels.clone() {
                             let v = i32::from(self.transformed(&patch, c)[position]) - i32::from(w.offsets[position]);
                             for lane in 0..LANES {
                                 let factor = i32::from(w.factors[(p * w.blocks.len() + b) * 2 * LANES + lane * 2]);
-                                let c = c - block.channels.start;
-                                let u = w.weights[at + c / 4 * LINE + lane * 4 + c % 4];
-                                sums[lane] += i32::from(u) * v * factor;
+                                sums[lane] += w.u(p, b, position, lane, c) * v * factor;
                             }
                         }
-                        at += block.steps() * LINE;
                     }
                 }
                 finite &= self.end(tile, p, &sums, out, stride);
@@ -119,11 +116,8 @@ impl WinogradCall<'_> {
             if row >= rows || column >= width {
                 continue;
             }
-            // Rows of `A^T`.
-            let ends: [i32; 4] = [[1, 1, 1, 0], [0, 1, -1, -1]][i / 2];
-            let own: [i32; 4] = [[1, 1, 1, 0], [0, 1, -1, -1]][i % 2];
-            let sum = (0..POSITIONS)
-                .fold(0i32, |sum, at| sum.wrapping_add((ends[at / 4] * own[at % 4]).wrapping_mul(m[at][lane])));
+            let sum =
+                (0..POSITIONS).fold(0i32, |sum, at| sum.wrapping_add(winograd::end(i, at).wrapping_mul(m[at][lane])));
             let acc = math::mul_add(self.scale, (sum >> 2) as f32, 0.0);
             let s = w.scale[p * LANES + lane];
             let y = match w.bias.get(p * LANES + lane) {
@@ -146,11 +140,21 @@ mod tests {
     use crate::buffer::Buffer;
     use crate::kernels::KernelName;
     use crate::layout::{LayerInput, Layout, OFFSET, Whole};
+    use crate::winograd::Tiling;
 
-    /// All kernels give what plain loops over nine taps give: for odd sizes, a shorter last block and last panel, and with residuals.
+    /// All kernels give what plain loops over nine taps give: for odd sizes, a shorter last block and last panel, an odd number of panels,
+    /// groups of any number of tiles, and with residuals.
     #[test]
     fn every_kernel_gives_the_sums_of_nine_taps() {
-        let ([outputs, channels], [rows, width]) = ([20, 48], [5, 7]);
+        for outputs in [20, 40] {
+            for size in [[1, 1], [1, 3], [2, 6], [3, 4], [2, 9], [5, 7], [4, 13]] {
+                nine_taps(outputs, size);
+            }
+        }
+    }
+
+    fn nine_taps(outputs: usize, [rows, width]: [usize; 2]) {
+        let channels = 48;
         let conv = Conv2d { padding: [1, 1], bias: true, ..Conv2d::new(channels, outputs, 3) };
         for (seed, signed) in [(1, false), (2, true)] {
             let mut random = SplitMix64::new(seed);
@@ -176,8 +180,6 @@ mod tests {
                 QuantizedWeights::from_parts_two_level(conv.weight_shape(), bits(4), weight_block, q.clone(), levels);
             let weights = weights.unwrap();
             assert!(Winograd::suits(&conv, &weights, &layout));
-            let packed = Winograd::new(&weights, Some(&bias), &layout);
-
             let mut a = vec![0i32; (rows + 2) * (width + 2) * channels];
             for (y, x) in (1..=rows).flat_map(|y| (1..=width).map(move |x| (y, x))) {
                 let pixel = (y * (width + 2) + x) * channels;
@@ -202,21 +204,27 @@ mod tests {
                 })
                 .collect();
 
-            let call = WinogradCall {
-                weights: &packed,
-                codes: &codes,
-                width: width + 2,
-                origin: 0,
-                size: [rows, width],
-                scale,
-                residual: Residual::Output,
-                clamp: Some(clamp),
-            };
-            let mut room = Buffer::new(packed.places(call.tiles()[1]).bytes);
+            // Plain loops read them as any kernel wants them.
+            let usual = Tiling { tiles: 1, panels: 1, chains: false, codes_from: 0, strip: 1, fewest: 0 };
             for kernel in KernelName::ALL.into_iter().filter_map(KernelName::make) {
-                let mut out = residual.clone();
-                assert!(kernel.winograd(&call, &mut room, &mut out, outputs));
-                assert!(out == expected, "{}", kernel.name());
+                let tiling = kernel.wants().winograd.unwrap_or(usual);
+                for codes_from in [0, usize::MAX] {
+                    let packed = Winograd::new(&weights, Some(&bias), &layout, Tiling { codes_from, ..tiling });
+                    let call = WinogradCall {
+                        weights: &packed,
+                        codes: &codes,
+                        width: width + 2,
+                        origin: 0,
+                        size: [rows, width],
+                        scale,
+                        residual: Residual::Output,
+                        clamp: Some(clamp),
+                    };
+                    let mut room = Buffer::new(packed.places(call.tiles()[1]).bytes);
+                    let mut out = residual.clone();
+                    assert!(kernel.winograd(&call, &mut room, &mut out, outputs));
+                    assert!(out == expected, "{}: {outputs} outputs, {rows} by {width}", kernel.name());
+                }
             }
         }
     }

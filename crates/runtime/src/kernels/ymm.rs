@@ -8,6 +8,7 @@
 //! - Two-level weights of 4 bits would be such products of a code and its block's factor. They come as codes, and the
 //!   instruction that widens the sums of a block also multiplies them by its factor: the same integer.
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 use super::dots::{self, Dots};
 use super::instructions::instructions;
@@ -15,9 +16,10 @@ use super::lanes::{Lanes, Magnitudes, Pair, Sums};
 use super::round::Rounds;
 use super::rule::Rule;
 use super::tile::{Form, Isa, Run};
-use super::ymm_winograd::Tiles;
-use super::{Task, Wants, winograd};
+use super::tiles::{Bytes, Product, Strip, Tiled, Words};
+use super::{Task, Wants, chains, winograd};
 use crate::layout::LANES;
+use crate::winograd::Tiling;
 
 /// The kernel of CPUs with AVX2 and FMA, and with AVX-VNNI where `VNNI`.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +37,8 @@ instructions!(is_x86_feature_detected, has_avxvnni, run_avxvnni: "avx2", "fma", 
 impl<const VNNI: bool> Isa for Ymm<VNNI> {
     type Floats = Pair<__m256>;
     type Sums = Pair<__m256i>;
-    const WANTS: Wants = Wants { factors_apart: !VNNI, shared_panels: !VNNI, winograd: !VNNI, ..Wants::USUAL };
+    const WANTS: Wants =
+        Wants { factors_apart: !VNNI, shared_panels: !VNNI, winograd: Some(Self::TILING), ..Wants::USUAL };
     const ROWS: usize = if VNNI { 6 } else { 4 };
     const LAST_ROWS: usize = if VNNI { 6 } else { 5 };
     const NIBBLE_ROWS: usize = 4;
@@ -55,7 +58,7 @@ impl<const VNNI: bool> Isa for Ymm<VNNI> {
     #[inline(always)]
     unsafe fn winograd(run: winograd::Run<'_>) -> bool {
         // SAFETY: of the caller.
-        unsafe { Self::vectorize(Tiles(run)) }
+        unsafe { Self::vectorize(Strip::<Self>(run, PhantomData)) }
     }
 
     #[inline(always)]
@@ -74,6 +77,32 @@ impl<const VNNI: bool> Isa for Ymm<VNNI> {
                 add_in_16_bits::<F, true, R, P>(sums, run);
             } else {
                 add_in_16_bits::<F, false, R, P>(sums, run);
+            }
+        }
+    }
+}
+
+impl<const VNNI: bool> Tiled for Ymm<VNNI> {
+    const TILING: Tiling = Tiling {
+        tiles: if VNNI { 6 } else { 4 },
+        panels: 1,
+        chains: !VNNI,
+        codes_from: 192 * 1024,
+        strip: 256 * 1024,
+        fewest: 0,
+    };
+    type Bytes = __m256i;
+    type Unit = __m128i;
+    type Words = __m256i;
+
+    #[inline(always)]
+    unsafe fn multiply_tiles<const R: usize, const P: usize>(product: &Product<'_>, v: *const u8, products: *mut i32) {
+        // SAFETY: of the caller.
+        unsafe {
+            if VNNI {
+                dots::tiles::<Self, R, P>(product, v, products);
+            } else {
+                chains::multiply::<R>(product, Self::TILING, v, products);
             }
         }
     }
@@ -436,5 +465,86 @@ impl Sums for __m256i {
     unsafe fn biased_floats(self) -> __m256 {
         // SAFETY: of the caller.
         unsafe { _mm256_sub_ps(_mm256_castsi256_ps(self), _mm256_set1_ps(MAGIC)) }
+    }
+}
+
+impl Words for __m256i {
+    #[inline(always)]
+    unsafe fn store(self, at: *mut i32) {
+        // SAFETY: of the caller.
+        unsafe { _mm256_storeu_si256(at.cast(), self) }
+    }
+    #[inline(always)]
+    unsafe fn minus(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm256_sub_epi32(self, y) }
+    }
+    #[inline(always)]
+    unsafe fn times(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm256_mullo_epi32(self, y) }
+    }
+    #[inline(always)]
+    unsafe fn quarter(self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm256_srai_epi32::<2>(self) }
+    }
+}
+
+impl Bytes for __m256i {
+    const WIDTH: usize = 32;
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm256_loadu_si256(at.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, at: *mut u8) {
+        // SAFETY: of the caller.
+        unsafe { _mm256_storeu_si256(at.cast(), self) }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: u8) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm256_set1_epi8(x.cast_signed()) }
+    }
+    #[inline(always)]
+    unsafe fn wrapping_add(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm256_add_epi8(self, y) }
+    }
+    #[inline(always)]
+    unsafe fn wrapping_sub(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm256_sub_epi8(self, y) }
+    }
+}
+
+impl Bytes for __m128i {
+    const WIDTH: usize = 16;
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm_loadu_si128(at.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, at: *mut u8) {
+        // SAFETY: of the caller.
+        unsafe { _mm_storeu_si128(at.cast(), self) }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: u8) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm_set1_epi8(x.cast_signed()) }
+    }
+    #[inline(always)]
+    unsafe fn wrapping_add(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm_add_epi8(self, y) }
+    }
+    #[inline(always)]
+    unsafe fn wrapping_sub(self, y: Self) -> Self {
+        // SAFETY: of the caller.
+        unsafe { _mm_sub_epi8(self, y) }
     }
 }

@@ -35,7 +35,7 @@ impl Draft<'_> {
                 match self.forms.patches[i] {
                     Some((patches, block)) => {
                         let direct = Packed::most_bytes([co, cg * kh * kw, 1, 1], block, &layouts[patches]);
-                        let winograd = self.kernel.wants().winograd && [kh, kw] == [3, 3];
+                        let winograd = self.kernel.wants().winograd.is_some() && [kh, kw] == [3, 3];
                         if winograd { direct.max(Winograd::most_bytes([co, cg, kh, kw])) } else { direct }
                     }
                     None => {
@@ -61,11 +61,11 @@ impl Draft<'_> {
         let layer = layer.expect("layers with integer input are quantized");
         let fused = &self.placement.steps[i];
         let alone = fused.before.is_none() && fused.host.is_none();
-        if self.kernel.wants().winograd
-            && alone
-            && Winograd::suits(&conv, &layer.codes, &self.forms.layouts[input.layout])
-        {
-            let weights = Winograd::new(&layer.codes, bias.as_deref(), &self.forms.layouts[input.layout]);
+        let tiles = node.shape.height.div_ceil(2) * node.shape.width.div_ceil(2);
+        let tiling = self.kernel.wants().winograd.filter(|tiling| alone && tiles >= tiling.fewest);
+        let suits = || Winograd::suits(&conv, &layer.codes, &self.forms.layouts[input.layout]);
+        if let Some(tiling) = tiling.filter(|_| suits()) {
+            let weights = Winograd::new(&layer.codes, bias.as_deref(), &self.forms.layouts[input.layout], tiling);
             let residual = self.residual(i, posts);
             let clamp = clamp(posts);
             let origin = origin(&conv, &input);
