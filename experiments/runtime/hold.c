@@ -1,5 +1,6 @@
 // Holds a whole process, ONNX Runtime too, to an instruction set: CPUID is trapped (Linux `arch_prctl`, where the CPU or the hypervisor
-// can), and its answer is that of a CPU without AVX-512 and AMX, and without AVX-VNNI unless HOLD=avxvnni.
+// can), and its answer is that of a CPU without AVX-512 and AMX, and without AVX-VNNI unless HOLD=avxvnni. With HOLD=show-avxvnni
+// it is that of a CPU with AVX-VNNI, for a virtual machine that hides what its CPU runs.
 //
 //     gcc -O1 -shared -fPIC -o target/hold.so experiments/runtime/hold.c
 //     HOLD=avx2 LD_PRELOAD=target/hold.so COMMAND
@@ -15,7 +16,7 @@
 #define ARCH_SET_CPUID 0x1012
 #define BIT(n) (1u << (n))
 
-static int vnni;
+static int vnni, shown;
 
 static long allow_cpuid(int on) { return syscall(SYS_arch_prctl, ARCH_SET_CPUID, on); }
 
@@ -37,7 +38,11 @@ static void on_fault(int signal_number, siginfo_t *info, void *context) {
     c &= ~(BIT(1) | BIT(6) | BIT(11) | BIT(12) | BIT(14));                                       // VBMI, VBMI2, VNNI, BITALG, VPOPCNTDQ
     d &= ~(BIT(2) | BIT(3) | BIT(8) | BIT(22) | BIT(23) | BIT(24) | BIT(25));                    // 4VNNIW, 4FMAPS, VP2INTERSECT, AMX, FP16
   }
-  if (leaf == 7 && part == 1) a &= ~(BIT(5) | (vnni ? 0 : BIT(4)));                              // AVX512_BF16, AVX-VNNI
+  if (leaf == 7 && part == 0 && shown && a == 0) a = 1;                                          // The last part.
+  if (leaf == 7 && part == 1) {
+    a &= ~(BIT(5) | (vnni ? 0 : BIT(4)));                                                        // AVX512_BF16, AVX-VNNI
+    if (shown) a |= BIT(4);
+  }
   r[REG_RAX] = a, r[REG_RBX] = b, r[REG_RCX] = c, r[REG_RDX] = d;
   r[REG_RIP] += 2;
 }
@@ -45,7 +50,8 @@ static void on_fault(int signal_number, siginfo_t *info, void *context) {
 __attribute__((constructor)) static void hold(void) {
   const char *to = getenv("HOLD");
   if (!to) return;
-  vnni = !strcmp(to, "avxvnni");
+  shown = !strcmp(to, "show-avxvnni");
+  vnni = shown || !strcmp(to, "avxvnni");
   struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER};
   if (sigaction(SIGSEGV, &action, NULL) || allow_cpuid(0)) {
     perror("hold");

@@ -35,6 +35,8 @@ SCHEMES = {
     "B=64-winograd5": ["--block", "64", "--winograd=5"],
     "B=64-winograd6": ["--block", "64", "--winograd=6"],
     "B=128-winograd5": ["--block", "128", "--winograd=5"],
+    "two-level-winograd5": ["--block", "64", "--activation-block", "pixel", "--scales", "two-level", "--winograd=5"],
+    "two-level-winograd6": ["--block", "64", "--activation-block", "pixel", "--scales", "two-level", "--winograd=6"],
     "pixel-winograd5": ["--block", "pixel", "--winograd=5"],
     "pixel-winograd6": ["--block", "pixel", "--winograd=6"],
 }

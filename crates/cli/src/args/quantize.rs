@@ -47,8 +47,8 @@ pub struct Quantize {
     /// times as fast, and its inputs are a little coarser
     #[arg(long, help_heading = "Numbers")]
     pub image_sum: bool,
-    /// Give 3x3 convolutions the form for Winograd's algorithm, with inputs of so many bits [6 if none are named]: faster on CPUs
-    /// with AVX2 alone; all taps share scales, and so do all pixels of an input
+    /// Give 3x3 convolutions the form for Winograd's algorithm, with inputs of so many bits [6 if none are named]: faster on
+    /// x86 CPUs without AMX; all taps share scales, and so do all pixels of an input
     #[arg(long, value_name = "2..6", num_args = 0..=1, require_equals = true, default_missing_value = "6", help_heading = "Numbers", value_parser = winograd_bits)]
     pub winograd: Option<Bits>,
     /// Keep the inputs of layers in floats
@@ -150,7 +150,7 @@ Formats on ResNet-56 for CIFAR-10 (82.9 % in FP32), fitted on 32 drawn pictures,
   --bits 8 --activation-bits 8    3.6 times smaller    82.8 %    82.7 %
   --bits 4 --activation-bits 8    6.5 times smaller    82.7 %    82.7 %
   --bits 4 --activation-bits 4    6.5 times smaller    82.7 %    82.6 %   (the default)
-  --winograd                      6.7 times smaller    83.3 %    82.9 %   (faster with AVX2 alone)
+  --winograd                      6.7 times smaller    83.3 %    82.9 %   (faster on x86)
   --bits 3 --activation-bits 3    8.1 times smaller    82.4 %    83.0 %
   --bits 2 --activation-bits 4   10.9 times smaller    80.2 %    82.1 %
 On your own network: `dsconv benchmark`";

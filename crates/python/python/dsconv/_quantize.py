@@ -378,7 +378,7 @@ def quantize(
 
     Numbers: `bits` of a weight and `activation_bits` of a layer's input, 2 to 8 (4); `image_bits`, the least of a layer that
     reads the image (8); `image_sum` gives all pixels one scale there, so that it is two to four times as fast; `winograd`, the bits of the inputs of
-    3x3 convolutions (2 to 6), gives these the form for Winograd's algorithm, faster on CPUs with AVX2 alone; `block` and `activation_block`, the channels that share a scale (32, or "pixel" for all); `rule`, how codes and scales are found
+    3x3 convolutions (2 to 6), gives these the form for Winograd's algorithm, faster on x86 CPUs without AMX; `block` and `activation_block`, the channels that share a scale (32, or "pixel" for all); `rule`, how codes and scales are found
     ("mse", "l2", "kl" or "balanced"); `activation_scale`, "float" or "pow2"; `weights_only` keeps all inputs in floats.
 
     Layers: `layers` gives some their own bits, `{"conv1": 8, "fc": "float"}`; `skip` keeps some in floats; in both `*` and `?`
