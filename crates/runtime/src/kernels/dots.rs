@@ -32,21 +32,36 @@ pub(super) unsafe fn bytes<D: Dots, F: Form, const WIDE: bool, const R: usize, c
     // SAFETY: of the caller.
     unsafe {
         for _ in 0..if F::ONE { 1 } else { run.steps } {
-            let mut q = [D::Sums::zero(); P];
-            for p in 0..P {
-                q[p] = D::Sums::load(weights.add(p * run.next).cast());
-            }
-            for r in 0..R {
-                let a = D::splat(run.codes[r].add(at));
-                for p in 0..P {
-                    sums[r][p] = D::dot::<WIDE>(sums[r][p], a, q[p]);
-                }
-            }
+            step::<D, WIDE, R, P>(sums, &run.codes, at, weights, run.next);
             at += 4;
             weights = weights.add(64);
             if !F::ONE {
                 D::prefetch::<false>(ahead);
                 ahead = ahead.wrapping_add(run.ahead_step);
+            }
+        }
+    }
+}
+
+/// Adds the products of a step: four codes of each row, at byte `at`, with weights that are `next` bytes from a panel's to the next.
+#[inline(always)]
+unsafe fn step<D: Dots, const WIDE: bool, const R: usize, const P: usize>(
+    sums: &mut [[D::Sums; P]; R],
+    codes: &[*const u8; R],
+    at: usize,
+    weights: *const u8,
+    next: usize,
+) {
+    // SAFETY: of the caller.
+    unsafe {
+        let mut q = [D::Sums::zero(); P];
+        for p in 0..P {
+            q[p] = D::Sums::load(weights.add(p * next).cast());
+        }
+        for r in 0..R {
+            let a = D::splat(codes[r].add(at));
+            for p in 0..P {
+                sums[r][p] = D::dot::<WIDE>(sums[r][p], a, q[p]);
             }
         }
     }
@@ -102,17 +117,12 @@ pub(super) unsafe fn tiles<D: Tiled, const R: usize, const P: usize>(
     unsafe {
         for _ in 0..POSITIONS {
             let mut sums = [[D::Sums::zero(); P]; R];
-            for step in 0..steps {
-                let mut u = [D::Sums::zero(); P];
-                for p in 0..P {
-                    u[p] = D::Sums::load(weights.add(p * panel).cast());
-                }
-                for r in 0..R {
-                    let a = D::splat(v.add(r * tile + 4 * step));
-                    for p in 0..P {
-                        sums[r][p] = D::dot::<false>(sums[r][p], a, u[p]);
-                    }
-                }
+            let mut codes = [v; R];
+            for r in 0..R {
+                codes[r] = v.add(r * tile);
+            }
+            for i in 0..steps {
+                step::<D, false, R, P>(&mut sums, &codes, 4 * i, weights.cast(), panel);
                 weights = weights.add(LINE);
             }
             for r in 0..R {
