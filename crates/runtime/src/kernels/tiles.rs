@@ -152,11 +152,10 @@ impl<I: Tiled> Task for Strip<'_, I> {
 
     #[inline(always)]
     fn run(self) -> bool {
-        let Run { call, room, out, stride } = self.0;
+        let Run { call, places, room, out, stride } = self.0;
         let Tiling { codes_from, .. } = call.weights.tiling;
         assert!(call.weights.tiling == Tiling { codes_from, ..I::TILING }, "weights packed for another kernel");
         let [_, tiles] = call.tiles();
-        let places = call.weights.places(tiles);
         let work = Work::<I> { call, tiles, places: &places, room: room.as_mut_ptr(), isa: PhantomData };
         // SAFETY: `WinogradCall::check` held, so there is room for what the places name; the caller runs this where the CPU has the
         // instructions.

@@ -33,9 +33,9 @@ impl<I: Rounds> Kernel for I {
     }
 
     fn winograd(&self, call: &WinogradCall<'_>, room: &mut [u8], out: &mut [f32], stride: usize) -> bool {
-        call.check(room, out, stride);
+        let places = call.check(room, out, stride);
         // SAFETY: the CPU has the instructions, or there would be no `self`.
-        unsafe { I::winograd(Run { call, room, out, stride }) }
+        unsafe { I::winograd(Run { call, places, room, out, stride }) }
     }
 
     fn quantize(&self, call: &QuantizeCall<'_>, codes: &mut [u8], scales: &mut [f32]) {

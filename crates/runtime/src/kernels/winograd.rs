@@ -2,7 +2,7 @@
 use super::{Residual, plain};
 use crate::layout::LANES;
 use crate::math;
-use crate::winograd::{self, POSITIONS, Winograd};
+use crate::winograd::{self, POSITIONS, Places, Winograd};
 
 /// Some rows of outputs of a 3x3 convolution of stride 1.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(crate) struct WinogradCall<'a> {
 pub(super) struct Run<'a> {
     pub call: &'a WinogradCall<'a>,
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 works in it"))]
+    pub places: Places,
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 works in it"))]
     pub room: &'a mut [u8],
     pub out: &'a mut [f32],
     pub stride: usize,
@@ -48,8 +50,11 @@ impl WinogradCall<'_> {
         std::array::from_fn(|i| std::array::from_fn(|j| (first + i * self.width + j).min(last)))
     }
 
-    /// Panics unless every access of a kernel lies in its slice. `out` has row `i` of output `i`.
-    pub fn check(&self, room: &[u8], out: &[f32], stride: usize) {
+    /// Returns where things lie in `room`. `out` has row `i` of output `i`.
+    ///
+    /// # Panics
+    /// Panics unless every access of a kernel lies in its slice.
+    pub fn check(&self, room: &[u8], out: &[f32], stride: usize) -> Places {
         let (w, [rows, width]) = (self.weights, self.size);
         let pixels = self.codes.len() / w.channels;
         // The taps of all outputs; what lies behind is another pixel, see `patch`.
@@ -60,12 +65,14 @@ impl WinogradCall<'_> {
         if let Residual::Rows(r) = self.residual {
             assert!(rows_fit(r.data.len(), r.stride), "residual rows");
         }
-        assert!(room.len() >= w.places(self.tiles()[1]).bytes && room.as_ptr().addr().is_multiple_of(64), "room");
+        let places = w.places(self.tiles()[1]);
+        assert!(room.len() >= places.bytes && room.as_ptr().addr().is_multiple_of(64), "room");
         let lanes = w.panels.len() * LANES;
         assert!(w.scale.len() == lanes && (w.bias.is_empty() || w.bias.len() == lanes));
         let chains = if w.tiling.chains { w.panels.len() * w.blocks.len() * POSITIONS } else { 0 };
         assert!(w.lengths.len() == chains && (w.tiling.chains || w.corrections.len() == lanes * 4));
         assert!(w.panels.iter().all(|p| p.lanes <= LANES));
+        places
     }
 
     /// Computes the call in plain loops, tile by tile; returns whether all outputs were finite before their limits.
