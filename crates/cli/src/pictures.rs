@@ -100,10 +100,15 @@ pub fn are_drawn(set: &str) -> bool {
     set == images::DRAWN
 }
 
+/// Tells whether a set of this name was drawn, or made of drawn pictures by a network.
+pub fn are_made(set: &str) -> bool {
+    are_drawn(set) || set == distill::SYNTHETIC
+}
+
 /// Says which images these are: `8 drawn pictures`, `8 images of photos`, `8 given inputs`.
 pub fn described(count: usize, set: &str) -> String {
-    match are_drawn(set) {
-        true => counted(count, "drawn picture"),
+    match are_made(set) {
+        true => counted(count, set.trim_end_matches('s')),
         false if set.starts_with("given ") => format!("{count} {set}"),
         false => format!("{} of {set}", counted(count, "image")),
     }

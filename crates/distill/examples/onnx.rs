@@ -33,6 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         plan: &plan,
         given: given.as_ref(),
         drawn: drawn.as_ref(),
+        synthetic: None,
         seed: 0,
     };
     let context = Context::new(Device::flex());

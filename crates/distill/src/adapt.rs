@@ -156,6 +156,7 @@ impl Adaptation<'_> {
             plan: &start.plan,
             given: given.as_ref(),
             drawn: drawn.as_ref(),
+            synthetic: None,
             seed: self.seed,
         };
         let (student, cost) = fitted(&fit, start.network, folder, context)?;

@@ -51,6 +51,7 @@ mod report;
 mod run;
 mod sensitivity;
 mod settings;
+mod synthesize;
 mod train;
 mod workers;
 mod write;
@@ -73,6 +74,7 @@ pub use report::{Chosen, Divergence, Measured, Prediction, Report, Stage, StageN
 pub use run::{Distillation, Eval, predictions, run};
 pub use sensitivity::{Candidates, Method, Part, Sensitivity, sensitivity};
 pub use settings::{AdaptConfig, BatchNormPolicy, DistillConfig, TrainConfig};
+pub use synthesize::{SYNTHETIC, synthetic};
 pub use train::{Start, Trained, Training, train};
 
 /// An interrupter stops a run from another thread: the running phase ends with [`Error::Interrupted`] and can be resumed.

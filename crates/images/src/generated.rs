@@ -55,6 +55,16 @@ pub fn generated(count: usize, seed: u64, preprocess: &Preprocess, size: [usize;
     Unlabelled::from_fitted(DRAWN.to_owned(), memory, preprocess)
 }
 
+/// Makes a set of pictures that have the size of a network's input already, so that the sizes of `preprocess` are not applied.
+/// `pixels` are bytes `[N, H, W, C]`: red, green and blue, or grey alone.
+///
+/// # Panics
+/// If `pixels` are not whole pictures, or `preprocess` has not one mean and one deviation for each channel.
+pub fn of_input_size(name: &str, pixels: Vec<u8>, size: [usize; 2], preprocess: &Preprocess) -> Unlabelled {
+    let memory = Arc::new(DecodedImages::new(preprocess.channels(), size, pixels));
+    Unlabelled::from_fitted(name.to_owned(), memory, preprocess)
+}
+
 /// What the leaves of one picture have in common.
 struct Style {
     /// The least radius, in samples. With leaves down to a pixel a picture would be noise: nearly all leaves are small.

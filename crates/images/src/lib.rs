@@ -67,7 +67,7 @@ pub use error::ImageError;
 #[cfg(feature = "download")]
 pub use fetch::{Access, Expected, FetchError, Progress, fetch};
 pub use fingerprint::Fingerprint;
-pub use generated::{DRAWN, generated};
+pub use generated::{DRAWN, generated, of_input_size};
 pub use given::{open_inputs, open_pictures};
 pub use labelled::{Labelled, LabelledBatch};
 pub use manifest::{Archive, DatasetFormat, Manifest, dataset_names};

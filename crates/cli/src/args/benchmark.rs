@@ -22,10 +22,11 @@ pub struct Benchmark {
     /// Measure on at most this many images, spread over the set
     #[arg(long, value_name = "N", value_parser = above_0)]
     pub limit: Option<usize>,
-    /// Unlabelled images on which layers are fitted, others than those of --data; `drawn`: pictures that are drawn; `none`
-    #[arg(long, value_name = "DATA", default_value = "drawn")]
+    /// Unlabelled images on which layers are fitted, others than those of --data; `synthetic`, `drawn` or `none`: see `dsconv quantize
+    /// --help`
+    #[arg(long, value_name = "DATA", default_value = "synthetic")]
     pub images: String,
-    /// Fit on at most this many images, spread over the set [default: 128, and 32 drawn ones]
+    /// Fit on at most this many images, spread over the set [default: 128, and 32 synthetic or drawn ones]
     #[arg(long, value_name = "N", value_parser = above_0)]
     pub image_count: Option<usize>,
     /// The report to write.

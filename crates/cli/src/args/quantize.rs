@@ -72,11 +72,12 @@ pub struct Quantize {
     #[arg(long, help_heading = "Numbers")]
     pub convolutions_only: bool,
     /// Unlabelled images on which every layer is fitted to the float network's: a name of `dsconv data list`, a folder, a CIFAR
-    /// .bin file; `drawn`: pictures that are drawn; `none`: --rule alone decides. A camera's note how to turn a picture (EXIF) is
-    /// not followed, as in torchvision
-    #[arg(long, value_name = "DATA", default_value = "drawn")]
+    /// .bin file; `synthetic`: pictures that are drawn, and then changed by the network towards its classes; `drawn`: pictures that
+    /// are drawn, which takes less time; `none`: --rule alone decides. A camera's note how to turn a picture (EXIF) is not followed,
+    /// as in torchvision
+    #[arg(long, value_name = "DATA", default_value = "synthetic")]
     pub images: String,
-    /// Use at most this many images, spread over the set [default: 128, and 32 drawn ones]
+    /// Use at most this many images, spread over the set [default: 128, and 32 synthetic or drawn ones]
     #[arg(long, value_name = "N", value_parser = above_0)]
     pub image_count: Option<usize>,
     /// Only say what would be done: the format and the size of every layer
@@ -139,7 +140,8 @@ pub fn fit_images(images: String, count: Option<usize>) -> Result<FitImages> {
     match images.as_str() {
         "none" if count.is_some() => Err(Error::usage("--image-count has no effect with `--images none`")),
         "none" => Ok(FitImages::None),
-        "drawn" => Ok(FitImages::Drawn(or(FitImages::DRAWN))),
+        "drawn" => Ok(FitImages::Drawn(or(FitImages::MADE))),
+        "synthetic" => Ok(FitImages::Synthetic(or(FitImages::MADE))),
         _ => Ok(FitImages::Given(GivenImages::Named(images), or(FitImages::GIVEN))),
     }
 }

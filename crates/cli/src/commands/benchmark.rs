@@ -180,6 +180,7 @@ pub fn run(options: &BenchmarkOptions, printer: &Printer) -> Result<()> {
     let context = progress::context(device::open(DeviceName::Cpu)?, printer);
     let runtime = OnnxRuntime::find()?;
 
+    let preprocess = opened.model.preprocess();
     let (name, info, fp32_bytes) = (opened.name, opened.model.info().clone(), opened.model.fp32_bytes());
     let network = models::network(&opened.model, &context.device);
     let float = predict("FP32", &[&network], &images, &context)?.remove(0);
@@ -204,11 +205,12 @@ pub fn run(options: &BenchmarkOptions, printer: &Printer) -> Result<()> {
         rows.extend(found(measured, FLOAT_FILE, printer)?);
     }
     let mut fitted_on = None;
+    let fit_images = options.images.made(&folded, &preprocess, &context)?;
     let stored = SaveOptions { floats: Float::F32, scale_precision: Float::F16 };
     for format in &FORMATS {
         let plan = format.policy().resolve(folded.graph()).map_err(Error::usage)?;
         let mut quantized = distill::quantize(&folded, &plan, info.clone(), &context)?;
-        if let Some(found) = fitted::fit(&options.images, &folded, &plan, &quantized, &context, printer)? {
+        if let Some(found) = fitted::fit(&fit_images, &folded, &plan, &quantized, &context, printer)? {
             quantized = found.model;
             fitted_on = Some(found.outcome.described());
         }
@@ -219,7 +221,7 @@ pub fn run(options: &BenchmarkOptions, printer: &Printer) -> Result<()> {
         let command = format!("dsconv quantize ... {}", format.options);
         let row = Row::new(format.name, command, bytes, fp32_bytes, &scores);
         if let (Some(others), Some(onnx)) = (&others, format.onnx) {
-            let made = onnx.export(&quantized, &options.images, &context, printer);
+            let made = onnx.export(&quantized, &fit_images, &context, printer);
             let measured = made.and_then(|bytes| others.row(onnx.name(), onnx.command(), &bytes));
             rows.extend(found(measured, onnx.name(), printer)?);
         }

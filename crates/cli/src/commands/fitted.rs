@@ -2,7 +2,7 @@
 use distill::evaluate::predict;
 use distill::{Context, FittedLayer, LayerFit, Scores};
 use dsconv::Network;
-use graph::Folded;
+use graph::{Folded, Preprocess};
 use images::Unlabelled;
 use model::{Model, Plan};
 use report::Item;
@@ -26,6 +26,10 @@ pub enum FitImages {
     None,
     /// This many pictures that are drawn.
     Drawn(usize),
+    /// This many pictures that the float network makes of drawn ones.
+    Synthetic(usize),
+    /// Pictures of those kinds that are there already.
+    Made(Unlabelled),
     /// Images that the user gives, at most so many, spread over them.
     Given(GivenImages, usize),
 }
@@ -37,9 +41,9 @@ impl FitOutcome {
         self.held_out.as_ref().filter(|held| held.count >= 12).map(|held| held.after.agreement)
     }
 
-    /// Tells whether layers were fitted on drawn pictures, alone or beside others.
-    pub fn is_on_drawn(&self) -> bool {
-        self.drawn > 0 || pictures::are_drawn(&self.images)
+    /// Tells whether layers were fitted on pictures that were made, alone or beside others.
+    pub fn is_on_made(&self) -> bool {
+        self.drawn > 0 || pictures::are_made(&self.images)
     }
 
     /// Warns where drawn pictures join few given images: who only gets the network may not know.
@@ -62,8 +66,8 @@ impl FitOutcome {
 }
 
 impl FitImages {
-    /// The number of drawn pictures where none is asked for.
-    pub const DRAWN: usize = 32;
+    /// The number of pictures that are made where none is asked for.
+    pub const MADE: usize = 32;
     /// The most given images where no number is asked for.
     pub const GIVEN: usize = 128;
 
@@ -74,20 +78,40 @@ impl FitImages {
     pub fn check(&self) -> Result<()> {
         match self {
             Self::Given(given, _) => pictures::check(given),
-            Self::None | Self::Drawn(_) => Ok(()),
+            Self::None | Self::Drawn(_) | Self::Synthetic(_) | Self::Made(_) => Ok(()),
         }
     }
 
-    /// Opens the images for finding the ranges of values: those that layers are fitted on, or else drawn ones.
+    /// Opens the images for finding the ranges of values: those that layers are fitted on, or drawn ones where none are given.
     ///
     /// # Errors
     /// There are no images of that name, or they cannot be read.
     pub fn calibration(&self, model: &Model, printer: &Printer) -> Result<Unlabelled> {
         match self {
-            Self::None => pictures::open(None, Self::DRAWN, SEED, model, printer),
-            Self::Drawn(count) => pictures::open(None, *count, SEED, model, printer),
+            Self::None => pictures::open(None, Self::MADE, SEED, model, printer),
+            Self::Drawn(count) | Self::Synthetic(count) => pictures::open(None, *count, SEED, model, printer),
+            Self::Made(set) => Ok(set.clone()),
             Self::Given(spec, count) => pictures::open(Some(spec), *count, SEED, model, printer),
         }
+    }
+
+    /// Makes pictures, if none are given, for a folded float network whose input `preprocess` describes: once for those who fit several
+    /// times.
+    ///
+    /// # Errors
+    /// The network takes no pictures; the user interrupts it.
+    pub fn made(
+        &self,
+        folded: &Folded,
+        preprocess: &Preprocess,
+        context: &Context,
+    ) -> std::result::Result<Self, distill::Error> {
+        let input = folded.graph().input();
+        Ok(match *self {
+            Self::Drawn(count) => Self::Made(images::generated(count, SEED, preprocess, [input.height, input.width])),
+            Self::Synthetic(count) => Self::Made(distill::synthetic(folded, preprocess, count, SEED, context)?),
+            _ => self.clone(),
+        })
     }
 }
 
@@ -135,32 +159,43 @@ pub fn fit(
     context: &Context,
     printer: &Printer,
 ) -> Result<Option<Fit>> {
-    let fit = |given: Option<&Unlabelled>, drawn: Option<&Unlabelled>| -> std::result::Result<_, distill::Error> {
-        let job = LayerFit { teacher: folded, weights: folded.weights(), plan, given, drawn, seed: SEED };
+    let fit = |[given, synthetic, drawn]: [Option<&Unlabelled>; 3]| -> std::result::Result<_, distill::Error> {
+        let job = LayerFit { teacher: folded, weights: folded.weights(), plan, given, drawn, synthetic, seed: SEED };
         let fitted = job.run(context)?;
         let layers = fitted.report().to_vec();
         Ok((fitted.into_model(&job, plain.info().clone())?, layers))
     };
-    match images {
+    // Without images of the user's, the scale rule alone will do where nothing can be fitted.
+    let unless_fitted = |error| match error {
+        distill::Error::Interrupted { .. } => Err(progress::stopped()),
+        error => {
+            printer.warn(format!("layers are not fitted, the scale rule alone decides: {error}"));
+            Ok(None)
+        }
+    };
+    let made = match images.made(folded, &plain.preprocess(), context) {
+        Ok(made) => made,
+        Err(error) => return unless_fitted(error),
+    };
+    match made {
         FitImages::None => Ok(None),
-        &FitImages::Drawn(count) => {
-            let set = pictures::open(None, count, SEED, plain, printer)?;
-            let (fitted, layers) = match fit(None, Some(&set)) {
+        FitImages::Made(set) => {
+            let sets =
+                if pictures::are_drawn(set.name()) { [None, None, Some(&set)] } else { [None, Some(&set), None] };
+            let (fitted, layers) = match fit(sets) {
                 Ok(found) => found,
-                Err(distill::Error::Interrupted { .. }) => return Err(progress::stopped()),
-                Err(error) => {
-                    printer.warn(format!("layers are not fitted, the scale rule alone decides: {error}"));
-                    return Ok(None);
-                }
+                Err(error) => return unless_fitted(error),
             };
-            let outcome = FitOutcome { images: set.name().to_owned(), count, drawn: 0, held_out: None, layers };
+            let (name, count) = (set.name().to_owned(), set.len());
+            let outcome = FitOutcome { images: name, count, drawn: 0, held_out: None, layers };
             Ok(Some(Fit { model: fitted, outcome, held: None }))
         }
+        FitImages::Drawn(_) | FitImages::Synthetic(_) => unreachable!("they were made"),
         FitImages::Given(given, count) => {
-            let set = pictures::open(Some(given), *count, SEED, plain, printer)?;
+            let set = pictures::open(Some(&given), count, SEED, plain, printer)?;
             let (images, held) = set.split(MOST_HELD_OUT.min(set.len() / 8), SEED);
             let drawn = LayerFit::drawn_beside(images.len(), SEED, plain);
-            let (fitted, layers) = fit(Some(&images), drawn.as_ref())?;
+            let (fitted, layers) = fit([Some(&images), None, drawn.as_ref()])?;
             let held_out = match held.is_empty() {
                 true => None,
                 false => Some(measure(folded, plain, &fitted, &held, context)?),

@@ -297,10 +297,10 @@ impl Job {
             Some(_) => html::layers(&folded, &model, Some(&pictures), &context)?,
             None => Vec::new(),
         };
-        let is_on_drawn = fit.as_ref().is_some_and(FitOutcome::is_on_drawn);
+        let is_on_made = fit.as_ref().is_some_and(FitOutcome::is_on_made);
         let (images, on) = match held {
             Some(held) if held.len() >= verdict::COUNT => (held.take(verdict::MOST_HELD), On::Held),
-            _ if is_on_drawn => (pictures, On::Fitted),
+            _ if is_on_made => (pictures, On::Fitted),
             _ => (pictures, On::Others),
         };
         let reference = verdict::known(Reference::new(&folded, images, &context), printer)?;

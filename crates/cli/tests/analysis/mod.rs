@@ -248,7 +248,7 @@ fn a_broken_network_is_called_so() {
     assert!(ran.code == Some(0) && ran.err.contains("warning: the quantized network is broken"), "{}", ran.err);
     let verdict = place.json(&[&broken[..], &["-o", "broken.safetensors"]].concat())["verdict"].clone();
     assert_eq!((&verdict["broken"], &verdict["images"]), (&true.into(), &8.into()));
-    assert!(verdict["sqnr_db"].as_f64().unwrap() < 4.0, "{verdict}");
+    assert!(verdict["sqnr_db"].as_f64().unwrap() < 6.0, "{verdict}");
 }
 
 #[cfg(unix)]

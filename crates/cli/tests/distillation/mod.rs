@@ -181,7 +181,7 @@ fn quantize_fits_layers_on_images_and_says_what_that_won() {
 }
 
 #[test]
-fn quantize_fits_layers_on_drawn_pictures_where_there_are_no_images() {
+fn quantize_fits_layers_on_pictures_that_are_made_where_there_are_no_images() {
     let place = Place::new();
     let sqnr = |name: &str, more: &[&str]| {
         let outcome = place.json(&[&["quantize", "tiny.safetensors", "--bits", "2", "-o", name], more].concat());
@@ -189,11 +189,12 @@ fn quantize_fits_layers_on_drawn_pictures_where_there_are_no_images() {
         (outcome["fit"]["count"].clone(), scores["sqnr_db"].as_f64().unwrap())
     };
     let (none, plain) = sqnr("plain.safetensors", &["--images", "none"]);
-    let (drawn, fitted) = sqnr("drawn.safetensors", &[]);
-    assert_eq!((&none, &drawn), (&Value::Null, &32.into()));
+    let (drawn, on_drawn) = sqnr("drawn.safetensors", &["--images", "drawn"]);
+    let (made, on_made) = sqnr("made.safetensors", &[]);
+    assert_eq!((&none, &drawn, &made), (&Value::Null, &32.into(), &32.into()));
     // On real images.
-    assert!(fitted > plain + 1.0, "{plain} {fitted}");
+    assert!(on_drawn > plain + 1.0 && on_made > plain + 1.0, "{plain} {on_drawn} {on_made}");
     assert_eq!(sqnr("few.safetensors", &["--images", "drawn", "--image-count", "4"]).0, 4);
     let ran = place.run(&["quantize", "tiny.safetensors"]);
-    assert!(ran.out.contains("layers fitted on 32 drawn pictures"), "{}", ran.out);
+    assert!(ran.out.contains("layers fitted on 32 synthetic pictures"), "{}", ran.out);
 }

@@ -7,10 +7,22 @@ use super::codes::Columns;
 use super::matrix::Matrix;
 use crate::random::Random;
 
+/// The pixels that are rearranged at once.
+const RUN: usize = 16;
+
 /// Values of some images, `[N, C, H, W]`.
 pub(super) struct Plane {
     pub(super) shape: [usize; 4],
     pub(super) data: Vec<f32>,
+}
+
+/// What a layer aims at on some images.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Aim {
+    /// The part of an aim that is the wanted output; the rest is what the float layer itself gives.
+    pub(super) part: f32,
+    /// The part that a pixel's neighbours in its row and in its column have beside its own part of 1, over the sum of all.
+    pub(super) beside: f32,
 }
 
 /// What is taken from some images.
@@ -19,12 +31,11 @@ pub(super) struct Source<'a> {
     pub(super) input: Plane,
     /// The wanted output.
     pub(super) target: Plane,
-    /// The part of an aim that is the wanted output; the rest is what the float layer itself gives.
-    pub(super) part: f32,
+    pub(super) aim: Aim,
     pub(super) conv: &'a Conv2d,
 }
 
-/// A row for each sampled output pixel, apart for each group of filters.
+/// A row for each sampled output pixel, smoothed over its neighbours, apart for each group of filters.
 pub(super) struct Rows {
     pub(super) groups: Vec<Group>,
     /// The part of each row's aim that is the wanted output.
@@ -79,51 +90,87 @@ impl Rows {
 }
 
 impl Source<'_> {
-    /// Takes at most `each` output pixels of every image, spread evenly.
+    /// Takes at most `each` output pixels of every image, spread evenly, each smoothed over its neighbours.
     pub(super) fn rows(&self, each: usize, mut random: Random) -> Rows {
-        let [images, _, height, width] = self.target.shape;
-        let all = height * width;
+        let ([images, ci, h, w], [_, co, oh, ow]) = (self.input.shape, self.target.shape);
+        let Conv2d { groups, kernel: [kh, kw], .. } = *self.conv;
+        let (taps, cg, filters) = (kh * kw, ci / groups, co / groups);
+        let all = oh * ow;
         let taken = each.min(all);
-        let mut places = Vec::with_capacity(images * taken);
+        let mut rows = Rows::new(groups);
+        rows.parts = vec![self.aim.part; images * taken];
+        for group in &mut rows.groups {
+            group.input.reserve_exact(images * taken * taps * cg);
+            group.target.reserve_exact(images * taken * filters);
+        }
+        // What all groups see and are to give at one output pixel.
+        let (mut seen, mut wanted) = (vec![0.0; taps * ci], vec![0.0; co]);
         for image in 0..images {
-            // One of each stretch.
+            let input = channels_last(&self.input.data[image * ci * h * w..][..ci * h * w], ci);
+            let target = channels_last(&self.target.data[image * co * all..][..co * all], co);
+            // One pixel of each stretch.
             for i in 0..taken {
                 let (from, to) = (i * all / taken, (i + 1) * all / taken);
                 let at = from + random.below(to - from);
-                places.push([image, at / width, at % width]);
-            }
-        }
-        let groups = (0..self.conv.groups).map(|group| self.group(group, &places)).collect();
-        Rows { groups, parts: vec![self.part; places.len()] }
-    }
-
-    fn group(&self, group: usize, places: &[[usize; 3]]) -> Group {
-        let ([_, ci, h, w], [kh, kw]) = (self.input.shape, self.conv.kernel);
-        let (cg, filters) = (ci / self.conv.groups, self.conv.out_channels / self.conv.groups);
-        let (stride, padding, dilation) = (self.conv.stride, self.conv.padding, self.conv.dilation);
-        let k = cg * kh * kw;
-        let mut input = vec![0.0; places.len() * k];
-        for (row, &[n, oy, ox]) in input.chunks_exact_mut(k).zip(places) {
-            // Outside lies the padding: zeros.
-            for ky in 0..kh {
-                let y = (oy * stride[0] + ky * dilation[0]).checked_sub(padding[0]).filter(|&y| y < h);
-                for kx in 0..kw {
-                    let x = (ox * stride[1] + kx * dilation[1]).checked_sub(padding[1]).filter(|&x| x < w);
-                    let (Some(y), Some(x)) = (y, x) else { continue };
-                    let first = ((n * ci + group * cg) * h + y) * w + x;
-                    let into = &mut row[(ky * kw + kx) * cg..][..cg];
-                    into.iter_mut().enumerate().for_each(|(c, into)| *into = self.input.data[first + c * h * w]);
+                seen.fill(0.0);
+                wanted.fill(0.0);
+                for (y, of_row) in neighbours(at / ow, oh, self.aim.beside) {
+                    for (x, of_column) in neighbours(at % ow, ow, self.aim.beside) {
+                        self.add_patch([y, x], of_row * of_column, &input, &mut seen);
+                        add(of_row * of_column, &target[(y * ow + x) * co..][..co], &mut wanted);
+                    }
+                }
+                for (g, group) in rows.groups.iter_mut().enumerate() {
+                    seen.chunks_exact(ci).for_each(|tap| group.input.extend_from_slice(&tap[g * cg..][..cg]));
+                    group.target.extend_from_slice(&wanted[g * filters..][..filters]);
                 }
             }
         }
-        let [_, co, oh, ow] = self.target.shape;
-        let mut target = Vec::with_capacity(places.len() * filters);
-        for &[n, oy, ox] in places {
-            let first = ((n * co + group * filters) * oh + oy) * ow + ox;
-            target.extend((0..filters).map(|o| self.target.data[first + o * oh * ow]));
-        }
-        Group { input, target }
+        rows
     }
+
+    /// Adds what an output pixel sees, times a factor, to `seen` `[taps, C]`; `input` is `[H * W, C]`.
+    fn add_patch(&self, [oy, ox]: [usize; 2], factor: f32, input: &[f32], seen: &mut [f32]) {
+        let [_, ci, h, w] = self.input.shape;
+        let Conv2d { kernel: [kh, kw], stride, padding, dilation, .. } = *self.conv;
+        // Outside lies the padding: zeros.
+        for ky in 0..kh {
+            let y = (oy * stride[0] + ky * dilation[0]).checked_sub(padding[0]).filter(|&y| y < h);
+            for kx in 0..kw {
+                let x = (ox * stride[1] + kx * dilation[1]).checked_sub(padding[1]).filter(|&x| x < w);
+                let (Some(y), Some(x)) = (y, x) else { continue };
+                add(factor, &input[(y * w + x) * ci..][..ci], &mut seen[(ky * kw + kx) * ci..][..ci]);
+            }
+        }
+    }
+}
+
+/// The places beside `at`, and itself, that lie in `0..size`, each with its part of their mean.
+fn neighbours(at: usize, size: usize, beside: f32) -> impl Iterator<Item = (usize, f32)> + Clone {
+    let places = [(at.checked_sub(1), beside), (Some(at), 1.0), (Some(at + 1), beside)];
+    let inside = places.into_iter().filter_map(move |(place, part)| Some((place.filter(|&p| p < size)?, part)));
+    let inside = inside.filter(|&(_, part)| part > 0.0);
+    let sum: f32 = inside.clone().map(|(_, part)| part).sum();
+    inside.map(move |(place, part)| (place, part / sum))
+}
+
+fn add(factor: f32, from: &[f32], into: &mut [f32]) {
+    into.iter_mut().zip(from).for_each(|(into, from)| *into += factor * from);
+}
+
+/// Arranges an image `[C, H, W]` as `[H, W, C]`.
+fn channels_last(image: &[f32], channels: usize) -> Vec<f32> {
+    let size = image.len() / channels;
+    let mut out = vec![0.0; image.len()];
+    // By runs of pixels, so that both stay in cache.
+    for start in (0..size).step_by(RUN) {
+        let run = start..size.min(start + RUN);
+        for (c, plane) in image.chunks_exact(size).enumerate() {
+            let pixels = out[run.start * channels..].iter_mut().skip(c).step_by(channels);
+            pixels.zip(&plane[run.clone()]).for_each(|(out, v)| *out = *v);
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -139,6 +186,15 @@ mod tests {
     fn values(count: usize, key: u64) -> Vec<f32> {
         let mut random = Random::new(key, &[]);
         (0..count).map(|_| random.below(2001) as f32 / 1000.0 - 1.0).collect()
+    }
+
+    #[test]
+    fn a_pixel_is_averaged_with_its_neighbours_inside() {
+        let parts = |at, size, beside| neighbours(at, size, beside).collect::<Vec<_>>();
+        assert_eq!(parts(1, 3, 0.5), [(0, 0.25), (1, 0.5), (2, 0.25)]);
+        assert_eq!(parts(0, 2, 0.25), [(0, 0.8), (1, 0.2)]);
+        assert_eq!(parts(0, 1, 0.25), [(0, 1.0)]);
+        assert_eq!(parts(1, 3, 0.0), [(1, 1.0)]);
     }
 
     #[test]
@@ -159,7 +215,8 @@ mod tests {
         let y = conv2d(x, w, None, ConvOptions::new(conv.stride, conv.padding, conv.dilation, conv.groups));
         let target = Plane { shape: y.dims(), data: host(y) };
         let (k, filters) = (12, 3);
-        let source = Source { input: Plane { shape: [3, 4, 7, 6], data: input }, target, part: 0.0, conv: &conv };
+        let aim = Aim { part: 0.0, beside: 0.25 };
+        let source = Source { input: Plane { shape: [3, 4, 7, 6], data: input }, target, aim, conv: &conv };
         for each in [5, usize::MAX] {
             let rows = source.rows(each, Random::new(0, &[]));
             assert_eq!(rows.len(), 3 * each.min(4 * 8));

@@ -368,13 +368,14 @@ def quantize(
     `notes`.
 
     `images`, which need no labels, are those that layers are fitted on:
-    - a folder, a picture, the name of a data set, `"drawn"` for pictures that are drawn, as without any, `"none"` for no fit;
+    - a folder, a picture, the name of a data set, `"synthetic"` for pictures that are drawn and that the network changes towards its classes, as without any, `"drawn"`
+      for pictures that are drawn, which takes less time, `"none"` for no fit;
     - pictures: a list or a generator of what `Model.input` takes, or uint8 `[N, H, W, 3]` or `[N, 3, H, W]`;
     - inputs of the network: floats `[N, C, H, W]` or `[N, H, W, C]`, an array, a tensor, or a list or generator of these. They
       are taken as they are; those that no picture becomes as the network's preprocessing says are refused.
     - a data set or a loader of PyTorch, of inputs or of pictures: of each item or batch the first part, what follows being labels. Of a
       loader the first `image_count` images are taken, so that it should shuffle.
-    At most `image_count` are used, spread over them: 128, or 32 drawn ones. Drawn ones join fewer than 32.
+    At most `image_count` are used, spread over them: 128, or 32 synthetic or drawn ones. Drawn ones join fewer than 32.
 
     Numbers: `bits` of a weight and `activation_bits` of a layer's input, 2 to 8 (4); `image_bits`, the least of a layer that
     reads the image (8); `image_sum` gives all pixels one scale there, so that it is two to four times as fast; `winograd`, the bits of the inputs of
