@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # measure.sh DSCONV NET DATA LIMIT SCHEMES IMAGES...: quantizes NET and scores it on DATA, a line for every scheme and IMAGES.
 # NET: a model that holds its preprocessing. DATA: labelled images, none of them among IMAGES. SCHEMES: as "4,4 3,3": bits of
-# weights and inputs. IMAGES: none, drawn, or DATA:COUNT. Example, the embedded networks:
+# weights and inputs. IMAGES: none, drawn, synthetic, or DATA:COUNT. Example, the embedded networks:
 #   measure.sh target/release/dsconv alexnet-embedded embedded 1000 "4,4 3,3" none drawn embedded:128
 set -euo pipefail
 dsconv=$1 net=$2 data=$3 limit=$4 schemes=$5
