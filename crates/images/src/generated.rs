@@ -51,8 +51,7 @@ pub fn generated(count: usize, seed: u64, preprocess: &Preprocess, size: [usize;
         let picture = if preprocess.order == ChannelOrder::Grey { to_grey(&picture) } else { picture };
         out.copy_from_slice(&picture.pixels);
     });
-    let memory = Arc::new(DecodedImages::new(channels, size, pixels));
-    Unlabelled::from_fitted(DRAWN.to_owned(), memory, preprocess)
+    of_input_size(DRAWN, pixels, size, preprocess)
 }
 
 /// Makes a set of pictures that have the size of a network's input already, so that the sizes of `preprocess` are not applied.
